@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+__attribute__((format(printf, 3, 0))) static void put(struct error *err, int code,
+                                                      const char *format, va_list args)
+{
+    err->code = code;
+    vsnprintf(err->text, sizeof err->text, format, args);
+}
+
+int error_set(struct error *err, int code, const char *format, ...)
+{
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        put(err, code, format, args);
+        va_end(args);
+    }
+    return -code;
+}
+
+int error_errno(struct error *err, int code, const char *format, ...)
+{
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        put(err, code, format, args);
+        va_end(args);
+        size_t used = strlen(err->text);
+        snprintf(err->text + used, sizeof err->text - used, ": %s", strerrordesc_np(code));
+    }
+    return -code;
+}
+
+int error_prefix(struct error *err, int ret, const char *format, ...)
+{
+    if (err) {
+        char before[ERROR_TEXT_SIZE];
+        memcpy(before, err->text, sizeof before);
+        va_list args;
+        va_start(args, format);
+        vsnprintf(err->text, sizeof err->text, format, args);
+        va_end(args);
+        size_t used = strlen(err->text);
+        snprintf(err->text + used, sizeof err->text - used, ": %s", before);
+    }
+    return ret;
+}
+
+const char *error_name(int code)
+{
+    const char *name = strerrorname_np(code);
+    return name ? name : "E?";
+}

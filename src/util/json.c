@@ -1,0 +1,438 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/json.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+
+/* What may stand next between tokens. */
+enum expect { TOP, VALUE, VALUE_OR_END, NAME, NAME_OR_END, COLON, COMMA_OR_END, NOTHING };
+
+struct scanner {
+    const uint8_t *text;
+    size_t size, at;
+    const char *why;
+    unsigned depth;
+    bool in_array[JSON_DEPTH_MAX + 1]; /* by depth; 0 is outside of everything */
+};
+
+static enum json_status wrong(struct scanner *s, const char *why)
+{
+    s->why = why;
+    return JSON_INVALID;
+}
+
+static bool is_space(uint8_t c)
+{
+    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
+}
+
+static bool is_digit(uint8_t c)
+{
+    return c >= '0' && c <= '9';
+}
+
+static int hex_digit(uint8_t c)
+{
+    if (is_digit(c))
+        return c - '0';
+    c |= 0x20;
+    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+}
+
+/* RFC 3629, table 3-7 of Unicode: how many bytes follow a first byte, and what the second may be.
+ */
+static const struct utf8_form {
+    uint8_t first, last, follow, low, high;
+} utf8_forms[] = {
+    {0x00, 0x7F, 0, 0, 0},       {0xC2, 0xDF, 1, 0x80, 0xBF}, {0xE0, 0xE0, 2, 0xA0, 0xBF},
+    {0xE1, 0xEC, 2, 0x80, 0xBF}, {0xED, 0xED, 2, 0x80, 0x9F}, {0xEE, 0xEF, 2, 0x80, 0xBF},
+    {0xF0, 0xF0, 3, 0x90, 0xBF}, {0xF1, 0xF3, 3, 0x80, 0xBF}, {0xF4, 0xF4, 3, 0x80, 0x8F},
+};
+
+/* Steps over one character; stops at the byte that is wrong, or at the end of the bytes. */
+static enum json_status utf8_step(const uint8_t *bytes, size_t size, size_t *at)
+{
+    const struct utf8_form *form = utf8_forms;
+    const struct utf8_form *end = utf8_forms + array_length(utf8_forms);
+
+    while (form < end && (bytes[*at] < form->first || bytes[*at] > form->last))
+        form++;
+    if (form == end)
+        return JSON_INVALID;
+    ++*at;
+    for (unsigned i = 0; i < form->follow; i++, ++*at) {
+        uint8_t low = i == 0 ? form->low : 0x80, high = i == 0 ? form->high : 0xBF;
+        if (*at == size)
+            return JSON_INCOMPLETE;
+        if (bytes[*at] < low || bytes[*at] > high)
+            return JSON_INVALID;
+    }
+    return JSON_COMPLETE;
+}
+
+bool json_utf8_valid(const void *bytes, size_t size)
+{
+    for (size_t at = 0; at < size;)
+        if (utf8_step(bytes, size, &at) != JSON_COMPLETE)
+            return false;
+    return true;
+}
+
+static enum json_status scan_escape(struct scanner *s)
+{
+    if (++s->at == s->size)
+        return JSON_INCOMPLETE;
+    uint8_t c = s->text[s->at];
+    if (c == 0 || !strchr("\"\\/bfnrtu", c))
+        return wrong(s, "no such escape in a string");
+    s->at++;
+    for (int i = 0; c == 'u' && i < 4; i++, s->at++) {
+        if (s->at == s->size)
+            return JSON_INCOMPLETE;
+        if (hex_digit(s->text[s->at]) < 0)
+            return wrong(s, "\\u must be followed by four hex digits");
+    }
+    return JSON_COMPLETE;
+}
+
+static enum json_status scan_string(struct scanner *s)
+{
+    enum json_status status = JSON_COMPLETE;
+    for (s->at++; s->at < s->size && status == JSON_COMPLETE;) {
+        uint8_t c = s->text[s->at];
+        if (c == '"') {
+            s->at++;
+            return JSON_COMPLETE;
+        }
+        if (c < 0x20)
+            return wrong(s, c ? "a control character in a string must be escaped" : "a NUL byte");
+        if (c == '\\')
+            status = scan_escape(s);
+        else
+            status = utf8_step(s->text, s->size, &s->at);
+    }
+    if (status == JSON_INVALID)
+        return s->why ? JSON_INVALID : wrong(s, "not UTF-8");
+    return JSON_INCOMPLETE;
+}
+
+static enum json_status scan_digits(struct scanner *s)
+{
+    if (s->at == s->size)
+        return JSON_INCOMPLETE;
+    if (!is_digit(s->text[s->at]))
+        return wrong(s, "a digit is missing in a number");
+    while (s->at < s->size && is_digit(s->text[s->at]))
+        s->at++;
+    return JSON_COMPLETE;
+}
+
+static bool next_is(const struct scanner *s, const char *any)
+{
+    return s->at < s->size && s->text[s->at] != 0 && strchr(any, s->text[s->at]);
+}
+
+static enum json_status scan_number(struct scanner *s)
+{
+    enum json_status status = JSON_COMPLETE;
+    s->at += next_is(s, "-");
+    if (next_is(s, "0")) {
+        s->at++;
+        if (next_is(s, "0123456789"))
+            return wrong(s, "a number may not begin with 0 and go on");
+    } else {
+        status = scan_digits(s);
+    }
+    if (status == JSON_COMPLETE && next_is(s, ".")) {
+        s->at++;
+        status = scan_digits(s);
+    }
+    if (status == JSON_COMPLETE && next_is(s, "eE")) {
+        s->at++;
+        s->at += next_is(s, "+-");
+        status = scan_digits(s);
+    }
+    return status;
+}
+
+static enum json_status scan_literal(struct scanner *s, const char *word)
+{
+    for (; *word; word++, s->at++) {
+        if (s->at == s->size)
+            return JSON_INCOMPLETE;
+        if (s->text[s->at] != (uint8_t)*word)
+            return wrong(s, "a value is expected here");
+    }
+    return JSON_COMPLETE;
+}
+
+static enum json_status enter(struct scanner *s, bool array, enum expect *next)
+{
+    if (s->depth == JSON_DEPTH_MAX)
+        return wrong(s, "nested too deeply (128 levels are allowed)");
+    s->in_array[++s->depth] = array;
+    s->at++;
+    *next = array ? VALUE_OR_END : NAME_OR_END;
+    return JSON_COMPLETE;
+}
+
+static enum json_status leave(struct scanner *s, enum expect *next)
+{
+    s->depth--;
+    s->at++;
+    *next = s->depth ? COMMA_OR_END : NOTHING;
+    return JSON_COMPLETE;
+}
+
+static enum json_status scan_value(struct scanner *s, enum expect *next)
+{
+    uint8_t c = s->text[s->at];
+    *next = COMMA_OR_END;
+    if (c == '{' || c == '[')
+        return enter(s, c == '[', next);
+    if (c == '"')
+        return scan_string(s);
+    if (c == '-' || is_digit(c))
+        return scan_number(s);
+    if (c == 't')
+        return scan_literal(s, "true");
+    if (c == 'f')
+        return scan_literal(s, "false");
+    if (c == 'n')
+        return scan_literal(s, "null");
+    return wrong(s, c ? "a value is expected here" : "a NUL byte");
+}
+
+static enum json_status scan_comma_or_end(struct scanner *s, enum expect *next)
+{
+    bool array = s->in_array[s->depth];
+    if (next_is(s, array ? "]" : "}"))
+        return leave(s, next);
+    if (!next_is(s, ","))
+        return wrong(s, array ? "a , or ] is expected here" : "a , or } is expected here");
+    s->at++;
+    *next = array ? VALUE : NAME;
+    return JSON_COMPLETE;
+}
+
+/* One token; the scanner stands on its first byte, which is no white space. */
+static enum json_status scan_token(struct scanner *s, enum expect *next)
+{
+    switch (*next) {
+    case TOP:
+        if (!next_is(s, "{"))
+            return wrong(s, "a JSON object must begin with {");
+        return enter(s, false, next);
+    case VALUE_OR_END:
+        if (next_is(s, "]"))
+            return leave(s, next);
+        return scan_value(s, next);
+    case VALUE:
+        return scan_value(s, next);
+    case NAME_OR_END:
+        if (next_is(s, "}"))
+            return leave(s, next);
+        __attribute__((fallthrough));
+    case NAME:
+        if (!next_is(s, "\""))
+            return wrong(s, "a member's name in double quotes is expected here");
+        *next = COLON;
+        return scan_string(s);
+    case COLON:
+        if (!next_is(s, ":"))
+            return wrong(s, "a : is expected here");
+        s->at++;
+        *next = VALUE;
+        return JSON_COMPLETE;
+    case COMMA_OR_END:
+        return scan_comma_or_end(s, next);
+    case NOTHING:
+        break;
+    }
+    return wrong(s, "nothing may follow the object");
+}
+
+static void place(const struct scanner *s, struct json_check *check)
+{
+    check->offset = s->at;
+    check->line = check->column = 1;
+    for (size_t i = 0; i < s->at; i++) {
+        check->column++;
+        if (s->text[i] == '\n') {
+            check->line++;
+            check->column = 1;
+        }
+    }
+    check->why = s->why ? s->why : "";
+}
+
+enum json_status json_check(const char *text, size_t size, struct json_check *ret)
+{
+    struct scanner s = {.text = (const uint8_t *)text, .size = size};
+    enum json_status status = JSON_COMPLETE;
+    enum expect next = TOP;
+
+    *ret = (struct json_check){0};
+    while (status == JSON_COMPLETE) {
+        while (s.at < size && is_space(s.text[s.at]))
+            s.at++;
+        if (s.at == size)
+            break;
+        if (next == TOP)
+            ret->object.start = s.at;
+        status = scan_token(&s, &next);
+        if (next == NOTHING && !ret->object.end)
+            ret->object.end = s.at;
+    }
+    if (status == JSON_COMPLETE && next != NOTHING)
+        status = JSON_INCOMPLETE;
+    if (status != JSON_COMPLETE)
+        ret->object = (struct json_span){0};
+    place(&s, ret);
+    return status;
+}
+
+/* The rest walks text that json_check() found complete; it only needs to see where things end. */
+
+static size_t skip_string(const char *text, size_t at, size_t end)
+{
+    for (at++; at < end && text[at] != '"'; at++)
+        if (text[at] == '\\')
+            at++;
+    return at < end ? at + 1 : end;
+}
+
+static size_t skip_any(const char *text, size_t at, size_t end, const char *any)
+{
+    while (at < end && text[at] && strchr(any, text[at]))
+        at++;
+    return at;
+}
+
+static size_t skip_value(const char *text, size_t at, size_t end)
+{
+    size_t depth = 0;
+    do {
+        char c = text[at];
+        if (c == '"') {
+            at = skip_string(text, at, end);
+            continue;
+        }
+        if (c == '{' || c == '[')
+            depth++;
+        else if (c == '}' || c == ']')
+            depth--;
+        at++;
+    } while (at < end && (depth > 0 || !strchr(",} \t\n\r", text[at])));
+    return at;
+}
+
+bool json_next_member(const char *text, struct json_span object, size_t *position,
+                      struct json_member *ret)
+{
+    size_t at = *position == object.start ? object.start + 1 : *position;
+    at = skip_any(text, at, object.end, " \t\n\r,");
+    if (at >= object.end || text[at] != '"')
+        return false;
+    size_t behind = skip_string(text, at, object.end);
+    size_t value = skip_any(text, behind, object.end, " \t\n\r:");
+    if (value >= object.end)
+        return false;
+    ret->name = (struct json_span){at + 1, behind - 1};
+    ret->value = (struct json_span){value, skip_value(text, value, object.end)};
+    *position = ret->value.end;
+    return true;
+}
+
+/* One UTF-16 unit of an escape at text[*at] = '\\', or the byte itself. */
+static unsigned next_unit(const char *text, size_t *at)
+{
+    static const char letters[] = "bfnrt", meanings[] = "\b\f\n\r\t";
+    char c = text[(*at)++];
+    if (c != '\\')
+        return (uint8_t)c;
+    c = text[(*at)++];
+    if (c != 'u') {
+        const char *letter = strchr(letters, c);
+        return (uint8_t)(letter ? meanings[letter - letters] : c);
+    }
+    unsigned unit = 0;
+    for (int i = 0; i < 4; i++)
+        unit = unit << 4 | (unsigned)hex_digit((uint8_t)text[(*at)++]);
+    return unit;
+}
+
+bool json_name_is(const char *text, struct json_span name, const char *ascii)
+{
+    size_t at = name.start;
+    for (; at < name.end && *ascii; ascii++)
+        if (next_unit(text, &at) != (uint8_t)*ascii)
+            return false;
+    return at == name.end && *ascii == 0;
+}
+
+bool json_has_member(const char *text, struct json_span object, const char *ascii)
+{
+    struct json_member member;
+    for (size_t at = object.start; json_next_member(text, object, &at, &member);)
+        if (json_name_is(text, member.name, ascii))
+            return true;
+    return false;
+}
+
+/* Where an escaped NUL stands in a text that json_check() found complete, or `size`. */
+static size_t find_nul(const char *text, size_t size)
+{
+    for (size_t at = 0; at < size; at++) {
+        if (text[at] != '\\')
+            continue;
+        if (at + 6 <= size && memcmp(text + at, "\\u0000", 6) == 0)
+            return at;
+        at++;
+    }
+    return size;
+}
+
+int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
+{
+    struct json_check check;
+    enum json_status status = json_check(text, size, &check);
+
+    if (status != JSON_COMPLETE)
+        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+                         status == JSON_INVALID ? check.why : "the JSON object ends too early");
+    if (find_nul(text, size) != size)
+        return error_set(err, EINVAL, "\\u0000 is not allowed in a string");
+    cJSON *json = cJSON_ParseWithLength(text, size);
+    if (!json)
+        return error_set(err, EINVAL,
+                         "a number of over 63 characters, or half of a \\u surrogate pair");
+    *ret = json;
+    return 0;
+}
+
+/* cJSON indents by tabs and puts one behind each colon; in strings it escapes them. */
+char *json_print(const cJSON *item)
+{
+    char *tabs = cJSON_Print(item);
+    size_t size = 2;
+    for (const char *c = tabs; c && *c; c++)
+        size += *c == '\t' ? 2 : 1;
+    char *text = tabs ? malloc(size) : NULL, *to = text;
+    for (const char *c = tabs; text && *c; c++) {
+        if (*c != '\t') {
+            *to++ = *c;
+            continue;
+        }
+        *to++ = ' ';
+        if (c[-1] != ':')
+            *to++ = ' ';
+    }
+    if (text)
+        memcpy(to, "\n", 2);
+    cJSON_free(tabs);
+    return text;
+}

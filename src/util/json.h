@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * json: what hypefs needs beyond cJSON.
+ *
+ * 1. A checker for text that is still arriving. cJSON cannot tell a text that is not finished from
+ *    one that is wrong, and prints numbers anew; json_check() can tell, and gives positions in the
+ *    source text, so that a payload is delivered byte for byte.
+ * 2. A strict reader: members of a cJSON object into a struct, by a table. Unknown members, members
+ *    given twice, wrong types and values out of range are refused by name.
+ *
+ * Pure functions: any thread.
+ */
+#ifndef HYPEFS_UTIL_JSON_H
+#define HYPEFS_UTIL_JSON_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cjson/cJSON.h>
+
+#include "util/error.h"
+
+enum { JSON_DEPTH_MAX = 128 }; /* objects and arrays inside each other; one more is refused */
+
+enum json_status {
+    JSON_COMPLETE,   /* one whole object, and nothing but white space around it */
+    JSON_INCOMPLETE, /* no mistake so far, but the object is not closed; so is an empty text */
+    JSON_INVALID,    /* whatever follows, this never becomes an object */
+};
+
+/* Bytes [start, end) of the checked text. */
+struct json_span {
+    size_t start, end;
+};
+
+struct json_check {
+    struct json_span object; /* JSON_COMPLETE: from its { to behind its } */
+    size_t offset;           /* where the text ends or is wrong, and the same as line and column, */
+    unsigned line, column;   /* counted from 1, the column in bytes */
+    const char *why;         /* JSON_INVALID: what is wrong there, a constant; else "" */
+};
+
+/*
+ * Is text[0..size) a JSON object (RFC 8259)? Raw NUL bytes, invalid UTF-8,
+ * control characters in strings and nesting deeper than JSON_DEPTH_MAX are invalid.
+ * `ret` is always filled.
+ */
+enum json_status json_check(const char *text, size_t size, struct json_check *ret);
+
+struct json_member {
+    struct json_span name;  /* as written, without the quotes: escapes are still there */
+    struct json_span value; /* as written, no white space around it */
+};
+
+/*
+ * Walks the members of an object that json_check() found complete, in order. Start with
+ * *position = object.start; false when there are no more.
+ */
+bool json_next_member(const char *text, struct json_span object, size_t *position,
+                      struct json_member *ret);
+
+/* Is the member's name, its escapes resolved, equal to `name` (plain ASCII)? */
+bool json_name_is(const char *text, struct json_span name, const char *ascii);
+
+/* Does the complete object have a member of that name? */
+bool json_has_member(const char *text, struct json_span object, const char *ascii);
+
+/* Are the bytes UTF-8 (RFC 3629: no surrogates, no overlong forms)? NUL counts as valid. */
+bool json_utf8_valid(const void *bytes, size_t size);
+
+enum json_kind {
+    JSON_BOOL,    /* bool */
+    JSON_INTEGER, /* int64_t; whole, min ≤ value ≤ max (within ±2^53) */
+    JSON_STRING,  /* char *, owned by the struct; NUL cannot be in it */
+    JSON_WORD,    /* int: the index in `words` */
+    JSON_OBJECT,  /* const cJSON *, borrowed from the document */
+    JSON_ARRAY,   /* const cJSON *, borrowed from the document */
+};
+
+struct json_field {
+    const char *name;
+    enum json_kind kind;
+    size_t offset; /* of the field in the struct */
+    bool required;
+    bool nullable; /* null is accepted and leaves the field as it was */
+    int64_t min, max;
+    const char *const *words; /* ends with NULL */
+};
+
+/*
+ * Reads the members of `object` into the struct at `base`, by a table of `count` fields. Members
+ * that are not given leave their field as it was: fill in defaults first. A JSON_STRING field frees
+ * what it replaces. EINVAL with the member's name; fields read before the failing one may be set.
+ */
+int json_read(const cJSON *object, const struct json_field *fields, size_t count, void *base,
+              struct error *err);
+
+/*
+ * Parses a text that must be one object, for json_read(): json_check() first (line and column in
+ * the error), then cJSON; an escaped NUL (\u0000) is refused. Returns owned (cJSON_Delete).
+ */
+int json_parse(const char *text, size_t size, cJSON **ret, struct error *err);
+
+/* Pretty-printed, with a newline at the end. Returns owned (free); NULL only without memory. */
+char *json_print(const cJSON *item);
+
+static inline void json_cleanup(cJSON **item)
+{
+    cJSON_Delete(*item);
+}
+#define auto_json __attribute__((cleanup(json_cleanup)))
+
+#endif
