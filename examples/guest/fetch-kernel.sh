@@ -1,0 +1,35 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Fetches Debian's cloud kernel for guests: downloaded with apt and unpacked, not installed.
+#
+#   fetch-kernel.sh DIR
+#
+# Prints the unpacked package's folder: boot/vmlinuz-* and lib/modules/ are in it. One that is there
+# from an earlier run is used again. Runs as any user.
+set -eu
+
+if [ $# -ne 1 ]; then
+    echo "usage: fetch-kernel.sh DIR" >&2
+    exit 2
+fi
+root=$1/kernel
+if [ ! -d "$root" ]; then
+    mkdir -p "$1"
+    work=$(mktemp -d "$1/kernel.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    trap 'exit 1' HUP INT TERM
+    # linux-image-cloud-ARCH only names the package that has the kernel.
+    meta=linux-image-cloud-$(dpkg --print-architecture)
+    package=$(apt-cache depends "$meta" | sed -n 's/^ *Depends: \(linux-image-[^ ]*\)$/\1/p')
+    if [ -z "$package" ]; then
+        echo "fetch-kernel.sh: apt knows no $meta (apt-get update?)" >&2
+        exit 1
+    fi
+    # apt as root would download as another user, who cannot write into this folder.
+    (cd "$work" && apt-get -q -o APT::Sandbox::User="$(id -un)" download "$package") >&2
+    dpkg -x "$work"/linux-image-*.deb "$work/unpacked"
+    # Another run may have been quicker; then its folder is as good.
+    mv -T "$work/unpacked" "$root" 2>/dev/null || [ -d "$root" ]
+fi
+echo "$root"

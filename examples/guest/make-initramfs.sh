@@ -1,0 +1,64 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# Makes a guest's initramfs: busybox, network modules, and the agent with a hook.
+#
+#   make-initramfs.sh KERNEL_ROOT AGENT OUT [PROGRAM]
+#
+# KERNEL_ROOT  an unpacked kernel package (lib/modules/VERSION below it), see fetch-kernel.sh.
+#              "-": no modules, for a kernel with virtio-net built in.
+# AGENT        hypefs-guest, linked statically.
+# PROGRAM      a static program that the guest runs instead of the agent.
+#
+# Needs busybox-static and cpio. Runs as any user.
+set -eu
+
+# In dependency order; what a kernel has built in is not there as a file and left out.
+modules="virtio_ring virtio virtio_mmio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
+         failover net_failover virtio_net"
+
+fail() {
+    echo "make-initramfs.sh: $*" >&2
+    exit 1
+}
+
+is_static() {
+    ! LC_ALL=C ldd "$1" 2>/dev/null | grep -q '=>'
+}
+
+if [ $# -lt 3 ] || [ $# -gt 4 ]; then
+    echo "usage: make-initramfs.sh KERNEL_ROOT AGENT OUT [PROGRAM]" >&2
+    exit 2
+fi
+kernel_root=$1 agent=$2 out=$3 program=${4-}
+here=$(dirname "$(readlink -f "$0")")
+busybox=$(command -v busybox) || fail "busybox is missing (apt install busybox-static)"
+command -v cpio >/dev/null || fail "cpio is missing (apt install cpio)"
+for file in "$busybox" "$agent" ${program:+"$program"}; do
+    [ -f "$file" ] || fail "$file is not there"
+    is_static "$file" || fail "$file is not linked statically"
+done
+[ "$kernel_root" = - ] || [ -d "$kernel_root/lib/modules" ] ||
+    fail "$kernel_root/lib/modules is not there"
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+trap 'exit 1' HUP INT TERM
+mkdir -p "$root/bin" "$root/dev" "$root/etc" "$root/modules" "$root/proc" "$root/sys" "$root/tmp"
+cp "$busybox" "$root/bin/busybox"
+cp "$agent" "$root/bin/hypefs-guest"
+cp "$here/init" "$root/init"
+cp "$here/hook" "$root/etc/hook"
+[ -z "$program" ] || cp "$program" "$root/bin/guest-program"
+chmod 755 "$root/init" "$root/etc/hook" "$root/bin"/*
+
+for module in $modules; do
+    [ "$kernel_root" != - ] || break
+    file=$(find "$kernel_root/lib/modules" -name "$module.ko" | head -n 1)
+    [ -n "$file" ] || continue
+    cp "$file" "$root/modules/"
+    echo "$module" >>"$root/etc/modules"
+done
+
+(cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$out.part"
+mv "$out.part" "$out"

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the guest tells the host about a payload: "applied" or "failed", in one UDP datagram.
+ * The grammar of datagrams is the host's: whatever is put in here must leave them well-formed.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/route.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "guest/internal.h"
+
+enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
+
+/* Everything in a refusal's datagram at its longest; the rest is constant text. */
+_Static_assert(FRAME_NAME_MAX + GUEST_KEY_MAX + FRAME_REASON_MAX + 64 < DATAGRAM_MAX,
+               "a refusal fits into one datagram");
+
+static uint16_t parse_port(struct guest_span value)
+{
+    unsigned port = 0;
+    if (value.size < 1 || value.size > 5)
+        return 0;
+    for (size_t i = 0; i < value.size; i++) {
+        if (value.text[i] < '0' || value.text[i] > '9')
+            return 0;
+        port = port * 10 + (unsigned)(value.text[i] - '0');
+    }
+    return port <= UINT16_MAX ? (uint16_t)port : 0;
+}
+
+static bool is_hex(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+}
+
+static void parse_key(struct guest_span value, char *ret)
+{
+    if (value.size < 3 || value.size > GUEST_KEY_MAX + 2 || value.text[0] != '"')
+        return;
+    for (size_t i = 1; i < value.size - 1; i++)
+        if (!is_hex(value.text[i]))
+            return;
+    memcpy(ret, value.text + 1, value.size - 2);
+    ret[value.size - 2] = '\0';
+}
+
+void guest_answer_prepare(struct hypefs_mailbox *box)
+{
+    struct guest_span value;
+    if (guest_member_find(box->payload, box->payload_size, "ack_port", &value))
+        box->ack_port = parse_port(value);
+    if (guest_member_find(box->payload, box->payload_size, "ack_key", &value))
+        parse_key(value, box->ack_key);
+}
+
+bool guest_gateway_read(FILE *routes, struct in_addr *ret)
+{
+    char line[ROUTE_LINE_MAX];
+    bool found = false;
+    unsigned best = 0;
+
+    while (fgets(line, sizeof line, routes)) {
+        unsigned destination, gateway, flags, metric, mask;
+        if (sscanf(line, "%*s %x %x %x %*u %*u %u %x", &destination, &gateway, &flags, &metric,
+                   &mask) != 5)
+            continue;
+        if (destination != 0 || mask != 0 || !(flags & RTF_UP) || !(flags & RTF_GATEWAY))
+            continue;
+        if (found && metric >= best)
+            continue;
+        /* The kernel prints the address's four bytes in memory as one number of this machine. */
+        ret->s_addr = gateway;
+        best = metric;
+        found = true;
+    }
+    return found;
+}
+
+static int default_gateway(struct in_addr *ret)
+{
+    FILE *routes = fopen("/proc/net/route", "re");
+    if (!routes)
+        return -errno;
+    bool found = guest_gateway_read(routes, ret);
+    fclose(routes);
+    return found ? 0 : -ENETUNREACH;
+}
+
+union destination {
+    struct sockaddr any;
+    struct sockaddr_in in;
+    struct sockaddr_in6 in6;
+};
+
+static int resolve(const char *address, uint16_t port, union destination *ret, socklen_t *ret_size)
+{
+    memset(ret, 0, sizeof *ret);
+    if (address && inet_pton(AF_INET6, address, &ret->in6.sin6_addr) == 1) {
+        ret->in6.sin6_family = AF_INET6;
+        ret->in6.sin6_port = htons(port);
+        *ret_size = sizeof ret->in6;
+        return 0;
+    }
+    ret->in.sin_family = AF_INET;
+    ret->in.sin_port = htons(port);
+    *ret_size = sizeof ret->in;
+    if (!address)
+        return default_gateway(&ret->in.sin_addr);
+    return inet_pton(AF_INET, address, &ret->in.sin_addr) == 1 ? 0 : -EINVAL;
+}
+
+static int send_text(const char *address, uint16_t port, const char *text, size_t size)
+{
+    union destination to;
+    socklen_t to_size;
+
+    if (port == 0)
+        return 0;
+    int r = resolve(address, port, &to, &to_size);
+    if (r < 0)
+        return r;
+    int fd = socket(to.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    if (sendto(fd, text, size, MSG_NOSIGNAL, &to.any, to_size) < 0)
+        r = -errno;
+    close(fd);
+    return r;
+}
+
+/* "stage=STAGE mailbox=NAME" and, if there is one, " key=KEY". Returns the size. */
+static size_t compose(const struct hypefs_mailbox *box, const char *stage, char *ret)
+{
+    return (size_t)snprintf(ret, DATAGRAM_MAX, "stage=%s mailbox=%s%s%s", stage, box->name,
+                            box->ack_key[0] ? " key=" : "", box->ack_key);
+}
+
+int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address)
+{
+    char text[DATAGRAM_MAX];
+
+    if (!box->in_hand)
+        return -EINVAL;
+    size_t size = compose(box, "applied", text);
+    return send_text(address, box->ack_port, text, size);
+}
+
+/* Bytes of the UTF-8 character at `text` (RFC 3629: no overlong forms, no surrogates), or 0. */
+static size_t character_size(const uint8_t *text)
+{
+    uint8_t a = text[0], low = 0x80, high = 0xBF;
+    size_t size = a < 0x80 ? 1 : a < 0xC2 ? 0 : a < 0xE0 ? 2 : a < 0xF0 ? 3 : a < 0xF5 ? 4 : 0;
+
+    if (a == 0xE0)
+        low = 0xA0;
+    else if (a == 0xED)
+        high = 0x9F;
+    else if (a == 0xF0)
+        low = 0x90;
+    else if (a == 0xF4)
+        high = 0x8F;
+    for (size_t i = 1; i < size; i++) {
+        if (text[i] < low || text[i] > high)
+            return 0;
+        low = 0x80;
+        high = 0xBF;
+    }
+    return size;
+}
+
+static bool is_control(const uint8_t *text)
+{
+    return text[0] < 0x20 || text[0] == 0x7F || (text[0] == 0xC2 && text[1] < 0xA0);
+}
+
+static size_t trim_end(const char *text, size_t size)
+{
+    while (size > 0 && text[size - 1] == ' ')
+        size--;
+    return size;
+}
+
+void guest_reason_clean(const char *reason, char *ret)
+{
+    const uint8_t *in = (const uint8_t *)(reason ? reason : "");
+    size_t used = 0;
+
+    while (*in) {
+        size_t size = character_size(in);
+        size_t step = size ? size : 1;
+        if (*in == ' ' || (*in >= '\t' && *in <= '\r')) {
+            if (used > 0 && used < FRAME_REASON_MAX)
+                ret[used++] = ' ';
+        } else if (size == 0 || !is_control(in)) {
+            if (used + step > FRAME_REASON_MAX)
+                break;
+            memcpy(ret + used, size ? (const char *)in : "?", step);
+            used += step;
+        }
+        in += step;
+    }
+    used = trim_end(ret, used);
+    ret[used] = '\0';
+    if (used == 0)
+        memcpy(ret, "unspecified", sizeof "unspecified");
+}
+
+int hypefs_mailbox_fail(struct hypefs_mailbox *box, const char *reason, const char *address)
+{
+    char text[DATAGRAM_MAX], clean[FRAME_REASON_MAX + 1];
+
+    if (!box->in_hand)
+        return -EINVAL;
+    guest_reason_clean(reason, clean);
+    size_t size = compose(box, "failed", text);
+    size_t start = size + sizeof " reason=" - 1;
+    size += (size_t)snprintf(text + size, sizeof text - size, " reason=%s", clean);
+    for (size_t i = start; i < size; i++)
+        if (text[i] == ' ')
+            text[i] = '_';
+    uint16_t port = box->ack_port;
+    guest_mailbox_refuse(box, clean);
+    return send_text(address, port, text, size);
+}

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hook: runs the agent's hook for one payload, and reaps children. Part of the agent program, not
+ * of the library.
+ */
+#ifndef HYPEFS_GUEST_HOOK_H
+#define HYPEFS_GUEST_HOOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "guest/hypefs-guest.h"
+
+/* The agent's signals: SIGCHLD, SIGTERM and SIGINT are blocked and come through a signalfd. */
+struct signals {
+    int fd;
+    bool stop; /* SIGTERM or SIGINT has come */
+};
+
+int signals_open(struct signals *ret);
+
+/* Reads all signals that are there and reaps all children that have ended. */
+void signals_handle(struct signals *signals);
+
+struct hook_result {
+    bool applied;
+    char reason[HYPEFS_MAILBOX_REASON_MAX + 1]; /* if not applied: the hook's last line, or what
+                                                   became of it */
+};
+
+/*
+ * Runs `program` (looked for in PATH if it has no slash) with the payload on stdin and
+ * HYPEFS_MAILBOX=mailbox, and waits until it ends. Its stdout and stderr go to our stdout as they
+ * come. A process that it leaves in the background is not waited for.
+ */
+void hook_run(const char *program, const char *mailbox, const char *payload, size_t size,
+              struct signals *signals, struct hook_result *ret);
+
+#endif

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hypefs-guest: fork mailboxes, for programs inside a VM.
+ *
+ * A program plants mailboxes in its memory (arm) and waits. The VM is snapshotted; later the host
+ * forks it, and a clone of the program wakes up with a payload in its hands: a JSON object that
+ * says who this clone is.
+ *
+ *     struct hypefs_mailbox *box, *full;
+ *     int r = hypefs_mailbox_arm("app.identity.v1", NULL, 0, &box);
+ *     while (r == 0 && (r = hypefs_mailbox_wait(&box, 1, -1, &full)) == 0) {
+ *         if (apply(hypefs_mailbox_payload(full, NULL)) == 0)
+ *             hypefs_mailbox_ack(full, NULL);
+ *         else
+ *             hypefs_mailbox_fail(full, "the name is taken", NULL);
+ *         hypefs_mailbox_rearm(full);
+ *     }
+ *     hypefs_mailbox_close(box);
+ *
+ * A mailbox is armed (the host may deliver), pending (the host has delivered) or in hand (wait has
+ * taken the payload out; until rearm or fail nothing can be delivered).
+ *
+ * Functions return 0 or a negative errno, and set outputs only on success. Different mailboxes may
+ * be used by different threads, one mailbox by one thread at a time. A mailbox belongs to the
+ * process that armed it: after fork() the child does not have its memory and must not pass it to
+ * any of these functions, close included. Nothing here starts threads or handles signals.
+ */
+#ifndef HYPEFS_GUEST_H
+#define HYPEFS_GUEST_H
+
+#include <stddef.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define HYPEFS_GUEST_API __attribute__((visibility("default")))
+
+/* Bytes, without a NUL. */
+#define HYPEFS_MAILBOX_NAME_MAX 64
+#define HYPEFS_MAILBOX_TOKEN_MAX 128
+#define HYPEFS_MAILBOX_PAYLOAD_MAX 3832
+#define HYPEFS_MAILBOX_REASON_MAX 512
+
+struct hypefs_mailbox;
+
+/*
+ * Makes a mailbox and arms it, in a locked page of its own.
+ *
+ * `name`: 1 to 64 of A-Z a-z 0-9 . _ : - but not "." or "..". The host finds the mailbox by it; one
+ * name should be armed once in a VM.
+ * `token`: 1 to 128 bytes, no NUL, not all white space: who knows it can deliver even where the
+ * name is not unique. NULL (with token_size 0): 128 random bits, as 32 hex digits.
+ *
+ * -EINVAL: name or token is not valid. -ENOMEM, -EPERM, -EAGAIN: no memory, or it cannot be locked
+ * (RLIMIT_MEMLOCK: one page for each mailbox); a page that can be swapped out cannot be found by
+ * the host, so there is no mailbox without the lock.
+ * The caller owns *ret: hypefs_mailbox_close().
+ */
+HYPEFS_GUEST_API int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
+                                        struct hypefs_mailbox **ret);
+
+/* Valid as long as the mailbox. */
+HYPEFS_GUEST_API const char *hypefs_mailbox_name(const struct hypefs_mailbox *box);
+
+/*
+ * Waits until one of `count` mailboxes is pending and takes its payload in hand: *ret is that
+ * mailbox. Those that come first in `boxes` are looked at first; those in hand already are left
+ * out. The frames are looked at every 2 ms.
+ *
+ * `timeout_ms`: 0 looks once, -1 (or any negative number) waits for ever.
+ * A delivery whose length is not 1 to 3832 bytes is refused here and the wait goes on.
+ *
+ * -ETIMEDOUT. -EINTR: a signal handler ran. -EINVAL: no mailboxes, or all of them are in hand.
+ */
+HYPEFS_GUEST_API int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, size_t count,
+                                         int timeout_ms, struct hypefs_mailbox **ret);
+
+/*
+ * The payload in hand, exactly as the host delivered it, with a NUL behind it; NULL if there is
+ * none. `ret_size` (may be NULL) is its size in bytes, 1 to 3832, the NUL not counted.
+ * Valid until rearm, fail or close, which wipe it.
+ */
+HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box,
+                                                    size_t *ret_size);
+
+/*
+ * Tells the host that the payload in hand is in use: one UDP datagram to the port that the payload
+ * names ("ack_port"), with its "ack_key" if there is one. Without "ack_port" the host is not
+ * waiting: nothing is sent, 0. The payload stays in hand.
+ *
+ * `address`: the host's IPv4 or IPv6 address, in numbers. NULL: the IPv4 default gateway.
+ *
+ * 0 says that it was sent, not that it arrived. -EINVAL: nothing in hand, or a bad address.
+ * -ENETUNREACH: no default gateway. Others of open(2), socket(2) and sendto(2).
+ */
+HYPEFS_GUEST_API int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address);
+
+/*
+ * Refuses the payload in hand: leaves `reason` in the frame for the host to read, arms the mailbox
+ * again, and tells the host as hypefs_mailbox_ack() would. In `reason` white space becomes a blank
+ * ('_' in the datagram), control characters are dropped, what is not UTF-8 becomes '?', and it ends
+ * after 512 bytes at the latest; NULL or empty: "unspecified".
+ *
+ * Errors as for hypefs_mailbox_ack(); but for -EINVAL with nothing in hand, the refusal is in the
+ * frame even then.
+ */
+HYPEFS_GUEST_API int hypefs_mailbox_fail(struct hypefs_mailbox *box, const char *reason,
+                                         const char *address);
+
+/* Wipes the payload in hand and arms the mailbox again. With nothing in hand: does nothing. */
+HYPEFS_GUEST_API void hypefs_mailbox_rearm(struct hypefs_mailbox *box);
+
+/*
+ * Wipes the frame, so that the host never takes what is left of it for a mailbox, and frees
+ * everything. NULL is fine.
+ */
+HYPEFS_GUEST_API void hypefs_mailbox_close(struct hypefs_mailbox *box);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

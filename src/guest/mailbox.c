@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The frame in memory: where it lives, and the order in which it is read and written.
+ *
+ * While the guest runs, nobody but this file writes to a frame: the host does so only while the VM
+ * is paused. Still all accesses are volatile or atomic, since no compiler can see that writer.
+ */
+#include <endian.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include "guest/internal.h"
+
+enum { POLL_INTERVAL_NS = 2000000, RANDOM_TOKEN_BYTES = 16 };
+
+static uint32_t load(const volatile uint32_t *field)
+{
+    return le32toh(__atomic_load_n(field, __ATOMIC_ACQUIRE));
+}
+
+static void store(volatile uint32_t *field, uint32_t value)
+{
+    __atomic_store_n(field, htole32(value), __ATOMIC_RELEASE);
+}
+
+static void zero(volatile uint8_t *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        bytes[i] = 0;
+}
+
+/*
+ * A page that stays where it is: a child of fork() would leave the page that the host knows to one
+ * side and move the other to a copy, KSM would merge frames that are alike, and swapped out it
+ * would not be in the memory image at all.
+ */
+static int map_page(void **ret)
+{
+    void *page = mmap(NULL, FRAME_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        return -errno;
+    if (madvise(page, FRAME_SIZE, MADV_DONTFORK) < 0)
+        goto failed;
+    /* EINVAL: a kernel without core dumps or KSM, and so without the danger. */
+    if (madvise(page, FRAME_SIZE, MADV_DONTDUMP) < 0 && errno != EINVAL)
+        goto failed;
+    if (madvise(page, FRAME_SIZE, MADV_UNMERGEABLE) < 0 && errno != EINVAL)
+        goto failed;
+    if (mlock(page, FRAME_SIZE) < 0)
+        goto failed;
+    *ret = page;
+    return 0;
+
+failed:;
+    int r = -errno;
+    munmap(page, FRAME_SIZE);
+    return r;
+}
+
+static int random_token(struct frame_marker *marker)
+{
+    static const char digits[] = "0123456789abcdef";
+    uint8_t bytes[RANDOM_TOKEN_BYTES];
+    ssize_t n;
+
+    do
+        n = getrandom(bytes, sizeof bytes, 0);
+    while (n < 0 && errno == EINTR);
+    if (n != (ssize_t)sizeof bytes)
+        return n < 0 ? -errno : -EIO;
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        marker->token[2 * i] = (uint8_t)digits[bytes[i] >> 4];
+        marker->token[2 * i + 1] = (uint8_t)digits[bytes[i] & 15];
+    }
+    marker->token_size = 2 * sizeof bytes;
+    explicit_bzero(bytes, sizeof bytes);
+    return 0;
+}
+
+static int fill_marker(const char *name, const void *token, size_t token_size,
+                       struct frame_marker *ret)
+{
+    size_t name_size = strnlen(name, FRAME_NAME_MAX + 1);
+
+    ret->kind = FRAME_FORK;
+    if (!frame_name_valid(name, name_size))
+        return -EINVAL;
+    memcpy(ret->name, name, name_size);
+    if (!token)
+        return token_size == 0 ? random_token(ret) : -EINVAL;
+    if (!frame_token_valid(FRAME_FORK, token, token_size))
+        return -EINVAL;
+    memcpy(ret->token, token, token_size);
+    ret->token_size = token_size;
+    return 0;
+}
+
+int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
+                       struct hypefs_mailbox **ret)
+{
+    struct frame_marker marker = {0};
+    struct hypefs_mailbox *box = NULL;
+    void *page = NULL;
+
+    if (!name || !ret)
+        return -EINVAL;
+    int r = fill_marker(name, token, token_size, &marker);
+    if (r == 0 && !(box = calloc(1, sizeof *box)))
+        r = -ENOMEM;
+    if (r == 0)
+        r = map_page(&page);
+    if (r == 0) {
+        memcpy(box->name, marker.name, sizeof box->name);
+        box->frame = page;
+        /* The marker is put together in the page itself: a copy of it anywhere else would be a
+         * second mailbox to the host. The page is zero, so it is armed as well. */
+        frame_encode_marker(&marker, page);
+        store(&box->frame->sequence, 0);
+        *ret = box;
+    } else {
+        free(box);
+    }
+    explicit_bzero(&marker, sizeof marker);
+    return r;
+}
+
+const char *hypefs_mailbox_name(const struct hypefs_mailbox *box)
+{
+    return box->name;
+}
+
+static void wipe_hand(struct hypefs_mailbox *box)
+{
+    explicit_bzero(box->payload, sizeof box->payload);
+    explicit_bzero(box->ack_key, sizeof box->ack_key);
+    box->payload_size = 0;
+    box->ack_port = 0;
+    box->in_hand = false;
+}
+
+void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason)
+{
+    volatile struct guest_frame *frame = box->frame;
+
+    zero(frame->payload, sizeof frame->payload);
+    for (size_t i = 0; i < FRAME_REASON_MAX && reason[i]; i++)
+        frame->payload[i] = (uint8_t)reason[i];
+    store(&frame->length, FRAME_REFUSED);
+    store(&frame->sequence, 0);
+    wipe_hand(box);
+}
+
+static bool take(struct hypefs_mailbox *box)
+{
+    const volatile struct guest_frame *frame = box->frame;
+
+    if (box->in_hand || load(&frame->sequence) == 0)
+        return false;
+    uint32_t length = load(&frame->length);
+    if (length == 0 || length > FRAME_CAPACITY) {
+        guest_mailbox_refuse(box, "the payload's length is not valid");
+        return false;
+    }
+    for (size_t i = 0; i < length; i++)
+        box->payload[i] = (char)frame->payload[i];
+    box->payload[length] = '\0';
+    box->payload_size = length;
+    box->in_hand = true;
+    guest_answer_prepare(box);
+    return true;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool all_in_hand(struct hypefs_mailbox *const *boxes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!boxes[i]->in_hand)
+            return false;
+    return true;
+}
+
+int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, size_t count, int timeout_ms,
+                        struct hypefs_mailbox **ret)
+{
+    const struct timespec interval = {.tv_nsec = POLL_INTERVAL_NS};
+    int64_t deadline = now_ms() + timeout_ms;
+
+    if (!boxes || !ret || all_in_hand(boxes, count))
+        return -EINVAL;
+    for (;;) {
+        for (size_t i = 0; i < count; i++)
+            if (take(boxes[i])) {
+                *ret = boxes[i];
+                return 0;
+            }
+        if (timeout_ms >= 0 && now_ms() >= deadline)
+            return -ETIMEDOUT;
+        if (nanosleep(&interval, NULL) < 0)
+            return -errno;
+    }
+}
+
+const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box, size_t *ret_size)
+{
+    if (!box->in_hand)
+        return NULL;
+    if (ret_size)
+        *ret_size = box->payload_size;
+    return box->payload;
+}
+
+void hypefs_mailbox_rearm(struct hypefs_mailbox *box)
+{
+    if (!box->in_hand)
+        return;
+    zero(box->frame->payload, sizeof box->frame->payload);
+    store(&box->frame->length, 0);
+    store(&box->frame->sequence, 0);
+    wipe_hand(box);
+}
+
+void hypefs_mailbox_close(struct hypefs_mailbox *box)
+{
+    if (!box)
+        return;
+    zero((volatile uint8_t *)box->frame, sizeof *box->frame);
+    munmap((void *)box->frame, FRAME_SIZE);
+    wipe_hand(box);
+    free(box);
+}
