@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: MIT */
+#include "mailbox/deliver.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+/* Says which mailbox the error is about; `r` is the return value. */
+static int about(const struct delivery *delivery, int r, struct error *err)
+{
+    if (delivery->kind == FRAME_NETWORK)
+        return error_prefix(err, r, "the resume-network mailbox");
+    return error_prefix(err, r, "mailbox \"%.64s\"", delivery->name);
+}
+
+static bool is_named(const struct candidate *candidate, const struct delivery *delivery)
+{
+    return candidate->marker.kind == delivery->kind &&
+           strcmp(candidate->marker.name, delivery->name) == 0;
+}
+
+static bool has_token(const struct candidate *candidate, const void *token, size_t size)
+{
+    return candidate->marker.token_size == size &&
+           memcmp(candidate->marker.token, token, size) == 0;
+}
+
+static bool is_meant(const struct candidate *candidate, const struct delivery *delivery)
+{
+    return is_named(candidate, delivery) &&
+           (delivery->token_size == 0 ||
+            has_token(candidate, delivery->token, delivery->token_size));
+}
+
+static int none(const struct scan *scan, const struct delivery *delivery, struct error *err)
+{
+    for (size_t i = 0; i < scan->count; i++)
+        if (is_named(&scan->candidates[i], delivery))
+            return error_set(err, EKEYREJECTED, "it is there, but not with the token given");
+    return error_set(err, ENOENT, "it is not in the memory image%s",
+                     scan->truncated ? ", or behind the first 4096 frames in it" : "");
+}
+
+/* Takes the candidates that are meant and page-aligned; if there are none, the unaligned ones. */
+static int collect(const struct scan *scan, struct delivery *delivery, struct error *err)
+{
+    size_t by_alignment[2] = {0, 0};
+
+    for (size_t i = 0; i < scan->count; i++)
+        if (is_meant(&scan->candidates[i], delivery))
+            by_alignment[scan->candidates[i].page_aligned]++;
+    bool aligned = by_alignment[true] > 0;
+    if (!aligned && by_alignment[false] == 0)
+        return none(scan, delivery, err);
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        if (!is_meant(candidate, delivery) || candidate->page_aligned != aligned)
+            continue;
+        const struct candidate *first =
+            delivery->target_count > 0 ? delivery->targets[0] : candidate;
+        if (!has_token(candidate, first->marker.token, first->marker.token_size))
+            return error_set(err, ENOTUNIQ, "it stands under several tokens, and none was given");
+        if (delivery->target_count < DELIVER_COPIES_MAX)
+            delivery->targets[delivery->target_count++] = candidate;
+    }
+    if (by_alignment[aligned] > DELIVER_COPIES_MAX)
+        return error_set(err, ENOTUNIQ, "%zu copies of it are in the memory image, %d are allowed",
+                         by_alignment[aligned], DELIVER_COPIES_MAX);
+    if (!aligned && delivery->target_count > 1)
+        return error_set(err, ENOTUNIQ,
+                         "%zu copies of it, and none begins at a page: "
+                         "which one is in use cannot be told",
+                         delivery->target_count);
+    return 0;
+}
+
+static int check_candidate(const struct delivery *delivery, const struct candidate *candidate,
+                           struct error *err)
+{
+    if (candidate->pending)
+        return error_set(err, EBUSY, "it is pending: an earlier payload was not taken yet");
+    if (!candidate->page_aligned && !candidate->clean)
+        return error_set(err, EBUSY,
+                         "it does not begin at a page, and its page holds other data behind it");
+    if (delivery->payload_size > candidate->capacity)
+        return error_set(err, EFBIG, "the payload has %zu bytes, there is room for %" PRIu32,
+                         delivery->payload_size, candidate->capacity);
+    return 0;
+}
+
+int deliver_locate(const struct scan *scan, struct delivery *delivery, struct error *err)
+{
+    struct delivery found = *delivery;
+
+    found.target_count = 0;
+    int r = collect(scan, &found, err);
+    for (size_t i = 0; r == 0 && i < found.target_count; i++)
+        r = check_candidate(&found, found.targets[i], err);
+    if (r < 0)
+        return about(delivery, r, err);
+    *delivery = found;
+    return 0;
+}
+
+typedef int step(const struct memory_io *io, const struct delivery *delivery,
+                 const struct candidate *target, struct error *err);
+
+static int for_each_target(const struct memory_io *io, const struct delivery *deliveries,
+                           size_t count, step *step, struct error *err)
+{
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < deliveries[i].target_count; k++) {
+            int r = step(io, &deliveries[i], deliveries[i].targets[k], err);
+            if (r < 0)
+                return about(&deliveries[i], r, err);
+        }
+    return 0;
+}
+
+/* Does the page in memory still show what the kept scan says? */
+static int check_page(const struct memory_io *io, const struct delivery *delivery,
+                      const struct candidate *target, struct error *err)
+{
+    uint8_t page[FRAME_SIZE];
+    uint64_t start = target->offset / FRAME_SIZE * FRAME_SIZE;
+    size_t size =
+        (size_t)(target->offset - start) + frame_layouts[delivery->kind].payload + target->capacity;
+    struct scan now = {0};
+
+    assert(size <= sizeof page);
+    int r = io->read(io->context, start, page, size, err);
+    if (r < 0)
+        return r;
+    r = scan_page(page, size, start, &now);
+    if (r < 0)
+        error_errno(err, -r, "cannot look at its page");
+    else
+        r = error_set(err, EIO, "its marker is not there any more: the image has changed");
+    for (size_t i = 0; i < now.count; i++)
+        if (now.candidates[i].offset == target->offset &&
+            frame_marker_equal(&now.candidates[i].marker, &target->marker))
+            r = check_candidate(delivery, &now.candidates[i], err);
+    scan_finish(&now);
+    return r;
+}
+
+int deliver_preflight(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+                      struct error *err)
+{
+    return for_each_target(io, deliveries, count, check_page, err);
+}
+
+/* In this order, so that a guest that sees the sequence finds the rest in place. */
+static int write_frame(const struct memory_io *io, const struct delivery *delivery,
+                       const struct candidate *target, struct error *err)
+{
+    const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    uint8_t length[4], sequence[4];
+
+    assert(delivery->payload_size <= target->capacity);
+    frame_store_u32(length, (uint32_t)delivery->payload_size);
+    frame_store_u32(sequence, 1);
+    int r = io->write(io->context, target->offset + layout->payload, delivery->payload,
+                      delivery->payload_size, err);
+    if (r == 0)
+        r = io->write(io->context, target->offset + layout->length, length, sizeof length, err);
+    if (r == 0)
+        r = io->write(io->context, target->offset + layout->sequence, sequence, sizeof sequence,
+                      err);
+    return r;
+}
+
+static int verify_frame(const struct memory_io *io, const struct delivery *delivery,
+                        const struct candidate *target, struct error *err)
+{
+    const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    size_t size = layout->payload + delivery->payload_size;
+    uint8_t frame[FRAME_SIZE];
+    struct frame_marker marker;
+
+    int r = io->read(io->context, target->offset, frame, size, err);
+    if (r < 0)
+        return r;
+    if (!frame_decode_marker(delivery->kind, frame, size, &marker) ||
+        !frame_marker_equal(&marker, &target->marker) ||
+        frame_load_u32(frame + layout->sequence) != 1 ||
+        frame_load_u32(frame + layout->length) != delivery->payload_size ||
+        memcmp(frame + layout->payload, delivery->payload, delivery->payload_size) != 0)
+        return error_set(err, EIO, "what was written is not what is read back");
+    return 0;
+}
+
+/* All are read back after the last write: frames that overlap are noticed. */
+int deliver_write(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+                  struct error *err)
+{
+    int r = for_each_target(io, deliveries, count, write_frame, err);
+    return r < 0 ? r : for_each_target(io, deliveries, count, verify_frame, err);
+}

@@ -1,0 +1,239 @@
+/* SPDX-License-Identifier: MIT */
+#include "mailbox/scan.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+/* What both magics begin with: one pass over the image finds either. */
+static const char prefix[] = {'H', 'Y', 'P', 'E', 'M', 'A', 'N', '_'};
+
+enum { CHUNK_SIZE = 256 * FRAME_SIZE };
+
+/* 512 TiB: offsets up to here keep all their digits in JSON. */
+#define IMAGE_MAX (INT64_C(1) << 49)
+
+static bool all_zero(const uint8_t *bytes, size_t size)
+{
+    for (size_t i = 0; i < size; i++)
+        if (bytes[i] != 0)
+            return false;
+    return true;
+}
+
+/* Is there nothing in the payload area that a guest or a host would not have put there? */
+static bool area_clean(const uint8_t *area, size_t capacity, uint32_t length)
+{
+    struct json_check check;
+    size_t used = length;
+
+    if (length == FRAME_REFUSED) {
+        used = strnlen((const char *)area, capacity);
+        if (used > FRAME_REASON_MAX)
+            return false;
+    } else if (length > capacity) {
+        return false;
+    } else if (length > 0 && json_check((const char *)area, length, &check) != JSON_COMPLETE) {
+        return false;
+    }
+    return all_zero(area + used, capacity - used);
+}
+
+static int append(struct scan *scan, const struct candidate *candidate)
+{
+    if (scan->count == SCAN_CANDIDATES_MAX) {
+        scan->truncated = true;
+        return 0;
+    }
+    if ((scan->count & (scan->count - 1)) == 0) {
+        size_t room = scan->count ? scan->count * 2 : 1;
+        void *grown = reallocarray(scan->candidates, room, sizeof *scan->candidates);
+        if (!grown)
+            return -ENOMEM;
+        scan->candidates = grown;
+    }
+    scan->candidates[scan->count++] = *candidate;
+    return 0;
+}
+
+/* Is there room for a payload field, be it empty, at `at` in a piece of that size? */
+static bool fits(enum frame_kind kind, size_t at, size_t size)
+{
+    return at <= size && size - at >= frame_layouts[kind].payload;
+}
+
+static int add_magic(const uint8_t *bytes, size_t size, size_t at, enum frame_kind kind,
+                     uint64_t offset, struct scan *scan)
+{
+    const struct frame_layout *layout = &frame_layouts[kind];
+    struct candidate found = {.offset = offset + at, .page_aligned = at == 0};
+
+    if (!fits(kind, at, size) || !frame_decode_marker(kind, bytes + at, size - at, &found.marker)) {
+        scan->noise++;
+        return 0;
+    }
+    const uint8_t *frame = bytes + at;
+    found.capacity = (uint32_t)(size - at - layout->payload);
+    found.pending = frame_load_u32(frame + layout->sequence) != 0;
+    found.clean =
+        area_clean(frame + layout->payload, found.capacity, frame_load_u32(frame + layout->length));
+    return append(scan, &found);
+}
+
+int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan)
+{
+    assert(size <= FRAME_SIZE && offset % FRAME_SIZE == 0);
+    for (size_t at = 0; at < size; at++) {
+        const uint8_t *hit = memmem(bytes + at, size - at, prefix, sizeof prefix);
+        if (!hit)
+            return 0;
+        at = (size_t)(hit - bytes);
+        for (enum frame_kind kind = 0; kind < FRAME_KINDS; kind++) {
+            const struct frame_layout *layout = &frame_layouts[kind];
+            if (size - at < layout->magic_size || memcmp(hit, layout->magic, layout->magic_size))
+                continue;
+            int r = add_magic(bytes, size, at, kind, offset, scan);
+            if (r < 0)
+                return r;
+        }
+    }
+    return 0;
+}
+
+static int scan_chunk(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan)
+{
+    for (size_t at = 0; at < size; at += FRAME_SIZE) {
+        const uint8_t *hit = memmem(bytes + at, size - at, prefix, sizeof prefix);
+        if (!hit)
+            return 0;
+        at = (size_t)(hit - bytes) / FRAME_SIZE * FRAME_SIZE;
+        size_t page = size - at < FRAME_SIZE ? size - at : FRAME_SIZE;
+        int r = scan_page(bytes + at, page, offset + at, scan);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int became_shorter(struct error *err)
+{
+    return error_set(err, EIO, "the image became shorter while it was read");
+}
+
+static int read_whole(int fd, uint8_t *bytes, size_t size, uint64_t offset, struct error *err)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pread(fd, bytes + done, size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return error_errno(err, errno, "cannot read the image at byte %" PRIu64, offset + done);
+        if (n == 0)
+            return became_shorter(err);
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+/* The next bytes at or behind `at` that are no hole, in whole pages; *end == size, *start == size
+ * when there are none. */
+static int next_data(int fd, uint64_t at, uint64_t size, uint64_t *start, uint64_t *end,
+                     struct error *err)
+{
+    off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+    off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+
+    if (hole < 0 && errno != ENXIO)
+        return error_errno(err, errno, "cannot look for holes in the image");
+    if (hole < 0 || (uint64_t)data >= size) {
+        *start = *end = size;
+        return 0;
+    }
+    *start = (uint64_t)data / FRAME_SIZE * FRAME_SIZE;
+    *end = ((uint64_t)hole + FRAME_SIZE - 1) / FRAME_SIZE * FRAME_SIZE;
+    if (*start < at)
+        *start = at;
+    if (*end > size)
+        *end = size;
+    return 0;
+}
+
+static int scan_data(int fd, uint64_t size, scan_progress *progress, void *context,
+                     struct scan *scan, struct error *err)
+{
+    auto_free uint8_t *chunk = malloc(CHUNK_SIZE);
+    uint64_t at = 0, end = 0;
+
+    if (!chunk)
+        return error_errno(err, ENOMEM, "cannot scan the image");
+    while (at < size) {
+        if (at >= end) {
+            int r = next_data(fd, at, size, &at, &end, err);
+            if (r < 0)
+                return r;
+        }
+        size_t part = end - at < CHUNK_SIZE ? (size_t)(end - at) : CHUNK_SIZE;
+        int r = read_whole(fd, chunk, part, at, err);
+        if (r < 0)
+            return r;
+        r = scan_chunk(chunk, part, at, scan);
+        if (r < 0)
+            return error_errno(err, -r, "cannot scan the image");
+        at += part;
+        scan->data_bytes += part;
+        if (progress)
+            progress(context, at, size);
+    }
+    return 0;
+}
+
+int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err)
+{
+    struct scan scan = {0};
+    struct stat st;
+
+    if (fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot look at the image");
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, EINVAL, "not a regular file");
+    if (st.st_size > IMAGE_MAX)
+        return error_set(err, EFBIG, "larger than 512 TiB");
+    off_t size = st.st_size;
+    int r = scan_data(fd, (uint64_t)size, progress, context, &scan, err);
+    if (r == 0 && (fstat(fd, &st) < 0 || st.st_size < size))
+        r = became_shorter(err);
+    if (r < 0) {
+        scan_finish(&scan);
+        return r;
+    }
+    *ret = scan;
+    return 0;
+}
+
+void scan_finish(struct scan *scan)
+{
+    if (!scan)
+        return;
+    free(scan->candidates);
+    *scan = (struct scan){0};
+}
+
+size_t scan_next_name(const struct scan *scan, size_t from)
+{
+    for (size_t i = from; i < scan->count; i++) {
+        const struct frame_marker *marker = &scan->candidates[i].marker;
+        size_t first = 0;
+        while (strcmp(scan->candidates[first].marker.name, marker->name) != 0)
+            first++;
+        if (first == i && marker->kind == FRAME_FORK)
+            return i;
+    }
+    return scan->count;
+}

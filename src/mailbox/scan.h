@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * scan: finds candidates for mailboxes in a raw memory image, and keeps the list.
+ *
+ * A candidate is a marker (mailbox/frame.h) that lies, with its sequence and length fields, within
+ * one 4096-byte page of the image; guest-virtual neighbours are not neighbours in the image, so
+ * nothing beyond that page is looked at. All else that begins with the magic is noise: counted,
+ * skipped. What may be written is decided later (mailbox/deliver.h), not here.
+ *
+ * Images are untrusted. Holes (SEEK_DATA) are skipped. No locks; any thread.
+ */
+#ifndef HYPEFS_MAILBOX_SCAN_H
+#define HYPEFS_MAILBOX_SCAN_H
+
+#include <cjson/cJSON.h>
+
+#include "mailbox/frame.h"
+#include "util/error.h"
+
+enum { SCAN_CANDIDATES_MAX = 4096 };
+
+struct candidate {
+    struct frame_marker marker;
+    uint64_t offset;   /* of the magic, in bytes from the image's start */
+    uint32_t capacity; /* payload bytes up to the page's, the frame's or the image's end */
+    bool page_aligned;
+    bool pending; /* sequence is not 0 */
+    bool clean;   /* behind the marker, to the end of the page: zeros, an earlier payload
+                     (a JSON object of the length given, then zeros) or a refusal */
+};
+
+struct scan {
+    struct candidate *candidates; /* by offset; owned */
+    size_t count;
+    bool truncated;      /* there were more than SCAN_CANDIDATES_MAX */
+    uint64_t noise;      /* places with a magic that are no candidates */
+    uint64_t data_bytes; /* that were read: the image without its holes */
+};
+
+/* Called now and then while scanning, with bytes of the image done; may be NULL. */
+typedef void scan_progress(void *context, uint64_t done, uint64_t size);
+
+/*
+ * Reads the image `fd` from its start to its end (fstat). Where the file's offset stands does not
+ * matter, but it is moved. EIO and what pread gives, EIO too if the file gets shorter meanwhile;
+ * EINVAL if it is not a regular file, EFBIG over 512 TiB. Overwrites *ret.
+ */
+int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err);
+
+/* The candidates of one page-sized or shorter piece of an image; what scan_image() is made of, and
+ * what the fuzzer calls. `offset` is where bytes[0] lies in the image, a multiple of FRAME_SIZE.
+ * Adds to *scan. -ENOMEM. */
+int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan);
+
+/* NULL and a zeroed struct are fine. */
+void scan_finish(struct scan *scan);
+
+/* The list as JSON, to be kept beside an image, and back. The text from the store is untrusted:
+ * EINVAL for anything that scan_to_json() could not have written for an image of that size. */
+cJSON *scan_to_json(const struct scan *scan);
+int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, struct error *err);
+
+/*
+ * What a user sees of all fork candidates with that name:
+ * { "name", "payload_capacity", "markers": [ { "token" or "token_hex", "offset", "page_aligned",
+ *   "state": "armed"|"pending" } ] }
+ * payload_capacity is the least of the candidates that a delivery would use: the page-aligned ones
+ * if there are any. With the name "": of all network candidates, and there is no "name" in it.
+ * Returns owned; NULL if there is no such candidate.
+ */
+cJSON *scan_describe(const struct scan *scan, const char *name);
+
+/* The index of the next fork candidate at or behind `from` whose name no candidate before it has;
+ * scan->count when there is none: for walking the names in order of their first offset. */
+size_t scan_next_name(const struct scan *scan, size_t from);
+
+#endif

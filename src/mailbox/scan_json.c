@@ -1,0 +1,243 @@
+/* SPDX-License-Identifier: MIT */
+/* A scan as JSON, for the store and for users; the scanner is in scan.c. */
+#include "mailbox/scan.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static const char *const kind_words[] = {
+    [FRAME_FORK] = "fork", [FRAME_NETWORK] = "network", [FRAME_KINDS] = NULL};
+
+static cJSON *add_hex(cJSON *object, const char *name, const struct frame_marker *marker)
+{
+    static const char digits[] = "0123456789abcdef";
+    char text[2 * FRAME_TOKEN_MAX + 1] = "";
+    for (size_t i = 0; i < marker->token_size; i++) {
+        text[2 * i] = digits[marker->token[i] >> 4];
+        text[2 * i + 1] = digits[marker->token[i] & 15];
+    }
+    return cJSON_AddStringToObject(object, name, text);
+}
+
+static bool read_hex(const char *text, struct frame_marker *marker)
+{
+    size_t length = strlen(text);
+    if (length % 2 != 0 || length > 2 * sizeof marker->token)
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        char c = text[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+        if (digit < 0)
+            return false;
+        marker->token[i / 2] = (uint8_t)(marker->token[i / 2] << 4 | digit);
+    }
+    marker->token_size = length / 2;
+    return true;
+}
+
+static bool add_candidate(cJSON *array, const struct candidate *candidate)
+{
+    const struct frame_marker *marker = &candidate->marker;
+    cJSON *item = cJSON_CreateObject();
+
+    if (!cJSON_AddItemToArray(array, item)) {
+        cJSON_Delete(item);
+        return false;
+    }
+    return cJSON_AddStringToObject(item, "kind", kind_words[marker->kind]) &&
+           cJSON_AddStringToObject(item, "name", marker->name) && add_hex(item, "token", marker) &&
+           cJSON_AddNumberToObject(item, "offset", (double)candidate->offset) &&
+           cJSON_AddBoolToObject(item, "pending", candidate->pending) &&
+           cJSON_AddBoolToObject(item, "clean", candidate->clean);
+}
+
+cJSON *scan_to_json(const struct scan *scan)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+
+    if (!cJSON_AddBoolToObject(json, "truncated", scan->truncated) ||
+        !cJSON_AddNumberToObject(json, "noise", (double)scan->noise) ||
+        !cJSON_AddNumberToObject(json, "data_bytes", (double)scan->data_bytes))
+        return NULL;
+    cJSON *array = cJSON_AddArrayToObject(json, "candidates");
+    for (size_t i = 0; i < scan->count; i++)
+        if (!add_candidate(array, &scan->candidates[i]))
+            return NULL;
+    return array ? steal_pointer(json) : NULL;
+}
+
+struct kept {
+    int kind;
+    char *name, *token;
+    int64_t offset;
+    bool pending, clean;
+};
+
+/* What the index does not say follows from the offset and the image's size. */
+static bool place(struct candidate *candidate, uint64_t image_size)
+{
+    uint64_t in_page = candidate->offset % FRAME_SIZE;
+    uint64_t left = image_size - candidate->offset;
+    size_t payload = frame_layouts[candidate->marker.kind].payload;
+
+    if (left > FRAME_SIZE - in_page)
+        left = FRAME_SIZE - in_page;
+    if (left < payload)
+        return false;
+    candidate->capacity = (uint32_t)(left - payload);
+    candidate->page_aligned = in_page == 0;
+    return true;
+}
+
+static bool fill(const struct kept *kept, uint64_t image_size, struct candidate *ret)
+{
+    struct candidate candidate = {.offset = (uint64_t)kept->offset,
+                                  .pending = kept->pending,
+                                  .clean = kept->clean,
+                                  .marker.kind = (enum frame_kind)kept->kind};
+    size_t name_size = strlen(kept->name);
+    bool named = frame_layouts[kept->kind].named;
+
+    if (named ? !frame_name_valid(kept->name, name_size) : name_size != 0)
+        return false;
+    memcpy(candidate.marker.name, kept->name, name_size);
+    if (!read_hex(kept->token, &candidate.marker) ||
+        !frame_token_valid(candidate.marker.kind, candidate.marker.token,
+                           candidate.marker.token_size) ||
+        !place(&candidate, image_size))
+        return false;
+    *ret = candidate;
+    return true;
+}
+
+static int read_candidate(const cJSON *item, int64_t from, uint64_t image_size,
+                          struct candidate *ret, struct error *err)
+{
+    const struct json_field fields[] = {
+        {"kind", JSON_WORD, offsetof(struct kept, kind), .required = true, .words = kind_words},
+        {"name", JSON_STRING, offsetof(struct kept, name), .required = true},
+        {"token", JSON_STRING, offsetof(struct kept, token), .required = true},
+        {"offset", JSON_INTEGER, offsetof(struct kept, offset), .required = true, .min = from,
+         .max = (int64_t)image_size},
+        {"pending", JSON_BOOL, offsetof(struct kept, pending), .required = true},
+        {"clean", JSON_BOOL, offsetof(struct kept, clean), .required = true},
+    };
+    struct kept kept = {0};
+    int r = json_read(item, fields, array_length(fields), &kept, err);
+
+    if (r == 0 && !fill(&kept, image_size, ret))
+        r = error_set(err, EINVAL, "no mailbox can be like this");
+    free(kept.name);
+    free(kept.token);
+    return r;
+}
+
+static int read_candidates(const cJSON *array, uint64_t image_size, struct scan *scan,
+                           struct error *err)
+{
+    const cJSON *item;
+    int count = cJSON_GetArraySize(array);
+
+    if (count > SCAN_CANDIDATES_MAX || (scan->truncated && count < SCAN_CANDIDATES_MAX))
+        return error_set(err, EINVAL, "wrong number of candidates");
+    scan->candidates = calloc((size_t)count + 1, sizeof *scan->candidates);
+    if (!scan->candidates)
+        return error_errno(err, ENOMEM, "list of candidates");
+    cJSON_ArrayForEach(item, array)
+    {
+        int64_t from = scan->count ? (int64_t)scan->candidates[scan->count - 1].offset + 1 : 0;
+        int r = read_candidate(item, from, image_size, &scan->candidates[scan->count], err);
+        if (r < 0)
+            return error_prefix(err, r, "candidate %zu", scan->count);
+        scan->count++;
+    }
+    return 0;
+}
+
+int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, struct error *err)
+{
+    struct index {
+        const cJSON *candidates;
+        bool truncated;
+        int64_t noise, data_bytes;
+    } index = {0};
+    const int64_t size = (int64_t)image_size;
+    const struct json_field fields[] = {
+        {"truncated", JSON_BOOL, offsetof(struct index, truncated), .required = true},
+        {"noise", JSON_INTEGER, offsetof(struct index, noise), .required = true, .max = size},
+        {"data_bytes", JSON_INTEGER, offsetof(struct index, data_bytes), .required = true,
+         .max = size},
+        {"candidates", JSON_ARRAY, offsetof(struct index, candidates), .required = true},
+    };
+    int r = json_read(json, fields, array_length(fields), &index, err);
+    if (r < 0)
+        return r;
+    struct scan scan = {.truncated = index.truncated,
+                        .noise = (uint64_t)index.noise,
+                        .data_bytes = (uint64_t)index.data_bytes};
+    r = read_candidates(index.candidates, image_size, &scan, err);
+    if (r < 0) {
+        scan_finish(&scan);
+        return r;
+    }
+    *ret = scan;
+    return 0;
+}
+
+static bool add_marker(cJSON *array, const struct candidate *candidate)
+{
+    const struct frame_marker *marker = &candidate->marker;
+    char text[FRAME_TOKEN_MAX + 1] = "";
+    cJSON *item = cJSON_CreateObject();
+
+    if (!cJSON_AddItemToArray(array, item)) {
+        cJSON_Delete(item);
+        return false;
+    }
+    memcpy(text, marker->token, marker->token_size);
+    bool utf8 = json_utf8_valid(text, marker->token_size);
+    return (utf8 ? cJSON_AddStringToObject(item, "token", text)
+                 : add_hex(item, "token_hex", marker)) &&
+           cJSON_AddNumberToObject(item, "offset", (double)candidate->offset) &&
+           cJSON_AddBoolToObject(item, "page_aligned", candidate->page_aligned) &&
+           cJSON_AddStringToObject(item, "state", candidate->pending ? "pending" : "armed");
+}
+
+static uint32_t least_capacity(const struct scan *scan, const char *name, size_t *ret_count)
+{
+    uint32_t least[2] = {UINT32_MAX, UINT32_MAX}; /* unaligned, page-aligned */
+    size_t count = 0;
+
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        uint32_t *place = &least[candidate->page_aligned];
+        if (strcmp(candidate->marker.name, name) != 0)
+            continue;
+        count++;
+        if (candidate->capacity < *place)
+            *place = candidate->capacity;
+    }
+    *ret_count = count;
+    return least[1] != UINT32_MAX ? least[1] : least[0];
+}
+
+cJSON *scan_describe(const struct scan *scan, const char *name)
+{
+    size_t count;
+    uint32_t capacity = least_capacity(scan, name, &count);
+    auto_json cJSON *json = count ? cJSON_CreateObject() : NULL;
+
+    if (!json || (*name && !cJSON_AddStringToObject(json, "name", name)) ||
+        !cJSON_AddNumberToObject(json, "payload_capacity", capacity))
+        return NULL;
+    cJSON *array = cJSON_AddArrayToObject(json, "markers");
+    for (size_t i = 0; i < scan->count; i++)
+        if (strcmp(scan->candidates[i].marker.name, name) == 0 &&
+            !add_marker(array, &scan->candidates[i]))
+            return NULL;
+    return array ? steal_pointer(json) : NULL;
+}
