@@ -107,11 +107,11 @@ typedef int step(const struct memory_io *io, const struct delivery *delivery,
                  const struct candidate *target, struct error *err);
 
 static int for_each_target(const struct memory_io *io, const struct delivery *deliveries,
-                           size_t count, step *step, struct error *err)
+                           size_t count, step *act, struct error *err)
 {
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < deliveries[i].target_count; k++) {
-            int r = step(io, &deliveries[i], deliveries[i].targets[k], err);
+            int r = act(io, &deliveries[i], deliveries[i].targets[k], err);
             if (r < 0)
                 return about(&deliveries[i], r, err);
         }
@@ -126,6 +126,7 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
     uint64_t start = target->offset / FRAME_SIZE * FRAME_SIZE;
     size_t size =
         (size_t)(target->offset - start) + frame_layouts[delivery->kind].payload + target->capacity;
+    const struct candidate *same = NULL;
     struct scan now = {0};
 
     assert(size <= sizeof page);
@@ -133,14 +134,16 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
     if (r < 0)
         return r;
     r = scan_page(page, size, start, &now);
-    if (r < 0)
-        error_errno(err, -r, "cannot look at its page");
-    else
-        r = error_set(err, EIO, "its marker is not there any more: the image has changed");
     for (size_t i = 0; i < now.count; i++)
         if (now.candidates[i].offset == target->offset &&
             frame_marker_equal(&now.candidates[i].marker, &target->marker))
-            r = check_candidate(delivery, &now.candidates[i], err);
+            same = &now.candidates[i];
+    if (r < 0)
+        error_errno(err, -r, "cannot look at its page");
+    else if (same)
+        r = check_candidate(delivery, same, err);
+    else
+        r = error_set(err, EIO, "its marker is not there any more: the image has changed");
     scan_finish(&now);
     return r;
 }

@@ -22,8 +22,7 @@ enum {
 struct memory_io {
     /* Both: exactly `size` bytes at `offset` of the image, or -errno with a text. */
     int (*read)(void *context, uint64_t offset, void *bytes, size_t size, struct error *err);
-    int (*write)(void *context, uint64_t offset, const void *bytes, size_t size,
-                 struct error *err);
+    int (*write)(void *context, uint64_t offset, const void *bytes, size_t size, struct error *err);
     void *context;
 };
 
