@@ -1,0 +1,265 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/guest_memory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+enum { PATH_SIZE = 64, CHUNK_SIZE = 4096, MAPPINGS_MAX = 4096 };
+
+/* A file as /proc/PID/maps names it. stat's device is another one on overlayfs and btrfs. */
+struct identity {
+    unsigned major, minor;
+    uint64_t inode;
+};
+
+struct mapping {
+    uint64_t start, end; /* addresses */
+    uint64_t offset;     /* of `start` in the file */
+    bool usable;         /* private, readable and writable */
+    struct identity file;
+};
+
+struct guest_memory {
+    int fd;
+    struct mapping *mappings;
+    size_t count;
+};
+
+static bool parse_mapping(const char *line, struct mapping *ret)
+{
+    char flags[5];
+    struct mapping mapping;
+    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &mapping.start,
+               &mapping.end, flags, &mapping.offset, &mapping.file.major, &mapping.file.minor,
+               &mapping.file.inode) != 7 ||
+        mapping.end <= mapping.start)
+        return false;
+    mapping.usable = flags[0] == 'r' && flags[1] == 'w' && flags[3] == 'p';
+    *ret = mapping;
+    return true;
+}
+
+/* Calls `visit` for each mapping of a process until it returns other than 0. */
+static int walk(const char *pid, int (*visit)(const struct mapping *mapping, void *context),
+                void *context, struct error *err)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%s/maps", pid);
+    auto_fclose FILE *file = fopen(path, "re");
+    if (!file)
+        return error_errno(err, EIO, "%s cannot be opened", path);
+    auto_free char *line = NULL;
+    size_t size = 0;
+    int r = 0;
+    while (r == 0 && getline(&line, &size, file) > 0) {
+        struct mapping mapping;
+        if (!parse_mapping(line, &mapping))
+            return error_set(err, EIO, "%s has a line that is not understood", path);
+        r = visit(&mapping, context);
+    }
+    if (r < 0)
+        return error_errno(err, -r, "the mappings in %s", path);
+    return 0;
+}
+
+struct own_page {
+    uint64_t address;
+    struct identity file;
+    bool found;
+};
+
+static int find_own_page(const struct mapping *mapping, void *context)
+{
+    struct own_page *page = context;
+    if (page->address < mapping->start || page->address >= mapping->end)
+        return 0;
+    page->file = mapping->file;
+    page->found = true;
+    return 1;
+}
+
+static int identify(int image_fd, struct identity *ret, struct error *err)
+{
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
+    if (mapped == MAP_FAILED)
+        return error_errno(err, EIO, "the memory image cannot be mapped");
+    struct own_page page = {.address = (uintptr_t)mapped};
+    int r = walk("self", find_own_page, &page, err);
+    munmap(mapped, size);
+    if (r < 0)
+        return r;
+    if (!page.found)
+        return error_set(err, EIO, "our own mapping of the memory image is not in /proc/self/maps");
+    *ret = page.file;
+    return 0;
+}
+
+struct collector {
+    struct identity file;
+    struct guest_memory *memory;
+};
+
+static int collect(const struct mapping *mapping, void *context)
+{
+    struct collector *collector = context;
+    if (mapping->file.inode != collector->file.inode ||
+        mapping->file.major != collector->file.major ||
+        mapping->file.minor != collector->file.minor)
+        return 0;
+    struct guest_memory *memory = collector->memory;
+    if (memory->count == MAPPINGS_MAX)
+        return -E2BIG;
+    struct mapping *mappings = reallocarray(memory->mappings, memory->count + 1, sizeof *mappings);
+    if (!mappings)
+        return -ENOMEM;
+    memory->mappings = mappings;
+    memory->mappings[memory->count++] = *mapping;
+    return 0;
+}
+
+int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0 && (errno == EACCES || errno == EPERM))
+        return error_set(err, EIO,
+                         "the VMM's memory may not be written to: it runs as another user, has "
+                         "file capabilities, or ptrace is restricted here");
+    if (fd < 0)
+        return error_errno(err, EIO, "%s cannot be opened", path);
+    *ret_fd = fd;
+    return 0;
+}
+
+int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
+                        struct error *err)
+{
+    struct collector collector = {0};
+    int r = identify(image_fd, &collector.file, err);
+    if (r < 0)
+        return r;
+    struct guest_memory *memory = calloc(1, sizeof *memory);
+    if (!memory)
+        return error_set(err, ENOMEM, "no memory for the VMM's mappings");
+    memory->fd = memory_fd;
+    collector.memory = memory;
+    char name[PATH_SIZE];
+    snprintf(name, sizeof name, "%d", (int)pid);
+    r = walk(name, collect, &collector, err);
+    if (r == 0 && memory->count == 0)
+        r = error_set(err, EIO,
+                      "process %d does not map the memory image (a wrapper script must exec the "
+                      "VMM)",
+                      (int)pid);
+    if (r < 0) {
+        guest_memory_destroy(memory);
+        return r;
+    }
+    *ret = memory;
+    return 0;
+}
+
+void guest_memory_destroy(struct guest_memory *memory)
+{
+    if (!memory)
+        return;
+    free(memory->mappings);
+    free(memory);
+}
+
+/* The VMM's address of image offset `offset`. */
+static int translate(const struct guest_memory *memory, uint64_t offset, size_t size, uint64_t *ret,
+                     struct error *err)
+{
+    uint64_t end;
+    if (__builtin_add_overflow(offset, size, &end))
+        return error_set(err, EIO, "offset %" PRIu64 " is in no memory image", offset);
+    const struct mapping *over = NULL;
+    size_t count = 0;
+    for (size_t i = 0; i < memory->count; i++) {
+        const struct mapping *mapping = &memory->mappings[i];
+        uint64_t mapping_end;
+        if (!__builtin_add_overflow(mapping->offset, mapping->end - mapping->start, &mapping_end) &&
+            mapping->offset < end && offset < mapping_end) {
+            over = offset >= mapping->offset && end <= mapping_end ? mapping : NULL;
+            count++;
+        }
+    }
+    if (count != 1 || !over)
+        return error_set(err, EIO, "bytes %" PRIu64 " to %" PRIu64 " of the memory image lie in %s",
+                         offset, end,
+                         count == 0   ? "no mapping of the VMM"
+                         : count == 1 ? "a mapping of the VMM in part only"
+                                      : "more than one mapping of the VMM");
+    if (!over->usable)
+        return error_set(err, EIO,
+                         "the VMM's mapping over offset %" PRIu64
+                         " of the memory image is not private and writable",
+                         offset);
+    *ret = over->start + (offset - over->offset);
+    return 0;
+}
+
+int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
+                      struct error *err)
+{
+    uint64_t address;
+    int r = translate(memory, offset, size, &address, err);
+    if (r < 0)
+        return r;
+    for (size_t done = 0; done < size;) {
+        ssize_t got = pread(memory->fd, (char *)bytes + done, size - done, (off_t)(address + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return error_errno(err, EIO, "the VMM's memory cannot be read (has it ended?)");
+        done += (size_t)got;
+    }
+    return 0;
+}
+
+static int verify(const struct guest_memory *memory, uint64_t offset, const char *bytes,
+                  size_t size, struct error *err)
+{
+    for (size_t done = 0; done < size;) {
+        char chunk[CHUNK_SIZE];
+        size_t part = size - done < sizeof chunk ? size - done : sizeof chunk;
+        int r = guest_memory_read(memory, offset + done, chunk, part, err);
+        if (r < 0)
+            return r;
+        if (memcmp(chunk, bytes + done, part) != 0)
+            return error_set(err, EIO, "the VMM's memory does not read back as it was written");
+        done += part;
+    }
+    return 0;
+}
+
+int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
+                       size_t size, struct error *err)
+{
+    uint64_t address;
+    int r = translate(memory, offset, size, &address, err);
+    if (r < 0)
+        return r;
+    for (size_t done = 0; done < size;) {
+        ssize_t put =
+            pwrite(memory->fd, (const char *)bytes + done, size - done, (off_t)(address + done));
+        if (put < 0 && errno == EINTR)
+            continue;
+        if (put <= 0)
+            return error_errno(err, EIO, "the VMM's memory cannot be written (has it ended?)");
+        done += (size_t)put;
+    }
+    return verify(memory, offset, bytes, size, err);
+}

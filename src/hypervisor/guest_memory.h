@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * guest_memory: the memory of a guest by offset of its image, in a VMM that maps the image
+ * privately.
+ *
+ * The image's pages lie somewhere in the VMM's address space; /proc/PID/maps tells where, and
+ * /proc/PID/mem reaches them. What is written there is the VMM's own copy of a page: the image
+ * stays as it is. The mappings are read once, while the VMM is paused and maps nothing anew. One
+ * thread at a time.
+ */
+#ifndef HYPEFS_HYPERVISOR_GUEST_MEMORY_H
+#define HYPEFS_HYPERVISOR_GUEST_MEMORY_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "util/error.h"
+
+struct guest_memory;
+
+/* /proc/PID/mem, CLOEXEC. Permission is checked here and then no more. */
+int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err);
+
+/* Finds the mappings of the image in the process whose mem file memory_fd is (borrowed, as long as
+ * the object lives). EIO if there are none. */
+int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
+                        struct error *err);
+void guest_memory_destroy(struct guest_memory *memory);
+
+/* EIO unless the whole range lies in exactly one mapping, and that is private and writable.
+ * A write is read back. */
+int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
+                      struct error *err);
+int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
+                       size_t size, struct error *err);
+
+#endif

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/hypervisor.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hypervisor/machine.h"
+#include "hypervisor/qemu.h"
+#include "util/cleanup.h"
+#include "util/process.h"
+
+enum {
+    TERMINATE_MS = 5000, /* for a VMM that was asked to end */
+    KILL_MS = 30000,     /* for one that was killed: it may have much memory to give back */
+};
+
+static const struct hypervisor *const backends[] = {&qemu_hypervisor};
+
+const struct hypervisor *hypervisor_find(const char *name)
+{
+    for (size_t i = 0; i < array_length(backends); i++)
+        if (strcmp(backends[i]->name, name) == 0)
+            return backends[i];
+    return NULL;
+}
+
+int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
+               struct error *err)
+{
+    struct vmm *vmm = calloc(1, sizeof *vmm);
+    if (!vmm)
+        return error_set(err, ENOMEM, "no memory for a VMM");
+    *vmm = (struct vmm){.hypervisor = hypervisor, .pid = pid, .pidfd = pidfd, .memory_fd = -1};
+    *ret = vmm;
+    return 0;
+}
+
+static int doing(const char *what, int r, struct error *err)
+{
+    return r < 0 ? error_prefix(err, r, "%s", what) : r;
+}
+
+int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
+                const char *binary, char **ret, struct error *err)
+{
+    return hypervisor->version(programs, binary, ret, err);
+}
+
+int vmm_boot(const struct hypervisor *hypervisor, const struct vmm_context *context,
+             struct machine *machine, struct vmm **ret, struct error *err)
+{
+    assert(machine->memory_bytes > 0 && machine->vcpus > 0);
+    return doing("booting the VM", hypervisor->boot(context, machine, ret, err), err);
+}
+
+static int check_recorded(const struct machine *machine, struct error *err)
+{
+    const struct {
+        const char *name, *value;
+    } members[] = {{"type", machine->type}, {"cpu", machine->cpu}, {"version", machine->version}};
+    for (size_t i = 0; i < array_length(members); i++)
+        if (!members[i].value)
+            return error_set(err, EIO, "the snapshot does not tell the machine's %s",
+                             members[i].name);
+    if (machine->accel == ACCEL_AUTO || (machine->accel == ACCEL_KVM && !machine->host_cpu))
+        return error_set(err, EIO, "the snapshot does not tell what ran the machine's CPUs");
+    return 0;
+}
+
+static int check_version(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                         const struct machine *machine, struct error *err)
+{
+    auto_free char *version = NULL;
+    int r = hypervisor->version(context->programs, context->binary, &version, err);
+    if (r < 0)
+        return r;
+    if (strcmp(version, machine->version) != 0)
+        return error_set(err, EOPNOTSUPP,
+                         "the snapshot was saved by %s %s, and the program here is %s",
+                         hypervisor->name, machine->version, version);
+    return 0;
+}
+
+static int check_host_cpu(const struct machine *machine, struct error *err)
+{
+    if (machine->accel != ACCEL_KVM)
+        return 0;
+    auto_free char *host_cpu = NULL;
+    int r = machine_host_cpu(&host_cpu, err);
+    if (r < 0)
+        return r;
+    if (strcmp(host_cpu, machine->host_cpu) != 0)
+        return error_set(err, EIO,
+                         "the snapshot was saved under KVM on another CPU than this host's");
+    return 0;
+}
+
+static int check_memory(int directory_fd, const struct machine *machine, const char *memory,
+                        struct error *err)
+{
+    auto_close int fd =
+        openat(directory_fd, memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return error_set(err, EIO, "the memory image %s: %s", memory, strerrordesc_np(errno));
+    struct stat file;
+    if (fstat(fd, &file) < 0)
+        return error_errno(err, errno, "the memory image %s", memory);
+    if (!S_ISREG(file.st_mode))
+        return error_set(err, EIO, "the memory image %s is not a regular file", memory);
+    if ((uint64_t)file.st_size != machine->memory_bytes)
+        return error_set(err, EIO,
+                         "the memory image %s has %jd bytes, and the machine has %" PRIu64, memory,
+                         (intmax_t)file.st_size, machine->memory_bytes);
+    return 0;
+}
+
+static int load(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
+                struct error *err)
+{
+    int r = check_recorded(machine, err);
+    if (r == 0)
+        r = check_version(hypervisor, context, machine, err);
+    if (r == 0)
+        r = check_host_cpu(machine, err);
+    if (r == 0)
+        r = check_memory(context->directory_fd, machine, memory, err);
+    return r < 0 ? r : hypervisor->load(context, machine, memory, state_fd, ret, err);
+}
+
+int vmm_load(const struct hypervisor *hypervisor, const struct vmm_context *context,
+             const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
+             struct error *err)
+{
+    assert(state_fd >= 0 && hypervisor->can_fork);
+    return doing("loading the VM", load(hypervisor, context, machine, memory, state_fd, ret, err),
+                 err);
+}
+
+int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    assert(vmm->memory_fd >= 0 && vmm->hypervisor->can_patch);
+    return vmm->hypervisor->read_memory(vmm, offset, bytes, size, err);
+}
+
+int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+                     struct error *err)
+{
+    assert(vmm->memory_fd >= 0 && vmm->hypervisor->can_patch);
+    return vmm->hypervisor->write_memory(vmm, offset, bytes, size, err);
+}
+
+int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    return doing("resuming the VM", vmm->hypervisor->resume(context, vmm, err), err);
+}
+
+int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    return doing("pausing the VM", vmm->hypervisor->pause(context, vmm, err), err);
+}
+
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, const char *name,
+             struct error *err)
+{
+    assert(!strchr(name, '/'));
+    return doing("saving the VM", vmm->hypervisor->save(context, vmm, name, err), err);
+}
+
+void vmm_release(struct vmm *vmm)
+{
+    vmm->hypervisor->release(vmm);
+}
+
+static bool ends_within(const struct vmm *vmm, int timeout_ms)
+{
+    return process_poll(&vmm->pidfd, 1, process_now_ms() + timeout_ms) > 0;
+}
+
+int vmm_stop(struct vmm *vmm, struct error *err)
+{
+    struct vmm_exit exit;
+    vmm_reap(vmm, &exit);
+    if (exit.ended)
+        return 0;
+    pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
+    if (!ends_within(vmm, TERMINATE_MS)) {
+        pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
+        if (!ends_within(vmm, KILL_MS))
+            return error_set(err, EIO, "process %d of the VM was killed and does not end",
+                             (int)vmm->pid);
+    }
+    vmm_reap(vmm, &exit);
+    return 0;
+}
+
+void vmm_reap(struct vmm *vmm, struct vmm_exit *ret)
+{
+    siginfo_t info = {0};
+    struct vmm_exit *exit = &vmm->exit;
+    if (exit->ended) {
+        *ret = *exit;
+        return;
+    }
+    if (waitid(P_PIDFD, (id_t)vmm->pidfd, &info, WEXITED | WNOHANG) == 0) {
+        if (info.si_pid != 0)
+            *exit = info.si_code == CLD_EXITED
+                        ? (struct vmm_exit){.ended = true, .code = info.si_status}
+                        : (struct vmm_exit){.ended = true, .code = -1, .signal = info.si_status};
+    } else if (ends_within(vmm, 0)) {
+        /* Somebody else's child: only that it ended can be known. */
+        *exit = (struct vmm_exit){.ended = true, .code = -1};
+    }
+    *ret = *exit;
+}
+
+void vmm_close(struct vmm *vmm)
+{
+    if (!vmm)
+        return;
+    vmm_release(vmm);
+    close(vmm->pidfd);
+    free(vmm);
+}

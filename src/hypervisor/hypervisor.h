@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * hypervisor: what hypefs asks of a virtual machine monitor (VMM), as one table of functions.
+ *
+ * A backend is one file behind `struct hypervisor`. It knows processes, sockets and files that it
+ * is handed, and neither the store nor forks nor other backends. Callers use the vmm_*() wrappers
+ * of hypervisor.c, which check arguments and prefix errors; nobody else calls through the table.
+ *
+ * Every call may block for as long as its deadline allows and returns ECANCELED at once when
+ * `cancel_fd` of its context becomes readable. A VMM that dies, hangs or answers nonsense gives EIO
+ * with its own last words in the text. A call that fails leaves no process behind when it was to
+ * start one. One thread at a time per struct vmm.
+ */
+#ifndef HYPEFS_HYPERVISOR_HYPERVISOR_H
+#define HYPEFS_HYPERVISOR_HYPERVISOR_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <cjson/cJSON.h>
+
+#include "util/error.h"
+
+/* What a VM is made of. Strings are owned (machine_finish). */
+struct machine_disk {
+    char *path;   /* absolute */
+    char *format; /* "raw" or "qcow2" */
+    bool readonly;
+};
+
+enum machine_board { MACHINE_MICROVM, MACHINE_Q35, MACHINE_BOARDS };
+enum machine_accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG, ACCELS };
+enum machine_network { NETWORK_NONE, NETWORK_USER, NETWORK_MODES };
+extern const char *const machine_board_names[MACHINE_BOARDS + 1];  /* "microvm", "q35", NULL */
+extern const char *const machine_accel_names[ACCELS + 1];          /* "auto", "kvm", "tcg" */
+extern const char *const machine_network_names[NETWORK_MODES + 1]; /* "none", "user" */
+
+struct machine {
+    uint64_t memory_bytes;
+    unsigned vcpus;
+    enum machine_board board;
+    enum machine_accel accel; /* resolved (never auto) once booted */
+    enum machine_network network;
+    bool network_restrict;
+    struct machine_disk *disks;
+    size_t disk_count;
+
+    /* For booting only; NULL when not given. Absolute paths. */
+    char *kernel, *initrd, *cmdline;
+
+    /* Filled in by boot, repeated and checked by load; NULL before. */
+    char *type;     /* the versioned machine type as the VMM names it */
+    char *cpu;      /* the CPU model given to the VMM */
+    char *host_cpu; /* under KVM: the host CPU's model and flags, hashed; else NULL */
+    char *version;  /* the VMM's version */
+};
+
+void machine_finish(struct machine *machine);
+int machine_copy(const struct machine *machine, struct machine *ret, struct error *err);
+
+/* Everything but the boot members, for snapshot.json; and back (untrusted: EINVAL). */
+cJSON *machine_to_json(const struct machine *machine);
+int machine_from_json(const cJSON *json, struct machine *ret, struct error *err);
+
+/* KVM if /dev/kvm opens and the CPU has vmx or svm (or is not x86), else TCG. */
+enum machine_accel machine_resolve_accel(enum machine_accel wanted);
+
+/*
+ * What is known of VMM programs: asked once, and again when the program's file has changed. Made at
+ * the start, locked inside, any thread. NULL wherever one is taken: ask every time.
+ */
+struct vmm_programs;
+int vmm_programs_create(struct vmm_programs **ret, struct error *err);
+void vmm_programs_destroy(struct vmm_programs *programs);
+
+/* Where a VMM is to run. Borrowed for the call. */
+struct vmm_context {
+    const char *binary; /* path of the VMM's program; NULL: the backend's own from PATH */
+    struct vmm_programs *programs;
+    int directory_fd; /* the instance's directory: the VMM's working directory, for its socket,
+                         vmm.log and console.log, which are created 0600 or appended to */
+    int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
+};
+
+struct hypervisor;
+
+/* How a VMM ended. */
+struct vmm_exit {
+    bool ended;
+    int code;   /* exit status; -1: not known, or a signal ended it */
+    int signal; /* that ended it, or 0 */
+};
+
+/* A VMM's process. */
+struct vmm {
+    const struct hypervisor *hypervisor;
+    pid_t pid;
+    int pidfd;
+    int memory_fd; /* /proc/PID/mem; -1 until a load */
+    void *state;   /* the backend's own: control connection, mappings; NULL after release */
+    struct vmm_exit exit;
+};
+
+struct hypervisor {
+    const char *name; /* "qemu" */
+    bool can_fork;    /* from a standby snapshot */
+    bool can_patch;   /* guest memory before resume */
+
+    /* The program's version, such as "7.2.22". */
+    int (*version)(struct vmm_programs *programs, const char *binary, char **ret,
+                   struct error *err);
+
+    /* Boots `machine` with guest memory in the new file "memory" of the directory (shared with the
+     * file: what the guest writes is in the file). Fills machine's recorded members. Running. */
+    int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+                struct error *err);
+
+    /* Starts a VMM, loads the device state from state_fd over the image `memory` (a path relative
+     * to the directory, opened read-only by us, mapped privately by the VMM). Paused. */
+    int (*load)(const struct vmm_context *context, const struct machine *machine,
+                const char *memory, int state_fd, struct vmm **ret, struct error *err);
+
+    /* Guest memory of a loaded, paused VMM, by image offset. EIO unless exactly one private and
+     * writable mapping of the image lies over the whole range. */
+    int (*read_memory)(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
+                       struct error *err);
+    int (*write_memory)(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+                        struct error *err);
+
+    int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+    int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+
+    /* Paused: writes the device state into the new file `name` of the directory. Guest memory is in
+     * "memory" (booted). The VM stays paused; its disks are flushed and released. */
+    int (*save)(const struct vmm_context *context, struct vmm *vmm, const char *name,
+                struct error *err);
+
+    /* Lets go of control connection and memory, not of the process: what a running VM needs no
+     * more. Later calls connect again. */
+    void (*release)(struct vmm *vmm);
+};
+
+/* A VMM that was just started, or is found again after a restart. Takes the pidfd on success. */
+int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
+               struct error *err);
+
+/* NULL if there is no such backend. */
+const struct hypervisor *hypervisor_find(const char *name);
+
+int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
+                const char *binary, char **ret, struct error *err);
+int vmm_boot(const struct hypervisor *hypervisor, const struct vmm_context *context,
+             struct machine *machine, struct vmm **ret, struct error *err);
+/* Checks version, host CPU and the memory file (regular, exactly memory_bytes) before anything is
+ * spawned: EIO, or EOPNOTSUPP when the program's version is another one. */
+int vmm_load(const struct hypervisor *hypervisor, const struct vmm_context *context,
+             const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
+             struct error *err);
+int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
+int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+                     struct error *err);
+int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, const char *name,
+             struct error *err);
+void vmm_release(struct vmm *vmm);
+
+/* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our
+ * child. Never fails for a process that has ended already. */
+int vmm_stop(struct vmm *vmm, struct error *err);
+
+/* Reaps the process if it has ended; never blocks. May be called again: the answer is kept. */
+void vmm_reap(struct vmm *vmm, struct vmm_exit *ret);
+
+/* Frees memory and descriptors. The process lives on. NULL is fine. */
+void vmm_close(struct vmm *vmm);
+
+#endif

@@ -1,0 +1,597 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/qemu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hypervisor/guest_memory.h"
+#include "hypervisor/machine.h"
+#include "hypervisor/programs.h"
+#include "hypervisor/qemu_arguments.h"
+#include "hypervisor/qmp.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+#include "util/unix_socket.h"
+
+/* Deadlines: what takes longer than these on a loaded machine will not come at all. */
+enum {
+    PROBE_MS = 10000,
+    GREETING_MS = 30000,
+    COMMAND_MS = 60000, /* saving flushes disks */
+    LOAD_MS = 60000,
+    LOAD_POLL_MIN_MS = 1,
+    LOAD_POLL_MAX_MS = 16,
+};
+
+enum { LAST_WORDS_MAX = 400, PROBE_OUTPUT_MAX = 4096, FD_PATH_SIZE = 32 };
+
+static const char program_name[] = "qemu-system-x86_64";
+static const char socket_name[] = "qmp.sock";
+static const char log_name[] = "vmm.log";
+static const char console_name[] = "console.log";
+static const char memory_name[] = "memory";
+static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
+
+static const char *const cpu_models[ACCELS] = {[ACCEL_KVM] = "host", [ACCEL_TCG] = "max"};
+
+/* What struct vmm's state is here. */
+struct qemu {
+    struct qmp *qmp;
+    struct guest_memory *memory;
+};
+
+static void release(struct vmm *vmm)
+{
+    struct qemu *qemu = vmm->state;
+    if (qemu) {
+        qmp_close(qemu->qmp);
+        guest_memory_destroy(qemu->memory);
+        free(qemu);
+    }
+    vmm->state = NULL;
+    if (vmm->memory_fd >= 0)
+        close(steal_fd(&vmm->memory_fd));
+}
+
+static int state_of(struct vmm *vmm, struct qemu **ret, struct error *err)
+{
+    if (!vmm->state)
+        vmm->state = calloc(1, sizeof(struct qemu));
+    if (!vmm->state)
+        return error_set(err, ENOMEM, "no memory for a VMM's state");
+    *ret = vmm->state;
+    return 0;
+}
+
+static struct qmp_limits limits(const struct vmm_context *context, const struct vmm *vmm,
+                                int timeout_ms)
+{
+    return (struct qmp_limits){.pidfd = vmm->pidfd,
+                               .cancel_fd = context->cancel_fd,
+                               .deadline_ms = process_now_ms() + timeout_ms};
+}
+
+/* ---- the program ---- */
+
+static int ask_version(const char *path, char ret[static PROGRAM_VERSION_SIZE], struct error *err)
+{
+    char *arguments[] = {(char *)(uintptr_t)path, (char[]){"--version"}, NULL};
+    auto_free char *text = NULL;
+    int r = process_output(path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, err);
+    if (r < 0)
+        return r;
+    static const char before[] = "version ";
+    const char *found = strstr(text, before);
+    unsigned major, minor, micro;
+    if (!found || sscanf(found + strlen(before), "%4u.%4u.%4u", &major, &minor, &micro) != 3)
+        return error_set(err, EIO, "%s --version does not tell a QEMU's version", path);
+    snprintf(ret, PROGRAM_VERSION_SIZE, "%u.%u.%u", major, minor, micro);
+    return 0;
+}
+
+static int probe(struct program *ret, struct error *err)
+{
+    int r = ask_version(ret->path, ret->version, err);
+    if (r < 0)
+        return r;
+    char *arguments[] = {ret->path, (char[]){"-sandbox"}, (char[]){QEMU_SANDBOX},
+                         (char[]){"--version"}, NULL};
+    auto_free char *text = NULL;
+    ret->sandbox =
+        process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, NULL) == 0;
+    return 0;
+}
+
+static int find_program(struct vmm_programs *programs, const char *binary, struct program *ret,
+                        struct error *err)
+{
+    return programs_find(programs, binary ? binary : program_name, probe, ret, err);
+}
+
+static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
+{
+    struct program program;
+    int r = find_program(programs, binary, &program, err);
+    if (r < 0)
+        return r;
+    char *copy = strdup(program.version);
+    if (!copy)
+        return error_set(err, ENOMEM, "no memory for a version");
+    *ret = copy;
+    return 0;
+}
+
+/* ---- last words ---- */
+
+static off_t log_size(const struct vmm_context *context)
+{
+    struct stat file;
+    return fstatat(context->directory_fd, log_name, &file, AT_SYMLINK_NOFOLLOW) < 0 ? 0
+                                                                                    : file.st_size;
+}
+
+/* The end of what vmm.log got since it had `from` bytes, as one line. */
+static void read_last_words(const struct vmm_context *context, off_t from,
+                            char ret[static LAST_WORDS_MAX + 1])
+{
+    ret[0] = '\0';
+    auto_close int fd =
+        openat(context->directory_fd, log_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    struct stat file;
+    if (fd < 0 || fstat(fd, &file) < 0 || file.st_size <= from)
+        return;
+    if (file.st_size - from > LAST_WORDS_MAX)
+        from = file.st_size - LAST_WORDS_MAX;
+    ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);
+    size_t size = got > 0 ? (size_t)got : 0;
+    while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
+        size--;
+    ret[size] = '\0';
+    for (size_t i = 0; i < size; i++)
+        ret[i] = (unsigned char)ret[i] < ' ' || ret[i] == 0x7f ? ' ' : ret[i];
+}
+
+/* Puts behind a failure what is known of QEMU's end. */
+static int explain(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,
+                   struct error *err)
+{
+    if (!err || r == -ECANCELED)
+        return r;
+    struct vmm_exit exit;
+    vmm_reap(vmm, &exit);
+    char words[LAST_WORDS_MAX + 1], how[32] = "";
+    read_last_words(context, from, words);
+    if (exit.ended && exit.signal)
+        snprintf(how, sizeof how, " (signal %d)", exit.signal);
+    else if (exit.ended && exit.code >= 0)
+        snprintf(how, sizeof how, " (status %d)", exit.code);
+    size_t used = strlen(err->text);
+    snprintf(err->text + used, sizeof err->text - used, "%s%s%s", how, words[0] ? ": " : "", words);
+    return r;
+}
+
+/* ---- the control connection ---- */
+
+static int connect_control(const struct vmm_context *context, struct vmm *vmm, struct qemu *qemu,
+                           struct error *err)
+{
+    int fd;
+    int r = unix_socket_connect(context->directory_fd, socket_name, &fd, err);
+    if (r < 0) {
+        if (err)
+            err->code = EIO;
+        return -EIO;
+    }
+    struct qmp_limits wait = limits(context, vmm, GREETING_MS);
+    return qmp_open(fd, &wait, &qemu->qmp, err);
+}
+
+/* Connects first if need be. */
+static int execute(const struct vmm_context *context, struct vmm *vmm, int timeout_ms,
+                   const char *command, cJSON *arguments, int send_fd, cJSON **ret,
+                   struct error *err)
+{
+    auto_json cJSON *owned = arguments;
+    struct qemu *qemu;
+    int r = state_of(vmm, &qemu, err);
+    if (r < 0)
+        return r;
+    if (!qemu->qmp)
+        r = connect_control(context, vmm, qemu, err);
+    if (r == 0) {
+        struct qmp_limits wait = limits(context, vmm, timeout_ms);
+        r = qmp_execute(qemu->qmp, &wait, command, steal_pointer(owned), send_fd, ret, err);
+    }
+    if (r == 0)
+        return 0;
+    qmp_close(qemu->qmp);
+    qemu->qmp = NULL;
+    return r;
+}
+
+/* A command with one string as its argument. */
+static int execute_string(const struct vmm_context *context, struct vmm *vmm, const char *command,
+                          const char *name, const char *value, int send_fd, struct error *err)
+{
+    cJSON *arguments = cJSON_CreateObject();
+    if (!cJSON_AddStringToObject(arguments, name, value)) {
+        cJSON_Delete(arguments);
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    }
+    return execute(context, vmm, COMMAND_MS, command, arguments, send_fd, NULL, err);
+}
+
+/* ---- starting ---- */
+
+static int open_log(const struct vmm_context *context, const char *name, int *ret,
+                    struct error *err)
+{
+    int fd = openat(context->directory_fd, name,
+                    O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "%s cannot be opened", name);
+    *ret = fd;
+    return 0;
+}
+
+static int spawn(const struct vmm_context *context, char *const *arguments, int listener,
+                 struct vmm **ret, struct error *err)
+{
+    auto_close int output = -1, pidfd = -1, console = -1;
+    int r = open_log(context, log_name, &output, err);
+    if (r == 0)
+        r = open_log(context, console_name, &console, err);
+    if (r < 0)
+        return r;
+    struct process_spec spec = {.path = arguments[0],
+                                .argv = arguments,
+                                .directory_fd = context->directory_fd,
+                                .output_fd = output,
+                                .inherit_fds = &listener,
+                                .inherit_count = 1};
+    pid_t pid;
+    r = process_spawn(&spec, &pid, &pidfd, err);
+    if (r < 0)
+        return r;
+    r = vmm_create(&qemu_hypervisor, pid, pidfd, ret, err);
+    if (r < 0)
+        process_kill(pidfd);
+    else
+        pidfd = -1;
+    return r;
+}
+
+/* Starts a QEMU and waits for its greeting. After a failure *ret may be a VMM, to be abandoned. */
+static int launch(const struct vmm_context *context, const struct machine *machine,
+                  struct qemu_start *start, struct vmm **ret, struct error *err)
+{
+    auto_close int listener = -1, control = -1;
+    char **arguments = NULL;
+    int r = unix_socket_listen(context->directory_fd, socket_name, &listener, err);
+    if (r == 0)
+        r = unix_socket_connect(context->directory_fd, socket_name, &control, err);
+    start->qmp_fd = listener;
+    if (r == 0)
+        r = qemu_arguments_create(machine, start, &arguments, err);
+    if (r == 0)
+        r = spawn(context, arguments, listener, ret, err);
+    qemu_arguments_destroy(arguments);
+    /* From here on the connection breaks when QEMU ends before it took it. */
+    if (listener >= 0)
+        close(steal_fd(&listener));
+    struct qemu *qemu;
+    if (r == 0)
+        r = state_of(*ret, &qemu, err);
+    if (r < 0)
+        return r;
+    struct qmp_limits wait = limits(context, *ret, GREETING_MS);
+    return qmp_open(steal_fd(&control), &wait, &qemu->qmp, err);
+}
+
+/* Ends a start that failed: no process and no socket stay behind. */
+static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,
+                   struct error *err)
+{
+    if (vmm) {
+        explain(context, vmm, from, r, err);
+        if (!vmm->exit.ended)
+            process_kill(vmm->pidfd);
+        vmm_close(vmm);
+    }
+    unlinkat(context->directory_fd, socket_name, 0);
+    return r;
+}
+
+static int create_memory(int directory_fd, uint64_t size, struct error *err)
+{
+    /* An older one may be a snapshot's too, by a hard link: never written to. */
+    if (unlinkat(directory_fd, memory_name, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old memory file cannot be removed");
+    auto_close int fd =
+        openat(directory_fd, memory_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "the memory file cannot be made");
+    if (ftruncate(fd, (off_t)size) == 0)
+        return 0;
+    int r = error_errno(err, errno, "the memory file cannot be made %" PRIu64 " bytes long", size);
+    unlinkat(directory_fd, memory_name, 0);
+    return r;
+}
+
+/* "pc-q35-7.2" of "pc-q35-7.2-machine". */
+static int read_type(const struct vmm_context *context, struct vmm *vmm, char **ret,
+                     struct error *err)
+{
+    static const char suffix[] = "-machine";
+    cJSON *arguments = cJSON_CreateObject();
+    if (!cJSON_AddStringToObject(arguments, "path", "/machine") ||
+        !cJSON_AddStringToObject(arguments, "property", "type")) {
+        cJSON_Delete(arguments);
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    }
+    auto_json cJSON *answer = NULL;
+    int r = execute(context, vmm, COMMAND_MS, "qom-get", arguments, -1, &answer, err);
+    if (r < 0)
+        return r;
+    const char *type = cJSON_GetStringValue(answer);
+    size_t length = type ? strlen(type) : 0;
+    if (length < sizeof suffix || strcmp(type + length - strlen(suffix), suffix) != 0)
+        return error_set(err, EIO, "QEMU does not tell its machine's type");
+    *ret = strndup(type, length - strlen(suffix));
+    return *ret ? 0 : error_set(err, ENOMEM, "no memory for a machine's type");
+}
+
+/* What a restore will have to repeat. */
+static int record(const struct vmm_context *context, struct vmm *vmm, struct machine *ret,
+                  struct error *err)
+{
+    const struct qemu *qemu = vmm->state;
+    ret->version = strdup(qmp_version(qemu->qmp));
+    if (!ret->version)
+        return error_set(err, ENOMEM, "no memory for a machine's version");
+    int r = ret->accel == ACCEL_KVM ? machine_host_cpu(&ret->host_cpu, err) : 0;
+    return r < 0 ? r : read_type(context, vmm, &ret->type, err);
+}
+
+/* Moves the recorded members over; they replace those of an earlier boot. */
+static void put_record(struct machine *machine, struct machine *recorded)
+{
+    const struct {
+        char **to, **from;
+    } members[] = {
+        {&machine->type, &recorded->type},
+        {&machine->cpu, &recorded->cpu},
+        {&machine->host_cpu, &recorded->host_cpu},
+        {&machine->version, &recorded->version},
+    };
+    for (size_t i = 0; i < array_length(members); i++) {
+        free(*members[i].to);
+        *members[i].to = steal_pointer(*members[i].from);
+    }
+    machine->accel = recorded->accel;
+}
+
+/* With a memory file that is there; `recorded` is filled in on success. */
+static int start_booting(const struct vmm_context *context, const struct machine *machine,
+                         const struct program *program, struct machine *recorded, struct vmm **ret,
+                         struct error *err)
+{
+    recorded->accel = machine_resolve_accel(machine->accel);
+    recorded->cpu = strdup(cpu_models[recorded->accel]);
+    if (!recorded->cpu)
+        return error_set(err, ENOMEM, "no memory for a machine's CPU");
+    struct machine told = *machine;
+    told.accel = recorded->accel;
+    told.cpu = recorded->cpu;
+    struct qemu_start start = {
+        .program = program, .type = machine_board_names[machine->board], .memory = memory_name};
+    struct vmm *vmm = NULL;
+    off_t from = log_size(context);
+    int r = launch(context, &told, &start, &vmm, err);
+    if (r == 0)
+        r = record(context, vmm, recorded, err);
+    if (r < 0)
+        return abandon(context, vmm, from, r, err);
+    *ret = vmm;
+    return 0;
+}
+
+static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+                struct error *err)
+{
+    struct program program;
+    int r = find_program(context->programs, context->binary, &program, err);
+    if (r == 0)
+        r = create_memory(context->directory_fd, machine->memory_bytes, err);
+    if (r < 0)
+        return r;
+    struct machine recorded = {0};
+    r = start_booting(context, machine, &program, &recorded, ret, err);
+    if (r == 0)
+        put_record(machine, &recorded);
+    else
+        unlinkat(context->directory_fd, memory_name, 0);
+    machine_finish(&recorded);
+    return r;
+}
+
+/* ---- restoring ---- */
+
+/* A descriptor of its own, for QEMU reads from the offset that all duplicates share. */
+static int send_state(const struct vmm_context *context, struct vmm *vmm, int state_fd,
+                      struct error *err)
+{
+    char path[FD_PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", state_fd);
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "the state file cannot be opened");
+    return execute_string(context, vmm, "getfd", "fdname", incoming_name, fd, err);
+}
+
+/* QEMU would announce the guest at load, with the MAC address of the VM that was saved. */
+static int silence(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    cJSON *arguments = cJSON_CreateObject();
+    if (!cJSON_AddNumberToObject(arguments, "announce-rounds", 0)) {
+        cJSON_Delete(arguments);
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    }
+    return execute(context, vmm, COMMAND_MS, "migrate-set-parameters", arguments, -1, NULL, err);
+}
+
+/* 1 when the state is loaded, 0 while it is not. */
+static int loaded(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    auto_json cJSON *answer = NULL;
+    int r = execute(context, vmm, COMMAND_MS, "query-migrate", NULL, -1, &answer, err);
+    if (r < 0)
+        return r;
+    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "status"));
+    if (status && strcmp(status, "completed") == 0)
+        return 1;
+    if (status && strcmp(status, "failed") == 0)
+        return error_set(err, EIO, "QEMU could not load the state");
+    return 0;
+}
+
+static int await_loaded(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    double deadline_ms = process_now_ms() + LOAD_MS;
+    for (int pause_ms = LOAD_POLL_MIN_MS;; pause_ms *= 2) {
+        int r = loaded(context, vmm, err);
+        if (r != 0)
+            return r < 0 ? r : 0;
+        double now_ms = process_now_ms();
+        if (now_ms > deadline_ms)
+            return error_set(err, EIO, "QEMU did not load the state within %d s", LOAD_MS / 1000);
+        if (pause_ms > LOAD_POLL_MAX_MS)
+            pause_ms = LOAD_POLL_MAX_MS;
+        int fds[] = {vmm->pidfd, context->cancel_fd};
+        process_poll(fds, array_length(fds), now_ms + pause_ms);
+    }
+}
+
+static int load_state(const struct vmm_context *context, struct vmm *vmm, int state_fd,
+                      struct error *err)
+{
+    int r = silence(context, vmm, err);
+    if (r == 0)
+        r = send_state(context, vmm, state_fd, err);
+    if (r == 0)
+        r = execute_string(context, vmm, "migrate-incoming", "uri", incoming_uri, -1, err);
+    return r < 0 ? r : await_loaded(context, vmm, err);
+}
+
+static int check_greeting(const struct vmm *vmm, const struct machine *machine, struct error *err)
+{
+    const struct qemu *qemu = vmm->state;
+    const char *version = qmp_version(qemu->qmp);
+    if (strcmp(version, machine->version) == 0)
+        return 0;
+    return error_set(err, EOPNOTSUPP, "the snapshot was saved by QEMU %s, and this one is %s",
+                     machine->version, version);
+}
+
+/* After the greeting: before, the process may still be a script that is about to exec QEMU. */
+static int reach_memory(struct vmm *vmm, int image_fd, struct error *err)
+{
+    struct qemu *qemu = vmm->state;
+    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
+    if (r == 0)
+        r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
+    return r;
+}
+
+static int load(const struct vmm_context *context, const struct machine *machine,
+                const char *memory, int state_fd, struct vmm **ret, struct error *err)
+{
+    struct program program;
+    int r = find_program(context->programs, context->binary, &program, err);
+    if (r < 0)
+        return r;
+    auto_close int image = openat(context->directory_fd, memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (image < 0)
+        return error_errno(err, errno, "the memory image %s cannot be opened", memory);
+    struct qemu_start start = {
+        .program = &program, .type = machine->type, .memory = memory, .restore = true};
+    struct vmm *vmm = NULL;
+    off_t from = log_size(context);
+    r = launch(context, machine, &start, &vmm, err);
+    if (r == 0)
+        r = check_greeting(vmm, machine, err);
+    if (r == 0)
+        r = load_state(context, vmm, state_fd, err);
+    if (r == 0)
+        r = reach_memory(vmm, image, err);
+    if (r < 0)
+        return abandon(context, vmm, from, r, err);
+    *ret = vmm;
+    return 0;
+}
+
+static int read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
+                       struct error *err)
+{
+    const struct qemu *qemu = vmm->state;
+    return guest_memory_read(qemu->memory, offset, bytes, size, err);
+}
+
+static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+                        struct error *err)
+{
+    const struct qemu *qemu = vmm->state;
+    return guest_memory_write(qemu->memory, offset, bytes, size, err);
+}
+
+/* ---- a VM's life ---- */
+
+static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    off_t from = log_size(context);
+    int r = execute(context, vmm, COMMAND_MS, "cont", NULL, -1, NULL, err);
+    return r < 0 ? explain(context, vmm, from, r, err) : 0;
+}
+
+static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    off_t from = log_size(context);
+    int r = execute(context, vmm, COMMAND_MS, "stop", NULL, -1, NULL, err);
+    return r < 0 ? explain(context, vmm, from, r, err) : 0;
+}
+
+static int save(const struct vmm_context *context, struct vmm *vmm, const char *name,
+                struct error *err)
+{
+    /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
+    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", name);
+    off_t from = log_size(context);
+    int r = execute_string(context, vmm, "xen-save-devices-state", "filename", name, -1, err);
+    if (r == 0)
+        return 0;
+    unlinkat(context->directory_fd, name, 0);
+    return explain(context, vmm, from, r, err);
+}
+
+const struct hypervisor qemu_hypervisor = {
+    .name = "qemu",
+    .can_fork = true,
+    .can_patch = true,
+    .version = version,
+    .boot = boot,
+    .load = load,
+    .read_memory = read_memory,
+    .write_memory = write_memory,
+    .resume = resume,
+    .pause = pause_guest,
+    .save = save,
+    .release = release,
+};

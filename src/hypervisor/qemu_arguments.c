@@ -1,0 +1,258 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/qemu_arguments.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { NODE_SIZE = 32, QCOW2_HEADER_SIZE = 80 };
+
+static const struct board {
+    const char *options;     /* behind the machine type */
+    const char *block, *net; /* device models */
+} boards[MACHINE_BOARDS] = {
+    /* Without ACPI Linux does not find the virtio-mmio devices. */
+    [MACHINE_MICROVM] = {",acpi=on", "virtio-blk-device", "virtio-net-device"},
+    [MACHINE_Q35] = {"", "virtio-blk-pci", "virtio-net-pci"},
+};
+
+/* A list under construction. Once an addition has failed, all others do. */
+struct list {
+    char **items; /* ends with NULL */
+    size_t count;
+    bool failed;
+};
+
+static void take(struct list *list, char *item)
+{
+    char **items = reallocarray(list->items, list->count + 2, sizeof *items);
+    if (items)
+        list->items = items;
+    if (!items || !item) {
+        free(item);
+        list->failed = true;
+        return;
+    }
+    items[list->count++] = item;
+    items[list->count] = NULL;
+}
+
+static void add(struct list *list, const char *item)
+{
+    take(list, strdup(item));
+}
+
+__attribute__((format(printf, 2, 3))) static void add_format(struct list *list, const char *format,
+                                                             ...)
+{
+    va_list args;
+    va_start(args, format);
+    char *item = NULL;
+    if (vasprintf(&item, format, args) < 0)
+        item = NULL;
+    va_end(args);
+    take(list, item);
+}
+
+/* Takes the object, which is not `complete` when memory ran out while it was built. */
+static void add_json(struct list *list, const char *option, cJSON *object, bool complete)
+{
+    add(list, option);
+    take(list, complete ? cJSON_PrintUnformatted(object) : NULL);
+    cJSON_Delete(object);
+}
+
+static void add_memory(struct list *list, const struct machine *machine,
+                       const struct qemu_start *start)
+{
+    cJSON *memory = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(memory, "qom-type", "memory-backend-file") &&
+                    cJSON_AddStringToObject(memory, "id", "ram") &&
+                    cJSON_AddNumberToObject(memory, "size", (double)machine->memory_bytes) &&
+                    cJSON_AddStringToObject(memory, "mem-path", start->memory) &&
+                    cJSON_AddBoolToObject(memory, "share", !start->restore) &&
+                    cJSON_AddBoolToObject(memory, "merge", false) &&
+                    cJSON_AddBoolToObject(memory, "dump", false) &&
+                    cJSON_AddBoolToObject(memory, "reserve", false);
+    add_json(list, "-object", memory, complete);
+}
+
+static void add_network(struct list *list, const struct machine *machine)
+{
+    if (machine->network == NETWORK_NONE)
+        return;
+    cJSON *netdev = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(netdev, "type", "user") &&
+                    cJSON_AddStringToObject(netdev, "id", "net0") &&
+                    cJSON_AddBoolToObject(netdev, "restrict", machine->network_restrict);
+    add_json(list, "-netdev", netdev, complete);
+
+    cJSON *device = cJSON_CreateObject();
+    complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
+               cJSON_AddStringToObject(device, "netdev", "net0") &&
+               (machine->board != MACHINE_Q35 || cJSON_AddStringToObject(device, "romfile", ""));
+    add_json(list, "-device", device, complete);
+}
+
+static void add_disk(struct list *list, const struct machine *machine, size_t index)
+{
+    const struct machine_disk *disk = &machine->disks[index];
+    char node[NODE_SIZE];
+    snprintf(node, sizeof node, "disk%zu", index);
+    cJSON *block = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(block, "driver", disk->format) &&
+                    cJSON_AddStringToObject(block, "node-name", node) &&
+                    cJSON_AddBoolToObject(block, "read-only", true) &&
+                    (strcmp(disk->format, "qcow2") != 0 || cJSON_AddNullToObject(block, "backing"));
+    cJSON *file = cJSON_AddObjectToObject(block, "file");
+    complete = complete && cJSON_AddStringToObject(file, "driver", "file") &&
+               cJSON_AddStringToObject(file, "filename", disk->path);
+    add_json(list, "-blockdev", block, complete);
+
+    cJSON *device = cJSON_CreateObject();
+    complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].block) &&
+               cJSON_AddStringToObject(device, "drive", node);
+    add_json(list, "-device", device, complete);
+}
+
+static void add_boot(struct list *list, const struct machine *machine)
+{
+    const struct {
+        const char *option, *value;
+    } options[] = {
+        {"-kernel", machine->kernel},
+        {"-initrd", machine->initrd},
+        {"-append", machine->cmdline},
+    };
+    for (size_t i = 0; i < array_length(options); i++) {
+        if (options[i].value) {
+            add(list, options[i].option);
+            add(list, options[i].value);
+        }
+    }
+}
+
+static void add_all(struct list *list, const struct machine *machine,
+                    const struct qemu_start *start)
+{
+    static const char *const always[] = {
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-chardev",
+        "file,id=console,path=console.log,append=on",
+        "-serial",
+        "chardev:console",
+        "-mon",
+        "chardev=qmp,mode=control",
+    };
+    static const char *const restore[] = {
+        "-S", "-incoming", "defer", "-global", "migration.send-configuration=off",
+    };
+    add(list, start->program->path);
+    if (start->program->sandbox) {
+        add(list, "-sandbox");
+        add(list, QEMU_SANDBOX);
+    }
+    add(list, "-chardev");
+    add_format(list, "socket,id=qmp,fd=%d,server=on,wait=off", start->qmp_fd);
+    for (size_t i = 0; i < array_length(always); i++)
+        add(list, always[i]);
+    add(list, "-machine");
+    add_format(list, "%s%s,memory-backend=ram,suppress-vmdesc=on,dump-guest-core=off,mem-merge=off",
+               start->type, boards[machine->board].options);
+    add(list, "-accel");
+    add(list, machine_accel_names[machine->accel]);
+    add(list, "-cpu");
+    add(list, machine->cpu);
+    add(list, "-smp");
+    add_format(list, "%u", machine->vcpus);
+    add_memory(list, machine, start);
+    for (size_t i = 0; i < machine->disk_count; i++)
+        add_disk(list, machine, i);
+    add_network(list, machine);
+    for (size_t i = 0; start->restore && i < array_length(restore); i++)
+        add(list, restore[i]);
+    if (!start->restore)
+        add_boot(list, machine);
+}
+
+static uint64_t big_endian(const unsigned char *bytes)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < sizeof value; i++)
+        value = value << 8 | bytes[i];
+    return value;
+}
+
+/* A qcow2 can name other files, which QEMU would open. */
+static int check_qcow2(int fd, const char *path, struct error *err)
+{
+    static const unsigned char magic[4] = {'Q', 'F', 'I', 0xfb};
+    enum { VERSION = 4, BACKING = 8, FEATURES = 72, EXTERNAL_DATA = 1 << 2 };
+    unsigned char header[QCOW2_HEADER_SIZE];
+    ssize_t got = pread(fd, header, sizeof header, 0);
+    if (got < 0)
+        return error_errno(err, errno, "disk %s cannot be read", path);
+    if ((size_t)got < sizeof header || memcmp(header, magic, sizeof magic) != 0)
+        return error_set(err, EINVAL, "disk %s is no qcow2 file", path);
+    if (big_endian(header + BACKING) != 0)
+        return error_set(err, EINVAL, "disk %s has a backing file: convert it to one of its own",
+                         path);
+    if (header[VERSION + 3] >= 3 && big_endian(header + FEATURES) & EXTERNAL_DATA)
+        return error_set(err, EINVAL,
+                         "disk %s has an external data file: convert it to one of its "
+                         "own",
+                         path);
+    return 0;
+}
+
+static int check_disk(const struct machine_disk *disk, struct error *err)
+{
+    if (!disk->readonly)
+        return error_set(err, EOPNOTSUPP,
+                         "disk %s is writable: only read-only disks can be used yet", disk->path);
+    auto_close int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return error_errno(err, errno, "disk %s", disk->path);
+    struct stat file;
+    if (fstat(fd, &file) < 0)
+        return error_errno(err, errno, "disk %s", disk->path);
+    if (!S_ISREG(file.st_mode))
+        return error_set(err, EINVAL, "disk %s is not a regular file", disk->path);
+    return strcmp(disk->format, "qcow2") == 0 ? check_qcow2(fd, disk->path, err) : 0;
+}
+
+int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
+                          char ***ret, struct error *err)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        int r = check_disk(&machine->disks[i], err);
+        if (r < 0)
+            return r;
+    }
+    struct list list = {0};
+    add_all(&list, machine, start);
+    if (list.failed) {
+        qemu_arguments_destroy(list.items);
+        return error_set(err, ENOMEM, "no memory for QEMU's arguments");
+    }
+    *ret = list.items;
+    return 0;
+}
+
+void qemu_arguments_destroy(char **arguments)
+{
+    for (size_t i = 0; arguments && arguments[i]; i++)
+        free(arguments[i]);
+    free(arguments);
+}

@@ -1,0 +1,284 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/qmp.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+enum { READ_STEP = 4096, END_MS = 2000 };
+
+struct qmp {
+    int fd;
+    char *buffer; /* `used` bytes of `size`, not yet consumed */
+    size_t used, size;
+    char version[QMP_VERSION_SIZE];
+};
+
+static const char *const kind_members[] = {
+    [QMP_GREETING] = "QMP",
+    [QMP_RETURN] = "return",
+    [QMP_ERROR] = "error",
+    [QMP_EVENT] = "event",
+};
+
+int qmp_parse(const char *line, size_t size, struct qmp_message *ret, struct error *err)
+{
+    auto_json cJSON *document = NULL;
+    if (json_parse(line, size, &document, err) < 0) {
+        if (err)
+            err->code = EIO;
+        return error_prefix(err, -EIO, "QEMU's message is no JSON object");
+    }
+    for (size_t kind = 0; kind < array_length(kind_members); kind++) {
+        const cJSON *body = cJSON_GetObjectItemCaseSensitive(document, kind_members[kind]);
+        if (!body)
+            continue;
+        *ret = (struct qmp_message){.kind = (enum qmp_kind)kind, .body = body};
+        ret->document = steal_pointer(document);
+        return 0;
+    }
+    return error_set(err, EIO, "QEMU's message is neither an answer nor an event");
+}
+
+void qmp_message_finish(struct qmp_message *message)
+{
+    cJSON_Delete(message->document);
+    *message = (struct qmp_message){0};
+}
+
+/* Waits until the socket can be read. */
+static int await(const struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+{
+    int fds[] = {qmp->fd, limits->pidfd, limits->cancel_fd};
+    int ready = process_poll(fds, array_length(fds), limits->deadline_ms);
+    if (ready < 0)
+        return error_errno(err, -ready, "waiting for QEMU");
+    if (ready & 4)
+        return error_set(err, ECANCELED, "given up while waiting for QEMU");
+    if (ready & 1)
+        return 0;
+    if (ready & 2)
+        return error_set(err, EIO, "QEMU has ended");
+    return error_set(err, EIO, "QEMU does not answer");
+}
+
+/* A QEMU that ends closes its connection some moments before. */
+static int closed(const struct qmp_limits *limits, struct error *err)
+{
+    if (process_poll(&limits->pidfd, 1, process_now_ms() + END_MS) > 0)
+        return error_set(err, EIO, "QEMU has ended");
+    return error_set(err, EIO, "QEMU has closed its control connection");
+}
+
+static int grow(struct qmp *qmp, struct error *err)
+{
+    if (qmp->size - qmp->used >= READ_STEP)
+        return 0;
+    if (qmp->size >= QMP_LINE_MAX)
+        return error_set(err, EIO, "QEMU's message is longer than %d bytes", QMP_LINE_MAX);
+    size_t size = qmp->size ? qmp->size * 2 : (size_t)READ_STEP * 2;
+    char *buffer = realloc(qmp->buffer, size);
+    if (!buffer)
+        return error_set(err, ENOMEM, "no memory for QEMU's message");
+    qmp->buffer = buffer;
+    qmp->size = size;
+    return 0;
+}
+
+static int read_more(struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+{
+    int r = grow(qmp, err);
+    if (r < 0)
+        return r;
+    for (;;) {
+        ssize_t got = recv(qmp->fd, qmp->buffer + qmp->used, qmp->size - qmp->used, MSG_DONTWAIT);
+        if (got > 0) {
+            qmp->used += (size_t)got;
+            return 0;
+        }
+        if (got == 0 || errno == ECONNRESET)
+            return closed(limits, err);
+        if (errno != EINTR && errno != EAGAIN)
+            return error_errno(err, EIO, "QEMU's control connection failed");
+        r = await(qmp, limits, err);
+        if (r < 0)
+            return r;
+    }
+}
+
+static int next_message(struct qmp *qmp, const struct qmp_limits *limits, struct qmp_message *ret,
+                        struct error *err)
+{
+    size_t searched = 0;
+    for (;;) {
+        const char *end = qmp->used > searched
+                              ? memchr(qmp->buffer + searched, '\n', qmp->used - searched)
+                              : NULL;
+        if (end) {
+            size_t size = (size_t)(end - qmp->buffer) + 1;
+            int r = qmp_parse(qmp->buffer, size, ret, err);
+            qmp->used -= size;
+            memmove(qmp->buffer, qmp->buffer + size, qmp->used);
+            return r;
+        }
+        searched = qmp->used;
+        int r = read_more(qmp, limits, err);
+        if (r < 0)
+            return r;
+    }
+}
+
+/* The next message that is no event. */
+static int next_answer(struct qmp *qmp, const struct qmp_limits *limits, struct qmp_message *ret,
+                       struct error *err)
+{
+    for (;;) {
+        int r = next_message(qmp, limits, ret, err);
+        if (r < 0 || ret->kind != QMP_EVENT)
+            return r;
+        qmp_message_finish(ret);
+    }
+}
+
+/* The whole line with one sendmsg: commands are far smaller than a socket's buffer, and one that
+ * does not fit means a QEMU that has stopped reading. */
+static int transmit(struct qmp *qmp, char *line, size_t size, int send_fd, struct error *err)
+{
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
+    struct iovec part = {.iov_base = line, .iov_len = size};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    if (send_fd >= 0) {
+        message.msg_control = &control;
+        message.msg_controllen = sizeof control;
+        control.header = (struct cmsghdr){
+            .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS, .cmsg_len = CMSG_LEN(sizeof(int))};
+        memcpy(CMSG_DATA(&control.header), &send_fd, sizeof send_fd);
+    }
+    ssize_t sent;
+    do
+        sent = sendmsg(qmp->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    while (sent < 0 && errno == EINTR);
+    if (sent < 0)
+        return error_set(err, EIO, "QEMU's control connection: %s", strerrordesc_np(errno));
+    if ((size_t)sent != size)
+        return error_set(err, EIO, "QEMU does not read its control connection");
+    return 0;
+}
+
+static int put_command(struct qmp *qmp, const char *command, cJSON *arguments, int send_fd,
+                       struct error *err)
+{
+    auto_json cJSON *owned = arguments;
+    auto_json cJSON *message = cJSON_CreateObject();
+    if (!cJSON_AddStringToObject(message, "execute", command))
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    if (arguments && !cJSON_AddItemToObject(message, "arguments", arguments))
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    owned = NULL;
+    auto_free char *line = cJSON_PrintUnformatted(message);
+    if (!line)
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    return transmit(qmp, line, strlen(line), send_fd, err);
+}
+
+/* QEMU's reason, cut short and on one line. */
+static int refused(const char *command, const cJSON *body, struct error *err)
+{
+    const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, "desc"));
+    char quote[QMP_QUOTE_MAX + 1];
+    snprintf(quote, sizeof quote, "%s", reason ? reason : "no reason given");
+    for (char *c = quote; *c; c++)
+        *c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
+    return error_set(err, EIO, "QEMU refused %s: %s", command, quote);
+}
+
+int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+                cJSON *arguments, int send_fd, cJSON **ret, struct error *err)
+{
+    int r = put_command(qmp, command, arguments, send_fd, err);
+    if (r < 0)
+        return r;
+    struct qmp_message answer;
+    r = next_answer(qmp, limits, &answer, err);
+    if (r < 0)
+        return error_prefix(err, r, "%s", command);
+    if (answer.kind == QMP_ERROR)
+        r = refused(command, answer.body, err);
+    else if (answer.kind != QMP_RETURN)
+        r = error_set(err, EIO, "QEMU greeted instead of answering %s", command);
+    else if (ret)
+        *ret = cJSON_DetachItemFromObjectCaseSensitive(answer.document, kind_members[QMP_RETURN]);
+    qmp_message_finish(&answer);
+    return r;
+}
+
+static int read_greeting(struct qmp *qmp, const cJSON *body, struct error *err)
+{
+    static const char *const names[] = {"major", "minor", "micro"};
+    const cJSON *version =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(body, "version"), "qemu");
+    int numbers[array_length(names)];
+    for (size_t i = 0; i < array_length(names); i++) {
+        const cJSON *number = cJSON_GetObjectItemCaseSensitive(version, names[i]);
+        if (!cJSON_IsNumber(number) || number->valueint < 0)
+            return error_set(err, EIO, "QEMU's greeting tells no version");
+        numbers[i] = number->valueint;
+    }
+    snprintf(qmp->version, sizeof qmp->version, "%d.%d.%d", numbers[0], numbers[1], numbers[2]);
+    return 0;
+}
+
+static int greet(struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+{
+    struct qmp_message greeting;
+    int r = next_message(qmp, limits, &greeting, err);
+    if (r < 0)
+        return r;
+    if (greeting.kind == QMP_GREETING)
+        r = read_greeting(qmp, greeting.body, err);
+    else
+        r = error_set(err, EIO, "QEMU did not begin with its greeting");
+    qmp_message_finish(&greeting);
+    return r < 0 ? r : qmp_execute(qmp, limits, "qmp_capabilities", NULL, -1, NULL, err);
+}
+
+int qmp_open(int fd, const struct qmp_limits *limits, struct qmp **ret, struct error *err)
+{
+    struct qmp *qmp = calloc(1, sizeof *qmp);
+    if (!qmp) {
+        close(fd);
+        return error_set(err, ENOMEM, "no memory for a control connection");
+    }
+    qmp->fd = fd;
+    int r = greet(qmp, limits, err);
+    if (r < 0) {
+        qmp_close(qmp);
+        return r;
+    }
+    *ret = qmp;
+    return 0;
+}
+
+void qmp_close(struct qmp *qmp)
+{
+    if (!qmp)
+        return;
+    close(qmp->fd);
+    free(qmp->buffer);
+    free(qmp);
+}
+
+const char *qmp_version(const struct qmp *qmp)
+{
+    return qmp->version;
+}

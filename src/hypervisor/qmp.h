@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qmp: one connection to a QEMU's control socket (the QEMU Machine Protocol: JSON objects, one a
+ * line). Commands go one at a time; events are read past.
+ *
+ * What QEMU sends is not trusted: lines are bounded, strictly parsed, and what is quoted from them
+ * in errors is cut short and made printable. Failures are EIO, but for ECANCELED and ENOMEM; after
+ * one the connection is of no more use: close it. One thread at a time.
+ */
+#ifndef HYPEFS_HYPERVISOR_QMP_H
+#define HYPEFS_HYPERVISOR_QMP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <cjson/cJSON.h>
+
+#include "util/error.h"
+
+enum {
+    QMP_LINE_MAX = 1 << 20, /* bytes of one message */
+    QMP_VERSION_SIZE = 32,  /* "MAJOR.MINOR.MICRO" with the NUL */
+    QMP_QUOTE_MAX = 300,    /* bytes of QEMU's words in an error */
+};
+
+enum qmp_kind { QMP_GREETING, QMP_RETURN, QMP_ERROR, QMP_EVENT };
+
+struct qmp_message {
+    enum qmp_kind kind;
+    cJSON *document;   /* owned: qmp_message_finish() */
+    const cJSON *body; /* in document: what the member that tells the kind holds */
+};
+
+/* Parses one line (untrusted; its line break may be there). EIO if it is no QMP message. */
+int qmp_parse(const char *line, size_t size, struct qmp_message *ret, struct error *err);
+void qmp_message_finish(struct qmp_message *message);
+
+/* What may end a wait. */
+struct qmp_limits {
+    int pidfd;          /* readable: QEMU has ended, EIO */
+    int cancel_fd;      /* readable: ECANCELED; -1: never */
+    double deadline_ms; /* process_now_ms(): EIO */
+};
+
+struct qmp;
+
+/* Takes a connected, non-blocking socket, waits for the greeting and agrees on capabilities. */
+int qmp_open(int fd, const struct qmp_limits *limits, struct qmp **ret, struct error *err);
+void qmp_close(struct qmp *qmp);
+
+/* As the greeting said, "7.2.22"; lives as long as the connection. */
+const char *qmp_version(const struct qmp *qmp);
+
+/*
+ * Runs a command and waits for its answer. Takes `arguments` (NULL: none) on every path. `send_fd`
+ * (-1: none) goes along for getfd. `ret` (NULL: not wanted) is owned: what the command returned.
+ */
+int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+                cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
+
+#endif

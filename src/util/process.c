@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/process.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
+
+double process_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
+int process_poll(const int *fds, size_t count, double deadline_ms)
+{
+    assert(count <= POLL_MAX);
+    struct pollfd polled[POLL_MAX];
+    for (size_t i = 0; i < count; i++)
+        polled[i] = (struct pollfd){.fd = fds[i], .events = POLLIN};
+    for (;;) {
+        double left = deadline_ms - process_now_ms();
+        int wait_ms = left <= 0 ? 0 : left > POLL_SLICE_MS ? POLL_SLICE_MS : (int)left + 1;
+        int ready = poll(polled, count, wait_ms);
+        if (ready < 0 && errno != EINTR)
+            return -errno;
+        int mask = 0;
+        for (size_t i = 0; ready > 0 && i < count; i++)
+            mask |= polled[i].revents ? 1 << i : 0;
+        if (mask || left <= 0)
+            return mask;
+    }
+}
+
+/* What the child does between fork and exec. */
+static int add_actions(posix_spawn_file_actions_t *actions, const struct process_spec *spec)
+{
+    int r = 0;
+    if (spec->directory_fd >= 0)
+        r = posix_spawn_file_actions_addfchdir_np(actions, spec->directory_fd);
+    if (!r && spec->output_fd >= 0)
+        r = posix_spawn_file_actions_adddup2(actions, spec->output_fd, STDOUT_FILENO);
+    else if (!r)
+        r = posix_spawn_file_actions_addopen(actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    if (!r)
+        r = posix_spawn_file_actions_adddup2(actions, STDOUT_FILENO, STDERR_FILENO);
+    if (!r)
+        r = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+    for (size_t i = 0; !r && i < spec->inherit_count; i++) {
+        assert(spec->inherit_fds[i] > STDERR_FILENO);
+        /* Onto itself: glibc then clears CLOEXEC in the child alone. */
+        r = posix_spawn_file_actions_adddup2(actions, spec->inherit_fds[i], spec->inherit_fds[i]);
+    }
+    return r;
+}
+
+static int set_attributes(posix_spawnattr_t *attributes)
+{
+    sigset_t none, all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    int r = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+                                                     POSIX_SPAWN_SETSIGDEF);
+    if (!r)
+        r = posix_spawnattr_setsigmask(attributes, &none);
+    if (!r)
+        r = posix_spawnattr_setsigdefault(attributes, &all);
+    return r;
+}
+
+static int spawn(const struct process_spec *spec, pid_t *ret)
+{
+    posix_spawn_file_actions_t actions;
+    int r = posix_spawn_file_actions_init(&actions);
+    if (r)
+        return r;
+    posix_spawnattr_t attributes;
+    r = posix_spawnattr_init(&attributes);
+    if (!r) {
+        r = add_actions(&actions, spec);
+        if (!r)
+            r = set_attributes(&attributes);
+        if (!r)
+            r = posix_spawnp(ret, spec->path, &actions, &attributes, spec->argv, environ);
+        posix_spawnattr_destroy(&attributes);
+    }
+    posix_spawn_file_actions_destroy(&actions);
+    return r;
+}
+
+int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
+                  struct error *err)
+{
+    pid_t pid;
+    int r = spawn(spec, &pid);
+    if (r)
+        return error_errno(err, r, "%s cannot be started", spec->path);
+    int pidfd = pidfd_open(pid, 0);
+    if (pidfd < 0) {
+        r = errno;
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+        return error_errno(err, r, "no descriptor for the process of %s", spec->path);
+    }
+    *ret_pid = pid;
+    *ret_pidfd = pidfd;
+    return 0;
+}
+
+void process_kill(int pidfd)
+{
+    pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+    siginfo_t info;
+    while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
+        ;
+}
+
+/* Takes what is in the pipe: at most `max` bytes are kept, the rest is thrown away.
+ * 1 at the end of the pipe, 0 when it is empty for now, or -errno. */
+static int drain(int fd, char *text, size_t max, size_t *used)
+{
+    for (;;) {
+        char excess[4096];
+        bool full = *used == max;
+        ssize_t got = full ? read(fd, excess, sizeof excess) : read(fd, text + *used, max - *used);
+        if (got == 0)
+            return 1;
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            return errno == EAGAIN ? 0 : -errno;
+        *used += full ? 0 : (size_t)got;
+    }
+}
+
+/* Reads until the process has ended; what it wrote before is in the pipe by then. */
+static int collect(int pidfd, int fd, char *text, size_t max, double deadline_ms)
+{
+    size_t used = 0;
+    bool open = true;
+    for (;;) {
+        int fds[] = {pidfd, open ? fd : -1};
+        int ready = process_poll(fds, array_length(fds), deadline_ms);
+        if (ready <= 0)
+            return ready ? ready : -ETIMEDOUT;
+        int r = open ? drain(fd, text, max, &used) : 0;
+        if (r < 0)
+            return r;
+        text[used] = '\0';
+        open = open && r == 0;
+        if (ready & 1)
+            return 0;
+    }
+}
+
+int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, char **ret,
+                   struct error *err)
+{
+    auto_free char *text = calloc(1, max + 1);
+    if (!text)
+        return error_set(err, ENOMEM, "no memory for the output of %s", path);
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return error_errno(err, errno, "no pipe for the output of %s", path);
+    auto_close int in = ends[0], out = ends[1];
+    fcntl(in, F_SETFL, O_NONBLOCK);
+
+    struct process_spec spec = {.path = path, .argv = argv, .directory_fd = -1, .output_fd = out};
+    pid_t pid;
+    auto_close int pidfd = -1;
+    int r = process_spawn(&spec, &pid, &pidfd, err);
+    if (r < 0)
+        return r;
+    close(steal_fd(&out));
+    r = collect(pidfd, in, text, max, process_now_ms() + timeout_ms);
+    if (r < 0) {
+        process_kill(pidfd);
+        if (r == -ETIMEDOUT)
+            return error_set(err, EIO, "%s was not done within %d ms", path, timeout_ms);
+        return error_errno(err, -r, "the output of %s cannot be read", path);
+    }
+    siginfo_t info;
+    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0)
+        return error_errno(err, errno, "waiting for %s", path);
+    if (info.si_code != CLD_EXITED || info.si_status != 0)
+        return error_set(err, EIO, "%s ended with %s %d: %.200s", path,
+                         info.si_code == CLD_EXITED ? "status" : "signal", info.si_status, text);
+    *ret = steal_pointer(text);
+    return 0;
+}

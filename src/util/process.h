@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * process: starting a program and knowing when it ends. Never a shell, never a bare pid.
+ *
+ * The daemon has set umask 077, RLIMIT_CORE 0 and blocked its signals before; a child starts in a
+ * session of its own with no signal blocked or ignored, and with only the descriptors named.
+ */
+#ifndef HYPEFS_UTIL_PROCESS_H
+#define HYPEFS_UTIL_PROCESS_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "util/error.h"
+
+struct process_spec {
+    const char *path;        /* of the program; without a slash it is looked for in PATH */
+    char *const *argv;       /* ends with NULL */
+    int directory_fd;        /* working directory; -1: ours */
+    int output_fd;           /* stdout and stderr; -1: /dev/null. stdin is /dev/null */
+    const int *inherit_fds;  /* stay open in the child under their own numbers */
+    size_t inherit_count;
+};
+
+/* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */
+int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
+                  struct error *err);
+
+/* Kills our child and reaps it. */
+void process_kill(int pidfd);
+
+/* Waits until a descriptor is readable (or the pidfd's process ended), until the deadline.
+ * `fds` with -1 are left out. Returns a bit mask by position, 0 at the deadline, or -errno. */
+int process_poll(const int *fds, size_t count, double deadline_ms);
+
+/* CLOCK_MONOTONIC, in ms. */
+double process_now_ms(void);
+
+/* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
+ * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms (it is
+ * killed then). */
+int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, char **ret,
+                   struct error *err);
+
+#endif

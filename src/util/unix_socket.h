@@ -1,0 +1,19 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * unix_socket: stream sockets by a name in an open directory.
+ *
+ * An address holds 107 bytes of path and store paths may be longer, so the directory is reached
+ * through its descriptor in /proc. Names have no slash and are short. Any thread.
+ */
+#ifndef HYPEFS_UTIL_UNIX_SOCKET_H
+#define HYPEFS_UTIL_UNIX_SOCKET_H
+
+#include "util/error.h"
+
+/* A listening socket under `name`, which replaces an older one. The descriptor is CLOEXEC. */
+int unix_socket_listen(int directory_fd, const char *name, int *ret, struct error *err);
+
+/* Connects to it: CLOEXEC and non-blocking. Does not wait for accept. */
+int unix_socket_connect(int directory_fd, const char *name, int *ret, struct error *err);
+
+#endif
