@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "mailbox/ack.h"
+#include "util/cleanup.h"
+
+enum { DEADLINE_MS = 10000 };
+
+static bool parse(const char *text, struct ack_message *ret)
+{
+    return ack_parse(text, strlen(text), ret);
+}
+
+static void assert_field(struct ack_field field, const char *expected)
+{
+    if (!expected) {
+        assert_null(field.text);
+        assert_int_equal(field.size, 0);
+        return;
+    }
+    assert_int_equal(field.size, strlen(expected));
+    assert_memory_equal(field.text, expected, field.size);
+}
+
+static void parse_when_well_formed_gives_stage_and_fields(void **state)
+{
+    static const struct {
+        const char *datagram;
+        enum ack_stage stage;
+        const char *mailbox, *reason, *mac, *key;
+    } good[] = {
+        {"stage=applied mailbox=a", ACK_APPLIED, "a", NULL, NULL, NULL},
+        {"mailbox=a stage=applied", ACK_APPLIED, "a", NULL, NULL, NULL},
+        {" \t\r\n stage=applied \v\f mailbox=a\n", ACK_APPLIED, "a", NULL, NULL, NULL},
+        {"STAGE=applied MailBox=a.B", ACK_APPLIED, "a.B", NULL, NULL, NULL},
+        {"stage=failed mailbox=a reason=no-such-host", ACK_FAILED, "a", "no-such-host", NULL, NULL},
+        {"stage=failed", ACK_FAILED, NULL, NULL, NULL, NULL},
+        {"stage=signal_seen mailbox=a", ACK_PROGRESS, "a", NULL, NULL, NULL},
+        {"stage=Applied mailbox=a", ACK_PROGRESS, "a", NULL, NULL, NULL},
+        {"stage=appliedx", ACK_PROGRESS, NULL, NULL, NULL, NULL},
+        {"stage=applie", ACK_PROGRESS, NULL, NULL, NULL, NULL},
+        {"stage=applied mac=02:AB ip=10.0.0.7", ACK_APPLIED, NULL, NULL, "02:AB", NULL},
+        {"stage=applied mailbox=a key=00ff x=\xC3\xA4 y==b z=", ACK_APPLIED, "a", NULL, NULL,
+         "00ff"},
+        {"stage=applied mailbox= reason=", ACK_APPLIED, "", "", NULL, NULL},
+        {"stage=applied mailboxes=a", ACK_APPLIED, NULL, NULL, NULL, NULL},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < array_length(good); i++) {
+        struct ack_message message;
+        assert_true(parse(good[i].datagram, &message));
+        assert_int_equal(message.stage, good[i].stage);
+        assert_field(message.mailbox, good[i].mailbox);
+        assert_field(message.reason, good[i].reason);
+        assert_field(message.mac, good[i].mac);
+        assert_field(message.key, good[i].key);
+    }
+}
+
+static void parse_when_not_well_formed_refuses_and_leaves_the_result(void **state)
+{
+    static const char *const bad[] = {
+        "",
+        "   \n",
+        "stage=applied mailbox",
+        "hello stage=applied mailbox=a",
+        "the guest said stage=applied mailbox=a and was glad",
+        "stage applied",
+        "=applied",
+        "stage=applied =x",
+        "mailbox=a",
+        "stage= mailbox=a",
+        "stage=applied stage=failed",
+        "stage=applied STAGE=applied",
+        "stage=applied mailbox=a Mailbox=b",
+        "stage=applied x=1 y=2 x=3",
+        "stage=applied mailbox=a\x01",
+        "stage=applied\x1B[2J mailbox=a",
+        "stage=applied mailbox=a\x7F",
+        "stage=applied mailbox=a x=\xC2\x9B",
+        "stage=applied mailbox=a x=\xFF",
+        "stage=applied mailbox=a x=\xC3",
+        "stage=applied mailbox=a x=\xED\xA0\x80",
+    };
+    struct ack_message message = {.stage = ACK_FAILED};
+
+    (void)state;
+    for (size_t i = 0; i < array_length(bad); i++)
+        if (parse(bad[i], &message))
+            fail_msg("taken: \"%s\"", bad[i]);
+    assert_false(ack_parse("stage=applied mailbox=a\0", 24, &message));
+    assert_false(ack_parse("\0stage=applied mailbox=a", 24, &message));
+    assert_int_equal(message.stage, ACK_FAILED);
+}
+
+static void parse_when_there_is_white_space_around_keeps_the_text_without_it(void **state)
+{
+    struct ack_message message;
+
+    (void)state;
+    assert_true(parse("\n stage=applied  mailbox=a \r\n", &message));
+    assert_field(message.text, "stage=applied  mailbox=a");
+    assert_field(message.stage_text, "applied");
+}
+
+static void parse_when_over_1024_bytes_refuses(void **state)
+{
+    char datagram[ACK_DATAGRAM_MAX + 1];
+    struct ack_message message;
+
+    (void)state;
+    memset(datagram, 'x', sizeof datagram);
+    memcpy(datagram, "stage=applied x=", 16);
+    assert_true(ack_parse(datagram, ACK_DATAGRAM_MAX, &message));
+    assert_false(ack_parse(datagram, ACK_DATAGRAM_MAX + 1, &message));
+}
+
+static void parse_when_there_are_as_many_fields_as_fit_looks_at_all(void **state)
+{
+    char datagram[ACK_DATAGRAM_MAX];
+    struct ack_message message;
+    size_t used = 14;
+
+    (void)state;
+    memcpy(datagram, "stage=applied ", used);
+    for (unsigned i = 0; used + 5 <= sizeof datagram; i++) {
+        datagram[used++] = (char)('a' + i / 26);
+        datagram[used++] = (char)('a' + i % 26);
+        datagram[used++] = '=';
+        datagram[used++] = ' ';
+    }
+    assert_true(ack_parse(datagram, used, &message));
+    memcpy(datagram + used - 4, "ab=", 3);
+    assert_false(ack_parse(datagram, used, &message));
+}
+
+static void address_valid_takes_numbers_only(void **state)
+{
+    static const char *const good[] = {"127.0.0.1", "0.0.0.0", "::1", "fe80::1", "192.168.100.1"};
+    static const char *const bad[] = {"",          "localhost", "127.1",      "127.0.0.1:80",
+                                      "1.2.3.4.5", "256.0.0.1", "fe80::1%lo", " 127.0.0.1"};
+
+    (void)state;
+    for (size_t i = 0; i < array_length(good); i++)
+        assert_true(ack_address_valid(good[i]));
+    for (size_t i = 0; i < array_length(bad); i++)
+        assert_false(ack_address_valid(bad[i]));
+}
+
+/* A socket that acks come to, and one that a guest would send from. */
+struct pair {
+    struct ack_socket host;
+    int guest;
+    unsigned ignored;
+};
+
+static int setup(void **state)
+{
+    struct pair *pair = calloc(1, sizeof *pair);
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+
+    if (!pair)
+        return -1;
+    pair->host.fd = -1;
+    pair->guest = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    *state = pair;
+    if (pair->guest < 0 || ack_socket_open("127.0.0.1", &pair->host, NULL) < 0)
+        return -1;
+    to.sin_port = htons(pair->host.port);
+    return connect(pair->guest, (struct sockaddr *)&to, sizeof to);
+}
+
+static int teardown(void **state)
+{
+    struct pair *pair = *state;
+    ack_socket_close(&pair->host);
+    cleanup_close(&pair->guest);
+    free(pair);
+    return 0;
+}
+
+static void say(const struct pair *pair, const char *text)
+{
+    assert_int_equal(send(pair->guest, text, strlen(text), 0), strlen(text));
+}
+
+static void receive(struct pair *pair, struct ack_wait *waits, size_t count, double ms)
+{
+    struct pollfd ready = {pair->host.fd, POLLIN, 0};
+    assert_int_equal(poll(&ready, 1, DEADLINE_MS), 1);
+    ack_receive(&pair->host, waits, count, ms, &pair->ignored);
+}
+
+static void socket_when_opened_is_cloexec_non_blocking_and_bound(void **state)
+{
+    struct pair *pair = *state;
+
+    assert_int_not_equal(pair->host.port, 0);
+    assert_true(fcntl(pair->host.fd, F_GETFD) & FD_CLOEXEC);
+    assert_true(fcntl(pair->host.fd, F_GETFL) & O_NONBLOCK);
+}
+
+static void socket_when_the_address_is_wrong_or_not_ours_fails(void **state)
+{
+    struct ack_socket socket = {.fd = -7, .port = 7};
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(ack_socket_open("localhost", &socket, &err), -EINVAL);
+    assert_int_equal(ack_socket_open("192.0.2.1", &socket, &err), -EADDRNOTAVAIL);
+    assert_non_null(strstr(err.text, "192.0.2.1"));
+    assert_int_equal(socket.fd, -7);
+    assert_int_equal(socket.port, 7);
+}
+
+static void socket_close_takes_null_and_a_closed_one(void **state)
+{
+    struct ack_socket socket = {.fd = -1};
+
+    (void)state;
+    ack_socket_close(NULL);
+    ack_socket_close(&socket);
+    assert_int_equal(ack_socket_open("127.0.0.1", &socket, NULL), 0);
+    int fd = socket.fd;
+    ack_socket_close(&socket);
+    assert_int_equal(socket.fd, -1);
+    assert_int_equal(fcntl(fd, F_GETFD), -1);
+}
+
+static void receive_when_nothing_came_returns_at_once(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a"};
+
+    ack_receive(&pair->host, &wait, 1, 5, &pair->ignored);
+    assert_int_equal(wait.state, ACK_WAITING);
+    assert_int_equal(pair->ignored, 0);
+}
+
+static void receive_when_applied_answers_the_wait_of_that_mailbox_only(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait waits[] = {{.mailbox = "foo"}, {.mailbox = "foobar"}};
+
+    say(pair, " stage=applied mailbox=foobar boot=3\n");
+    receive(pair, waits, 2, 33.5);
+    assert_int_equal(waits[0].state, ACK_WAITING);
+    assert_int_equal(waits[1].state, ACK_OK);
+    assert_true(waits[1].ms > 33.4 && waits[1].ms < 33.6);
+    assert_string_equal(waits[1].text, "stage=applied mailbox=foobar boot=3");
+    assert_string_equal(waits[1].reason, "");
+    assert_int_equal(pair->ignored, 0);
+}
+
+static void receive_when_failed_refuses_with_the_reason(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a"};
+
+    say(pair, "stage=failed mailbox=a reason=disk-full");
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_REFUSED);
+    assert_string_equal(wait.reason, "disk-full");
+    assert_string_equal(wait.text, "stage=failed mailbox=a reason=disk-full");
+}
+
+static void receive_when_failed_without_a_reason_leaves_it_empty(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a"};
+
+    strcpy(wait.reason, "before");
+    say(pair, "stage=failed mailbox=a");
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_REFUSED);
+    assert_string_equal(wait.reason, "");
+}
+
+static void receive_when_it_is_progress_goes_on_waiting(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a"};
+
+    say(pair, "stage=mailbox_seen mailbox=a");
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_WAITING);
+    assert_string_equal(wait.text, "");
+    assert_int_equal(pair->ignored, 0);
+}
+
+static void receive_when_several_came_the_first_ack_of_a_mailbox_wins(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait waits[] = {{.mailbox = "a"}, {.mailbox = "b"}};
+
+    say(pair, "stage=applied mailbox=a n=1");
+    say(pair, "stage=failed mailbox=a n=2");
+    say(pair, "stage=applied mailbox=b n=3");
+    receive(pair, waits, 2, 1);
+    say(pair, "stage=applied mailbox=a n=4");
+    receive(pair, waits, 2, 2);
+    assert_int_equal(waits[0].state, ACK_OK);
+    assert_string_equal(waits[0].text, "stage=applied mailbox=a n=1");
+    assert_true(waits[0].ms < 1.5);
+    assert_int_equal(waits[1].state, ACK_OK);
+    assert_int_equal(pair->ignored, 0);
+}
+
+static void receive_when_a_datagram_is_invalid_or_for_nobody_counts_it(void **state)
+{
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "foo"};
+    char longer[ACK_DATAGRAM_MAX + 2];
+
+    memset(longer, ' ', sizeof longer);
+    memcpy(longer, "stage=applied mailbox=foo", 25);
+    longer[ACK_DATAGRAM_MAX + 1] = 0;
+    say(pair, "");
+    say(pair, "free text with stage=applied mailbox=foo in it");
+    say(pair, "stage=applied mailbox=foobar");
+    say(pair, "stage=applied mailbox=fo");
+    say(pair, "stage=applied mailbox=FOO");
+    say(pair, "stage=applied mac=02:00:00:00:00:01 ip=10.0.0.7");
+    say(pair, longer);
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_WAITING);
+    assert_int_equal(pair->ignored, 7);
+    longer[ACK_DATAGRAM_MAX] = 0;
+    say(pair, longer);
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_OK);
+    assert_string_equal(wait.text, "stage=applied mailbox=foo");
+}
+
+#define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(parse_when_well_formed_gives_stage_and_fields),
+        cmocka_unit_test(parse_when_not_well_formed_refuses_and_leaves_the_result),
+        cmocka_unit_test(parse_when_there_is_white_space_around_keeps_the_text_without_it),
+        cmocka_unit_test(parse_when_over_1024_bytes_refuses),
+        cmocka_unit_test(parse_when_there_are_as_many_fields_as_fit_looks_at_all),
+        cmocka_unit_test(address_valid_takes_numbers_only),
+        TEST(socket_when_opened_is_cloexec_non_blocking_and_bound),
+        cmocka_unit_test(socket_when_the_address_is_wrong_or_not_ours_fails),
+        cmocka_unit_test(socket_close_takes_null_and_a_closed_one),
+        TEST(receive_when_nothing_came_returns_at_once),
+        TEST(receive_when_applied_answers_the_wait_of_that_mailbox_only),
+        TEST(receive_when_failed_refuses_with_the_reason),
+        TEST(receive_when_failed_without_a_reason_leaves_it_empty),
+        TEST(receive_when_it_is_progress_goes_on_waiting),
+        TEST(receive_when_several_came_the_first_ack_of_a_mailbox_wins),
+        TEST(receive_when_a_datagram_is_invalid_or_for_nobody_counts_it),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

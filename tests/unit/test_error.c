@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <string.h>
+
+#include "util/error.h"
+
+static void error_set_when_called_keeps_code_and_text(void **state)
+{
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(error_set(&err, EFBIG, "%d of %d", 5, 4), -EFBIG);
+    assert_int_equal(err.code, EFBIG);
+    assert_string_equal(err.text, "5 of 4");
+}
+
+static void error_errno_when_called_adds_the_systems_words(void **state)
+{
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(error_errno(&err, ENOENT, "open %s", "x"), -ENOENT);
+    assert_string_equal(err.text, "open x: No such file or directory");
+}
+
+static void error_prefix_when_called_puts_words_before_and_keeps_the_code(void **state)
+{
+    struct error err = {0};
+
+    (void)state;
+    error_set(&err, EIO, "short read");
+    assert_int_equal(error_prefix(&err, -EIO, "image %s", "m"), -EIO);
+    assert_int_equal(error_prefix(&err, 7, "scan"), 7);
+    assert_int_equal(err.code, EIO);
+    assert_string_equal(err.text, "scan: image m: short read");
+}
+
+static void error_functions_when_err_is_null_return_the_number(void **state)
+{
+    (void)state;
+    assert_int_equal(error_set(NULL, EINVAL, "x"), -EINVAL);
+    assert_int_equal(error_errno(NULL, EPERM, "x"), -EPERM);
+    assert_int_equal(error_prefix(NULL, -EIO, "x"), -EIO);
+}
+
+static void error_texts_when_too_long_are_cut_and_ended(void **state)
+{
+    struct error err = {0};
+    char longer[2 * ERROR_TEXT_SIZE];
+
+    (void)state;
+    memset(longer, 'a', sizeof longer - 1);
+    longer[sizeof longer - 1] = 0;
+    error_set(&err, EINVAL, "%s", longer);
+    assert_int_equal(strlen(err.text), ERROR_TEXT_SIZE - 1);
+    error_errno(&err, EINVAL, "%s", longer);
+    assert_int_equal(strlen(err.text), ERROR_TEXT_SIZE - 1);
+    error_prefix(&err, -EINVAL, "%s", longer);
+    assert_int_equal(strlen(err.text), ERROR_TEXT_SIZE - 1);
+    error_set(&err, EINVAL, "%s", "tail");
+    error_prefix(&err, -EINVAL, "%s", longer + sizeof longer - ERROR_TEXT_SIZE + 4);
+    assert_int_equal(strlen(err.text), ERROR_TEXT_SIZE - 1);
+    assert_string_equal(err.text + ERROR_TEXT_SIZE - 5, ": ta");
+}
+
+static void error_name_when_known_is_the_macros_name(void **state)
+{
+    (void)state;
+    assert_string_equal(error_name(EKEYREJECTED), "EKEYREJECTED");
+    assert_string_equal(error_name(ENOTUNIQ), "ENOTUNIQ");
+    assert_string_equal(error_name(99999), "E?");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(error_set_when_called_keeps_code_and_text),
+        cmocka_unit_test(error_errno_when_called_adds_the_systems_words),
+        cmocka_unit_test(error_prefix_when_called_puts_words_before_and_keeps_the_code),
+        cmocka_unit_test(error_functions_when_err_is_null_return_the_number),
+        cmocka_unit_test(error_texts_when_too_long_are_cut_and_ended),
+        cmocka_unit_test(error_name_when_known_is_the_macros_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
