@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* Any page of a guest's memory, and any list of candidates in the store. */
+#include <string.h>
+
+#include "fuzz.h"
+#include "mailbox/deliver.h"
+#include "mailbox/scan.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { OFFSET = 16 * FRAME_SIZE };
+
+struct page {
+    uint8_t *bytes;
+    size_t size;
+};
+
+static void check_candidate(const struct page *page, const struct candidate *candidate)
+{
+    const struct frame_layout *layout = &frame_layouts[candidate->marker.kind];
+    size_t at = (size_t)(candidate->offset - OFFSET);
+    uint8_t marker[FRAME_MARKER_MAX];
+
+    MUST(candidate->offset >= OFFSET && at + layout->payload + candidate->capacity == page->size);
+    MUST(candidate->page_aligned == (at == 0));
+    MUST(candidate->pending == (frame_load_u32(page->bytes + at + layout->sequence) != 0));
+    MUST(frame_encode_marker(&candidate->marker, marker) > 0);
+    MUST(memcmp(marker, page->bytes + at, layout->sequence) == 0);
+}
+
+static void check_index(const struct scan *scan, uint64_t image_size)
+{
+    struct scan again;
+    auto_json cJSON *json = scan_to_json(scan);
+
+    MUST(json && scan_from_json(json, image_size, &again, NULL) == 0);
+    MUST(again.count == scan->count && again.noise == scan->noise);
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *a = &scan->candidates[i], *b = &again.candidates[i];
+        MUST(frame_marker_equal(&a->marker, &b->marker) && a->offset == b->offset);
+        MUST(a->capacity == b->capacity && a->page_aligned == b->page_aligned);
+        MUST(a->pending == b->pending && a->clean == b->clean);
+    }
+    scan_finish(&again);
+}
+
+static int read_page(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    const struct page *page = context;
+    (void)err;
+    MUST(offset >= OFFSET && offset - OFFSET + size <= page->size);
+    memcpy(bytes, page->bytes + (offset - OFFSET), size);
+    return 0;
+}
+
+static int write_page(void *context, uint64_t offset, const void *bytes, size_t size,
+                      struct error *err)
+{
+    const struct page *page = context;
+    (void)err;
+    MUST(offset >= OFFSET && offset - OFFSET + size <= page->size);
+    memcpy(page->bytes + (offset - OFFSET), bytes, size);
+    return 0;
+}
+
+static void deliver(struct page *page, const struct scan *scan, const struct candidate *candidate)
+{
+    const struct memory_io io = {read_page, write_page, page};
+    struct delivery delivery = {.kind = candidate->marker.kind,
+                                .name = candidate->marker.name,
+                                .token = candidate->marker.token,
+                                .token_size = candidate->marker.token_size,
+                                .payload = "{}",
+                                .payload_size = 2};
+    auto_json cJSON *shown = scan_describe(scan, candidate->marker.name);
+
+    MUST(shown);
+    if (deliver_locate(scan, &delivery, NULL) < 0)
+        return;
+    MUST(delivery.target_count > 0 && !delivery.targets[0]->pending);
+    int r = deliver_preflight(&io, &delivery, 1, NULL);
+    if (r < 0) /* an earlier candidate's payload stands in this one's frame */
+        return;
+    MUST(deliver_write(&io, &delivery, 1, NULL) == 0);
+    MUST(deliver_preflight(&io, &delivery, 1, NULL) < 0);
+}
+
+static void check_page(const uint8_t *data, size_t size)
+{
+    struct scan scan = {.data_bytes = size};
+    struct page page = {malloc(size ? size : 1), size};
+
+    MUST(page.bytes);
+    memcpy(page.bytes, data, size);
+    MUST(scan_page(page.bytes, size, OFFSET, &scan) == 0);
+    for (size_t i = 0; i < scan.count; i++) {
+        MUST(i == 0 || scan.candidates[i - 1].offset < scan.candidates[i].offset);
+        check_candidate(&page, &scan.candidates[i]);
+    }
+    check_index(&scan, OFFSET + size);
+    for (size_t i = 0; i < scan.count; i++)
+        deliver(&page, &scan, &scan.candidates[i]);
+    scan_finish(&scan);
+    free(page.bytes);
+}
+
+static void check_stored(const uint8_t *data, size_t size)
+{
+    const uint64_t image_size = 1 << 20;
+    auto_json cJSON *json = NULL;
+    struct error err = {0};
+    struct scan scan;
+
+    if (json_parse((const char *)data, size, &json, &err) < 0)
+        return;
+    int r = scan_from_json(json, image_size, &scan, &err);
+    if (r < 0) {
+        MUST(err.code == -r && *err.text);
+        return;
+    }
+    check_index(&scan, image_size);
+    scan_finish(&scan);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    check_page(data, size < FRAME_SIZE ? size : FRAME_SIZE);
+    check_stored(data, size);
+    return 0;
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: MIT */
+/* Any bytes that someone may write into a staged mailbox or `options`, whole and in parts. */
+#include <string.h>
+
+#include "fuzz.h"
+#include "fork/request.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+/* Wrong from one byte on, and not before; otherwise each shorter text is incomplete. */
+static void check_prefixes(const char *text, size_t size, enum json_status status,
+                           const struct json_check *check)
+{
+    size_t good = status == JSON_INVALID ? check->offset : size;
+    size_t step = size / 64 + 1;
+    struct json_check part;
+
+    MUST(check->offset <= size && check->line >= 1 && check->column >= 1);
+    for (size_t i = 0; i <= good; i += step) {
+        enum json_status before = json_check(text, i, &part);
+        MUST(before == JSON_INCOMPLETE || (before == JSON_COMPLETE && status != JSON_INCOMPLETE));
+    }
+    if (status == JSON_INVALID) {
+        MUST(json_check(text, good + 1, &part) == JSON_INVALID && part.offset == good);
+        MUST(*check->why);
+    }
+}
+
+static void check_members(const char *text, struct json_span object)
+{
+    size_t position = object.start, before = object.start + 1;
+    struct json_member member;
+
+    MUST(text[object.start] == '{' && text[object.end - 1] == '}');
+    while (json_next_member(text, object, &position, &member)) {
+        MUST(member.name.start > before - 1 && member.name.start <= member.name.end);
+        MUST(member.name.end < member.value.start && member.value.start < member.value.end);
+        MUST(member.value.end < object.end && position == member.value.end);
+        MUST(text[member.name.start - 1] == '"' && text[member.name.end] == '"');
+        before = member.value.end;
+        if (text[member.value.start] == '{') {
+            struct json_check inner;
+            size_t size = member.value.end - member.value.start;
+            MUST(json_check(text + member.value.start, size, &inner) == JSON_COMPLETE);
+            MUST(inner.object.start == 0 && inner.object.end == size);
+        }
+    }
+}
+
+static void check_request(const char *text, struct json_span object)
+{
+    struct fork_mailbox mailbox = {.name = "name"};
+    struct error err = {0};
+    struct json_check check;
+
+    int r = fork_parse_mailbox(text, object, false, &mailbox, &err);
+    MUST(fork_parse_mailbox(text, object, false, NULL, NULL) == r);
+    if (r < 0) {
+        MUST(err.code == -r && *err.text && json_utf8_valid(err.text, strlen(err.text)));
+        return;
+    }
+    MUST(memmem(text, object.end, mailbox.payload, mailbox.payload_size));
+    if (mailbox.wait_for_ack)
+        MUST(fork_append_port(&mailbox, 65535, &err) == 0);
+    MUST(mailbox.payload_size <= FRAME_CAPACITY);
+    MUST(json_check(mailbox.payload, mailbox.payload_size, &check) == JSON_COMPLETE);
+    MUST(check.object.start == 0 && check.object.end == mailbox.payload_size);
+    free(mailbox.payload);
+}
+
+static void check_options(const char *text, size_t size)
+{
+    struct fork_options options = {0};
+    struct error err = {0};
+
+    int r = fork_parse_options(text, size, &options, &err);
+    MUST(fork_parse_options(text, size, NULL, NULL) == r);
+    MUST(r == 0 || (err.code == -r && *err.text));
+    free(options.ack_address);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const char *text = (const char *)data;
+    struct json_check check;
+
+    enum json_status status = json_check(text, size, &check);
+    check_prefixes(text, size, status, &check);
+    check_options(text, size);
+    if (status != JSON_COMPLETE)
+        return 0;
+    MUST(check.object.end <= size && !memchr(data, 0, size));
+    check_members(text, check.object);
+    check_request(text, check.object);
+    return 0;
+}
