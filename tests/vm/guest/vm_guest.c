@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm_guest: the guest's side of the VM tests. Arms mailboxes and does what each payload tells it.
+ *
+ * Parameters of the kernel's command line:
+ *     hypefs.mailboxes=NAME[=TOKEN],…   what to arm (default: test.mailbox)
+ *     hypefs.child                      forks, once all are armed, a child that keeps writing
+ * memory
+ *
+ * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
+ * characters as \xNN. The payload's member "do" is the index of `deeds` below; without it: ack.
+ */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "guest/internal.h"
+
+enum { MAILBOXES_MAX = 32, COMMAND_LINE_MAX = 4096, CHILD_BYTES = 4 << 20, CHILD_PAUSE_MS = 5 };
+
+static const char host_address[] = "10.0.2.2"; /* of QEMU's user network */
+
+static void die(const char *what, int error)
+{
+    printf("vm_guest: %s: %s\n", what, strerror(-error));
+    exit(EXIT_FAILURE);
+}
+
+/* A datagram that the library would not send. */
+static void send_raw(const struct hypefs_mailbox *box, const char *format)
+{
+    char text[1024];
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(box->ack_port)};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    int size = snprintf(text, sizeof text, format, hypefs_mailbox_name(box));
+#pragma GCC diagnostic pop
+    inet_pton(AF_INET, host_address, &to.sin_addr);
+    if (sendto(fd, text, (size_t)size, 0, (struct sockaddr *)&to, sizeof to) < 0)
+        perror("vm_guest: sendto");
+    close(fd);
+}
+
+static void ack(struct hypefs_mailbox *box)
+{
+    int r = hypefs_mailbox_ack(box, NULL);
+    if (r < 0)
+        printf("vm_guest: ack: %s\n", strerror(-r));
+}
+
+static void keep_silent(struct hypefs_mailbox *box)
+{
+    (void)box;
+}
+
+static void ack_longer_name(struct hypefs_mailbox *box)
+{
+    send_raw(box, "stage=applied mailbox=%sx");
+}
+
+static void ack_free_text(struct hypefs_mailbox *box)
+{
+    send_raw(box, "the stage=applied for mailbox=%s");
+}
+
+static void ack_after_progress(struct hypefs_mailbox *box)
+{
+    send_raw(box, "stage=mailbox_seen mailbox=%s");
+    ack(box);
+}
+
+static void refuse(struct hypefs_mailbox *box)
+{
+    int r = hypefs_mailbox_fail(box, "told to fail", NULL);
+    if (r < 0)
+        printf("vm_guest: fail: %s\n", strerror(-r));
+}
+
+static void reboot_now(struct hypefs_mailbox *box)
+{
+    (void)box;
+    reboot(RB_AUTOBOOT);
+}
+
+static const struct {
+    const char *name;
+    void (*run)(struct hypefs_mailbox *box);
+} deeds[] = {
+    {"ack", ack},
+    {"silent", keep_silent},
+    {"longer-name", ack_longer_name},
+    {"free-text", ack_free_text},
+    {"progress", ack_after_progress},
+    {"fail", refuse},
+    {"reboot", reboot_now},
+};
+
+static void print_payload(const char *name, const char *payload, size_t size)
+{
+    printf("vm_guest: %s payload=", name);
+    for (size_t i = 0; i < size; i++)
+        if ((unsigned char)payload[i] < 0x20 || payload[i] == 0x7F)
+            printf("\\x%02x", (unsigned char)payload[i]);
+        else
+            putchar(payload[i]);
+    putchar('\n');
+}
+
+static void obey(struct hypefs_mailbox *box)
+{
+    size_t size;
+    const char *payload = hypefs_mailbox_payload(box, &size);
+    struct guest_span told = {.text = "\"ack\"", .size = 5};
+
+    print_payload(hypefs_mailbox_name(box), payload, size);
+    guest_member_find(payload, size, "do", &told);
+    for (size_t i = 0; i < sizeof deeds / sizeof deeds[0]; i++)
+        if (told.size == strlen(deeds[i].name) + 2 &&
+            memcmp(told.text + 1, deeds[i].name, told.size - 2) == 0)
+            deeds[i].run(box);
+    hypefs_mailbox_rearm(box);
+    printf("vm_guest: %s is armed again\n", hypefs_mailbox_name(box));
+}
+
+/* Fails if the frames are shared with it, or moves them if they were only copied. */
+static void run_child(void)
+{
+    char *memory = malloc(CHILD_BYTES);
+    for (int i = 0; memory; i++) {
+        memset(memory, i, CHILD_BYTES);
+        poll(NULL, 0, CHILD_PAUSE_MS);
+    }
+    _exit(EXIT_FAILURE);
+}
+
+static size_t arm_all(char *names, struct hypefs_mailbox **boxes)
+{
+    size_t count = 0;
+    for (char *name = strtok(names, ","); name; name = strtok(NULL, ",")) {
+        char *token = strchr(name, '=');
+        if (token)
+            *token++ = '\0';
+        if (count == MAILBOXES_MAX)
+            die(name, -E2BIG);
+        int r = hypefs_mailbox_arm(name, token, token ? strlen(token) : 0, &boxes[count]);
+        if (r < 0)
+            die(name, r);
+        count++;
+    }
+    return count;
+}
+
+/* The value of NAME=VALUE among the words of the kernel's command line, "" for NAME alone; NULL if
+ * it is not there. Returns owned. */
+static char *parameter(const char *line, const char *name)
+{
+    size_t size = strlen(name);
+    for (const char *word = line; *word; word += strcspn(word, " \n")) {
+        word += strspn(word, " \n");
+        const char *value = word + size;
+        if (strncmp(word, name, size) == 0 && *value == '=')
+            return strndup(value + 1, strcspn(value + 1, " \n"));
+        if (strncmp(word, name, size) == 0 && strchr(" \n", *value))
+            return strdup("");
+    }
+    return NULL;
+}
+
+int main(void)
+{
+    char line[COMMAND_LINE_MAX], default_names[] = "test.mailbox";
+    struct hypefs_mailbox *boxes[MAILBOXES_MAX], *full;
+
+    setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+    FILE *file = fopen("/proc/cmdline", "re");
+    if (!file || !fgets(line, sizeof line, file))
+        die("/proc/cmdline", -EIO);
+    fclose(file);
+    char *child = parameter(line, "hypefs.child");
+    char *names = parameter(line, "hypefs.mailboxes");
+    size_t count = arm_all(names ? names : default_names, boxes);
+    free(names);
+    if (child && fork() == 0)
+        run_child();
+    free(child);
+    puts("vm_guest: ready");
+    for (;;) {
+        int r = hypefs_mailbox_wait(boxes, count, -1, &full);
+        if (r < 0)
+            die("wait", r);
+        obey(full);
+    }
+}
