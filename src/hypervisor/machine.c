@@ -7,6 +7,7 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -17,6 +18,10 @@ enum {
     WORD_MAX = 64,       /* of a recorded type, CPU model, version */
     VCPUS_MAX = 1024,
     DISKS_MAX = 64,
+    TICK_TRIES = 16,
+    TICK_NS = 20000000,
+    NS_PER_S = 1000000000,
+    NS_PER_MS = 1000000,
 };
 static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
 
@@ -314,13 +319,13 @@ static const char *cpuinfo_value(const char *cpuinfo, const char *key, size_t *r
     return NULL;
 }
 
-bool machine_cpuinfo_virtualizes(const char *cpuinfo)
+bool machine_cpuinfo_has(const char *cpuinfo, const char *flag)
 {
     size_t size = 0;
     const char *flags = cpuinfo_value(cpuinfo, "flags", &size);
     for (size_t i = 0; flags && i < size;) {
         size_t length = strcspn(flags + i, " \n");
-        if (length == 3 && (memcmp(flags + i, "vmx", 3) == 0 || memcmp(flags + i, "svm", 3) == 0))
+        if (length == strlen(flag) && memcmp(flags + i, flag, length) == 0)
             return true;
         i += length + 1;
     }
@@ -372,10 +377,11 @@ static bool host_virtualizes(void)
     auto_close int kvm = open("/dev/kvm", O_RDWR | O_CLOEXEC);
     if (kvm < 0)
         return false;
-#if defined(__x86_64__) || defined(__i386__)
+#if defined(__x86_64__)
     /* A device alone is not enough: on some nested hosts a stock kernel hangs in it. */
     char cpuinfo[CPUINFO_MAX + 1];
-    return read_cpuinfo(cpuinfo, NULL) == 0 && machine_cpuinfo_virtualizes(cpuinfo);
+    return read_cpuinfo(cpuinfo, NULL) == 0 &&
+           (machine_cpuinfo_has(cpuinfo, "vmx") || machine_cpuinfo_has(cpuinfo, "svm"));
 #else
     return true;
 #endif
@@ -387,3 +393,51 @@ enum machine_accel machine_resolve_accel(enum machine_accel wanted)
         return wanted;
     return host_virtualizes() ? ACCEL_KVM : ACCEL_TCG;
 }
+
+#if defined(__x86_64__)
+struct tick {
+    uint64_t counter;
+    int64_t ns;
+};
+
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+    return (int64_t)now.tv_sec * NS_PER_S + now.tv_nsec;
+}
+
+/* Counter and clock at one moment: of several tries the one that was interrupted least. */
+static struct tick read_tick(void)
+{
+    struct tick best = {0};
+    int64_t least = INT64_MAX;
+    for (int i = 0; i < TICK_TRIES; i++) {
+        int64_t before = now_ns();
+        uint64_t counter = __builtin_ia32_rdtsc();
+        int64_t took = now_ns() - before;
+        if (took < least) {
+            least = took;
+            best = (struct tick){.counter = counter, .ns = before + took / 2};
+        }
+    }
+    return best;
+}
+
+unsigned machine_host_tsc_khz(void)
+{
+    char cpuinfo[CPUINFO_MAX + 1];
+    if (read_cpuinfo(cpuinfo, NULL) < 0 || !machine_cpuinfo_has(cpuinfo, "constant_tsc"))
+        return 0;
+    struct tick first = read_tick();
+    nanosleep(&(struct timespec){.tv_nsec = TICK_NS}, NULL);
+    struct tick last = read_tick();
+    double ms = (double)(last.ns - first.ns) / NS_PER_MS;
+    return (unsigned)((double)(last.counter - first.counter) / ms + 0.5);
+}
+#else
+unsigned machine_host_tsc_khz(void)
+{
+    return 0;
+}
+#endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * machine: what hypervisor.h declares as struct machine, and what there is to know of the host's
- * CPU. This header is for the backends. Pure but for the reads of /proc/cpuinfo and /dev/kvm.
+ * CPU. This header is for the backends. Pure but for what asks the host. Any thread.
  */
 #ifndef HYPEFS_HYPERVISOR_MACHINE_H
 #define HYPEFS_HYPERVISOR_MACHINE_H
@@ -10,8 +10,8 @@
 
 #include "hypervisor/hypervisor.h"
 
-/* Does the CPU described by a /proc/cpuinfo of x86 offer vmx or svm? */
-bool machine_cpuinfo_virtualizes(const char *cpuinfo);
+/* Has the first CPU in a /proc/cpuinfo of x86 the flag? */
+bool machine_cpuinfo_has(const char *cpuinfo, const char *flag);
 
 /* One word for the CPU's model and flags in a /proc/cpuinfo: equal for equal CPUs, whatever their
  * clock, load or microcode. Returns owned. */
@@ -19,5 +19,9 @@ int machine_cpuinfo_hash(const char *cpuinfo, char **ret, struct error *err);
 
 /* That of this host. */
 int machine_host_cpu(char **ret, struct error *err);
+
+/* How fast this host's time stamp counter runs, measured in 20 ms; 0 if it has none that is steady.
+ */
+unsigned machine_host_tsc_khz(void);
 
 #endif

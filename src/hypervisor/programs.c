@@ -63,16 +63,15 @@ static int locate(const char *binary, struct known *ret, struct error *err)
 {
     char *path = ret->program.path;
     if (!strchr(binary, '/'))
-        return search(binary, path, &ret->file)
-                   ? 0
-                   : error_set(err, ENOENT, "%s is not in PATH", binary);
+        return search(binary, path, &ret->file) ? 0
+                                                : error_set(err, EIO, "%s is not in PATH", binary);
     if (binary[0] == '/' && strlen(binary) < PATH_MAX)
         memcpy(path, binary, strlen(binary) + 1);
     else if (!realpath(binary, path))
-        return error_errno(err, errno, "%s", binary);
+        return error_set(err, EIO, "%s: %s", binary, strerrordesc_np(errno));
     if (executable(path, &ret->file))
         return 0;
-    return error_set(err, ENOENT, "%s is not a program that can be executed", binary);
+    return error_set(err, EIO, "%s is not a program that can be executed", binary);
 }
 
 static bool same(const struct known *a, const struct known *b)

@@ -24,7 +24,7 @@ typedef int program_probe(struct program *ret, struct error *err);
 
 /*
  * Looks for `binary` (in PATH if it has no slash), and probes it unless that was done. No lock is
- * held while probing: two threads may both do it. ENOENT if there is none that can be executed.
+ * held while probing: two threads may both do it. EIO if there is none that can be executed.
  */
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,
                   struct program *ret, struct error *err);

@@ -14,69 +14,27 @@
 #include "hypervisor/machine.h"
 #include "hypervisor/programs.h"
 #include "hypervisor/qemu_arguments.h"
-#include "hypervisor/qmp.h"
+#include "hypervisor/qemu_control.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
 #include "util/unix_socket.h"
 
-/* Deadlines: what takes longer than these on a loaded machine will not come at all. */
 enum {
     PROBE_MS = 10000,
-    GREETING_MS = 30000,
-    COMMAND_MS = 60000, /* saving flushes disks */
     LOAD_MS = 60000,
     LOAD_POLL_MIN_MS = 1,
     LOAD_POLL_MAX_MS = 16,
+    PROBE_OUTPUT_MAX = 4096,
+    FD_PATH_SIZE = 32,
 };
 
-enum { LAST_WORDS_MAX = 400, PROBE_OUTPUT_MAX = 4096, FD_PATH_SIZE = 32 };
-
 static const char program_name[] = "qemu-system-x86_64";
-static const char socket_name[] = "qmp.sock";
-static const char log_name[] = "vmm.log";
 static const char console_name[] = "console.log";
 static const char memory_name[] = "memory";
 static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
 
 static const char *const cpu_models[ACCELS] = {[ACCEL_KVM] = "host", [ACCEL_TCG] = "max"};
-
-/* What struct vmm's state is here. */
-struct qemu {
-    struct qmp *qmp;
-    struct guest_memory *memory;
-};
-
-static void release(struct vmm *vmm)
-{
-    struct qemu *qemu = vmm->state;
-    if (qemu) {
-        qmp_close(qemu->qmp);
-        guest_memory_destroy(qemu->memory);
-        free(qemu);
-    }
-    vmm->state = NULL;
-    if (vmm->memory_fd >= 0)
-        close(steal_fd(&vmm->memory_fd));
-}
-
-static int state_of(struct vmm *vmm, struct qemu **ret, struct error *err)
-{
-    if (!vmm->state)
-        vmm->state = calloc(1, sizeof(struct qemu));
-    if (!vmm->state)
-        return error_set(err, ENOMEM, "no memory for a VMM's state");
-    *ret = vmm->state;
-    return 0;
-}
-
-static struct qmp_limits limits(const struct vmm_context *context, const struct vmm *vmm,
-                                int timeout_ms)
-{
-    return (struct qmp_limits){.pidfd = vmm->pidfd,
-                               .cancel_fd = context->cancel_fd,
-                               .deadline_ms = process_now_ms() + timeout_ms};
-}
 
 /* ---- the program ---- */
 
@@ -128,106 +86,6 @@ static int version(struct vmm_programs *programs, const char *binary, char **ret
     return 0;
 }
 
-/* ---- last words ---- */
-
-static off_t log_size(const struct vmm_context *context)
-{
-    struct stat file;
-    return fstatat(context->directory_fd, log_name, &file, AT_SYMLINK_NOFOLLOW) < 0 ? 0
-                                                                                    : file.st_size;
-}
-
-/* The end of what vmm.log got since it had `from` bytes, as one line. */
-static void read_last_words(const struct vmm_context *context, off_t from,
-                            char ret[static LAST_WORDS_MAX + 1])
-{
-    ret[0] = '\0';
-    auto_close int fd =
-        openat(context->directory_fd, log_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    struct stat file;
-    if (fd < 0 || fstat(fd, &file) < 0 || file.st_size <= from)
-        return;
-    if (file.st_size - from > LAST_WORDS_MAX)
-        from = file.st_size - LAST_WORDS_MAX;
-    ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);
-    size_t size = got > 0 ? (size_t)got : 0;
-    while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
-        size--;
-    ret[size] = '\0';
-    for (size_t i = 0; i < size; i++)
-        ret[i] = (unsigned char)ret[i] < ' ' || ret[i] == 0x7f ? ' ' : ret[i];
-}
-
-/* Puts behind a failure what is known of QEMU's end. */
-static int explain(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,
-                   struct error *err)
-{
-    if (!err || r == -ECANCELED)
-        return r;
-    struct vmm_exit exit;
-    vmm_reap(vmm, &exit);
-    char words[LAST_WORDS_MAX + 1], how[32] = "";
-    read_last_words(context, from, words);
-    if (exit.ended && exit.signal)
-        snprintf(how, sizeof how, " (signal %d)", exit.signal);
-    else if (exit.ended && exit.code >= 0)
-        snprintf(how, sizeof how, " (status %d)", exit.code);
-    size_t used = strlen(err->text);
-    snprintf(err->text + used, sizeof err->text - used, "%s%s%s", how, words[0] ? ": " : "", words);
-    return r;
-}
-
-/* ---- the control connection ---- */
-
-static int connect_control(const struct vmm_context *context, struct vmm *vmm, struct qemu *qemu,
-                           struct error *err)
-{
-    int fd;
-    int r = unix_socket_connect(context->directory_fd, socket_name, &fd, err);
-    if (r < 0) {
-        if (err)
-            err->code = EIO;
-        return -EIO;
-    }
-    struct qmp_limits wait = limits(context, vmm, GREETING_MS);
-    return qmp_open(fd, &wait, &qemu->qmp, err);
-}
-
-/* Connects first if need be. */
-static int execute(const struct vmm_context *context, struct vmm *vmm, int timeout_ms,
-                   const char *command, cJSON *arguments, int send_fd, cJSON **ret,
-                   struct error *err)
-{
-    auto_json cJSON *owned = arguments;
-    struct qemu *qemu;
-    int r = state_of(vmm, &qemu, err);
-    if (r < 0)
-        return r;
-    if (!qemu->qmp)
-        r = connect_control(context, vmm, qemu, err);
-    if (r == 0) {
-        struct qmp_limits wait = limits(context, vmm, timeout_ms);
-        r = qmp_execute(qemu->qmp, &wait, command, steal_pointer(owned), send_fd, ret, err);
-    }
-    if (r == 0)
-        return 0;
-    qmp_close(qemu->qmp);
-    qemu->qmp = NULL;
-    return r;
-}
-
-/* A command with one string as its argument. */
-static int execute_string(const struct vmm_context *context, struct vmm *vmm, const char *command,
-                          const char *name, const char *value, int send_fd, struct error *err)
-{
-    cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(arguments, name, value)) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    return execute(context, vmm, COMMAND_MS, command, arguments, send_fd, NULL, err);
-}
-
 /* ---- starting ---- */
 
 static int open_log(const struct vmm_context *context, const char *name, int *ret,
@@ -245,7 +103,7 @@ static int spawn(const struct vmm_context *context, char *const *arguments, int 
                  struct vmm **ret, struct error *err)
 {
     auto_close int output = -1, pidfd = -1, console = -1;
-    int r = open_log(context, log_name, &output, err);
+    int r = open_log(context, QEMU_LOG_NAME, &output, err);
     if (r == 0)
         r = open_log(context, console_name, &console, err);
     if (r < 0)
@@ -257,9 +115,9 @@ static int spawn(const struct vmm_context *context, char *const *arguments, int 
                                 .inherit_fds = &listener,
                                 .inherit_count = 1};
     pid_t pid;
-    r = process_spawn(&spec, &pid, &pidfd, err);
-    if (r < 0)
-        return r;
+    struct error why;
+    if (process_spawn(&spec, &pid, &pidfd, &why) < 0)
+        return error_set(err, EIO, "%s", why.text);
     r = vmm_create(&qemu_hypervisor, pid, pidfd, ret, err);
     if (r < 0)
         process_kill(pidfd);
@@ -274,9 +132,9 @@ static int launch(const struct vmm_context *context, const struct machine *machi
 {
     auto_close int listener = -1, control = -1;
     char **arguments = NULL;
-    int r = unix_socket_listen(context->directory_fd, socket_name, &listener, err);
+    int r = unix_socket_listen(context->directory_fd, QEMU_SOCKET_NAME, &listener, err);
     if (r == 0)
-        r = unix_socket_connect(context->directory_fd, socket_name, &control, err);
+        r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &control, err);
     start->qmp_fd = listener;
     if (r == 0)
         r = qemu_arguments_create(machine, start, &arguments, err);
@@ -288,10 +146,10 @@ static int launch(const struct vmm_context *context, const struct machine *machi
         close(steal_fd(&listener));
     struct qemu *qemu;
     if (r == 0)
-        r = state_of(*ret, &qemu, err);
+        r = qemu_control_state(*ret, &qemu, err);
     if (r < 0)
         return r;
-    struct qmp_limits wait = limits(context, *ret, GREETING_MS);
+    struct qmp_limits wait = qemu_control_limits(context, *ret, QEMU_GREETING_MS);
     return qmp_open(steal_fd(&control), &wait, &qemu->qmp, err);
 }
 
@@ -300,12 +158,12 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
                    struct error *err)
 {
     if (vmm) {
-        explain(context, vmm, from, r, err);
+        qemu_control_explain(context, vmm, from, r, err);
         if (!vmm->exit.ended)
             process_kill(vmm->pidfd);
         vmm_close(vmm);
     }
-    unlinkat(context->directory_fd, socket_name, 0);
+    unlinkat(context->directory_fd, QEMU_SOCKET_NAME, 0);
     return r;
 }
 
@@ -337,7 +195,7 @@ static int read_type(const struct vmm_context *context, struct vmm *vmm, char **
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
     }
     auto_json cJSON *answer = NULL;
-    int r = execute(context, vmm, COMMAND_MS, "qom-get", arguments, -1, &answer, err);
+    int r = qemu_control_execute(context, vmm, "qom-get", arguments, -1, &answer, err);
     if (r < 0)
         return r;
     const char *type = cJSON_GetStringValue(answer);
@@ -393,7 +251,7 @@ static int start_booting(const struct vmm_context *context, const struct machine
     struct qemu_start start = {
         .program = program, .type = machine_board_names[machine->board], .memory = memory_name};
     struct vmm *vmm = NULL;
-    off_t from = log_size(context);
+    off_t from = qemu_control_log_size(context);
     int r = launch(context, &told, &start, &vmm, err);
     if (r == 0)
         r = record(context, vmm, recorded, err);
@@ -433,7 +291,7 @@ static int send_state(const struct vmm_context *context, struct vmm *vmm, int st
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "the state file cannot be opened");
-    return execute_string(context, vmm, "getfd", "fdname", incoming_name, fd, err);
+    return qemu_control_execute_string(context, vmm, "getfd", "fdname", incoming_name, fd, err);
 }
 
 /* QEMU would announce the guest at load, with the MAC address of the VM that was saved. */
@@ -444,14 +302,14 @@ static int silence(const struct vmm_context *context, struct vmm *vmm, struct er
         cJSON_Delete(arguments);
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
     }
-    return execute(context, vmm, COMMAND_MS, "migrate-set-parameters", arguments, -1, NULL, err);
+    return qemu_control_execute(context, vmm, "migrate-set-parameters", arguments, -1, NULL, err);
 }
 
 /* 1 when the state is loaded, 0 while it is not. */
 static int loaded(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     auto_json cJSON *answer = NULL;
-    int r = execute(context, vmm, COMMAND_MS, "query-migrate", NULL, -1, &answer, err);
+    int r = qemu_control_execute(context, vmm, "query-migrate", NULL, -1, &answer, err);
     if (r < 0)
         return r;
     const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "status"));
@@ -486,7 +344,8 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm, int st
     if (r == 0)
         r = send_state(context, vmm, state_fd, err);
     if (r == 0)
-        r = execute_string(context, vmm, "migrate-incoming", "uri", incoming_uri, -1, err);
+        r = qemu_control_execute_string(context, vmm, "migrate-incoming", "uri", incoming_uri, -1,
+                                        err);
     return r < 0 ? r : await_loaded(context, vmm, err);
 }
 
@@ -523,7 +382,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
     struct qemu_start start = {
         .program = &program, .type = machine->type, .memory = memory, .restore = true};
     struct vmm *vmm = NULL;
-    off_t from = log_size(context);
+    off_t from = qemu_control_log_size(context);
     r = launch(context, machine, &start, &vmm, err);
     if (r == 0)
         r = check_greeting(vmm, machine, err);
@@ -555,16 +414,16 @@ static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, siz
 
 static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    off_t from = log_size(context);
-    int r = execute(context, vmm, COMMAND_MS, "cont", NULL, -1, NULL, err);
-    return r < 0 ? explain(context, vmm, from, r, err) : 0;
+    off_t from = qemu_control_log_size(context);
+    int r = qemu_control_execute(context, vmm, "cont", NULL, -1, NULL, err);
+    return r < 0 ? qemu_control_explain(context, vmm, from, r, err) : 0;
 }
 
 static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    off_t from = log_size(context);
-    int r = execute(context, vmm, COMMAND_MS, "stop", NULL, -1, NULL, err);
-    return r < 0 ? explain(context, vmm, from, r, err) : 0;
+    off_t from = qemu_control_log_size(context);
+    int r = qemu_control_execute(context, vmm, "stop", NULL, -1, NULL, err);
+    return r < 0 ? qemu_control_explain(context, vmm, from, r, err) : 0;
 }
 
 static int save(const struct vmm_context *context, struct vmm *vmm, const char *name,
@@ -573,12 +432,13 @@ static int save(const struct vmm_context *context, struct vmm *vmm, const char *
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
     if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", name);
-    off_t from = log_size(context);
-    int r = execute_string(context, vmm, "xen-save-devices-state", "filename", name, -1, err);
+    off_t from = qemu_control_log_size(context);
+    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename", name,
+                                        -1, err);
     if (r == 0)
         return 0;
     unlinkat(context->directory_fd, name, 0);
-    return explain(context, vmm, from, r, err);
+    return qemu_control_explain(context, vmm, from, r, err);
 }
 
 const struct hypervisor qemu_hypervisor = {
@@ -593,5 +453,5 @@ const struct hypervisor qemu_hypervisor = {
     .resume = resume,
     .pause = pause_guest,
     .save = save,
-    .release = release,
+    .release = qemu_control_release,
 };

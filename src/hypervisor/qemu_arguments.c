@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "hypervisor/machine.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -122,21 +123,39 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
     add_json(list, "-device", device, complete);
 }
 
+/*
+ * Linux finds out the speed of its CPU's time stamp counter (under TCG that of the host's) by a
+ * timer. On a microvm that is an emulated PIT, which it distrusts when the host is busy; then it
+ * has no clock at all and hangs. So it is told, as QEMU itself appends the microvm's devices for a
+ * kernel without ACPI.
+ */
+static void add_cmdline(struct list *list, const struct machine *machine)
+{
+    static const char parameter[] = "tsc_early_khz=";
+    const char *cmdline = machine->cmdline ? machine->cmdline : "";
+    bool told = machine->board == MACHINE_MICROVM && machine->accel == ACCEL_TCG &&
+                machine->kernel && !strstr(cmdline, parameter);
+    unsigned khz = told ? machine_host_tsc_khz() : 0;
+    if (!machine->cmdline && khz == 0)
+        return;
+    add(list, "-append");
+    if (khz > 0)
+        add_format(list, "%s%s%s%u", cmdline, cmdline[0] ? " " : "", parameter, khz);
+    else
+        add(list, cmdline);
+}
+
 static void add_boot(struct list *list, const struct machine *machine)
 {
-    const struct {
-        const char *option, *value;
-    } options[] = {
-        {"-kernel", machine->kernel},
-        {"-initrd", machine->initrd},
-        {"-append", machine->cmdline},
-    };
-    for (size_t i = 0; i < array_length(options); i++) {
-        if (options[i].value) {
-            add(list, options[i].option);
-            add(list, options[i].value);
-        }
+    if (machine->kernel) {
+        add(list, "-kernel");
+        add(list, machine->kernel);
     }
+    if (machine->initrd) {
+        add(list, "-initrd");
+        add(list, machine->initrd);
+    }
+    add_cmdline(list, machine);
 }
 
 static void add_all(struct list *list, const struct machine *machine,
@@ -223,7 +242,7 @@ static int check_disk(const struct machine_disk *disk, struct error *err)
                          "disk %s is writable: only read-only disks can be used yet", disk->path);
     auto_close int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return error_errno(err, errno, "disk %s", disk->path);
+        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
     struct stat file;
     if (fstat(fd, &file) < 0)
         return error_errno(err, errno, "disk %s", disk->path);

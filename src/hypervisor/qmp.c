@@ -31,11 +31,9 @@ static const char *const kind_members[] = {
 int qmp_parse(const char *line, size_t size, struct qmp_message *ret, struct error *err)
 {
     auto_json cJSON *document = NULL;
-    if (json_parse(line, size, &document, err) < 0) {
-        if (err)
-            err->code = EIO;
-        return error_prefix(err, -EIO, "QEMU's message is no JSON object");
-    }
+    struct error why;
+    if (json_parse(line, size, &document, &why) < 0)
+        return error_set(err, EIO, "QEMU's message is no JSON object: %s", why.text);
     for (size_t kind = 0; kind < array_length(kind_members); kind++) {
         const cJSON *body = cJSON_GetObjectItemCaseSensitive(document, kind_members[kind]);
         if (!body)

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qemu_control: talking to a running QEMU through the socket in its directory, and finding out what
+ * it said when that fails. For the QEMU backend only; one thread at a time per struct vmm.
+ */
+#ifndef HYPEFS_HYPERVISOR_QEMU_CONTROL_H
+#define HYPEFS_HYPERVISOR_QEMU_CONTROL_H
+
+#include <sys/types.h>
+#include <cjson/cJSON.h>
+
+#include "hypervisor/guest_memory.h"
+#include "hypervisor/hypervisor.h"
+#include "hypervisor/qmp.h"
+
+enum { QEMU_GREETING_MS = 30000 };
+
+/* In the directory of an instance. */
+#define QEMU_SOCKET_NAME "qmp.sock"
+#define QEMU_LOG_NAME "vmm.log"
+
+/* What struct vmm's state is for QEMU. Either may be missing. */
+struct qemu {
+    struct qmp *qmp;
+    struct guest_memory *memory;
+};
+
+/* The VMM's state, made if there is none. */
+int qemu_control_state(struct vmm *vmm, struct qemu **ret, struct error *err);
+
+/* Frees it, and closes what is open. */
+void qemu_control_release(struct vmm *vmm);
+
+struct qmp_limits qemu_control_limits(const struct vmm_context *context, const struct vmm *vmm,
+                                      int timeout_ms);
+
+/* qmp_execute(), which see; connects first if need be, and closes the connection after a failure.
+ */
+int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, const char *command,
+                         cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
+
+/* The same with one string as the argument and nothing to return. */
+int qemu_control_execute_string(const struct vmm_context *context, struct vmm *vmm,
+                                const char *command, const char *name, const char *value,
+                                int send_fd, struct error *err);
+
+/* How long vmm.log is: to be taken before something is tried. */
+off_t qemu_control_log_size(const struct vmm_context *context);
+
+/* Puts behind the text of a failure how QEMU ended and the last it said since vmm.log had
+ * `log_size` bytes, as one line. Returns r. */
+int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
+                         struct error *err);
+
+#endif
