@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/scan.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "mailbox/scan.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+enum { BAR_WIDTH = 40, BAR_AFTER_MS = 1000, BAR_EVERY_MS = 100 };
+
+static const char usage[] = "usage: hypefs scan [--json] FILE...\n";
+
+static const char help[] = "List the mailboxes in raw memory images of virtual machines.\n"
+                           "\n"
+                           "  --json      print JSON instead of a table\n"
+                           "  -h, --help  print this help\n"
+                           "\n"
+                           "Exit status: 0 done, 1 an image could not be read, 2 wrong usage.\n"
+                           "What is printed holds the mailboxes' tokens.\n";
+
+/* A file's name as it can be printed: no control characters, UTF-8. Returns owned. */
+static char *printable(const char *name)
+{
+    char *text = strdup(name);
+    bool utf8 = json_utf8_valid(name, strlen(name));
+
+    for (char *c = text; c && *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7F || ((unsigned char)*c >= 0x80 && !utf8))
+            *c = '?';
+    return text;
+}
+
+struct bar {
+    double start_ms, drawn_ms;
+    bool wanted, drawn;
+};
+
+static void draw_bar(void *context, uint64_t done, uint64_t size)
+{
+    struct bar *bar = context;
+    double now = process_now_ms();
+
+    if (!bar->wanted || now - bar->start_ms < BAR_AFTER_MS || now - bar->drawn_ms < BAR_EVERY_MS)
+        return;
+    int filled = (int)((double)done / (double)size * BAR_WIDTH);
+    fprintf(stderr, "\rscanning [%.*s%*s] %3.0f %% of %" PRIu64 " MiB", filled,
+            "########################################", BAR_WIDTH - filled, "",
+            (double)done / (double)size * 100, size >> 20);
+    bar->drawn_ms = now;
+    bar->drawn = true;
+}
+
+static int scan_file(const char *path, struct scan *ret, uint64_t *ret_size, struct error *err)
+{
+    struct bar bar = {.start_ms = process_now_ms(), .wanted = isatty(STDERR_FILENO)};
+    struct stat st;
+
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot open it");
+    int r = scan_image(fd, draw_bar, &bar, ret, err);
+    if (bar.drawn)
+        fputs("\r\033[K", stderr);
+    if (r == 0)
+        *ret_size = (uint64_t)st.st_size;
+    return r;
+}
+
+static void print_token(const struct frame_marker *marker)
+{
+    bool plain = true;
+    for (size_t i = 0; i < marker->token_size; i++)
+        plain = plain && marker->token[i] > ' ' && marker->token[i] < 0x7F;
+    if (plain)
+        printf("%.*s\n", (int)marker->token_size, (const char *)marker->token);
+    for (size_t i = 0; !plain && i < marker->token_size; i++)
+        printf("%s%02x%s", i ? "" : "hex:", marker->token[i],
+               i + 1 < marker->token_size ? "" : "\n");
+}
+
+static void print_table(const struct scan *scan, uint64_t size)
+{
+    int width = (int)strlen("(network)");
+    for (size_t i = 0; i < scan->count; i++)
+        if ((int)strlen(scan->candidates[i].marker.name) > width)
+            width = (int)strlen(scan->candidates[i].marker.name);
+    if (scan->count > 0)
+        printf("%-*s  %14s  %-7s  %-7s  %8s  %s\n", width, "NAME", "OFFSET", "ALIGNED", "STATE",
+               "CAPACITY", "TOKEN");
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        const char *name = candidate->marker.name;
+        printf("%-*s  %14" PRIu64 "  %-7s  %-7s  %8" PRIu32 "  ", width, *name ? name : "(network)",
+               candidate->offset, candidate->page_aligned ? "yes" : "no",
+               candidate->pending ? "pending" : "armed", candidate->capacity);
+        print_token(&candidate->marker);
+    }
+    printf("%zu %s in %" PRIu64 " bytes, %" PRIu64 " of them data; stray magic strings: %" PRIu64
+           "%s\n",
+           scan->count, scan->count == 1 ? "frame" : "frames", size, scan->data_bytes, scan->noise,
+           scan->truncated ? "; there are more frames than can be listed" : "");
+}
+
+static bool add_json(cJSON *images, const char *name, const struct scan *scan, uint64_t size)
+{
+    cJSON *image = cJSON_CreateObject();
+    if (!cJSON_AddItemToArray(images, image)) {
+        cJSON_Delete(image);
+        return false;
+    }
+    if (!cJSON_AddStringToObject(image, "file", name) ||
+        !cJSON_AddNumberToObject(image, "size_bytes", (double)size) ||
+        !cJSON_AddNumberToObject(image, "data_bytes", (double)scan->data_bytes) ||
+        !cJSON_AddNumberToObject(image, "noise", (double)scan->noise) ||
+        !cJSON_AddBoolToObject(image, "truncated", scan->truncated))
+        return false;
+    cJSON *mailboxes = cJSON_AddArrayToObject(image, "mailboxes");
+    if (!mailboxes)
+        return false;
+    for (size_t i = 0; (i = scan_next_name(scan, i)) < scan->count; i++)
+        if (!cJSON_AddItemToArray(mailboxes, scan_describe(scan, scan->candidates[i].marker.name)))
+            return false;
+    auto_json cJSON *network = scan_describe(scan, "");
+    if (!network)
+        network = cJSON_CreateNull();
+    if (!cJSON_AddItemToObject(image, "network", network))
+        return false;
+    network = NULL;
+    return true;
+}
+
+/* One file into the array, or as a table where there is none. */
+static int show(const char *path, const char *name, bool heading, cJSON *images, struct error *err)
+{
+    struct scan scan = {0};
+    uint64_t size = 0;
+    int r = scan_file(path, &scan, &size, err);
+
+    if (r == 0 && images && !add_json(images, name, &scan, size))
+        r = error_errno(err, ENOMEM, "cannot describe it");
+    if (r == 0 && !images) {
+        if (heading)
+            printf("%s:\n", name);
+        print_table(&scan, size);
+    }
+    scan_finish(&scan);
+    return r;
+}
+
+static int fail(const char *what, const char *why)
+{
+    fprintf(stderr, "hypefs scan: %s: %s\n", what, why);
+    return 1;
+}
+
+static int show_all(int count, char **paths, bool as_json)
+{
+    auto_json cJSON *json = as_json ? cJSON_CreateObject() : NULL;
+    cJSON *images = cJSON_AddArrayToObject(json, "images");
+    struct error err = {0};
+
+    if (as_json && !images)
+        return fail("JSON", strerror(ENOMEM));
+    for (int i = 0; i < count; i++) {
+        auto_free char *name = printable(paths[i]);
+        if (!name)
+            return fail("a file's name", strerror(ENOMEM));
+        if (show(paths[i], name, count > 1, images, &err) < 0)
+            return fail(name, err.text);
+    }
+    auto_free char *text = as_json ? json_print(json) : NULL;
+    if (as_json && !text)
+        return fail("JSON", strerror(ENOMEM));
+    if (text)
+        fputs(text, stdout);
+    errno = 0;
+    if (fflush(stdout) != 0 || ferror(stdout))
+        return fail("standard output", errno ? strerror(errno) : "cannot be written");
+    return 0;
+}
+
+int cli_scan(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    bool json = false;
+
+    optind = 0;                      /* glibc: begin anew, whatever was parsed before */
+    argv[0] = (char *)"hypefs scan"; /* what getopt's messages begin with */
+    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
+        if (c == 'h') {
+            printf("%s%s", usage, help);
+            return fflush(stdout) == 0 ? 0 : 1;
+        }
+        if (c != 'j') {
+            fputs(usage, stderr);
+            return 2;
+        }
+        json = true;
+    }
+    if (optind == argc) {
+        fprintf(stderr, "hypefs scan: no file was given\n%s", usage);
+        return 2;
+    }
+    return show_all(argc - optind, argv + optind, json);
+}
