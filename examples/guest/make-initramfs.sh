@@ -3,12 +3,12 @@
 #
 # Makes a guest's initramfs: busybox, network modules, and the agent with a hook.
 #
-#   make-initramfs.sh KERNEL_ROOT AGENT OUT [PROGRAM]
+#   make-initramfs.sh MODULES AGENT OUT [PROGRAM]
 #
-# KERNEL_ROOT  an unpacked kernel package (lib/modules/VERSION below it), see fetch-kernel.sh.
-#              "-": no modules, for a kernel with virtio-net built in.
-# AGENT        hypefs-guest, linked statically.
-# PROGRAM      a static program that the guest runs instead of the agent.
+# MODULES  a folder with the kernel's modules somewhere below it: an unpacked kernel package (see
+#          fetch-kernel.sh), or lib/modules/VERSION. "-": none, the kernel has virtio-net built in.
+# AGENT    hypefs-guest, linked statically.
+# PROGRAM  a static program that the guest runs instead of the agent.
 #
 # Needs busybox-static and cpio. Runs as any user.
 set -eu
@@ -27,10 +27,10 @@ is_static() {
 }
 
 if [ $# -lt 3 ] || [ $# -gt 4 ]; then
-    echo "usage: make-initramfs.sh KERNEL_ROOT AGENT OUT [PROGRAM]" >&2
+    echo "usage: make-initramfs.sh MODULES AGENT OUT [PROGRAM]" >&2
     exit 2
 fi
-kernel_root=$1 agent=$2 out=$3 program=${4-}
+module_root=$1 agent=$2 out=$3 program=${4-}
 here=$(dirname "$(readlink -f "$0")")
 busybox=$(command -v busybox) || fail "busybox is missing (apt install busybox-static)"
 command -v cpio >/dev/null || fail "cpio is missing (apt install cpio)"
@@ -38,8 +38,7 @@ for file in "$busybox" "$agent" ${program:+"$program"}; do
     [ -f "$file" ] || fail "$file is not there"
     is_static "$file" || fail "$file is not linked statically"
 done
-[ "$kernel_root" = - ] || [ -d "$kernel_root/lib/modules" ] ||
-    fail "$kernel_root/lib/modules is not there"
+[ "$module_root" = - ] || [ -d "$module_root" ] || fail "$module_root is not a folder"
 
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
@@ -53,8 +52,8 @@ cp "$here/hook" "$root/etc/hook"
 chmod 755 "$root/init" "$root/etc/hook" "$root/bin"/*
 
 for module in $modules; do
-    [ "$kernel_root" != - ] || break
-    file=$(find "$kernel_root/lib/modules" -name "$module.ko" | head -n 1)
+    [ "$module_root" != - ] || break
+    file=$(find "$module_root" -name "$module.ko" | head -n 1)
     [ -n "$file" ] || continue
     cp "$file" "$root/modules/"
     echo "$module" >>"$root/etc/modules"

@@ -1,0 +1,256 @@
+#!/bin/sh
+# SPDX-License-Identifier: MIT
+#
+# From nothing to three forks of a running VM, with every command shown as you would type it.
+#
+#   quickstart.sh [--keep] [--kernel FILE]
+#
+# --keep         leaves everything running and mounted, and says what to try.
+# --kernel FILE  another kernel for the guest. Its virtio-net must be built in, or its modules be in
+#                lib/modules/VERSION beside the folder of FILE (as in an unpacked package), where
+#                FILE is named vmlinuz-VERSION.
+#
+# What stays behind: the build folder (build/), and the guest's kernel in ~/.cache/hypefs.
+set -eu
+
+packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
+          qemu-system-x86 busybox-static cpio procps"
+deadline_seconds=120 # for everything that is waited for
+
+repo=$(dirname "$(dirname "$(readlink -f "$0")")")
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
+keep=false
+kernel=
+work=
+mnt=
+
+fail() {
+    echo "quickstart.sh: $*" >&2
+    exit 1
+}
+
+heading() {
+    printf '\n# %s\n' "$*"
+}
+
+# Shows a command and runs it.
+run() {
+    printf '$ %s\n' "$1"
+    eval "$1"
+}
+
+# Runs a command whose output only matters when it fails.
+quietly() {
+    "$@" >"$work/log" 2>&1 || {
+        cat "$work/log" >&2
+        fail "failed: $*"
+    }
+}
+
+# Looks every tenth of a second whether a command succeeds.
+wait_until() {
+    end=$(($(date +%s) + deadline_seconds))
+    until "$@"; do
+        [ "$(date +%s)" -lt "$end" ] || return 1
+        sleep 0.1
+    done
+}
+
+parse() {
+    while [ $# -gt 0 ]; do
+        case $1 in
+        --keep) keep=true ;;
+        --kernel)
+            [ $# -gt 1 ] || fail "--kernel needs a file"
+            kernel=$(readlink -f "$2") && [ -f "$kernel" ] || fail "$2 is not there"
+            shift
+            ;;
+        -h | --help)
+            sed -n '4,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
+            exit 0
+            ;;
+        *)
+            echo "quickstart.sh: unknown argument: $1 (--help tells more)" >&2
+            exit 2
+            ;;
+        esac
+        shift
+    done
+}
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+can_be_root() {
+    [ "$(id -u)" = 0 ] && return 0
+    command -v sudo >/dev/null || return 1
+    sudo -n true 2>/dev/null || [ -t 0 ]
+}
+
+# shellcheck disable=SC2086 # lists of words
+install_missing() {
+    command -v apt-get >/dev/null ||
+        fail "there is no apt here; install by hand what corresponds to: $(echo $packages)"
+    missing=
+    for package in $packages; do
+        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||
+            missing="$missing $package"
+    done
+    kernel_known=true
+    if [ -z "$kernel" ] && [ ! -d "$cache/kernel" ]; then
+        apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || kernel_known=false
+    fi
+    [ -n "$missing" ] || [ $kernel_known = false ] || return 0
+    can_be_root ||
+        fail "please run as root: apt-get update${missing:+ && apt-get install$missing}"
+    echo "Installing:${missing:- nothing, only the lists of packages}"
+    quietly as_root apt-get -q update
+    [ -z "$missing" ] || quietly as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q -y install --no-install-recommends $missing
+}
+
+build() {
+    build=$repo/build
+    [ -w "$repo" ] || build=$cache/build
+    [ -f "$build/build.ninja" ] || quietly meson setup "$build" "$repo"
+    quietly ninja -C "$build"
+    PATH=$build/src/cli:$PATH
+}
+
+make_guest() {
+    if [ -z "$kernel" ]; then
+        modules=$("$repo/examples/guest/fetch-kernel.sh" "$cache" 2>"$work/log") || {
+            cat "$work/log" >&2
+            fail "cannot fetch a kernel for the guest"
+        }
+        set -- "$modules"/boot/vmlinuz-*
+        kernel=$1
+    else
+        modules=$(dirname "$(dirname "$kernel")")/lib/modules/${kernel##*/vmlinuz-}
+        [ -d "$modules" ] || modules=-
+    fi
+    "$repo/examples/guest/make-initramfs.sh" "$modules" "$build/src/guest/hypefs-guest" \
+        "$work/initramfs"
+}
+
+is_gone() {
+    ! pgrep -f -- "$work" >/dev/null
+}
+
+clean_up() {
+    status=$?
+    trap - EXIT HUP INT TERM
+    cd /
+    if [ -n "$mnt" ] && [ -e "$mnt/README" ]; then
+        for instance in "$mnt"/instances/*/; do
+            [ ! -e "$instance/state" ] || echo stopped >"$instance/state" || true
+        done
+        fusermount3 -u "$mnt" || true
+    fi
+    if [ -n "$work" ]; then
+        wait_until is_gone || echo "quickstart.sh: still running: $(pgrep -f -- "$work")" >&2
+        rm -rf "$work"
+    fi
+    exit $status
+}
+
+agent_is_ready() {
+    case $(cat instances/base/state) in
+    running) ;;
+    *)
+        cat instances/base/vmm.log >&2
+        fail "the template's VM ended before its agent was ready"
+        ;;
+    esac
+    grep -q '^hypefs-guest: ready' instances/base/console
+}
+
+make_template() {
+    heading "A template: an ordinary VM, whose guest runs hypefs-guest."
+    run "mkdir instances/base"
+    cat >"$work/config" <<END
+{
+    "hypervisor": "qemu",
+    "memory_mib": 256,
+    "kernel": "$kernel",
+    "initrd": "$work/initramfs",
+    "cmdline": "console=ttyS0 quiet panic=-1",
+    "network": { "mode": "user" }
+}
+END
+    run "cat $work/config"
+    run "cp $work/config instances/base/config"
+    run "echo running > instances/base/state"
+    heading "Its agent plants a mailbox in the guest's memory and says so on the console."
+    wait_until agent_is_ready || fail "the guest's agent did not get ready"
+    run "grep hypefs-guest instances/base/console"
+    heading "The VM is put to rest and published as a snapshot. The mailbox is found in its memory."
+    run "echo standby > instances/base/state"
+    run "echo base > instances/base/snapshot"
+    run "ls snapshots/base/mailboxes"
+}
+
+fork_one() {
+    run "echo '{\"payload\":{\"instance_name\":\"$1\"},\"wait_for_ack\":true}' > forks/new/mailboxes/kernel.identity.v1"
+    run "echo $1 > forks/new/commit"
+}
+
+fork_three() {
+    heading "Three forks. Each commit returns when that clone has its payload and has acknowledged it."
+    run "cd snapshots/base"
+    for name in web-1 web-2 web-3; do
+        fork_one "$name"
+    done
+    heading "What each clone made of its payload, in its own words."
+    run "cd ../.."
+    for name in web-1 web-2 web-3; do
+        run "cat instances/$name/console"
+    done
+    heading "What a commit did, and how long each step took."
+    run "cat instances/web-3/fork/result"
+}
+
+say_what_to_try() {
+    cat <<END
+
+Everything is left running. Try, in $mnt:
+    cat README
+    cat instances/web-1/info
+    echo '{"instance_name":"Not A Name"}' > snapshots/base/forks/new/mailboxes/kernel.identity.v1
+    echo > snapshots/base/forks/new/commit
+    tail -f instances/*/console
+To end it:
+    for i in $mnt/instances/*/; do echo stopped > \$i/state; done
+    fusermount3 -u $mnt && rm -r $work
+END
+}
+
+parse "$@"
+[ "$(uname -m)" = x86_64 ] || fail "the guest of this example is an x86-64 one"
+work=$(mktemp -d "${TMPDIR:-/tmp}/hypefs-quickstart.XXXXXX")
+trap clean_up EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+install_missing
+if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then
+    fail "/dev/fuse cannot be opened (in a container, start it with --device /dev/fuse)"
+fi
+echo "Building in $repo ..."
+build
+make_guest
+
+heading "hypefs is a filesystem: mount it."
+mnt=$work/mnt
+run "mkdir $work/mnt $work/store"
+run "hypefs mount --store $work/store $work/mnt"
+run "cd $work/mnt"
+make_template
+fork_three
+if $keep; then
+    say_what_to_try
+    trap - EXIT
+else
+    heading "That was all. Stopping the VMs and cleaning up (--keep leaves everything for you to try)."
+fi
