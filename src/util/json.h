@@ -75,6 +75,7 @@ enum json_kind {
     JSON_WORD,    /* int: the index in `words` */
     JSON_OBJECT,  /* const cJSON *, borrowed from the document */
     JSON_ARRAY,   /* const cJSON *, borrowed from the document */
+    JSON_ANY,     /* const cJSON *, borrowed from the document; the caller checks it */
 };
 
 struct json_field {

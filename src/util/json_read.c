@@ -91,7 +91,8 @@ static bool read_word(const cJSON *item, const struct json_field *field, int *re
 
 static bool read_item(const cJSON *item, const struct json_field *field, const cJSON **ret)
 {
-    if (field->kind == JSON_OBJECT ? !cJSON_IsObject(item) : !cJSON_IsArray(item))
+    if ((field->kind == JSON_OBJECT && !cJSON_IsObject(item)) ||
+        (field->kind == JSON_ARRAY && !cJSON_IsArray(item)))
         return false;
     *ret = item;
     return true;
@@ -134,6 +135,7 @@ static int read_member(const cJSON *item, const struct json_field *field, void *
         break;
     case JSON_OBJECT:
     case JSON_ARRAY:
+    case JSON_ANY:
         good = read_item(item, field, place);
         break;
     }

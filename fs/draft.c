@@ -1,0 +1,368 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * draft: what a fork is staged in, and what is left of it afterwards. A draft lives in memory; a
+ * committed one is the record of its fork, which lies in the store with the instance.
+ */
+#include <errno.h>
+#include <fnmatch.h>
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "fs/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { ERRNO_MAX = 134 };
+
+struct draft *draft_create(struct fs *fs, struct source *source, const char *id)
+{
+    struct draft *draft = calloc(1, sizeof *draft);
+    if (!draft)
+        return NULL;
+    object_init(&draft->object, OBJECT_DRAFT, ++fs->last_draft, draft_destroy);
+    draft->source = source;
+    object_ref(&source->object);
+    strncpy(draft->id, id, sizeof draft->id - 1);
+    LL_APPEND(source->drafts, draft);
+    return draft;
+}
+
+void draft_destroy(struct object *object)
+{
+    struct draft *draft = (struct draft *)object;
+    object_unref(&draft->source->object);
+    document_finish(&draft->options);
+    cJSON_Delete(draft->record);
+    free(draft->failure);
+    free(draft->result);
+    free(draft);
+}
+
+struct draft *draft_find(struct source *source, const char *id)
+{
+    struct draft *draft;
+    LL_FOREACH (source->drafts, draft)
+        if (strcmp(draft->id, id) == 0)
+            return draft;
+    return NULL;
+}
+
+void draft_remove(struct fs *fs, struct draft *draft)
+{
+    while (draft->files) {
+        draft->files->object.removed = true;
+        draft_drop_file(fs, draft->files);
+    }
+    LL_DELETE(draft->source->drafts, draft);
+    draft->object.removed = true;
+    fs_changed(fs, &draft->object);
+    object_unref(&draft->object);
+}
+
+struct staged *draft_file(struct draft *draft, const char *name)
+{
+    struct staged *file;
+    LL_FOREACH (draft->files, file)
+        if (strcmp(file->name, name) == 0)
+            return file;
+    return NULL;
+}
+
+static void staged_destroy(struct object *object)
+{
+    struct staged *file = (struct staged *)object;
+    document_finish(&file->document);
+    free(file);
+}
+
+struct staged *draft_add_file(struct fs *fs, struct draft *draft, const char *name)
+{
+    struct staged *file = calloc(1, sizeof *file);
+    if (!file)
+        return NULL;
+    object_init(&file->object, OBJECT_STAGED, ++fs->last_staged, staged_destroy);
+    file->draft = draft;
+    strncpy(file->name, name, sizeof file->name - 1);
+    LL_APPEND(draft->files, file);
+    return file;
+}
+
+void draft_drop_file(struct fs *fs, struct staged *file)
+{
+    LL_DELETE(file->draft->files, file);
+    file->draft = NULL;
+    fs_changed(fs, &file->object);
+    object_unref(&file->object);
+}
+
+void draft_touched(struct fs *fs, struct draft *draft)
+{
+    free(steal_pointer(draft->failure));
+    fs_changed(fs, &draft->object);
+}
+
+bool draft_scratch_name(const char *name)
+{
+    static const char *const patterns[] = {".*.sw?", ".*.sw?x", "*~", "4913"};
+    for (size_t i = 0; i < array_length(patterns); i++)
+        if (fnmatch(patterns[i], name, 0) == 0)
+            return true;
+    return false;
+}
+
+const char *draft_status(const struct draft *draft)
+{
+    const struct staged *file;
+    if (draft->job)
+        return "committing";
+    if (draft->record)
+        return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(draft->record, "status"));
+    if (draft->failure)
+        return "failed";
+    if (draft->options.text)
+        return "staged";
+    LL_FOREACH (draft->files, file)
+        if (!draft_scratch_name(file->name))
+            return "staged";
+    return "empty";
+}
+
+int draft_writable(const struct draft *draft)
+{
+    if (draft->record)
+        return -EPERM;
+    return draft->job ? -EBUSY : 0;
+}
+
+/* Gives the draft a fork's result: from now on it is a record. Takes `result`. */
+static void become_record(struct fs *fs, struct draft *draft, const char *instance, cJSON *result)
+{
+    const cJSON *mailboxes = cJSON_GetObjectItemCaseSensitive(result, "mailboxes"), *item;
+    struct staged *file, *next;
+    LL_FOREACH_SAFE (draft->files, file, next) {
+        document_finish(&file->document);
+        if (draft_scratch_name(file->name))
+            draft_drop_file(fs, file);
+        else
+            fs_changed(fs, &file->object);
+    }
+    cJSON_ArrayForEach(item, mailboxes)
+    {
+        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "name"));
+        if (name && !draft_file(draft, name))
+            draft_add_file(fs, draft, name);
+    }
+    snprintf(draft->instance, sizeof draft->instance, "%s", instance);
+    free(draft->result);
+    draft->result = json_print(result);
+    draft->record = result;
+}
+
+static void set_failure(struct draft *draft, const char *text)
+{
+    free(draft->failure);
+    draft->failure = text ? strdup(text) : NULL;
+}
+
+void draft_load_record(struct fs *fs, struct source *source, struct instance *instance)
+{
+    const cJSON *result = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
+    const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
+    const char *options =
+        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(instance->fork, "options"));
+    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "status"));
+    cJSON *copy = status ? cJSON_Duplicate(result, true) : NULL;
+    struct draft *draft = copy ? draft_create(fs, source, instance->id) : NULL;
+    if (!draft) {
+        cJSON_Delete(copy);
+        return;
+    }
+    if (options && (draft->options.text = strdup(options)))
+        draft->options.size = strlen(options);
+    set_failure(draft, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "message")));
+    become_record(fs, draft, instance->id, copy);
+}
+
+/* The first file that cannot be committed refuses the request. */
+static void find_unfinished(struct draft *draft, struct fork_request *request)
+{
+    struct staged *file;
+    LL_FOREACH (draft->files, file) {
+        if (draft_scratch_name(file->name) ||
+            (!file->document.unfinished && !file->document.refused))
+            continue;
+        error_set(&request->refused, EINVAL, "mailboxes/%s %s", file->name,
+                  file->document.refused ? "was refused: write it again, or remove it"
+                                         : "is unfinished: write it again, or remove it");
+        request->refused_mailbox = file->name;
+        return;
+    }
+    if (draft->options.unfinished || draft->options.refused)
+        error_set(&request->refused, EINVAL, "options %s: write it again",
+                  draft->options.refused ? "was refused" : "is unfinished");
+}
+
+static void add_mailbox(struct fs *fs, const struct staged *file, struct fork_request *request)
+{
+    struct json_check check;
+    if (request->count == DELIVER_MAILBOXES_MAX) {
+        error_set(&request->refused, ENOSPC, "more than %d mailboxes are staged",
+                  DELIVER_MAILBOXES_MAX);
+        return;
+    }
+    struct fork_mailbox *mailbox = &request->mailboxes[request->count];
+    snprintf(mailbox->name, sizeof mailbox->name, "%.64s", file->name);
+    json_check(file->document.text, file->document.size, &check);
+    if (fork_parse_mailbox(file->document.text, check.object, fs->setup.require_token, mailbox,
+                           &request->refused) == 0)
+        request->count++;
+}
+
+/* What is staged, as a request. What is wrong with it goes into request->refused. */
+static void make_request(struct fs *fs, struct draft *draft, struct fork_request *request)
+{
+    const struct staged *file;
+    const char *options = draft->options.text ? draft->options.text : fork_options_default;
+    size_t size = draft->options.text ? draft->options.size : strlen(fork_options_default);
+    find_unfinished(draft, request);
+    if (request->refused.code)
+        return;
+    LL_FOREACH (draft->files, file)
+        if (!draft_scratch_name(file->name) && !request->refused.code)
+            add_mailbox(fs, file, request);
+    request->options_text = strndup(options, size);
+    if (!request->refused.code)
+        fork_parse_options(options, size, &request->options, &request->refused);
+}
+
+/* The id of the fork: as written, the draft's own, or a new one. */
+static void choose_id(struct draft *draft, const char *text, struct job *job)
+{
+    struct fork_request *request = &job->request;
+    bool plain = !text[0] || strcmp(text, "1") == 0;
+    if (strcmp(draft->id, "new") != 0) {
+        if (!plain && strcmp(text, draft->id) != 0)
+            error_set(&request->refused, EINVAL,
+                      "this draft can only become %s: write that, 1 or nothing to commit",
+                      draft->id);
+        snprintf(request->id, sizeof request->id, "%s", draft->id);
+        return;
+    }
+    if (plain) {
+        memcpy(request->id, "fork-", 5);
+        store_random_hex(request->id + 5, 6);
+    } else if (!store_id_valid(text)) {
+        error_set(&request->refused, EINVAL,
+                  "what was written to commit is not an id: a letter a-z, then up to 62 of a-z, "
+                  "0-9 and \"-\", not \"-\" at the end, not \"new\"");
+    } else {
+        snprintf(request->id, sizeof request->id, "%s", text);
+    }
+    if (draft_find(draft->source, request->id) && !request->refused.code)
+        error_set(&request->refused, EEXIST, "forks/%s is there already", request->id);
+}
+
+static int run_commit(struct job *job)
+{
+    struct fs *fs = job->fs;
+    struct draft *draft = (struct draft *)job->object;
+    struct fork_engine engine = {.instances = fs->setup.instances,
+                                 .ack_address = fs->setup.ack_address,
+                                 .cancel_fd = fs->stop_fd};
+    return fork_run(&engine, draft->source->snapshot, &job->request, &job->outcome, &job->error);
+}
+
+/* Empties `new` for the next fork; its `result` stays. */
+static void empty(struct fs *fs, struct draft *draft)
+{
+    while (draft->files)
+        draft_drop_file(fs, draft->files);
+    document_finish(&draft->options);
+    draft->instance[0] = 0;
+}
+
+static void record_from_new(struct fs *fs, struct draft *draft, struct job *job)
+{
+    struct draft *record = draft_create(fs, draft->source, job->request.id);
+    if (!record)
+        return; /* it is in the store and appears with the next start */
+    if (draft->options.text &&
+        (record->options.text = strndup(draft->options.text, draft->options.size)))
+        record->options.size = draft->options.size;
+    if (job->result < 0)
+        set_failure(record, job->error.text);
+    become_record(fs, record, job->request.id, steal_pointer(job->outcome.result));
+}
+
+static void finish_commit(struct job *job)
+{
+    struct fs *fs = job->fs;
+    struct draft *draft = (struct draft *)job->object;
+    bool is_new = strcmp(draft->id, "new") == 0;
+    free(draft->result);
+    draft->result = json_print(job->outcome.result);
+    draft->job = NULL;
+    set_failure(draft, job->result < 0 ? job->error.text : NULL);
+    if (job->outcome.published && is_new)
+        record_from_new(fs, draft, job);
+    else if (job->outcome.published)
+        become_record(fs, draft, job->request.id, steal_pointer(job->outcome.result));
+    if (job->result == 0 && is_new)
+        empty(fs, draft);
+    fs_changed(fs, &draft->object);
+    fs_changed(fs, &draft->source->object);
+}
+
+/* What the commit returned that made this record. */
+static int recorded_outcome(const struct draft *draft)
+{
+    const cJSON *error = cJSON_GetObjectItemCaseSensitive(draft->record, "error");
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "code"));
+    for (int code = 1; name && code < ERRNO_MAX; code++)
+        if (strcmp(error_name(code), name) == 0)
+            return -code;
+    return name ? -EIO : 0;
+}
+
+/* A second write while the draft commits: the same fork, or another one in `new`? */
+static int join(struct draft *draft, const char *text, struct job **ret)
+{
+    bool same = !text[0] || strcmp(text, "1") == 0 || strcmp(text, draft->instance) == 0;
+    if (!same)
+        return strcmp(draft->id, "new") == 0 ? -EBUSY : -EINVAL;
+    *ret = job_ref(draft->job);
+    return FS_LATER;
+}
+
+int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret)
+{
+    struct draft *draft = (struct draft *)place->object;
+    struct error err = {0};
+    if (draft->record)
+        return recorded_outcome(draft); /* nothing is ever forked twice */
+    if (draft->job)
+        return join(draft, text, ret);
+    struct job *job = job_create(fs, &draft->object);
+    if (!job)
+        return -ENOMEM;
+    make_request(fs, draft, &job->request);
+    choose_id(draft, text, job);
+    job->run = run_commit;
+    job->finish = finish_commit;
+    job->limited = true;
+    int r = job_start(job_ref(job), &err);
+    if (r < 0) {
+        set_failure(draft, err.text);
+        fs_changed(fs, &draft->object);
+        job_unref(job);
+        return r;
+    }
+    set_failure(draft, NULL);
+    free(steal_pointer(draft->result));
+    draft->job = job;
+    memcpy(draft->instance, job->request.id, sizeof draft->instance);
+    fs_changed(fs, &draft->object);
+    *ret = job;
+    return FS_LATER;
+}

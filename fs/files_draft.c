@@ -1,0 +1,422 @@
+/* SPDX-License-Identifier: MIT */
+/* files_draft: what lies in a draft's directory, and in forks/ and mailboxes/ around it. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "fs/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static struct draft *draft_of(const struct place *place)
+{
+    return (struct draft *)place->object;
+}
+
+static struct staged *staged_of(const struct place *place)
+{
+    return (struct staged *)place->object;
+}
+
+/* A text of our own, owned by the caller. */
+static char *copy_text(const char *text, size_t *ret_size)
+{
+    char *copy = text ? strdup(text) : NULL;
+    *ret_size = copy ? strlen(copy) : 0;
+    return copy;
+}
+
+static char *copy_document(const struct document *document, size_t *ret_size)
+{
+    char *copy = document->text ? malloc(document->size + 1) : NULL;
+    *ret_size = copy ? document->size : 0;
+    if (copy)
+        memcpy(copy, document->text, document->size);
+    return copy;
+}
+
+/* mailboxes/<name>: the payload staged, or what became of it. */
+
+static char *staged_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    const struct staged *file = staged_of(place);
+    const cJSON *record = file->draft ? file->draft->record : NULL, *item;
+    (void)fs;
+    if (!record)
+        return copy_document(&file->document, ret_size);
+    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes"))
+    {
+        const cJSON *name = cJSON_GetObjectItemCaseSensitive(item, "name");
+        if (!cJSON_IsString(name) || strcmp(name->valuestring, file->name) != 0)
+            continue;
+        char *text = json_print(item);
+        *ret_size = text ? strlen(text) : 0;
+        return text;
+    }
+    return NULL;
+}
+
+static struct document *staged_document(const struct place *place)
+{
+    return &staged_of(place)->document;
+}
+
+static int staged_may_write(struct fs *fs, const struct place *place)
+{
+    const struct draft *draft = staged_of(place)->draft;
+    (void)fs;
+    return draft ? draft_writable(draft) : 0;
+}
+
+static int staged_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+                        struct json_span object, struct error *err)
+{
+    (void)place;
+    (void)size;
+    return fork_parse_mailbox(text, object, fs->setup.require_token, NULL, err);
+}
+
+static int staged_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
+                        struct error *err)
+{
+    (void)text;
+    (void)size;
+    (void)err;
+    if (staged_of(place)->draft)
+        draft_touched(fs, staged_of(place)->draft);
+    return 0;
+}
+
+static void staged_changed(struct fs *fs, const struct place *place)
+{
+    fs_changed(fs, place->object);
+    if (staged_of(place)->draft)
+        fs_changed(fs, &staged_of(place)->draft->object);
+}
+
+static const struct file_type staged_file = {.text = staged_text,
+                                             .document = staged_document,
+                                             .may_write = staged_may_write,
+                                             .check = staged_check,
+                                             .apply = staged_apply,
+                                             .changed = staged_changed};
+
+/* options */
+
+static char *options_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    (void)fs;
+    return draft_of(place)->options.text ? copy_document(&draft_of(place)->options, ret_size)
+                                         : copy_text(fork_options_default, ret_size);
+}
+
+static struct document *options_document(const struct place *place)
+{
+    return &draft_of(place)->options;
+}
+
+static int options_may_write(struct fs *fs, const struct place *place)
+{
+    (void)fs;
+    return draft_writable(draft_of(place));
+}
+
+static int options_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+                         struct json_span object, struct error *err)
+{
+    (void)fs;
+    (void)place;
+    (void)object;
+    return fork_parse_options(text, size, NULL, err);
+}
+
+static int options_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
+                         struct error *err)
+{
+    (void)text;
+    (void)size;
+    (void)err;
+    draft_touched(fs, draft_of(place));
+    return 0;
+}
+
+static void draft_changed(struct fs *fs, const struct place *place)
+{
+    fs_changed(fs, place->object);
+}
+
+static const struct file_type options_file = {.text = options_text,
+                                              .document = options_document,
+                                              .may_write = options_may_write,
+                                              .check = options_check,
+                                              .apply = options_apply,
+                                              .changed = draft_changed};
+
+/* commit, status, result, error */
+
+static const struct file_type commit_file = {.command = draft_commit};
+
+static char *status_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    char text[32];
+    (void)fs;
+    snprintf(text, sizeof text, "%s\n", draft_status(draft_of(place)));
+    return copy_text(text, ret_size);
+}
+
+static const struct file_type status_file = {.text = status_text, .pollable = true};
+
+static char *result_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    (void)fs;
+    return copy_text(draft_of(place)->result, ret_size);
+}
+
+static const struct file_type result_file = {.text = result_text};
+
+/* One line for a file that is refused or unfinished. */
+static void print_marks(FILE *out, const char *directory, const char *name,
+                        const struct document *document)
+{
+    struct json_check check;
+    if (document->refused) {
+        fprintf(out, "%s%s: %s\n", directory, name, document->refused);
+    } else if (document->unfinished) {
+        json_check(document->text, document->size, &check);
+        fprintf(out,
+                "%s%s: unfinished: the JSON object is not complete at line %u, column %u: write it "
+                "again, or remove it\n",
+                directory, name, check.line, check.column);
+    }
+}
+
+static char *draft_error_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    const struct draft *draft = draft_of(place);
+    const struct staged *file;
+    char *text = NULL;
+    FILE *out = open_memstream(&text, ret_size);
+    (void)fs;
+    if (!out)
+        return NULL;
+    LL_FOREACH (draft->files, file)
+        if (!draft_scratch_name(file->name))
+            print_marks(out, "mailboxes/", file->name, &file->document);
+    print_marks(out, "", "options", &draft->options);
+    if (draft->failure)
+        fprintf(out, "%s\n", draft->failure);
+    fclose(out);
+    return text;
+}
+
+static const struct file_type draft_error_file = {.text = draft_error_text};
+
+/* mailboxes/ */
+
+static int staged_find(struct fs *fs, const struct place *directory, const char *name,
+                       struct waiter *waiter, struct place *ret)
+{
+    struct staged *file = draft_file(draft_of(directory), name);
+    (void)fs;
+    (void)waiter;
+    if (!file)
+        return -ENOENT;
+    *ret = (struct place){.object = &file->object, .entry = &staged_entry};
+    return 0;
+}
+
+static int staged_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                       struct handle *handle)
+{
+    const struct staged *file;
+    int r = 0;
+    (void)fs;
+    (void)waiter;
+    LL_FOREACH (draft_of(directory)->files, file)
+        if (r == 0)
+            r = listing_add(handle, file->name, &file->object, &staged_entry, 0);
+    return r;
+}
+
+static bool name_valid(const char *name)
+{
+    return draft_scratch_name(name) || frame_name_valid(name, strlen(name));
+}
+
+static int staged_create(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct draft *draft = draft_of(directory);
+    const struct staged *file;
+    size_t count = 0;
+    int r = draft_writable(draft);
+    LL_COUNT(draft->files, file, count);
+    if (r < 0)
+        return r;
+    if (!name_valid(name))
+        return -EINVAL;
+    if (count >= FS_STAGED_MAX)
+        return -ENOSPC;
+    return draft_add_file(fs, draft, name) ? 0 : -ENOMEM;
+}
+
+static int staged_unlink(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct draft *draft = draft_of(directory);
+    struct staged *file = draft_file(draft, name);
+    int r = draft_writable(draft);
+    if (r < 0 || !file)
+        return r < 0 ? r : -ENOENT;
+    draft_drop_file(fs, file);
+    draft_touched(fs, draft);
+    return 0;
+}
+
+/* An editor's scratch file may hold anything; under a mailbox's name it must be acceptable. */
+static int check_content(struct fs *fs, const struct staged *file)
+{
+    struct json_check check;
+    if (file->document.unfinished || file->document.refused)
+        return 0; /* the mark goes along */
+    if (file->document.size > FS_TEXT_MAX)
+        return -EFBIG;
+    if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
+        return -EINVAL;
+    return fork_parse_mailbox(file->document.text, check.object, fs->setup.require_token, NULL,
+                              NULL);
+}
+
+static int staged_rename(struct fs *fs, const struct place *directory, const char *name,
+                         const struct place *new_directory, const char *new_name, unsigned flags)
+{
+    struct draft *draft = draft_of(directory);
+    struct staged *file = draft_file(draft, name), *target;
+    int r = draft_writable(draft);
+    if (flags & ~(unsigned)RENAME_NOREPLACE)
+        return -EINVAL;
+    if (new_directory->object != directory->object)
+        return -EXDEV;
+    if (r < 0 || !file)
+        return r < 0 ? r : -ENOENT;
+    if (!name_valid(new_name))
+        return -EINVAL;
+    target = draft_file(draft, new_name);
+    if (target && flags & RENAME_NOREPLACE)
+        return -EEXIST;
+    if (target == file)
+        return 0;
+    if (draft_scratch_name(name) && !draft_scratch_name(new_name))
+        r = check_content(fs, file);
+    if (r < 0)
+        return r;
+    if (target)
+        draft_drop_file(fs, target);
+    memset(file->name, 0, sizeof file->name);
+    strncpy(file->name, new_name, sizeof file->name - 1);
+    draft_touched(fs, draft);
+    return 0;
+}
+
+static const struct directory staged_directory = {.find = staged_find,
+                                                  .list = staged_list,
+                                                  .create = staged_create,
+                                                  .unlink = staged_unlink,
+                                                  .rename = staged_rename};
+
+/* forks/ */
+
+static struct source *source_of(const struct place *place)
+{
+    return (struct source *)place->object;
+}
+
+static int forks_find(struct fs *fs, const struct place *directory, const char *name,
+                      struct waiter *waiter, struct place *ret)
+{
+    struct draft *draft = draft_find(source_of(directory), name);
+    (void)fs;
+    (void)waiter;
+    if (!draft)
+        return -ENOENT;
+    *ret = (struct place){.object = &draft->object, .entry = &draft_entry};
+    return 0;
+}
+
+static int forks_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                      struct handle *handle)
+{
+    const struct draft *draft;
+    int r = 0;
+    (void)fs;
+    (void)waiter;
+    LL_FOREACH (source_of(directory)->drafts, draft)
+        if (r == 0)
+            r = listing_add(handle, draft->id, &draft->object, &draft_entry, 0);
+    return r;
+}
+
+static int forks_make(struct fs *fs, const struct place *directory, const char *name)
+{
+    if (!store_id_valid(name))
+        return -EINVAL;
+    if (draft_find(source_of(directory), name))
+        return -EEXIST;
+    return draft_create(fs, source_of(directory), name) ? 0 : -ENOMEM;
+}
+
+static int forks_remove(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct draft *draft = draft_find(source_of(directory), name);
+    if (!draft)
+        return -ENOENT;
+    if (draft == source_of(directory)->drafts)
+        return -EPERM;
+    if (draft->job || draft->record)
+        return -EBUSY;
+    draft_remove(fs, draft);
+    return 0;
+}
+
+const struct directory forks_directory = {
+    .find = forks_find, .list = forks_list, .make = forks_make, .remove = forks_remove};
+
+/* The draft's own directory. */
+
+static int draft_create_file(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct draft *draft = draft_of(directory);
+    if (strcmp(name, "network") != 0)
+        return -EPERM;
+    if (draft_writable(draft) < 0)
+        return draft_writable(draft);
+    free(draft->failure);
+    draft->failure = strdup("network: a network identity cannot be staged yet");
+    fs_changed(fs, &draft->object);
+    return -EOPNOTSUPP;
+}
+
+static bool has_instance(const struct place *place)
+{
+    return draft_of(place)->record != NULL;
+}
+
+static void instance_link(const struct place *place, char ret[256])
+{
+    snprintf(ret, 256, "../../../../instances/%s", draft_of(place)->instance);
+}
+
+static const struct entry draft_entries[] = {
+    {"mailboxes", S_IFDIR | 0755, 1, .directory = &staged_directory},
+    {"options", S_IFREG | 0644, 2, .file = &options_file},
+    {"commit", S_IFREG | 0200, 3, .file = &commit_file, .command = true},
+    {"status", S_IFREG | 0444, 4, .file = &status_file},
+    {"result", S_IFREG | 0400, 5, .file = &result_file},
+    {"error", S_IFREG | 0444, 6, .file = &draft_error_file},
+    {"instance", S_IFLNK | 0777, 7, .link = instance_link, .present = has_instance},
+};
+
+static const struct directory draft_directory = {
+    .entries = draft_entries, .count = array_length(draft_entries), .create = draft_create_file};
+
+const struct entry draft_entry = {NULL, S_IFDIR | 0755, 8, .directory = &draft_directory};
+const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file};

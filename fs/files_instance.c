@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+/* files_instance: what lies in an instance's directory. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fs/internal.h"
+#include "instance/config.h"
+#include "util/cleanup.h"
+
+static struct unit *unit_of(const struct place *place)
+{
+    return (struct unit *)place->object;
+}
+
+static char *sized(char *text, size_t *ret_size)
+{
+    *ret_size = text ? strlen(text) : 0;
+    return text;
+}
+
+static char *info_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    (void)fs;
+    return sized(instance_info(unit_of(place)->instance), ret_size);
+}
+
+static const struct file_type info_file = {.text = info_text, .pollable = true};
+
+/* config: kept by the instance; here are only the marks of a text that is being written. */
+
+static char *config_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    const struct document *config = &unit_of(place)->config;
+    (void)fs;
+    return sized(config->unfinished ? strndup(config->text, config->size)
+                                    : instance_config(unit_of(place)->instance),
+                 ret_size);
+}
+
+static struct document *config_document(const struct place *place)
+{
+    return &unit_of(place)->config;
+}
+
+static void set_error(struct fs *fs, struct unit *unit, const char *text)
+{
+    free(unit->error);
+    unit->error = text ? strdup(text) : NULL;
+    fs_changed(fs, &unit->object);
+}
+
+static int config_may_write(struct fs *fs, const struct place *place)
+{
+    struct error err;
+    int r = instance_check_config_writable(unit_of(place)->instance, &err);
+    if (r < 0)
+        set_error(fs, unit_of(place), err.text);
+    return r;
+}
+
+static int config_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+                        struct json_span object, struct error *err)
+{
+    struct machine machine;
+    (void)fs;
+    (void)place;
+    (void)object;
+    int r = config_parse(text, size, &machine, err);
+    if (r == 0)
+        machine_finish(&machine);
+    return r;
+}
+
+static int config_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
+                        struct error *err)
+{
+    struct unit *unit = unit_of(place);
+    auto_free char *copy = strndup(text, size);
+    if (!copy)
+        return error_set(err, ENOMEM, "out of memory");
+    fs_unlock(fs);
+    int r = instance_set_config(unit->instance, copy, strlen(copy), err);
+    fs_lock(fs);
+    if (r == 0)
+        set_error(fs, unit, NULL);
+    return r;
+}
+
+static void unit_changed(struct fs *fs, const struct place *place)
+{
+    fs_changed(fs, place->object);
+}
+
+static const struct file_type config_file = {.text = config_text,
+                                             .document = config_document,
+                                             .may_write = config_may_write,
+                                             .check = config_check,
+                                             .apply = config_apply,
+                                             .changed = unit_changed};
+
+/* state and snapshot: commands */
+
+static void finish_job(struct job *job)
+{
+    struct unit *unit = (struct unit *)job->object;
+    if (unit->job == job)
+        unit->job = NULL;
+    set_error(job->fs, unit, job->result < 0 ? job->error.text : NULL);
+}
+
+static int run_change(struct job *job)
+{
+    struct unit *unit = (struct unit *)job->object;
+    return instance_change(unit->instance, job->target, &job->error);
+}
+
+static int run_snapshot(struct job *job)
+{
+    struct unit *unit = (struct unit *)job->object;
+    return instance_snapshot(unit->instance, job->text, &job->error);
+}
+
+/* The same command that is under way is waited for; `over` ends another one. */
+static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), const char *text,
+                 enum instance_state target, bool over, struct job **ret)
+{
+    struct error err = {0};
+    int r = 0;
+    if (unit->job && unit->job->run == run && strcmp(unit->job->text, text) == 0) {
+        *ret = job_ref(unit->job);
+        return FS_LATER;
+    }
+    if (unit->job && !over) {
+        r = error_set(&err, EBUSY,
+                      "another transition is under way: wait for it, or write stopped "
+                      "to state to end it");
+        set_error(fs, unit, err.text);
+        return r;
+    }
+    struct job *job = job_create(fs, &unit->object);
+    if (!job)
+        return -ENOMEM;
+    snprintf(job->text, sizeof job->text, "%s", text);
+    job->run = run;
+    job->finish = finish_job;
+    job->target = target;
+    r = job_start(job_ref(job), &err);
+    if (r < 0) {
+        set_error(fs, unit, err.text);
+        job_unref(job);
+        return r;
+    }
+    unit->job = job;
+    *ret = job;
+    return FS_LATER;
+}
+
+static char *state_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    char text[16];
+    (void)fs;
+    snprintf(text, sizeof text, "%s\n",
+             instance_state_names[instance_state(unit_of(place)->instance)]);
+    return sized(strdup(text), ret_size);
+}
+
+static int state_command(struct fs *fs, const struct place *place, const char *text,
+                         struct job **ret)
+{
+    struct unit *unit = unit_of(place);
+    for (int i = INSTANCE_CREATED + 1; i < INSTANCE_STATES; i++) {
+        if (strcmp(text, instance_state_names[i]) != 0)
+            continue;
+        if (i == INSTANCE_RUNNING && (unit->config.unfinished || unit->config.refused)) {
+            set_error(fs, unit, NULL); /* config's own line says it */
+            return -EINVAL;
+        }
+        return begin(fs, unit, run_change, text, (enum instance_state)i, i == INSTANCE_STOPPED,
+                     ret);
+    }
+    set_error(fs, unit, "state takes one of the words running, paused, standby, stopped");
+    return -EINVAL;
+}
+
+static const struct file_type state_file = {
+    .text = state_text, .pollable = true, .command = state_command};
+
+static int snapshot_command(struct fs *fs, const struct place *place, const char *text,
+                            struct job **ret)
+{
+    if (!store_id_valid(text)) {
+        set_error(fs, unit_of(place),
+                  "snapshot takes an id: a letter a-z, then up to 62 of a-z, 0-9 and \"-\", not "
+                  "\"-\" at the end, not \"new\"");
+        return -EINVAL;
+    }
+    return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, false, ret);
+}
+
+static const struct file_type snapshot_file = {.command = snapshot_command};
+
+static char *error_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    const struct unit *unit = unit_of(place);
+    char *text = NULL;
+    FILE *out = open_memstream(&text, ret_size);
+    (void)fs;
+    if (!out)
+        return NULL;
+    if (unit->config.refused)
+        fprintf(out, "config: %s\n", unit->config.refused);
+    else if (unit->config.unfinished)
+        fprintf(out, "config: unfinished: write it again\n");
+    if (unit->error)
+        fprintf(out, "%s\n", unit->error);
+    fclose(out);
+    return text;
+}
+
+static const struct file_type error_file = {.text = error_text};
+static const struct file_type console_file = {.log = "console.log"};
+static const struct file_type vmm_log_file = {.log = "vmm.log"};
+
+static bool is_standby(const struct place *place)
+{
+    return instance_is_standby(unit_of(place)->instance);
+}
+
+static bool is_fork(const struct place *place)
+{
+    return unit_of(place)->instance->source[0] != 0;
+}
+
+static void fork_link(const struct place *place, char ret[256])
+{
+    const struct instance *instance = unit_of(place)->instance;
+    snprintf(ret, 256, "../../snapshots/%s/forks/%s", instance->source, instance->id);
+}
+
+static const struct entry instance_entries[] = {
+    {"info", S_IFREG | 0444, 1, .file = &info_file},
+    {"config", S_IFREG | 0600, 2, .file = &config_file},
+    {"state", S_IFREG | 0644, 3, .file = &state_file, .command = true},
+    {"snapshot", S_IFREG | 0200, 5, .file = &snapshot_file, .command = true},
+    {"error", S_IFREG | 0444, 6, .file = &error_file},
+    {"console", S_IFREG | 0400, 7, .file = &console_file},
+    {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
+    {"mailboxes", S_IFDIR | 0755, 9, .directory = &markers_directory, .present = is_standby},
+    {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = is_fork},
+};
+
+static const struct directory instance_directory = {.entries = instance_entries,
+                                                    .count = array_length(instance_entries)};
+const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11, .directory = &instance_directory};
+
+/* instances/ */
+
+static int instances_find_one(struct fs *fs, const struct place *directory, const char *name,
+                              struct waiter *waiter, struct place *ret)
+{
+    struct unit *unit = fs_unit(fs, name);
+    (void)directory;
+    (void)waiter;
+    if (!unit)
+        return -ENOENT;
+    *ret = (struct place){.object = &unit->object, .entry = &instance_entry};
+    return 0;
+}
+
+static int instances_list_all(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                              struct handle *handle)
+{
+    size_t count;
+    auto_free struct snapshot_name *names = instances_list(fs->setup.instances, &count);
+    int r = names ? 0 : -ENOMEM;
+    (void)directory;
+    (void)waiter;
+    for (size_t i = 0; i < count && r == 0; i++) {
+        const struct object object = {.kind = OBJECT_INSTANCE, .serial = names[i].serial};
+        r = listing_add(handle, names[i].id, &object, &instance_entry, 0);
+    }
+    return r;
+}
+
+static int instances_make(struct fs *fs, const struct place *directory, const char *name)
+{
+    (void)directory;
+    fs_unlock(fs);
+    int r = instances_create(fs->setup.instances, name, NULL);
+    fs_lock(fs);
+    return r;
+}
+
+/* The record of the fork goes with its instance. */
+static void remove_record(struct fs *fs, const struct instance *instance)
+{
+    struct source *source = instance->source[0] ? fs_source(fs, instance->source) : NULL;
+    struct draft *draft = source && strcmp(source->snapshot->uuid, instance->source_uuid) == 0
+                              ? draft_find(source, instance->id)
+                              : NULL;
+    if (draft && draft->record)
+        draft_remove(fs, draft);
+}
+
+static int instances_remove(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct unit *unit = fs_unit(fs, name);
+    struct error err = {0};
+    (void)directory;
+    if (!unit)
+        return -ENOENT;
+    object_ref(&unit->object);
+    fs_unlock(fs);
+    int r = instance_remove(unit->instance, &err);
+    fs_lock(fs);
+    if (r == 0) {
+        remove_record(fs, unit->instance);
+        fs_forget_unit(fs, unit);
+    } else {
+        set_error(fs, unit, err.text);
+    }
+    object_unref(&unit->object);
+    return r;
+}
+
+const struct directory instances_directory = {.find = instances_find_one,
+                                              .list = instances_list_all,
+                                              .make = instances_make,
+                                              .remove = instances_remove};

@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: MIT */
+/* files_snapshot: what lies in a snapshot's directory, and the mailboxes of any memory image. */
+#include <errno.h>
+#include <string.h>
+
+#include "fs/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static char *info_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    char *text = snapshot_info(((const struct source *)place->object)->snapshot);
+    (void)fs;
+    *ret_size = text ? strlen(text) : 0;
+    return text;
+}
+
+static const struct file_type info_file = {.text = info_text, .pollable = true};
+
+/* mailboxes/: the names of the markers in the memory image of a snapshot, or of an instance in
+ * standby. A marker's place is told apart by the index of its first candidate. */
+
+static struct image *image_of(const struct place *place)
+{
+    return place->object->kind == OBJECT_SNAPSHOT
+               ? &((struct source *)place->object)->snapshot->image
+               : &((struct unit *)place->object)->instance->image;
+}
+
+/* The list of candidates, or FS_LATER with the waiter queued. */
+static int index_of(struct fs *fs, const struct place *place, struct waiter *waiter,
+                    struct image_index **ret)
+{
+    int r = image_index(image_of(place), ret, NULL);
+    if (r != -EINPROGRESS)
+        return r;
+    if (!waiter)
+        return -EBUSY;
+    scan_wait(fs, waiter);
+    return FS_LATER;
+}
+
+static int markers_find(struct fs *fs, const struct place *directory, const char *name,
+                        struct waiter *waiter, struct place *ret)
+{
+    struct image_index *index;
+    int r = index_of(fs, directory, waiter, &index);
+    if (r != 0)
+        return r;
+    const struct scan *scan = &index->scan;
+    r = -ENOENT;
+    for (size_t i = scan_next_name(scan, 0); i < scan->count; i = scan_next_name(scan, i + 1)) {
+        if (strcmp(scan->candidates[i].marker.name, name) != 0)
+            continue;
+        *ret =
+            (struct place){.object = directory->object, .entry = &marker_entry, .sub = (unsigned)i};
+        r = 0;
+        break;
+    }
+    image_index_unref(index);
+    return r;
+}
+
+static int markers_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                        struct handle *handle)
+{
+    struct image_index *index;
+    int r = index_of(fs, directory, waiter, &index);
+    if (r != 0)
+        return r;
+    const struct scan *scan = &index->scan;
+    for (size_t i = scan_next_name(scan, 0); i < scan->count && r == 0;
+         i = scan_next_name(scan, i + 1))
+        r = listing_add(handle, scan->candidates[i].marker.name, directory->object, &marker_entry,
+                        (unsigned)i);
+    image_index_unref(index);
+    return r;
+}
+
+const struct directory markers_directory = {.find = markers_find, .list = markers_list};
+
+static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    struct image_index *index;
+    char *text = NULL;
+    (void)fs;
+    *ret_size = 0;
+    if (image_index(image_of(place), &index, NULL) < 0)
+        return NULL;
+    if (place->sub < index->scan.count) {
+        auto_json cJSON *json =
+            scan_describe(&index->scan, index->scan.candidates[place->sub].marker.name);
+        text = json ? json_print(json) : NULL;
+        *ret_size = text ? strlen(text) : 0;
+    }
+    image_index_unref(index);
+    return text;
+}
+
+static const struct file_type marker_file = {.text = marker_text};
+const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
+
+static const struct entry snapshot_entries[] = {
+    {"info", S_IFREG | 0444, 1, .file = &info_file},
+    {"mailboxes", S_IFDIR | 0755, 2, .directory = &markers_directory},
+    {"forks", S_IFDIR | 0755, 3, .directory = &forks_directory},
+};
+
+static const struct directory snapshot_directory = {.entries = snapshot_entries,
+                                                    .count = array_length(snapshot_entries)};
+const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5, .directory = &snapshot_directory};
+
+/* snapshots/ */
+
+static int snapshots_dir_find(struct fs *fs, const struct place *directory, const char *name,
+                              struct waiter *waiter, struct place *ret)
+{
+    struct source *source = fs_source(fs, name);
+    (void)directory;
+    (void)waiter;
+    if (!source)
+        return -ENOENT;
+    *ret = (struct place){.object = &source->object, .entry = &snapshot_entry};
+    return 0;
+}
+
+static int snapshots_dir_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                              struct handle *handle)
+{
+    size_t count;
+    auto_free struct snapshot_name *names = snapshots_list(fs->setup.snapshots, &count);
+    int r = names ? 0 : -ENOMEM;
+    (void)directory;
+    (void)waiter;
+    for (size_t i = 0; i < count && r == 0; i++) {
+        const struct object object = {.kind = OBJECT_SNAPSHOT, .serial = names[i].serial};
+        r = listing_add(handle, names[i].id, &object, &snapshot_entry, 0);
+    }
+    return r;
+}
+
+/* Its drafts go with it, unless one of them commits. */
+static int snapshots_dir_remove(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct source *source = fs_source(fs, name);
+    const struct draft *draft;
+    (void)directory;
+    if (!source)
+        return -ENOENT;
+    for (draft = source->drafts; draft; draft = draft->next)
+        if (draft->job)
+            return -EBUSY;
+    object_ref(&source->object);
+    fs_unlock(fs);
+    int r = snapshot_remove(source->snapshot, NULL);
+    fs_lock(fs);
+    if (r == 0)
+        fs_forget_source(fs, source);
+    object_unref(&source->object);
+    return r;
+}
+
+const struct directory snapshots_directory = {
+    .find = snapshots_dir_find, .list = snapshots_dir_list, .remove = snapshots_dir_remove};

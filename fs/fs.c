@@ -1,0 +1,240 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/fs.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "fs/internal.h"
+#include "util/cleanup.h"
+
+void fs_lock(struct fs *fs)
+{
+    pthread_mutex_lock(&fs->lock);
+}
+
+void fs_unlock(struct fs *fs)
+{
+    struct waiter *answers = steal_pointer(fs->answers);
+    void **wakes = steal_pointer(fs->wakes);
+    size_t wake_count = fs->wake_count;
+    fs->wake_count = 0;
+    pthread_mutex_unlock(&fs->lock);
+
+    for (size_t i = 0; i < wake_count; i++)
+        fs->setup.wake(wakes[i]);
+    free(wakes);
+    while (answers) {
+        struct waiter *waiter = answers;
+        DL_DELETE(answers, waiter);
+        waiter->done(waiter, waiter->result);
+    }
+}
+
+void object_init(struct object *object, enum object_kind kind, uint64_t serial,
+                 void (*destroy)(struct object *object))
+{
+    *object = (struct object){.kind = kind, .references = 1, .serial = serial, .destroy = destroy};
+    clock_gettime(CLOCK_REALTIME, &object->changed);
+}
+
+struct object *object_ref(struct object *object)
+{
+    object->references++;
+    return object;
+}
+
+void object_unref(struct object *object)
+{
+    if (object && --object->references == 0)
+        object->destroy(object);
+}
+
+static void queue_wake(struct fs *fs, struct handle *handle)
+{
+    void **longer = realloc(fs->wakes, (fs->wake_count + 1) * sizeof *longer);
+    if (!longer)
+        return; /* the next change tries again */
+    fs->wakes = longer;
+    fs->wakes[fs->wake_count++] = steal_pointer(handle->poll);
+}
+
+void fs_changed(struct fs *fs, struct object *object)
+{
+    struct handle *handle;
+    clock_gettime(CLOCK_REALTIME, &object->changed);
+    DL_FOREACH (fs->handles, handle)
+        if (handle->place.object == object && handle->poll)
+            queue_wake(fs, handle);
+}
+
+static void source_destroy(struct object *object)
+{
+    struct source *source = (struct source *)object;
+    snapshot_unref(source->snapshot);
+    free(source);
+}
+
+static void load_records(struct fs *fs, struct source *source)
+{
+    size_t count;
+    auto_free struct snapshot_name *forks =
+        instances_forks(fs->setup.instances, source->snapshot, &count);
+    for (size_t i = 0; i < count && forks; i++) {
+        struct instance *instance = instances_find(fs->setup.instances, forks[i].id);
+        if (instance)
+            draft_load_record(fs, source, instance);
+        instance_unref(instance);
+    }
+}
+
+struct source *fs_source(struct fs *fs, const char *id)
+{
+    struct source *source;
+    struct snapshot *snapshot = snapshots_find(fs->setup.snapshots, id);
+    if (!snapshot)
+        return NULL;
+    HASH_FIND(hh, fs->sources, &snapshot->serial, sizeof snapshot->serial, source);
+    if (source) {
+        snapshot_unref(snapshot);
+        return source;
+    }
+    source = calloc(1, sizeof *source);
+    if (!source) {
+        snapshot_unref(snapshot);
+        return NULL;
+    }
+    object_init(&source->object, OBJECT_SNAPSHOT, snapshot->serial, source_destroy);
+    source->snapshot = snapshot;
+    if (!draft_create(fs, source, "new")) {
+        object_unref(&source->object);
+        return NULL;
+    }
+    HASH_ADD(hh, fs->sources, object.serial, sizeof source->object.serial, source);
+    load_records(fs, source);
+    return source;
+}
+
+static void unit_destroy(struct object *object)
+{
+    struct unit *unit = (struct unit *)object;
+    instance_unref(unit->instance);
+    document_finish(&unit->config);
+    free(unit->error);
+    free(unit);
+}
+
+struct unit *fs_unit(struct fs *fs, const char *id)
+{
+    struct unit *unit;
+    struct instance *instance = instances_find(fs->setup.instances, id);
+    if (!instance)
+        return NULL;
+    HASH_FIND(hh, fs->units, &instance->serial, sizeof instance->serial, unit);
+    if (unit) {
+        instance_unref(instance);
+        return unit;
+    }
+    unit = calloc(1, sizeof *unit);
+    if (!unit) {
+        instance_unref(instance);
+        return NULL;
+    }
+    object_init(&unit->object, OBJECT_INSTANCE, instance->serial, unit_destroy);
+    unit->instance = instance;
+    HASH_ADD(hh, fs->units, object.serial, sizeof unit->object.serial, unit);
+    return unit;
+}
+
+void fs_forget_source(struct fs *fs, struct source *source)
+{
+    HASH_DEL(fs->sources, source);
+    while (source->drafts)
+        draft_remove(fs, source->drafts);
+    source->object.removed = true;
+    fs_changed(fs, &source->object);
+    object_unref(&source->object);
+}
+
+void fs_forget_unit(struct fs *fs, struct unit *unit)
+{
+    HASH_DEL(fs->units, unit);
+    unit->object.removed = true;
+    fs_changed(fs, &unit->object);
+    object_unref(&unit->object);
+}
+
+void fs_instance_changed(struct fs *fs, const char *id)
+{
+    if (!fs)
+        return;
+    fs_lock(fs);
+    struct unit *unit = fs_unit(fs, id);
+    if (unit)
+        fs_changed(fs, &unit->object);
+    fs_unlock(fs);
+}
+
+void fs_image_scanned(struct fs *fs)
+{
+    struct source *source, *next;
+    if (!fs)
+        return;
+    fs_lock(fs);
+    waiters_answer(fs, NULL, 0);
+    HASH_ITER (hh, fs->sources, source, next)
+        fs_changed(fs, &source->object);
+    fs_unlock(fs);
+}
+
+static void root_destroy(struct object *object)
+{
+    (void)object; /* lies in struct fs */
+}
+
+int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
+{
+    struct fs *fs = calloc(1, sizeof *fs);
+    if (!fs)
+        return error_set(err, ENOMEM, "out of memory");
+    fs->setup = *setup;
+    pthread_mutex_init(&fs->lock, NULL);
+    object_init(&fs->root, OBJECT_ROOT, 0, root_destroy);
+    fs->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    int r = fs->stop_fd < 0 ? error_errno(err, errno, "cannot make an event descriptor")
+                            : jobs_open(fs, err);
+    if (r < 0) {
+        if (fs->stop_fd >= 0)
+            close(fs->stop_fd);
+        free(fs);
+        return r;
+    }
+    *ret = fs;
+    return 0;
+}
+
+void fs_close(struct fs *fs)
+{
+    struct handle *handle, *next_handle;
+    struct source *source, *next_source;
+    struct unit *unit, *next_unit;
+    struct node *node, *next_node;
+    if (!fs)
+        return;
+    jobs_close(fs);
+    DL_FOREACH_SAFE (fs->handles, handle, next_handle)
+        fs_release(fs, handle);
+    fs_lock(fs);
+    HASH_ITER (hh, fs->nodes, node, next_node)
+        node_drop(fs, node);
+    HASH_ITER (hh, fs->sources, source, next_source)
+        fs_forget_source(fs, source);
+    HASH_ITER (hh, fs->units, unit, next_unit)
+        fs_forget_unit(fs, unit);
+    fs_unlock(fs);
+    close(fs->stop_fd);
+    pthread_mutex_destroy(&fs->lock);
+    free(fs);
+}

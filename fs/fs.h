@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * fs: the tree, as functions that know nothing of FUSE. ops.c unpacks the kernel's requests, calls
+ * these and replies. The tables of tree.c say what is where; nodes.c keeps the kernel's view of it;
+ * files.c reads and writes; jobs.c runs what takes long; draft.c is what a fork is staged in.
+ *
+ * Functions return 0 or -errno, or FS_LATER: the answer will come through the waiter, once, from
+ * another thread, without any lock.
+ *
+ * Locks: fs.lock guards everything in this folder. Order: fs.lock, instances.lock, snapshots.lock,
+ * image.lock. Nothing blocks with fs.lock held: no VMM, no scan, no reply to the kernel. What must
+ * wait for the unlocking is queued and run by fs_unlock().
+ */
+#ifndef HYPEFS_FS_FS_H
+#define HYPEFS_FS_FS_H
+
+#include <stdbool.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include "instance/instance.h"
+#include "store/snapshot.h"
+
+enum { FS_LATER = 1, FS_COMMITS_MAX = 1024 };
+
+struct fs;
+struct node;
+struct handle;
+struct job;
+
+struct fs_setup {
+    struct snapshots *snapshots;
+    struct instances *instances;
+    const char *ack_address;
+    bool require_token;
+    /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
+    void (*wake)(void *poll);
+    void (*drop)(void *poll); /* given back unused */
+};
+
+int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
+/* Ends all jobs: those that wait are answered (ESHUTDOWN). New ones are refused. */
+void fs_stop(struct fs *fs);
+void fs_close(struct fs *fs);
+
+/* For instances_setup and snapshots: something changed. `fs` may be called before it is there. */
+void fs_instance_changed(struct fs *fs, const char *id);
+void fs_image_scanned(struct fs *fs);
+
+/* A request of the kernel that is answered later. The caller fills in the first group and owns the
+ * memory until `done`. */
+struct waiter {
+    void (*done)(struct waiter *waiter, int result);
+    const void *key; /* tells it apart, for fs_interrupt() */
+    pid_t tid;       /* the thread that waits, whose signals count */
+    bool (*interrupted_already)(const struct waiter *waiter);
+
+    bool interrupted;
+    int result;
+    struct job *job; /* NULL: waits for a scan */
+    struct handle *handle;
+    struct waiter *prev, *next;
+};
+
+/* The kernel says that the waiting thread got a signal. */
+void fs_interrupt(struct fs *fs, const void *key);
+
+/* Nodes. Ids are never reused; the root's is 1. */
+int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
+              uint64_t *ret_node, struct stat *ret);
+void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
+int fs_getattr(struct fs *fs, uint64_t node, struct stat *ret);
+int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
+int fs_readlink(struct fs *fs, uint64_t node, char ret[256]);
+int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, uint64_t *ret_node,
+             struct stat *ret);
+int fs_rmdir(struct fs *fs, uint64_t parent, const char *name);
+int fs_unlink(struct fs *fs, uint64_t parent, const char *name);
+int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
+              const char *new_name, unsigned flags);
+
+/* Files. */
+int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
+              uint64_t *ret_node, struct stat *ret, struct handle **ret_handle);
+int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct handle **ret);
+/* *ret is owned by the caller (free). */
+int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, char **ret,
+            size_t *ret_size);
+int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
+             bool append, struct waiter *waiter);
+int fs_flush(struct fs *fs, struct handle *handle, pid_t tid);
+/* The mask of poll(2). `poll` (may be NULL) is taken: woken or dropped later. */
+unsigned fs_poll(struct fs *fs, struct handle *handle, void *poll);
+void fs_release(struct fs *fs, struct handle *handle);
+
+/* Directories: the listing as it was at opendir. */
+struct fs_name {
+    char name[256];
+    ino_t ino;
+    mode_t mode;
+};
+int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handle **ret);
+/* NULL behind the last. */
+const struct fs_name *fs_readdir(const struct handle *handle, size_t position);
+
+#endif

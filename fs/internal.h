@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: MIT */
+/* internal: the structs behind fs.h, shared by the files of fs/ but ops.c. */
+#ifndef HYPEFS_FS_INTERNAL_H
+#define HYPEFS_FS_INTERNAL_H
+
+#include <pthread.h>
+#include <time.h>
+#include <uthash.h>
+
+#include "fork/engine.h"
+#include "fs/fs.h"
+
+enum {
+    FS_TEXT_MAX = 16 * 1024,    /* bytes of a collected file */
+    FS_SCRATCH_MAX = 64 * 1024, /* bytes of an editor's scratch file */
+    FS_STAGED_MAX = 24,         /* files in a draft's mailboxes/ */
+};
+
+/* What a directory of the tree stands for. Each kind is a struct that begins with this one. */
+enum object_kind { OBJECT_ROOT = 1, OBJECT_SNAPSHOT, OBJECT_INSTANCE, OBJECT_DRAFT, OBJECT_STAGED };
+
+struct object {
+    enum object_kind kind;
+    unsigned references;
+    uint64_t serial; /* unique among its kind, never reused */
+    bool removed;
+    struct timespec changed;
+    void (*destroy)(struct object *object);
+};
+
+/* A collected file's text and marks. */
+struct document {
+    char *text; /* owned; not NUL-terminated; NULL: never written */
+    size_t size;
+    bool unfinished; /* begun, and not complete */
+    char *refused;   /* owned: why the last text was refused; NULL: it was not */
+};
+
+struct draft;
+
+struct source { /* OBJECT_SNAPSHOT */
+    struct object object;
+    struct snapshot *snapshot;
+    struct draft *drafts; /* by creation; the first is "new" */
+    UT_hash_handle hh;    /* in fs.sources, by the snapshot's serial */
+};
+
+struct unit { /* OBJECT_INSTANCE */
+    struct object object;
+    struct instance *instance;
+    struct document config; /* only its marks */
+    char *error;            /* owned: why the last write to config, state or snapshot failed */
+    struct job *job;        /* the transition under way; not counted */
+    UT_hash_handle hh;
+};
+
+struct staged { /* OBJECT_STAGED: a file in a draft's mailboxes/ */
+    struct object object;
+    struct draft *draft; /* NULL: unlinked */
+    char name[256];
+    struct document document;
+    struct staged *next;
+};
+
+struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
+    struct object object;
+    struct source *source;
+    char id[STORE_ID_MAX + 1]; /* "new" for the one that is always there */
+    struct staged *files;
+    struct document options;
+    struct job *job;                 /* the commit under way; not counted */
+    char *failure;                   /* owned: why the last commit failed */
+    char *result;                    /* owned: the text of `result` */
+    cJSON *record;                   /* of a record: its result */
+    char instance[STORE_ID_MAX + 1]; /* of a record, or of the commit under way */
+    struct draft *next;
+};
+
+/* What is at a name: a table's entry of an object, and which, where a table's entry is many. */
+struct place {
+    struct object *object;
+    const struct entry *entry;
+    unsigned sub;
+};
+
+struct node {
+    uint64_t id;
+    uint64_t lookups;
+    struct place place;      /* counts a reference of the object */
+    UT_hash_handle hh;       /* in fs.nodes, by id */
+    UT_hash_handle hh_place; /* in fs.places, by place; not those of command files */
+};
+
+struct handle {
+    struct place place; /* counts a reference of the object */
+    int flags;          /* of open(2) */
+    void *poll;
+
+    /* Generated content: made by the first read and by reads at offset 0. */
+    char *content;
+    size_t content_size;
+
+    /* Collected files. */
+    char *text;
+    size_t size;
+    bool dirty;
+    int refused; /* errno, or 0 */
+    pid_t opener_tid, opener_pid;
+
+    /* Command files: the last text, and the job of it if waiting for that ended with EINTR. */
+    struct job *retry;
+    char command[STORE_ID_MAX + 2];
+
+    int log_fd;
+    struct fs_name *names;
+    size_t name_count;
+    struct handle *prev, *next; /* in fs.handles */
+};
+
+/* A command that takes long, in a thread of its own. */
+struct job {
+    struct fs *fs;
+    unsigned references;
+    struct object *object;           /* counted */
+    int (*run)(struct job *job);     /* without the lock; returns what the writes get */
+    void (*finish)(struct job *job); /* with the lock, before the waiters are answered */
+    char text[STORE_ID_MAX + 1];     /* an id or a state */
+    struct fork_request request;     /* of commits */
+    struct fork_outcome outcome;
+    enum instance_state target; /* of transitions */
+    struct error error;
+    bool limited; /* counts for FS_COMMITS_MAX */
+    bool done;
+    int result;
+};
+
+struct fs {
+    struct fs_setup setup;
+    pthread_mutex_t lock;
+    struct object root;
+    struct node *nodes, *places;
+    uint64_t last_node, last_draft, last_staged;
+    struct source *sources;
+    struct unit *units;
+    struct handle *handles;
+    int stop_fd; /* eventfd: readable when the daemon stops */
+    bool stopping;
+
+    unsigned jobs, commits; /* under way */
+    pthread_cond_t no_jobs;
+    struct waiter *waiters;    /* all that wait for a job or a scan */
+    pthread_cond_t interrupts; /* some waiter's `interrupted` was set, or `stopped` */
+    pthread_t interrupt_thread;
+    bool stopped;
+
+    /* For fs_unlock(). */
+    struct waiter *answers;
+    void **wakes;
+    size_t wake_count;
+};
+
+/* What a file is. A file has `text`, or `log`; what can be written has `document` or `command`. */
+struct file_type {
+    /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
+    char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);
+    bool pollable;
+
+    /* Live: a file of the instance's directory. */
+    const char *log;
+
+    /* Collected. */
+    struct document *(*document)(const struct place *place);
+    int (*may_write)(struct fs *fs, const struct place *place);
+    /* Is the complete text (its object's span is given) acceptable? */
+    int (*check)(struct fs *fs, const struct place *place, const char *text, size_t size,
+                 struct json_span object, struct error *err);
+    /* The text takes effect; the document has it already. NULL: that is all. May drop fs.lock. */
+    int (*apply)(struct fs *fs, const struct place *place, const char *text, size_t size,
+                 struct error *err);
+    void (*changed)(struct fs *fs, const struct place *place);
+
+    /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
+     */
+    int (*command)(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+};
+
+struct directory {
+    const struct entry *entries;
+    size_t count;
+    /* Children that are not in the table. -ENOENT; FS_LATER only with the waiter queued. */
+    int (*find)(struct fs *fs, const struct place *directory, const char *name,
+                struct waiter *waiter, struct place *ret);
+    int (*list)(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                struct handle *handle);
+    int (*make)(struct fs *fs, const struct place *directory, const char *name);   /* mkdir */
+    int (*remove)(struct fs *fs, const struct place *directory, const char *name); /* rmdir */
+    int (*create)(struct fs *fs, const struct place *directory, const char *name);
+    int (*unlink)(struct fs *fs, const struct place *directory, const char *name);
+    int (*rename)(struct fs *fs, const struct place *directory, const char *name,
+                  const struct place *new_directory, const char *new_name, unsigned flags);
+};
+
+struct entry {
+    const char *name; /* NULL: not in a table, its names come from its directory's find and list */
+    mode_t mode;
+    unsigned char number; /* unique among the entries of an object kind; part of st_ino */
+    bool command;         /* every lookup gives a new node */
+    const struct directory *directory;
+    const struct file_type *file;
+    void (*link)(const struct place *place, char ret[256]);
+    bool (*present)(const struct place *place); /* NULL: always */
+};
+
+/* fs.c */
+void fs_lock(struct fs *fs);
+void fs_unlock(struct fs *fs);
+void object_init(struct object *object, enum object_kind kind, uint64_t serial,
+                 void (*destroy)(struct object *object));
+struct object *object_ref(struct object *object);
+void object_unref(struct object *object);
+/* mtime, and whoever polls a file of the object. */
+void fs_changed(struct fs *fs, struct object *object);
+/* The tree's objects of what is in the store; borrowed; NULL if there is none. */
+struct source *fs_source(struct fs *fs, const char *id);
+struct unit *fs_unit(struct fs *fs, const char *id);
+/* They are removed: what is open of them gives ENODEV. */
+void fs_forget_source(struct fs *fs, struct source *source);
+void fs_forget_unit(struct fs *fs, struct unit *unit);
+
+/* The tables: tree.c, files_snapshot.c, files_instance.c, files_draft.c */
+extern const struct entry root_entry, snapshot_entry, instance_entry, marker_entry, draft_entry,
+    staged_entry;
+
+/* nodes.c */
+void node_drop(struct fs *fs, struct node *node);
+/* Adds one name to a listing. */
+int listing_add(struct handle *handle, const char *name, const struct object *object,
+                const struct entry *entry, unsigned sub);
+
+/* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
+int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, uint64_t *ret_node,
+                   struct stat *ret);
+/* Locks; -ENODEV if the node's object is removed. Counts a reference; place_give() undoes both. */
+int place_take(struct fs *fs, uint64_t node, struct place *ret);
+void place_give(struct fs *fs, struct place *place);
+
+/* files.c */
+/* The handle is of that place, counted, and in fs.handles. */
+void handle_register(struct fs *fs, struct handle *handle, const struct place *place);
+void document_finish(struct document *document);
+void document_refuse(struct document *document, const char *why);
+void document_mend(struct document *document);
+
+/* jobs.c */
+int jobs_open(struct fs *fs, struct error *err);
+void jobs_close(struct fs *fs);
+/* Starts job->run in a thread. EAGAIN, ESHUTDOWN. Takes the job (one reference). */
+int job_start(struct job *job, struct error *err);
+struct job *job_create(struct fs *fs, struct object *object);
+struct job *job_ref(struct job *job);
+void job_unref(struct job *job);
+/* Lets the waiter wait for the job. */
+void job_wait(struct fs *fs, struct job *job, struct handle *handle, struct waiter *waiter);
+void scan_wait(struct fs *fs, struct waiter *waiter);
+/* With the lock held: all that wait for the job (NULL: for scans) are answered. */
+void waiters_answer(struct fs *fs, const struct job *job, int result);
+
+/* draft.c */
+struct draft *draft_create(struct fs *fs, struct source *source, const char *id);
+void draft_destroy(struct object *object);
+struct draft *draft_find(struct source *source, const char *id);
+/* Takes it out of its source; what is open of it gives ENODEV. */
+void draft_remove(struct fs *fs, struct draft *draft);
+struct staged *draft_file(struct draft *draft, const char *name);
+struct staged *draft_add_file(struct fs *fs, struct draft *draft, const char *name);
+void draft_drop_file(struct fs *fs, struct staged *file);
+/* Something was staged anew: the last commit's failure is history. */
+void draft_touched(struct fs *fs, struct draft *draft);
+const char *draft_status(const struct draft *draft);
+bool draft_scratch_name(const char *name);
+/* The record of a fork that lies in the store. */
+void draft_load_record(struct fs *fs, struct source *source, struct instance *instance);
+/* -EBUSY while it commits, -EPERM as a record. */
+int draft_writable(const struct draft *draft);
+int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+
+/* The directories that the tables of other files name. */
+extern const struct directory snapshots_directory, instances_directory, forks_directory,
+    markers_directory;
+
+#endif

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/ops.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+
+static struct fs *fs_of(fuse_req_t req)
+{
+    return ((struct ops_context *)fuse_req_userdata(req))->fs;
+}
+
+static pid_t tid_of(fuse_req_t req)
+{
+    return fuse_req_ctx(req)->pid;
+}
+
+static struct handle *handle_of(const struct fuse_file_info *fi)
+{
+    return fi ? (struct handle *)(uintptr_t)fi->fh : NULL;
+}
+
+void ops_wake(void *poll)
+{
+    fuse_lowlevel_notify_poll(poll);
+    fuse_pollhandle_destroy(poll);
+}
+
+void ops_drop(void *poll)
+{
+    fuse_pollhandle_destroy(poll);
+}
+
+/* A request that may be answered later. */
+struct pending {
+    struct waiter waiter;
+    fuse_req_t req;
+    void (*call)(struct pending *pending); /* again, when a scan has ended */
+    fuse_ino_t node;
+    char *name;               /* lookup */
+    struct fuse_file_info fi; /* opendir */
+    size_t size;              /* write: what is returned on success */
+};
+
+static void pending_free(struct pending *pending)
+{
+    free(pending->name);
+    free(pending);
+}
+
+static bool interrupted_already(const struct waiter *waiter)
+{
+    return fuse_req_interrupted(((const struct pending *)waiter)->req);
+}
+
+static void on_interrupt(fuse_req_t req, void *data)
+{
+    fs_interrupt(data, req);
+}
+
+static struct pending *pending_create(fuse_req_t req, fuse_ino_t node,
+                                      void (*done)(struct waiter *, int))
+{
+    struct pending *pending = calloc(1, sizeof *pending);
+    if (!pending)
+        return NULL;
+    pending->req = req;
+    pending->node = node;
+    pending->waiter = (struct waiter){
+        .done = done, .key = req, .tid = tid_of(req), .interrupted_already = interrupted_already};
+    /* Before the waiter is known to anyone: it may be answered, and `req` be gone, right after. */
+    fuse_req_interrupt_func(req, on_interrupt, fs_of(req));
+    return pending;
+}
+
+/* A scan has ended, or the waiting has: look again. */
+static void look_again(struct waiter *waiter, int result)
+{
+    struct pending *pending = (struct pending *)waiter;
+    if (result == 0) {
+        pending->call(pending);
+        return;
+    }
+    fuse_reply_err(pending->req, -result);
+    pending_free(pending);
+}
+
+static void reply_entry(fuse_req_t req, uint64_t node, const struct stat *st)
+{
+    struct fs *fs = fs_of(req);
+    struct fuse_entry_param entry = {.ino = node, .attr = *st};
+    if (fuse_reply_entry(req, &entry) < 0)
+        fs_forget(fs, node, 1);
+}
+
+static void call_lookup(struct pending *pending)
+{
+    uint64_t node;
+    struct stat st;
+    int r =
+        fs_lookup(fs_of(pending->req), pending->node, pending->name, &pending->waiter, &node, &st);
+    if (r == FS_LATER)
+        return;
+    if (r < 0)
+        fuse_reply_err(pending->req, -r);
+    else
+        reply_entry(pending->req, node, &st);
+    pending_free(pending);
+}
+
+static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    struct pending *pending = pending_create(req, parent, look_again);
+    if (!pending || !(pending->name = strdup(name))) {
+        free(pending);
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    pending->call = call_lookup;
+    call_lookup(pending);
+}
+
+static void op_forget(fuse_req_t req, fuse_ino_t node, uint64_t count)
+{
+    fs_forget(fs_of(req), node, count);
+    fuse_reply_none(req);
+}
+
+static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+    for (size_t i = 0; i < count; i++)
+        fs_forget(fs_of(req), forgets[i].ino, forgets[i].nlookup);
+    fuse_reply_none(req);
+}
+
+static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    struct stat st;
+    (void)fi;
+    int r = fs_getattr(fs_of(req), node, &st);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_attr(req, &st, 0);
+}
+
+/* Mode, owner and times are accepted and have no effect. */
+static void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
+                       struct fuse_file_info *fi)
+{
+    if (to_set & FUSE_SET_ATTR_SIZE) {
+        int r = fs_truncate(fs_of(req), node, handle_of(fi), attr->st_size);
+        if (r < 0) {
+            fuse_reply_err(req, -r);
+            return;
+        }
+    }
+    op_getattr(req, node, fi);
+}
+
+static void op_readlink(fuse_req_t req, fuse_ino_t node)
+{
+    char target[256];
+    int r = fs_readlink(fs_of(req), node, target);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_readlink(req, target);
+}
+
+static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+    uint64_t node;
+    struct stat st;
+    (void)mode;
+    int r = fs_mkdir(fs_of(req), parent, name, &node, &st);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        reply_entry(req, node, &st);
+}
+
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    fuse_reply_err(req, -fs_rmdir(fs_of(req), parent, name));
+}
+
+static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    fuse_reply_err(req, -fs_unlink(fs_of(req), parent, name));
+}
+
+static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
+                      const char *new_name, unsigned flags)
+{
+    fuse_reply_err(req, -fs_rename(fs_of(req), parent, name, new_parent, new_name, flags));
+}
+
+static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
+{
+    (void)parent;
+    (void)name;
+    (void)mode;
+    (void)device;
+    fuse_reply_err(req, EPERM);
+}
+
+static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
+{
+    (void)target;
+    (void)parent;
+    (void)name;
+    fuse_reply_err(req, EPERM);
+}
+
+static void op_link(fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char *name)
+{
+    (void)node;
+    (void)parent;
+    (void)name;
+    fuse_reply_err(req, EPERM);
+}
+
+static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+                      struct fuse_file_info *fi)
+{
+    struct fs *fs = fs_of(req);
+    struct fuse_entry_param entry = {0};
+    struct handle *handle;
+    uint64_t node;
+    (void)mode;
+    int r = fs_create(fs, parent, name, fi->flags, tid_of(req), &node, &entry.attr, &handle);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    entry.ino = node;
+    fi->fh = (uintptr_t)handle;
+    fi->direct_io = 1;
+    if (fuse_reply_create(req, &entry, fi) < 0) {
+        fs_release(fs, handle);
+        fs_forget(fs, node, 1);
+    }
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    struct fs *fs = fs_of(req);
+    struct handle *handle;
+    int r = fs_open_file(fs, node, fi->flags, tid_of(req), &handle);
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    fi->fh = (uintptr_t)handle;
+    fi->direct_io = 1;
+    if (fuse_reply_open(req, fi) < 0)
+        fs_release(fs, handle);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                    struct fuse_file_info *fi)
+{
+    auto_free char *bytes = NULL;
+    size_t count = 0;
+    (void)node;
+    int r = fs_read(fs_of(req), handle_of(fi), size, offset, &bytes, &count);
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    else
+        fuse_reply_buf(req, bytes, count);
+}
+
+static void write_done(struct waiter *waiter, int result)
+{
+    struct pending *pending = (struct pending *)waiter;
+    if (result < 0)
+        fuse_reply_err(pending->req, -result);
+    else
+        fuse_reply_write(pending->req, pending->size);
+    pending_free(pending);
+}
+
+static void op_write(fuse_req_t req, fuse_ino_t node, const char *bytes, size_t size, off_t offset,
+                     struct fuse_file_info *fi)
+{
+    struct pending *pending = pending_create(req, node, write_done);
+    if (!pending) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    pending->size = size;
+    int r = fs_write(fs_of(req), handle_of(fi), bytes, size, offset, fi->flags & O_APPEND,
+                     &pending->waiter);
+    if (r != FS_LATER)
+        write_done(&pending->waiter, r);
+}
+
+static void op_flush(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    (void)node;
+    fuse_reply_err(req, -fs_flush(fs_of(req), handle_of(fi), tid_of(req)));
+}
+
+static void op_fsync(fuse_req_t req, fuse_ino_t node, int data_only, struct fuse_file_info *fi)
+{
+    (void)node;
+    (void)data_only;
+    (void)fi;
+    fuse_reply_err(req, 0);
+}
+
+static void op_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    (void)node;
+    fs_release(fs_of(req), handle_of(fi));
+    fuse_reply_err(req, 0);
+}
+
+static void op_poll(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi,
+                    struct fuse_pollhandle *poll)
+{
+    (void)node;
+    fuse_reply_poll(req, fs_poll(fs_of(req), handle_of(fi), poll));
+}
+
+static void call_opendir(struct pending *pending)
+{
+    struct fs *fs = fs_of(pending->req);
+    struct handle *handle;
+    int r = fs_opendir(fs, pending->node, &pending->waiter, &handle);
+    if (r == FS_LATER)
+        return;
+    if (r < 0) {
+        fuse_reply_err(pending->req, -r);
+    } else {
+        pending->fi.fh = (uintptr_t)handle;
+        if (fuse_reply_open(pending->req, &pending->fi) < 0)
+            fs_release(fs, handle);
+    }
+    pending_free(pending);
+}
+
+static void op_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    struct pending *pending = pending_create(req, node, look_again);
+    if (!pending) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    pending->fi = *fi;
+    pending->call = call_opendir;
+    call_opendir(pending);
+}
+
+static void op_readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                       struct fuse_file_info *fi)
+{
+    auto_free char *buffer = malloc(size);
+    const struct fs_name *name;
+    size_t used = 0;
+    (void)node;
+    if (!buffer) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    while ((name = fs_readdir(handle_of(fi), (size_t)offset))) {
+        struct stat st = {.st_ino = name->ino, .st_mode = name->mode};
+        size_t needed =
+            fuse_add_direntry(req, buffer + used, size - used, name->name, &st, ++offset);
+        if (needed > size - used)
+            break;
+        used += needed;
+    }
+    fuse_reply_buf(req, buffer, used);
+}
+
+static void op_init(void *userdata, struct fuse_conn_info *connection)
+{
+    struct ops_context *context = userdata;
+    (void)connection;
+    context->ready(context->argument);
+}
+
+const struct fuse_lowlevel_ops ops_callbacks = {
+    .init = op_init,
+    .lookup = op_lookup,
+    .forget = op_forget,
+    .forget_multi = op_forget_multi,
+    .getattr = op_getattr,
+    .setattr = op_setattr,
+    .readlink = op_readlink,
+    .mkdir = op_mkdir,
+    .rmdir = op_rmdir,
+    .unlink = op_unlink,
+    .rename = op_rename,
+    .mknod = op_mknod,
+    .symlink = op_symlink,
+    .link = op_link,
+    .create = op_create,
+    .open = op_open,
+    .read = op_read,
+    .write = op_write,
+    .flush = op_flush,
+    .fsync = op_fsync,
+    .release = op_release,
+    .poll = op_poll,
+    .opendir = op_opendir,
+    .readdir = op_readdir,
+    .releasedir = op_release,
+    .fsyncdir = op_fsync,
+};

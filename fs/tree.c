@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tree: the root of the tree. The tables of the other directories stand with the files they name:
+ * files_snapshot.c (snapshots/, <id>/, mailboxes/), files_draft.c (forks/, <id>/, mailboxes/) and
+ * files_instance.c (instances/, <id>/).
+ */
+#include <string.h>
+
+#include "fs/internal.h"
+#include "util/cleanup.h"
+
+static const char readme[] =
+    "hypefs: fork microVM snapshots with echo and cat\n"
+    "\n"
+    "Make a VM, let the software in it plant its mailboxes, and put it at rest:\n"
+    "    mkdir instances/base\n"
+    "    echo "
+    "'{\"kernel\":\"/path/vmlinuz\",\"initrd\":\"/path/initrd\",\"cmdline\":\"console=ttyS0\"}' "
+    "\\\n"
+    "        > instances/base/config\n"
+    "    echo running > instances/base/state\n"
+    "    tail -f instances/base/console          # until its software is ready\n"
+    "    echo standby > instances/base/state\n"
+    "    echo base > instances/base/snapshot\n"
+    "\n"
+    "Fork it, each clone with a payload of its own:\n"
+    "    cd snapshots/base\n"
+    "    ls mailboxes                            # what can be written to\n"
+    "    echo '{\"instance_name\":\"web-1\"}' > forks/new/mailboxes/NAME\n"
+    "    echo web-1 > forks/new/commit           # returns when the guest runs\n"
+    "    cat forks/web-1/result\n"
+    "A draft of your own, that no one else writes into:\n"
+    "    mkdir forks/web-2\n"
+    "    cp identity.json forks/web-2/mailboxes/NAME\n"
+    "    echo 1 > forks/web-2/commit\n"
+    "\n"
+    "To wait for the guest's ack: {\"payload\": {...}, \"wait_for_ack\": true}\n"
+    "When a write fails, read the file error beside it: it says why and what to do.\n"
+    "Take things away with rmdir, not rm -r: echo stopped > instances/web-1/state,\n"
+    "then rmdir instances/web-1; rmdir snapshots/base when no VM of it runs.\n";
+
+static char *readme_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    char *text = strdup(readme);
+    (void)fs;
+    (void)place;
+    *ret_size = text ? sizeof readme - 1 : 0;
+    return text;
+}
+
+static const struct file_type readme_file = {.text = readme_text};
+
+static const struct entry root_entries[] = {
+    {"README", S_IFREG | 0444, 1, .file = &readme_file},
+    {"snapshots", S_IFDIR | 0755, 2, .directory = &snapshots_directory},
+    {"instances", S_IFDIR | 0755, 3, .directory = &instances_directory},
+};
+
+static const struct directory root_directory = {.entries = root_entries,
+                                                .count = array_length(root_entries)};
+const struct entry root_entry = {NULL, S_IFDIR | 0755, 4, .directory = &root_directory};

@@ -1,0 +1,387 @@
+/* SPDX-License-Identifier: MIT */
+/* mount: wires the store, the instances, the tree and libfuse together, and runs as a daemon. */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <syslog.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/stale.h"
+#include "fs/ops.h"
+#include "mailbox/ack.h"
+#include "util/cleanup.h"
+
+static const char help[] =
+    "Usage: hypefs mount [OPTION]… MOUNTPOINT\n"
+    "Serve the tree of snapshots and instances at the directory MOUNTPOINT. Returns when the\n"
+    "mount answers. To end it: fusermount3 -u MOUNTPOINT, or SIGTERM; VMs keep running.\n"
+    "\n"
+    "  --store DIR          where snapshots and instances lie (default: /var/lib/hypefs,\n"
+    "                       or $XDG_DATA_HOME/hypefs when not root)\n"
+    "  -f, --foreground     do not go into the background; the log goes to stderr\n"
+    "  --ack-address ADDR   where guests' acks are received (default: 127.0.0.1)\n"
+    "  --qemu PATH          QEMU's program (default: qemu-system-x86_64 from PATH)\n"
+    "  --require-token      every mailbox request must carry its mailbox's token\n"
+    "  -o OPTIONS           FUSE mount options, such as allow_other\n"
+    "  -h, --help           print this\n";
+
+struct arguments {
+    char *store, *qemu, *mountpoint; /* owned, absolute */
+    const char *ack_address;
+    bool foreground, require_token;
+    struct fuse_args fuse;
+};
+
+struct daemon {
+    struct arguments arguments;
+    int ready_fd; /* the parent waits here for a byte; -1 in the foreground */
+    struct store store;
+    struct vmm_programs *programs;
+    struct snapshots snapshots;
+    struct instances instances;
+    struct ops_context ops;
+    struct fuse_session *session;
+    pthread_t main_thread, signal_thread;
+    pthread_mutex_t lock; /* of `loop_ended` */
+    bool loop_ended;
+};
+
+static int fail(const char *text)
+{
+    fprintf(stderr, "hypefs mount: %s\n", text);
+    return CLI_FAILED;
+}
+
+static int misuse(const char *text)
+{
+    fprintf(stderr, "hypefs mount: %s; try: hypefs mount --help\n", text);
+    return CLI_USAGE;
+}
+
+/* Relative to where we are now: the daemon leaves that directory. */
+static char *absolute(const char *path)
+{
+    char *ret = NULL;
+    auto_free char *here = path[0] == '/' ? NULL : getcwd(NULL, 0);
+    if (path[0] == '/')
+        return strdup(path);
+    return here && asprintf(&ret, "%s/%s", here, path) >= 0 ? ret : NULL;
+}
+
+static char *default_store(void)
+{
+    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    char *ret = NULL;
+    if (geteuid() == 0)
+        return strdup("/var/lib/hypefs");
+    if (data && data[0] == '/')
+        return asprintf(&ret, "%s/hypefs", data) >= 0 ? ret : NULL;
+    if (home && home[0] == '/')
+        return asprintf(&ret, "%s/.local/share/hypefs", home) >= 0 ? ret : NULL;
+    return NULL;
+}
+
+enum { OPTION_STORE = 256, OPTION_ACK_ADDRESS, OPTION_QEMU, OPTION_REQUIRE_TOKEN };
+
+static const struct option options[] = {
+    {"store", required_argument, NULL, OPTION_STORE},
+    {"foreground", no_argument, NULL, 'f'},
+    {"ack-address", required_argument, NULL, OPTION_ACK_ADDRESS},
+    {"qemu", required_argument, NULL, OPTION_QEMU},
+    {"require-token", no_argument, NULL, OPTION_REQUIRE_TOKEN},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+/* -1: go on; else the exit status. */
+static int take_option(int option, const char *value, struct arguments *ret)
+{
+    switch (option) {
+    case OPTION_STORE:
+        free(ret->store);
+        ret->store = absolute(value);
+        return value[0] ? -1 : misuse("--store needs a directory");
+    case OPTION_ACK_ADDRESS:
+        ret->ack_address = value;
+        return ack_address_valid(value) ? -1
+                                        : misuse("--ack-address must be an IP address in numbers");
+    case OPTION_QEMU:
+        free(ret->qemu);
+        ret->qemu = strchr(value, '/') ? absolute(value) : strdup(value);
+        return value[0] ? -1 : misuse("--qemu needs a program");
+    case OPTION_REQUIRE_TOKEN:
+        ret->require_token = true;
+        return -1;
+    case 'f':
+        ret->foreground = true;
+        return -1;
+    case 'o':
+        fuse_opt_add_arg(&ret->fuse, "-o");
+        fuse_opt_add_arg(&ret->fuse, value);
+        return -1;
+    case 'h':
+        fputs(help, stdout);
+        return CLI_DONE;
+    default:
+        fputs("try: hypefs mount --help\n", stderr);
+        return CLI_USAGE;
+    }
+}
+
+static int read_arguments(int argc, char **argv, struct arguments *ret)
+{
+    int option, status = -1;
+    ret->ack_address = "127.0.0.1";
+    fuse_opt_add_arg(&ret->fuse, "hypefs");
+    fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
+    argv[0] = (char[]){"hypefs mount"};
+    while (status < 0 && (option = getopt_long(argc, argv, "fho:", options, NULL)) >= 0)
+        status = take_option(option, optarg, ret);
+    if (status >= 0)
+        return status;
+    if (optind + 1 != argc)
+        return misuse(optind == argc ? "no MOUNTPOINT given" : "more than one MOUNTPOINT given");
+    if (!ret->store)
+        ret->store = default_store();
+    if (!ret->store)
+        return misuse("no HOME to keep the store in: give --store DIR");
+    ret->mountpoint = absolute(argv[optind]);
+    return ret->mountpoint ? -1 : fail("out of memory");
+}
+
+/* In the background the log goes to syslog: a daemon's stderr leads nowhere. */
+static void complain(void *context, const char *text)
+{
+    const struct daemon *daemon = context;
+    if (daemon->arguments.foreground)
+        fprintf(stderr, "hypefs: %s\n", text);
+    else
+        syslog(LOG_WARNING, "%s", text);
+}
+
+static void on_scanned(void *context)
+{
+    fs_image_scanned(((struct daemon *)context)->ops.fs);
+}
+
+static void on_changed(void *context, const char *id)
+{
+    fs_instance_changed(((struct daemon *)context)->ops.fs, id);
+}
+
+/* The kernel has greeted us: the parent may return to the shell. */
+static void on_ready(void *argument)
+{
+    struct daemon *daemon = argument;
+    if (daemon->ready_fd < 0)
+        return;
+    auto_close int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+    for (int fd = 0; fd <= 2 && null >= 0; fd++)
+        dup2(null, fd);
+    if (write(daemon->ready_fd, "1", 1) == 1)
+        close(steal_fd(&daemon->ready_fd));
+}
+
+/* Returns in the child, with the pipe's end; the parent exits with the child's word. */
+static int go_into_background(struct error *err)
+{
+    int pipe_fds[2];
+    char byte;
+    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
+        return error_errno(err, errno, "cannot make a pipe");
+    pid_t child = fork();
+    if (child < 0)
+        return error_errno(err, errno, "cannot fork");
+    if (child > 0) {
+        close(pipe_fds[1]);
+        _exit(read(pipe_fds[0], &byte, 1) == 1 ? CLI_DONE : CLI_FAILED);
+    }
+    close(pipe_fds[0]);
+    setsid();
+    if (chdir("/") < 0)
+        return error_errno(err, errno, "cannot leave the directory");
+    return pipe_fds[1];
+}
+
+/* What VMMs inherit: no core dumps of guests' memory, files for us alone. SIGPIPE is an error of
+ * write(2) here; the others are taken by a thread. */
+static void prepare_process(void)
+{
+    sigset_t set;
+    umask(077);
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+static bool loop_ended(struct daemon *daemon)
+{
+    pthread_mutex_lock(&daemon->lock);
+    bool ended = daemon->loop_ended;
+    pthread_mutex_unlock(&daemon->lock);
+    return ended;
+}
+
+/* Ends the loop in an orderly way: who waits for a commit is answered first. */
+static void *take_signals(void *argument)
+{
+    struct daemon *daemon = argument;
+    sigset_t set;
+    int number;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigwait(&set, &number);
+    if (loop_ended(daemon))
+        return NULL;
+    fs_stop(daemon->ops.fs);
+    fuse_session_exit(daemon->session);
+    while (!loop_ended(daemon)) { /* the loop may just be about to wait */
+        pthread_kill(daemon->main_thread, SIGUSR1);
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    }
+    return NULL;
+}
+
+static void wake_up(int number)
+{
+    (void)number;
+}
+
+static int serve(struct daemon *daemon, struct error *err)
+{
+    struct sigaction action = {.sa_handler = wake_up};
+    struct fuse_loop_config config = {.max_idle_threads = 10};
+    daemon->main_thread = pthread_self();
+    sigaction(SIGUSR1, &action, NULL);
+    int code = pthread_create(&daemon->signal_thread, NULL, take_signals, daemon);
+    if (code != 0)
+        return error_errno(err, code, "cannot start a thread");
+    int r = fuse_session_loop_mt(daemon->session, &config);
+    fs_stop(daemon->ops.fs);
+    pthread_mutex_lock(&daemon->lock);
+    daemon->loop_ended = true;
+    pthread_mutex_unlock(&daemon->lock);
+    pthread_kill(daemon->signal_thread, SIGTERM);
+    pthread_join(daemon->signal_thread, NULL);
+    return r < 0 ? error_errno(err, -r, "the kernel's connection broke") : 0;
+}
+
+static int serve_mounted(struct daemon *daemon, struct error *err)
+{
+    const char *mountpoint = daemon->arguments.mountpoint;
+    daemon->session = fuse_session_new(&daemon->arguments.fuse, &ops_callbacks,
+                                       sizeof ops_callbacks, &daemon->ops);
+    if (!daemon->session)
+        return error_set(err, EINVAL, "libfuse refuses these options (see above)");
+    int r = fuse_session_mount(daemon->session, mountpoint) == 0
+                ? 0
+                : error_set(err, EIO, "cannot mount at %s (see above)", mountpoint);
+    if (r == 0) {
+        r = serve(daemon, err);
+        fuse_session_unmount(daemon->session);
+    }
+    return r;
+}
+
+static int open_layers(struct daemon *daemon, struct error *err)
+{
+    const struct arguments *arguments = &daemon->arguments;
+    const struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
+                                      .instances = &daemon->instances,
+                                      .ack_address = arguments->ack_address,
+                                      .require_token = arguments->require_token,
+                                      .wake = ops_wake,
+                                      .drop = ops_drop};
+    const struct instances_setup instances_setup = {.store = &daemon->store,
+                                                    .snapshots = &daemon->snapshots,
+                                                    .qemu = arguments->qemu,
+                                                    .changed = on_changed,
+                                                    .complain = complain,
+                                                    .context = daemon};
+    int r = fs_open(&fs_setup, &daemon->ops.fs, err);
+    if (r == 0)
+        r = vmm_programs_create(&daemon->programs, err);
+    if (r == 0)
+        r = snapshots_open(&daemon->store, on_scanned, complain, daemon, &daemon->snapshots, err);
+    if (r < 0)
+        return r;
+    struct instances_setup setup = instances_setup;
+    setup.programs = daemon->programs;
+    return instances_open(&setup, &daemon->instances, err);
+}
+
+static int run(struct daemon *daemon, struct error *err)
+{
+    int r = store_open(daemon->arguments.store, &daemon->store, err);
+    if (r < 0)
+        return r;
+    r = open_layers(daemon, err);
+    if (r == 0)
+        r = serve_mounted(daemon, err);
+    if (daemon->ops.fs)
+        fs_close(daemon->ops.fs);
+    if (daemon->instances.setup.store)
+        instances_close(&daemon->instances);
+    if (daemon->snapshots.store)
+        snapshots_close(&daemon->snapshots);
+    vmm_programs_destroy(daemon->programs);
+    if (daemon->session)
+        fuse_session_destroy(daemon->session);
+    store_close(&daemon->store);
+    return r;
+}
+
+static int check_mountpoint(const char *mountpoint, struct error *err)
+{
+    struct stat st;
+    int r = stale_clear(mountpoint, err);
+    if (r < 0)
+        return r;
+    if (stat(mountpoint, &st) < 0)
+        return error_errno(err, errno, "cannot mount at %s", mountpoint);
+    if (!S_ISDIR(st.st_mode))
+        return error_set(err, ENOTDIR, "cannot mount at %s: it is not a directory", mountpoint);
+    return 0;
+}
+
+int cli_mount(int argc, char **argv)
+{
+    struct daemon daemon = {.ready_fd = -1,
+                            .store = {.lock_fd = -1, .kind_fd = {-1, -1}},
+                            .ops = {.ready = on_ready},
+                            .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct error err = {0};
+    int status = read_arguments(argc, argv, &daemon.arguments);
+    if (status < 0) {
+        daemon.ops.argument = &daemon;
+        int r = check_mountpoint(daemon.arguments.mountpoint, &err);
+        prepare_process();
+        if (r == 0 && !daemon.arguments.foreground) {
+            openlog("hypefs", LOG_PID, LOG_DAEMON);
+            r = daemon.ready_fd = go_into_background(&err);
+        }
+        if (r >= 0)
+            r = run(&daemon, &err);
+        status = r < 0 ? fail(err.text) : CLI_DONE;
+    }
+    fuse_opt_free_args(&daemon.arguments.fuse);
+    free(daemon.arguments.store);
+    free(daemon.arguments.qemu);
+    free(daemon.arguments.mountpoint);
+    return status;
+}

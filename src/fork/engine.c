@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: MIT */
+#include "fork/engine.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
+
+#include "fork/internal.h"
+#include "util/cleanup.h"
+#include "util/process.h"
+
+/* Everything that the snapshot's own words can tell, before any work. */
+static int validate(struct fork *fork, struct error *err)
+{
+    const struct snapshot *source = fork->source;
+    const struct hypervisor *hypervisor = hypervisor_find(source->hypervisor);
+    if (fork->request->refused.code != 0) {
+        fork->failed_mailbox = fork->request->refused_mailbox;
+        return error_set(err, fork->request->refused.code, "%s", fork->request->refused.text);
+    }
+    int r = snapshot_use(fork->source, err);
+    if (r < 0)
+        return r;
+    fork->using_source = true;
+    if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
+        return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
+                         source->hypervisor);
+    if (strcmp(source->kind, "standby") != 0)
+        return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
+                         source->kind);
+    r = machine_from_json(source->machine, &fork->machine, err);
+    if (r < 0)
+        return error_prefix(err, r, "snapshot.json of %s", source->id);
+    return instances_reserve(fork->engine->instances, fork->request->id, &fork->instance, err);
+}
+
+static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    ssize_t n = pread(*(int *)context, bytes, size, (off_t)offset);
+    return n == (ssize_t)size
+               ? 0
+               : error_errno(err, n < 0 ? errno : EIO, "cannot read the snapshot's memory image");
+}
+
+/* The image is there, has the right size, and still holds each marker where it was found. */
+static int check_image(struct fork *fork, struct error *err)
+{
+    const struct snapshot *source = fork->source;
+    struct stat st;
+    auto_close int fd =
+        openat(source->image.directory_fd, "memory", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_set(err, EIO, "the memory image of the snapshot %s cannot be opened: %s",
+                         source->id, strerrordesc_np(errno));
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != source->memory_bytes)
+        return error_set(err, EIO,
+                         "the memory image of the snapshot %s has %jd bytes, not the %" PRIu64
+                         " of its snapshot.json",
+                         source->id, (intmax_t)st.st_size, source->memory_bytes);
+    if (fork->request->count == 0)
+        return 0;
+    int r = image_index_wait(&fork->source->image, &fork->index, err);
+    for (size_t i = 0; i < fork->request->count && r == 0; i++) {
+        fork->failed_mailbox = fork->request->mailboxes[i].name;
+        r = deliver_locate(&fork->index->scan, &fork->deliveries[i], err);
+    }
+    if (r < 0)
+        return r;
+    fork->failed_mailbox = NULL;
+    struct memory_io io = {.read = read_image, .context = &fd};
+    return deliver_preflight(&io, fork->deliveries, fork->request->count, err);
+}
+
+static int open_socket(struct fork *fork, struct error *err)
+{
+    const struct fork_request *request = fork->request;
+    const char *address =
+        request->options.ack_address ? request->options.ack_address : fork->engine->ack_address;
+    for (size_t i = 0; i < request->count; i++)
+        if (request->mailboxes[i].wait_for_ack)
+            return ack_socket_open(address, &fork->socket, err);
+    return 0;
+}
+
+static int locate(struct fork *fork, struct error *err)
+{
+    struct fork_request *request = fork->request;
+    int r = open_socket(fork, err);
+    for (size_t i = 0; i < request->count && r == 0; i++) {
+        struct fork_mailbox *mailbox = &request->mailboxes[i];
+        if (mailbox->wait_for_ack)
+            r = fork_append_port(mailbox, fork->socket.port, err);
+        fork->deliveries[i] = (struct delivery){.kind = FRAME_FORK,
+                                                .name = mailbox->name,
+                                                .token = mailbox->token,
+                                                .token_size = mailbox->token_size,
+                                                .payload = mailbox->payload,
+                                                .payload_size = mailbox->payload_size};
+    }
+    if (r == 0)
+        r = check_image(fork, err);
+    for (size_t i = 0; i < request->count && r == 0; i++) {
+        const struct delivery *delivery = &fork->deliveries[i];
+        request->mailboxes[i].located = true;
+        request->mailboxes[i].offset = delivery->targets[0]->offset;
+        request->mailboxes[i].copies = delivery->target_count;
+    }
+    return r;
+}
+
+static struct vmm_context context_of(const struct fork *fork)
+{
+    return instance_context(fork->engine->instances, fork->entry.fd, fork->engine->cancel_fd);
+}
+
+static int load(struct fork *fork, struct error *err)
+{
+    char memory[STORE_ID_MAX + 40];
+    auto_close int state =
+        openat(fork->source->image.directory_fd, "state", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (state < 0)
+        return error_set(err, EIO, "the device state of the snapshot %s cannot be opened: %s",
+                         fork->source->id, strerrordesc_np(errno));
+    int r = store_entry_create(fork->engine->instances->setup.store, STORE_INSTANCES, &fork->entry,
+                               err);
+    if (r < 0)
+        return r;
+    struct vmm_context context = context_of(fork);
+    snprintf(memory, sizeof memory, "../../snapshots/%s/memory", fork->source->id);
+    return vmm_load(hypervisor_find(fork->source->hypervisor), &context, &fork->machine, memory,
+                    state, &fork->vmm, err);
+}
+
+static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    return vmm_read_memory(context, offset, bytes, size, err);
+}
+
+static int write_vmm(void *context, uint64_t offset, const void *bytes, size_t size,
+                     struct error *err)
+{
+    return vmm_write_memory(context, offset, bytes, size, err);
+}
+
+static int patch(struct fork *fork, struct error *err)
+{
+    struct memory_io io = {.read = read_vmm, .write = write_vmm, .context = fork->vmm};
+    int r = deliver_preflight(&io, fork->deliveries, fork->request->count, err);
+    if (r == 0)
+        r = deliver_write(&io, fork->deliveries, fork->request->count, err);
+    for (size_t i = 0; i < fork->request->count && r == 0; i++)
+        fork->request->mailboxes[i].delivered = true;
+    return r;
+}
+
+static int resume(struct fork *fork, struct error *err)
+{
+    struct vmm_context context = context_of(fork);
+    for (size_t i = 0; i < fork->request->count; i++)
+        fork->request->mailboxes[i].ack =
+            (struct ack_wait){.mailbox = fork->request->mailboxes[i].name,
+                              .timeout_ms = fork->request->mailboxes[i].ack_timeout_ms};
+    int r = vmm_resume(&context, fork->vmm, err);
+    fork->resumed_at_ms = process_now_ms();
+    vmm_release(fork->vmm);
+    return r;
+}
+
+/* Datagrams are matched against the mailboxes that wait; the others get none. */
+static void receive(struct fork *fork)
+{
+    struct fork_request *request = fork->request;
+    struct ack_wait waits[DELIVER_MAILBOXES_MAX];
+    size_t places[DELIVER_MAILBOXES_MAX], count = 0;
+    for (size_t i = 0; i < request->count; i++)
+        if (request->mailboxes[i].wait_for_ack) {
+            places[count] = i;
+            waits[count++] = request->mailboxes[i].ack;
+        }
+    ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
+                &fork->ignored);
+    for (size_t i = 0; i < count; i++)
+        request->mailboxes[places[i]].ack = waits[i];
+}
+
+/* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
+static int look_at_acks(struct fork *fork, double *ret_deadline_ms, struct error *err)
+{
+    int done = 1;
+    for (size_t i = 0; i < fork->request->count; i++) {
+        struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
+        if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
+            continue;
+        double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
+        fork->failed_mailbox = mailbox->name;
+        if (mailbox->ack.state == ACK_REFUSED)
+            return error_set(err, EREMOTEIO, "the guest could not apply mailbox %s: %s",
+                             mailbox->name,
+                             mailbox->ack.reason[0] ? mailbox->ack.reason : "no reason given");
+        if (process_now_ms() >= deadline)
+            return error_set(err, ETIMEDOUT,
+                             "no ack for mailbox %s within %d ms (%u other datagrams came): is its "
+                             "software running in the guest, and can it reach the ack address?",
+                             mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
+        if (done || deadline < *ret_deadline_ms)
+            *ret_deadline_ms = deadline;
+        done = 0;
+    }
+    fork->failed_mailbox = NULL;
+    return done;
+}
+
+static int wait_for_acks(struct fork *fork, struct error *err)
+{
+    enum { SOCKET, PROCESS, CANCEL, COUNT };
+    double deadline_ms = 0;
+    for (;;) {
+        if (fork->socket.fd >= 0)
+            receive(fork);
+        int r = look_at_acks(fork, &deadline_ms, err);
+        if (r != 0)
+            return r < 0 ? r : 0;
+        const int fds[COUNT] = {fork->socket.fd, fork->vmm->pidfd, fork->engine->cancel_fd};
+        r = process_poll(fds, COUNT, deadline_ms);
+        if (r < 0)
+            return error_errno(err, -r, "cannot wait for acks");
+        if (r & 1 << CANCEL)
+            return error_set(err, ECANCELED, "cancelled");
+        if (r & 1 << PROCESS && !(r & 1 << SOCKET))
+            return error_set(err, EIO,
+                             "the VM ended before its guest acked: did the guest shut "
+                             "down, reboot or crash?");
+    }
+}
+
+/* No step: nothing to do. */
+static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
+    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_LOAD] = load,
+    [FORK_PATCH] = patch,       [FORK_RESUME] = resume, [FORK_ACK] = wait_for_acks,
+};
+
+static int run_steps(struct fork *fork, struct error *err)
+{
+    double begun = process_now_ms(), before = begun;
+    int r = 0;
+    for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
+        fork->phase = (enum fork_phase)phase;
+        r = steps[phase] ? steps[phase](fork, err) : 0;
+        double now = process_now_ms();
+        fork->phase_ms[phase] = now - before;
+        fork->total_ms = now - begun;
+        before = now;
+    }
+    return r == -ECANCELED ? error_set(err, ESHUTDOWN, "the daemon is stopping") : r;
+}
+
+static int publish(struct fork *fork, const cJSON *result, struct error *err)
+{
+    cJSON *record = fork_record(fork, result);
+    struct instance_fork parts = {.entry = &fork->entry,
+                                  .vmm = &fork->vmm,
+                                  .machine = &fork->machine,
+                                  .source = fork->source,
+                                  .record = &record};
+    int r = instance_publish_fork(fork->instance, &parts, err);
+    cJSON_Delete(record);
+    if (r == 0)
+        fork->using_source = false;
+    return r;
+}
+
+static void take_back(struct fork *fork)
+{
+    if (fork->vmm) {
+        pidfd_send_signal(fork->vmm->pidfd, SIGKILL, NULL, 0);
+        vmm_stop(fork->vmm, NULL);
+        vmm_close(fork->vmm);
+    }
+    store_entry_discard(&fork->entry);
+    instance_abandon(fork->instance);
+    if (fork->using_source)
+        snapshot_leave(fork->source);
+    ack_socket_close(&fork->socket);
+    image_index_unref(fork->index);
+    machine_finish(&fork->machine);
+}
+
+int fork_run(const struct fork_engine *engine, struct snapshot *source,
+             struct fork_request *request, struct fork_outcome *ret, struct error *err)
+{
+    struct fork fork = {.engine = engine,
+                        .source = source,
+                        .request = request,
+                        .socket = {.fd = -1},
+                        .entry = {.fd = -1}};
+    struct error why = {0};
+    int r = run_steps(&fork, &why);
+    bool acks_failed = r < 0 && fork.phase == FORK_ACK && r != -ESHUTDOWN && r != -EIO;
+    cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
+    bool published = false;
+
+    if (r == 0 || (acks_failed && request->options.keep)) {
+        struct error not_published = {0};
+        published = publish(&fork, result, &not_published) == 0;
+        if (!published && r == 0) {
+            why = not_published;
+            r = -why.code;
+            cJSON_Delete(result);
+            result = fork_result(&fork, &why);
+        }
+    }
+    take_back(&fork);
+    if (r < 0 && err)
+        *err = why;
+    *ret = (struct fork_outcome){.result = result, .published = published};
+    return r;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * engine: runs a fork, all or nothing.
+ *
+ *     validate → locate → load → patch → resume → network → ack
+ *
+ * A failure in any step takes back all that was made: process, files, socket, the id. One
+ * exception: with on_ack_failure "keep" a failed ack leaves the instance, with a record that says
+ * so. The snapshot's bytes never change. Blocks; call it from a worker, as many at a time as you
+ * like. Knows backends only through hypervisor.h and files only through the store.
+ */
+#ifndef HYPEFS_FORK_ENGINE_H
+#define HYPEFS_FORK_ENGINE_H
+
+#include "fork/request.h"
+#include "instance/instance.h"
+
+struct fork_engine {
+    struct instances *instances;
+    const char *ack_address; /* the mount's; a fork's options may name another */
+    int cancel_fd;           /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
+};
+
+struct fork_outcome {
+    cJSON *result;  /* the tree's `result`; owned; also on failure */
+    bool published; /* there is an instance: on success, and when kept after a failed ack */
+};
+
+/*
+ * Consumes the request's payloads (they are wiped), not the request. `source` is borrowed. Returns
+ * 0 or one of filesystem.md's errnos; *ret is set either way.
+ */
+int fork_run(const struct fork_engine *engine, struct snapshot *source,
+             struct fork_request *request, struct fork_outcome *ret, struct error *err);
+
+#endif

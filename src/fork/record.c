@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/* record: a fork's outcome as JSON. Never holds a payload or a token. */
+#include <stdio.h>
+
+#include "fork/internal.h"
+#include "util/json.h"
+
+const char *const fork_phase_names[FORK_PHASES] = {
+    [FORK_VALIDATE] = "validate", [FORK_LOCATE] = "locate", [FORK_LOAD] = "load",
+    [FORK_PATCH] = "patch",       [FORK_RESUME] = "resume", [FORK_NETWORK] = "network",
+    [FORK_ACK] = "ack",
+};
+
+/* Milliseconds to three digits behind the point: more was not measured. */
+static double rounded(double ms)
+{
+    return (double)(long long)(ms * 1000 + 0.5) / 1000;
+}
+
+static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
+{
+    if (!known) {
+        cJSON_Delete(item);
+        item = cJSON_CreateNull();
+    }
+    cJSON_AddItemToObject(json, name, item);
+}
+
+static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
+{
+    cJSON *json = cJSON_CreateObject();
+    bool answered = mailbox->wait_for_ack && mailbox->ack.state != ACK_WAITING;
+    cJSON_AddStringToObject(json, "name", mailbox->name);
+    add_if(json, "offset", mailbox->located, cJSON_CreateNumber((double)mailbox->offset));
+    add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
+    add_if(json, "payload_bytes", mailbox->delivered,
+           cJSON_CreateNumber((double)mailbox->payload_size));
+    add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
+    add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString("udp"));
+    add_if(json, "ack_text", answered, cJSON_CreateString(mailbox->ack.text));
+    add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
+    cJSON_AddNullToObject(json, "consumed");
+    return json;
+}
+
+static cJSON *error_result(const struct fork *fork, const struct error *err)
+{
+    if (!err)
+        return cJSON_CreateNull();
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "code", error_name(err->code));
+    cJSON_AddStringToObject(json, "phase", fork_phase_names[fork->phase]);
+    if (fork->failed_mailbox)
+        cJSON_AddStringToObject(json, "mailbox", fork->failed_mailbox);
+    else
+        cJSON_AddNullToObject(json, "mailbox");
+    cJSON_AddStringToObject(json, "message", err->text);
+    return json;
+}
+
+cJSON *fork_result(const struct fork *fork, const struct error *err)
+{
+    char source[STORE_ID_MAX + 16];
+    cJSON *json = cJSON_CreateObject();
+    snprintf(source, sizeof source, "snapshots/%s", fork->source->id);
+    cJSON_AddStringToObject(json, "status", err ? "failed" : "committed");
+    cJSON_AddStringToObject(json, "source", source);
+    add_if(json, "instance", fork->request->id[0], cJSON_CreateString(fork->request->id));
+    cJSON_AddBoolToObject(json, "warm", false);
+    cJSON_AddItemToObject(json, "error", error_result(fork, err));
+    cJSON *mailboxes = cJSON_AddArrayToObject(json, "mailboxes");
+    for (size_t i = 0; i < fork->request->count; i++)
+        cJSON_AddItemToArray(mailboxes, mailbox_result(&fork->request->mailboxes[i]));
+    cJSON_AddNullToObject(json, "network");
+    cJSON *timings = cJSON_AddObjectToObject(json, "timings_ms");
+    for (int phase = 0; phase < FORK_PHASES; phase++)
+        cJSON_AddNumberToObject(timings, fork_phase_names[phase], rounded(fork->phase_ms[phase]));
+    cJSON_AddNumberToObject(timings, "total", rounded(fork->total_ms));
+    return json;
+}
+
+cJSON *fork_record(const struct fork *fork, const cJSON *result)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "version", 1);
+    cJSON_AddStringToObject(json, "options", fork->request->options_text);
+    cJSON_AddItemToObject(json, "result", cJSON_Duplicate(result, true));
+    return json;
+}

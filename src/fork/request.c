@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: MIT */
+#include "fork/request.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+
+const char fork_options_default[] = "{\n"
+                                    "  \"target_state\": \"running\",\n"
+                                    "  \"wait_for_network\": true,\n"
+                                    "  \"from_running\": false,\n"
+                                    "  \"on_ack_failure\": \"destroy\",\n"
+                                    "  \"tap\": null,\n"
+                                    "  \"ack_address\": null,\n"
+                                    "  \"identity\": false\n"
+                                    "}\n";
+
+void fork_request_finish(struct fork_request *request)
+{
+    for (size_t i = 0; i < request->count; i++) {
+        struct fork_mailbox *mailbox = &request->mailboxes[i];
+        if (mailbox->payload)
+            explicit_bzero(mailbox->payload, mailbox->payload_size);
+        free(steal_pointer(mailbox->payload));
+    }
+    explicit_bzero(request->mailboxes, sizeof request->mailboxes);
+    request->count = 0;
+    free(steal_pointer(request->options.ack_address));
+    free(steal_pointer(request->options_text));
+}
+
+/* The members of a mailbox request; the payload's own text is never given to cJSON. */
+struct mailbox_members {
+    const cJSON *payload, *timeout;
+    char *token, *token_hex;
+    bool wait_for_ack;
+    int ack;
+};
+
+static const char *const ack_words[] = {"udp", "keyed", "memory", NULL};
+
+static const struct json_field mailbox_fields[] = {
+    {.name = "payload",
+     .kind = JSON_OBJECT,
+     .offset = offsetof(struct mailbox_members, payload),
+     .required = true},
+    {.name = "token", .kind = JSON_STRING, .offset = offsetof(struct mailbox_members, token)},
+    {.name = "token_hex",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct mailbox_members, token_hex)},
+    {.name = "wait_for_ack",
+     .kind = JSON_BOOL,
+     .offset = offsetof(struct mailbox_members, wait_for_ack)},
+    {.name = "ack",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct mailbox_members, ack),
+     .words = ack_words},
+    {.name = "ack_timeout_ms",
+     .kind = JSON_ANY,
+     .offset = offsetof(struct mailbox_members, timeout)},
+};
+
+/* The first member of the object that only a request has, or NULL. */
+static const char *request_member(const char *text, struct json_span object)
+{
+    for (size_t i = 0; i < array_length(mailbox_fields); i++)
+        if (json_has_member(text, object, mailbox_fields[i].name))
+            return mailbox_fields[i].name;
+    return NULL;
+}
+
+/* The request's text with {} for the payload, whose span goes to *ret_payload. Returns owned. */
+static char *without_payload(const char *text, struct json_span object,
+                             struct json_span *ret_payload)
+{
+    size_t room = object.end - object.start + 1, used = 0, position = object.start;
+    char *shell = malloc(room);
+    struct json_member member;
+    if (!shell)
+        return NULL;
+    shell[used++] = '{';
+    while (json_next_member(text, object, &position, &member)) {
+        bool payload =
+            json_name_is(text, member.name, "payload") && text[member.value.start] == '{';
+        if (payload)
+            *ret_payload = member.value;
+        used +=
+            (size_t)snprintf(shell + used, room - used, "%s\"%.*s\":%.*s", used > 1 ? "," : "",
+                             (int)(member.name.end - member.name.start), text + member.name.start,
+                             payload ? 2 : (int)(member.value.end - member.value.start),
+                             payload ? "{}" : text + member.value.start);
+    }
+    snprintf(shell + used, room - used, "}");
+    return shell;
+}
+
+static int read_timeout(const cJSON *item, int *ret, struct error *err)
+{
+    double value = cJSON_IsNumber(item) ? item->valuedouble : -1;
+    if (item && (value < 0 || value > ACK_TIMEOUT_MAX_MS || value != (int)value))
+        return error_set(err, EINVAL, "\"ack_timeout_ms\" must be a whole number from 0 to %d",
+                         ACK_TIMEOUT_MAX_MS);
+    *ret = !item || value == 0 ? ACK_TIMEOUT_DEFAULT_MS : (int)value;
+    return 0;
+}
+
+static int hex_digit(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+static bool decode_hex(const char *hex, uint8_t *ret, size_t max, size_t *ret_size)
+{
+    size_t size = strlen(hex);
+    if (size % 2 != 0 || size / 2 > max)
+        return false;
+    for (size_t i = 0; i < size; i += 2) {
+        int high = hex_digit(hex[i]), low = hex_digit(hex[i + 1]);
+        if (high < 0 || low < 0)
+            return false;
+        ret[i / 2] = (uint8_t)(high << 4 | low);
+    }
+    *ret_size = size / 2;
+    return true;
+}
+
+static int read_token(const struct mailbox_members *members, struct fork_mailbox *mailbox,
+                      struct error *err)
+{
+    bool valid = true;
+    if (members->token && members->token_hex)
+        return error_set(err, EINVAL, "give \"token\" or \"token_hex\", not both");
+    if (members->token) {
+        size_t size = strlen(members->token);
+        valid = size <= sizeof mailbox->token;
+        mailbox->token_size = valid ? size : 0;
+        memcpy(mailbox->token, members->token, mailbox->token_size);
+    } else if (members->token_hex) {
+        valid = decode_hex(members->token_hex, mailbox->token, sizeof mailbox->token,
+                           &mailbox->token_size);
+    } else {
+        return 0;
+    }
+    if (!valid || !frame_token_valid(FRAME_FORK, mailbox->token, mailbox->token_size))
+        return error_set(err, EINVAL,
+                         "\"%s\" must be 1 to %d bytes%s, none of them NUL, not all white space",
+                         members->token ? "token" : "token_hex", FRAME_TOKEN_MAX,
+                         members->token ? "" : " in hex digits");
+    return 0;
+}
+
+static int read_members(const cJSON *json, struct fork_mailbox *mailbox, struct error *err)
+{
+    struct mailbox_members members = {0};
+    int r = json_read(json, mailbox_fields, array_length(mailbox_fields), &members, err);
+    if (r == 0 && members.ack != 0)
+        r = error_set(err, EOPNOTSUPP, "\"ack\": \"%s\" is not supported yet: use \"udp\"",
+                      ack_words[members.ack]);
+    if (r == 0)
+        r = read_token(&members, mailbox, err);
+    mailbox->wait_for_ack = members.wait_for_ack;
+    if (r == 0 && members.wait_for_ack)
+        r = read_timeout(members.timeout, &mailbox->ack_timeout_ms, err);
+    if (members.token)
+        explicit_bzero(members.token, strlen(members.token));
+    free(members.token);
+    free(members.token_hex);
+    return r;
+}
+
+static int read_request(const char *text, struct json_span object, struct fork_mailbox *mailbox,
+                        struct json_span *ret_payload, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    auto_free char *shell = without_payload(text, object, ret_payload);
+    if (!shell)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = json_parse(shell, strlen(shell), &json, err);
+    return r < 0 ? r : read_members(json, mailbox, err);
+}
+
+static int check_payload(const char *text, struct json_span payload,
+                         const struct fork_mailbox *mailbox, struct error *err)
+{
+    size_t size = payload.end - payload.start;
+    size_t appended = mailbox->wait_for_ack ? FORK_ACK_PORT_MAX : 0;
+    if (mailbox->wait_for_ack && json_has_member(text, payload, "ack_port"))
+        return error_set(err, EINVAL,
+                         "the payload has a member \"ack_port\", which hypefs appends when an ack "
+                         "is waited for: leave it out");
+    if (size + appended > FRAME_CAPACITY)
+        return error_set(err, EFBIG, "the payload has %zu bytes%s: a mailbox takes %d", size,
+                         appended ? " and 17 are needed for \"ack_port\"" : "", FRAME_CAPACITY);
+    return 0;
+}
+
+int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
+                       struct fork_mailbox *ret, struct error *err)
+{
+    struct fork_mailbox mailbox = {0};
+    struct json_span payload = object;
+    const char *member = request_member(text, object);
+    int r = 0;
+    if (member && !json_has_member(text, object, "payload"))
+        return error_set(err, EINVAL,
+                         "\"%s\" stands without \"payload\": a mailbox request is {\"payload\": "
+                         "{…}, …}; a payload must not have such a member",
+                         member);
+    if (member)
+        r = read_request(text, object, &mailbox, &payload, err);
+    if (r == 0 && require_token && mailbox.token_size == 0)
+        r = error_set(err, EINVAL,
+                      "this mount wants tokens: write {\"payload\": {…}, \"token\": \"…\"}");
+    if (r == 0)
+        r = check_payload(text, payload, &mailbox, err);
+    if (r < 0 || !ret)
+        return r;
+    mailbox.payload_size = payload.end - payload.start;
+    mailbox.payload = strndup(text + payload.start, mailbox.payload_size);
+    if (!mailbox.payload)
+        return error_set(err, ENOMEM, "out of memory");
+    memcpy(mailbox.name, ret->name, sizeof mailbox.name);
+    *ret = mailbox;
+    return 0;
+}
+
+int fork_append_port(struct fork_mailbox *mailbox, uint16_t port, struct error *err)
+{
+    size_t brace = mailbox->payload_size - 1;
+    bool empty = strspn(mailbox->payload + 1, " \t\r\n") == brace - 1;
+    size_t room = mailbox->payload_size + FORK_ACK_PORT_MAX + 1;
+    char *longer = malloc(room);
+    if (!longer)
+        return error_set(err, ENOMEM, "out of memory");
+    memcpy(longer, mailbox->payload, brace);
+    int tail = snprintf(longer + brace, room - brace, "%s\"ack_port\":%u}", empty ? "" : ",",
+                        (unsigned)port);
+    explicit_bzero(mailbox->payload, mailbox->payload_size);
+    free(mailbox->payload);
+    mailbox->payload = longer;
+    mailbox->payload_size = brace + (size_t)tail;
+    return 0;
+}
+
+struct option_members {
+    int target_state, on_ack_failure;
+    bool wait_for_network, from_running, identity;
+    char *tap, *ack_address;
+};
+
+static const char *const target_words[] = {"running", "standby", NULL};
+static const char *const failure_words[] = {"destroy", "keep", NULL};
+
+static const struct json_field option_fields[] = {
+    {.name = "target_state",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct option_members, target_state),
+     .words = target_words},
+    {.name = "wait_for_network",
+     .kind = JSON_BOOL,
+     .offset = offsetof(struct option_members, wait_for_network)},
+    {.name = "from_running",
+     .kind = JSON_BOOL,
+     .offset = offsetof(struct option_members, from_running)},
+    {.name = "on_ack_failure",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct option_members, on_ack_failure),
+     .words = failure_words},
+    {.name = "tap",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct option_members, tap),
+     .nullable = true},
+    {.name = "ack_address",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct option_members, ack_address),
+     .nullable = true},
+    {.name = "identity", .kind = JSON_BOOL, .offset = offsetof(struct option_members, identity)},
+};
+
+static int check_options(const struct option_members *members, struct error *err)
+{
+    if (members->target_state != 0)
+        return error_set(err, EOPNOTSUPP,
+                         "\"target_state\": \"standby\" is not supported yet: use \"running\"");
+    if (members->tap)
+        return error_set(err, EOPNOTSUPP, "\"tap\" is not supported yet: use null");
+    if (members->identity)
+        return error_set(err, EOPNOTSUPP, "\"identity\" is not supported yet: use false");
+    if (members->from_running)
+        return error_set(err, EOPNOTSUPP, "\"from_running\" is not supported yet: use false");
+    if (members->ack_address && !ack_address_valid(members->ack_address))
+        return error_set(err, EINVAL, "\"ack_address\" must be an IPv4 or IPv6 address in numbers");
+    return 0;
+}
+
+int fork_parse_options(const char *text, size_t size, struct fork_options *ret, struct error *err)
+{
+    struct option_members members = {.wait_for_network = true};
+    auto_json cJSON *json = NULL;
+    int r = json_parse(text, size, &json, err);
+    if (r == 0)
+        r = json_read(json, option_fields, array_length(option_fields), &members, err);
+    if (r == 0)
+        r = check_options(&members, err);
+    free(members.tap);
+    if (r < 0 || !ret) {
+        free(members.ack_address);
+        return r;
+    }
+    *ret = (struct fork_options){.wait_for_network = members.wait_for_network,
+                                 .from_running = members.from_running,
+                                 .keep = members.on_ack_failure != 0,
+                                 .ack_address = members.ack_address};
+    return 0;
+}

@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+#include "instance/config.h"
+
+#include <errno.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+struct config {
+    int64_t memory_mib, vcpus;
+    int hypervisor, board, accel;
+    char *kernel, *initrd, *cmdline;
+    const cJSON *disks, *network;
+};
+
+struct disk_config {
+    char *path;
+    int format;
+    bool readonly;
+};
+
+struct network_config {
+    int mode;
+    bool restrict_;
+    char *tap, *mac;
+};
+
+/* Known names that this version cannot run stand behind those that it can. */
+static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hypervisor", NULL};
+static const char *const network_words[] = {"none", "user", "tap", NULL};
+static const char *const format_words[] = {"raw", "qcow2", NULL};
+
+static const struct json_field config_fields[] = {
+    {.name = "hypervisor",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct config, hypervisor),
+     .words = hypervisor_words},
+    {.name = "memory_mib",
+     .kind = JSON_INTEGER,
+     .offset = offsetof(struct config, memory_mib),
+     .min = 1,
+     .max = CONFIG_MEMORY_MIB_MAX},
+    {.name = "vcpus",
+     .kind = JSON_INTEGER,
+     .offset = offsetof(struct config, vcpus),
+     .min = 1,
+     .max = CONFIG_VCPUS_MAX},
+    {.name = "kernel",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct config, kernel),
+     .nullable = true},
+    {.name = "initrd",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct config, initrd),
+     .nullable = true},
+    {.name = "cmdline",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct config, cmdline),
+     .nullable = true},
+    {.name = "disks", .kind = JSON_ARRAY, .offset = offsetof(struct config, disks)},
+    {.name = "network", .kind = JSON_OBJECT, .offset = offsetof(struct config, network)},
+    {.name = "machine",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct config, board),
+     .words = machine_board_names},
+    {.name = "accel",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct config, accel),
+     .words = machine_accel_names},
+};
+
+static const struct json_field disk_fields[] = {
+    {.name = "path",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct disk_config, path),
+     .required = true},
+    {.name = "format",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct disk_config, format),
+     .words = format_words,
+     .required = true},
+    {.name = "readonly", .kind = JSON_BOOL, .offset = offsetof(struct disk_config, readonly)},
+};
+
+static const struct json_field network_fields[] = {
+    {.name = "mode",
+     .kind = JSON_WORD,
+     .offset = offsetof(struct network_config, mode),
+     .words = network_words},
+    {.name = "restrict", .kind = JSON_BOOL, .offset = offsetof(struct network_config, restrict_)},
+    {.name = "tap",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct network_config, tap),
+     .nullable = true},
+    {.name = "mac",
+     .kind = JSON_STRING,
+     .offset = offsetof(struct network_config, mac),
+     .nullable = true},
+};
+
+static int check_path(const char *name, const char *path, struct error *err)
+{
+    if (path && path[0] != '/')
+        return error_set(err, EINVAL, "\"%s\" must be an absolute path", name);
+    return 0;
+}
+
+static int read_disk(const cJSON *json, struct machine_disk *ret, struct error *err)
+{
+    struct disk_config disk = {0};
+    int r = cJSON_IsObject(json)
+                ? json_read(json, disk_fields, array_length(disk_fields), &disk, err)
+                : error_set(err, EINVAL, "a disk must be an object");
+    if (r == 0)
+        r = check_path("path", disk.path, err);
+    if (r == 0 && !disk.readonly)
+        r = error_set(err, EOPNOTSUPP,
+                      "writable disks are not supported yet: give \"readonly\": true");
+    if (r == 0 && !(ret->format = strdup(format_words[disk.format])))
+        r = error_set(err, ENOMEM, "out of memory");
+    if (r < 0) {
+        free(disk.path);
+        return r;
+    }
+    ret->path = disk.path;
+    ret->readonly = true;
+    return 0;
+}
+
+static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
+{
+    int count = json ? cJSON_GetArraySize(json) : 0;
+    if (count == 0)
+        return 0;
+    if (count > CONFIG_DISKS_MAX)
+        return error_set(err, EINVAL, "\"disks\": at most %d", CONFIG_DISKS_MAX);
+    machine->disks = calloc((size_t)count, sizeof *machine->disks);
+    if (!machine->disks)
+        return error_set(err, ENOMEM, "out of memory");
+    for (int i = 0; i < count; i++) {
+        int r = read_disk(cJSON_GetArrayItem(json, i), &machine->disks[i], err);
+        if (r < 0)
+            return error_prefix(err, r, "disk %d", i);
+        machine->disk_count++;
+    }
+    return 0;
+}
+
+static int read_network(const cJSON *json, struct machine *machine, struct error *err)
+{
+    struct network_config network = {.mode = NETWORK_USER};
+    int r = json ? json_read(json, network_fields, array_length(network_fields), &network, err) : 0;
+    bool tap = network.tap || network.mac || network.mode >= NETWORK_MODES;
+    free(network.tap);
+    free(network.mac);
+    if (r < 0)
+        return error_prefix(err, r, "\"network\"");
+    if (tap)
+        return error_set(err, EOPNOTSUPP,
+                         "\"network\": taps are not supported yet: \"mode\" may be "
+                         "\"none\" or \"user\"");
+    machine->network = (enum machine_network)network.mode;
+    machine->network_restrict = network.restrict_;
+    return 0;
+}
+
+static int interpret(struct config *config, struct machine *machine, struct error *err)
+{
+    if (config->hypervisor != 0)
+        return error_set(err, EOPNOTSUPP, "\"hypervisor\": only \"qemu\" can be run yet");
+    machine->memory_bytes = (uint64_t)config->memory_mib << 20;
+    machine->vcpus = (unsigned)config->vcpus;
+    machine->board = (enum machine_board)config->board;
+    machine->accel = (enum machine_accel)config->accel;
+    machine->kernel = steal_pointer(config->kernel);
+    machine->initrd = steal_pointer(config->initrd);
+    machine->cmdline = steal_pointer(config->cmdline);
+    int r = check_path("kernel", machine->kernel, err);
+    if (r == 0)
+        r = check_path("initrd", machine->initrd, err);
+    if (r == 0)
+        r = read_network(config->network, machine, err);
+    return r < 0 ? r : read_disks(config->disks, machine, err);
+}
+
+int config_parse(const char *text, size_t size, struct machine *ret, struct error *err)
+{
+    struct config config = {.memory_mib = CONFIG_MEMORY_MIB_DEFAULT, .vcpus = 1};
+    struct machine machine = {0};
+    auto_json cJSON *json = NULL;
+    int r = json_parse(text, size, &json, err);
+    if (r == 0)
+        r = json_read(json, config_fields, array_length(config_fields), &config, err);
+    if (r == 0)
+        r = interpret(&config, &machine, err);
+    free(config.kernel);
+    free(config.initrd);
+    free(config.cmdline);
+    if (r < 0) {
+        machine_finish(&machine);
+        return r;
+    }
+    *ret = machine;
+    return 0;
+}
+
+static void add_text(cJSON *json, const char *name, const char *text)
+{
+    cJSON_AddItemToObject(json, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
+}
+
+cJSON *config_to_json(const struct machine *machine)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    cJSON_AddNumberToObject(json, "memory_mib", (double)(machine->memory_bytes >> 20));
+    cJSON_AddNumberToObject(json, "vcpus", machine->vcpus);
+    add_text(json, "kernel", machine->kernel);
+    add_text(json, "initrd", machine->initrd);
+    add_text(json, "cmdline", machine->cmdline);
+    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        cJSON *disk = cJSON_CreateObject();
+        cJSON_AddStringToObject(disk, "path", machine->disks[i].path);
+        cJSON_AddStringToObject(disk, "format", machine->disks[i].format);
+        cJSON_AddBoolToObject(disk, "readonly", machine->disks[i].readonly);
+        cJSON_AddItemToArray(disks, disk);
+    }
+    cJSON *network = cJSON_AddObjectToObject(json, "network");
+    cJSON_AddStringToObject(network, "mode", machine_network_names[machine->network]);
+    cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
+    cJSON_AddStringToObject(json, "machine", machine_board_names[machine->board]);
+    cJSON_AddStringToObject(json, "accel", machine_accel_names[machine->accel]);
+    return json;
+}

@@ -1,0 +1,432 @@
+/* SPDX-License-Identifier: MIT */
+#include "instance/instance.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "instance/config.h"
+#include "instance/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+const char *const instance_state_names[INSTANCE_STATES + 1] = {"created", "running", "paused",
+                                                               "standby", "stopped", NULL};
+
+struct instance *instance_create(struct instances *table, const char *id)
+{
+    struct instance *instance = calloc(1, sizeof *instance);
+    if (!instance)
+        return NULL;
+    instance->table = table;
+    instance->references = 1;
+    instance->cancel_fd = -1;
+    strncpy(instance->id, id, sizeof instance->id - 1);
+    store_time_now(instance->created_at);
+    return instance;
+}
+
+static void instance_free(struct instance *instance)
+{
+    if (instance->has_image)
+        image_finish(&instance->image);
+    if (instance->mapped) {
+        snapshot_leave(instance->mapped);
+        snapshot_unref(instance->mapped);
+    }
+    vmm_close(instance->vmm);
+    machine_finish(&instance->machine);
+    cJSON_Delete(instance->fork);
+    free(instance->config);
+    free(instance);
+}
+
+/* With the lock held: the place in the list where the id is, or would be. */
+static struct instance **place(struct instances *table, const char *id)
+{
+    struct instance **at = &table->list;
+    while (*at && strcmp((*at)->id, id) < 0)
+        at = &(*at)->next;
+    return at;
+}
+
+static bool insert_if_free(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    pthread_mutex_lock(&table->lock);
+    struct instance **at = place(table, instance->id);
+    bool taken = *at && strcmp((*at)->id, instance->id) == 0;
+    if (!taken) {
+        instance->serial = ++table->last_serial;
+        instance->references++;
+        instance->next = *at;
+        *at = instance;
+        table->count += instance->published;
+    }
+    pthread_mutex_unlock(&table->lock);
+    return !taken;
+}
+
+void instance_insert(struct instance *instance)
+{
+    insert_if_free(instance);
+}
+
+/* With the lock held. */
+static void take_out(struct instance *instance)
+{
+    *place(instance->table, instance->id) = instance->next;
+    instance->table->count -= instance->published;
+}
+
+struct instance *instances_find(struct instances *instances, const char *id)
+{
+    pthread_mutex_lock(&instances->lock);
+    struct instance *instance = *place(instances, id);
+    if (instance && instance->published && strcmp(instance->id, id) == 0)
+        instance->references++;
+    else
+        instance = NULL;
+    pthread_mutex_unlock(&instances->lock);
+    return instance;
+}
+
+struct instance *instance_ref(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->references++;
+    pthread_mutex_unlock(&instance->table->lock);
+    return instance;
+}
+
+void instance_unref(struct instance *instance)
+{
+    if (!instance)
+        return;
+    pthread_mutex_lock(&instance->table->lock);
+    bool last = --instance->references == 0;
+    pthread_mutex_unlock(&instance->table->lock);
+    if (last)
+        instance_free(instance);
+}
+
+static struct snapshot_name *list(struct instances *instances, const char *source_uuid,
+                                  size_t *ret_count)
+{
+    pthread_mutex_lock(&instances->lock);
+    struct snapshot_name *names = calloc(instances->count + 1, sizeof *names);
+    size_t count = 0;
+    for (struct instance *i = instances->list; i && names; i = i->next) {
+        if (!i->published || (source_uuid && strcmp(i->source_uuid, source_uuid) != 0))
+            continue;
+        memcpy(names[count].id, i->id, sizeof i->id);
+        names[count++].serial = i->serial;
+    }
+    pthread_mutex_unlock(&instances->lock);
+    *ret_count = count;
+    return names;
+}
+
+struct snapshot_name *instances_list(struct instances *instances, size_t *ret_count)
+{
+    return list(instances, NULL, ret_count);
+}
+
+struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,
+                                      size_t *ret_count)
+{
+    return list(instances, snapshot->uuid, ret_count);
+}
+
+int instances_reserve(struct instances *instances, const char *id, struct instance **ret,
+                      struct error *err)
+{
+    if (!store_id_valid(id))
+        return error_set(err, EINVAL,
+                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
+                         "\"-\", not \"-\" at the end, not \"new\"",
+                         id);
+    struct instance *instance = instance_create(instances, id);
+    if (!instance)
+        return error_set(err, ENOMEM, "out of memory");
+    if (!insert_if_free(instance)) {
+        instance_free(instance);
+        return error_set(err, EEXIST, "there is an instance %s already", id);
+    }
+    *ret = instance;
+    return 0;
+}
+
+void instance_abandon(struct instance *instance)
+{
+    if (!instance)
+        return;
+    pthread_mutex_lock(&instance->table->lock);
+    bool reserved = !instance->published && !instance->removed;
+    if (reserved) {
+        take_out(instance);
+        instance->removed = true;
+    }
+    pthread_mutex_unlock(&instance->table->lock);
+    if (reserved)
+        instance_unref(instance);
+    instance_unref(instance);
+}
+
+static void publish(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->published = true;
+    instance->table->count++;
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+/* The logs are there from the first moment, for who looks with tail -f. */
+static int make_logs(int directory_fd, struct error *err)
+{
+    static const char *const names[] = {"console.log", "vmm.log"};
+    for (size_t i = 0; i < array_length(names); i++) {
+        auto_close int fd = openat(directory_fd, names[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return error_errno(err, errno, "cannot make %s in the store", names[i]);
+    }
+    return 0;
+}
+
+int instances_create(struct instances *instances, const char *id, struct error *err)
+{
+    struct store_entry entry = {.fd = -1};
+    struct instance *instance = NULL;
+    int r = instances_reserve(instances, id, &instance, err);
+    if (r == 0)
+        r = config_parse("{}", 2, &instance->machine, err);
+    if (r == 0)
+        r = store_entry_create(instances->setup.store, STORE_INSTANCES, &entry, err);
+    if (r == 0)
+        r = make_logs(entry.fd, err);
+    if (r == 0)
+        r = instance_save(instance, entry.fd, err);
+    int fd = r == 0 ? fcntl(entry.fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (r == 0 && fd < 0)
+        r = error_errno(err, errno, "cannot make the instance %s", id);
+    if (fd >= 0) {
+        image_init(&instance->image, fd, instances->setup.snapshots->scanned,
+                   instances->setup.snapshots->context);
+        instance->has_image = true;
+    }
+    if (r == 0)
+        r = store_entry_publish(&entry, id, err);
+    if (r == 0)
+        publish(instance);
+    store_entry_discard(&entry);
+    instance_abandon(instance);
+    return r;
+}
+
+int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err)
+{
+    struct instances *table = instance->table;
+    int fd = fcntl(fork->entry->fd, F_DUPFD_CLOEXEC, 0);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot publish the fork %s", instance->id);
+    image_init(&instance->image, fd, table->setup.snapshots->scanned,
+               table->setup.snapshots->context);
+    instance->has_image = true;
+    instance->state = INSTANCE_RUNNING;
+    instance->machine = *fork->machine;
+    instance->vmm = *fork->vmm;
+    memcpy(instance->source, fork->source->id, sizeof instance->source);
+    memcpy(instance->source_uuid, fork->source->uuid, sizeof instance->source_uuid);
+
+    int r = store_write_json(fd, "fork.json", *fork->record, err);
+    if (r == 0)
+        r = instance_save(instance, fd, err);
+    if (r == 0)
+        r = store_entry_publish(fork->entry, instance->id, err);
+    if (r < 0) {
+        instance->vmm = NULL;
+        instance->machine = (struct machine){0};
+        return r;
+    }
+    instance->mapped = snapshot_ref(fork->source);
+    instance->fork = *fork->record;
+    *fork->vmm = NULL;
+    *fork->machine = (struct machine){0};
+    *fork->record = NULL;
+    publish(instance);
+    if (instance_watch(instance, err) < 0)
+        table->setup.complain(table->setup.context, err->text);
+    return 0;
+}
+
+struct vmm_context instance_context(struct instances *instances, int directory_fd, int cancel_fd)
+{
+    return (struct vmm_context){.binary = instances->setup.qemu,
+                                .programs = instances->setup.programs,
+                                .directory_fd = directory_fd,
+                                .cancel_fd = cancel_fd};
+}
+
+char *instance_config(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    char *text = instance->config ? strdup(instance->config) : NULL;
+    auto_json cJSON *json = text ? NULL : config_to_json(&instance->machine);
+    pthread_mutex_unlock(&instance->table->lock);
+    return text ? text : json_print(json);
+}
+
+/* With the lock held. */
+static int config_writable(const struct instance *instance, struct error *err)
+{
+    if (instance->removed)
+        return error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    if (instance->busy ||
+        (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED))
+        return error_set(err, EBUSY,
+                         "config cannot be changed while the instance is %s: write stopped to "
+                         "state first",
+                         instance_state_names[instance->state]);
+    return 0;
+}
+
+int instance_check_config_writable(struct instance *instance, struct error *err)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    int r = config_writable(instance, err);
+    pthread_mutex_unlock(&instance->table->lock);
+    return r;
+}
+
+/* With the lock held. What was there goes to where the new came from. */
+static void swap_config(struct instance *instance, struct machine *machine, char **text)
+{
+    struct machine old_machine = instance->machine;
+    char *old_text = instance->config;
+    instance->machine = *machine;
+    instance->config = *text;
+    *machine = old_machine;
+    *text = old_text;
+}
+
+int instance_set_config(struct instance *instance, const char *text, size_t size, struct error *err)
+{
+    struct instances *table = instance->table;
+    struct machine machine = {0};
+    auto_free char *copy = strndup(text, size);
+    int r =
+        copy ? config_parse(text, size, &machine, err) : error_set(err, ENOMEM, "out of memory");
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&table->lock);
+    r = config_writable(instance, err);
+    if (r == 0) {
+        instance->busy = true;
+        swap_config(instance, &machine, &copy);
+    }
+    pthread_mutex_unlock(&table->lock);
+    if (r == 0) {
+        r = instance_save(instance, instance->image.directory_fd, err);
+        pthread_mutex_lock(&table->lock);
+        if (r < 0)
+            swap_config(instance, &machine, &copy);
+        instance->busy = false;
+        pthread_cond_broadcast(&table->idle);
+        pthread_mutex_unlock(&table->lock);
+    }
+    machine_finish(&machine);
+    return r;
+}
+
+enum instance_state instance_state(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    enum instance_state state = instance->state;
+    pthread_mutex_unlock(&instance->table->lock);
+    return state;
+}
+
+bool instance_is_standby(struct instance *instance)
+{
+    return instance_state(instance) == INSTANCE_STANDBY;
+}
+
+int instance_remove(struct instance *instance, struct error *err)
+{
+    struct instances *table = instance->table;
+    char hidden[32];
+    int r = 0;
+    pthread_mutex_lock(&table->lock);
+    if (instance->removed)
+        r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    else if (instance->busy || instance->vmm)
+        r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
+                      instance->id, instance_state_names[instance->state]);
+    else
+        r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden, err);
+    if (r == 0) {
+        take_out(instance);
+        instance->removed = true;
+    }
+    pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        return r;
+    store_erase(table->setup.store, STORE_INSTANCES, hidden);
+    instance_unref(instance);
+    return 0;
+}
+
+static cJSON *exit_to_json(const struct instance *instance)
+{
+    if (!instance->exit.ended)
+        return cJSON_CreateNull();
+    cJSON *json = cJSON_CreateObject();
+    if (instance->exit.signal) {
+        char name[16];
+        const char *abbreviation = sigabbrev_np(instance->exit.signal);
+        snprintf(name, sizeof name, "SIG%s", abbreviation ? abbreviation : "?");
+        cJSON_AddStringToObject(json, "signal", name);
+    } else if (instance->exit.code >= 0) {
+        cJSON_AddNumberToObject(json, "code", instance->exit.code);
+    } else {
+        cJSON_AddNullToObject(json, "code");
+    }
+    cJSON_AddStringToObject(json, "at", instance->exit_at);
+    return json;
+}
+
+char *instance_info(struct instance *instance)
+{
+    struct image_index *index = NULL;
+    auto_json cJSON *info = cJSON_CreateObject();
+    cJSON *source;
+
+    pthread_mutex_lock(&instance->table->lock);
+    cJSON_AddStringToObject(info, "id", instance->id);
+    cJSON_AddStringToObject(info, "state", instance_state_names[instance->state]);
+    cJSON_AddStringToObject(info, "hypervisor", "qemu");
+    if (instance->vmm)
+        cJSON_AddNumberToObject(info, "pid", instance->vmm->pid);
+    else
+        cJSON_AddNullToObject(info, "pid");
+    cJSON_AddStringToObject(info, "created_at", instance->created_at);
+    if (instance->source[0]) {
+        source = cJSON_AddObjectToObject(info, "source");
+        cJSON_AddStringToObject(source, "snapshot", instance->source);
+    } else {
+        cJSON_AddNullToObject(info, "source");
+    }
+    cJSON_AddNumberToObject(info, "memory_bytes", (double)instance->machine.memory_bytes);
+    cJSON_AddItemToObject(info, "config", config_to_json(&instance->machine));
+    cJSON_AddItemToObject(info, "exit", exit_to_json(instance));
+    bool standby = instance->state == INSTANCE_STANDBY;
+    pthread_mutex_unlock(&instance->table->lock);
+
+    if (standby) {
+        image_index(&instance->image, &index, NULL);
+        snapshot_describe_image(info, index);
+        image_index_unref(index);
+    }
+    return json_print(info);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * instance: VMs with a life, from mkdir or a fork to rmdir.
+ *
+ *     created ──► running ──► standby        (what else filesystem.md names: EOPNOTSUPP for now)
+ *        │           │           │
+ *        └───────────┴───────────┴──► stopped ──► running
+ *
+ * instance.json: version, id, state, created_at, hypervisor, config (the text as written),
+ * machine (recorded by boot or taken from the snapshot), source, vmm (pid, start time, boot id: to
+ * find it again), exit. fork.json, of a fork only: what its draft was and what became of it.
+ *
+ * Locks: instances.lock guards the table and every member of struct instance that is not constant.
+ * While `busy` is set one thread, that of the transition, owns vmm and the instance's files; it
+ * runs without the lock. Lock order: fs/ before instances.lock before snapshots.lock. `changed` is
+ * called without any lock.
+ */
+#ifndef HYPEFS_INSTANCE_INSTANCE_H
+#define HYPEFS_INSTANCE_INSTANCE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "hypervisor/hypervisor.h"
+#include "store/snapshot.h"
+#include "store/store.h"
+
+enum instance_state {
+    INSTANCE_CREATED,
+    INSTANCE_RUNNING,
+    INSTANCE_PAUSED,
+    INSTANCE_STANDBY,
+    INSTANCE_STOPPED,
+    INSTANCE_STATES
+};
+extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with NULL */
+
+struct instances;
+
+struct instance {
+    struct instances *table;
+    unsigned references;
+    uint64_t serial; /* unique in this process, never reused */
+    char id[STORE_ID_MAX + 1];
+    char created_at[STORE_TIME_SIZE];
+    struct image image; /* its directory_fd is the instance's directory */
+    bool has_image;     /* image is initialised: the directory is known */
+
+    bool published; /* false: the id is only reserved, nobody sees it */
+    bool removed;
+    bool busy;
+    bool stop_wanted; /* a write of "stopped" waits for the transition under way */
+    int cancel_fd;    /* eventfd of the transition under way, or -1 */
+    enum instance_state state;
+    char *config; /* as written; NULL: never written */
+    struct machine machine;
+    struct vmm *vmm;               /* while there is a process */
+    struct snapshot *mapped;       /* whose memory the VMM maps; a user of it */
+    char source[STORE_ID_MAX + 1]; /* the snapshot that it was forked from, or "" */
+    char source_uuid[33];
+    struct vmm_exit exit;
+    char exit_at[STORE_TIME_SIZE];
+    cJSON *fork; /* fork.json; constant; NULL unless a fork */
+    struct instance *next;
+};
+
+/* What the mount was told about VMMs and whom to tell about changes. Borrowed. */
+struct instances_setup {
+    const struct store *store;
+    struct snapshots *snapshots;
+    struct vmm_programs *programs;
+    const char *qemu; /* NULL: from PATH */
+    void (*changed)(void *context, const char *id);
+    void (*complain)(void *context, const char *text);
+    void *context;
+};
+
+struct instances {
+    struct instances_setup setup;
+    pthread_mutex_t lock;
+    pthread_cond_t idle;   /* some instance's busy became false */
+    struct instance *list; /* by id */
+    size_t count;          /* published ones */
+    uint64_t last_serial;
+    bool stopping;
+    int epoll_fd, stop_fd; /* the watch for VMMs that end */
+    pthread_t watch;
+};
+
+/* Loads all, finds the VMMs that run, begins to watch them. */
+int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err);
+/* Ends every transition under way with ESHUTDOWN and refuses new ones. VMs run on. */
+void instances_stop(struct instances *instances);
+void instances_close(struct instances *instances);
+
+/* Returns a reference, or NULL. Only what is published. */
+struct instance *instances_find(struct instances *instances, const char *id);
+struct instance *instance_ref(struct instance *instance);
+void instance_unref(struct instance *instance);
+
+/* The ids, each with its serial, in order. Returns owned (free). */
+struct snapshot_name *instances_list(struct instances *instances, size_t *ret_count);
+/* The ids of the published forks of that snapshot. Returns owned (free), NULL without memory. */
+struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,
+                                      size_t *ret_count);
+
+/* Takes the id for an instance that nobody sees yet. EINVAL, EEXIST. Returns a reference. */
+int instances_reserve(struct instances *instances, const char *id, struct instance **ret,
+                      struct error *err);
+/* Gives the id back, if it was not published, and the reference. */
+void instance_abandon(struct instance *instance);
+
+/* mkdir: an instance in state created. */
+int instances_create(struct instances *instances, const char *id, struct error *err);
+
+/* What a fork's engine hands over when the fork has succeeded. */
+struct instance_fork {
+    struct store_entry *entry; /* taken when it succeeds */
+    struct vmm **vmm;          /* taken when it succeeds */
+    struct machine *machine;   /* taken when it succeeds */
+    struct snapshot *source;   /* borrowed; the caller's use of it becomes the instance's */
+    cJSON **record;            /* fork.json; taken when it succeeds */
+};
+/* Publishes a reserved instance as running. */
+int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
+
+/* Where its VMM runs, with the setup's programs. */
+struct vmm_context instance_context(struct instances *instances, int directory_fd, int cancel_fd);
+
+/* The config's text, as written or with all defaults. Returns owned. */
+char *instance_config(struct instance *instance);
+/* EBUSY unless created or stopped, ENODEV. */
+int instance_check_config_writable(struct instance *instance, struct error *err);
+int instance_set_config(struct instance *instance, const char *text, size_t size,
+                        struct error *err);
+
+enum instance_state instance_state(struct instance *instance);
+/* Is there a memory image of its own (standby)? */
+bool instance_is_standby(struct instance *instance);
+
+/* Blocks until the instance is there. EINVAL no such transition, EOPNOTSUPP not supported, EBUSY
+ * another one is under way, ECANCELED ended by "stopped", ESHUTDOWN, EIO. */
+int instance_change(struct instance *instance, enum instance_state target, struct error *err);
+/* Publishes a snapshot of an instance in standby. Blocks. */
+int instance_snapshot(struct instance *instance, const char *id, struct error *err);
+/* rmdir. EBUSY unless created, standby or stopped. */
+int instance_remove(struct instance *instance, struct error *err);
+
+/* The text of `info`. Returns owned. */
+char *instance_info(struct instance *instance);
+
+#endif

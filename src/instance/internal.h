@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: MIT */
+/* internal: what the files of instance/ share and nobody else may use. */
+#ifndef HYPEFS_INSTANCE_INTERNAL_H
+#define HYPEFS_INSTANCE_INTERNAL_H
+
+#include "instance/instance.h"
+
+/* record.c: instance.json. `instance` is owned by the caller (busy, or not published). */
+int instance_save(struct instance *instance, int directory_fd, struct error *err);
+int instance_load(struct instances *table, const char *id, struct instance **ret,
+                  struct error *err);
+
+/* instance.c */
+struct instance *instance_create(struct instances *table, const char *id);
+void instance_insert(struct instance *instance);
+
+/* lifecycle.c: begin makes the caller the owner (busy) or fails; end gives that up, records what is
+ * there now and tells `changed`. */
+int instance_begin(struct instance *instance, bool stop, struct error *err);
+void instance_end(struct instance *instance);
+/* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
+void instance_forget_vmm(struct instance *instance);
+
+/* watch.c */
+int instances_watch(struct instances *table, struct error *err);
+void instances_unwatch(struct instances *table);
+int instance_watch(struct instance *instance, struct error *err);
+
+#endif

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: MIT */
+/* lifecycle: the table of transitions, and what each does to the VMM and its files. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/eventfd.h>
+
+#include "instance/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+typedef int transition(struct instance *instance, struct error *err);
+
+/* With the lock held. */
+static int may_begin(struct instance *instance, bool stop, struct error *err)
+{
+    struct instances *table = instance->table;
+    if (stop && instance->busy && !table->stopping) {
+        instance->stop_wanted = true;
+        if (instance->cancel_fd >= 0)
+            eventfd_write(instance->cancel_fd, 1);
+        while (instance->busy)
+            pthread_cond_wait(&table->idle, &table->lock);
+    }
+    if (table->stopping)
+        return error_set(err, ESHUTDOWN, "the daemon is stopping");
+    if (instance->removed)
+        return error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    if (instance->busy)
+        return error_set(err, EBUSY,
+                         "another transition of the instance %s is under way: wait for it, or "
+                         "write stopped to end it",
+                         instance->id);
+    return 0;
+}
+
+int instance_begin(struct instance *instance, bool stop, struct error *err)
+{
+    auto_close int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot make an event descriptor");
+    pthread_mutex_lock(&instance->table->lock);
+    int r = may_begin(instance, stop, err);
+    if (r == 0) {
+        instance->busy = true;
+        instance->cancel_fd = steal_fd(&fd);
+    }
+    pthread_mutex_unlock(&instance->table->lock);
+    return r;
+}
+
+/* The changed members are written with the lock held, since others read them. */
+static void set_state(struct instance *instance, enum instance_state state)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->state = state;
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+void instance_forget_vmm(struct instance *instance)
+{
+    struct vmm_exit exit;
+    vmm_reap(instance->vmm, &exit);
+    pthread_mutex_lock(&instance->table->lock);
+    struct vmm *vmm = steal_pointer(instance->vmm);
+    struct snapshot *mapped = steal_pointer(instance->mapped);
+    instance->exit = exit;
+    store_time_now(instance->exit_at);
+    pthread_mutex_unlock(&instance->table->lock);
+    vmm_close(vmm);
+    if (mapped) {
+        snapshot_leave(mapped);
+        snapshot_unref(mapped);
+    }
+}
+
+void instance_end(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct vmm_exit exit = {0};
+    struct error why = {0};
+    if (instance->vmm)
+        vmm_reap(instance->vmm, &exit);
+    if (exit.ended) {
+        instance_forget_vmm(instance);
+        set_state(instance, INSTANCE_STOPPED);
+    } else if (instance->vmm && instance_watch(instance, &why) < 0) {
+        table->setup.complain(table->setup.context, why.text);
+    }
+    if (instance_save(instance, instance->image.directory_fd, &why) < 0)
+        table->setup.complain(table->setup.context, why.text);
+
+    pthread_mutex_lock(&table->lock);
+    instance->busy = instance->stop_wanted = false;
+    close(steal_fd(&instance->cancel_fd));
+    pthread_cond_broadcast(&table->idle);
+    pthread_mutex_unlock(&table->lock);
+    table->setup.changed(table->setup.context, instance->id);
+}
+
+static struct vmm_context context_of(struct instance *instance)
+{
+    return instance_context(instance->table, instance->image.directory_fd, instance->cancel_fd);
+}
+
+/* The image of an instance that is no longer in standby. Snapshots made of it hold links of their
+ * own, so nothing is lost. */
+static void drop_image(struct instance *instance)
+{
+    static const char *const names[] = {"memory", "state", "mailboxes.json"};
+    for (size_t i = 0; i < array_length(names); i++)
+        unlinkat(instance->image.directory_fd, names[i], 0);
+}
+
+static int boot(struct instance *instance, struct error *err)
+{
+    struct vmm_context context = context_of(instance);
+    struct machine machine;
+    struct vmm *vmm;
+    if (!instance->machine.kernel)
+        return instance->source[0]
+                   ? error_set(err, EOPNOTSUPP,
+                               "this fork has nothing to boot from: give its config a \"kernel\"")
+                   : error_set(err, EINVAL,
+                               "nothing to boot: write {\"kernel\":\"/path\", …} to config first");
+    int r = machine_copy(&instance->machine, &machine, err);
+    if (r < 0)
+        return r;
+    r = vmm_boot(hypervisor_find("qemu"), &context, &machine, &vmm, err);
+    if (r < 0) {
+        machine_finish(&machine);
+        return r;
+    }
+    vmm_release(vmm);
+    pthread_mutex_lock(&instance->table->lock);
+    struct machine old = instance->machine;
+    instance->machine = machine;
+    instance->vmm = vmm;
+    instance->exit = (struct vmm_exit){0};
+    instance->state = INSTANCE_RUNNING;
+    pthread_mutex_unlock(&instance->table->lock);
+    machine_finish(&old);
+    return 0;
+}
+
+static int sync_file(struct instance *instance, const char *name, struct error *err)
+{
+    auto_close int fd = openat(instance->image.directory_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return error_errno(err, errno, "cannot write %s in the store", name);
+    return 0;
+}
+
+/* Everything that can fail is done while the VM could still go on. */
+static int save_paused(struct instance *instance, const struct vmm_context *context,
+                       struct error *err)
+{
+    struct image_index *index = NULL;
+    int r = vmm_save(context, instance->vmm, "state", err);
+    if (r == 0)
+        r = sync_file(instance, "state", err);
+    if (r == 0)
+        r = sync_file(instance, "memory", err);
+    if (r == 0)
+        r = image_scan(instance->image.directory_fd, &index, err);
+    image_index_unref(index);
+    return r;
+}
+
+static int standby(struct instance *instance, struct error *err)
+{
+    struct vmm_context context = context_of(instance);
+    struct error resume_error;
+    if (instance->source[0])
+        return error_set(err, EOPNOTSUPP, "forks cannot be put into standby yet");
+    int r = vmm_pause(&context, instance->vmm, err);
+    if (r == 0)
+        r = save_paused(instance, &context, err);
+    if (r == 0)
+        r = vmm_stop(instance->vmm, err);
+    if (r < 0) {
+        context.cancel_fd = -1;
+        unlinkat(instance->image.directory_fd, "state", 0);
+        unlinkat(instance->image.directory_fd, "mailboxes.json", 0);
+        if (vmm_resume(&context, instance->vmm, &resume_error) < 0)
+            error_prefix(err, r, "and the VM does not go on (%.200s)", resume_error.text);
+        vmm_release(instance->vmm);
+        return r;
+    }
+    instance_forget_vmm(instance);
+    pthread_mutex_lock(&instance->table->lock);
+    instance->exit = (struct vmm_exit){0};
+    instance->state = INSTANCE_STANDBY;
+    pthread_mutex_unlock(&instance->table->lock);
+    return 0;
+}
+
+static int stop(struct instance *instance, struct error *err)
+{
+    if (instance->vmm) {
+        int r = vmm_stop(instance->vmm, err);
+        if (r < 0)
+            return r;
+        instance_forget_vmm(instance);
+    }
+    set_state(instance, INSTANCE_STOPPED);
+    drop_image(instance);
+    return 0;
+}
+
+static int not_yet(struct instance *instance, struct error *err)
+{
+    return error_set(err, EOPNOTSUPP,
+                     "this version cannot do that with an instance that is %s: it can boot it, "
+                     "put it from running into standby, and stop it",
+                     instance_state_names[instance->state]);
+}
+
+/* [from][to]; NULL: there is no such transition. */
+static transition *const transitions[INSTANCE_STATES][INSTANCE_STATES] = {
+    [INSTANCE_CREATED] = {[INSTANCE_RUNNING] = boot, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_RUNNING] =
+        {[INSTANCE_PAUSED] = not_yet, [INSTANCE_STANDBY] = standby, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_PAUSED] =
+        {[INSTANCE_RUNNING] = not_yet, [INSTANCE_STANDBY] = not_yet, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_STANDBY] = {[INSTANCE_RUNNING] = not_yet, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_STOPPED] = {[INSTANCE_RUNNING] = boot},
+};
+
+/* A transition that was ended from outside says by whom. */
+static int explain_cancel(struct instance *instance, int r, struct error *err)
+{
+    if (r != -ECANCELED)
+        return r;
+    return instance->table->stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
+                                     : error_set(err, ECANCELED, "ended by a write of stopped");
+}
+
+int instance_change(struct instance *instance, enum instance_state target, struct error *err)
+{
+    if (instance_state(instance) == target && target != INSTANCE_STOPPED)
+        return 0;
+    int r = instance_begin(instance, target == INSTANCE_STOPPED, err);
+    if (r < 0)
+        return r;
+    transition *go = transitions[instance->state][target];
+    if (instance->state == target)
+        r = 0;
+    else if (!go)
+        r = error_set(err, EINVAL, "an instance that is %s cannot become %s",
+                      instance_state_names[instance->state], instance_state_names[target]);
+    else
+        r = explain_cancel(instance, go(instance, err), err);
+    instance_end(instance);
+    return r;
+}
+
+static int link_image(void *context, int directory_fd, struct error *err)
+{
+    static const char *const names[] = {"memory", "state"};
+    struct instance *instance = context;
+    for (size_t i = 0; i < array_length(names); i++)
+        if (linkat(instance->image.directory_fd, names[i], directory_fd, names[i], 0) < 0)
+            return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
+                               names[i]);
+    return 0;
+}
+
+static cJSON *describe(const struct instance *instance)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "kind", "standby");
+    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
+    cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
+    cJSON_AddStringToObject(json, "source_instance", instance->id);
+    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
+    return json;
+}
+
+int instance_snapshot(struct instance *instance, const char *id, struct error *err)
+{
+    int r = instance_begin(instance, false, err);
+    if (r < 0)
+        return r;
+    enum instance_state state = instance->state;
+    if (state == INSTANCE_STANDBY) {
+        auto_json cJSON *json = describe(instance);
+        r = snapshots_publish(instance->table->setup.snapshots, id, json, link_image, instance,
+                              err);
+    } else if (state == INSTANCE_RUNNING || state == INSTANCE_PAUSED) {
+        r = error_set(err, EOPNOTSUPP,
+                      "a %s instance cannot be snapshotted yet: write standby to its state first",
+                      instance_state_names[state]);
+    } else {
+        r = error_set(err, EINVAL,
+                      "an instance that is %s has no memory to snapshot: write running, then "
+                      "standby to its state first",
+                      instance_state_names[state]);
+    }
+    instance_end(instance);
+    return r;
+}
+
+static int load_one(void *context, const char *id, struct error *err)
+{
+    struct instances *table = context;
+    struct instance *instance;
+    struct error why = {0};
+    (void)err;
+    if (instance_load(table, id, &instance, &why) < 0) {
+        table->setup.complain(table->setup.context, why.text);
+        return 0;
+    }
+    instance_insert(instance);
+    if (instance->vmm && instance_watch(instance, &why) < 0)
+        table->setup.complain(table->setup.context, why.text);
+    instance_unref(instance);
+    return 0;
+}
+
+int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err)
+{
+    *ret = (struct instances){.setup = *setup, .epoll_fd = -1, .stop_fd = -1};
+    pthread_mutex_init(&ret->lock, NULL);
+    pthread_cond_init(&ret->idle, NULL);
+    int r = instances_watch(ret, err);
+    return r < 0 ? r : store_list(setup->store, STORE_INSTANCES, load_one, ret, err);
+}
+
+void instances_stop(struct instances *instances)
+{
+    pthread_mutex_lock(&instances->lock);
+    instances->stopping = true;
+    for (struct instance *i = instances->list; i; i = i->next)
+        if (i->cancel_fd >= 0)
+            eventfd_write(i->cancel_fd, 1);
+    pthread_mutex_unlock(&instances->lock);
+}
+
+void instances_close(struct instances *instances)
+{
+    if (instances->epoll_fd >= 0)
+        instances_unwatch(instances);
+    while (instances->list) {
+        struct instance *instance = instances->list;
+        instances->list = instance->next;
+        instance_unref(instance);
+    }
+    pthread_cond_destroy(&instances->idle);
+    pthread_mutex_destroy(&instances->lock);
+}

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+/* record: instance.json, what the store keeps of an instance. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/pidfd.h>
+
+#include "instance/config.h"
+#include "instance/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { FORMAT_VERSION = 1 };
+
+/* Tells a process from a later one of the same pid: field 22 of /proc/PID/stat. */
+static void start_time(pid_t pid, char ret[32])
+{
+    char path[48], text[1024];
+    ret[0] = 0;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
+    if (size <= 0)
+        return;
+    text[size] = 0;
+    char *field = strrchr(text, ')'); /* the end of field 2, which may hold anything */
+    for (int i = 2; field && i < 22; i++)
+        field = strchr(field + 1, ' ');
+    if (field)
+        snprintf(ret, 32, "%.*s", (int)strcspn(field + 1, " "), field + 1);
+}
+
+static void boot_id(char ret[48])
+{
+    auto_close int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd >= 0 ? read(fd, ret, 47) : -1;
+    ret[size > 0 ? size : 0] = 0;
+    ret[strcspn(ret, "\n")] = 0;
+}
+
+static cJSON *vmm_to_json(const struct vmm *vmm)
+{
+    char started[32], booted[48];
+    if (!vmm)
+        return cJSON_CreateNull();
+    start_time(vmm->pid, started);
+    boot_id(booted);
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "pid", vmm->pid);
+    cJSON_AddStringToObject(json, "start_time", started);
+    cJSON_AddStringToObject(json, "boot_id", booted);
+    return json;
+}
+
+int instance_save(struct instance *instance, int directory_fd, struct error *err)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
+    cJSON_AddStringToObject(json, "id", instance->id);
+    cJSON_AddStringToObject(json, "state", instance_state_names[instance->state]);
+    cJSON_AddStringToObject(json, "created_at", instance->created_at);
+    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    if (instance->config)
+        cJSON_AddStringToObject(json, "config", instance->config);
+    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
+    if (instance->source[0]) {
+        cJSON *source = cJSON_AddObjectToObject(json, "source");
+        cJSON_AddStringToObject(source, "snapshot", instance->source);
+        cJSON_AddStringToObject(source, "uuid", instance->source_uuid);
+    }
+    cJSON_AddItemToObject(json, "vmm", vmm_to_json(instance->vmm));
+    if (instance->exit.ended) {
+        cJSON *exit = cJSON_AddObjectToObject(json, "exit");
+        cJSON_AddNumberToObject(exit, "code", instance->exit.code);
+        cJSON_AddNumberToObject(exit, "signal", instance->exit.signal);
+        cJSON_AddStringToObject(exit, "at", instance->exit_at);
+    }
+    int r = store_write_json(directory_fd, "instance.json", json, err);
+    return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
+}
+
+static void copy_text(char *ret, size_t size, const cJSON *json, const char *name)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
+    snprintf(ret, size, "%s", text ? text : "");
+}
+
+static int number_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsNumber(item) ? item->valueint : 0;
+}
+
+/* The process of the kept pid, if it is the very one. */
+static struct vmm *find_vmm(const cJSON *json)
+{
+    char kept[48], now[48];
+    int pid = number_of(json, "pid");
+    auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
+    if (pidfd < 0)
+        return NULL;
+    copy_text(kept, sizeof kept, json, "boot_id");
+    boot_id(now);
+    if (strcmp(kept, now) != 0)
+        return NULL;
+    copy_text(kept, sizeof kept, json, "start_time");
+    start_time(pid, now);
+    if (!now[0] || strcmp(kept, now) != 0)
+        return NULL;
+    struct vmm *vmm = calloc(1, sizeof *vmm);
+    if (vmm)
+        *vmm = (struct vmm){.hypervisor = hypervisor_find("qemu"),
+                            .pid = pid,
+                            .pidfd = steal_fd(&pidfd),
+                            .memory_fd = -1};
+    return vmm;
+}
+
+static int read_state(struct instance *instance, const cJSON *json, struct error *err)
+{
+    char state[16];
+    copy_text(state, sizeof state, json, "state");
+    for (int i = 0; i < INSTANCE_STATES; i++)
+        if (strcmp(state, instance_state_names[i]) == 0) {
+            instance->state = (enum instance_state)i;
+            return 0;
+        }
+    return error_set(err, EINVAL, "instance.json: \"state\" is none");
+}
+
+static int read_machine(struct instance *instance, const cJSON *json, struct error *err)
+{
+    const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
+    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
+    if (config && !(instance->config = strdup(config)))
+        return error_set(err, ENOMEM, "out of memory");
+    if (config && (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED))
+        return config_parse(config, strlen(config), &instance->machine, err);
+    return machine_from_json(machine, &instance->machine, err);
+}
+
+/* What ran when the daemon ended: found again, or noted as ended. */
+static void adopt(struct instance *instance, const cJSON *json)
+{
+    const cJSON *exit = cJSON_GetObjectItemCaseSensitive(json, "exit");
+    if (cJSON_IsObject(exit)) {
+        instance->exit = (struct vmm_exit){
+            .ended = true, .code = number_of(exit, "code"), .signal = number_of(exit, "signal")};
+        copy_text(instance->exit_at, sizeof instance->exit_at, exit, "at");
+    }
+    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
+        return;
+    instance->vmm = find_vmm(cJSON_GetObjectItemCaseSensitive(json, "vmm"));
+    if (!instance->vmm) {
+        instance->state = INSTANCE_STOPPED;
+        instance->exit = (struct vmm_exit){.ended = true, .code = -1};
+        store_time_now(instance->exit_at);
+        return;
+    }
+    struct snapshots *snapshots = instance->table->setup.snapshots;
+    struct snapshot *source =
+        instance->source[0] ? snapshots_find(snapshots, instance->source) : NULL;
+    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
+        snapshot_use(source, NULL) == 0)
+        instance->mapped = source;
+    else
+        snapshot_unref(source);
+}
+
+static int interpret(struct instance *instance, const cJSON *json, struct error *err)
+{
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
+    const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
+    if (!cJSON_IsNumber(version) || version->valuedouble != FORMAT_VERSION)
+        return error_set(err, EINVAL, "instance.json: \"version\" is not %d", FORMAT_VERSION);
+    copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");
+    copy_text(instance->source, sizeof instance->source, source, "snapshot");
+    copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
+    int r = read_state(instance, json, err);
+    if (r == 0)
+        r = read_machine(instance, json, err);
+    if (r == 0)
+        adopt(instance, json);
+    return r;
+}
+
+int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    struct instance *instance = instance_create(table, id);
+    if (!instance)
+        return error_set(err, ENOMEM, "out of memory");
+    int fd = store_open_entry(table->setup.store, STORE_INSTANCES, id, err);
+    int r = fd;
+    if (fd >= 0) {
+        image_init(&instance->image, fd, table->setup.snapshots->scanned,
+                   table->setup.snapshots->context);
+        instance->has_image = true;
+        r = store_read_json(fd, "instance.json", &json, err);
+    }
+    if (r >= 0)
+        r = interpret(instance, json, err);
+    if (r >= 0 && instance->source[0])
+        r = store_read_json(fd, "fork.json", &instance->fork, err);
+    if (r < 0) {
+        instance_unref(instance);
+        return error_prefix(err, r, "instance %s", id);
+    }
+    instance->published = true;
+    *ret = instance;
+    return 0;
+}

@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * watch: one thread that notices VMMs that end by themselves (pidfds in an epoll set, one shot
+ * each). An instance in transition is left to its owner, who looks at the VMM at the end.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include "instance/internal.h"
+#include "util/cleanup.h"
+
+static struct instance *find_serial(struct instances *table, uint64_t serial)
+{
+    pthread_mutex_lock(&table->lock);
+    struct instance *instance = table->list;
+    while (instance && instance->serial != serial)
+        instance = instance->next;
+    if (instance)
+        instance->references++;
+    pthread_mutex_unlock(&table->lock);
+    return instance;
+}
+
+static void ended(struct instances *table, uint64_t serial)
+{
+    struct instance *instance = find_serial(table, serial);
+    if (instance && instance_begin(instance, false, NULL) == 0)
+        instance_end(instance);
+    instance_unref(instance);
+}
+
+static void *run(void *argument)
+{
+    struct instances *table = argument;
+    for (;;) {
+        struct epoll_event event;
+        int n = epoll_wait(table->epoll_fd, &event, 1, -1);
+        if (n < 0 && errno != EINTR)
+            return NULL;
+        if (n == 1 && event.data.u64 == 0)
+            return NULL;
+        if (n == 1)
+            ended(table, event.data.u64);
+    }
+}
+
+int instances_watch(struct instances *table, struct error *err)
+{
+    struct epoll_event event = {.events = EPOLLIN, .data.u64 = 0};
+    table->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    table->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (table->epoll_fd < 0 || table->stop_fd < 0 ||
+        epoll_ctl(table->epoll_fd, EPOLL_CTL_ADD, table->stop_fd, &event) < 0)
+        return error_errno(err, errno, "cannot watch VMMs");
+    int code = pthread_create(&table->watch, NULL, run, table);
+    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+}
+
+void instances_unwatch(struct instances *table)
+{
+    eventfd_write(table->stop_fd, 1);
+    pthread_join(table->watch, NULL);
+    close(steal_fd(&table->stop_fd));
+    close(steal_fd(&table->epoll_fd));
+}
+
+int instance_watch(struct instance *instance, struct error *err)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = instance->serial};
+    int fd = instance->vmm->pidfd;
+    if (epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
+        (errno == EEXIST && epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0))
+        return 0;
+    return error_errno(err, errno, "cannot watch the VMM of %s", instance->id);
+}

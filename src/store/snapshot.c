@@ -1,0 +1,338 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/snapshot.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { FORMAT_VERSION = 1 };
+
+static void snapshot_free(struct snapshot *snapshot)
+{
+    if (!snapshot)
+        return;
+    image_finish(&snapshot->image);
+    cJSON_Delete(snapshot->json);
+    free(snapshot);
+}
+
+static const char *text_of(const cJSON *json, const char *name)
+{
+    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
+}
+
+/* snapshot.json, checked for what every snapshot must have. */
+static int interpret(struct snapshot *snapshot, struct error *err)
+{
+    const cJSON *json = snapshot->json;
+    const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
+    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory_bytes");
+    const char *uuid = text_of(json, "uuid");
+
+    if (!cJSON_IsNumber(version) || version->valuedouble != FORMAT_VERSION)
+        return error_set(err, EINVAL, "snapshot.json: \"version\" is not %d", FORMAT_VERSION);
+    if (!cJSON_IsNumber(memory) || memory->valuedouble < 1 || memory->valuedouble > 0x1p53)
+        return error_set(err, EINVAL, "snapshot.json: \"memory_bytes\" is not a size");
+    snapshot->memory_bytes = (uint64_t)memory->valuedouble;
+    snapshot->kind = text_of(json, "kind");
+    snapshot->hypervisor = text_of(json, "hypervisor");
+    snapshot->version = text_of(json, "hypervisor_version");
+    snapshot->created_at = text_of(json, "created_at");
+    snapshot->machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
+    if (!uuid || strlen(uuid) != sizeof snapshot->uuid - 1)
+        return error_set(err, EINVAL, "snapshot.json: \"uuid\" is not 32 characters");
+    memcpy(snapshot->uuid, uuid, sizeof snapshot->uuid);
+    if (!snapshot->kind || !snapshot->hypervisor || !snapshot->created_at)
+        return error_set(err, EINVAL,
+                         "snapshot.json: \"kind\", \"hypervisor\" or \"created_at\" is missing");
+    return 0;
+}
+
+static int load(struct snapshots *table, const char *id, struct snapshot **ret, struct error *err)
+{
+    auto_close int fd = store_open_entry(table->store, STORE_SNAPSHOTS, id, err);
+    if (fd < 0)
+        return fd;
+    struct snapshot *snapshot = calloc(1, sizeof *snapshot);
+    if (!snapshot)
+        return error_set(err, ENOMEM, "out of memory");
+    snapshot->table = table;
+    snapshot->references = 1;
+    strncpy(snapshot->id, id, sizeof snapshot->id - 1);
+    int r = store_read_json(fd, "snapshot.json", &snapshot->json, err);
+    image_init(&snapshot->image, steal_fd(&fd), table->scanned, table->context);
+    if (r == 0)
+        r = interpret(snapshot, err);
+    if (r < 0) {
+        snapshot_free(snapshot);
+        return error_prefix(err, r, "snapshot %s", id);
+    }
+    *ret = snapshot;
+    return 0;
+}
+
+/* With the lock held: the place in the list where the id is, or would be. */
+static struct snapshot **place(struct snapshots *table, const char *id)
+{
+    struct snapshot **at = &table->list;
+    while (*at && strcmp((*at)->id, id) < 0)
+        at = &(*at)->next;
+    return at;
+}
+
+static void insert(struct snapshots *table, struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&table->lock);
+    struct snapshot **at = place(table, snapshot->id);
+    snapshot->serial = ++table->last_serial;
+    snapshot->next = *at;
+    *at = snapshot;
+    table->count++;
+    pthread_mutex_unlock(&table->lock);
+}
+
+struct load_context {
+    struct snapshots *table;
+    void (*complain)(void *context, const char *text);
+};
+
+static int load_one(void *context, const char *id, struct error *err)
+{
+    struct load_context *load_context = context;
+    struct snapshot *snapshot;
+    struct error why = {0};
+    (void)err;
+    if (load(load_context->table, id, &snapshot, &why) == 0)
+        insert(load_context->table, snapshot);
+    else
+        load_context->complain(load_context->table->context, why.text);
+    return 0;
+}
+
+int snapshots_open(const struct store *store, void (*scanned)(void *context),
+                   void (*complain)(void *context, const char *text), void *context,
+                   struct snapshots *ret, struct error *err)
+{
+    struct load_context load_context = {.table = ret, .complain = complain};
+    *ret = (struct snapshots){.store = store, .scanned = scanned, .context = context};
+    pthread_mutex_init(&ret->lock, NULL);
+    return store_list(store, STORE_SNAPSHOTS, load_one, &load_context, err);
+}
+
+void snapshots_close(struct snapshots *snapshots)
+{
+    while (snapshots->list) {
+        struct snapshot *snapshot = snapshots->list;
+        snapshots->list = snapshot->next;
+        snapshot_unref(snapshot);
+    }
+    pthread_mutex_destroy(&snapshots->lock);
+}
+
+struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
+{
+    pthread_mutex_lock(&snapshots->lock);
+    struct snapshot *snapshot = *place(snapshots, id);
+    if (snapshot && strcmp(snapshot->id, id) == 0)
+        snapshot->references++;
+    else
+        snapshot = NULL;
+    pthread_mutex_unlock(&snapshots->lock);
+    return snapshot;
+}
+
+struct snapshot *snapshot_ref(struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&snapshot->table->lock);
+    snapshot->references++;
+    pthread_mutex_unlock(&snapshot->table->lock);
+    return snapshot;
+}
+
+void snapshot_unref(struct snapshot *snapshot)
+{
+    if (!snapshot)
+        return;
+    pthread_mutex_lock(&snapshot->table->lock);
+    bool last = --snapshot->references == 0;
+    pthread_mutex_unlock(&snapshot->table->lock);
+    if (last)
+        snapshot_free(snapshot);
+}
+
+struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count)
+{
+    pthread_mutex_lock(&snapshots->lock);
+    struct snapshot_name *names = calloc(snapshots->count + 1, sizeof *names);
+    size_t count = 0;
+    for (struct snapshot *s = snapshots->list; s && names; s = s->next, count++) {
+        memcpy(names[count].id, s->id, sizeof s->id);
+        names[count].serial = s->serial;
+    }
+    pthread_mutex_unlock(&snapshots->lock);
+    *ret_count = count;
+    return names;
+}
+
+/* Mailboxes whose frame holds a payload that no guest has taken. */
+static cJSON *undelivered(const struct scan *scan)
+{
+    cJSON *names = cJSON_CreateArray();
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        bool known = false;
+        const cJSON *item;
+        if (!candidate->pending || !candidate->page_aligned || candidate->marker.kind != FRAME_FORK)
+            continue;
+        cJSON_ArrayForEach(item, names) if (strcmp(item->valuestring, candidate->marker.name) == 0)
+            known = true;
+        if (!known)
+            cJSON_AddItemToArray(names, cJSON_CreateString(candidate->marker.name));
+    }
+    return names;
+}
+
+static int write_json(int directory_fd, const cJSON *given, const struct scan *scan,
+                      struct error *err)
+{
+    char uuid[33], now[STORE_TIME_SIZE];
+    auto_json cJSON *json = cJSON_Duplicate(given, true);
+    if (!json)
+        return error_set(err, ENOMEM, "out of memory");
+    store_random_hex(uuid, 16);
+    store_time_now(now);
+    cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
+    cJSON_AddStringToObject(json, "uuid", uuid);
+    cJSON_AddStringToObject(json, "created_at", now);
+    cJSON_AddItemToObject(json, "undelivered", undelivered(scan));
+    return store_write_json(directory_fd, "snapshot.json", json, err);
+}
+
+int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
+                      int (*fill)(void *context, int directory_fd, struct error *err),
+                      void *context, struct error *err)
+{
+    struct store_entry entry = {.fd = -1};
+    struct image_index *index = NULL;
+    struct snapshot *snapshot = NULL;
+    if (!store_id_valid(id))
+        return error_set(err, EINVAL,
+                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
+                         "\"-\", not \"-\" at the end, not \"new\"",
+                         id);
+    snapshot = snapshots_find(snapshots, id);
+    if (snapshot) {
+        snapshot_unref(snapshot);
+        return error_set(err, EEXIST, "there is a snapshot %s already", id);
+    }
+    int r = store_entry_create(snapshots->store, STORE_SNAPSHOTS, &entry, err);
+    if (r == 0)
+        r = fill(context, entry.fd, err);
+    if (r == 0)
+        r = image_scan(entry.fd, &index, err);
+    if (r == 0)
+        r = write_json(entry.fd, json, &index->scan, err);
+    if (r == 0)
+        r = store_entry_publish(&entry, id, err);
+    if (r == 0)
+        r = load(snapshots, id, &snapshot, err);
+    image_index_unref(index);
+    store_entry_discard(&entry);
+    if (r < 0)
+        return error_prefix(err, r, "snapshot %s", id);
+    insert(snapshots, snapshot);
+    return 0;
+}
+
+int snapshot_remove(struct snapshot *snapshot, struct error *err)
+{
+    struct snapshots *table = snapshot->table;
+    char hidden[32];
+    int r = 0;
+    pthread_mutex_lock(&table->lock);
+    if (snapshot->removed)
+        r = error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id);
+    else if (snapshot->users > 0)
+        r = error_set(err, EBUSY,
+                      "the snapshot %s is in use by %u running VMs or commits: stop them first",
+                      snapshot->id, snapshot->users);
+    else
+        r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, hidden, err);
+    if (r == 0) {
+        snapshot->removed = true;
+        *place(table, snapshot->id) = snapshot->next;
+        table->count--;
+    }
+    pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        return r;
+    store_erase(table->store, STORE_SNAPSHOTS, hidden);
+    snapshot_unref(snapshot);
+    return 0;
+}
+
+int snapshot_use(struct snapshot *snapshot, struct error *err)
+{
+    pthread_mutex_lock(&snapshot->table->lock);
+    int r =
+        snapshot->removed ? error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id) : 0;
+    if (r == 0)
+        snapshot->users++;
+    pthread_mutex_unlock(&snapshot->table->lock);
+    return r;
+}
+
+void snapshot_leave(struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&snapshot->table->lock);
+    snapshot->users--;
+    pthread_mutex_unlock(&snapshot->table->lock);
+}
+
+void snapshot_describe_image(cJSON *info, const struct image_index *index)
+{
+    bool network = false;
+    if (!index) {
+        cJSON_AddNullToObject(info, "mailboxes");
+        cJSON_AddNullToObject(info, "network_mailbox");
+        cJSON_AddNullToObject(info, "truncated");
+        return;
+    }
+    const struct scan *scan = &index->scan;
+    cJSON *names = cJSON_AddArrayToObject(info, "mailboxes");
+    for (size_t i = scan_next_name(scan, 0); i < scan->count; i = scan_next_name(scan, i + 1))
+        cJSON_AddItemToArray(names, cJSON_CreateString(scan->candidates[i].marker.name));
+    for (size_t i = 0; i < scan->count; i++)
+        network |= scan->candidates[i].marker.kind == FRAME_NETWORK;
+    cJSON_AddBoolToObject(info, "network_mailbox", network);
+    cJSON_AddBoolToObject(info, "truncated", scan->truncated);
+}
+
+/* Copies a member of snapshot.json into `info`, null where it is missing. */
+static void copy_member(cJSON *info, const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    cJSON_AddItemToObject(info, name, item ? cJSON_Duplicate(item, true) : cJSON_CreateNull());
+}
+
+char *snapshot_info(struct snapshot *snapshot)
+{
+    static const char *const before[] = {"kind",         "hypervisor", "hypervisor_version",
+                                         "memory_bytes", "created_at", "source_instance"};
+    static const char *const after[] = {"undelivered", "pause_ms"};
+    auto_json cJSON *info = cJSON_CreateObject();
+    struct image_index *index = NULL;
+
+    cJSON_AddStringToObject(info, "id", snapshot->id);
+    for (size_t i = 0; i < array_length(before); i++)
+        copy_member(info, snapshot->json, before[i]);
+    image_index(&snapshot->image, &index, NULL);
+    snapshot_describe_image(info, index);
+    for (size_t i = 0; i < array_length(after); i++)
+        copy_member(info, snapshot->json, after[i]);
+    image_index_unref(index);
+    return json_print(info);
+}

@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * snapshot: VMs at rest, published in the store and never changed again.
+ *
+ * snapshot.json (all but the first group may be missing in one that another tool wrote by hand):
+ *     version 1, uuid, kind "standby", hypervisor "qemu", hypervisor_version, memory_bytes,
+ *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
+ *     source_instance, undelivered [ … ], pause_ms
+ *
+ * Locks: snapshots.lock guards the table, references, `removed` and `users`; all else is constant
+ * after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
+ * held but image's lock.
+ */
+#ifndef HYPEFS_STORE_SNAPSHOT_H
+#define HYPEFS_STORE_SNAPSHOT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "store/image.h"
+#include "store/store.h"
+
+struct snapshots;
+
+struct snapshot {
+    struct snapshots *table;
+    unsigned references;
+    uint64_t serial; /* unique in this process, never reused */
+    char id[STORE_ID_MAX + 1];
+    char uuid[33]; /* tells it from a later one of the same id */
+    cJSON *json;   /* snapshot.json */
+
+    /* Borrowed from `json`. */
+    const char *kind, *hypervisor, *version, *created_at;
+    const cJSON *machine;
+    uint64_t memory_bytes;
+
+    struct image image;
+    bool removed;
+    unsigned users; /* VMMs that map the memory, commits under way */
+    struct snapshot *next;
+};
+
+struct snapshots {
+    pthread_mutex_t lock;
+    const struct store *store;
+    struct snapshot *list; /* by id */
+    size_t count;
+    uint64_t last_serial;
+    void (*scanned)(void *context); /* a background scan of some image ended */
+    void *context;
+};
+
+/* Loads all. One that cannot be read is left out and named by `complain`, with the reason. */
+int snapshots_open(const struct store *store, void (*scanned)(void *context),
+                   void (*complain)(void *context, const char *text), void *context,
+                   struct snapshots *ret, struct error *err);
+void snapshots_close(struct snapshots *snapshots);
+
+/* Returns a reference, or NULL. */
+struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id);
+struct snapshot *snapshot_ref(struct snapshot *snapshot);
+void snapshot_unref(struct snapshot *snapshot);
+
+/* The ids, each with its serial, in order. Returns owned (free), with *ret_count. */
+struct snapshot_name {
+    char id[STORE_ID_MAX + 1];
+    uint64_t serial;
+};
+struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count);
+
+/*
+ * Publishes a new snapshot. `fill` puts "memory" and "state" (fsynced) into the directory; the
+ * image is scanned, snapshot.json written from `json` (completed here: version, uuid, created_at,
+ * undelivered). EEXIST for a taken id, EINVAL for a bad one.
+ */
+int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
+                      int (*fill)(void *context, int directory_fd, struct error *err),
+                      void *context, struct error *err);
+
+/* EBUSY while it is used; ENODEV if it is removed already. */
+int snapshot_remove(struct snapshot *snapshot, struct error *err);
+
+/* Counts a user of the memory: ENODEV if it is removed. Each snapshot_use needs a snapshot_leave.
+ */
+int snapshot_use(struct snapshot *snapshot, struct error *err);
+void snapshot_leave(struct snapshot *snapshot);
+
+/* The text of `info`. Returns owned. */
+char *snapshot_info(struct snapshot *snapshot);
+
+/* { "name": …, … } arrays and flags of an image for `info`: adds mailboxes, network_mailbox,
+ * truncated. `index` NULL: not known yet, mailboxes is null. */
+void snapshot_describe_image(cJSON *info, const struct image_index *index);
+
+#endif

@@ -1,0 +1,330 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/store.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/pidfd.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static const char *const kind_names[STORE_KINDS] = {"snapshots", "instances"};
+static const char new_prefix[] = ".new-";
+static const char gone_prefix[] = ".gone-";
+
+bool store_id_valid(const char *id)
+{
+    size_t size = strlen(id);
+    if (size < 1 || size > STORE_ID_MAX || strcmp(id, "new") == 0)
+        return false;
+    if (id[0] < 'a' || id[0] > 'z' || id[size - 1] == '-')
+        return false;
+    return strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == size;
+}
+
+void store_random_hex(char *ret, size_t bytes)
+{
+    static const char digits[] = "0123456789abcdef";
+    for (size_t i = 0; i < bytes; i++) {
+        unsigned char byte = 0;
+        while (getrandom(&byte, 1, 0) != 1)
+            ;
+        ret[2 * i] = digits[byte >> 4];
+        ret[2 * i + 1] = digits[byte & 15];
+    }
+    ret[2 * bytes] = 0;
+}
+
+void store_time_now(char ret[STORE_TIME_SIZE])
+{
+    struct timespec now;
+    struct tm utc;
+    clock_gettime(CLOCK_REALTIME, &now);
+    gmtime_r(&now.tv_sec, &utc);
+    size_t used = strftime(ret, STORE_TIME_SIZE, "%Y-%m-%dT%H:%M:%S", &utc);
+    snprintf(ret + used, STORE_TIME_SIZE - used, ".%03dZ", (int)(now.tv_nsec / 1000000));
+}
+
+/* Removes the files of a directory and the directory itself. Entries of a store hold files only. */
+static void remove_flat(int parent_fd, const char *name)
+{
+    auto_close int fd = openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (dir) {
+        fd = -1;
+        for (struct dirent *entry; (entry = readdir(dir));)
+            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+                unlinkat(dirfd(dir), entry->d_name, 0);
+    }
+    unlinkat(parent_fd, name, AT_REMOVEDIR);
+}
+
+/* Ends a process that was started in the directory: a VMM's working directory is its entry. */
+static void end_if_inside(const char *pid, const struct stat *directory)
+{
+    char path[64];
+    struct stat cwd;
+    snprintf(path, sizeof path, "/proc/%.20s/cwd", pid);
+    auto_close int pidfd = pidfd_open(atoi(pid), 0);
+    if (pidfd < 0 || stat(path, &cwd) < 0)
+        return;
+    if (cwd.st_dev != directory->st_dev || cwd.st_ino != directory->st_ino)
+        return;
+    if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) == 0)
+        poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 5000);
+}
+
+static void end_processes(int parent_fd, const char *name)
+{
+    struct stat directory;
+    auto_closedir DIR *proc = opendir("/proc");
+    if (!proc || fstatat(parent_fd, name, &directory, AT_SYMLINK_NOFOLLOW) < 0)
+        return;
+    for (struct dirent *entry; (entry = readdir(proc));)
+        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9')
+            end_if_inside(entry->d_name, &directory);
+}
+
+static bool hidden(const char *name)
+{
+    return strncmp(name, new_prefix, sizeof new_prefix - 1) == 0 ||
+           strncmp(name, gone_prefix, sizeof gone_prefix - 1) == 0;
+}
+
+/* What a daemon that was killed left between two renames. */
+static void remove_leftovers(int kind_fd)
+{
+    auto_close int fd = openat(kind_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir)
+        return;
+    fd = -1;
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (hidden(entry->d_name)) {
+            end_processes(kind_fd, entry->d_name);
+            remove_flat(kind_fd, entry->d_name);
+        }
+}
+
+static int make_path(const char *path, struct error *err)
+{
+    auto_free char *copy = strdup(path);
+    if (!copy)
+        return error_set(err, ENOMEM, "out of memory");
+    for (char *slash = strchr(copy + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        if (mkdir(copy, 0755) < 0 && errno != EEXIST)
+            return error_errno(err, errno, "cannot make the directory %s", copy);
+        *slash = '/';
+    }
+    if (mkdir(copy, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "cannot make the store %s", path);
+    return 0;
+}
+
+static int open_kind(int store_fd, const char *name, struct error *err)
+{
+    if (mkdirat(store_fd, name, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "cannot make %s/ in the store", name);
+    int fd = openat(store_fd, name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    return fd >= 0 ? fd : error_errno(err, errno, "cannot open %s/ in the store", name);
+}
+
+static int take_lock(int store_fd, const char *path, struct error *err)
+{
+    char owner[24] = "";
+    auto_close int fd = openat(store_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open the store's lock %s/lock", path);
+    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+        if (errno != EWOULDBLOCK)
+            return error_errno(err, errno, "cannot lock the store %s", path);
+        ssize_t size = pread(fd, owner, sizeof owner - 1, 0);
+        owner[size > 0 ? strcspn(owner, "\n") : 0] = 0;
+        return error_set(err, EBUSY,
+                         "the store %s is in use by another hypefs (pid %s): stop that one, or "
+                         "give this one another --store",
+                         path, owner[0] ? owner : "unknown");
+    }
+    snprintf(owner, sizeof owner, "%d\n", (int)getpid());
+    if (ftruncate(fd, 0) < 0 || pwrite(fd, owner, strlen(owner), 0) < 0)
+        return error_errno(err, errno, "cannot write the store's lock %s/lock", path);
+    return steal_fd(&fd);
+}
+
+int store_open(const char *path, struct store *ret, struct error *err)
+{
+    struct store store = {.lock_fd = -1, .kind_fd = {-1, -1}};
+    int r = make_path(path, err);
+    if (r < 0)
+        return r;
+    auto_close int fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot open the store %s", path);
+    r = store.lock_fd = take_lock(fd, path, err);
+    for (int kind = 0; kind < STORE_KINDS && r >= 0; kind++)
+        r = store.kind_fd[kind] = open_kind(fd, kind_names[kind], err);
+    if (r < 0) {
+        store_close(&store);
+        return r;
+    }
+    for (int kind = 0; kind < STORE_KINDS; kind++)
+        remove_leftovers(store.kind_fd[kind]);
+    *ret = store;
+    return 0;
+}
+
+void store_close(struct store *store)
+{
+    for (int kind = 0; kind < STORE_KINDS; kind++)
+        if (store->kind_fd[kind] >= 0)
+            close(steal_fd(&store->kind_fd[kind]));
+    if (store->lock_fd >= 0)
+        close(steal_fd(&store->lock_fd));
+}
+
+int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
+                       struct error *err)
+{
+    struct store_entry entry = {.kind_fd = store->kind_fd[kind], .fd = -1};
+    memcpy(entry.name, new_prefix, sizeof new_prefix);
+    store_random_hex(entry.name + sizeof new_prefix - 1, 8);
+    if (mkdirat(entry.kind_fd, entry.name, 0700) < 0)
+        return error_errno(err, errno, "cannot make a directory in the store's %s/",
+                           kind_names[kind]);
+    entry.fd = openat(entry.kind_fd, entry.name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (entry.fd < 0) {
+        int code = errno;
+        unlinkat(entry.kind_fd, entry.name, AT_REMOVEDIR);
+        return error_errno(err, code, "cannot open a new directory in the store");
+    }
+    *ret = entry;
+    return 0;
+}
+
+int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
+{
+    if (fsync(entry->fd) < 0)
+        return error_errno(err, errno, "cannot write the store's entry for %s", id);
+    if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
+        return errno == EEXIST ? error_set(err, EEXIST, "the id %s is taken", id)
+                               : error_errno(err, errno, "cannot publish %s", id);
+    close(steal_fd(&entry->fd));
+    fsync(entry->kind_fd);
+    return 0;
+}
+
+void store_entry_discard(struct store_entry *entry)
+{
+    if (entry->fd < 0)
+        return;
+    close(steal_fd(&entry->fd));
+    remove_flat(entry->kind_fd, entry->name);
+}
+
+int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
+                     struct error *err)
+{
+    int fd = openat(store->kind_fd[kind], id, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    return fd >= 0
+               ? fd
+               : error_errno(err, errno, "cannot open %s/%s in the store", kind_names[kind], id);
+}
+
+int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
+                    char ret_hidden[32], struct error *err)
+{
+    char name[32];
+    memcpy(name, gone_prefix, sizeof gone_prefix);
+    store_random_hex(name + sizeof gone_prefix - 1, 8);
+    if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
+        return error_errno(err, errno, "cannot remove %s/%s from the store", kind_names[kind], id);
+    memcpy(ret_hidden, name, sizeof name);
+    fsync(store->kind_fd[kind]);
+    return 0;
+}
+
+void store_erase(const struct store *store, enum store_kind kind, const char *name)
+{
+    remove_flat(store->kind_fd[kind], name);
+}
+
+int store_list(const struct store *store, enum store_kind kind,
+               int (*each)(void *context, const char *id, struct error *err), void *context,
+               struct error *err)
+{
+    auto_close int fd = openat(store->kind_fd[kind], ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir)
+        return error_errno(err, errno, "cannot list %s/ in the store", kind_names[kind]);
+    fd = -1;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        int r = store_id_valid(entry->d_name) ? each(context, entry->d_name, err) : 0;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+static int write_all(int fd, const char *text, size_t size)
+{
+    while (size > 0) {
+        ssize_t n = write(fd, text, size);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -errno;
+        text += n;
+        size -= (size_t)n;
+    }
+    return 0;
+}
+
+int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+{
+    char temporary[48];
+    auto_free char *text = json_print(json);
+    if (!text)
+        return error_set(err, ENOMEM, "out of memory");
+    snprintf(temporary, sizeof temporary, "%.30s.tmp", name);
+    auto_close int fd = openat(directory_fd, temporary,
+                               O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot make %s in the store", temporary);
+    int r = write_all(fd, text, strlen(text));
+    if (r == 0 && fsync(fd) < 0)
+        r = -errno;
+    if (r == 0 && renameat(directory_fd, temporary, directory_fd, name) < 0)
+        r = -errno;
+    if (r < 0) {
+        unlinkat(directory_fd, temporary, 0);
+        return error_errno(err, -r, "cannot write %s in the store", name);
+    }
+    return 0;
+}
+
+int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)
+{
+    struct stat st;
+    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot open %s", name);
+    if (!S_ISREG(st.st_mode) || st.st_size > STORE_FILE_MAX)
+        return error_set(err, EINVAL, "%s is not a file of at most %d bytes", name, STORE_FILE_MAX);
+    size_t size = (size_t)st.st_size;
+    auto_free char *text = malloc(size + 1);
+    if (!text)
+        return error_set(err, ENOMEM, "out of memory");
+    ssize_t n = pread(fd, text, size, 0);
+    if (n < 0 || (size_t)n != size)
+        return error_errno(err, n < 0 ? errno : EIO, "cannot read %s", name);
+    int r = json_parse(text, size, ret, err);
+    return r < 0 ? error_prefix(err, r, "%s", name) : 0;
+}

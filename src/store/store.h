@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * store: the directory in which snapshots and instances lie.
+ *
+ *     STORE/lock                     held by the one daemon that uses the store
+ *     STORE/snapshots/<id>/          snapshot.json memory state mailboxes.json
+ *     STORE/instances/<id>/          instance.json fork.json vmm.log console.log memory state …
+ *     STORE/{snapshots,instances}/.new-*    being written; .gone-*: being removed
+ *
+ * An entry is written under a hidden name and appears whole, by one rename; it disappears by one
+ * rename too. Directories are 0700 and files 0600 (the process's umask is 077). Knows names and
+ * bytes; what the files mean is said by snapshot.h and the instance layer. What is read from a
+ * store is untrusted. Functions may be called from any thread; they share no state but the
+ * directory.
+ */
+#ifndef HYPEFS_STORE_STORE_H
+#define HYPEFS_STORE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <cjson/cJSON.h>
+
+#include "util/error.h"
+
+enum {
+    STORE_ID_MAX = 63,               /* bytes of an id */
+    STORE_FILE_MAX = 8 * 1024 * 1024 /* bytes of a JSON file of ours */
+};
+
+enum store_kind { STORE_SNAPSHOTS, STORE_INSTANCES, STORE_KINDS };
+
+struct store {
+    int lock_fd;
+    int kind_fd[STORE_KINDS]; /* the two directories */
+};
+
+/* [a-z]([a-z0-9-]{0,61}[a-z0-9])? and not "new". */
+bool store_id_valid(const char *id);
+
+/* `bytes` random bytes as lower-case hex with a NUL: 2*bytes+1 bytes of `ret`. */
+void store_random_hex(char *ret, size_t bytes);
+
+/*
+ * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
+ * another daemon holds it. What an interrupted daemon left half-done is removed, VMMs in it ended.
+ */
+int store_open(const char *path, struct store *ret, struct error *err);
+void store_close(struct store *store);
+
+/* An entry that nobody sees yet. Zero it before use, fd -1. */
+struct store_entry {
+    int kind_fd; /* borrowed */
+    char name[32];
+    int fd; /* the entry's directory; -1: nothing to discard */
+};
+
+int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
+                       struct error *err);
+/* EEXIST if the id is taken. The entry's files are fsynced by who wrote them, directories here. */
+int store_entry_publish(struct store_entry *entry, const char *id, struct error *err);
+/* Removes what was not published, and closes. */
+void store_entry_discard(struct store_entry *entry);
+
+/* Returns the descriptor of an entry's directory, or -errno. */
+int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
+                     struct error *err);
+
+/* Takes the entry out of sight at once and returns the hidden name for store_erase(). */
+int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
+                    char ret_hidden[32], struct error *err);
+/* Deletes a hidden entry's files; may take long for large ones. */
+void store_erase(const struct store *store, enum store_kind kind, const char *hidden);
+
+/* Calls `each` for every published id. Stops at its first failure and returns it. */
+int store_list(const struct store *store, enum store_kind kind,
+               int (*each)(void *context, const char *id, struct error *err), void *context,
+               struct error *err);
+
+/* Writes `name` in the directory as a whole (temporary file, fsync, rename). */
+int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
+/* Parsed and known to be an object. Returns owned. */
+int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err);
+
+/* Now, as RFC 3339 in UTC with milliseconds. */
+enum { STORE_TIME_SIZE = 32 };
+void store_time_now(char ret[STORE_TIME_SIZE]);
+
+#endif
