@@ -62,7 +62,8 @@ parse() {
         --keep) keep=true ;;
         --kernel)
             [ $# -gt 1 ] || fail "--kernel needs a file"
-            kernel=$(readlink -f "$2") && [ -f "$kernel" ] || fail "$2 is not there"
+            [ -f "$2" ] || fail "$2 is not there"
+            kernel=$(readlink -f "$2")
             shift
             ;;
         -h | --help)
@@ -91,7 +92,7 @@ can_be_root() {
 # shellcheck disable=SC2086 # lists of words
 install_missing() {
     command -v apt-get >/dev/null ||
-        fail "there is no apt here; install by hand what corresponds to: $(echo $packages)"
+        fail "there is no apt here; install by hand what corresponds to:" $packages
     missing=
     for package in $packages; do
         dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' ||
@@ -234,8 +235,9 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 install_missing
+[ -c /dev/fuse ] || fail "/dev/fuse is not there (modprobe fuse; a container: --device /dev/fuse)"
 if [ ! -r /dev/fuse ] || [ ! -w /dev/fuse ]; then
-    fail "/dev/fuse cannot be opened (in a container, start it with --device /dev/fuse)"
+    fail "/dev/fuse is not open to this user; as root: chmod 666 /dev/fuse"
 fi
 echo "Building in $repo ..."
 build
