@@ -43,19 +43,20 @@ struct bar {
     bool wanted, drawn;
 };
 
-static void draw_bar(void *context, uint64_t done, uint64_t size)
+static bool draw_bar(void *context, uint64_t done, uint64_t size)
 {
     struct bar *bar = context;
     double now = process_now_ms();
 
     if (!bar->wanted || now - bar->start_ms < BAR_AFTER_MS || now - bar->drawn_ms < BAR_EVERY_MS)
-        return;
+        return true;
     int filled = (int)((double)done / (double)size * BAR_WIDTH);
     fprintf(stderr, "\rscanning [%.*s%*s] %3.0f %% of %" PRIu64 " MiB", filled,
             "########################################", BAR_WIDTH - filled, "",
             (double)done / (double)size * 100, size >> 20);
     bar->drawn_ms = now;
     bar->drawn = true;
+    return true;
 }
 
 static int scan_file(const char *path, struct scan *ret, uint64_t *ret_size, struct error *err)

@@ -2,6 +2,7 @@
 #include "mailbox/ack.h"
 
 #include <arpa/inet.h>
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 #include <strings.h>
@@ -12,7 +13,7 @@
 #include "util/json.h"
 
 enum {
-    FIELDS_MAX = ACK_DATAGRAM_MAX / 3, /* "k=" and a space each, at the least */
+    FIELDS_MAX = (ACK_DATAGRAM_MAX + 1) / 3, /* "k=" each, at the least, and spaces between */
     DRAIN_MAX = 1024, /* datagrams in one call: a flood must not keep the caller for ever */
 };
 
@@ -93,8 +94,9 @@ bool ack_parse(const char *datagram, size_t size, struct ack_message *ret)
     for (struct ack_field rest = message.text; rest.size > 0; count++) {
         struct ack_field word = next_word(&rest);
         const char *equals = memchr(word.text, '=', word.size);
-        if (!equals || equals == word.text || count == FIELDS_MAX)
+        if (!equals || equals == word.text)
             return false;
+        assert(count < FIELDS_MAX);
         keys[count] = (struct ack_field){word.text, (size_t)(equals - word.text)};
         for (size_t i = 0; i < count; i++)
             if (same_key(keys[i], keys[count]))

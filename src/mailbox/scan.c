@@ -158,8 +158,6 @@ static int next_data(int fd, uint64_t at, uint64_t size, uint64_t *start, uint64
     }
     *start = (uint64_t)data / FRAME_SIZE * FRAME_SIZE;
     *end = ((uint64_t)hole + FRAME_SIZE - 1) / FRAME_SIZE * FRAME_SIZE;
-    if (*start < at)
-        *start = at;
     if (*end > size)
         *end = size;
     return 0;
@@ -188,8 +186,8 @@ static int scan_data(int fd, uint64_t size, scan_progress *progress, void *conte
             return error_errno(err, -r, "cannot scan the image");
         at += part;
         scan->data_bytes += part;
-        if (progress)
-            progress(context, at, size);
+        if (progress && !progress(context, at, size))
+            return error_set(err, ECANCELED, "the scan was cancelled");
     }
     return 0;
 }

@@ -37,13 +37,14 @@ struct scan {
     uint64_t data_bytes; /* that were read: the image without its holes */
 };
 
-/* Called now and then while scanning, with bytes of the image done; may be NULL. */
-typedef void scan_progress(void *context, uint64_t done, uint64_t size);
+/* Called now and then while scanning, with bytes of the image done; may be NULL. False: stop. */
+typedef bool scan_progress(void *context, uint64_t done, uint64_t size);
 
 /*
  * Reads the image `fd` from its start to its end (fstat). Where the file's offset stands does not
  * matter, but it is moved. EIO and what pread gives, EIO too if the file gets shorter meanwhile;
- * EINVAL if it is not a regular file, EFBIG over 512 TiB. Overwrites *ret.
+ * EINVAL if it is not a regular file, EFBIG over 512 TiB, ECANCELED if `progress` said so.
+ * Overwrites *ret.
  */
 int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err);
 

@@ -141,8 +141,6 @@ static enum json_status scan_number(struct scanner *s)
     s->at += next_is(s, "-");
     if (next_is(s, "0")) {
         s->at++;
-        if (next_is(s, "0123456789"))
-            return wrong(s, "a number may not begin with 0 and go on");
     } else {
         status = scan_digits(s);
     }
@@ -289,8 +287,6 @@ enum json_status json_check(const char *text, size_t size, struct json_check *re
     }
     if (status == JSON_COMPLETE && next != NOTHING)
         status = JSON_INCOMPLETE;
-    if (status != JSON_COMPLETE)
-        ret->object = (struct json_span){0};
     place(&s, ret);
     return status;
 }

@@ -255,12 +255,12 @@ static void receive_when_applied_answers_the_wait_of_that_mailbox_only(void **st
     struct pair *pair = *state;
     struct ack_wait waits[] = {{.mailbox = "foo"}, {.mailbox = "foobar"}};
 
-    say(pair, " stage=applied mailbox=foobar boot=3\n");
+    say(pair, " stage=applied mailbox=foobar reason=none\n");
     receive(pair, waits, 2, 33.5);
     assert_int_equal(waits[0].state, ACK_WAITING);
     assert_int_equal(waits[1].state, ACK_OK);
     assert_true(waits[1].ms > 33.4 && waits[1].ms < 33.6);
-    assert_string_equal(waits[1].text, "stage=applied mailbox=foobar boot=3");
+    assert_string_equal(waits[1].text, "stage=applied mailbox=foobar reason=none");
     assert_string_equal(waits[1].reason, "");
     assert_int_equal(pair->ignored, 0);
 }

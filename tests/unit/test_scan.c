@@ -358,13 +358,14 @@ struct watch {
     unsigned calls;
 };
 
-static void count_progress(void *context, uint64_t done, uint64_t size)
+static bool count_progress(void *context, uint64_t done, uint64_t size)
 {
     struct watch *watch = context;
     assert_true(done > watch->done && done <= size);
     watch->done = done;
     watch->size = size;
     watch->calls++;
+    return true;
 }
 
 static void scan_when_asked_to_tells_its_progress_up_to_the_end(void **state)
@@ -382,13 +383,14 @@ static void scan_when_asked_to_tells_its_progress_up_to_the_end(void **state)
     assert_true(watch.calls > 2);
 }
 
-static void cut_file(void *context, uint64_t done, uint64_t size)
+static bool cut_file(void *context, uint64_t done, uint64_t size)
 {
     struct watch *watch = context;
     (void)done;
     (void)size;
     watch->calls++;
     assert_int_equal(ftruncate(watch->fd, (off_t)watch->size), 0);
+    return true;
 }
 
 static void scan_when_the_file_gets_shorter_meanwhile_fails_and_leaves_the_result(void **state)
@@ -409,6 +411,29 @@ static void scan_when_the_file_gets_shorter_meanwhile_fails_and_leaves_the_resul
         assert_int_equal(image->scan.noise, 77);
         assert_null(image->scan.candidates);
     }
+}
+
+static bool stop(void *context, uint64_t done, uint64_t size)
+{
+    unsigned *calls = context;
+    assert_true(done < size);
+    ++*calls;
+    return false;
+}
+
+static void scan_when_told_to_stop_stops_and_says_ecanceled(void **state)
+{
+    struct image *image = *state;
+    const size_t size = 5 << 20;
+    auto_free uint8_t *bytes = calloc(1, size);
+    unsigned calls = 0;
+
+    assert_non_null(bytes);
+    frames_arm(bytes, "name", "t");
+    auto_close int fd = image_file(bytes, size);
+    assert_int_equal(scan_image(fd, stop, &calls, &image->scan, &image->err), -ECANCELED);
+    assert_int_equal(calls, 1);
+    assert_null(image->scan.candidates);
 }
 
 static void finish_takes_null_and_a_finished_scan(void **state)
@@ -447,6 +472,7 @@ int main(void)
         TEST(scan_when_it_is_not_a_regular_file_fails),
         TEST(scan_when_asked_to_tells_its_progress_up_to_the_end),
         TEST(scan_when_the_file_gets_shorter_meanwhile_fails_and_leaves_the_result),
+        TEST(scan_when_told_to_stop_stops_and_says_ecanceled),
         cmocka_unit_test(finish_takes_null_and_a_finished_scan),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -210,7 +210,7 @@ static void json_when_a_scan_could_not_have_written_it_is_refused(void **state)
         INDEX(CANDIDATE("fork", "a/b", "74", "0")),
         INDEX(CANDIDATE("fork", "..", "74", "0")),
         INDEX(CANDIDATE("fork", "n", "", "0")),
-        INDEX(CANDIDATE("fork", "n", "7", "0")),
+        INDEX(CANDIDATE("fork", "n", "747", "0")),
         INDEX(CANDIDATE("fork", "n", "7G", "0")),
         INDEX(CANDIDATE("fork", "n", "7A", "0")),
         INDEX(CANDIDATE("fork", "n", "00", "0")),
