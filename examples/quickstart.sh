@@ -218,10 +218,13 @@ say_what_to_try() {
 Everything is left running. Try, in $mnt:
     cat README
     cat instances/web-1/info
-    echo '{"instance_name":"Not A Name"}' > snapshots/base/forks/new/mailboxes/kernel.identity.v1
-    echo > snapshots/base/forks/new/commit
     tail -f instances/*/console
-To end it:
+A payload that the guest refuses, and no fork stays behind:
+    cd $mnt/snapshots/base/forks/new
+    echo '{"payload":{"instance_name":"Not A Name"},"wait_for_ack":true}' > mailboxes/kernel.identity.v1
+    echo web-4 > commit
+    cat error
+To end it, from a folder outside of the mount:
     for i in $mnt/instances/*/; do echo stopped > \$i/state; done
     fusermount3 -u $mnt && rm -r $work
 END
