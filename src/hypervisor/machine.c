@@ -142,19 +142,10 @@ struct stored_disk {
 static int read_disk(const cJSON *json, struct machine_disk *ret, struct error *err)
 {
     static const struct json_field fields[] = {
-        {.name = "path",
-         .kind = JSON_STRING,
-         .offset = offsetof(struct stored_disk, path),
-         .required = true},
-        {.name = "format",
-         .kind = JSON_WORD,
-         .offset = offsetof(struct stored_disk, format),
-         .required = true,
+        {"path", JSON_STRING, offsetof(struct stored_disk, path), .required = true},
+        {"format", JSON_WORD, offsetof(struct stored_disk, format), .required = true,
          .words = format_names},
-        {.name = "readonly",
-         .kind = JSON_BOOL,
-         .offset = offsetof(struct stored_disk, readonly),
-         .required = true},
+        {"readonly", JSON_BOOL, offsetof(struct stored_disk, readonly), .required = true},
     };
     struct stored_disk disk = {0};
     int r = json_read(json, fields, array_length(fields), &disk, err);
@@ -199,15 +190,9 @@ struct stored_network {
 static int read_network(const cJSON *json, struct machine *machine, struct error *err)
 {
     static const struct json_field fields[] = {
-        {.name = "mode",
-         .kind = JSON_WORD,
-         .offset = offsetof(struct stored_network, mode),
-         .required = true,
+        {"mode", JSON_WORD, offsetof(struct stored_network, mode), .required = true,
          .words = machine_network_names},
-        {.name = "restrict",
-         .kind = JSON_BOOL,
-         .offset = offsetof(struct stored_network, restricted),
-         .required = true},
+        {"restrict", JSON_BOOL, offsetof(struct stored_network, restricted), .required = true},
     };
     struct stored_network network = {0};
     int r = json_read(json, fields, array_length(fields), &network, err);
@@ -241,36 +226,19 @@ struct stored_machine {
 
 static int read_members(const cJSON *json, struct stored_machine *stored, struct error *err)
 {
-#define FIELD(member) .offset = offsetof(struct stored_machine, member)
+#define FIELD(member) offsetof(struct stored_machine, member)
     static const struct json_field fields[] = {
-        {.name = "memory_bytes",
-         .kind = JSON_INTEGER,
-         FIELD(memory_bytes),
-         .required = true,
-         .min = MEMORY_MIN,
+        {"memory_bytes", JSON_INTEGER, FIELD(memory_bytes), .required = true, .min = MEMORY_MIN,
          .max = MEMORY_MAX},
-        {.name = "vcpus",
-         .kind = JSON_INTEGER,
-         FIELD(vcpus),
-         .required = true,
-         .min = 1,
-         .max = VCPUS_MAX},
-        {.name = "machine",
-         .kind = JSON_WORD,
-         FIELD(board),
-         .required = true,
-         .words = machine_board_names},
-        {.name = "accel",
-         .kind = JSON_WORD,
-         FIELD(accel),
-         .required = true,
-         .words = machine_accel_names},
-        {.name = "network", .kind = JSON_OBJECT, FIELD(network), .required = true},
-        {.name = "disks", .kind = JSON_ARRAY, FIELD(disks), .required = true},
-        {.name = "type", .kind = JSON_STRING, FIELD(machine.type), .nullable = true},
-        {.name = "cpu", .kind = JSON_STRING, FIELD(machine.cpu), .nullable = true},
-        {.name = "host_cpu", .kind = JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
-        {.name = "version", .kind = JSON_STRING, FIELD(machine.version), .nullable = true},
+        {"vcpus", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 1, .max = VCPUS_MAX},
+        {"machine", JSON_WORD, FIELD(board), .required = true, .words = machine_board_names},
+        {"accel", JSON_WORD, FIELD(accel), .required = true, .words = machine_accel_names},
+        {"network", JSON_OBJECT, FIELD(network), .required = true},
+        {"disks", JSON_ARRAY, FIELD(disks), .required = true},
+        {"type", JSON_STRING, FIELD(machine.type), .nullable = true},
+        {"cpu", JSON_STRING, FIELD(machine.cpu), .nullable = true},
+        {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
+        {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
     };
 #undef FIELD
     int r = json_read(json, fields, array_length(fields), stored, err);

@@ -120,7 +120,7 @@ static int spawn(const struct vmm_context *context, char *const *arguments, int 
         return error_set(err, EIO, "%s", why.text);
     r = vmm_create(&qemu_hypervisor, pid, pidfd, ret, err);
     if (r < 0)
-        process_kill(pidfd);
+        process_kill(pid, pidfd);
     else
         pidfd = -1;
     return r;
@@ -160,14 +160,14 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
     if (vmm) {
         qemu_control_explain(context, vmm, from, r, err);
         if (!vmm->exit.ended)
-            process_kill(vmm->pidfd);
+            process_kill(vmm->pid, vmm->pidfd);
         vmm_close(vmm);
     }
     unlinkat(context->directory_fd, QEMU_SOCKET_NAME, 0);
     return r;
 }
 
-static int create_memory(int directory_fd, uint64_t size, struct error *err)
+static int create_memory(int directory_fd, uint64_t size, int *ret, struct error *err)
 {
     /* An older one may be a snapshot's too, by a hard link: never written to. */
     if (unlinkat(directory_fd, memory_name, 0) < 0 && errno != ENOENT)
@@ -176,10 +176,23 @@ static int create_memory(int directory_fd, uint64_t size, struct error *err)
         openat(directory_fd, memory_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_errno(err, errno, "the memory file cannot be made");
-    if (ftruncate(fd, (off_t)size) == 0)
+    if (ftruncate(fd, (off_t)size) == 0) {
+        *ret = steal_fd(&fd);
         return 0;
+    }
     int r = error_errno(err, errno, "the memory file cannot be made %" PRIu64 " bytes long", size);
     unlinkat(directory_fd, memory_name, 0);
+    return r;
+}
+
+/* That the process is QEMU itself, not a script that waits for it: else it could not be ended, and
+ * that it took the memory file that we made. */
+static int check_process(const struct vmm *vmm, int memory_fd, struct error *err)
+{
+    struct guest_memory *memory;
+    int r = guest_memory_create(vmm->pid, -1, memory_fd, &memory, err);
+    if (r == 0)
+        guest_memory_destroy(memory);
     return r;
 }
 
@@ -236,10 +249,10 @@ static void put_record(struct machine *machine, struct machine *recorded)
     machine->accel = recorded->accel;
 }
 
-/* With a memory file that is there; `recorded` is filled in on success. */
+/* `recorded` is filled in on success. */
 static int start_booting(const struct vmm_context *context, const struct machine *machine,
-                         const struct program *program, struct machine *recorded, struct vmm **ret,
-                         struct error *err)
+                         const struct program *program, int memory_fd, struct machine *recorded,
+                         struct vmm **ret, struct error *err)
 {
     recorded->accel = machine_resolve_accel(machine->accel);
     recorded->cpu = strdup(cpu_models[recorded->accel]);
@@ -254,6 +267,8 @@ static int start_booting(const struct vmm_context *context, const struct machine
     off_t from = qemu_control_log_size(context);
     int r = launch(context, &told, &start, &vmm, err);
     if (r == 0)
+        r = check_process(vmm, memory_fd, err);
+    if (r == 0)
         r = record(context, vmm, recorded, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
@@ -265,13 +280,14 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
                 struct error *err)
 {
     struct program program;
+    auto_close int memory = -1;
     int r = find_program(context->programs, context->binary, &program, err);
     if (r == 0)
-        r = create_memory(context->directory_fd, machine->memory_bytes, err);
+        r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
     if (r < 0)
         return r;
     struct machine recorded = {0};
-    r = start_booting(context, machine, &program, &recorded, ret, err);
+    r = start_booting(context, machine, &program, memory, &recorded, ret, err);
     if (r == 0)
         put_record(machine, &recorded);
     else

@@ -120,9 +120,10 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
     return 0;
 }
 
-void process_kill(int pidfd)
+void process_kill(pid_t pid, int pidfd)
 {
-    pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+    /* Until it is reaped the number is its own, and that of its process group. */
+    kill(-pid, SIGKILL);
     siginfo_t info;
     while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
         ;
@@ -187,7 +188,7 @@ int process_output(const char *path, char *const *argv, size_t max, int timeout_
     close(steal_fd(&out));
     r = collect(pidfd, in, text, max, process_now_ms() + timeout_ms);
     if (r < 0) {
-        process_kill(pidfd);
+        process_kill(pid, pidfd);
         if (r == -ETIMEDOUT)
             return error_set(err, EIO, "%s was not done within %d ms", path, timeout_ms);
         return error_errno(err, -r, "the output of %s cannot be read", path);

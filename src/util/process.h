@@ -26,8 +26,8 @@ struct process_spec {
 int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
                   struct error *err);
 
-/* Kills our child and reaps it. */
-void process_kill(int pidfd);
+/* Kills our child, which is not reaped yet, with what it started in its session, and reaps it. */
+void process_kill(pid_t pid, int pidfd);
 
 /* Waits until a descriptor is readable (or the pidfd's process ended), until the deadline.
  * `fds` with -1 are left out. Returns a bit mask by position, 0 at the deadline, or -errno. */

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: MIT */
+/* This process maps the images itself, as a VMM would. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "hypervisor/guest_memory.h"
+#include "util/cleanup.h"
+
+enum { PAGE = 4096, PAGES = 16, SIZE = PAGES * PAGE };
+
+struct fixture {
+    int image, mem;
+    char *mapped[2]; /* whole areas, unmapped in the end */
+};
+
+/* An image whose bytes tell their page, unnamed from the start. */
+static int make_image(void)
+{
+    char path[] = "/tmp/hypefs-image-XXXXXX", page[PAGE];
+    int fd = mkostemp(path, O_CLOEXEC);
+    if (fd < 0)
+        return -1;
+    unlink(path);
+    for (int i = 0; i < PAGES; i++) {
+        memset(page, 'a' + i, sizeof page);
+        if (write(fd, page, sizeof page) != PAGE)
+            return -1;
+    }
+    return fd;
+}
+
+static int setup(void **state)
+{
+    struct fixture *fixture = calloc(1, sizeof *fixture);
+    if (!fixture)
+        return -1;
+    fixture->image = make_image();
+    fixture->mem = -1;
+    *state = fixture;
+    return fixture->image < 0 ? -1 : guest_memory_open_process(getpid(), &fixture->mem, NULL);
+}
+
+static int teardown(void **state)
+{
+    struct fixture *fixture = *state;
+    for (size_t i = 0; i < array_length(fixture->mapped); i++)
+        if (fixture->mapped[i])
+            munmap(fixture->mapped[i], SIZE);
+    close(fixture->image);
+    close(fixture->mem);
+    free(fixture);
+    return 0;
+}
+
+static char *map(struct fixture *fixture, size_t which, int protection, int flags)
+{
+    char *address = mmap(NULL, SIZE, protection, flags, fixture->image, 0);
+    assert_ptr_not_equal(address, MAP_FAILED);
+    fixture->mapped[which] = address;
+    return address;
+}
+
+static struct guest_memory *open_memory(const struct fixture *fixture)
+{
+    struct guest_memory *memory = NULL;
+    struct error err = {0};
+    if (guest_memory_create(getpid(), fixture->mem, fixture->image, &memory, &err) < 0)
+        fail_msg("%s", err.text);
+    return memory;
+}
+
+/* Both ways at an offset give `wanted`. */
+static void try_both(const struct fixture *fixture, uint64_t offset, size_t size, int wanted)
+{
+    struct guest_memory *memory = open_memory(fixture);
+    struct error err = {0};
+    char bytes[2 * PAGE] = "";
+
+    assert_true(size <= sizeof bytes);
+    assert_int_equal(guest_memory_read(memory, offset, bytes, size, &err), wanted);
+    assert_int_equal(err.code, -wanted);
+    err.code = 0;
+    assert_int_equal(guest_memory_write(memory, offset, bytes, size, &err), wanted);
+    assert_int_equal(err.code, -wanted);
+    guest_memory_destroy(memory);
+}
+
+static void write_when_mapped_privately_changes_the_mapping_and_not_the_image(void **state)
+{
+    struct fixture *fixture = *state;
+    const char *mapped = map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    struct guest_memory *memory = open_memory(fixture);
+    char bytes[8] = "", kept[4] = "";
+
+    assert_int_equal(guest_memory_read(memory, 3 * PAGE - 2, bytes, 4, NULL), 0);
+    assert_memory_equal(bytes, "ccdd", 4);
+    assert_int_equal(guest_memory_write(memory, 3 * PAGE - 2, "wxyz", 4, NULL), 0);
+    assert_memory_equal(mapped + 3 * PAGE - 3, "cwxyzd", 6);
+    assert_int_equal(guest_memory_read(memory, 3 * PAGE - 2, bytes, 4, NULL), 0);
+    assert_memory_equal(bytes, "wxyz", 4);
+    assert_int_equal(pread(fixture->image, kept, sizeof kept, 3 * PAGE - 2), sizeof kept);
+    assert_memory_equal(kept, "ccdd", 4);
+    guest_memory_destroy(memory);
+}
+
+static void write_of_many_pages_is_written_and_read_back_whole(void **state)
+{
+    struct fixture *fixture = *state;
+    const char *mapped = map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    struct guest_memory *memory = open_memory(fixture);
+    char bytes[3 * PAGE + 5];
+
+    memset(bytes, '!', sizeof bytes);
+    assert_int_equal(guest_memory_write(memory, 7, bytes, sizeof bytes, NULL), 0);
+    assert_memory_equal(mapped + 7, bytes, sizeof bytes);
+    assert_int_equal(mapped[6], 'a');
+    assert_int_equal(mapped[7 + sizeof bytes], 'd');
+    guest_memory_destroy(memory);
+}
+
+static void access_when_regions_lie_apart_follows_their_file_offsets(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err = {0};
+    char byte = 0;
+
+    /* The image's halves the other way round, with a hole of other memory after each. */
+    for (size_t i = 0; i < 2; i++) {
+        fixture->mapped[i] = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_ptr_not_equal(fixture->mapped[i], MAP_FAILED);
+        assert_ptr_not_equal(mmap(fixture->mapped[i], SIZE / 2, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_FIXED, fixture->image, i == 0 ? SIZE / 2 : 0),
+                             MAP_FAILED);
+    }
+    struct guest_memory *memory = open_memory(fixture);
+    assert_int_equal(guest_memory_read(memory, 0, &byte, 1, &err), 0);
+    assert_int_equal(byte, 'a');
+    assert_int_equal(guest_memory_write(memory, SIZE / 2, "#", 1, &err), 0);
+    assert_int_equal(fixture->mapped[0][0], '#');
+    guest_memory_destroy(memory);
+    try_both(fixture, SIZE / 2 - 4, 8, -EIO);
+}
+
+static void access_when_mapped_twice_is_eio(void **state)
+{
+    map(*state, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    map(*state, 1, PROT_READ, MAP_PRIVATE);
+    try_both(*state, 0, 1, -EIO);
+}
+
+static void access_when_mapped_shared_is_eio(void **state)
+{
+    map(*state, 0, PROT_READ | PROT_WRITE, MAP_SHARED);
+    try_both(*state, 0, 1, -EIO);
+}
+
+static void access_when_mapped_read_only_is_eio(void **state)
+{
+    map(*state, 0, PROT_READ, MAP_PRIVATE);
+    try_both(*state, 0, 1, -EIO);
+}
+
+static void access_when_only_another_part_is_unusable_works(void **state)
+{
+    char *mapped = map(*state, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    assert_int_equal(mprotect(mapped + 4 * PAGE, 4 * PAGE, PROT_NONE), 0);
+    try_both(*state, 3 * PAGE, PAGE, 0);
+    try_both(*state, 3 * PAGE, PAGE + 1, -EIO);
+    try_both(*state, 5 * PAGE, 1, -EIO);
+    try_both(*state, 8 * PAGE, PAGE, 0);
+}
+
+static void access_at_the_end_of_the_image_stays_inside(void **state)
+{
+    map(*state, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    try_both(*state, SIZE - PAGE, PAGE, 0);
+    try_both(*state, SIZE - 1, 2, -EIO);
+    try_both(*state, SIZE, 1, -EIO);
+    try_both(*state, UINT64_MAX, 1, -EIO);
+    try_both(*state, UINT64_MAX - PAGE, PAGE, -EIO);
+}
+
+static void create_when_the_process_does_not_map_the_image_is_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    struct guest_memory *memory = NULL;
+    struct error err = {0};
+    auto_close int other = make_image();
+
+    map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    assert_true(other >= 0);
+    assert_int_equal(guest_memory_create(getpid(), fixture->mem, other, &memory, &err), -EIO);
+    assert_non_null(strstr(err.text, "does not map"));
+    assert_null(memory);
+}
+
+static void access_when_the_process_has_ended_is_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    struct guest_memory *memory = NULL;
+    struct error err = {0};
+    char byte;
+
+    map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    auto_close int mem = -1;
+    int opened = guest_memory_open_process(pid, &mem, &err);
+    int created = opened == 0 ? guest_memory_create(pid, mem, fixture->image, &memory, &err) : -1;
+    int before = created == 0 ? guest_memory_read(memory, 0, &byte, 1, &err) : -1;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    assert_int_equal(before, 0);
+    assert_int_equal(guest_memory_read(memory, 0, &byte, 1, &err), -EIO);
+    assert_int_equal(guest_memory_write(memory, 0, "x", 1, &err), -EIO);
+    guest_memory_destroy(memory);
+    assert_int_equal(guest_memory_open_process(pid, &mem, &err), -EIO);
+}
+
+#define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH(write_when_mapped_privately_changes_the_mapping_and_not_the_image),
+        WITH(write_of_many_pages_is_written_and_read_back_whole),
+        WITH(access_when_regions_lie_apart_follows_their_file_offsets),
+        WITH(access_when_mapped_twice_is_eio),
+        WITH(access_when_mapped_shared_is_eio),
+        WITH(access_when_mapped_read_only_is_eio),
+        WITH(access_when_only_another_part_is_unusable_works),
+        WITH(access_at_the_end_of_the_image_stays_inside),
+        WITH(create_when_the_process_does_not_map_the_image_is_eio),
+        WITH(access_when_the_process_has_ended_is_eio),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/machine.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static const char whole[] =
+    "{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"kvm\","
+    "\"network\":{\"mode\":\"user\",\"restrict\":true},"
+    "\"disks\":[{\"path\":\"/a,b\",\"format\":\"qcow2\",\"readonly\":true}],"
+    "\"type\":\"pc-q35-7.2\",\"cpu\":\"host\",\"host_cpu\":\"0123456789abcdef\","
+    "\"version\":\"7.2.22\"}";
+
+static const char cpuinfo[] = "processor\t: 0\n"
+                              "vendor_id\t: AuthenticAMD\n"
+                              "model\t\t: 1\n"
+                              "model name\t: Some CPU: fast\n"
+                              "microcode\t: 0x1\n"
+                              "cpu MHz\t\t: 2600.000\n"
+                              "flags\t\t: fpu svm_lock constant_tsc sse\n"
+                              "\n"
+                              "processor\t: 1\n"
+                              "flags\t\t: svm vmx\n";
+
+static int from_text(const char *text, struct machine *ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    assert_int_equal(json_parse(text, strlen(text), &json, err), 0);
+    return machine_from_json(json, ret, err);
+}
+
+/* `text` with `old` replaced by `new`, which must be in it. */
+static char *changed(const char *text, const char *old, const char *new)
+{
+    const char *found = strstr(text, old);
+    assert_non_null(found);
+    char *copy = NULL;
+    assert_true(asprintf(&copy, "%.*s%s%s", (int)(found - text), text, new, found + strlen(old)) >=
+                0);
+    return copy;
+}
+
+static void from_json_when_all_is_there_reads_it_back_as_written(void **state)
+{
+    struct machine machine = {0};
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(from_text(whole, &machine, &err), 0);
+    assert_true(machine.memory_bytes == 268435456);
+    assert_int_equal(machine.vcpus, 2);
+    assert_int_equal(machine.board, MACHINE_Q35);
+    assert_int_equal(machine.accel, ACCEL_KVM);
+    assert_int_equal(machine.network, NETWORK_USER);
+    assert_true(machine.network_restrict);
+    assert_int_equal(machine.disk_count, 1);
+    assert_string_equal(machine.disks[0].path, "/a,b");
+    assert_true(machine.disks[0].readonly);
+    auto_json cJSON *json = machine_to_json(&machine);
+    auto_free char *text = cJSON_PrintUnformatted(json);
+    assert_string_equal(text, whole);
+    machine_finish(&machine);
+}
+
+static void to_json_when_never_booted_has_nulls_and_no_boot_members(void **state)
+{
+    struct machine machine = {.memory_bytes = (uint64_t)1 << 40,
+                              .vcpus = 1,
+                              .kernel = (char[]){"/k"},
+                              .cmdline = (char[]){"secret"}};
+    struct machine again = {0};
+    struct error err = {0};
+
+    (void)state;
+    auto_json cJSON *json = machine_to_json(&machine);
+    auto_free char *text = cJSON_PrintUnformatted(json);
+    assert_string_equal(text, "{\"memory_bytes\":1099511627776,\"vcpus\":1,\"machine\":\"microvm\","
+                              "\"accel\":\"auto\",\"network\":{\"mode\":\"none\","
+                              "\"restrict\":false},\"disks\":[],\"type\":null,\"cpu\":null,"
+                              "\"host_cpu\":null,\"version\":null}");
+    assert_int_equal(machine_from_json(json, &again, &err), 0);
+    assert_null(again.type);
+    machine_finish(&again);
+}
+
+static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state)
+{
+    static const struct {
+        const char *old, *new, *word;
+    } cases[] = {
+        {"268435456", "4095", "memory_bytes"},
+        {"268435456", "1e17", "memory_bytes"},
+        {"268435456", "4096.5", "memory_bytes"},
+        {"\"vcpus\":2", "\"vcpus\":0", "vcpus"},
+        {"\"vcpus\":2,", "", "vcpus"},
+        {"q35\",", "pc\",", "machine"},
+        {"\"kvm\"", "\"xen\"", "accel"},
+        {"{\"mode\":\"user\",\"restrict\":true}", "[]", "network"},
+        {"\"restrict\":true", "\"restrict\":1", "network"},
+        {"\"restrict\":true", "\"hostfwd\":true", "network"},
+        {"/a,b", "a", "disks[0]"},
+        {"qcow2", "vmdk", "disks[0]"},
+        {"\"readonly\":true", "\"readonly\":null", "disks[0]"},
+        {"[{", "[1,{", "disks[0]"},
+        {"pc-q35-7.2", "q35,accel=kvm", "type"},
+        {"pc-q35-7.2", "", "type"},
+        {"\"host\"", "\"host,+x\"", "cpu"},
+        {"\"version\":", "\"versions\":", "versions"},
+        {"\"version\":\"7.2.22\"", "\"version\":7.2", "version"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct machine machine = {.vcpus = 77};
+        struct error err = {0};
+        auto_free char *text = changed(whole, cases[i].old, cases[i].new);
+        if (from_text(text, &machine, &err) != -EINVAL)
+            fail_msg("%s was taken", text);
+        if (!strstr(err.text, cases[i].word))
+            fail_msg("%s: no \"%s\" in: %s", text, cases[i].word, err.text);
+        assert_int_equal(machine.vcpus, 77);
+    }
+}
+
+static void copy_is_deep(void **state)
+{
+    struct machine machine = {0}, copy = {0};
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(from_text(whole, &machine, &err), 0);
+    machine.kernel = strdup("/k");
+    assert_int_equal(machine_copy(&machine, &copy, &err), 0);
+    assert_string_equal(copy.kernel, "/k");
+    assert_null(copy.initrd);
+    assert_ptr_not_equal(copy.kernel, machine.kernel);
+    assert_ptr_not_equal(copy.disks, machine.disks);
+    assert_ptr_not_equal(copy.disks[0].path, machine.disks[0].path);
+    machine_finish(&machine);
+    auto_json cJSON *json = machine_to_json(&copy);
+    auto_free char *text = cJSON_PrintUnformatted(json);
+    assert_string_equal(text, whole);
+    machine_finish(&copy);
+    machine_finish(&copy);
+    machine_finish(NULL);
+}
+
+static void cpuinfo_flags_are_whole_words_of_the_first_cpu(void **state)
+{
+    (void)state;
+    assert_true(machine_cpuinfo_has(cpuinfo, "fpu"));
+    assert_true(machine_cpuinfo_has(cpuinfo, "sse"));
+    assert_false(machine_cpuinfo_has(cpuinfo, "svm"));
+    assert_false(machine_cpuinfo_has(cpuinfo, "vmx"));
+    assert_false(machine_cpuinfo_has(cpuinfo, "ss"));
+    assert_false(machine_cpuinfo_has("", "fpu"));
+    assert_false(machine_cpuinfo_has("flags", "flags"));
+}
+
+static void cpuinfo_hash_tells_models_and_flags_apart_and_nothing_else(void **state)
+{
+    static const struct {
+        const char *old, *new;
+        bool same;
+    } cases[] = {
+        {"microcode\t: 0x1", "microcode\t: 0x2", true}, {"2600.000", "800.000", true},
+        {"processor\t: 1", "processor\t: 9", true},     {"flags\t\t: fpu", "flags\t\t:", false},
+        {"model\t\t: 1", "model\t\t: 2", false},        {"fast", "slow", false},
+    };
+    struct error err = {0};
+    auto_free char *hash = NULL;
+
+    (void)state;
+    assert_int_equal(machine_cpuinfo_hash(cpuinfo, &hash, &err), 0);
+    assert_int_equal(strlen(hash), 16);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        auto_free char *other = changed(cpuinfo, cases[i].old, cases[i].new), *other_hash = NULL;
+        assert_int_equal(machine_cpuinfo_hash(other, &other_hash, &err), 0);
+        if ((strcmp(hash, other_hash) == 0) != cases[i].same)
+            fail_msg("%s instead of %s", cases[i].new, cases[i].old);
+    }
+}
+
+static void resolve_accel_keeps_what_was_chosen_and_never_leaves_auto(void **state)
+{
+    (void)state;
+    assert_int_equal(machine_resolve_accel(ACCEL_TCG), ACCEL_TCG);
+    assert_int_equal(machine_resolve_accel(ACCEL_KVM), ACCEL_KVM);
+    assert_int_not_equal(machine_resolve_accel(ACCEL_AUTO), ACCEL_AUTO);
+}
+
+static void host_tsc_when_measured_twice_is_the_same(void **state)
+{
+    (void)state;
+    unsigned first = machine_host_tsc_khz(), second = machine_host_tsc_khz();
+    if (first == 0) {
+        print_message("this host has no steady time stamp counter\n");
+        skip();
+    }
+    assert_in_range(second, first - first / 1000, first + first / 1000);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(from_json_when_all_is_there_reads_it_back_as_written),
+        cmocka_unit_test(to_json_when_never_booted_has_nulls_and_no_boot_members),
+        cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
+        cmocka_unit_test(copy_is_deep),
+        cmocka_unit_test(cpuinfo_flags_are_whole_words_of_the_first_cpu),
+        cmocka_unit_test(cpuinfo_hash_tells_models_and_flags_apart_and_nothing_else),
+        cmocka_unit_test(resolve_accel_keeps_what_was_chosen_and_never_leaves_auto),
+        cmocka_unit_test(host_tsc_when_measured_twice_is_the_same),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/process.h"
+
+enum { FAR_MS = 20000, OUTPUT_MAX = 65536 };
+
+/* Signals 1 to 31: the next ones are the C library's own, and nobody can set them. */
+static const uint64_t ORDINARY_SIGNALS = UINT64_C(0x7fffffff);
+
+static char shell[] = "/bin/sh";
+
+/* What a shell's command prints, which also proves what the shell was started with. */
+static char *output_of(const char *command, size_t max)
+{
+    char *argv[] = {shell, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
+    char *text = NULL;
+    struct error err = {0};
+    int r = process_output(shell, argv, max, FAR_MS, &text, &err);
+    if (r < 0)
+        fail_msg("%s: %s", command, err.text);
+    return text;
+}
+
+static int status_of(int pidfd)
+{
+    siginfo_t info;
+    assert_int_equal(waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED), 0);
+    return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
+}
+
+static void output_when_a_program_prints_returns_both_streams(void **state)
+{
+    (void)state;
+    auto_free char *text = output_of("echo out; echo err >&2", OUTPUT_MAX);
+    assert_string_equal(text, "out\nerr\n");
+}
+
+static void output_when_longer_than_allowed_is_cut_and_the_program_ends(void **state)
+{
+    (void)state;
+    auto_free char *text = output_of("i=0; while [ $i -lt 20000 ]; do echo 12345678; "
+                                     "i=$((i+1)); done",
+                                     10);
+    assert_string_equal(text, "12345678\n1");
+}
+
+static void output_when_the_program_fails_is_eio_with_its_words(void **state)
+{
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"echo no luck; exit 3"}, NULL};
+    char *text = NULL;
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, &text, &err), -EIO);
+    assert_int_equal(err.code, EIO);
+    assert_non_null(strstr(err.text, "status 3"));
+    assert_non_null(strstr(err.text, "no luck"));
+    assert_null(text);
+}
+
+static void output_when_the_program_does_not_end_kills_it(void **state)
+{
+    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
+    char *text = NULL;
+    struct error err = {0};
+
+    (void)state;
+    double start_ms = process_now_ms();
+    assert_int_equal(process_output("sleep", argv, OUTPUT_MAX, 50, &text, &err), -EIO);
+    assert_true(process_now_ms() - start_ms < FAR_MS);
+    assert_non_null(strstr(err.text, "50 ms"));
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nobody is left to reap */
+    assert_int_equal(errno, ECHILD);
+}
+
+static void output_when_a_grandchild_keeps_the_pipe_does_not_wait_for_it(void **state)
+{
+    (void)state;
+    double start_ms = process_now_ms();
+    auto_free char *text = output_of("sleep 60 & echo $!", OUTPUT_MAX);
+    assert_true(process_now_ms() - start_ms < FAR_MS);
+    int pid = atoi(text);
+    assert_true(pid > 1);
+    kill(pid, SIGKILL);
+}
+
+static void output_when_there_is_no_program_is_enoent(void **state)
+{
+    char *argv[] = {(char[]){"no-such-program"}, NULL};
+    char *text = NULL;
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(process_output("/no/such/program", argv, 1, FAR_MS, &text, &err), -ENOENT);
+    assert_non_null(strstr(err.text, "/no/such/program"));
+}
+
+static void spawn_gives_the_child_a_session_and_no_signal_blocked_or_ignored(void **state)
+{
+    sigset_t set, before;
+    struct sigaction ignored = {.sa_handler = SIG_IGN}, old;
+
+    (void)state;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &set, &before);
+    sigaction(SIGPIPE, &ignored, &old);
+    auto_free char *text = output_of("grep -E '^Sig(Blk|Ign)' /proc/self/status; "
+                                     "read -r a b c d e sid rest </proc/$$/stat; echo $((sid-$$))",
+                                     OUTPUT_MAX);
+    sigaction(SIGPIPE, &old, NULL);
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    uint64_t blocked_set, ignored_set;
+    int session;
+    assert_int_equal(sscanf(text, "SigBlk: %" SCNx64 " SigIgn: %" SCNx64 " %d", &blocked_set,
+                            &ignored_set, &session),
+                     3);
+    assert_true(blocked_set == 0);
+    assert_true((ignored_set & ORDINARY_SIGNALS) == 0);
+    assert_int_equal(session, 0);
+}
+
+static void spawn_passes_on_only_the_descriptors_named(void **state)
+{
+    int kept[2], other[2], out[2];
+    char command[128], seen[256] = "";
+
+    (void)state;
+    assert_int_equal(pipe2(kept, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(other, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    snprintf(command, sizeof command,
+             "for f in %d %d %d; do [ -e /proc/$$/fd/$f ] && echo $f; done; readlink /proc/$$/fd/0",
+             kept[0], kept[1], other[0]);
+    char *argv[] = {shell, (char[]){"-c"}, command, NULL};
+    struct process_spec spec = {.path = shell,
+                                .argv = argv,
+                                .directory_fd = -1,
+                                .output_fd = out[1],
+                                .inherit_fds = &kept[0],
+                                .inherit_count = 1};
+    pid_t pid;
+    auto_close int pidfd = -1;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    assert_int_equal(fcntl(pidfd, F_GETFD), FD_CLOEXEC);
+    assert_int_equal(fcntl(kept[0], F_GETFD), FD_CLOEXEC);
+    assert_int_equal(process_poll(&pidfd, 1, process_now_ms() + FAR_MS), 1);
+    assert_int_equal(status_of(pidfd), 0);
+    assert_true(read(out[0], seen, sizeof seen - 1) > 0);
+    char wanted[256];
+    snprintf(wanted, sizeof wanted, "%d\n/dev/null\n", kept[0]);
+    assert_string_equal(seen, wanted);
+    for (int i = 0; i < 2; i++) {
+        close(kept[i]);
+        close(other[i]);
+        close(out[i]);
+    }
+}
+
+static void spawn_starts_the_child_in_its_directory(void **state)
+{
+    int out[2];
+    char seen[PATH_MAX] = "", *argv[] = {shell, (char[]){"-c"}, (char[]){"pwd -P"}, NULL};
+
+    (void)state;
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    auto_close int directory = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct process_spec spec = {
+        .path = "sh", .argv = argv, .directory_fd = directory, .output_fd = out[1]};
+    pid_t pid;
+    auto_close int pidfd = -1;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    assert_int_equal(status_of(pidfd), 0);
+    assert_true(read(out[0], seen, sizeof seen - 1) > 0);
+    assert_string_equal(seen, "/proc\n");
+    close(out[0]);
+    close(out[1]);
+}
+
+static void kill_ends_and_reaps_a_child(void **state)
+{
+    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
+    struct process_spec spec = {.path = "sleep", .argv = argv, .directory_fd = -1, .output_fd = -1};
+    pid_t pid;
+    auto_close int pidfd = -1;
+
+    (void)state;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    assert_int_equal(process_poll(&pidfd, 1, process_now_ms()), 0);
+    process_kill(pid, pidfd);
+    assert_int_equal(kill(pid, 0), -1);
+    assert_int_equal(errno, ESRCH);
+}
+
+static void poll_when_one_is_readable_names_it(void **state)
+{
+    int a[2], b[2];
+
+    (void)state;
+    assert_int_equal(pipe2(a, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(b, O_CLOEXEC), 0);
+    int fds[] = {a[0], -1, b[0]};
+    assert_int_equal(process_poll(fds, 3, process_now_ms() - 1), 0);
+    assert_int_equal(write(b[1], "x", 1), 1);
+    assert_int_equal(process_poll(fds, 3, process_now_ms() + FAR_MS), 4);
+    close(a[1]);
+    assert_int_equal(process_poll(fds, 3, process_now_ms() + FAR_MS), 5);
+    close(a[0]);
+    close(b[0]);
+    close(b[1]);
+}
+
+static void poll_when_nothing_comes_ends_at_the_deadline(void **state)
+{
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    double start_ms = process_now_ms();
+    assert_int_equal(process_poll(&ends[0], 1, start_ms + 30), 0);
+    assert_true(process_now_ms() - start_ms >= 30);
+    close(ends[0]);
+    close(ends[1]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(output_when_a_program_prints_returns_both_streams),
+        cmocka_unit_test(output_when_longer_than_allowed_is_cut_and_the_program_ends),
+        cmocka_unit_test(output_when_the_program_fails_is_eio_with_its_words),
+        cmocka_unit_test(output_when_the_program_does_not_end_kills_it),
+        cmocka_unit_test(output_when_a_grandchild_keeps_the_pipe_does_not_wait_for_it),
+        cmocka_unit_test(output_when_there_is_no_program_is_enoent),
+        cmocka_unit_test(spawn_gives_the_child_a_session_and_no_signal_blocked_or_ignored),
+        cmocka_unit_test(spawn_passes_on_only_the_descriptors_named),
+        cmocka_unit_test(spawn_starts_the_child_in_its_directory),
+        cmocka_unit_test(kill_ends_and_reaps_a_child),
+        cmocka_unit_test(poll_when_one_is_readable_names_it),
+        cmocka_unit_test(poll_when_nothing_comes_ends_at_the_deadline),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
