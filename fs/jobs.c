@@ -242,6 +242,7 @@ void fs_stop(struct fs *fs)
     eventfd_write(fs->stop_fd, 1);
     fs_unlock(fs);
     instances_stop(fs->setup.instances);
+    snapshots_stop(fs->setup.snapshots);
     fs_lock(fs);
     while (fs->jobs > 0)
         pthread_cond_wait(&fs->no_jobs, &fs->lock);

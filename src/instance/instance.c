@@ -42,30 +42,19 @@ static void instance_free(struct instance *instance)
     free(instance);
 }
 
-/* With the lock held: the place in the list where the id is, or would be. */
-static struct instance **place(struct instances *table, const char *id)
-{
-    struct instance **at = &table->list;
-    while (*at && strcmp((*at)->id, id) < 0)
-        at = &(*at)->next;
-    return at;
-}
-
 static bool insert_if_free(struct instance *instance)
 {
     struct instances *table = instance->table;
     pthread_mutex_lock(&table->lock);
-    struct instance **at = place(table, instance->id);
-    bool taken = *at && strcmp((*at)->id, instance->id) == 0;
-    if (!taken) {
+    struct instance *other;
+    HASH_FIND_STR(table->by_id, instance->id, other);
+    if (!other) {
         instance->serial = ++table->last_serial;
         instance->references++;
-        instance->next = *at;
-        *at = instance;
-        table->count += instance->published;
+        HASH_ADD_STR(table->by_id, id, instance);
     }
     pthread_mutex_unlock(&table->lock);
-    return !taken;
+    return !other;
 }
 
 void instance_insert(struct instance *instance)
@@ -73,18 +62,12 @@ void instance_insert(struct instance *instance)
     insert_if_free(instance);
 }
 
-/* With the lock held. */
-static void take_out(struct instance *instance)
-{
-    *place(instance->table, instance->id) = instance->next;
-    instance->table->count -= instance->published;
-}
-
 struct instance *instances_find(struct instances *instances, const char *id)
 {
     pthread_mutex_lock(&instances->lock);
-    struct instance *instance = *place(instances, id);
-    if (instance && instance->published && strcmp(instance->id, id) == 0)
+    struct instance *instance;
+    HASH_FIND_STR(instances->by_id, id, instance);
+    if (instance && instance->published)
         instance->references++;
     else
         instance = NULL;
@@ -115,9 +98,9 @@ static struct snapshot_name *list(struct instances *instances, const char *sourc
                                   size_t *ret_count)
 {
     pthread_mutex_lock(&instances->lock);
-    struct snapshot_name *names = calloc(instances->count + 1, sizeof *names);
+    struct snapshot_name *names = calloc(HASH_COUNT(instances->by_id) + 1, sizeof *names);
     size_t count = 0;
-    for (struct instance *i = instances->list; i && names; i = i->next) {
+    for (struct instance *i = instances->by_id; i && names; i = i->hh.next) {
         if (!i->published || (source_uuid && strcmp(i->source_uuid, source_uuid) != 0))
             continue;
         memcpy(names[count].id, i->id, sizeof i->id);
@@ -162,10 +145,11 @@ void instance_abandon(struct instance *instance)
 {
     if (!instance)
         return;
-    pthread_mutex_lock(&instance->table->lock);
+    struct instances *table = instance->table;
+    pthread_mutex_lock(&table->lock);
     bool reserved = !instance->published && !instance->removed;
     if (reserved) {
-        take_out(instance);
+        HASH_DEL(table->by_id, instance);
         instance->removed = true;
     }
     pthread_mutex_unlock(&instance->table->lock);
@@ -178,7 +162,6 @@ static void publish(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
     instance->published = true;
-    instance->table->count++;
     pthread_mutex_unlock(&instance->table->lock);
 }
 
@@ -212,7 +195,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
         r = error_errno(err, errno, "cannot make the instance %s", id);
     if (fd >= 0) {
         image_init(&instance->image, fd, instances->setup.snapshots->scanned,
-                   instances->setup.snapshots->context);
+                   instances->setup.snapshots->context, &instance->table->setup.snapshots->stop);
         instance->has_image = true;
     }
     if (r == 0)
@@ -231,7 +214,7 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     if (fd < 0)
         return error_errno(err, errno, "cannot publish the fork %s", instance->id);
     image_init(&instance->image, fd, table->setup.snapshots->scanned,
-               table->setup.snapshots->context);
+               table->setup.snapshots->context, &instance->table->setup.snapshots->stop);
     instance->has_image = true;
     instance->state = INSTANCE_RUNNING;
     instance->machine = *fork->machine;
@@ -366,7 +349,7 @@ int instance_remove(struct instance *instance, struct error *err)
     else
         r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden, err);
     if (r == 0) {
-        take_out(instance);
+        HASH_DEL(table->by_id, instance);
         instance->removed = true;
     }
     pthread_mutex_unlock(&table->lock);
@@ -396,9 +379,21 @@ static cJSON *exit_to_json(const struct instance *instance)
     return json;
 }
 
+/* With the lock held: the config with all its defaults. What a boot has chosen for "auto" is not of
+ * it, so the text counts. */
+static cJSON *configured(const struct instance *instance)
+{
+    struct machine machine = {0};
+    if (!instance->config ||
+        config_parse(instance->config, strlen(instance->config), &machine, NULL) < 0)
+        return config_to_json(&instance->machine);
+    cJSON *json = config_to_json(&machine);
+    machine_finish(&machine);
+    return json;
+}
+
 char *instance_info(struct instance *instance)
 {
-    struct image_index *index = NULL;
     auto_json cJSON *info = cJSON_CreateObject();
     cJSON *source;
 
@@ -418,15 +413,8 @@ char *instance_info(struct instance *instance)
         cJSON_AddNullToObject(info, "source");
     }
     cJSON_AddNumberToObject(info, "memory_bytes", (double)instance->machine.memory_bytes);
-    cJSON_AddItemToObject(info, "config", config_to_json(&instance->machine));
+    cJSON_AddItemToObject(info, "config", configured(instance));
     cJSON_AddItemToObject(info, "exit", exit_to_json(instance));
-    bool standby = instance->state == INSTANCE_STANDBY;
     pthread_mutex_unlock(&instance->table->lock);
-
-    if (standby) {
-        image_index(&instance->image, &index, NULL);
-        snapshot_describe_image(info, index);
-        image_index_unref(index);
-    }
     return json_print(info);
 }

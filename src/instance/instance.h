@@ -61,8 +61,8 @@ struct instance {
     char source_uuid[33];
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
-    cJSON *fork; /* fork.json; constant; NULL unless a fork */
-    struct instance *next;
+    cJSON *fork;       /* fork.json; constant; NULL unless a fork */
+    UT_hash_handle hh; /* in the table, by id */
 };
 
 /* What the mount was told about VMMs and whom to tell about changes. Borrowed. */
@@ -79,9 +79,8 @@ struct instances_setup {
 struct instances {
     struct instances_setup setup;
     pthread_mutex_t lock;
-    pthread_cond_t idle;   /* some instance's busy became false */
-    struct instance *list; /* by id */
-    size_t count;          /* published ones */
+    pthread_cond_t idle; /* some instance's busy became false */
+    struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
@@ -99,7 +98,7 @@ struct instance *instances_find(struct instances *instances, const char *id);
 struct instance *instance_ref(struct instance *instance);
 void instance_unref(struct instance *instance);
 
-/* The ids, each with its serial, in order. Returns owned (free). */
+/* The ids, each with its serial. Returns owned (free). */
 struct snapshot_name *instances_list(struct instances *instances, size_t *ret_count);
 /* The ids of the published forks of that snapshot. Returns owned (free), NULL without memory. */
 struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -123,7 +124,9 @@ static int boot(struct instance *instance, struct error *err)
                                "this fork has nothing to boot from: give its config a \"kernel\"")
                    : error_set(err, EINVAL,
                                "nothing to boot: write {\"kernel\":\"/path\", …} to config first");
-    int r = machine_copy(&instance->machine, &machine, err);
+    int r = instance->config
+                ? config_parse(instance->config, strlen(instance->config), &machine, err)
+                : machine_copy(&instance->machine, &machine, err);
     if (r < 0)
         return r;
     r = vmm_boot(hypervisor_find("qemu"), &context, &machine, &vmm, err);
@@ -162,7 +165,8 @@ static int save_paused(struct instance *instance, const struct vmm_context *cont
     if (r == 0)
         r = sync_file(instance, "memory", err);
     if (r == 0)
-        r = image_scan(instance->image.directory_fd, &index, err);
+        r = image_scan(instance->image.directory_fd, &instance->table->setup.snapshots->stop,
+                       &index, err);
     image_index_unref(index);
     return r;
 }
@@ -332,7 +336,7 @@ void instances_stop(struct instances *instances)
 {
     pthread_mutex_lock(&instances->lock);
     instances->stopping = true;
-    for (struct instance *i = instances->list; i; i = i->next)
+    for (struct instance *i = instances->by_id; i; i = i->hh.next)
         if (i->cancel_fd >= 0)
             eventfd_write(i->cancel_fd, 1);
     pthread_mutex_unlock(&instances->lock);
@@ -342,9 +346,9 @@ void instances_close(struct instances *instances)
 {
     if (instances->epoll_fd >= 0)
         instances_unwatch(instances);
-    while (instances->list) {
-        struct instance *instance = instances->list;
-        instances->list = instance->next;
+    struct instance *instance, *next;
+    HASH_ITER (hh, instances->by_id, instance, next) {
+        HASH_DEL(instances->by_id, instance);
         instance_unref(instance);
     }
     pthread_cond_destroy(&instances->idle);

@@ -194,7 +194,7 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
     int r = fd;
     if (fd >= 0) {
         image_init(&instance->image, fd, table->setup.snapshots->scanned,
-                   table->setup.snapshots->context);
+                   table->setup.snapshots->context, &table->setup.snapshots->stop);
         instance->has_image = true;
         r = store_read_json(fd, "instance.json", &json, err);
     }

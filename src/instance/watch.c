@@ -14,9 +14,9 @@
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
     pthread_mutex_lock(&table->lock);
-    struct instance *instance = table->list;
+    struct instance *instance = table->by_id;
     while (instance && instance->serial != serial)
-        instance = instance->next;
+        instance = instance->hh.next;
     if (instance)
         instance->references++;
     pthread_mutex_unlock(&table->lock);

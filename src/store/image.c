@@ -87,7 +87,16 @@ static struct image_index *index_load(int directory_fd, const struct stat *st)
     return NULL;
 }
 
-int image_scan(int directory_fd, struct image_index **ret, struct error *err)
+static bool go_on(void *context, uint64_t done, uint64_t size)
+{
+    const atomic_bool *stop = context;
+    (void)done;
+    (void)size;
+    return !atomic_load(stop);
+}
+
+int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+               struct error *err)
 {
     struct stat st;
     auto_close int fd = openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -96,7 +105,9 @@ int image_scan(int directory_fd, struct image_index **ret, struct error *err)
     struct image_index *index = index_create(&st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
-    int r = scan_image(fd, NULL, NULL, &index->scan, err);
+    int r = scan_image(fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, &index->scan, err);
+    if (r == -ECANCELED)
+        r = error_set(err, ESHUTDOWN, "the daemon is stopping");
     if (r == 0)
         r = index_save(directory_fd, index, err);
     if (r < 0) {
@@ -108,9 +119,10 @@ int image_scan(int directory_fd, struct image_index **ret, struct error *err)
 }
 
 void image_init(struct image *image, int directory_fd, void (*scanned)(void *context),
-                void *context)
+                void *context, const atomic_bool *stop)
 {
-    *image = (struct image){.directory_fd = directory_fd, .scanned = scanned, .context = context};
+    *image = (struct image){
+        .directory_fd = directory_fd, .scanned = scanned, .context = context, .stop = stop};
     pthread_mutex_init(&image->lock, NULL);
     pthread_cond_init(&image->changed, NULL);
 }
@@ -133,7 +145,7 @@ static void *scan_again(void *argument)
     struct image *image = argument;
     struct image_index *index = NULL;
     struct error failure = {0};
-    image_scan(image->directory_fd, &index, &failure);
+    image_scan(image->directory_fd, image->stop, &index, &failure);
 
     pthread_mutex_lock(&image->lock);
     image_index_unref(image->index);

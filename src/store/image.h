@@ -29,8 +29,10 @@ struct image_index {
 struct image_index *image_index_ref(struct image_index *index);
 void image_index_unref(struct image_index *index);
 
-/* Scans "memory" of the directory and writes "mailboxes.json" (fsynced). Returns a reference. */
-int image_scan(int directory_fd, struct image_index **ret, struct error *err);
+/* Scans "memory" of the directory and writes "mailboxes.json" (fsynced). Returns a reference.
+ * ESHUTDOWN as soon as *stop (may be NULL) is true. */
+int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+               struct error *err);
 
 struct image {
     pthread_mutex_t lock;
@@ -42,11 +44,13 @@ struct image {
     struct error failure; /* of the last scan; code 0: none */
     void (*scanned)(void *context);
     void *context;
+    const atomic_bool *stop; /* borrowed */
 };
 
-/* Takes the descriptor. `scanned` is called, without locks, when a scan in the background ended. */
+/* Takes the descriptor. `scanned` is called, without locks, when a scan in the background ended;
+ * `stop` ends one under way. */
 void image_init(struct image *image, int directory_fd, void (*scanned)(void *context),
-                void *context);
+                void *context, const atomic_bool *stop);
 /* Waits for a scan that is under way. */
 void image_finish(struct image *image);
 

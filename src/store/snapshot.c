@@ -63,7 +63,7 @@ static int load(struct snapshots *table, const char *id, struct snapshot **ret, 
     snapshot->references = 1;
     strncpy(snapshot->id, id, sizeof snapshot->id - 1);
     int r = store_read_json(fd, "snapshot.json", &snapshot->json, err);
-    image_init(&snapshot->image, steal_fd(&fd), table->scanned, table->context);
+    image_init(&snapshot->image, steal_fd(&fd), table->scanned, table->context, &table->stop);
     if (r == 0)
         r = interpret(snapshot, err);
     if (r < 0) {
@@ -74,23 +74,11 @@ static int load(struct snapshots *table, const char *id, struct snapshot **ret, 
     return 0;
 }
 
-/* With the lock held: the place in the list where the id is, or would be. */
-static struct snapshot **place(struct snapshots *table, const char *id)
-{
-    struct snapshot **at = &table->list;
-    while (*at && strcmp((*at)->id, id) < 0)
-        at = &(*at)->next;
-    return at;
-}
-
 static void insert(struct snapshots *table, struct snapshot *snapshot)
 {
     pthread_mutex_lock(&table->lock);
-    struct snapshot **at = place(table, snapshot->id);
     snapshot->serial = ++table->last_serial;
-    snapshot->next = *at;
-    *at = snapshot;
-    table->count++;
+    HASH_ADD_STR(table->by_id, id, snapshot);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -122,11 +110,16 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
     return store_list(store, STORE_SNAPSHOTS, load_one, &load_context, err);
 }
 
+void snapshots_stop(struct snapshots *snapshots)
+{
+    atomic_store(&snapshots->stop, true);
+}
+
 void snapshots_close(struct snapshots *snapshots)
 {
-    while (snapshots->list) {
-        struct snapshot *snapshot = snapshots->list;
-        snapshots->list = snapshot->next;
+    struct snapshot *snapshot, *next;
+    HASH_ITER (hh, snapshots->by_id, snapshot, next) {
+        HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);
     }
     pthread_mutex_destroy(&snapshots->lock);
@@ -135,11 +128,10 @@ void snapshots_close(struct snapshots *snapshots)
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
 {
     pthread_mutex_lock(&snapshots->lock);
-    struct snapshot *snapshot = *place(snapshots, id);
-    if (snapshot && strcmp(snapshot->id, id) == 0)
+    struct snapshot *snapshot;
+    HASH_FIND_STR(snapshots->by_id, id, snapshot);
+    if (snapshot)
         snapshot->references++;
-    else
-        snapshot = NULL;
     pthread_mutex_unlock(&snapshots->lock);
     return snapshot;
 }
@@ -166,9 +158,9 @@ void snapshot_unref(struct snapshot *snapshot)
 struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count)
 {
     pthread_mutex_lock(&snapshots->lock);
-    struct snapshot_name *names = calloc(snapshots->count + 1, sizeof *names);
+    struct snapshot_name *names = calloc(HASH_COUNT(snapshots->by_id) + 1, sizeof *names);
     size_t count = 0;
-    for (struct snapshot *s = snapshots->list; s && names; s = s->next, count++) {
+    for (struct snapshot *s = snapshots->by_id; s && names; s = s->hh.next, count++) {
         memcpy(names[count].id, s->id, sizeof s->id);
         names[count].serial = s->serial;
     }
@@ -232,7 +224,7 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
     if (r == 0)
         r = fill(context, entry.fd, err);
     if (r == 0)
-        r = image_scan(entry.fd, &index, err);
+        r = image_scan(entry.fd, &snapshots->stop, &index, err);
     if (r == 0)
         r = write_json(entry.fd, json, &index->scan, err);
     if (r == 0)
@@ -263,8 +255,7 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
         r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, hidden, err);
     if (r == 0) {
         snapshot->removed = true;
-        *place(table, snapshot->id) = snapshot->next;
-        table->count--;
+        HASH_DEL(table->by_id, snapshot);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)

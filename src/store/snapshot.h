@@ -15,8 +15,10 @@
 #define HYPEFS_STORE_SNAPSHOT_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <uthash.h>
 
 #include "store/image.h"
 #include "store/store.h"
@@ -38,24 +40,26 @@ struct snapshot {
 
     struct image image;
     bool removed;
-    unsigned users; /* VMMs that map the memory, commits under way */
-    struct snapshot *next;
+    unsigned users;    /* VMMs that map the memory, commits under way */
+    UT_hash_handle hh; /* in the table, by id */
 };
 
 struct snapshots {
     pthread_mutex_t lock;
     const struct store *store;
-    struct snapshot *list; /* by id */
-    size_t count;
+    struct snapshot *by_id;
     uint64_t last_serial;
     void (*scanned)(void *context); /* a background scan of some image ended */
     void *context;
+    atomic_bool stop; /* scans end */
 };
 
 /* Loads all. One that cannot be read is left out and named by `complain`, with the reason. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);
+/* Scans under way, of instances' images too, end with ESHUTDOWN. */
+void snapshots_stop(struct snapshots *snapshots);
 void snapshots_close(struct snapshots *snapshots);
 
 /* Returns a reference, or NULL. */
@@ -63,7 +67,7 @@ struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id);
 struct snapshot *snapshot_ref(struct snapshot *snapshot);
 void snapshot_unref(struct snapshot *snapshot);
 
-/* The ids, each with its serial, in order. Returns owned (free), with *ret_count. */
+/* The ids, each with its serial. Returns owned (free), with *ret_count. */
 struct snapshot_name {
     char id[STORE_ID_MAX + 1];
     uint64_t serial;
