@@ -33,10 +33,10 @@ heading() {
     printf '\n# %s\n' "$*"
 }
 
-# Shows a command and runs it.
+# Shows a command and runs it. When it fails, the file $2 says why.
 run() {
     printf '$ %s\n' "$1"
-    eval "$1"
+    eval "$1" || fail "failed${2:+: $(cat "$2")}"
 }
 
 # Runs a command whose output only matters when it fails.
@@ -181,20 +181,20 @@ make_template() {
 }
 END
     run "cat $work/config"
-    run "cp $work/config instances/base/config"
-    run "echo running > instances/base/state"
+    run "cp $work/config instances/base/config" instances/base/error
+    run "echo running > instances/base/state" instances/base/error
     heading "Its agent plants a mailbox in the guest's memory and says so on the console."
     wait_until agent_is_ready || fail "the guest's agent did not get ready"
     run "grep hypefs-guest instances/base/console"
     heading "The VM is put to rest and published as a snapshot. The mailbox is found in its memory."
-    run "echo standby > instances/base/state"
-    run "echo base > instances/base/snapshot"
+    run "echo standby > instances/base/state" instances/base/error
+    run "echo base > instances/base/snapshot" instances/base/error
     run "ls snapshots/base/mailboxes"
 }
 
 fork_one() {
-    run "echo '{\"payload\":{\"instance_name\":\"$1\"},\"wait_for_ack\":true}' > forks/new/mailboxes/kernel.identity.v1"
-    run "echo $1 > forks/new/commit"
+    run "echo '{\"payload\":{\"instance_name\":\"$1\"},\"wait_for_ack\":true}' > forks/new/mailboxes/kernel.identity.v1" forks/new/error
+    run "echo $1 > forks/new/commit" forks/new/error
 }
 
 fork_three() {
