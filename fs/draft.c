@@ -147,8 +147,7 @@ static void become_record(struct fs *fs, struct draft *draft, const char *instan
         else
             fs_changed(fs, &file->object);
     }
-    cJSON_ArrayForEach(item, mailboxes)
-    {
+    cJSON_ArrayForEach (item, mailboxes) {
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "name"));
         if (name && !draft_file(draft, name))
             draft_add_file(fs, draft, name);

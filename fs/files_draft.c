@@ -45,8 +45,7 @@ static char *staged_text(struct fs *fs, const struct place *place, size_t *ret_s
     (void)fs;
     if (!record)
         return copy_document(&file->document, ret_size);
-    cJSON_ArrayForEach(item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes"))
-    {
+    cJSON_ArrayForEach (item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes")) {
         const cJSON *name = cJSON_GetObjectItemCaseSensitive(item, "name");
         if (!cJSON_IsString(name) || strcmp(name->valuestring, file->name) != 0)
             continue;

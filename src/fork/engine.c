@@ -315,6 +315,7 @@ int fork_run(const struct fork_engine *engine, struct snapshot *source,
         }
     }
     take_back(&fork);
+    fork_request_finish(request);
     if (r < 0 && err)
         *err = why;
     *ret = (struct fork_outcome){.result = result, .published = published};

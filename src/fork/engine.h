@@ -27,8 +27,8 @@ struct fork_outcome {
 };
 
 /*
- * Consumes the request's payloads (they are wiped), not the request. `source` is borrowed. Returns
- * 0 or one of filesystem.md's errnos; *ret is set either way.
+ * Wipes the request's payloads and finishes it; its id stays. `source` is borrowed. Returns 0 or
+ * -errno (the table in docs/filesystem.md); *ret is set either way.
  */
 int fork_run(const struct fork_engine *engine, struct snapshot *source,
              struct fork_request *request, struct fork_outcome *ret, struct error *err);

@@ -2,7 +2,7 @@
 /*
  * instance: VMs with a life, from mkdir or a fork to rmdir.
  *
- *     created ──► running ──► standby        (what else filesystem.md names: EOPNOTSUPP for now)
+ *     created ──► running ──► standby        (the rest of the states: EOPNOTSUPP for now)
  *        │           │           │
  *        └───────────┴───────────┴──► stopped ──► running
  *

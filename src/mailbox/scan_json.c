@@ -147,8 +147,7 @@ static int read_candidates(const cJSON *array, uint64_t image_size, struct scan 
     scan->candidates = calloc((size_t)count + 1, sizeof *scan->candidates);
     if (!scan->candidates)
         return error_errno(err, ENOMEM, "list of candidates");
-    cJSON_ArrayForEach(item, array)
-    {
+    cJSON_ArrayForEach (item, array) {
         int64_t from = scan->count ? (int64_t)scan->candidates[scan->count - 1].offset + 1 : 0;
         int r = read_candidate(item, from, image_size, &scan->candidates[scan->count], err);
         if (r < 0)

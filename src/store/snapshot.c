@@ -179,8 +179,9 @@ static cJSON *undelivered(const struct scan *scan)
         const cJSON *item;
         if (!candidate->pending || !candidate->page_aligned || candidate->marker.kind != FRAME_FORK)
             continue;
-        cJSON_ArrayForEach(item, names) if (strcmp(item->valuestring, candidate->marker.name) == 0)
-            known = true;
+        cJSON_ArrayForEach (item, names)
+            if (strcmp(item->valuestring, candidate->marker.name) == 0)
+                known = true;
         if (!known)
             cJSON_AddItemToArray(names, cJSON_CreateString(candidate->marker.name));
     }

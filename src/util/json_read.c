@@ -151,8 +151,7 @@ int json_read(const cJSON *object, const struct json_field *fields, size_t count
     assert(count <= 64);
     if (!cJSON_IsObject(object))
         return error_set(err, EINVAL, "a JSON object is expected");
-    cJSON_ArrayForEach(item, object)
-    {
+    cJSON_ArrayForEach (item, object) {
         size_t i = 0;
         while (i < count && strcmp(item->string, fields[i].name) != 0)
             i++;
