@@ -131,14 +131,15 @@ static void obey(struct hypefs_mailbox *box)
 }
 
 /* Fails if the frames are shared with it, or moves them if they were only copied. */
-static void run_child(void)
+static _Noreturn void run_child(void)
 {
     char *memory = malloc(CHILD_BYTES);
-    for (int i = 0; memory; i++) {
+    if (!memory)
+        _exit(EXIT_FAILURE);
+    for (int i = 0;; i++) {
         memset(memory, i, CHILD_BYTES);
         poll(NULL, 0, CHILD_PAUSE_MS);
     }
-    _exit(EXIT_FAILURE);
 }
 
 static size_t arm_all(char *names, struct hypefs_mailbox **boxes)
