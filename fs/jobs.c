@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include "fs/internal.h"
 #include "util/cleanup.h"
+#include "util/thread.h"
 
 enum { LOOK_AGAIN_MS = 100 };
 
@@ -86,17 +87,6 @@ static void *job_thread(void *argument)
     return NULL;
 }
 
-static int start_thread(void *(*run)(void *), void *argument)
-{
-    pthread_t thread;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    int code = pthread_create(&thread, &attributes, run, argument);
-    pthread_attr_destroy(&attributes);
-    return -code;
-}
-
 int job_start(struct job *job, struct error *err)
 {
     struct fs *fs = job->fs;
@@ -105,8 +95,8 @@ int job_start(struct job *job, struct error *err)
         r = error_set(err, ESHUTDOWN, "the daemon is stopping");
     else if (job->limited && fs->commits >= FS_COMMITS_MAX)
         r = error_set(err, EAGAIN, "%d commits are under way: try again later", FS_COMMITS_MAX);
-    else if ((r = start_thread(job_thread, job)) < 0)
-        error_errno(err, -r, "cannot start a thread");
+    else
+        r = thread_detach(job_thread, job, err);
     if (r < 0) {
         job_unref(job);
         return r;

@@ -254,30 +254,40 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     return r;
 }
 
-int fs_rmdir(struct fs *fs, uint64_t parent, const char *name)
+typedef int removal(struct fs *fs, const struct place *directory, const char *name);
+
+/* rmdir and unlink: the same with another column of the table. */
+static int remove_name(struct fs *fs, uint64_t parent, const char *name,
+                       removal *(*of)(const struct directory *directory))
 {
     struct place directory;
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = directory.entry->directory->remove
-            ? directory.entry->directory->remove(fs, &directory, name)
-            : -EPERM;
+    removal *go = of(directory.entry->directory);
+    r = go ? go(fs, &directory, name) : -EPERM;
     place_give(fs, &directory);
     return r;
 }
 
+static removal *remove_of(const struct directory *directory)
+{
+    return directory->remove;
+}
+
+static removal *unlink_of(const struct directory *directory)
+{
+    return directory->unlink;
+}
+
+int fs_rmdir(struct fs *fs, uint64_t parent, const char *name)
+{
+    return remove_name(fs, parent, name, remove_of);
+}
+
 int fs_unlink(struct fs *fs, uint64_t parent, const char *name)
 {
-    struct place directory;
-    int r = place_take(fs, parent, &directory);
-    if (r < 0)
-        return r;
-    r = directory.entry->directory->unlink
-            ? directory.entry->directory->unlink(fs, &directory, name)
-            : -EPERM;
-    place_give(fs, &directory);
-    return r;
+    return remove_name(fs, parent, name, unlink_of);
 }
 
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,

@@ -172,8 +172,7 @@ static int read_disks(const cJSON *json, struct machine *machine, struct error *
     if (!machine->disks)
         return error_set(err, ENOMEM, "no memory for a machine's description");
     const cJSON *item;
-    cJSON_ArrayForEach(item, json)
-    {
+    cJSON_ArrayForEach (item, json) {
         int r = read_disk(item, &machine->disks[machine->disk_count], err);
         if (r < 0)
             return error_prefix(err, r, "disks[%zu]", machine->disk_count);

@@ -9,6 +9,7 @@
 #include "store/store.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/thread.h"
 
 static const char memory_name[] = "memory";
 static const char index_name[] = "mailboxes.json";
@@ -166,14 +167,9 @@ static void *scan_again(void *argument)
 
 static int start_scan(struct image *image, struct error *err)
 {
-    pthread_t thread;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    int code = pthread_create(&thread, &attributes, scan_again, image);
-    pthread_attr_destroy(&attributes);
-    if (code != 0)
-        return error_errno(err, code, "cannot start a scan of the memory image");
+    int r = thread_detach(scan_again, image, err);
+    if (r < 0)
+        return error_prefix(err, r, "cannot scan the memory image");
     image->scanning = true;
     image->threads++;
     return -EINPROGRESS;

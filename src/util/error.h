@@ -3,9 +3,9 @@
  * error: why something failed, for a person to read.
  *
  * The caller owns a `struct error`, usually on its stack, and passes its address down. The function
- * that knows the failure sets code and text; each caller on the way up may prefix what it was doing.
- * Functions return 0 or -errno and leave all other outputs untouched on failure. Every function here
- * takes a NULL error, for callers who want only the number.
+ * that knows the failure sets code and text; each caller on the way up may prefix what it was
+ * doing. Functions return 0 or -errno and leave all other outputs untouched on failure. Every
+ * function here takes a NULL error, for callers who want only the number.
  */
 #ifndef HYPEFS_UTIL_ERROR_H
 #define HYPEFS_UTIL_ERROR_H
@@ -17,7 +17,8 @@ struct error {
     char text[ERROR_TEXT_SIZE];
 };
 
-/* Sets code and text. Returns -code, so that failing is one line: return error_set(err, EINVAL, …); */
+/* Sets code and text. Returns -code, so that failing is one line: return error_set(err, EINVAL, …);
+ */
 int error_set(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
