@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: MIT */
+/* What needs no QEMU: the checks before one is spawned, and how VMMs end. Scripts stand for QEMU.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <signal.h>
+#include <sys/pidfd.h>
+#include <sys/wait.h>
+
+#include "vmm_fixture.h"
+
+enum { MEMORY_BYTES = 1 << 20 };
+
+/* Answers --version, and marks in the working directory that it was started for more. */
+#define FAKE                                                                                       \
+    "#!/bin/sh\n"                                                                                  \
+    "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22 (Fake)'; exit 0;; esac\n"       \
+    "printf '%s\\n' \"$@\" > spawned\n"
+
+static char type[] = "microvm", cpu[] = "max", version[] = "7.2.22", other_version[] = "7.2.21";
+
+static struct machine recorded_machine(void)
+{
+    return (struct machine){.memory_bytes = MEMORY_BYTES,
+                            .vcpus = 1,
+                            .accel = ACCEL_TCG,
+                            .type = type,
+                            .cpu = cpu,
+                            .version = version};
+}
+
+static void make_memory(int directory_fd, off_t size)
+{
+    fixture_write(directory_fd, "image", 0600, "", 0);
+    auto_close int fd = openat(directory_fd, "image", O_RDWR | O_CLOEXEC);
+    assert_int_equal(ftruncate(fd, size), 0);
+}
+
+/* Loads from "image" and any state; the error's text is left in err. */
+static int load(const struct vmm_context *context, const struct machine *machine, struct error *err)
+{
+    struct vmm *vmm = NULL;
+    auto_close int state_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    int r = vmm_load(hypervisor_find("qemu"), context, machine, "image", state_fd, &vmm, err);
+    assert_null(vmm);
+    return r;
+}
+
+static void assert_no_child_left(void)
+{
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    assert_int_equal(errno, ECHILD);
+}
+
+static void find_knows_qemu_and_nothing_else(void **state)
+{
+    (void)state;
+    const struct hypervisor *qemu = hypervisor_find("qemu");
+    assert_non_null(qemu);
+    assert_true(qemu->can_fork && qemu->can_patch);
+    assert_null(hypervisor_find("QEMU"));
+    assert_null(hypervisor_find(""));
+}
+
+static void version_when_the_program_changes_is_asked_again(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err = {0};
+    char text[1024];
+    snprintf(text, sizeof text, "#!/bin/sh\necho >> '%s/asked'\necho QEMU version 9.1.0\n",
+             fixture->base);
+    auto_free char *path = fixture_script(fixture, "fake", text), *first = NULL, *second = NULL,
+                   *third = NULL;
+
+    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &first, &err), 0);
+    assert_string_equal(first, "9.1.0");
+    auto_free char *asked = fixture_read(fixture->base_fd, "asked", NULL);
+    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &second, &err), 0);
+    auto_free char *asked_again = fixture_read(fixture->base_fd, "asked", NULL);
+    assert_string_equal(asked, asked_again);
+    char *digit = strstr(text, "9.1.0");
+    memcpy(digit, "10.12.3\n", 9);
+    fixture_write(fixture->base_fd, "fake", 0700, text, strlen(text));
+    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &third, &err), 0);
+    assert_string_equal(third, "10.12.3");
+}
+
+static void version_when_the_program_is_none_is_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *silent = fixture_script(fixture, "silent", "#!/bin/sh\necho version one\n");
+    auto_free char *failing = fixture_script(fixture, "failing", "#!/bin/sh\necho bad >&2; exit 9");
+    auto_free char *plain = fixture_script(fixture, "plain", "");
+    assert_int_equal(chmod(plain, 0600), 0);
+    const struct {
+        const char *path, *word;
+    } cases[] = {
+        {"/no/such/qemu", "/no/such/qemu"},
+        {"no-such-qemu", "PATH"},
+        {silent, "version"},
+        {failing, "bad"},
+        {plain, "executed"},
+        {fixture->base, "executed"},
+    };
+
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct error err = {0};
+        char *told = NULL;
+        if (vmm_version(fixture->qemu, fixture->programs, cases[i].path, &told, &err) != -EIO ||
+            !strstr(err.text, cases[i].word))
+            fail_msg("%s: %s", cases[i].path, err.text);
+        assert_null(told);
+    }
+}
+
+static void load_when_the_memory_does_not_fit_spawns_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE);
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    static const struct {
+        off_t size; /* -1: no file */
+        const char *word;
+    } cases[] = {
+        {-1, "No such file"}, {MEMORY_BYTES - 1, "1048575"}, {MEMORY_BYTES + 1, "1048577"}};
+
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct error err = {0};
+        if (cases[i].size >= 0)
+            make_memory(context.directory_fd, cases[i].size);
+        assert_int_equal(load(&context, &machine, &err), -EIO);
+        assert_non_null(strstr(err.text, cases[i].word));
+    }
+    assert_false(fixture_has(context.directory_fd, "spawned"));
+}
+
+static void load_when_the_record_does_not_fit_spawns_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE);
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machines[7];
+    const int codes[] = {EOPNOTSUPP, EIO, EIO, EIO, EIO, EIO, EIO};
+
+    make_memory(context.directory_fd, MEMORY_BYTES);
+    for (size_t i = 0; i < array_length(machines); i++)
+        machines[i] = recorded_machine();
+    machines[0].version = other_version;
+    machines[1].version = NULL;
+    machines[2].type = NULL;
+    machines[3].cpu = NULL;
+    machines[4].accel = ACCEL_AUTO;
+    machines[5].accel = ACCEL_KVM;
+    machines[6].accel = ACCEL_KVM;
+    machines[6].host_cpu = other_version;
+    for (size_t i = 0; i < array_length(machines); i++) {
+        struct error err = {0};
+        assert_int_equal(load(&context, &machines[i], &err), -codes[i]);
+        assert_int_equal(err.code, codes[i]);
+        assert_non_null(strstr(err.text, "loading the VM: the snapshot "));
+    }
+    assert_false(fixture_has(context.directory_fd, "spawned"));
+}
+
+static void load_when_the_memory_is_no_file_spawns_nothing(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE);
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    struct error err = {0};
+
+    assert_int_equal(mkfifoat(context.directory_fd, "image", 0600), 0);
+    assert_int_equal(load(&context, &machine, &err), -EIO);
+    unlinkat(context.directory_fd, "image", 0);
+    assert_int_equal(symlinkat("elsewhere", context.directory_fd, "image"), 0);
+    assert_int_equal(load(&context, &machine, &err), -EIO);
+    assert_false(fixture_has(context.directory_fd, "spawned"));
+}
+
+static void load_when_the_vmm_dies_tells_its_last_words(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake =
+        fixture_script(fixture, "fake",
+                       FAKE "echo; echo 'not this time' >&2; printf 'really\\t\\n\\n' >&2; exit 7");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    struct error err = {0};
+
+    fixture_write(context.directory_fd, "vmm.log", 0600, "of another run\n", 15);
+    make_memory(context.directory_fd, MEMORY_BYTES);
+    assert_int_equal(load(&context, &machine, &err), -EIO);
+    assert_string_equal(err.text,
+                        "loading the VM: QEMU has ended (status 7):  not this time really");
+    assert_true(fixture_has(context.directory_fd, "spawned"));
+    assert_false(fixture_has(context.directory_fd, "qmp.sock"));
+    assert_no_child_left();
+}
+
+static void load_when_the_vmm_is_killed_tells_the_signal(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE "kill -9 $$");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    struct error err = {0};
+
+    make_memory(context.directory_fd, MEMORY_BYTES);
+    assert_int_equal(load(&context, &machine, &err), -EIO);
+    assert_string_equal(err.text, "loading the VM: QEMU has ended (signal 9)");
+    assert_no_child_left();
+}
+
+static void load_when_the_vmm_talks_long_keeps_the_end(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(
+        fixture, "fake", FAKE "printf '%05000d' 7; printf '\\033[2J the end\\n'; exit 1");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    struct error err = {0};
+
+    make_memory(context.directory_fd, MEMORY_BYTES);
+    assert_int_equal(load(&context, &machine, &err), -EIO);
+    assert_non_null(strstr(err.text, "7 [2J the end"));
+    assert_true(strlen(err.text) < 500);
+}
+
+static void load_when_cancelled_ends_the_vmm_at_once(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE "exec sleep 1000");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = recorded_machine();
+    struct error err = {0};
+    int ends[2];
+
+    make_memory(context.directory_fd, MEMORY_BYTES);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    context.cancel_fd = ends[0];
+    double start_ms = process_now_ms();
+    assert_int_equal(load(&context, &machine, &err), -ECANCELED);
+    assert_true(process_now_ms() - start_ms < FAR_MS / 2);
+    assert_int_equal(err.code, ECANCELED);
+    assert_false(fixture_has(context.directory_fd, "qmp.sock"));
+    assert_no_child_left();
+    close(ends[0]);
+    close(ends[1]);
+}
+
+static void boot_when_the_vmm_dies_leaves_only_logs(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE "echo no such kernel; exit 1");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = {.memory_bytes = MEMORY_BYTES, .vcpus = 1};
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+
+    /* A memory file of before is a snapshot's by now. */
+    fixture_write(context.directory_fd, "memory", 0600, "frozen", 6);
+    assert_int_equal(linkat(context.directory_fd, "memory", fixture->base_fd, "frozen", 0), 0);
+    assert_int_equal(vmm_boot(fixture->qemu, &context, &machine, &vmm, &err), -EIO);
+    assert_string_equal(err.text, "booting the VM: QEMU has ended (status 1): no such kernel");
+    auto_free char *frozen = fixture_read(fixture->base_fd, "frozen", NULL);
+    assert_string_equal(frozen, "frozen");
+    assert_null(vmm);
+    assert_int_equal(machine.accel, ACCEL_AUTO);
+    assert_null(machine.cpu);
+    assert_false(fixture_has(context.directory_fd, "memory"));
+    assert_false(fixture_has(context.directory_fd, "qmp.sock"));
+    struct stat log;
+    assert_int_equal(fstatat(context.directory_fd, "vmm.log", &log, 0), 0);
+    assert_int_equal(log.st_mode & 07777, 0600);
+    assert_no_child_left();
+}
+
+/* Starts a shell and returns it as a VMM once it has printed a line, which is given back too. */
+static struct vmm *start_shell(const char *command, char line[static 64])
+{
+    int ends[2];
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    char *argv[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
+    struct process_spec spec = {
+        .path = "/bin/sh", .argv = argv, .directory_fd = -1, .output_fd = ends[1]};
+    pid_t pid;
+    int pidfd;
+    struct vmm *vmm = NULL;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    close(ends[1]);
+    ssize_t got = read(ends[0], line, 63);
+    assert_true(got > 0);
+    line[got] = '\0';
+    close(ends[0]);
+    assert_int_equal(vmm_create(hypervisor_find("qemu"), pid, pidfd, &vmm, NULL), 0);
+    return vmm;
+}
+
+static void stop_when_the_process_obeys_knows_its_status(void **state)
+{
+    char line[64];
+    struct vmm_exit exit;
+    struct error err = {0};
+
+    (void)state;
+    struct vmm *vmm = start_shell("trap 'exit 5' TERM; echo ready; while :; do :; done", line);
+    vmm_reap(vmm, &exit);
+    assert_false(exit.ended);
+    assert_int_equal(vmm_stop(vmm, &err), 0);
+    for (int i = 0; i < 2; i++) {
+        vmm_reap(vmm, &exit);
+        assert_true(exit.ended);
+        assert_int_equal(exit.code, 5);
+        assert_int_equal(exit.signal, 0);
+    }
+    assert_int_equal(vmm_stop(vmm, &err), 0);
+    vmm_close(vmm);
+    assert_no_child_left();
+}
+
+static void stop_when_the_process_ignores_it_kills(void **state)
+{
+    char line[64];
+    struct vmm_exit exit;
+    struct error err = {0};
+
+    (void)state;
+    struct vmm *vmm = start_shell("trap '' TERM; echo ready; exec sleep 1000", line);
+    assert_int_equal(vmm_stop(vmm, &err), 0);
+    vmm_reap(vmm, &exit);
+    assert_true(exit.ended);
+    assert_int_equal(exit.code, -1);
+    assert_int_equal(exit.signal, SIGKILL);
+    vmm_close(vmm);
+    assert_no_child_left();
+}
+
+static void stop_when_the_process_is_not_our_child_ends_it_too(void **state)
+{
+    char line[64];
+    struct vmm_exit exit;
+    struct error err = {0};
+    struct vmm *vmm = NULL;
+
+    (void)state;
+    struct vmm *shell = start_shell("sleep 1000 & echo $!", line);
+    pid_t pid = atoi(line);
+    assert_true(pid > 1);
+    int pidfd = pidfd_open(pid, 0);
+    assert_true(pidfd >= 0);
+    assert_int_equal(process_poll(&shell->pidfd, 1, process_now_ms() + FAR_MS), 1);
+    vmm_reap(shell, &exit);
+    assert_true(exit.ended);
+    assert_int_equal(exit.code, 0);
+    vmm_close(shell);
+
+    assert_int_equal(vmm_create(hypervisor_find("qemu"), pid, pidfd, &vmm, NULL), 0);
+    vmm_reap(vmm, &exit);
+    assert_false(exit.ended);
+    assert_int_equal(vmm_stop(vmm, &err), 0);
+    vmm_reap(vmm, &exit);
+    assert_true(exit.ended);
+    assert_int_equal(exit.code, -1);
+    assert_int_equal(exit.signal, 0);
+    vmm_close(vmm);
+}
+
+static void calls_when_nobody_listens_are_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "vm", NULL);
+    char line[64];
+    struct error err = {0};
+
+    struct vmm *vmm = start_shell("echo ready; exec sleep 1000", line);
+    assert_int_equal(vmm_pause(&context, vmm, &err), -EIO);
+    assert_non_null(strstr(err.text, "pausing the VM: nobody answers"));
+    assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, "state", &err), -EIO);
+    assert_int_equal(vmm_stop(vmm, &err), 0);
+    vmm_close(vmm);
+    vmm_close(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(find_knows_qemu_and_nothing_else),
+        WITH(version_when_the_program_changes_is_asked_again),
+        WITH(version_when_the_program_is_none_is_eio),
+        WITH(load_when_the_memory_does_not_fit_spawns_nothing),
+        WITH(load_when_the_record_does_not_fit_spawns_nothing),
+        WITH(load_when_the_memory_is_no_file_spawns_nothing),
+        WITH(load_when_the_vmm_dies_tells_its_last_words),
+        WITH(load_when_the_vmm_is_killed_tells_the_signal),
+        WITH(load_when_the_vmm_talks_long_keeps_the_end),
+        WITH(load_when_cancelled_ends_the_vmm_at_once),
+        WITH(boot_when_the_vmm_dies_leaves_only_logs),
+        cmocka_unit_test(stop_when_the_process_obeys_knows_its_status),
+        cmocka_unit_test(stop_when_the_process_ignores_it_kills),
+        cmocka_unit_test(stop_when_the_process_is_not_our_child_ends_it_too),
+        WITH(calls_when_nobody_listens_are_eio),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

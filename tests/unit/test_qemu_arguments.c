@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "hypervisor/qemu_arguments.h"
+#include "vmm_fixture.h"
+
+enum { MEMORY_BYTES = 1 << 20 };
+
+static const struct program plain = {.path = "/usr/bin/qemu", .version = "7.2.22"};
+static char cpu[] = "max", raw[] = "raw", qcow2[] = "qcow2";
+
+static struct machine small_machine(void)
+{
+    return (struct machine){
+        .memory_bytes = MEMORY_BYTES, .vcpus = 3, .accel = ACCEL_TCG, .cpu = cpu};
+}
+
+/* All arguments, each between line breaks. Owned. */
+static char *arguments_of(const struct machine *machine, const struct program *program,
+                          bool restore)
+{
+    struct qemu_start start = {.program = program,
+                               .type = "thetype",
+                               .memory = "a,b/memory",
+                               .restore = restore,
+                               .qmp_fd = 7};
+    struct error err = {0};
+    char **arguments = NULL, *text = strdup("\n");
+    if (qemu_arguments_create(machine, &start, &arguments, &err) < 0)
+        fail_msg("%s", err.text);
+    for (size_t i = 0; arguments[i]; i++) {
+        char *longer = NULL;
+        assert_true(asprintf(&longer, "%s%s\n", text, arguments[i]) > 0);
+        free(text);
+        text = longer;
+    }
+    qemu_arguments_destroy(arguments);
+    return text;
+}
+
+static void assert_has(const char *arguments, const char *wanted)
+{
+    if (!strstr(arguments, wanted))
+        fail_msg("no %s in: %s", wanted, arguments);
+}
+
+static void assert_lacks(const char *arguments, const char *unwanted)
+{
+    if (strstr(arguments, unwanted))
+        fail_msg("%s in: %s", unwanted, arguments);
+}
+
+static void what_a_user_chose_is_passed_as_values_only(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *path = NULL, *wanted = NULL;
+    assert_true(asprintf(&path, "%s/disk,readonly=off", fixture->base) > 0);
+    fixture_write(fixture->base_fd, "disk,readonly=off", 0600, "", 0);
+    struct machine_disk disk = {.path = path, .format = raw, .readonly = true};
+    char kernel[] = "/k,accel=kvm", initrd[] = "/i,x=y", cmdline[] = "a=b,c -daemonize";
+    struct machine machine = small_machine();
+    machine.board = MACHINE_Q35;
+    machine.network = NETWORK_USER;
+    machine.network_restrict = true;
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    machine.kernel = kernel;
+    machine.initrd = initrd;
+    machine.cmdline = cmdline;
+
+    auto_free char *arguments = arguments_of(&machine, &plain, false);
+    assert_has(arguments, "\n-kernel\n/k,accel=kvm\n-initrd\n/i,x=y\n-append\na=b,c -daemonize\n");
+    assert_has(arguments, "\n-netdev\n{\"type\":\"user\",\"id\":\"net0\",\"restrict\":true}\n"
+                          "-device\n{\"driver\":\"virtio-net-pci\",\"netdev\":\"net0\","
+                          "\"romfile\":\"\"}\n");
+    assert_true(asprintf(&wanted,
+                         "\n-blockdev\n{\"driver\":\"raw\",\"node-name\":\"disk0\","
+                         "\"read-only\":true,\"file\":{\"driver\":\"file\","
+                         "\"filename\":\"%s\"}}\n"
+                         "-device\n{\"driver\":\"virtio-blk-pci\",\"drive\":\"disk0\"}\n",
+                         path) > 0);
+    assert_has(arguments, wanted);
+    assert_has(arguments, "\"size\":1048576,\"mem-path\":\"a,b/memory\",\"share\":true,");
+    assert_has(arguments, "\n-machine\nthetype,memory-backend=ram,");
+    assert_has(arguments, "\n-accel\ntcg\n-cpu\nmax\n-smp\n3\n");
+    assert_has(arguments, "\nsocket,id=qmp,fd=7,server=on,wait=off\n");
+    assert_has(arguments, "\n-no-reboot\n");
+    assert_lacks(arguments, "\n-incoming\n");
+}
+
+static void restore_is_private_and_waits_and_has_nothing_to_boot(void **state)
+{
+    char kernel[] = "/k";
+    struct machine machine = small_machine();
+
+    (void)state;
+    machine.kernel = kernel;
+    auto_free char *arguments = arguments_of(&machine, &plain, true);
+    assert_has(arguments, "\"share\":false,");
+    assert_has(arguments, "\n-S\n-incoming\ndefer\n-global\nmigration.send-configuration=off\n");
+    assert_has(arguments, "\n-machine\nthetype,acpi=on,memory-backend=ram,");
+    assert_lacks(arguments, "\n-kernel\n");
+    assert_lacks(arguments, "\n-append\n");
+    assert_lacks(arguments, "netdev");
+    assert_lacks(arguments, "\n-sandbox\n");
+}
+
+static void sandbox_when_the_program_has_one_is_on(void **state)
+{
+    struct program sandboxed = plain;
+    struct machine machine = small_machine();
+
+    (void)state;
+    sandboxed.sandbox = true;
+    auto_free char *arguments = arguments_of(&machine, &sandboxed, true);
+    assert_has(arguments, "\n/usr/bin/qemu\n-sandbox\non,");
+}
+
+static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **state)
+{
+    char kernel[] = "/k", cmdline[] = "tsc_early_khz=1 x";
+    struct machine machine = small_machine();
+
+    (void)state;
+    machine.kernel = kernel;
+    auto_free char *told = arguments_of(&machine, &plain, false);
+    machine.cmdline = cmdline;
+    auto_free char *by_user = arguments_of(&machine, &plain, false);
+    machine.cmdline = NULL;
+    machine.accel = ACCEL_KVM;
+    auto_free char *kvm = arguments_of(&machine, &plain, false);
+    assert_has(by_user, "\n-append\ntsc_early_khz=1 x\n");
+    assert_lacks(kvm, "tsc_early_khz");
+    if (!strstr(told, "\n-append\ntsc_early_khz=")) {
+        print_message("this host has no steady time stamp counter\n");
+        skip();
+    }
+}
+
+static void disk_that_is_not_taken_is_refused(void **state)
+{
+    /* Headers of qcow2 files, version 3. */
+    enum { HEADER = 104, BACKING = 15, FEATURES = 79 };
+    static const struct {
+        const char *name;
+        char *format;
+        bool readonly;
+        int place, value; /* a byte to be set in the header; place -1: no file at all */
+        int code;
+    } cases[] = {
+        {"writable", raw, false, 0, 'Q', EOPNOTSUPP},
+        {"none", raw, true, -1, 0, EIO},
+        {"none", qcow2, true, -1, 0, EIO},
+        {"wrong", qcow2, true, 0, 'q', EINVAL},
+        {"backed", qcow2, true, BACKING, 1, EINVAL},
+        {"data", qcow2, true, FEATURES, 4, EINVAL},
+        {"good", qcow2, true, 0, 'Q', 0},
+        {".", raw, true, -1, 0, EINVAL},
+    };
+    struct fixture *fixture = *state;
+
+    for (size_t i = 0; i < array_length(cases); i++) {
+        char header[HEADER] = {'Q', 'F', 'I', (char)0xfb, 0, 0, 0, 3};
+        auto_free char *path = NULL;
+        assert_true(asprintf(&path, "%s/%s", fixture->base, cases[i].name) > 0);
+        if (cases[i].place >= 0) {
+            header[cases[i].place] = (char)cases[i].value;
+            fixture_write(fixture->base_fd, cases[i].name, 0600, header, sizeof header);
+        }
+        struct machine_disk disk = {
+            .path = path, .format = cases[i].format, .readonly = cases[i].readonly};
+        struct machine machine = small_machine();
+        machine.disks = &disk;
+        machine.disk_count = 1;
+        struct qemu_start start = {.program = &plain, .type = "microvm", .memory = "memory"};
+        struct error err = {0};
+        char **arguments = NULL;
+        if (qemu_arguments_create(&machine, &start, &arguments, &err) != -cases[i].code)
+            fail_msg("%s: %d %s", cases[i].name, err.code, err.text);
+        assert_true(cases[i].code == 0 || strstr(err.text, path));
+        qemu_arguments_destroy(arguments);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH(what_a_user_chose_is_passed_as_values_only),
+        cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
+        cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
+        cmocka_unit_test(kernel_of_a_microvm_is_told_its_clock_unless_the_user_does),
+        WITH(disk_that_is_not_taken_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
