@@ -35,7 +35,8 @@ void *harness_alloc(struct harness *h, size_t size)
     return block->bytes;
 }
 
-static char *format_list(struct harness *h, const char *prefix, const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static char *
+format_list(struct harness *h, const char *prefix, const char *format, va_list args)
 {
     auto_free char *text = NULL;
     if (vasprintf(&text, format, args) < 0)

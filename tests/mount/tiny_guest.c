@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+#include "tiny_guest.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <netinet/in.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "mailbox/frame.h"
+#include "util/cleanup.h"
+
+#if defined(__x86_64__)
+/*
+ * The guest's first page, loaded at 2 MiB: an address in it is `load` and its distance from
+ * tiny_guest_page. The timer wakes the guest 100 times a second. The frames follow, `frames` of
+ * them, which is filled in when the image is written.
+ */
+__asm__(".pushsection .rodata\n"
+        ".balign 4096\n"
+        ".code32\n"
+        ".set load, 0x200000\n"
+        ".set magic, 0x1badb002\n"
+        ".set flags, 0x00010000\n" /* the addresses below count */
+        "tiny_guest_page:\n"
+        ".long magic, flags, -(magic + flags)\n"
+        ".long load, load, 0, 0\n" /* header, start, end of the file, no bss */
+        ".long load + (start - tiny_guest_page)\n"
+        "frames: .long 0\n"
+
+        ".balign 8\n"
+        "segments: .quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff\n"
+        "segments_pointer: .word 23\n"
+        ".long load + (segments - tiny_guest_page)\n"
+        ".balign 8\n"
+        "gates: .fill 32, 8, 0\n"
+        ".word tick - tiny_guest_page, 8, 0x8e00, load >> 16\n"
+        "gates_pointer: .word 33 * 8 - 1\n"
+        ".long load + (gates - tiny_guest_page)\n"
+        "greeting: .asciz \"ready\\n\"\n"
+
+        "start:\n"
+        "lgdt load + (segments_pointer - tiny_guest_page)\n"
+        "lidt load + (gates_pointer - tiny_guest_page)\n"
+        "ljmp $8, $load + (1f - tiny_guest_page)\n"
+        "1: mov $16, %eax\n"
+        "mov %eax, %ds\n"
+        "mov %eax, %es\n"
+        "mov %eax, %ss\n"
+        "mov $load, %esp\n"
+        "mov $0x11, %al\n" /* interrupt controller: vectors from 32, the timer's alone */
+        "out %al, $0x20\n"
+        "mov $32, %al\n"
+        "out %al, $0x21\n"
+        "mov $4, %al\n"
+        "out %al, $0x21\n"
+        "mov $1, %al\n"
+        "out %al, $0x21\n"
+        "mov $0xfe, %al\n"
+        "out %al, $0x21\n"
+        "mov $0x34, %al\n" /* timer: 1193182 Hz / 11932 */
+        "out %al, $0x43\n"
+        "mov $0x9c, %al\n"
+        "out %al, $0x40\n"
+        "mov $0x2e, %al\n"
+        "out %al, $0x40\n"
+        "cld\n"
+        "mov $load + (greeting - tiny_guest_page), %esi\n"
+        "call print\n"
+
+        "look: mov load + (frames - tiny_guest_page), %ebx\n"
+        "mov $load + 4096, %ebp\n"
+        "next: test %ebx, %ebx\n"
+        "jz rest\n"
+        "cmpl $0, 256(%ebp)\n"
+        "je none\n"
+        "call take\n"
+        "none: add $4096, %ebp\n"
+        "dec %ebx\n"
+        "jmp next\n"
+        "rest: sti\n"
+        "hlt\n"
+        "cli\n"
+        "jmp look\n"
+
+        "take: lea 24(%ebp), %esi\n" /* the name */
+        "call print\n"
+        "mov $' ', %al\n"
+        "out %al, %dx\n"
+        "lea 264(%ebp), %esi\n" /* the payload */
+        "mov 260(%ebp), %ecx\n"
+        "rep outsb\n"
+        "mov $'\\n', %al\n"
+        "out %al, %dx\n"
+        "lea 260(%ebp), %edi\n" /* wiped, then armed again */
+        "mov $4096 - 260, %ecx\n"
+        "xor %eax, %eax\n"
+        "rep stosb\n"
+        "mov %eax, 256(%ebp)\n"
+        "ret\n"
+
+        "print: mov $0x3f8, %edx\n" /* up to the NUL at %esi */
+        "1: lodsb\n"
+        "test %al, %al\n"
+        "jz 2f\n"
+        "out %al, %dx\n"
+        "jmp 1b\n"
+        "2: ret\n"
+
+        "tick: push %eax\n"
+        "mov $0x20, %al\n"
+        "out %al, $0x20\n"
+        "pop %eax\n"
+        "iret\n"
+        ".balign 4096\n"
+        ".code64\n"
+        ".popsection\n");
+extern const uint8_t tiny_guest_page[FRAME_SIZE];
+enum { FRAMES_OFFSET = 32 };
+
+bool tiny_guest_possible(void)
+{
+    if (harness_has("qemu-system-x86_64"))
+        return true;
+    print_message("skipped: qemu-system-x86_64 is not in PATH\n");
+    return false;
+}
+
+static void put_frame(uint8_t *page, const char *name)
+{
+    struct frame_marker marker = {.kind = FRAME_FORK};
+    char token[FRAME_TOKEN_MAX];
+    snprintf(marker.name, sizeof marker.name, "%s", name);
+    marker.token_size = (size_t)snprintf(token, sizeof token, "token-%s", name);
+    memcpy(marker.token, token, marker.token_size);
+    assert_int_not_equal(frame_encode_marker(&marker, page), 0);
+}
+
+static char *write_image(struct harness *h, const char *const *names)
+{
+    uint8_t image[(1 + TINY_GUEST_MAILBOXES_MAX) * FRAME_SIZE] = {0};
+    uint32_t count = 0;
+    char *path = harness_format(h, "%s/tiny-guest", h->directory);
+    memcpy(image, tiny_guest_page, FRAME_SIZE);
+    for (; names[count]; count++)
+        put_frame(image + (1 + count) * FRAME_SIZE, names[count]);
+    frame_store_u32(image + FRAMES_OFFSET, count);
+    struct harness_steps steps =
+        harness_write_steps(path, O_WRONLY | O_CREAT | O_TRUNC, image, (1 + count) * FRAME_SIZE);
+    assert_int_equal(steps.open | steps.write | steps.close, 0);
+    return path;
+}
+#else
+bool tiny_guest_possible(void)
+{
+    print_message("skipped: the tiny guest is x86 code\n");
+    return false;
+}
+
+static char *write_image(struct harness *h, const char *const *names)
+{
+    (void)h;
+    (void)names;
+    fail_msg("the tiny guest is x86 code");
+    return NULL;
+}
+#endif
+
+void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names)
+{
+    char *kernel = write_image(h, names);
+    char *instance = harness_path(h, "instances/%s", id);
+    assert_return_code(mkdir(instance, 0755), 0);
+    harness_put(harness_format(h, "%s/config", instance),
+                harness_format(h,
+                               "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":"
+                               "\"none\"}}\n",
+                               kernel));
+    harness_put(harness_format(h, "%s/state", instance), "running\n");
+    harness_await(h, harness_format(h, "%s/console", instance), "ready");
+    harness_put(harness_format(h, "%s/state", instance), "standby\n");
+    harness_put(harness_format(h, "%s/snapshot", instance), id);
+    assert_return_code(rmdir(instance), 0);
+}
+
+struct search {
+    struct harness *h;
+    char *pattern, *wanted, *found;
+};
+
+static bool find_line(void *argument)
+{
+    struct search *search = argument;
+    glob_t paths = {0};
+    if (glob(search->pattern, GLOB_PERIOD, NULL, &paths) == 0)
+        for (size_t i = 0; i < paths.gl_pathc && !search->found; i++)
+            if (harness_read_errno(paths.gl_pathv[i]) == 0)
+                search->found = strstr(harness_get(search->h, paths.gl_pathv[i]), search->wanted);
+    globfree(&paths);
+    return search->found && strchr(search->found, '\n');
+}
+
+int tiny_guest_port(struct harness *h, const char *mailbox)
+{
+    static const char member[] = "\"ack_port\":";
+    struct search search = {.h = h,
+                            .pattern = harness_store_path(h, "instances/.new-*/console.log"),
+                            .wanted = harness_format(h, "%s {", mailbox)};
+    harness_await_that(find_line, &search, "the guest prints its payload");
+    char *at = strstr(search.found, member);
+    assert_non_null(at);
+    return atoi(at + strlen(member));
+}
+
+void tiny_guest_send(int port, const char *text)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET,
+                             .sin_port = htons((uint16_t)port),
+                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(sendto(fd, text, strlen(text), 0, (const struct sockaddr *)&to, sizeof to),
+                     (int)strlen(text));
+}

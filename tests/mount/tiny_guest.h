@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tiny_guest: real VMs that boot in a moment, for tests of what the host does around a fork.
+ *
+ * The guest is one page of 32-bit code and a page for each mailbox, loaded by QEMU's multiboot
+ * loader. It says "ready" on its console; when a mailbox's sequence is not 0 it prints a line
+ * "NAME PAYLOAD" and arms the mailbox again. It has no network and never acks: the test does, in
+ * the guest's place, once it has read in the fork's console what the guest got (tiny_guest_port).
+ */
+#ifndef HYPEFS_TESTS_MOUNT_TINY_GUEST_H
+#define HYPEFS_TESTS_MOUNT_TINY_GUEST_H
+
+#include "harness/harness.h"
+
+enum { TINY_GUEST_MAILBOXES_MAX = 32 };
+
+/* Can such a VM run here? Otherwise the test skips, with a reason printed. */
+bool tiny_guest_possible(void);
+
+/* Boots one through the mount, puts it in standby and publishes snapshots/<id>. The instance of
+ * the same id is removed. `names` ends with NULL; each mailbox's token is "token-" and its name. */
+void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names);
+
+/* Waits until the guest of a commit under way (its directory in the store is hidden still) has
+ * printed what it got in that mailbox, and returns the ack_port in it. */
+int tiny_guest_port(struct harness *h, const char *mailbox);
+
+/* Sends a datagram to 127.0.0.1. */
+void tiny_guest_send(int port, const char *text);
+
+#endif
