@@ -225,6 +225,11 @@ static void become(uid_t uid)
 
 void harness_enter(void)
 {
+    harness_enter_with(NULL);
+}
+
+void harness_enter_with(const char *(*prepare)(const char *base))
+{
     const char *text = getenv("HYPEFS_TEST_UID");
     uid_t uid = text ? (uid_t)strtoul(text, NULL, 10) : geteuid();
     if (text && geteuid() != 0)
@@ -241,6 +246,9 @@ void harness_enter(void)
         skip_all("only root with mount namespaces can run the tests as another user");
     make_base(uid);
     leave_keeper();
+    const char *why = prepare ? prepare(harness_base()) : NULL;
+    if (why)
+        skip_all(why);
     if (uid != geteuid()) {
         open_fuse_to_all();
         bring_program();

@@ -41,6 +41,10 @@ struct harness {
 /* Returns in the process that is to run the tests; see above. The keeper ends by itself, with
  * that one's exit status, or with HARNESS_SKIPPED and a reason when tests cannot run here. */
 void harness_enter(void);
+/* The same. `prepare` runs before the program goes on as another user, and puts what that user
+ * cannot reach into `base`, the program's directory. It returns NULL, or why the tests cannot run
+ * here. */
+void harness_enter_with(const char *(*prepare)(const char *base));
 
 /* For cmocka: *state becomes a struct harness. The teardown fails a test whose daemon did not end
  * with status 0 or was complained about by a sanitizer. */
