@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * vmm_fixture: what the tests of VMMs share: a base directory with a comma and a space in its path,
- * folders and files in it, and scripts that stand for QEMU. Header only.
+ * folders and files in it, and scripts that stand for QEMU. A test that leaves descriptors open
+ * fails in its teardown. Header only.
  */
 #ifndef HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
 #define HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
@@ -24,6 +25,7 @@
 enum { FAR_MS = 30000, FIXTURE_DIRECTORIES = 8, BASE_SIZE = 64 };
 
 struct fixture {
+    size_t descriptors; /* open before the test */
     char base[BASE_SIZE];
     int base_fd, directories[FIXTURE_DIRECTORIES];
     size_t directory_count;
@@ -31,11 +33,21 @@ struct fixture {
     const struct hypervisor *qemu;
 };
 
+static inline size_t fixture_descriptors(void)
+{
+    auto_closedir DIR *directory = opendir("/proc/self/fd");
+    size_t count = 0;
+    while (directory && readdir(directory))
+        count++;
+    return count;
+}
+
 static inline int fixture_setup(void **state)
 {
     struct fixture *fixture = calloc(1, sizeof *fixture);
     if (!fixture)
         return -1;
+    fixture->descriptors = fixture_descriptors();
     *state = fixture;
     snprintf(fixture->base, sizeof fixture->base, "/tmp/hypefs vmm,share=on-XXXXXX");
     if (!mkdtemp(fixture->base))
@@ -62,8 +74,11 @@ static inline int fixture_teardown(void **state)
     close(fixture->base_fd);
     vmm_programs_destroy(fixture->programs);
     nftw(fixture->base, fixture_remove, 16, FTW_DEPTH | FTW_PHYS);
+    size_t before = fixture->descriptors, after = fixture_descriptors();
     free(fixture);
-    return 0;
+    if (before != after)
+        print_error("%zu descriptors were open before, and %zu after\n", before, after);
+    return before == after ? 0 : -1;
 }
 
 /* A new folder, and the context of a VMM in it. */
