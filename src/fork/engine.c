@@ -52,8 +52,8 @@ static int check_image(struct fork *fork, struct error *err)
 {
     const struct snapshot *source = fork->source;
     struct stat st;
-    auto_close int fd =
-        openat(source->image.directory_fd, "memory", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_close int fd = openat(source->image.directory_fd, "memory",
+                               O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_set(err, EIO, "the memory image of the snapshot %s cannot be opened: %s",
                          source->id, strerrordesc_np(errno));
@@ -121,11 +121,15 @@ static struct vmm_context context_of(const struct fork *fork)
 static int load(struct fork *fork, struct error *err)
 {
     char memory[STORE_ID_MAX + 40];
-    auto_close int state =
-        openat(fork->source->image.directory_fd, "state", O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (state < 0)
+    struct stat st;
+    auto_close int state = openat(fork->source->image.directory_fd, "state",
+                                  O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (state < 0 || fstat(state, &st) < 0)
         return error_set(err, EIO, "the device state of the snapshot %s cannot be opened: %s",
                          fork->source->id, strerrordesc_np(errno));
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, EIO, "the device state of the snapshot %s is not a regular file",
+                         fork->source->id);
     int r = store_entry_create(fork->engine->instances->setup.store, STORE_INSTANCES, &fork->entry,
                                err);
     if (r < 0)

@@ -100,7 +100,8 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
                struct error *err)
 {
     struct stat st;
-    auto_close int fd = openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_close int fd =
+        openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open the memory image");
     struct image_index *index = index_create(&st);

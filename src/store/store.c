@@ -313,7 +313,8 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)
 {
     struct stat st;
-    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_close int fd =
+        openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open %s", name);
     if (!S_ISREG(st.st_mode) || st.st_size > STORE_FILE_MAX)

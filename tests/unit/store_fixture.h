@@ -1,0 +1,456 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * store_fixture: what the tests of store, instance, fork and the tree share: a store in a directory
+ * of its own (with a comma and a space in its path), the layers over it, snapshots without a VM,
+ * and processes that stand for VMMs. Header only; it needs cmocka included before.
+ */
+#ifndef HYPEFS_TESTS_UNIT_STORE_FIXTURE_H
+#define HYPEFS_TESTS_UNIT_STORE_FIXTURE_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <ftw.h>
+#include <limits.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "frames.h"
+#include "instance/instance.h"
+#include "store/snapshot.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+enum {
+    FIXTURE_FAR_MS = 30000, /* nothing takes this long */
+    FIXTURE_CHILDREN = 8,
+    FIXTURE_PAGES = 8,
+    FIXTURE_MEMORY = FIXTURE_PAGES * FRAME_SIZE,
+};
+
+/* A semaphore that many may wait for, with a deadline. */
+struct gate {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned count;
+};
+
+struct world {
+    char base[PATH_MAX / 4], path[PATH_MAX / 2], qemu[PATH_MAX / 2];
+    struct store store;
+    struct vmm_programs *programs;
+    struct snapshots snapshots;
+    struct instances instances;
+    bool store_is_open, layers_are_open;
+    struct error err;
+
+    struct gate scanned, changed;
+    void (*on_scanned)(struct world *world);
+    char complaints[4096];
+
+    struct {
+        pid_t pid;
+        int pidfd;
+    } children[FIXTURE_CHILDREN];
+    size_t child_count;
+};
+
+static inline void gate_init(struct gate *gate)
+{
+    pthread_condattr_t attributes;
+    *gate = (struct gate){0};
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&gate->changed, &attributes);
+    pthread_condattr_destroy(&attributes);
+    pthread_mutex_init(&gate->lock, NULL);
+}
+
+static inline void gate_finish(struct gate *gate)
+{
+    pthread_cond_destroy(&gate->changed);
+    pthread_mutex_destroy(&gate->lock);
+}
+
+static inline void gate_post(struct gate *gate)
+{
+    pthread_mutex_lock(&gate->lock);
+    gate->count++;
+    pthread_cond_broadcast(&gate->changed);
+    pthread_mutex_unlock(&gate->lock);
+}
+
+/* False when it was not posted within that time. */
+static inline bool gate_wait(struct gate *gate, int timeout_ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += timeout_ms / 1000;
+    until.tv_nsec += timeout_ms % 1000 * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&gate->lock);
+    int r = 0;
+    while (gate->count == 0 && r == 0)
+        r = pthread_cond_timedwait(&gate->changed, &gate->lock, &until);
+    bool posted = gate->count > 0;
+    if (posted)
+        gate->count--;
+    pthread_mutex_unlock(&gate->lock);
+    return posted;
+}
+
+static inline void world_scanned(void *context)
+{
+    struct world *world = context;
+    if (world->on_scanned)
+        world->on_scanned(world);
+    gate_post(&world->scanned);
+}
+
+static inline void world_changed(void *context, const char *id)
+{
+    struct world *world = context;
+    (void)id;
+    gate_post(&world->changed);
+}
+
+static inline void world_complain(void *context, const char *text)
+{
+    struct world *world = context;
+    size_t used = strlen(world->complaints);
+    snprintf(world->complaints + used, sizeof world->complaints - used, "%s\n", text);
+}
+
+static inline int world_remove(const char *path, const struct stat *file, int type,
+                               struct FTW *walk)
+{
+    (void)file;
+    (void)type;
+    (void)walk;
+    return remove(path);
+}
+
+/* The directory, and nothing in it yet. */
+static inline int world_setup_empty(void **state)
+{
+    const char *tmp = getenv("TMPDIR");
+    struct world *world = calloc(1, sizeof *world);
+    if (!world)
+        return -1;
+    gate_init(&world->scanned);
+    gate_init(&world->changed);
+    world->store = (struct store){.lock_fd = -1, .kind_fd = {-1, -1}};
+    snprintf(world->base, sizeof world->base, "%.512s/hypefs store,x=y-XXXXXX",
+             tmp && tmp[0] == '/' ? tmp : "/tmp");
+    *state = world;
+    if (!mkdtemp(world->base))
+        return -1;
+    snprintf(world->path, sizeof world->path, "%s/store", world->base);
+    snprintf(world->qemu, sizeof world->qemu, "%s/qemu", world->base);
+    return 0;
+}
+
+static inline void world_close(struct world *world)
+{
+    if (world->layers_are_open) {
+        instances_close(&world->instances);
+        snapshots_close(&world->snapshots);
+        vmm_programs_destroy(world->programs);
+    }
+    if (world->store_is_open)
+        store_close(&world->store);
+    world->layers_are_open = world->store_is_open = false;
+}
+
+static inline int world_teardown(void **state)
+{
+    struct world *world = *state;
+    world_close(world);
+    for (size_t i = 0; i < world->child_count; i++) {
+        pidfd_send_signal(world->children[i].pidfd, SIGKILL, NULL, 0);
+        waitid(P_PIDFD, (id_t)world->children[i].pidfd, &(siginfo_t){0}, WEXITED);
+        close(world->children[i].pidfd);
+    }
+    nftw(world->base, world_remove, 16, FTW_DEPTH | FTW_PHYS);
+    gate_finish(&world->scanned);
+    gate_finish(&world->changed);
+    free(world);
+    return 0;
+}
+
+static inline void world_open_store(struct world *world)
+{
+    int r = store_open(world->path, &world->store, &world->err);
+    if (r < 0)
+        fail_msg("store_open: %s", world->err.text);
+    world->store_is_open = true;
+}
+
+/* The layers over an open store. */
+static inline void world_open_layers(struct world *world)
+{
+    const struct instances_setup setup = {.store = &world->store,
+                                          .snapshots = &world->snapshots,
+                                          .qemu = world->qemu,
+                                          .changed = world_changed,
+                                          .complain = world_complain,
+                                          .context = world};
+    struct instances_setup complete = setup;
+    assert_int_equal(vmm_programs_create(&world->programs, &world->err), 0);
+    complete.programs = world->programs;
+    assert_int_equal(snapshots_open(&world->store, world_scanned, world_complain, world,
+                                    &world->snapshots, &world->err),
+                     0);
+    assert_int_equal(instances_open(&complete, &world->instances, &world->err), 0);
+    world->layers_are_open = true;
+}
+
+static inline int world_setup(void **state)
+{
+    int r = world_setup_empty(state);
+    if (r == 0) {
+        world_open_store(*state);
+        world_open_layers(*state);
+    }
+    return r;
+}
+
+/* As a daemon that ends and is started again. */
+static inline void world_restart(struct world *world)
+{
+    world_close(world);
+    world_open_store(world);
+    world_open_layers(world);
+}
+
+/* The path of something in the base directory; valid until the next call. */
+__attribute__((format(printf, 2, 3))) static inline const char *
+world_path(const struct world *world, const char *format, ...)
+{
+    static char path[PATH_MAX];
+    va_list args;
+    int used = snprintf(path, sizeof path, "%s/", world->base);
+    va_start(args, format);
+    vsnprintf(path + used, sizeof path - (size_t)used, format, args);
+    va_end(args);
+    return path;
+}
+
+static inline void world_write(const char *path, mode_t mode, const void *bytes, size_t size)
+{
+    auto_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, size), (ssize_t)size);
+}
+
+static inline void world_write_text(const char *path, const char *text)
+{
+    world_write(path, 0600, text, strlen(text));
+}
+
+/* The whole file with a NUL behind it; NULL if there is none. Owned. */
+static inline char *world_read(const char *path)
+{
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat file;
+    if (fd < 0)
+        return NULL;
+    assert_int_equal(fstat(fd, &file), 0);
+    char *text = malloc((size_t)file.st_size + 1);
+    assert_non_null(text);
+    assert_int_equal(read(fd, text, (size_t)file.st_size), file.st_size);
+    text[file.st_size] = 0;
+    return text;
+}
+
+static inline bool world_has(const char *path)
+{
+    struct stat file;
+    return lstat(path, &file) == 0;
+}
+
+/* How many names there are in a directory of the base, hidden ones too. */
+static inline int world_count(const char *path)
+{
+    auto_closedir DIR *dir = opendir(path);
+    int count = 0;
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
+    return count;
+}
+
+/* How many descriptors this process has. */
+static inline int world_descriptors(void)
+{
+    return world_count("/proc/self/fd");
+}
+
+/* What a snapshot of a microvm with that much memory says of it, without what publishing adds. */
+static inline cJSON *world_snapshot_json(size_t memory_bytes)
+{
+    char text[512];
+    cJSON *json = NULL;
+    int size = snprintf(text, sizeof text,
+                        "{\"kind\":\"standby\",\"hypervisor\":\"qemu\","
+                        "\"hypervisor_version\":\"7.2.22\",\"memory_bytes\":%zu,"
+                        "\"source_instance\":\"base\",\"machine\":{\"memory_bytes\":%zu,"
+                        "\"vcpus\":1,\"machine\":\"microvm\",\"accel\":\"tcg\","
+                        "\"network\":{\"mode\":\"user\",\"restrict\":false},\"disks\":[],"
+                        "\"type\":\"microvm\",\"cpu\":\"max\",\"host_cpu\":null,"
+                        "\"version\":\"7.2.22\"}}",
+                        memory_bytes, memory_bytes);
+    assert_int_equal(json_parse(text, (size_t)size, &json, NULL), 0);
+    return json;
+}
+
+struct world_image {
+    uint8_t bytes[FIXTURE_MEMORY];
+    size_t size;
+};
+
+static inline uint8_t *world_page(struct world_image *image, size_t number)
+{
+    return image->bytes + number * FRAME_SIZE;
+}
+
+static inline int world_fill(void *context, int directory_fd, struct error *err)
+{
+    const struct world_image *image = context;
+    auto_close int memory =
+        openat(directory_fd, "memory", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    auto_close int device =
+        openat(directory_fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    if (memory < 0 || device < 0 || write(device, "device", 6) != 6 ||
+        write(memory, image->bytes, image->size) != (ssize_t)image->size)
+        return error_errno(err, errno, "cannot fill the snapshot");
+    return 0;
+}
+
+/* Publishes a snapshot with that image. */
+static inline void world_publish(struct world *world, const char *id,
+                                 const struct world_image *image)
+{
+    struct world_image copy = *image;
+    auto_json cJSON *json = world_snapshot_json(image->size);
+    if (snapshots_publish(&world->snapshots, id, json, world_fill, &copy, &world->err) < 0)
+        fail_msg("snapshots_publish: %s", world->err.text);
+}
+
+/* One page-aligned, armed mailbox: "box", token "token", at page 1. */
+static inline void world_publish_box(struct world *world, const char *id)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    frames_arm(world_page(&image, 1), "box", "token");
+    world_publish(world, id, &image);
+}
+
+/* A program in QEMU's place. */
+static inline void world_install_qemu(const struct world *world, const char *script)
+{
+    world_write(world->qemu, 0700, script, strlen(script));
+}
+
+/* Of the version that the snapshots here were saved by; ends at once when it is to run a VM. */
+static const char world_qemu_that_dies[] =
+    "#!/bin/sh\n"
+    "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22 (Debian)'; exit 0;; esac\n"
+    "echo 'qemu: no such luck' >&2\n"
+    "exit 3\n";
+
+/* A process that lives until it is ended, in that directory. Returns its index in `children`. */
+static inline size_t world_spawn(struct world *world, const char *directory)
+{
+    assert_true(world->child_count < FIXTURE_CHILDREN);
+    pid_t parent = getpid(), pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() != parent || (directory && chdir(directory) < 0))
+            _exit(1);
+        for (;;)
+            pause();
+    }
+    int pidfd = pidfd_open(pid, 0);
+    assert_true(pidfd >= 0);
+    world->children[world->child_count].pid = pid;
+    world->children[world->child_count].pidfd = pidfd;
+    return world->child_count++;
+}
+
+static inline bool world_child_ended(const struct world *world, size_t child, int timeout_ms)
+{
+    return process_poll(&world->children[child].pidfd, 1, process_now_ms() + timeout_ms) > 0;
+}
+
+/* Waits until the child runs in that directory. */
+static inline void world_await_directory(const struct world *world, size_t child,
+                                         const char *directory)
+{
+    char path[64], cwd[PATH_MAX], wanted[PATH_MAX];
+    double deadline = process_now_ms() + FIXTURE_FAR_MS;
+    assert_non_null(realpath(directory, wanted));
+    snprintf(path, sizeof path, "/proc/%d/cwd", (int)world->children[child].pid);
+    for (;;) {
+        ssize_t size = readlink(path, cwd, sizeof cwd - 1);
+        cwd[size > 0 ? size : 0] = 0;
+        if (strcmp(cwd, wanted) == 0)
+            return;
+        assert_true(process_now_ms() < deadline);
+        int none = -1;
+        process_poll(&none, 1, process_now_ms() + 5);
+    }
+}
+
+/* Field 22 of /proc/PID/stat, and the machine's boot: what tells a process from a later one. */
+static inline void world_describe_child(const struct world *world, size_t child, char *ret,
+                                        size_t size)
+{
+    char path[64], text[1024], booted[64], *field;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)world->children[child].pid);
+    auto_fclose FILE *stat = fopen(path, "re");
+    auto_fclose FILE *boot = fopen("/proc/sys/kernel/random/boot_id", "re");
+    assert_true(stat && boot && fgets(text, sizeof text, stat) &&
+                fgets(booted, sizeof booted, boot));
+    booted[strcspn(booted, "\n")] = 0;
+    field = strrchr(text, ')');
+    for (int i = 2; i < 22; i++)
+        field = strchr(field + 1, ' ');
+    snprintf(ret, size, "{\"pid\":%d,\"start_time\":\"%.*s\",\"boot_id\":\"%s\"}",
+             (int)world->children[child].pid, (int)strcspn(field + 1, " "), field + 1, booted);
+}
+
+/* An instance's directory in the store as a daemon left it. `json` without the outer braces: what
+ * follows the version. */
+static inline void world_leave_instance(const struct world *world, const char *id, const char *json)
+{
+    auto_free char *text = NULL;
+    assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",%s}\n", id, json) > 0);
+    mkdir(world_path(world, "store"), 0700);
+    mkdir(world_path(world, "store/instances"), 0700);
+    assert_int_equal(mkdir(world_path(world, "store/instances/%s", id), 0700), 0);
+    world_write_text(world_path(world, "store/instances/%s/instance.json", id), text);
+    world_write_text(world_path(world, "store/instances/%s/console.log", id), "");
+    world_write_text(world_path(world, "store/instances/%s/vmm.log", id), "");
+}
+
+/* The recorded machine of an instance that ran. */
+static const char world_machine[] =
+    "\"machine\":{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"tcg\","
+    "\"network\":{\"mode\":\"none\",\"restrict\":false},\"disks\":[],\"type\":\"pc-q35-7.2\","
+    "\"cpu\":\"max\",\"host_cpu\":null,\"version\":\"7.2.22\"}";
+
+#define IN_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
+#define IN_EMPTY(test) cmocka_unit_test_setup_teardown(test, world_setup_empty, world_teardown)
+
+#endif

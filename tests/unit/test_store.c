@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <sys/resource.h>
+
+#include "store_fixture.h"
+
+static void id_when_letters_digits_and_dashes_is_valid(void **state)
+{
+    static const char *const good[] = {"a", "ab", "a1", "web-1", "a-b-c", "a--b", "newer", "new1"};
+    char longest[STORE_ID_MAX + 2];
+    (void)state;
+    for (size_t i = 0; i < array_length(good); i++)
+        assert_true(store_id_valid(good[i]));
+    memset(longest, 'a', sizeof longest);
+    longest[STORE_ID_MAX] = 0;
+    assert_true(store_id_valid(longest));
+}
+
+static void id_when_anything_else_is_invalid(void **state)
+{
+    static const char *const bad[] = {"",    "new", "1a",  "-a",  "a-",       "A",   "aB",
+                                      "a_b", "a.b", "a b", "a/b", "..",       ".",   ".new-1",
+                                      "a\n", "ä",   "a:",  "~",   "\x7F\x01", "a\t", "-"};
+    char longest[STORE_ID_MAX + 2];
+    (void)state;
+    for (size_t i = 0; i < array_length(bad); i++)
+        assert_false(store_id_valid(bad[i]));
+    memset(longest, 'a', sizeof longest);
+    longest[STORE_ID_MAX + 1] = 0;
+    assert_false(store_id_valid(longest));
+}
+
+static void random_hex_when_asked_twice_differs(void **state)
+{
+    char first[33] = "x", second[33] = "y", none[1] = "z";
+    (void)state;
+    store_random_hex(first, 16);
+    store_random_hex(second, 16);
+    store_random_hex(none, 0);
+    assert_int_equal(strlen(first), 32);
+    assert_int_equal(strspn(first, "0123456789abcdef"), 32);
+    assert_string_not_equal(first, second);
+    assert_string_equal(none, "");
+}
+
+static void time_when_printed_is_rfc3339_in_utc(void **state)
+{
+    char text[STORE_TIME_SIZE];
+    struct tm tm = {0};
+    (void)state;
+    time_t before = time(NULL);
+    store_time_now(text);
+    assert_int_equal(strlen(text), strlen("2024-01-02T03:04:05.678Z"));
+    const char *rest = strptime(text, "%Y-%m-%dT%H:%M:%S", &tm);
+    assert_non_null(rest);
+    assert_true(rest[0] == '.' && strspn(rest + 1, "0123456789") == 3);
+    assert_string_equal(rest + 4, "Z");
+    assert_in_range(timegm(&tm), before - 1, time(NULL) + 1);
+}
+
+static mode_t mode_of(const char *path)
+{
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    return st.st_mode;
+}
+
+static void store_when_not_there_is_made_for_the_owner_alone(void **state)
+{
+    struct world *world = *state;
+    snprintf(world->path, sizeof world->path, "%s/a/b/store", world->base);
+    mode_t mask = umask(0);
+    world_open_store(world);
+    umask(mask);
+    assert_int_equal(mode_of(world_path(world, "a/b/store")), S_IFDIR | 0700);
+    assert_int_equal(mode_of(world_path(world, "a/b/store/snapshots")), S_IFDIR | 0700);
+    assert_int_equal(mode_of(world_path(world, "a/b/store/instances")), S_IFDIR | 0700);
+    assert_int_equal(mode_of(world_path(world, "a/b/store/lock")), S_IFREG | 0600);
+}
+
+static void store_when_opened_and_closed_leaks_no_descriptor(void **state)
+{
+    struct world *world = *state;
+    struct store none = {.lock_fd = -1, .kind_fd = {-1, -1}};
+    int before = world_descriptors();
+    world_open_store(world);
+    for (int kind = 0; kind < STORE_KINDS; kind++)
+        assert_int_equal(fcntl(world->store.kind_fd[kind], F_GETFD), FD_CLOEXEC);
+    assert_int_equal(fcntl(world->store.lock_fd, F_GETFD), FD_CLOEXEC);
+    world_close(world);
+    assert_int_equal(world_descriptors(), before);
+    store_close(&none);
+}
+
+static void store_when_in_use_tells_by_whom_and_what_to_do(void **state)
+{
+    struct world *world = *state;
+    struct store second = {.lock_fd = 77};
+    char pid[32];
+    world_open_store(world);
+    int before = world_descriptors();
+    assert_int_equal(store_open(world->path, &second, &world->err), -EBUSY);
+    snprintf(pid, sizeof pid, "pid %d", (int)getpid());
+    assert_non_null(strstr(world->err.text, pid));
+    assert_non_null(strstr(world->err.text, world->path));
+    assert_non_null(strstr(world->err.text, "--store"));
+    assert_int_equal(second.lock_fd, 77);
+    assert_int_equal(world_descriptors(), before);
+    world_close(world);
+    world_open_store(world);
+}
+
+static void store_when_a_file_is_in_its_place_is_refused(void **state)
+{
+    struct world *world = *state;
+    world_write_text(world->path, "");
+    assert_int_equal(store_open(world->path, &world->store, &world->err), -ENOTDIR);
+    assert_non_null(strstr(world->err.text, world->path));
+    assert_int_equal(remove(world->path), 0);
+    assert_int_equal(mkdir(world->path, 0700), 0);
+    world_write_text(world_path(world, "store/instances"), "");
+    assert_int_equal(store_open(world->path, &world->store, &world->err), -ENOTDIR);
+    assert_non_null(strstr(world->err.text, "instances/"));
+}
+
+static void leave(const struct world *world, const char *name)
+{
+    assert_int_equal(mkdir(world_path(world, "store/%s", name), 0700), 0);
+    world_write_text(world_path(world, "store/%s/memory", name), "m");
+    world_write_text(world_path(world, "store/%s/state", name), "s");
+}
+
+static void leftovers_when_the_store_opens_are_removed(void **state)
+{
+    static const char *const gone[] = {"snapshots/.new-0123456789abcdef", "snapshots/.gone-1",
+                                       "instances/.new-2", "instances/.gone-3"};
+    static const char *const kept[] = {"snapshots/base", "instances/web-1", "instances/.other",
+                                       "snapshots/new-1"};
+    struct world *world = *state;
+    world_open_store(world);
+    world_close(world);
+    for (size_t i = 0; i < array_length(gone); i++)
+        leave(world, gone[i]);
+    for (size_t i = 0; i < array_length(kept); i++)
+        leave(world, kept[i]);
+    world_open_store(world);
+    for (size_t i = 0; i < array_length(gone); i++)
+        assert_false(world_has(world_path(world, "store/%s", gone[i])));
+    for (size_t i = 0; i < array_length(kept); i++)
+        assert_int_equal(world_count(world_path(world, "store/%s", kept[i])), 2);
+}
+
+static void leftovers_when_the_store_is_in_use_are_left_alone(void **state)
+{
+    struct world *world = *state;
+    struct store second;
+    world_open_store(world);
+    leave(world, "instances/.new-1");
+    assert_int_equal(store_open(world->path, &second, NULL), -EBUSY);
+    assert_true(world_has(world_path(world, "store/instances/.new-1")));
+}
+
+static void processes_when_their_entry_is_a_leftover_are_ended(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    world_close(world);
+    leave(world, "instances/.new-1");
+    leave(world, "instances/web-1");
+    size_t inside = world_spawn(world, world_path(world, "store/instances/.new-1"));
+    world_await_directory(world, inside, world_path(world, "store/instances/.new-1"));
+    size_t beside = world_spawn(world, world_path(world, "store/instances/web-1"));
+    world_await_directory(world, beside, world_path(world, "store/instances/web-1"));
+    world_open_store(world);
+    assert_true(world_child_ended(world, inside, FIXTURE_FAR_MS));
+    assert_false(world_child_ended(world, beside, 0));
+}
+
+static struct store_entry make_entry(struct world *world, enum store_kind kind)
+{
+    struct store_entry entry = {.fd = -1};
+    int r = store_entry_create(&world->store, kind, &entry, &world->err);
+    assert_int_equal(r, 0);
+    assert_true(entry.fd >= 0 && fcntl(entry.fd, F_GETFD) == FD_CLOEXEC);
+    return entry;
+}
+
+static int note(void *context, const char *id, struct error *err)
+{
+    char *seen = context;
+    (void)err;
+    strcat(strcat(seen, id), " ");
+    return 0;
+}
+
+static const char *listed(struct world *world, enum store_kind kind)
+{
+    static char seen[1024];
+    seen[0] = 0;
+    assert_int_equal(store_list(&world->store, kind, note, seen, &world->err), 0);
+    return seen;
+}
+
+static void entry_when_published_appears_whole(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    struct store_entry entry = make_entry(world, STORE_SNAPSHOTS);
+    auto_json cJSON *json = cJSON_CreateObject();
+    assert_int_equal(store_write_json(entry.fd, "a.json", json, &world->err), 0);
+    assert_string_equal(listed(world, STORE_SNAPSHOTS), "");
+    assert_int_equal(store_entry_publish(&entry, "base", &world->err), 0);
+    assert_int_equal(entry.fd, -1);
+    store_entry_discard(&entry);
+    assert_string_equal(listed(world, STORE_SNAPSHOTS), "base ");
+    assert_string_equal(listed(world, STORE_INSTANCES), "");
+    assert_true(world_has(world_path(world, "store/snapshots/base/a.json")));
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
+}
+
+static void entry_when_the_id_is_taken_stays_hidden(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    struct store_entry first = make_entry(world, STORE_INSTANCES);
+    struct store_entry second = make_entry(world, STORE_INSTANCES);
+    assert_int_equal(store_entry_publish(&first, "web-1", &world->err), 0);
+    assert_int_equal(store_entry_publish(&second, "web-1", &world->err), -EEXIST);
+    assert_non_null(strstr(world->err.text, "web-1"));
+    assert_true(second.fd >= 0);
+    assert_int_equal(store_entry_publish(&second, "web-2", &world->err), 0);
+    assert_int_equal(world_count(world_path(world, "store/instances")), 2);
+}
+
+static void entry_when_discarded_leaves_nothing(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    int before = world_descriptors();
+    struct store_entry entry = make_entry(world, STORE_INSTANCES);
+    auto_json cJSON *json = cJSON_CreateObject();
+    assert_int_equal(store_write_json(entry.fd, "a.json", json, &world->err), 0);
+    store_entry_discard(&entry);
+    store_entry_discard(&entry);
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+    assert_int_equal(world_descriptors(), before);
+}
+
+static void entry_when_unpublished_is_gone_at_once_and_erased_later(void **state)
+{
+    struct world *world = *state;
+    char hidden[32] = "untouched";
+    world_open_store(world);
+    leave(world, "snapshots/base");
+    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "other", hidden, &world->err),
+                     -ENOENT);
+    assert_string_equal(hidden, "untouched");
+    assert_non_null(strstr(world->err.text, "snapshots/other"));
+    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "base", hidden, &world->err),
+                     0);
+    assert_string_equal(listed(world, STORE_SNAPSHOTS), "");
+    assert_int_equal(store_open_entry(&world->store, STORE_SNAPSHOTS, "base", &world->err),
+                     -ENOENT);
+    assert_true(world_has(world_path(world, "store/snapshots/%s/memory", hidden)));
+    store_erase(&world->store, STORE_SNAPSHOTS, hidden);
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
+}
+
+static void entry_when_it_is_a_link_is_not_followed(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    assert_int_equal(symlink("/tmp", world_path(world, "store/snapshots/base")), 0);
+    assert_int_equal(store_open_entry(&world->store, STORE_SNAPSHOTS, "base", &world->err),
+                     -ENOTDIR);
+    leave(world, "instances/web-1");
+    assert_int_equal(symlink("web-1", world_path(world, "store/instances/.gone-1")), 0);
+    store_erase(&world->store, STORE_INSTANCES, ".gone-1");
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
+}
+
+static int refuse(void *context, const char *id, struct error *err)
+{
+    ++*(int *)context;
+    return error_set(err, EDOM, "not %s", id);
+}
+
+static void list_when_called_names_ids_only_and_stops_at_a_failure(void **state)
+{
+    struct world *world = *state;
+    int calls = 0;
+    world_open_store(world);
+    leave(world, "snapshots/base");
+    leave(world, "snapshots/.new-1");
+    leave(world, "snapshots/Upper");
+    leave(world, "snapshots/new");
+    assert_string_equal(listed(world, STORE_SNAPSHOTS), "base ");
+    leave(world, "snapshots/other");
+    assert_int_equal(store_list(&world->store, STORE_SNAPSHOTS, refuse, &calls, &world->err),
+                     -EDOM);
+    assert_int_equal(calls, 1);
+}
+
+static int open_directory(struct world *world, const char *name)
+{
+    assert_int_equal(mkdir(world_path(world, "%s", name), 0700), 0);
+    int fd = open(world_path(world, "%s", name), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static cJSON *object_of(const char *text)
+{
+    cJSON *json = NULL;
+    assert_int_equal(json_parse(text, strlen(text), &json, NULL), 0);
+    return json;
+}
+
+static void json_when_written_is_read_back(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    auto_json cJSON *first = object_of("{\"a\":[1,2,{\"b\":\"\\u00e4\"}]}");
+    auto_json cJSON *second = object_of("{}"), *read = NULL;
+    assert_int_equal(store_write_json(fd, "x.json", first, &world->err), 0);
+    assert_int_equal(mode_of(world_path(world, "d/x.json")) & 0077, 0);
+    assert_int_equal(store_read_json(fd, "x.json", &read, &world->err), 0);
+    assert_true(cJSON_Compare(first, read, true));
+    assert_int_equal(store_write_json(fd, "x.json", second, &world->err), 0);
+    auto_free char *text = world_read(world_path(world, "d/x.json"));
+    assert_non_null(text);
+    assert_true(text[strlen(text) - 1] == '\n');
+    assert_int_equal(world_count(world_path(world, "d")), 1);
+}
+
+static void json_when_it_cannot_be_written_leaves_the_old(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    auto_json cJSON *old = object_of("{\"old\":1}"), *new = object_of("{\"new\":[1,2,3,4,5]}");
+    struct rlimit before, small = {8, RLIM_INFINITY};
+    assert_int_equal(store_write_json(fd, "x.json", old, &world->err), 0);
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    small.rlim_max = before.rlim_max;
+    void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+    int r = store_write_json(fd, "x.json", new, &world->err);
+    setrlimit(RLIMIT_FSIZE, &before);
+    signal(SIGXFSZ, handler);
+    assert_int_equal(r, -EFBIG);
+    assert_non_null(strstr(world->err.text, "x.json"));
+    assert_int_equal(world_count(world_path(world, "d")), 1);
+    auto_json cJSON *read = NULL;
+    assert_int_equal(store_read_json(fd, "x.json", &read, &world->err), 0);
+    assert_true(cJSON_Compare(old, read, true));
+}
+
+static void json_when_a_directory_is_in_its_place_leaves_no_temporary(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    auto_json cJSON *json = object_of("{}");
+    assert_int_equal(mkdir(world_path(world, "d/x.json"), 0700), 0);
+    assert_int_equal(store_write_json(fd, "x.json", json, &world->err), -EISDIR);
+    assert_int_equal(world_count(world_path(world, "d")), 1);
+}
+
+static void json_when_its_temporary_is_a_link_is_not_written_through_it(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    auto_json cJSON *json = object_of("{}");
+    world_write_text(world_path(world, "victim"), "mine");
+    assert_int_equal(symlink("../victim", world_path(world, "d/x.json.tmp")), 0);
+    assert_int_equal(store_write_json(fd, "x.json", json, &world->err), -ELOOP);
+    auto_free char *text = world_read(world_path(world, "victim"));
+    assert_string_equal(text, "mine");
+}
+
+static void json_when_the_file_is_not_ours_is_refused(void **state)
+{
+    static const struct {
+        const char *text;
+        int code;
+    } cases[] = {{"", EINVAL},     {"[]", EINVAL},           {"{\"a\":1", EINVAL},
+                 {"null", EINVAL}, {"{\"a\":\xFF}", EINVAL}, {"{} {}", EINVAL}};
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    cJSON *untouched = (cJSON *)world, *read = untouched;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        world_write_text(world_path(world, "d/x.json"), cases[i].text);
+        assert_int_equal(store_read_json(fd, "x.json", &read, &world->err), -cases[i].code);
+        assert_non_null(strstr(world->err.text, "x.json"));
+        assert_ptr_equal(read, untouched);
+    }
+    assert_int_equal(store_read_json(fd, "none.json", &read, &world->err), -ENOENT);
+    assert_int_equal(symlink("x.json", world_path(world, "d/link.json")), 0);
+    assert_int_equal(store_read_json(fd, "link.json", &read, &world->err), -ELOOP);
+    assert_int_equal(mkdir(world_path(world, "d/dir.json"), 0700), 0);
+    assert_int_equal(store_read_json(fd, "dir.json", &read, &world->err), -EINVAL);
+    assert_int_equal(truncate(world_path(world, "d/x.json"), STORE_FILE_MAX + 1), 0);
+    assert_int_equal(store_read_json(fd, "x.json", &read, &world->err), -EINVAL);
+    assert_non_null(strstr(world->err.text, "8388608"));
+}
+
+static void json_when_the_file_is_a_fifo_does_not_block(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    cJSON *read = NULL;
+    assert_int_equal(mkfifo(world_path(world, "d/x.json"), 0600), 0);
+    alarm(FIXTURE_FAR_MS / 1000);
+    assert_int_equal(store_read_json(fd, "x.json", &read, &world->err), -EINVAL);
+    alarm(0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(id_when_letters_digits_and_dashes_is_valid),
+        cmocka_unit_test(id_when_anything_else_is_invalid),
+        cmocka_unit_test(random_hex_when_asked_twice_differs),
+        cmocka_unit_test(time_when_printed_is_rfc3339_in_utc),
+        IN_EMPTY(store_when_not_there_is_made_for_the_owner_alone),
+        IN_EMPTY(store_when_opened_and_closed_leaks_no_descriptor),
+        IN_EMPTY(store_when_in_use_tells_by_whom_and_what_to_do),
+        IN_EMPTY(store_when_a_file_is_in_its_place_is_refused),
+        IN_EMPTY(leftovers_when_the_store_opens_are_removed),
+        IN_EMPTY(leftovers_when_the_store_is_in_use_are_left_alone),
+        IN_EMPTY(processes_when_their_entry_is_a_leftover_are_ended),
+        IN_EMPTY(entry_when_published_appears_whole),
+        IN_EMPTY(entry_when_the_id_is_taken_stays_hidden),
+        IN_EMPTY(entry_when_discarded_leaves_nothing),
+        IN_EMPTY(entry_when_unpublished_is_gone_at_once_and_erased_later),
+        IN_EMPTY(entry_when_it_is_a_link_is_not_followed),
+        IN_EMPTY(list_when_called_names_ids_only_and_stops_at_a_failure),
+        IN_EMPTY(json_when_written_is_read_back),
+        IN_EMPTY(json_when_it_cannot_be_written_leaves_the_old),
+        IN_EMPTY(json_when_a_directory_is_in_its_place_leaves_no_temporary),
+        IN_EMPTY(json_when_its_temporary_is_a_link_is_not_written_through_it),
+        IN_EMPTY(json_when_the_file_is_not_ours_is_refused),
+        IN_EMPTY(json_when_the_file_is_a_fifo_does_not_block),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
