@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vm: what the VM tests share: real guests on the harness. A test program calls vm_enter() first,
+ * makes one template in its group's setup, and gives vm_setup() to each test: a mounted daemon with
+ * a store of its own that has the template as the snapshot "base".
+ *
+ * The guest program is guest/vm_guest.c. HYPEFS_TEST_KERNEL names the folder of an unpacked kernel
+ * package (examples/guest/fetch-kernel.sh; by default the one in the user's cache).
+ */
+#ifndef HYPEFS_TESTS_VM_H
+#define HYPEFS_TESTS_VM_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "harness/harness.h"
+
+/* For staged requests: never what ends a wait, even on a busy machine. */
+#define VM_PATIENT "\"ack_timeout_ms\":30000"
+/* A request whose guest does `deed` (guest/vm_guest.c), with `more` members in its payload. */
+#define VM_REQUEST(deed, more)                                                                     \
+    "{\"payload\":{\"do\":\"" deed "\"" more "},\"wait_for_ack\":true," VM_PATIENT "}"
+
+void vm_enter(void);
+
+/* For group setups: boots a guest on `machine` with `parameters` for its program, and keeps its
+ * snapshot. The teardown is harness_teardown(). */
+int vm_make_template(void **state, const char *machine, const char *parameters);
+
+/* For tests: *state, the group's, becomes a struct harness. The second one does not mount. */
+int vm_setup(void **state);
+int vm_setup_unmounted(void **state);
+
+/* Replaces a file of base, which is shared with the template, by a copy that may be changed.
+ * Returns its path. */
+char *vm_own(struct harness *h, const char *name);
+/* An executable script beside the store. Returns its path. */
+char *vm_script(struct harness *h, const char *name, const char *text);
+
+/* Of base's drafts. `draft` is "new" or one's id. */
+char *vm_draft(struct harness *h, const char *draft, const char *file);
+void vm_stage(struct harness *h, const char *draft, const char *mailbox, const char *text);
+/* Commits, which must succeed; or fail with `code` and with all of `words` (NULL at the end) in
+ * error. The result is returned. */
+char *vm_commit(struct harness *h, const char *draft, const char *id);
+char *vm_commit_fails(struct harness *h, const char *draft, const char *id, int code,
+                      const char *const *words);
+/* Stages in new and commits. */
+char *vm_fork(struct harness *h, const char *id, const char *mailbox, const char *text);
+
+/* A commit that is not waited for: by a thread, whose write's errno is there in the end. */
+struct vm_pending;
+struct vm_pending *vm_start_commit(struct harness *h, const char *draft, const char *id);
+int vm_finish_commit(struct vm_pending *pending);
+bool vm_is_done(struct vm_pending *pending);
+
+/* Waits for the line "vm_guest: MAILBOX payload=PAYLOAD" on the instance's console. */
+void vm_await_payload(struct harness *h, const char *id, const char *mailbox, const char *payload);
+char *vm_console(struct harness *h, const char *id);
+char *vm_info(struct harness *h, const char *id, const char *member);
+int vm_pid(struct harness *h, const char *id);
+/* Waits until the process has ended. */
+void vm_await_end(int pidfd);
+/* Writes to the instance's state. */
+int vm_change(struct harness *h, const char *id, const char *state);
+
+/* Nothing is there but these instances (a string with NULL at the end), each with its VMM running:
+ * in the tree, in the store, among processes. */
+void vm_assert_running(struct harness *h, const char *const *ids);
+/* Open descriptors of the daemon that are sockets. */
+size_t vm_daemon_sockets(struct harness *h);
+/* The checksum of base's memory image. */
+char *vm_checksum(struct harness *h);
+
+#endif
