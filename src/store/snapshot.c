@@ -204,6 +204,23 @@ static int write_json(int directory_fd, const cJSON *given, const struct scan *s
     return store_write_json(directory_fd, "snapshot.json", json, err);
 }
 
+/* Makes the entry the snapshot of that id; one that cannot be read back is taken away again. */
+static int appear(struct snapshots *snapshots, struct store_entry *entry, const char *id,
+                  struct error *err)
+{
+    struct snapshot *snapshot;
+    char hidden[32];
+    int r = store_entry_publish(entry, id, err);
+    if (r < 0)
+        return r;
+    r = load(snapshots, id, &snapshot, err);
+    if (r == 0)
+        insert(snapshots, snapshot);
+    else if (store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, hidden, NULL) == 0)
+        store_erase(snapshots->store, STORE_SNAPSHOTS, hidden);
+    return r;
+}
+
 int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
                       int (*fill)(void *context, int directory_fd, struct error *err),
                       void *context, struct error *err)
@@ -229,15 +246,10 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
     if (r == 0)
         r = write_json(entry.fd, json, &index->scan, err);
     if (r == 0)
-        r = store_entry_publish(&entry, id, err);
-    if (r == 0)
-        r = load(snapshots, id, &snapshot, err);
+        r = appear(snapshots, &entry, id, err);
     image_index_unref(index);
     store_entry_discard(&entry);
-    if (r < 0)
-        return error_prefix(err, r, "snapshot %s", id);
-    insert(snapshots, snapshot);
-    return 0;
+    return r < 0 ? error_prefix(err, r, "snapshot %s", id) : 0;
 }
 
 int snapshot_remove(struct snapshot *snapshot, struct error *err)

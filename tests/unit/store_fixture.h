@@ -11,7 +11,6 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -56,6 +55,7 @@ struct world {
     struct gate scanned, changed;
     void (*on_scanned)(struct world *world);
     char complaints[4096];
+    atomic_bool stop; /* for images of its own */
 
     struct {
         pid_t pid;
