@@ -183,23 +183,29 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
     become_record(fs, draft, instance->id, copy);
 }
 
-/* The first file that cannot be committed refuses the request. */
-static void find_unfinished(struct draft *draft, struct fork_request *request)
+/* A file that is not what it is to become refuses the whole request. */
+static bool refuse_marked(const char *directory, const char *name, const struct document *document,
+                          struct fork_request *request)
 {
-    struct staged *file;
-    LL_FOREACH (draft->files, file) {
-        if (draft_scratch_name(file->name) ||
-            (!file->document.unfinished && !file->document.refused))
-            continue;
-        error_set(&request->refused, EINVAL, "mailboxes/%s %s", file->name,
-                  file->document.refused ? "was refused: write it again, or remove it"
-                                         : "is unfinished: write it again, or remove it");
-        request->refused_mailbox = file->name;
-        return;
-    }
-    if (draft->options.unfinished || draft->options.refused)
-        error_set(&request->refused, EINVAL, "options %s: write it again",
-                  draft->options.refused ? "was refused" : "is unfinished");
+    if (document->refused)
+        error_set(&request->refused, EINVAL, "%s%s was refused (%s): write it again, or remove it",
+                  directory, name, document->refused);
+    else if (document->unfinished)
+        error_set(&request->refused, EINVAL, "%s%s is unfinished: write it again, or remove it",
+                  directory, name);
+    return request->refused.code != 0;
+}
+
+static void refuse_first_marked(struct draft *draft, struct fork_request *request)
+{
+    const struct staged *file;
+    LL_FOREACH (draft->files, file)
+        if (!draft_scratch_name(file->name) &&
+            refuse_marked("mailboxes/", file->name, &file->document, request)) {
+            request->refused_mailbox = file->name;
+            return;
+        }
+    refuse_marked("", "options", &draft->options, request);
 }
 
 static void add_mailbox(struct fs *fs, const struct staged *file, struct fork_request *request)
@@ -224,7 +230,7 @@ static void make_request(struct fs *fs, struct draft *draft, struct fork_request
     const struct staged *file;
     const char *options = draft->options.text ? draft->options.text : fork_options_default;
     size_t size = draft->options.text ? draft->options.size : strlen(fork_options_default);
-    find_unfinished(draft, request);
+    refuse_first_marked(draft, request);
     if (request->refused.code)
         return;
     LL_FOREACH (draft->files, file)
