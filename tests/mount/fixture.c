@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+#include "fixture.h"
+
+#include <unistd.h>
+
+int fixture_setup(void **state)
+{
+    static const struct harness_frame frames[] = {
+        {.offset = 4096, .name = "m", .token = "token-m"},
+        {.offset = 8192, .name = "a", .token = "token-a"},
+        {.offset = 12288, .name = "b", .token = "token-b"},
+    };
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    harness_craft(h, &(struct harness_snapshot){.id = "base", .frames = frames, .count = 3});
+    harness_mount(h, NULL);
+    /* The lookup waits until the image has been scanned. */
+    return access(harness_path(h, "snapshots/base/mailboxes/m"), F_OK);
+}
+
+static const char *name_of(int code)
+{
+    return code == 0 ? "success" : strerrorname_np(code);
+}
+
+void fixture_assert_errno(int got, int wanted, const char *what, const char *file, int line)
+{
+    if (got == wanted)
+        return;
+    print_error("%s: %s, not %s\n", what, name_of(got), name_of(wanted));
+    _fail(file, line);
+}
+
+void fixture_assert_contains(const char *text, const char *part, const char *file, int line)
+{
+    if (strstr(text, part))
+        return;
+    print_error("\"%s\" is not in \"%s\"\n", part, text);
+    _fail(file, line);
+}
+
+struct harness_result fixture_assert_shell(struct harness *h, const char *shell, const char *script,
+                                           int wanted, const char *file, int line)
+{
+    struct harness_result result = harness_shell(h, shell, script);
+    if (result.status != wanted) {
+        print_error("%s -c '%s': status %d, not %d\n%s%s", shell, script, result.status, wanted,
+                    result.out, result.err);
+        _fail(file, line);
+    }
+    return result;
+}
