@@ -187,12 +187,12 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
 static bool refuse_marked(const char *directory, const char *name, const struct document *document,
                           struct fork_request *request)
 {
+    const char *remedy = directory[0] ? "write it again, or remove it" : "write it again";
     if (document->refused)
-        error_set(&request->refused, EINVAL, "%s%s was refused (%s): write it again, or remove it",
-                  directory, name, document->refused);
+        error_set(&request->refused, EINVAL, "%s%s was refused (%s): %s", directory, name,
+                  document->refused, remedy);
     else if (document->unfinished)
-        error_set(&request->refused, EINVAL, "%s%s is unfinished: write it again, or remove it",
-                  directory, name);
+        error_set(&request->refused, EINVAL, "%s%s is unfinished: %s", directory, name, remedy);
     return request->refused.code != 0;
 }
 
