@@ -113,20 +113,38 @@ static void drop_image(struct instance *instance)
         unlinkat(instance->image.directory_fd, names[i], 0);
 }
 
+static int nothing_to_boot(const struct instance *instance, struct error *err)
+{
+    if (instance->source[0])
+        return error_set(err, EOPNOTSUPP,
+                         "this fork has nothing to boot from: give its config a \"kernel\"");
+    return error_set(err, EINVAL,
+                     "nothing to boot: write {\"kernel\":\"/path\", …} to config first");
+}
+
+/* As the config says: what is known of a machine that ran, or of a snapshot's, tells no kernel. */
+static int machine_to_boot(const struct instance *instance, struct machine *ret, struct error *err)
+{
+    struct machine machine;
+    if (!instance->config)
+        return nothing_to_boot(instance, err);
+    int r = config_parse(instance->config, strlen(instance->config), &machine, err);
+    if (r < 0)
+        return r;
+    if (!machine.kernel) {
+        machine_finish(&machine);
+        return nothing_to_boot(instance, err);
+    }
+    *ret = machine;
+    return 0;
+}
+
 static int boot(struct instance *instance, struct error *err)
 {
     struct vmm_context context = context_of(instance);
     struct machine machine;
     struct vmm *vmm;
-    if (!instance->machine.kernel)
-        return instance->source[0]
-                   ? error_set(err, EOPNOTSUPP,
-                               "this fork has nothing to boot from: give its config a \"kernel\"")
-                   : error_set(err, EINVAL,
-                               "nothing to boot: write {\"kernel\":\"/path\", …} to config first");
-    int r = instance->config
-                ? config_parse(instance->config, strlen(instance->config), &machine, err)
-                : machine_copy(&instance->machine, &machine, err);
+    int r = machine_to_boot(instance, &machine, err);
     if (r < 0)
         return r;
     r = vmm_boot(hypervisor_find("qemu"), &context, &machine, &vmm, err);

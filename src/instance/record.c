@@ -155,6 +155,7 @@ static void adopt(struct instance *instance, const cJSON *json)
         instance->state = INSTANCE_STOPPED;
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);
+        instance_save(instance, instance->image.directory_fd, NULL); /* else the next start tells */
         return;
     }
     struct snapshots *snapshots = instance->table->setup.snapshots;
