@@ -6,9 +6,7 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <signal.h>
 #include <sys/pidfd.h>
-#include <sys/wait.h>
 
 #include "vmm_fixture.h"
 
@@ -176,6 +174,7 @@ static void load_when_the_memory_is_no_file_spawns_nothing(void **state)
 
     assert_int_equal(mkfifoat(context.directory_fd, "image", 0600), 0);
     assert_int_equal(load(&context, &machine, &err), -EIO);
+    assert_non_null(strstr(err.text, "not a regular file"));
     unlinkat(context.directory_fd, "image", 0);
     assert_int_equal(symlinkat("elsewhere", context.directory_fd, "image"), 0);
     assert_int_equal(load(&context, &machine, &err), -EIO);
@@ -282,7 +281,7 @@ static void boot_when_the_vmm_dies_leaves_only_logs(void **state)
 }
 
 /* Starts a shell and returns it as a VMM once it has printed a line, which is given back too. */
-static struct vmm *start_shell(const char *command, char line[static 64])
+static struct vmm *start_shell(struct fixture *fixture, const char *command, char line[static 64])
 {
     int ends[2];
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
@@ -293,6 +292,7 @@ static struct vmm *start_shell(const char *command, char line[static 64])
     int pidfd;
     struct vmm *vmm = NULL;
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    fixture_adopt(fixture, pid);
     close(ends[1]);
     ssize_t got = read(ends[0], line, 63);
     assert_true(got > 0);
@@ -308,8 +308,8 @@ static void stop_when_the_process_obeys_knows_its_status(void **state)
     struct vmm_exit exit;
     struct error err = {0};
 
-    (void)state;
-    struct vmm *vmm = start_shell("trap 'exit 5' TERM; echo ready; while :; do :; done", line);
+    struct vmm *vmm =
+        start_shell(*state, "trap 'exit 5' TERM; echo ready; while :; do :; done", line);
     vmm_reap(vmm, &exit);
     assert_false(exit.ended);
     assert_int_equal(vmm_stop(vmm, &err), 0);
@@ -330,8 +330,7 @@ static void stop_when_the_process_ignores_it_kills(void **state)
     struct vmm_exit exit;
     struct error err = {0};
 
-    (void)state;
-    struct vmm *vmm = start_shell("trap '' TERM; echo ready; exec sleep 1000", line);
+    struct vmm *vmm = start_shell(*state, "trap '' TERM; echo ready; exec sleep 1000", line);
     assert_int_equal(vmm_stop(vmm, &err), 0);
     vmm_reap(vmm, &exit);
     assert_true(exit.ended);
@@ -348,8 +347,7 @@ static void stop_when_the_process_is_not_our_child_ends_it_too(void **state)
     struct error err = {0};
     struct vmm *vmm = NULL;
 
-    (void)state;
-    struct vmm *shell = start_shell("sleep 1000 & echo $!", line);
+    struct vmm *shell = start_shell(*state, "sleep 1000 & echo $!", line);
     pid_t pid = atoi(line);
     assert_true(pid > 1);
     int pidfd = pidfd_open(pid, 0);
@@ -378,7 +376,7 @@ static void calls_when_nobody_listens_are_eio(void **state)
     char line[64];
     struct error err = {0};
 
-    struct vmm *vmm = start_shell("echo ready; exec sleep 1000", line);
+    struct vmm *vmm = start_shell(*state, "echo ready; exec sleep 1000", line);
     assert_int_equal(vmm_pause(&context, vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "pausing the VM: nobody answers"));
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
@@ -402,9 +400,9 @@ int main(void)
         WITH(load_when_the_vmm_talks_long_keeps_the_end),
         WITH(load_when_cancelled_ends_the_vmm_at_once),
         WITH(boot_when_the_vmm_dies_leaves_only_logs),
-        cmocka_unit_test(stop_when_the_process_obeys_knows_its_status),
-        cmocka_unit_test(stop_when_the_process_ignores_it_kills),
-        cmocka_unit_test(stop_when_the_process_is_not_our_child_ends_it_too),
+        WITH(stop_when_the_process_obeys_knows_its_status),
+        WITH(stop_when_the_process_ignores_it_kills),
+        WITH(stop_when_the_process_is_not_our_child_ends_it_too),
         WITH(calls_when_nobody_listens_are_eio),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -8,10 +8,8 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <signal.h>
 #include <sys/inotify.h>
 #include <sys/pidfd.h>
-#include <sys/wait.h>
 
 #include "vmm_fixture.h"
 
@@ -95,6 +93,7 @@ static struct vmm *boot(struct fixture *fixture, const struct vmm_context *conte
 {
     struct vmm *vmm = NULL;
     MUST(vmm_boot(fixture->qemu, context, machine, &vmm, why));
+    fixture_adopt(fixture, vmm->pid);
     await_console(context, "A");
     return vmm;
 }
@@ -131,8 +130,11 @@ static void finish_template(struct template *template)
 static int load(struct fixture *fixture, const struct template *template,
                 const struct vmm_context *context, struct vmm **ret, struct error *err)
 {
-    return vmm_load(fixture->qemu, context, &template->machine, "../template/memory",
-                    template->state_fd, ret, err);
+    int r = vmm_load(fixture->qemu, context, &template->machine, "../template/memory",
+                     template->state_fd, ret, err);
+    if (r == 0)
+        fixture_adopt(fixture, (*ret)->pid);
+    return r;
 }
 
 static void assert_no_child_left(void)
@@ -300,13 +302,35 @@ static void load_when_the_program_lies_about_its_version_is_eopnotsupp(void **st
     finish_template(&template);
 }
 
-static void load_when_a_script_does_not_exec_is_eio(void **state)
+/* The script's QEMU ends with it. */
+static void assert_ended(int directory_fd, const char *pid_file)
+{
+    auto_free char *text = fixture_read(directory_fd, pid_file, NULL);
+    assert_non_null(text);
+    auto_close int pidfd = pidfd_open(atoi(text), 0);
+    if (pidfd >= 0)
+        assert_int_equal(process_poll(&pidfd, 1, process_now_ms() + FAR_MS), 1);
+    else
+        assert_int_equal(errno, ESRCH);
+}
+
+static void start_when_a_script_does_not_exec_is_eio_and_ends_both(void **state)
 {
     struct fixture *fixture = *state;
-    auto_free char *wrapper =
-        fixture_script(fixture, "wrapper", "#!/bin/sh\nqemu-system-x86_64 \"$@\"\nexit $?\n");
+    auto_free char *wrapper = fixture_script(
+        fixture, "wrapper",
+        "#!/bin/sh\ncase \"$*\" in *--version) exec qemu-system-x86_64 --version;; esac\n"
+        "qemu-system-x86_64 \"$@\" &\necho $! > ../pid\nwait\n");
     struct template template = make_template(fixture, MACHINE_MICROVM);
     load_fails(fixture, &template, wrapper, EIO, "must exec");
+    assert_ended(fixture->base_fd, "pid");
+
+    struct vmm_context context = fixture_context(fixture, "boot", wrapper);
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    assert_int_equal(vmm_boot(fixture->qemu, &context, &template.machine, &vmm, &err), -EIO);
+    assert_non_null(strstr(err.text, "must exec"));
+    assert_ended(fixture->base_fd, "pid");
     finish_template(&template);
 }
 
@@ -368,7 +392,7 @@ int main(void)
         WITH(save_when_an_old_state_is_linked_elsewhere_leaves_it),
         WITH(load_when_the_state_is_cut_short_is_eio_with_its_words),
         WITH(load_when_the_program_lies_about_its_version_is_eopnotsupp),
-        WITH(load_when_a_script_does_not_exec_is_eio),
+        WITH(start_when_a_script_does_not_exec_is_eio_and_ends_both),
         WITH(load_when_a_script_execs_works),
         WITH(disk_when_read_only_goes_along_into_forks),
     };

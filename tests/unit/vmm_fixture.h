@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * vmm_fixture: what the tests of VMMs share: a base directory with a comma and a space in its path,
- * folders and files in it, and scripts that stand for QEMU. A test that leaves descriptors open
- * fails in its teardown. Header only.
+ * folders and files in it, and scripts that stand for QEMU. The teardown ends what a failed test
+ * has left running, and fails when descriptors stayed open. Header only.
  */
 #ifndef HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
 #define HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
@@ -12,23 +12,27 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "hypervisor/hypervisor.h"
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { FAR_MS = 30000, FIXTURE_DIRECTORIES = 8, BASE_SIZE = 64 };
+enum { FAR_MS = 30000, FIXTURE_DIRECTORIES = 8, FIXTURE_CHILDREN = 8, BASE_SIZE = 64 };
 
 struct fixture {
     size_t descriptors; /* open before the test */
     char base[BASE_SIZE];
     int base_fd, directories[FIXTURE_DIRECTORIES];
     size_t directory_count;
+    pid_t children[FIXTURE_CHILDREN]; /* that a test which fails leaves to the teardown */
+    size_t child_count;
     struct vmm_programs *programs;
     const struct hypervisor *qemu;
 };
@@ -66,9 +70,22 @@ static inline int fixture_remove(const char *path, const struct stat *file, int 
     return remove(path);
 }
 
+static inline void fixture_adopt(struct fixture *fixture, pid_t child)
+{
+    assert_true(fixture->child_count < FIXTURE_CHILDREN);
+    fixture->children[fixture->child_count++] = child;
+}
+
 static inline int fixture_teardown(void **state)
 {
     struct fixture *fixture = *state;
+    for (size_t i = 0; i < fixture->child_count; i++) {
+        /* One that was reaped is no child any more. */
+        if (waitpid(fixture->children[i], NULL, WNOHANG) == 0) {
+            kill(fixture->children[i], SIGKILL);
+            waitpid(fixture->children[i], NULL, 0);
+        }
+    }
     for (size_t i = 0; i < fixture->directory_count; i++)
         close(fixture->directories[i]);
     close(fixture->base_fd);
