@@ -95,9 +95,12 @@ static void add_network(struct list *list, const struct machine *machine)
                     cJSON_AddBoolToObject(netdev, "restrict", machine->network_restrict);
     add_json(list, "-netdev", netdev, complete);
 
+    /* After a restore that announces nothing, resetting a device that could have announced itself
+     * ends QEMU 7.2 with a segmentation fault: its timer is gone. Guests reset theirs at reboot. */
     cJSON *device = cJSON_CreateObject();
     complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
                cJSON_AddStringToObject(device, "netdev", "net0") &&
+               cJSON_AddBoolToObject(device, "guest_announce", false) &&
                (machine->board != MACHINE_Q35 || cJSON_AddStringToObject(device, "romfile", ""));
     add_json(list, "-device", device, complete);
 }
@@ -124,25 +127,30 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
 }
 
 /*
- * Linux finds out the speed of its CPU's time stamp counter (under TCG that of the host's) by a
- * timer. On a microvm that is an emulated PIT, which it distrusts when the host is busy; then it
- * has no clock at all and hangs. So it is told, as QEMU itself appends the microvm's devices for a
- * kernel without ACPI.
+ * What a microvm's kernel must know, as QEMU itself appends the devices for one without ACPI. Linux
+ * finds out the speed of its CPU's time stamp counter (under TCG that of the host's) by a timer,
+ * there an emulated PIT, which it distrusts when the host is busy; then it has no clock at all and
+ * hangs. And to reboot it asks devices that a microvm does not have, for minutes, before it makes
+ * the triple fault that works.
  */
 static void add_cmdline(struct list *list, const struct machine *machine)
 {
-    static const char parameter[] = "tsc_early_khz=";
+    static const char speed[] = "tsc_early_khz=", reboot[] = "reboot=";
     const char *cmdline = machine->cmdline ? machine->cmdline : "";
-    bool told = machine->board == MACHINE_MICROVM && machine->accel == ACCEL_TCG &&
-                machine->kernel && !strstr(cmdline, parameter);
-    unsigned khz = told ? machine_host_tsc_khz() : 0;
-    if (!machine->cmdline && khz == 0)
+    bool bare = machine->board == MACHINE_MICROVM && machine->kernel;
+    unsigned khz =
+        bare && machine->accel == ACCEL_TCG && !strstr(cmdline, speed) ? machine_host_tsc_khz() : 0;
+    char clock[32] = "", told[64];
+    if (khz > 0)
+        snprintf(clock, sizeof clock, " %s%u", speed, khz);
+    snprintf(told, sizeof told, "%s%s", clock, bare && !strstr(cmdline, reboot) ? " reboot=t" : "");
+    if (!machine->cmdline && !told[0])
         return;
     add(list, "-append");
-    if (khz > 0)
-        add_format(list, "%s%s%s%u", cmdline, cmdline[0] ? " " : "", parameter, khz);
+    if (cmdline[0] || !told[0])
+        add_format(list, "%s%s", cmdline, told);
     else
-        add(list, cmdline);
+        add(list, told + 1);
 }
 
 static void add_boot(struct list *list, const struct machine *machine)

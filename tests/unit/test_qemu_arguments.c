@@ -76,7 +76,7 @@ static void what_a_user_chose_is_passed_as_values_only(void **state)
     assert_has(arguments, "\n-kernel\n/k,accel=kvm\n-initrd\n/i,x=y\n-append\na=b,c -daemonize\n");
     assert_has(arguments, "\n-netdev\n{\"type\":\"user\",\"id\":\"net0\",\"restrict\":true}\n"
                           "-device\n{\"driver\":\"virtio-net-pci\",\"netdev\":\"net0\","
-                          "\"romfile\":\"\"}\n");
+                          "\"guest_announce\":false,\"romfile\":\"\"}\n");
     assert_true(asprintf(&wanted,
                          "\n-blockdev\n{\"driver\":\"raw\",\"node-name\":\"disk0\","
                          "\"read-only\":true,\"file\":{\"driver\":\"file\","
@@ -120,6 +120,21 @@ static void sandbox_when_the_program_has_one_is_on(void **state)
     assert_has(arguments, "\n/usr/bin/qemu\n-sandbox\non,");
 }
 
+static void kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does(void **state)
+{
+    char kernel[] = "/k", cmdline[] = "reboot=k x";
+    struct machine machine = small_machine();
+
+    (void)state;
+    machine.kernel = kernel;
+    machine.accel = ACCEL_KVM;
+    auto_free char *told = arguments_of(&machine, &plain, false);
+    machine.cmdline = cmdline;
+    auto_free char *by_user = arguments_of(&machine, &plain, false);
+    assert_has(told, "\n-append\nreboot=t\n");
+    assert_has(by_user, "\n-append\nreboot=k x\n");
+}
+
 static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **state)
 {
     char kernel[] = "/k", cmdline[] = "tsc_early_khz=1 x";
@@ -133,7 +148,7 @@ static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **st
     machine.cmdline = NULL;
     machine.accel = ACCEL_KVM;
     auto_free char *kvm = arguments_of(&machine, &plain, false);
-    assert_has(by_user, "\n-append\ntsc_early_khz=1 x\n");
+    assert_has(by_user, "\n-append\ntsc_early_khz=1 x reboot=t\n");
     assert_lacks(kvm, "tsc_early_khz");
     if (!strstr(told, "\n-append\ntsc_early_khz=")) {
         print_message("this host has no steady time stamp counter\n");
@@ -192,6 +207,7 @@ int main(void)
         WITH(what_a_user_chose_is_passed_as_values_only),
         cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
+        cmocka_unit_test(kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does),
         cmocka_unit_test(kernel_of_a_microvm_is_told_its_clock_unless_the_user_does),
         WITH(disk_that_is_not_taken_is_refused),
     };
