@@ -147,7 +147,8 @@ static int next_answer(struct qmp *qmp, const struct qmp_limits *limits, struct 
 
 /* The whole line with one sendmsg: commands are far smaller than a socket's buffer, and one that
  * does not fit means a QEMU that has stopped reading. */
-static int transmit(struct qmp *qmp, char *line, size_t size, int send_fd, struct error *err)
+static int transmit(struct qmp *qmp, const struct qmp_limits *limits, char *line, size_t size,
+                    int send_fd, struct error *err)
 {
     union {
         struct cmsghdr header;
@@ -166,6 +167,8 @@ static int transmit(struct qmp *qmp, char *line, size_t size, int send_fd, struc
     do
         sent = sendmsg(qmp->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     while (sent < 0 && errno == EINTR);
+    if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
+        return closed(limits, err);
     if (sent < 0)
         return error_set(err, EIO, "QEMU's control connection: %s", strerrordesc_np(errno));
     if ((size_t)sent != size)
@@ -173,8 +176,8 @@ static int transmit(struct qmp *qmp, char *line, size_t size, int send_fd, struc
     return 0;
 }
 
-static int put_command(struct qmp *qmp, const char *command, cJSON *arguments, int send_fd,
-                       struct error *err)
+static int put_command(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+                       cJSON *arguments, int send_fd, struct error *err)
 {
     auto_json cJSON *owned = arguments;
     auto_json cJSON *message = cJSON_CreateObject();
@@ -186,7 +189,7 @@ static int put_command(struct qmp *qmp, const char *command, cJSON *arguments, i
     auto_free char *line = cJSON_PrintUnformatted(message);
     if (!line)
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    return transmit(qmp, line, strlen(line), send_fd, err);
+    return transmit(qmp, limits, line, strlen(line), send_fd, err);
 }
 
 /* QEMU's reason, cut short and on one line. */
@@ -203,11 +206,10 @@ static int refused(const char *command, const cJSON *body, struct error *err)
 int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
                 cJSON *arguments, int send_fd, cJSON **ret, struct error *err)
 {
-    int r = put_command(qmp, command, arguments, send_fd, err);
-    if (r < 0)
-        return r;
+    int r = put_command(qmp, limits, command, arguments, send_fd, err);
     struct qmp_message answer;
-    r = next_answer(qmp, limits, &answer, err);
+    if (r == 0)
+        r = next_answer(qmp, limits, &answer, err);
     if (r < 0)
         return error_prefix(err, r, "%s", command);
     if (answer.kind == QMP_ERROR)

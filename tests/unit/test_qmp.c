@@ -225,7 +225,9 @@ static void execute_when_nobody_reads_any_more_is_eio(void **state)
     struct qmp *qmp = open_greeted(fixture);
 
     shutdown(fixture->server, SHUT_RDWR);
+    assert_int_equal(write(fixture->alive[1], "x", 1), 1);
     assert_int_equal(qmp_execute(qmp, &fixture->limits, "stop", NULL, -1, NULL, &err), -EIO);
+    assert_string_equal(err.text, "stop: QEMU has ended");
     qmp_close(qmp);
 }
 
