@@ -3,9 +3,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/close_range.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -212,14 +214,20 @@ static int go_into_background(struct error *err)
     return pipe_fds[1];
 }
 
-/* What VMMs inherit: no core dumps of guests' memory, files for us alone. SIGPIPE is an error of
- * write(2) here; the others are taken by a thread. */
+/* What VMMs inherit: no core dumps of guests' memory, files for us alone, none of the descriptors
+ * that we were started with. SIGPIPE is an error of write(2) here; children are waited for; the
+ * other signals are taken by a thread. */
 static void prepare_process(void)
 {
     sigset_t set;
+    for (int fd = 0; fd <= 2; fd++) /* the lowest free number is taken: this one */
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
+            abort();
+    close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     umask(077);
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL);
     sigemptyset(&set);
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
