@@ -237,9 +237,10 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     *fork->vmm = NULL;
     *fork->machine = (struct machine){0};
     *fork->record = NULL;
-    publish(instance);
+    /* Before anyone can see it and end its VMM. */
     if (instance_watch(instance, err) < 0)
         table->setup.complain(table->setup.context, err->text);
+    publish(instance);
     return 0;
 }
 

@@ -50,8 +50,7 @@ struct instance {
     bool published; /* false: the id is only reserved, nobody sees it */
     bool removed;
     bool busy;
-    bool stop_wanted; /* a write of "stopped" waits for the transition under way */
-    int cancel_fd;    /* eventfd of the transition under way, or -1 */
+    int cancel_fd; /* eventfd of the transition under way, or -1 */
     enum instance_state state;
     char *config; /* as written; NULL: never written */
     struct machine machine;

@@ -17,7 +17,6 @@ static int may_begin(struct instance *instance, bool stop, struct error *err)
 {
     struct instances *table = instance->table;
     if (stop && instance->busy && !table->stopping) {
-        instance->stop_wanted = true;
         if (instance->cancel_fd >= 0)
             eventfd_write(instance->cancel_fd, 1);
         while (instance->busy)
@@ -85,17 +84,19 @@ void instance_end(struct instance *instance)
     if (exit.ended) {
         instance_forget_vmm(instance);
         set_state(instance, INSTANCE_STOPPED);
-    } else if (instance->vmm && instance_watch(instance, &why) < 0) {
-        table->setup.complain(table->setup.context, why.text);
     }
     if (instance_save(instance, instance->image.directory_fd, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
 
     pthread_mutex_lock(&table->lock);
-    instance->busy = instance->stop_wanted = false;
+    /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
+    int r = instance->vmm ? instance_watch(instance, &why) : 0;
+    instance->busy = false;
     close(steal_fd(&instance->cancel_fd));
     pthread_cond_broadcast(&table->idle);
     pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        table->setup.complain(table->setup.context, why.text);
     table->setup.changed(table->setup.context, instance->id);
 }
 

@@ -1,0 +1,461 @@
+/* SPDX-License-Identifier: MIT */
+/* The transitions that need no VM: those that are refused, and those that end or fail. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <poll.h>
+#include <sys/epoll.h>
+
+#include "store_fixture.h"
+
+enum { SETTLE_MS = 100 }; /* long enough for another thread to take an event */
+
+/* The child that dies as soon as its descriptor is watched again; see epoll_ctl in the build file.
+ */
+static struct world *dying_world;
+static size_t dying_child;
+
+int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
+{
+    int r = __real_epoll_ctl(epoll_fd, operation, fd, event);
+    if (r == 0 && dying_world) {
+        struct world *world = dying_world;
+        dying_world = NULL;
+        pidfd_send_signal(world->children[dying_child].pidfd, SIGKILL, NULL, 0);
+        assert_true(world_child_ended(world, dying_child, FIXTURE_FAR_MS));
+        poll(NULL, 0, SETTLE_MS);
+    }
+    return r;
+}
+
+static void leave(struct world *world, const char *id, const char *state, const char *more)
+{
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "\"state\":\"%s\",%s,%s", state, world_machine, more) > 0);
+    world_leave_instance(world, id, json);
+}
+
+/* Left running (or paused), with a child as its VMM. Returns the child. */
+static size_t leave_with_vmm(struct world *world, const char *id, const char *state)
+{
+    char vmm[256];
+    auto_free char *more = NULL;
+    size_t child = world_spawn(world, NULL);
+    world_describe_child(world, child, vmm, sizeof vmm);
+    assert_true(asprintf(&more, "\"config\":\"{}\",\"vmm\":%s", vmm) > 0);
+    leave(world, id, state, more);
+    return child;
+}
+
+static void open_world(struct world *world)
+{
+    world_open_store(world);
+    world_open_layers(world);
+    assert_string_equal(world->complaints, "");
+}
+
+static struct instance *found(struct world *world, const char *id)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    assert_non_null(instance);
+    return instance;
+}
+
+static void transition_when_the_table_has_none_is_refused(void **state)
+{
+    static const struct {
+        const char *id;
+        enum instance_state to;
+        int code;
+        const char *why;
+    } cases[] = {
+        {"created", INSTANCE_RUNNING, EINVAL, "nothing to boot: write {\"kernel\""},
+        {"created", INSTANCE_PAUSED, EINVAL, "created cannot become paused"},
+        {"created", INSTANCE_STANDBY, EINVAL, "created cannot become standby"},
+        {"stopped", INSTANCE_RUNNING, EINVAL, "nothing to boot: write {\"kernel\""},
+        {"stopped", INSTANCE_PAUSED, EINVAL, "stopped cannot become paused"},
+        {"stopped", INSTANCE_STANDBY, EINVAL, "stopped cannot become standby"},
+        {"standby", INSTANCE_PAUSED, EINVAL, "standby cannot become paused"},
+        {"standby", INSTANCE_RUNNING, EOPNOTSUPP, "cannot do that"},
+        {"running", INSTANCE_PAUSED, EOPNOTSUPP, "cannot do that"},
+        {"paused", INSTANCE_RUNNING, EOPNOTSUPP, "cannot do that"},
+        {"paused", INSTANCE_STANDBY, EOPNOTSUPP, "cannot do that"},
+    };
+    struct world *world = *state;
+    leave(world, "created", "created", "\"config\":\"{}\"");
+    leave(world, "stopped", "stopped", "\"config\":\"{}\"");
+    leave(world, "standby", "standby", "\"config\":\"{}\"");
+    size_t running = leave_with_vmm(world, "running", "running");
+    size_t paused = leave_with_vmm(world, "paused", "paused");
+    open_world(world);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct instance *instance = found(world, cases[i].id);
+        enum instance_state before = instance_state(instance);
+        int r = instance_change(instance, cases[i].to, &world->err);
+        if (r != -cases[i].code || !strstr(world->err.text, cases[i].why))
+            fail_msg("%s to %s: %d, %s", cases[i].id, instance_state_names[cases[i].to], r,
+                     world->err.text);
+        assert_int_equal(world->err.code, cases[i].code);
+        assert_int_equal(instance_state(instance), before);
+        instance_unref(instance);
+    }
+    assert_false(world_child_ended(world, running, 0));
+    assert_false(world_child_ended(world, paused, 0));
+}
+
+static void transition_when_it_is_there_already_does_nothing(void **state)
+{
+    static const struct {
+        const char *id;
+        enum instance_state state;
+    } cases[] = {{"running", INSTANCE_RUNNING},
+                 {"paused", INSTANCE_PAUSED},
+                 {"standby", INSTANCE_STANDBY},
+                 {"stopped", INSTANCE_STOPPED}};
+    struct world *world = *state;
+    leave(world, "standby", "standby", "\"config\":\"{}\"");
+    leave(world, "stopped", "stopped", "\"config\":\"{}\"");
+    size_t running = leave_with_vmm(world, "running", "running");
+    leave_with_vmm(world, "paused", "paused");
+    open_world(world);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct instance *instance = found(world, cases[i].id);
+        assert_int_equal(instance_change(instance, cases[i].state, &world->err), 0);
+        assert_int_equal(instance_state(instance), cases[i].state);
+        instance_unref(instance);
+    }
+    assert_false(world_child_ended(world, running, 0));
+}
+
+static void stop_when_from_any_state_ends_what_there_is(void **state)
+{
+    static const char *const ids[] = {"created", "running", "paused", "standby", "stopped"};
+    static const char *const files[] = {"memory", "state", "mailboxes.json"};
+    struct world *world = *state;
+    leave(world, "created", "created", "\"config\":\"{}\"");
+    leave(world, "stopped", "stopped", "\"config\":\"{}\"");
+    leave(world, "standby", "standby", "\"config\":\"{}\"");
+    size_t running = leave_with_vmm(world, "running", "running");
+    size_t paused = leave_with_vmm(world, "paused", "paused");
+    for (size_t i = 0; i < array_length(files); i++)
+        world_write_text(world_path(world, "store/instances/standby/%s", files[i]), "x");
+    open_world(world);
+    for (size_t i = 0; i < array_length(ids); i++) {
+        struct instance *instance = found(world, ids[i]);
+        if (instance_change(instance, INSTANCE_STOPPED, &world->err) < 0)
+            fail_msg("%s: %s", ids[i], world->err.text);
+        assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+        assert_null(instance->vmm);
+        assert_int_equal(instance_remove(instance, &world->err), 0);
+        instance_unref(instance);
+    }
+    assert_true(world_child_ended(world, running, FIXTURE_FAR_MS));
+    assert_true(world_child_ended(world, paused, FIXTURE_FAR_MS));
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+}
+
+static void stop_when_from_standby_drops_the_saved_memory(void **state)
+{
+    static const char *const files[] = {"memory", "state", "mailboxes.json"};
+    struct world *world = *state;
+    leave(world, "web-1", "standby", "\"config\":\"{}\"");
+    for (size_t i = 0; i < array_length(files); i++)
+        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
+    assert_non_null(strstr(world->err.text, "standby"));
+    assert_non_null(strstr(world->err.text, "write stopped to state first"));
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
+    instance_unref(instance);
+    world_restart(world);
+    instance = found(world, "web-1");
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    instance_unref(instance);
+}
+
+static void boot_when_the_program_is_missing_or_dies_leaves_the_state(void **state)
+{
+    struct world *world = *state;
+    leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, world->qemu));
+    assert_int_equal(instance_state(instance), INSTANCE_CREATED);
+    world_install_qemu(world, world_qemu_that_dies);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, "no such luck"));
+    assert_int_equal(instance_state(instance), INSTANCE_CREATED);
+    assert_null(instance->vmm);
+    assert_false(world_has(world_path(world, "store/instances/web-1/memory")));
+    auto_free char *log = world_read(world_path(world, "store/instances/web-1/vmm.log"));
+    assert_non_null(strstr(log, "no such luck"));
+    assert_int_equal(instance_remove(instance, &world->err), 0);
+    instance_unref(instance);
+}
+
+static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
+{
+    struct world *world = *state;
+    size_t child = leave_with_vmm(world, "web-1", "running");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, "pausing the VM"));
+    assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
+    assert_false(world_child_ended(world, child, 0));
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    instance_unref(instance);
+}
+
+static void standby_when_it_is_a_fork_is_not_supported(void **state)
+{
+    struct world *world = *state;
+    char vmm[256];
+    auto_free char *more = NULL;
+    size_t child = world_spawn(world, NULL);
+    world_describe_child(world, child, vmm, sizeof vmm);
+    assert_true(
+        asprintf(&more, "\"source\":{\"snapshot\":\"gone\",\"uuid\":\"x\"},\"vmm\":%s", vmm) > 0);
+    leave(world, "fork-1", "running", more);
+    world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{}");
+    open_world(world);
+    struct instance *instance = found(world, "fork-1");
+    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EOPNOTSUPP);
+    assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EOPNOTSUPP);
+    assert_non_null(strstr(world->err.text, "nothing to boot from: give its config a \"kernel\""));
+    instance_unref(instance);
+}
+
+/* A program that tells its version, says that it is there, and then waits for ever. */
+static void install_qemu_that_hangs(const struct world *world)
+{
+    auto_free char *script = NULL;
+    assert_int_equal(mkfifo(world_path(world, "started"), 0600), 0);
+    assert_true(asprintf(&script,
+                         "#!/bin/sh\n"
+                         "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22'; exit;; "
+                         "esac\n"
+                         "echo > '%s'\n"
+                         "exec tail -f /dev/null\n",
+                         world_path(world, "started")) > 0);
+    world_install_qemu(world, script);
+}
+
+struct change {
+    struct instance *instance;
+    enum instance_state target;
+    int result;
+    struct error err;
+};
+
+static void *run_change(void *argument)
+{
+    struct change *change = argument;
+    change->result = instance_change(change->instance, change->target, &change->err);
+    return NULL;
+}
+
+/* Begins to boot an instance whose VMM hangs. */
+static pthread_t begin_boot(struct world *world, struct change *change)
+{
+    pthread_t thread;
+    char byte;
+    install_qemu_that_hangs(world);
+    leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
+    open_world(world);
+    *change = (struct change){.instance = found(world, "web-1"), .target = INSTANCE_RUNNING};
+    auto_close int fd = open(world_path(world, "started"), O_RDWR | O_CLOEXEC);
+    assert_true(fd >= 0);
+    assert_int_equal(pthread_create(&thread, NULL, run_change, change), 0);
+    assert_true(process_poll(&fd, 1, process_now_ms() + FIXTURE_FAR_MS) > 0);
+    assert_int_equal(read(fd, &byte, 1), 1);
+    return thread;
+}
+
+static void stop_when_a_boot_is_under_way_ends_it(void **state)
+{
+    struct world *world = *state;
+    struct change boot;
+    pthread_t thread = begin_boot(world, &boot);
+    assert_int_equal(instance_state(boot.instance), INSTANCE_CREATED);
+    assert_int_equal(instance_change(boot.instance, INSTANCE_PAUSED, &world->err), -EBUSY);
+    assert_non_null(strstr(world->err.text, "write stopped to end it"));
+    assert_int_equal(instance_remove(boot.instance, &world->err), -EBUSY);
+    assert_int_equal(instance_set_config(boot.instance, "{}", 2, &world->err), -EBUSY);
+    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, &world->err), 0);
+    pthread_join(thread, NULL);
+    assert_int_equal(boot.result, -ECANCELED);
+    assert_non_null(strstr(boot.err.text, "ended by a write of stopped"));
+    assert_int_equal(instance_state(boot.instance), INSTANCE_STOPPED);
+    assert_null(boot.instance->vmm);
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(instance_remove(boot.instance, &world->err), 0);
+    instance_unref(boot.instance);
+}
+
+static void transitions_when_the_daemon_stops_end(void **state)
+{
+    struct world *world = *state;
+    struct change boot;
+    pthread_t thread = begin_boot(world, &boot);
+    instances_stop(&world->instances);
+    pthread_join(thread, NULL);
+    assert_int_equal(boot.result, -ESHUTDOWN);
+    assert_non_null(strstr(boot.err.text, "the daemon is stopping"));
+    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, &world->err), -ESHUTDOWN);
+    assert_int_equal(instance_snapshot(boot.instance, "base", &world->err), -ESHUTDOWN);
+    assert_int_equal(instance_state(boot.instance), INSTANCE_CREATED);
+    instance_unref(boot.instance);
+}
+
+static void await_stopped(struct world *world, struct instance *instance)
+{
+    while (instance_state(instance) != INSTANCE_STOPPED)
+        if (!gate_wait(&world->changed, FIXTURE_FAR_MS / 6))
+            fail_msg("nobody noticed that the VMM ended");
+}
+
+static void vmm_when_it_ends_by_itself_leaves_a_stopped_instance(void **state)
+{
+    struct world *world = *state;
+    size_t child = leave_with_vmm(world, "web-1", "running");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    pidfd_send_signal(world->children[child].pidfd, SIGTERM, NULL, 0);
+    await_stopped(world, instance);
+    auto_free char *info = instance_info(instance);
+    assert_non_null(strstr(info, "\"signal\": \"SIGTERM\""));
+    assert_non_null(strstr(info, "\"pid\": null"));
+    instance_unref(instance);
+}
+
+/* The watch is armed at the end of each transition: from then on no end may be missed. */
+static void vmm_when_it_ends_at_the_end_of_a_transition_is_noticed(void **state)
+{
+    struct world *world = *state;
+    dying_child = leave_with_vmm(world, "web-1", "running");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    dying_world = world;
+    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
+    assert_null(dying_world);
+    await_stopped(world, instance);
+    assert_null(instance->vmm);
+    instance_unref(instance);
+}
+
+static void vmm_when_it_ends_during_a_transition_is_noticed(void **state)
+{
+    struct world *world = *state;
+    size_t child = leave_with_vmm(world, "web-1", "running");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
+    int r = instance_change(instance, INSTANCE_STANDBY, &world->err);
+    assert_true(r == -EIO || r == -EINVAL || r == -EBUSY); /* who was first? */
+    await_stopped(world, instance);
+    instance_unref(instance);
+}
+
+static void snapshot_when_there_is_no_saved_memory_is_refused(void **state)
+{
+    struct world *world = *state;
+    leave(world, "created", "created", "\"config\":\"{}\"");
+    leave(world, "stopped", "stopped", "\"config\":\"{}\"");
+    leave(world, "standby", "standby", "\"config\":\"{}\"");
+    leave_with_vmm(world, "running", "running");
+    open_world(world);
+    static const struct {
+        const char *id;
+        int code;
+        const char *why;
+    } cases[] = {{"created", EINVAL, "created has no memory to snapshot"},
+                 {"stopped", EINVAL, "write running, then standby to its state first"},
+                 {"running", EOPNOTSUPP, "write standby to its state first"},
+                 {"standby", ENOENT, "cannot link the instance's memory"}};
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct instance *instance = found(world, cases[i].id);
+        int r = instance_snapshot(instance, "base", &world->err);
+        if (r != -cases[i].code || !strstr(world->err.text, cases[i].why))
+            fail_msg("%s: %d, %s", cases[i].id, r, world->err.text);
+        instance_unref(instance);
+    }
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
+}
+
+static void leave_standby(struct world *world)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    frames_arm(world_page(&image, 1), "box", "token");
+    leave(world, "web-1", "standby", "\"config\":\"{}\"");
+    world_write(world_path(world, "store/instances/web-1/memory"), 0600, image.bytes, image.size);
+    world_write_text(world_path(world, "store/instances/web-1/state"), "device");
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_ino;
+}
+
+static void snapshot_when_in_standby_shares_the_instances_image(void **state)
+{
+    struct world *world = *state;
+    leave_standby(world);
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_snapshot(instance, "Base", &world->err), -EINVAL);
+    assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
+    assert_int_equal(instance_snapshot(instance, "base", &world->err), -EEXIST);
+    assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
+    assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
+    ino_t inode = inode_of(world_path(world, "store/instances/web-1/memory"));
+    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    assert_non_null(base);
+    auto_free char *info = snapshot_info(base);
+    assert_non_null(strstr(info, "\"source_instance\": \"web-1\""));
+    assert_non_null(strstr(info, "\"kind\": \"standby\""));
+    assert_non_null(strstr(info, "\"hypervisor_version\": \"7.2.22\""));
+    assert_non_null(strstr(info, "\"memory_bytes\": 268435456"));
+    assert_non_null(strstr(info, "\"box\""));
+    snapshot_unref(base);
+    /* The snapshot outlives the instance's own image, and the instance. */
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_remove(instance, &world->err), 0);
+    instance_unref(instance);
+    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_EMPTY(transition_when_the_table_has_none_is_refused),
+        IN_EMPTY(transition_when_it_is_there_already_does_nothing),
+        IN_EMPTY(stop_when_from_any_state_ends_what_there_is),
+        IN_EMPTY(stop_when_from_standby_drops_the_saved_memory),
+        IN_EMPTY(boot_when_the_program_is_missing_or_dies_leaves_the_state),
+        IN_EMPTY(standby_when_the_vmm_does_not_answer_leaves_it_running),
+        IN_EMPTY(standby_when_it_is_a_fork_is_not_supported),
+        IN_EMPTY(stop_when_a_boot_is_under_way_ends_it),
+        IN_EMPTY(transitions_when_the_daemon_stops_end),
+        IN_EMPTY(vmm_when_it_ends_by_itself_leaves_a_stopped_instance),
+        IN_EMPTY(vmm_when_it_ends_at_the_end_of_a_transition_is_noticed),
+        IN_EMPTY(vmm_when_it_ends_during_a_transition_is_noticed),
+        IN_EMPTY(snapshot_when_there_is_no_saved_memory_is_refused),
+        IN_EMPTY(snapshot_when_in_standby_shares_the_instances_image),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
