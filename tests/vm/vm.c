@@ -312,6 +312,23 @@ static size_t count_vmms(struct harness *h)
     return count;
 }
 
+struct vmms {
+    struct harness *h;
+    size_t count;
+};
+
+static bool are_there(void *argument)
+{
+    const struct vmms *wanted = argument;
+    return count_vmms(wanted->h) == wanted->count;
+}
+
+void vm_await_vmms(struct harness *h, size_t count)
+{
+    struct vmms wanted = {.h = h, .count = count};
+    harness_await_that(are_there, &wanted, "so many VMMs run");
+}
+
 void vm_assert_running(struct harness *h, const char *const *ids)
 {
     size_t count = 0;

@@ -67,7 +67,9 @@ void vm_await_end(int pidfd);
 /* Writes to the instance's state. */
 int vm_change(struct harness *h, const char *id, const char *state);
 
-/* Nothing is there but these instances (a string with NULL at the end), each with its VMM running:
+/* Waits until so many VMMs run, those of commits included. */
+void vm_await_vmms(struct harness *h, size_t count);
+/* Nothing is there but these instances (NULL at the end), each with its VMM running:
  * in the tree, in the store, among processes. */
 void vm_assert_running(struct harness *h, const char *const *ids);
 /* Open descriptors of the daemon that are sockets. */

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: MIT */
+/* QEMUs and snapshots that are not as they should be. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "vm/vm.h"
+
+enum { MIB = 1 << 20 };
+
+static const char box[] = "first.v1";
+
+static int make_template(void **state)
+{
+    return vm_make_template(state, "microvm", "hypefs.mailboxes=first.v1");
+}
+
+static void mount_with_qemu(struct harness *h, const char *qemu)
+{
+    harness_mount(h, (const char *const[]){"--qemu", qemu, NULL});
+    vm_stage(h, "new", box, VM_REQUEST("ack", ""));
+}
+
+static void assert_nothing_ran(struct harness *h)
+{
+    vm_assert_running(h, (const char *const[]){NULL});
+    assert_string_equal(harness_get(h, vm_draft(h, "new", "status")), "failed\n");
+    assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "mailboxes/first.v1")), "payload"));
+}
+
+static void commit_when_qemu_is_missing_names_it(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(h, "/nonexistent/qemu");
+    char *result =
+        vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"/nonexistent/qemu", NULL});
+    assert_string_equal(harness_json(h, result, "error.phase"), "load");
+    assert_nothing_ran(h);
+}
+
+static void boot_when_qemu_is_missing_names_it_and_stays_created(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(h, "/nonexistent/qemu");
+    assert_int_equal(mkdir(harness_path(h, "instances/vm"), 0755), 0);
+    harness_put(harness_path(h, "instances/vm/config"), "{\"kernel\":\"/dev/null\"}");
+    assert_int_equal(vm_change(h, "vm", "running"), EIO);
+    assert_non_null(
+        strstr(harness_get(h, harness_path(h, "instances/vm/error")), "/nonexistent/qemu"));
+    assert_string_equal(harness_get(h, harness_path(h, "instances/vm/state")), "created\n");
+}
+
+static void commit_when_qemu_dies_while_loading_tells_its_words(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(h,
+                    vm_script(h, "dying",
+                              "#!/bin/sh\n"
+                              "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
+                              "echo 'no luck today' >&2\n"
+                              "exit 3\n"));
+    vm_commit_fails(h, "new", "web-1", EIO,
+                    (const char *const[]){"no luck today", "status 3", NULL});
+    assert_nothing_ran(h);
+}
+
+/* With QEMU's own words at an option that it does not know. */
+static void commit_when_qemu_refuses_to_start_tells_its_words(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(h,
+                    vm_script(h, "refusing",
+                              "#!/bin/sh\n"
+                              "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
+                              "exec qemu-system-x86_64 -no-such-option \"$@\"\n"));
+    vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"-no-such-option", NULL});
+    assert_nothing_ran(h);
+}
+
+static void commit_when_qemu_is_of_another_version_starts_nothing(void **state)
+{
+    struct harness *h = *state;
+    char *spawned = harness_format(h, "%s/spawned", h->directory);
+    mount_with_qemu(h, vm_script(h, "other",
+                                 harness_format(h,
+                                                "#!/bin/sh\n"
+                                                "case \"$*\" in\n"
+                                                "*--version) echo QEMU emulator version 99.1.2 ;;\n"
+                                                "*) touch '%s' ;;\n"
+                                                "esac\n",
+                                                spawned)));
+    vm_commit_fails(h, "new", "web-1", EOPNOTSUPP,
+                    (const char *const[]){"99.1.2", "saved by qemu", NULL});
+    assert_nothing_ran(h);
+    assert_int_equal(access(spawned, F_OK), -1);
+}
+
+static void commit_when_the_state_is_cut_short_fails(void **state)
+{
+    struct harness *h = *state;
+    char *path = vm_own(h, "state");
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(truncate(path, st.st_size / 2), 0);
+    mount_with_qemu(h, "qemu-system-x86_64");
+    char *result = vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"QEMU", NULL});
+    assert_string_equal(harness_json(h, result, "error.phase"), "load");
+    assert_nothing_ran(h);
+}
+
+static void commit_when_the_state_is_missing_fails(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(unlink(harness_store_path(h, "snapshots/base/state")), 0);
+    mount_with_qemu(h, "qemu-system-x86_64");
+    vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"device state", "base", NULL});
+    assert_nothing_ran(h);
+}
+
+static void commit_when_the_memory_goes_missing_fails(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(h, "qemu-system-x86_64");
+    assert_int_equal(unlink(harness_store_path(h, "snapshots/base/memory")), 0);
+    vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"memory image", "base", NULL});
+    assert_nothing_ran(h);
+    assert_int_equal(access(harness_store_path(h, "snapshots/base/memory"), F_OK), -1);
+}
+
+static void commit_when_the_memory_is_missing_from_the_start_fails(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(unlink(harness_store_path(h, "snapshots/base/memory")), 0);
+    mount_with_qemu(h, "qemu-system-x86_64");
+    vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"memory image", "base", NULL});
+    assert_nothing_ran(h);
+}
+
+static void commit_when_the_memory_has_another_size_fails(void **state)
+{
+    struct harness *h = *state;
+    char *path = vm_own(h, "memory");
+    assert_int_equal(truncate(path, 127 * MIB), 0);
+    mount_with_qemu(h, "qemu-system-x86_64");
+    vm_commit_fails(h, "new", "web-1", EIO,
+                    (const char *const[]){"memory image", "133169152", "134217728", NULL});
+    assert_nothing_ran(h);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, vm_setup_unmounted, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        test(commit_when_qemu_is_missing_names_it),
+        test(boot_when_qemu_is_missing_names_it_and_stays_created),
+        test(commit_when_qemu_dies_while_loading_tells_its_words),
+        test(commit_when_qemu_refuses_to_start_tells_its_words),
+        test(commit_when_qemu_is_of_another_version_starts_nothing),
+        test(commit_when_the_state_is_cut_short_fails),
+        test(commit_when_the_state_is_missing_fails),
+        test(commit_when_the_memory_goes_missing_fails),
+        test(commit_when_the_memory_is_missing_from_the_start_fails),
+        test(commit_when_the_memory_has_another_size_fails),
+    };
+    vm_enter();
+    return cmocka_run_group_tests_name("trouble", tests, make_template, harness_teardown);
+}
