@@ -33,9 +33,9 @@ static int validate(struct fork *fork, struct error *err)
     if (strcmp(source->kind, "standby") != 0)
         return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
                          source->kind);
-    r = machine_from_json(source->machine, &fork->machine, err);
-    if (r < 0)
-        return error_prefix(err, r, "snapshot.json of %s", source->id);
+    struct error why;
+    if (machine_from_json(source->machine, &fork->machine, &why) < 0)
+        return error_set(err, EIO, "snapshot.json of %s: %s", source->id, why.text);
     return instances_reserve(fork->engine->instances, fork->request->id, &fork->instance, err);
 }
 

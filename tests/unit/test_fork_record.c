@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fork/internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+/* A fork of "base" to "web-1" with two mailboxes; nothing was done yet. */
+struct scene {
+    struct snapshot source;
+    struct fork_request request;
+    struct fork fork;
+};
+
+static int setup(void **state)
+{
+    struct scene *scene = calloc(1, sizeof *scene);
+    if (!scene)
+        return -1;
+    *state = scene;
+    memcpy(scene->source.id, "base", 5);
+    memcpy(scene->request.id, "web-1", 6);
+    scene->request.options_text = strdup("{ \"identity\":false }\n");
+    scene->request.count = 2;
+    scene->request.mailboxes[0] = (struct fork_mailbox){.name = "box",
+                                                        .payload = strdup("{\"s3cr3t\":1}"),
+                                                        .payload_size = 12,
+                                                        .token = "t0k3n",
+                                                        .token_size = 5};
+    scene->request.mailboxes[1] = (struct fork_mailbox){.name = "fox",
+                                                        .payload = strdup("{}"),
+                                                        .payload_size = 2,
+                                                        .wait_for_ack = true,
+                                                        .ack_timeout_ms = 5000};
+    scene->fork = (struct fork){.source = &scene->source, .request = &scene->request};
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct scene *scene = *state;
+    fork_request_finish(&scene->request);
+    free(scene);
+    return 0;
+}
+
+static void assert_same(const cJSON *json, const char *wanted)
+{
+    auto_free char *text = cJSON_PrintUnformatted(json);
+    assert_string_equal(text, wanted);
+    assert_null(strstr(text, "s3cr3t"));
+    assert_null(strstr(text, "t0k3n"));
+}
+
+static void result_when_committed_tells_what_was_delivered_and_acked(void **state)
+{
+    struct scene *scene = *state;
+    struct fork_mailbox *box = &scene->request.mailboxes[0], *fox = &scene->request.mailboxes[1];
+    box->located = box->delivered = fox->located = fox->delivered = true;
+    box->offset = UINT64_C(1) << 40;
+    box->copies = 2;
+    fox->offset = 4096;
+    fox->copies = 1;
+    fox->ack.state = ACK_OK;
+    fox->ack.ms = 33.12345;
+    snprintf(fox->ack.text, sizeof fox->ack.text, "stage=applied mailbox=fox");
+    scene->fork.phase = FORK_ACK;
+    for (int phase = 0; phase < FORK_PHASES; phase++)
+        scene->fork.phase_ms[phase] = phase * 1.00049;
+    scene->fork.total_ms = 83;
+    auto_json cJSON *result = fork_result(&scene->fork, NULL);
+    assert_same(result,
+                "{\"status\":\"committed\",\"source\":\"snapshots/base\",\"instance\":\"web-1\","
+                "\"warm\":false,\"error\":null,\"mailboxes\":["
+                "{\"name\":\"box\",\"offset\":1099511627776,\"copies\":2,\"payload_bytes\":12,"
+                "\"acked\":null,\"ack\":null,\"ack_text\":null,\"ack_ms\":null,\"consumed\":null},"
+                "{\"name\":\"fox\",\"offset\":4096,\"copies\":1,\"payload_bytes\":2,"
+                "\"acked\":true,\"ack\":\"udp\",\"ack_text\":\"stage=applied mailbox=fox\","
+                "\"ack_ms\":33.123,\"consumed\":null}],"
+                "\"network\":null,\"timings_ms\":{\"validate\":0,\"locate\":1,\"load\":2.001,"
+                "\"patch\":3.001,\"resume\":4.002,\"network\":5.002,\"ack\":6.003,\"total\":83}}");
+}
+
+static void result_when_refused_by_the_guest_keeps_its_words(void **state)
+{
+    struct scene *scene = *state;
+    struct fork_mailbox *fox = &scene->request.mailboxes[1];
+    struct error err;
+    fox->located = fox->delivered = true;
+    fox->ack.state = ACK_REFUSED;
+    fox->ack.ms = 1;
+    snprintf(fox->ack.text, sizeof fox->ack.text, "stage=failed mailbox=fox reason=no");
+    scene->fork.phase = FORK_ACK;
+    scene->fork.failed_mailbox = "fox";
+    error_set(&err, EREMOTEIO, "the guest could not apply it");
+    auto_json cJSON *result = fork_result(&scene->fork, &err);
+    assert_same(cJSON_GetObjectItemCaseSensitive(result, "error"),
+                "{\"code\":\"EREMOTEIO\",\"phase\":\"ack\",\"mailbox\":\"fox\","
+                "\"message\":\"the guest could not apply it\"}");
+    const cJSON *entry =
+        cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(result, "mailboxes"), 1);
+    assert_true(cJSON_IsFalse(cJSON_GetObjectItemCaseSensitive(entry, "acked")));
+    assert_same(cJSON_GetObjectItemCaseSensitive(entry, "ack_text"),
+                "\"stage=failed mailbox=fox reason=no\"");
+}
+
+static void result_when_it_failed_early_says_null_to_what_is_not_known(void **state)
+{
+    struct scene *scene = *state;
+    struct error err;
+    scene->request.id[0] = 0;
+    scene->fork.phase = FORK_VALIDATE;
+    error_set(&err, EINVAL, "mailboxes/fox is unfinished");
+    auto_json cJSON *result = fork_result(&scene->fork, &err);
+    assert_same(cJSON_GetObjectItemCaseSensitive(result, "status"), "\"failed\"");
+    assert_same(cJSON_GetObjectItemCaseSensitive(result, "instance"), "null");
+    assert_same(cJSON_GetObjectItemCaseSensitive(result, "error"),
+                "{\"code\":\"EINVAL\",\"phase\":\"validate\",\"mailbox\":null,"
+                "\"message\":\"mailboxes/fox is unfinished\"}");
+    assert_same(cJSON_GetArrayItem(cJSON_GetObjectItemCaseSensitive(result, "mailboxes"), 1),
+                "{\"name\":\"fox\",\"offset\":null,\"copies\":null,\"payload_bytes\":null,"
+                "\"acked\":false,\"ack\":\"udp\",\"ack_text\":null,\"ack_ms\":null,"
+                "\"consumed\":null}");
+}
+
+static void record_when_made_holds_the_options_and_the_result(void **state)
+{
+    struct scene *scene = *state;
+    auto_json cJSON *result = fork_result(&scene->fork, NULL);
+    auto_json cJSON *record = fork_record(&scene->fork, result);
+    assert_int_equal(cJSON_GetArraySize(record), 3);
+    assert_same(cJSON_GetObjectItemCaseSensitive(record, "version"), "1");
+    assert_same(cJSON_GetObjectItemCaseSensitive(record, "options"),
+                "\"{ \\\"identity\\\":false }\\n\"");
+    assert_true(cJSON_Compare(cJSON_GetObjectItemCaseSensitive(record, "result"), result, true));
+}
+
+#define SCENE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        SCENE(result_when_committed_tells_what_was_delivered_and_acked),
+        SCENE(result_when_refused_by_the_guest_keeps_its_words),
+        SCENE(result_when_it_failed_early_says_null_to_what_is_not_known),
+        SCENE(record_when_made_holds_the_options_and_the_result),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
