@@ -376,12 +376,18 @@ static void vmm_when_of_another_version_is_not_started(void **state)
 {
     struct world *world = *state;
     struct attempt attempt;
+    auto_free char *script = NULL;
+    assert_true(asprintf(&script,
+                         "#!/bin/sh\n"
+                         "case \"$*\" in *--version) echo 'QEMU emulator version 8.0.1'; exit;; "
+                         "esac\n"
+                         "echo > '%s'\n",
+                         world_path(world, "started")) > 0);
     world_publish_box(world, "base");
-    world_install_qemu(world, "#!/bin/sh\n"
-                              "echo \"$*\" >> started\n"
-                              "echo 'QEMU emulator version 8.0.1'\n");
+    world_install_qemu(world, script);
     prepare(world, &attempt);
     assert_fails(&attempt, EOPNOTSUPP, "load", NULL, "saved by qemu 7.2.22, and the program here");
+    assert_false(world_has(world_path(world, "started")));
 }
 
 static void image_when_it_was_written_to_by_a_fork_that_failed_is_unchanged(void **state)
