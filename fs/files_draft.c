@@ -185,8 +185,8 @@ static void print_marks(FILE *out, const char *directory, const char *name,
         json_check(document->text, document->size, &check);
         fprintf(out,
                 "%s%s: unfinished: the JSON object is not complete at line %u, column %u: write it "
-                "again, or remove it\n",
-                directory, name, check.line, check.column);
+                "again%s\n",
+                directory, name, check.line, check.column, directory[0] ? ", or remove it" : "");
     }
 }
 
