@@ -59,22 +59,10 @@ __asm__(".pushsection .rodata\n"
         "mov %eax, %es\n"
         "mov %eax, %ss\n"
         "mov $load, %esp\n"
-        "mov $0x11, %al\n" /* interrupt controller: vectors from 32, the timer's alone */
-        "out %al, $0x20\n"
-        "mov $32, %al\n"
-        "out %al, $0x21\n"
-        "mov $4, %al\n"
-        "out %al, $0x21\n"
-        "mov $1, %al\n"
-        "out %al, $0x21\n"
-        "mov $0xfe, %al\n"
-        "out %al, $0x21\n"
-        "mov $0x34, %al\n" /* timer: 1193182 Hz / 11932 */
-        "out %al, $0x43\n"
-        "mov $0x9c, %al\n"
-        "out %al, $0x40\n"
-        "mov $0x2e, %al\n"
-        "out %al, $0x40\n"
+        "movl $0x1ff, 0xfee000f0\n" /* local APIC on; its timer counts ns, */
+        "movl $0xb, 0xfee003e0\n"
+        "movl $0x20020, 0xfee00320\n" /* again and again, with vector 32 */
+        "movl $10000000, 0xfee00380\n"
         "cld\n"
         "mov $load + (greeting - tiny_guest_page), %esi\n"
         "call print\n"
@@ -118,10 +106,7 @@ __asm__(".pushsection .rodata\n"
         "jmp 1b\n"
         "2: ret\n"
 
-        "tick: push %eax\n"
-        "mov $0x20, %al\n"
-        "out %al, $0x20\n"
-        "pop %eax\n"
+        "tick: movl $0, 0xfee000b0\n" /* seen */
         "iret\n"
         ".balign 4096\n"
         ".code64\n"
@@ -192,6 +177,29 @@ void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *n
     harness_put(harness_format(h, "%s/state", instance), "standby\n");
     harness_put(harness_format(h, "%s/snapshot", instance), id);
     assert_return_code(rmdir(instance), 0);
+}
+
+int tiny_guest_setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    harness_mount(*state, NULL);
+    tiny_guest_snapshot(*state, "base", (const char *const[]){"m", "a", "b", NULL});
+    return 0;
+}
+
+struct harness_child tiny_guest_commit(struct harness *h, const char *draft, const char *text)
+{
+    return harness_start_shell(
+        h, "bash", harness_format(h, "echo %s > snapshots/base/forks/%s/commit", text, draft));
+}
+
+void tiny_guest_stage(struct harness *h, const char *draft, const char *mailbox,
+                      const char *payload, int timeout_ms)
+{
+    harness_put(harness_path(h, "snapshots/base/forks/%s/mailboxes/%s", draft, mailbox),
+                harness_format(h, "{\"payload\":%s,\"wait_for_ack\":true,\"ack_timeout_ms\":%d}",
+                               payload, timeout_ms));
 }
 
 struct search {

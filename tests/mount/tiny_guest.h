@@ -14,12 +14,23 @@
 
 enum { TINY_GUEST_MAILBOXES_MAX = 32 };
 
-/* Can such a VM run here? Otherwise the test skips, with a reason printed. */
+/* Can such a VM run here? Otherwise the program skips, with a reason printed. */
 bool tiny_guest_possible(void);
+
+/* For cmocka: a mounted store with snapshots/base, whose guest has the mailboxes "m", "a", "b". */
+int tiny_guest_setup(void **state);
+#define guest_test(name) cmocka_unit_test_setup_teardown(name, tiny_guest_setup, harness_teardown)
 
 /* Boots one through the mount, puts it in standby and publishes snapshots/<id>. The instance of
  * the same id is removed. `names` ends with NULL; each mailbox's token is "token-" and its name. */
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names);
+
+/* A shell that writes `text` to the commit file of snapshots/base/forks/<draft>. */
+struct harness_child tiny_guest_commit(struct harness *h, const char *draft, const char *text);
+
+/* Stages {"payload":…,"wait_for_ack":true,"ack_timeout_ms":…} there. */
+void tiny_guest_stage(struct harness *h, const char *draft, const char *mailbox,
+                      const char *payload, int timeout_ms);
 
 /* Waits until the guest of a commit under way (its directory in the store is hidden still) has
  * printed what it got in that mailbox, and returns the ack_port in it. */
