@@ -52,7 +52,7 @@ static int document_set(struct document *document, const char *text, size_t size
     return 0;
 }
 
-/* create, O_TRUNC, truncation to 0. */
+/* O_TRUNC, truncation to 0; a file that was just created is like this too. */
 static int document_begin(struct document *document)
 {
     int r = document_set(document, "", 0);
@@ -177,7 +177,7 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
     int r = fs_create_node(fs, parent, name, flags, ret_node, ret);
     if (r < 0)
         return r;
-    r = fs_open_file(fs, *ret_node, flags | O_TRUNC, tid, ret_handle);
+    r = fs_open_file(fs, *ret_node, flags, tid, ret_handle);
     if (r < 0)
         fs_forget(fs, *ret_node, 1);
     return r;

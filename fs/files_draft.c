@@ -246,7 +246,7 @@ static bool name_valid(const char *name)
 static int staged_create(struct fs *fs, const struct place *directory, const char *name)
 {
     struct draft *draft = draft_of(directory);
-    const struct staged *file;
+    struct staged *file;
     size_t count = 0;
     int r = draft_writable(draft);
     LL_COUNT(draft->files, file, count);
@@ -256,7 +256,12 @@ static int staged_create(struct fs *fs, const struct place *directory, const cha
         return -EINVAL;
     if (count >= FS_STAGED_MAX)
         return -ENOSPC;
-    return draft_add_file(fs, draft, name) ? 0 : -ENOMEM;
+    file = draft_add_file(fs, draft, name);
+    if (!file)
+        return -ENOMEM;
+    file->document.unfinished = true;
+    fs_changed(fs, &draft->object);
+    return 0;
 }
 
 static int staged_unlink(struct fs *fs, const struct place *directory, const char *name)

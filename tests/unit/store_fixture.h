@@ -53,7 +53,9 @@ struct world {
     struct error err;
 
     struct gate scanned, changed;
-    void (*on_scanned)(struct world *world);
+    void (*on_scanned)(struct world *world); /* before `scanned` is posted */
+    void (*on_changed)(struct world *world, const char *id);
+    void *context; /* of these two */
     char complaints[4096];
     atomic_bool stop; /* for images of its own */
 
@@ -120,7 +122,8 @@ static inline void world_scanned(void *context)
 static inline void world_changed(void *context, const char *id)
 {
     struct world *world = context;
-    (void)id;
+    if (world->on_changed)
+        world->on_changed(world, id);
     gate_post(&world->changed);
 }
 

@@ -1,0 +1,516 @@
+/* SPDX-License-Identifier: MIT */
+/* The tree as the kernel sees it: names, numbers, modes, and what may be made and removed where. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "tree_fixture.h"
+
+static const char record[] =
+    "{\"version\":1,\"options\":\"{}\\n\",\"result\":{\"status\":\"committed\",\"source\":"
+    "\"snapshots/base\",\"instance\":\"web-1\",\"error\":null,\"mailboxes\":[{\"name\":\"box\","
+    "\"offset\":4096,\"acked\":null}]}}";
+
+/* A snapshot "base" with the mailboxes box and fox, its fork "web-1", an instance "one" in standby
+ * and a new one "two". */
+static void furnish(struct tree *tree)
+{
+    struct world *world = tree->world;
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    auto_free char *json = NULL;
+    frames_arm(world_page(&image, 1), "fox", "token");
+    frames_arm(world_page(&image, 2), "box", "token");
+    world_open_store(world);
+    world_open_layers(world);
+    world_publish(world, "base", &image);
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    assert_true(asprintf(&json,
+                         "\"state\":\"stopped\",%s,\"source\":{\"snapshot\":\"base\","
+                         "\"uuid\":\"%s\"}",
+                         world_machine, base->uuid) > 0);
+    snapshot_unref(base);
+    world_leave_instance(world, "web-1", json);
+    world_write_text(world_path(world, "store/instances/web-1/fork.json"), record);
+    world_write_text(world_path(world, "store/instances/web-1/console.log"), "hello\n");
+    free(json);
+    assert_true(asprintf(&json, "\"state\":\"standby\",%s", world_machine) > 0);
+    world_leave_instance(world, "one", json);
+    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
+    world_restart(world);
+    assert_string_equal(world->complaints, "");
+    tree_open_fs(tree, false);
+    assert_int_equal(tree_mkdir(tree, "instances/two"), 0);
+}
+
+static void tree_when_listed_has_the_names_of_its_tables(void **state)
+{
+    static const struct {
+        const char *path, *names;
+    } cases[] = {
+        {"", "README snapshots instances "},
+        {"snapshots", "base "},
+        {"snapshots/base", "info mailboxes forks "},
+        {"snapshots/base/mailboxes", "fox box "},
+        {"snapshots/base/forks", "new web-1 "},
+        {"snapshots/base/forks/new", "mailboxes options commit status result error "},
+        {"snapshots/base/forks/new/mailboxes", ""},
+        {"snapshots/base/forks/web-1", "mailboxes options commit status result error instance "},
+        {"snapshots/base/forks/web-1/mailboxes", "box "},
+        {"instances/one", "info config state snapshot error console vmm.log mailboxes "},
+        {"instances/one/mailboxes", "fox box "},
+        {"instances/two", "info config state snapshot error console vmm.log "},
+        {"instances/web-1", "info config state snapshot error console vmm.log fork "},
+    };
+    struct tree *tree = *state;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++)
+        tree_assert_names(tree, cases[i].path, cases[i].names);
+}
+
+static void modes_when_asked_are_those_of_their_kind(void **state)
+{
+    static const struct {
+        const char *path;
+        mode_t mode;
+    } cases[] = {
+        {"", S_IFDIR | 0755},
+        {"README", S_IFREG | 0444},
+        {"snapshots", S_IFDIR | 0755},
+        {"snapshots/base", S_IFDIR | 0755},
+        {"snapshots/base/info", S_IFREG | 0444},
+        {"snapshots/base/mailboxes", S_IFDIR | 0755},
+        {"snapshots/base/mailboxes/box", S_IFREG | 0400},
+        {"snapshots/base/forks/web-1", S_IFDIR | 0755},
+        {"snapshots/base/forks/web-1/mailboxes/box", S_IFREG | 0600},
+        {"snapshots/base/forks/new/options", S_IFREG | 0644},
+        {"snapshots/base/forks/new/commit", S_IFREG | 0200},
+        {"snapshots/base/forks/new/status", S_IFREG | 0444},
+        {"snapshots/base/forks/new/result", S_IFREG | 0400},
+        {"snapshots/base/forks/new/error", S_IFREG | 0444},
+        {"snapshots/base/forks/web-1/instance", S_IFLNK | 0777},
+        {"instances/one/info", S_IFREG | 0444},
+        {"instances/one/config", S_IFREG | 0600},
+        {"instances/one/state", S_IFREG | 0644},
+        {"instances/one/snapshot", S_IFREG | 0200},
+        {"instances/one/error", S_IFREG | 0444},
+        {"instances/one/console", S_IFREG | 0400},
+        {"instances/one/vmm.log", S_IFREG | 0400},
+        {"instances/one/mailboxes/fox", S_IFREG | 0400},
+        {"instances/web-1/fork", S_IFLNK | 0777},
+    };
+    struct tree *tree = *state;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++)
+        if (tree_stat(tree, cases[i].path).st_mode != cases[i].mode)
+            fail_msg("%s has mode %o", cases[i].path, tree_stat(tree, cases[i].path).st_mode);
+}
+
+enum { INODES_MAX = 256 };
+
+struct inodes {
+    ino_t seen[INODES_MAX];
+    size_t count;
+};
+
+static void check_file(struct tree *tree, const char *path, const struct stat *st)
+{
+    struct handle *handle;
+    if (S_ISLNK(st->st_mode)) {
+        char target[256];
+        assert_int_equal(fs_readlink(tree->fs, tree_walk(tree, path), target), 0);
+        assert_int_equal(st->st_size, strlen(target));
+        return;
+    }
+    assert_int_equal(tree_open_flags(tree, path, O_RDONLY, &handle), 0);
+    auto_free char *text = tree_read_open(tree, handle);
+    size_t size = strlen(text);
+    fs_release(tree->fs, handle);
+    if ((size_t)st->st_size != size)
+        fail_msg("%s has %zu bytes and says %jd", path, size, (intmax_t)st->st_size);
+    if (size > 0 && text[size - 1] != '\n')
+        fail_msg("%s does not end with a newline", path);
+}
+
+/* Every name of the directory and below: what readdir says of it is what a lookup finds. */
+static void check_directory(struct tree *tree, const char *path, struct inodes *inodes)
+{
+    uint64_t directory = tree_walk(tree, path);
+    struct handle *handle = tree_opendir(tree, directory);
+    const struct fs_name *name;
+    for (size_t i = 0; (name = fs_readdir(handle, i)); i++) {
+        char inside[PATH_MAX];
+        if (strcmp(name->name, ".") == 0 || strcmp(name->name, "..") == 0) {
+            assert_int_equal(i, strlen(name->name) - 1);
+            continue;
+        }
+        snprintf(inside, sizeof inside, "%s%s%s", path, *path ? "/" : "", name->name);
+        struct stat st = tree_stat(tree, inside);
+        if (st.st_ino != name->ino || st.st_mode != name->mode)
+            fail_msg("%s: %ju %o, listed as %ju %o", inside, (uintmax_t)st.st_ino, st.st_mode,
+                     (uintmax_t)name->ino, name->mode);
+        assert_int_equal(st.st_nlink, 1);
+        assert_int_equal(st.st_uid, geteuid());
+        assert_int_equal(st.st_blocks, (st.st_size + 511) / 512);
+        assert_true(st.st_mtim.tv_sec > 0);
+        for (size_t k = 0; k < inodes->count; k++)
+            if (inodes->seen[k] == st.st_ino)
+                fail_msg("%s has the number of another one", inside);
+        assert_true(inodes->count < INODES_MAX);
+        inodes->seen[inodes->count++] = st.st_ino;
+        if (S_ISDIR(st.st_mode))
+            check_directory(tree, inside, inodes);
+        else
+            check_file(tree, inside, &st);
+    }
+    fs_release(tree->fs, handle);
+}
+
+static void tree_when_walked_is_consistent(void **state)
+{
+    struct tree *tree = *state;
+    struct inodes first = {0}, second = {0};
+    furnish(tree);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
+    assert_int_equal(tree_put(tree, "snapshots/base/forks/mine/mailboxes/box", "{}\n"), 0);
+    first.seen[first.count++] = tree_stat(tree, "").st_ino;
+    second.seen[second.count++] = tree_stat(tree, "").st_ino;
+    check_directory(tree, "", &first);
+    assert_true(first.count > 60);
+    check_directory(tree, "", &second); /* stable */
+    assert_int_equal(first.count, second.count);
+    assert_memory_equal(first.seen, second.seen, sizeof first.seen);
+}
+
+static void node_when_looked_up_again_is_the_same_but_for_commands(void **state)
+{
+    static const char *const same[] = {"", "README", "snapshots/base/mailboxes/box",
+                                       "snapshots/base/forks/new/status", "instances/one/config"};
+    static const char *const new[] = {"snapshots/base/forks/new/commit", "instances/one/state",
+                                      "instances/one/snapshot"};
+    struct tree *tree = *state;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(same); i++)
+        assert_int_equal(tree_walk(tree, same[i]), tree_walk(tree, same[i]));
+    for (size_t i = 0; i < array_length(new); i++) {
+        uint64_t first = tree_walk(tree, new[i]), second = tree_walk(tree, new[i]);
+        struct stat a, b;
+        assert_int_not_equal(first, second);
+        assert_int_equal(fs_getattr(tree->fs, first, &a), 0);
+        assert_int_equal(fs_getattr(tree->fs, second, &b), 0);
+        assert_int_equal(a.st_ino, b.st_ino);
+    }
+}
+
+static void node_when_forgotten_is_gone_and_its_id_never_reused(void **state)
+{
+    struct tree *tree = *state;
+    struct stat st;
+    furnish(tree);
+    uint64_t base = tree_walk(tree, "snapshots/base"), node, again;
+    assert_int_equal(tree_lookup(tree, base, "info", &node, &st), 0);
+    assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
+    fs_forget(tree->fs, node, 1);
+    assert_int_equal(fs_getattr(tree->fs, node, &st), 0); /* looked up twice */
+    fs_forget(tree->fs, node, 1);
+    assert_int_equal(fs_getattr(tree->fs, node, &st), -ENODEV);
+    fs_forget(tree->fs, node, 1);
+    fs_forget(tree->fs, UINT64_MAX, 1);
+    assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
+    assert_true(again > node);
+    fs_forget(tree->fs, again, UINT64_MAX);
+    assert_int_equal(fs_getattr(tree->fs, again, &st), -ENODEV);
+    fs_forget(tree->fs, 1, UINT64_MAX);
+    assert_int_equal(fs_getattr(tree->fs, 1, &st), 0); /* the root stays */
+}
+
+static void lookup_when_there_is_nothing_fails(void **state)
+{
+    static const struct {
+        const char *path;
+        int code;
+    } cases[] = {
+        {"nothing", ENOENT},
+        {"readme", ENOENT},
+        {"snapshots/other", ENOENT},
+        {"snapshots/base/warm", ENOENT},
+        {"snapshots/base/network", ENOENT},
+        {"snapshots/base/mailboxes/bo", ENOENT},
+        {"snapshots/base/forks/other", ENOENT},
+        {"snapshots/base/forks/new/network", ENOENT},
+        {"snapshots/base/forks/new/instance", ENOENT},
+        {"snapshots/base/forks/new/mailboxes/box", ENOENT},
+        {"instances/new", ENOENT},
+        {"instances/two/mailboxes", ENOENT},
+        {"instances/two/fork", ENOENT},
+        {"instances/..", ENOENT},
+        {"README/x", ENOTDIR},
+        {"instances/two/config/x", ENOTDIR},
+        {"instances/web-1/fork/x", ENOTDIR},
+    };
+    struct tree *tree = *state;
+    struct stat st;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++)
+        if (tree_try_walk(tree, cases[i].path, &st) != -cases[i].code)
+            fail_msg("%s: %jd", cases[i].path, (intmax_t)tree_try_walk(tree, cases[i].path, &st));
+}
+
+static void links_when_read_lead_to_each_other(void **state)
+{
+    struct tree *tree = *state;
+    char target[256];
+    furnish(tree);
+    assert_int_equal(
+        fs_readlink(tree->fs, tree_walk(tree, "snapshots/base/forks/web-1/instance"), target), 0);
+    assert_string_equal(target, "../../../../instances/web-1");
+    assert_int_equal(fs_readlink(tree->fs, tree_walk(tree, "instances/web-1/fork"), target), 0);
+    assert_string_equal(target, "../../snapshots/base/forks/web-1");
+    assert_int_equal(fs_readlink(tree->fs, tree_walk(tree, "README"), target), -EINVAL);
+}
+
+static void mkdir_when_its_name_or_place_is_wrong_fails(void **state)
+{
+    static const struct {
+        const char *path;
+        int code;
+    } cases[] = {
+        {"instances/two", EEXIST},
+        {"instances/New", EINVAL},
+        {"instances/new", EINVAL},
+        {"instances/a.b", EINVAL},
+        {"instances/-a", EINVAL},
+        {"snapshots/base/forks/new", EINVAL},
+        {"snapshots/base/forks/web-1", EEXIST},
+        {"snapshots/base/forks/A", EINVAL},
+        {"snapshots/other", EPERM},
+        {"other", EPERM},
+        {"snapshots/base/other", EPERM},
+        {"snapshots/base/mailboxes/other", EPERM},
+        {"snapshots/base/forks/new/other", EPERM},
+        {"snapshots/base/forks/new/mailboxes/other", EPERM},
+        {"instances/two/other", EPERM},
+    };
+    struct tree *tree = *state;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++)
+        if (tree_mkdir(tree, cases[i].path) != -cases[i].code)
+            fail_msg("%s: %d", cases[i].path, tree_mkdir(tree, cases[i].path));
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/a"), 0);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/a"), -EEXIST);
+    /* A draft's id is taken in its own forks/ alone. */
+    assert_int_equal(tree_mkdir(tree, "instances/a"), 0);
+}
+
+static void removal_when_not_allowed_fails(void **state)
+{
+    static const struct {
+        const char *path;
+        int rmdir_code, unlink_code;
+    } cases[] = {
+        {"README", EPERM, EPERM},
+        {"snapshots", EPERM, EPERM},
+        {"snapshots/base/info", EPERM, EPERM},
+        {"snapshots/base/mailboxes", EPERM, EPERM},
+        {"snapshots/base/mailboxes/box", EPERM, EPERM},
+        {"snapshots/base/forks", EPERM, EPERM},
+        {"snapshots/base/forks/new", EPERM, EPERM},
+        {"snapshots/base/forks/web-1", EBUSY, EPERM}, /* a record goes with its instance */
+        {"snapshots/base/forks/other", ENOENT, EPERM},
+        {"snapshots/base/forks/new/commit", EPERM, EPERM},
+        {"snapshots/base/forks/new/options", EPERM, EPERM},
+        {"snapshots/base/forks/new/mailboxes", EPERM, EPERM},
+        {"snapshots/base/forks/new/mailboxes/box", EPERM, ENOENT},
+        {"snapshots/base/forks/web-1/mailboxes/box", EPERM, EPERM},
+        {"snapshots/base/forks/web-1/instance", EPERM, EPERM},
+        {"snapshots/other", ENOENT, EPERM},
+        {"instances/other", ENOENT, EPERM},
+        {"instances/two/state", EPERM, EPERM},
+        {"instances/web-1/fork", EPERM, EPERM},
+    };
+    struct tree *tree = *state;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        int removed = tree_rmdir(tree, cases[i].path), unlinked = tree_unlink(tree, cases[i].path);
+        if (removed != -cases[i].rmdir_code || unlinked != -cases[i].unlink_code)
+            fail_msg("%s: %d and %d", cases[i].path, removed, unlinked);
+    }
+}
+
+static void creation_when_not_in_a_drafts_mailboxes_fails(void **state)
+{
+    static const struct {
+        const char *path;
+        int code;
+    } cases[] = {
+        {"file", EPERM},
+        {"snapshots/file", EPERM},
+        {"snapshots/base/network", EPERM},
+        {"snapshots/base/mailboxes/file", EPERM},
+        {"snapshots/base/forks/file", EPERM},
+        {"snapshots/base/forks/new/file", EPERM},
+        {"snapshots/base/forks/new/network", EOPNOTSUPP},
+        {"snapshots/base/forks/web-1/network", EPERM},
+        {"snapshots/base/forks/web-1/mailboxes/file", EPERM},
+        {"instances/file", EPERM},
+        {"instances/two/file", EPERM},
+        {"instances/one/mailboxes/file", EPERM},
+        {"snapshots/base/forks/new/mailboxes/a b", EINVAL},
+        {"snapshots/base/forks/new/mailboxes/a@b", EINVAL},
+        {"snapshots/base/forks/new/mailboxes/.", EINVAL},
+        {"snapshots/base/forks/new/mailboxes/..", EINVAL},
+        {"snapshots/base/forks/new/mailboxes/ä", EINVAL},
+        {"snapshots/base/forks/new/mailboxes/"
+         "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+         EINVAL},
+    };
+    struct tree *tree = *state;
+    struct handle *handle;
+    furnish(tree);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        int r = tree_open_flags(tree, cases[i].path, O_WRONLY | O_CREAT, &handle);
+        if (r != -cases[i].code)
+            fail_msg("%s: %d", cases[i].path, r);
+    }
+    tree_assert_names(tree, "snapshots/base/forks/new/mailboxes", "");
+}
+
+static void assert_gone(struct tree *tree, uint64_t node, struct handle *handle)
+{
+    struct stat st;
+    char *bytes;
+    size_t size;
+    struct handle *other;
+    assert_int_equal(fs_getattr(tree->fs, node, &st), -ENODEV);
+    assert_int_equal(fs_open_file(tree->fs, node, O_RDONLY, gettid(), &other), -ENODEV);
+    assert_int_equal(fs_read(tree->fs, handle, 10, 0, &bytes, &size), -ENODEV);
+    assert_int_equal(tree_write_at(tree, handle, "{}", 0), -ENODEV);
+    assert_int_equal(fs_poll(tree->fs, handle, NULL), 0x8 | 0x10); /* POLLERR, POLLHUP */
+}
+
+static void instance_when_removed_takes_all_of_it_away(void **state)
+{
+    struct tree *tree = *state;
+    furnish(tree);
+    ino_t ino = tree_stat(tree, "instances/web-1").st_ino;
+    uint64_t state_node = tree_walk(tree, "instances/web-1/state");
+    struct handle *state_file = tree_open(tree, "instances/web-1/state", O_RDWR);
+    uint64_t record_node = tree_walk(tree, "snapshots/base/forks/web-1/options");
+    struct handle *record_file = tree_open(tree, "snapshots/base/forks/web-1/options", O_RDONLY);
+    struct handle *console = tree_open(tree, "instances/web-1/console", O_RDONLY);
+    auto_free char *log = tree_read_open(tree, console);
+    assert_string_equal(log, "hello\n");
+    assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
+    tree_assert_names(tree, "snapshots/base/forks", "new ");
+    assert_gone(tree, state_node, state_file);
+    assert_gone(tree, record_node, record_file);
+    auto_free char *bytes = NULL;
+    size_t size;
+    assert_int_equal(fs_read(tree->fs, console, 10, 0, &bytes, &size), -ENODEV);
+    fs_release(tree->fs, state_file);
+    fs_release(tree->fs, record_file);
+    fs_release(tree->fs, console);
+    assert_int_equal(tree_mkdir(tree, "instances/web-1"), 0);
+    struct stat st;
+    assert_int_equal(fs_getattr(tree->fs, state_node, &st), -ENODEV);
+    assert_int_not_equal(tree_stat(tree, "instances/web-1").st_ino, ino);
+    assert_int_not_equal(tree_walk(tree, "instances/web-1/state"), state_node);
+    tree_assert_text(tree, "instances/web-1/state", "created\n");
+    assert_int_equal(tree_rmdir(tree, "instances/one"), 0);
+    assert_int_equal(tree_rmdir(tree, "instances/two"), 0);
+}
+
+static void snapshot_when_removed_takes_its_drafts_along(void **state)
+{
+    struct tree *tree = *state;
+    furnish(tree);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
+    assert_int_equal(tree_put(tree, "snapshots/base/forks/mine/mailboxes/box", "{}"), 0);
+    uint64_t info = tree_walk(tree, "snapshots/base/info");
+    struct handle *info_file = tree_open(tree, "snapshots/base/info", O_RDONLY);
+    uint64_t box = tree_walk(tree, "snapshots/base/forks/mine/mailboxes/box");
+    struct handle *box_file = tree_open(tree, "snapshots/base/forks/mine/mailboxes/box", O_RDWR);
+    struct snapshot *snapshot = snapshots_find(&tree->world->snapshots, "base");
+    assert_int_equal(snapshot_use(snapshot, NULL), 0);
+    assert_int_equal(tree_rmdir(tree, "snapshots/base"), -EBUSY);
+    tree_assert_names(tree, "snapshots/base/forks/mine/mailboxes", "box ");
+    snapshot_leave(snapshot);
+    snapshot_unref(snapshot);
+    assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);
+    tree_assert_names(tree, "snapshots", "");
+    assert_gone(tree, info, info_file);
+    assert_gone(tree, box, box_file);
+    assert_int_equal(fs_flush(tree->fs, box_file, gettid()), 0); /* nothing was written */
+    fs_release(tree->fs, info_file);
+    fs_release(tree->fs, box_file);
+    tree_assert_text(tree, "instances/web-1/state", "stopped\n");
+    assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
+}
+
+static void draft_when_removed_takes_what_was_staged_along(void **state)
+{
+    struct tree *tree = *state;
+    furnish(tree);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
+    uint64_t node = tree_walk(tree, "snapshots/base/forks/mine/commit");
+    struct handle *commit = tree_open(tree, "snapshots/base/forks/mine/commit", O_RDWR);
+    struct handle *box =
+        tree_open(tree, "snapshots/base/forks/mine/mailboxes/box", O_RDWR | O_CREAT);
+    assert_int_equal(tree_write_at(tree, box, "{}", 0), 0);
+    ino_t ino = tree_stat(tree, "snapshots/base/forks/mine").st_ino;
+    assert_int_equal(tree_rmdir(tree, "snapshots/base/forks/mine"), 0);
+    assert_gone(tree, node, commit);
+    assert_int_equal(fs_flush(tree->fs, box, gettid()), -ENODEV);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
+    assert_int_not_equal(tree_stat(tree, "snapshots/base/forks/mine").st_ino, ino);
+    assert_int_equal(tree_write_at(tree, commit, "1", 0), -ENODEV);
+    tree_assert_names(tree, "snapshots/base/forks/mine/mailboxes", "");
+    fs_release(tree->fs, commit);
+    fs_release(tree->fs, box);
+}
+
+static void listing_when_the_directory_changes_stays_as_it_was_opened(void **state)
+{
+    struct tree *tree = *state;
+    furnish(tree);
+    struct handle *handle = tree_opendir(tree, tree_walk(tree, "instances"));
+    size_t count = 0;
+    while (fs_readdir(handle, count))
+        count++;
+    assert_int_equal(count, 2 + 3);
+    assert_int_equal(tree_rmdir(tree, "instances/two"), 0);
+    assert_int_equal(tree_mkdir(tree, "instances/three"), 0);
+    assert_int_equal(tree_mkdir(tree, "instances/four"), 0);
+    assert_non_null(fs_readdir(handle, count - 1));
+    assert_null(fs_readdir(handle, count));
+    assert_null(fs_readdir(handle, SIZE_MAX));
+    fs_release(tree->fs, handle);
+    struct handle *none = NULL;
+    struct caller caller;
+    caller_init(&caller);
+    assert_int_equal(fs_opendir(tree->fs, tree_walk(tree, "README"), &caller.waiter, &none),
+                     -ENOTDIR);
+    gate_finish(&caller.answered);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_EMPTY_TREE(tree_when_listed_has_the_names_of_its_tables),
+        IN_EMPTY_TREE(modes_when_asked_are_those_of_their_kind),
+        IN_EMPTY_TREE(tree_when_walked_is_consistent),
+        IN_EMPTY_TREE(node_when_looked_up_again_is_the_same_but_for_commands),
+        IN_EMPTY_TREE(node_when_forgotten_is_gone_and_its_id_never_reused),
+        IN_EMPTY_TREE(lookup_when_there_is_nothing_fails),
+        IN_EMPTY_TREE(links_when_read_lead_to_each_other),
+        IN_EMPTY_TREE(mkdir_when_its_name_or_place_is_wrong_fails),
+        IN_EMPTY_TREE(removal_when_not_allowed_fails),
+        IN_EMPTY_TREE(creation_when_not_in_a_drafts_mailboxes_fails),
+        IN_EMPTY_TREE(instance_when_removed_takes_all_of_it_away),
+        IN_EMPTY_TREE(snapshot_when_removed_takes_its_drafts_along),
+        IN_EMPTY_TREE(draft_when_removed_takes_what_was_staged_along),
+        IN_EMPTY_TREE(listing_when_the_directory_changes_stays_as_it_was_opened),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

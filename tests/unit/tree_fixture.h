@@ -1,0 +1,425 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * tree_fixture: the tree without FUSE. The test is the kernel: it looks names up, opens, writes and
+ * waits for answers, as ops.c lets the real one do. Header only; it needs cmocka included before.
+ */
+#ifndef HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
+#define HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
+
+#include "fs/fs.h"
+#include "store_fixture.h"
+
+struct tree {
+    struct world *world;
+    struct fs *fs;
+    atomic_uint woken, dropped; /* polls */
+    struct gate woke;
+};
+
+/* A request that may be answered later. */
+struct caller {
+    struct waiter waiter;
+    struct gate answered;
+    int result;
+};
+
+static inline void tree_wake(void *poll)
+{
+    struct tree *tree = poll;
+    atomic_fetch_add(&tree->woken, 1);
+    gate_post(&tree->woke);
+}
+
+static inline void tree_drop(void *poll)
+{
+    atomic_fetch_add(&((struct tree *)poll)->dropped, 1);
+}
+
+static inline void tree_scanned(struct world *world)
+{
+    fs_image_scanned(((struct tree *)world->context)->fs);
+}
+
+static inline void tree_changed(struct world *world, const char *id)
+{
+    fs_instance_changed(((struct tree *)world->context)->fs, id);
+}
+
+static inline void tree_open_fs(struct tree *tree, bool require_token)
+{
+    const struct fs_setup setup = {.snapshots = &tree->world->snapshots,
+                                   .instances = &tree->world->instances,
+                                   .ack_address = "127.0.0.1",
+                                   .require_token = require_token,
+                                   .wake = tree_wake,
+                                   .drop = tree_drop};
+    assert_int_equal(fs_open(&setup, &tree->fs, &tree->world->err), 0);
+    tree->world->on_scanned = tree_scanned;
+    tree->world->on_changed = tree_changed;
+    tree->world->context = tree;
+}
+
+/* The directory alone: the test leaves things in the store, and then calls tree_start(). */
+static inline int tree_setup_empty(void **state)
+{
+    struct tree *tree = calloc(1, sizeof *tree);
+    if (!tree || world_setup_empty((void **)&tree->world) < 0)
+        return -1;
+    gate_init(&tree->woke);
+    *state = tree;
+    return 0;
+}
+
+static inline void tree_start(struct tree *tree)
+{
+    world_open_store(tree->world);
+    world_open_layers(tree->world);
+    tree_open_fs(tree, false);
+}
+
+static inline int tree_setup(void **state)
+{
+    int r = tree_setup_empty(state);
+    if (r == 0)
+        tree_start(*state);
+    return r;
+}
+
+static inline void tree_stop(struct tree *tree)
+{
+    if (!tree->fs)
+        return;
+    fs_stop(tree->fs);
+    tree->world->on_scanned = NULL;
+    tree->world->on_changed = NULL;
+    fs_close(tree->fs);
+    tree->fs = NULL;
+}
+
+static inline int tree_teardown(void **state)
+{
+    struct tree *tree = *state;
+    void *world = tree->world;
+    tree_stop(tree);
+    int r = world_teardown(&world);
+    gate_finish(&tree->woke);
+    free(tree);
+    return r;
+}
+
+static inline void tree_restart(struct tree *tree)
+{
+    tree_stop(tree);
+    world_restart(tree->world);
+    tree_open_fs(tree, false);
+}
+
+static inline void caller_done(struct waiter *waiter, int result)
+{
+    struct caller *caller = (struct caller *)waiter;
+    caller->result = result;
+    gate_post(&caller->answered);
+}
+
+static inline bool caller_not_interrupted(const struct waiter *waiter)
+{
+    (void)waiter;
+    return false;
+}
+
+static inline void caller_init(struct caller *caller)
+{
+    *caller = (struct caller){.waiter = {.done = caller_done,
+                                         .key = caller,
+                                         .tid = gettid(),
+                                         .interrupted_already = caller_not_interrupted}};
+    gate_init(&caller->answered);
+}
+
+/* What the request gets: `r`, or what came later. */
+static inline int caller_wait(struct caller *caller, int r)
+{
+    if (r == FS_LATER) {
+        if (!gate_wait(&caller->answered, FIXTURE_FAR_MS))
+            fail_msg("no answer came");
+        r = caller->result;
+    }
+    gate_finish(&caller->answered);
+    return r;
+}
+
+/* As the kernel: when a scan has ended, the lookup is made again. */
+static inline int tree_lookup(struct tree *tree, uint64_t parent, const char *name,
+                              uint64_t *ret_node, struct stat *ret)
+{
+    for (;;) {
+        struct caller caller;
+        caller_init(&caller);
+        int r = fs_lookup(tree->fs, parent, name, &caller.waiter, ret_node, ret);
+        bool later = r == FS_LATER;
+        r = caller_wait(&caller, r);
+        if (!later || r < 0)
+            return r;
+    }
+}
+
+/* The node at a path, or -errno. The root for "". */
+static inline int64_t tree_try_walk(struct tree *tree, const char *path, struct stat *ret)
+{
+    char copy[PATH_MAX], *rest = NULL;
+    uint64_t node = 1;
+    snprintf(copy, sizeof copy, "%s", path);
+    assert_int_equal(fs_getattr(tree->fs, node, ret), 0);
+    for (char *name = strtok_r(copy, "/", &rest); name; name = strtok_r(NULL, "/", &rest)) {
+        int r = tree_lookup(tree, node, name, &node, ret);
+        if (r < 0)
+            return r;
+    }
+    return (int64_t)node;
+}
+
+static inline uint64_t tree_walk(struct tree *tree, const char *path)
+{
+    struct stat st;
+    int64_t node = tree_try_walk(tree, path, &st);
+    if (node < 0)
+        fail_msg("%s: %s", path, strerrorname_np((int)-node));
+    return (uint64_t)node;
+}
+
+static inline struct stat tree_stat(struct tree *tree, const char *path)
+{
+    struct stat st;
+    int64_t node = tree_try_walk(tree, path, &st);
+    if (node < 0)
+        fail_msg("%s: %s", path, strerrorname_np((int)-node));
+    return st;
+}
+
+/* The directory of a path; its last name goes to *ret_name, which points into `path`. */
+static inline uint64_t tree_parent(struct tree *tree, const char *path, const char **ret_name)
+{
+    char parent[PATH_MAX];
+    const char *slash = strrchr(path, '/');
+    snprintf(parent, sizeof parent, "%.*s", slash ? (int)(slash - path) : 0, path);
+    *ret_name = slash ? slash + 1 : path;
+    return tree_walk(tree, parent);
+}
+
+/* open(2), O_CREAT and O_EXCL included. */
+static inline int tree_open_flags(struct tree *tree, const char *path, int flags,
+                                  struct handle **ret)
+{
+    const char *name;
+    struct stat st;
+    uint64_t node, parent = tree_parent(tree, path, &name);
+    int r = tree_lookup(tree, parent, name, &node, &st);
+    if (r == -ENOENT && flags & O_CREAT)
+        return fs_create(tree->fs, parent, name, flags, gettid(), &node, &st, ret);
+    if (r == 0 && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
+        return -EEXIST;
+    return r < 0 ? r : fs_open_file(tree->fs, node, flags & ~O_CREAT, gettid(), ret);
+}
+
+static inline struct handle *tree_open(struct tree *tree, const char *path, int flags)
+{
+    struct handle *handle = NULL;
+    int r = tree_open_flags(tree, path, flags, &handle);
+    if (r < 0)
+        fail_msg("%s: %s", path, strerrorname_np(-r));
+    return handle;
+}
+
+static inline int tree_pwrite(struct tree *tree, struct handle *handle, const char *bytes,
+                              size_t size, off_t offset, bool append)
+{
+    struct caller caller;
+    caller_init(&caller);
+    int r = fs_write(tree->fs, handle, bytes, size, offset, append, &caller.waiter);
+    return caller_wait(&caller, r);
+}
+
+static inline int tree_write_at(struct tree *tree, struct handle *handle, const char *text,
+                                off_t offset)
+{
+    return tree_pwrite(tree, handle, text, strlen(text), offset, false);
+}
+
+/* As `printf text > path`: the first error, of the write or of the flush. */
+static inline int tree_put(struct tree *tree, const char *path, const char *text)
+{
+    struct handle *handle;
+    int r = tree_open_flags(tree, path, O_WRONLY | O_CREAT | O_TRUNC, &handle);
+    if (r < 0)
+        return r;
+    r = fs_flush(tree->fs, handle, gettid()); /* the shell closes its own copy first */
+    if (r == 0)
+        r = tree_write_at(tree, handle, text, 0);
+    int flushed = fs_flush(tree->fs, handle, gettid());
+    fs_release(tree->fs, handle);
+    return r < 0 ? r : flushed;
+}
+
+/* All that an open file gives, in small reads; owned, with a NUL. */
+static inline char *tree_read_open(struct tree *tree, struct handle *handle)
+{
+    enum { PIECE = 100 };
+    char *text = NULL;
+    size_t used = 0;
+    for (;;) {
+        auto_free char *bytes = NULL;
+        size_t size = 0;
+        int r = fs_read(tree->fs, handle, PIECE, (off_t)used, &bytes, &size);
+        if (r < 0)
+            fail_msg("read: %s", strerrorname_np(-r));
+        text = realloc(text, used + size + 1);
+        assert_non_null(text);
+        if (size > 0)
+            memcpy(text + used, bytes, size);
+        used += size;
+        text[used] = 0;
+        if (size == 0)
+            return text;
+    }
+}
+
+static inline char *tree_read(struct tree *tree, const char *path)
+{
+    struct handle *handle = tree_open(tree, path, O_RDONLY);
+    char *text = tree_read_open(tree, handle);
+    fs_release(tree->fs, handle);
+    return text;
+}
+
+static inline void tree_assert_text(struct tree *tree, const char *path, const char *wanted)
+{
+    auto_free char *text = tree_read(tree, path);
+    if (strcmp(text, wanted) != 0)
+        fail_msg("%s is \"%s\", not \"%s\"", path, text, wanted);
+}
+
+static inline void tree_assert_has(struct tree *tree, const char *path, const char *wanted)
+{
+    auto_free char *text = tree_read(tree, path);
+    if (!strstr(text, wanted))
+        fail_msg("%s is \"%s\", without \"%s\"", path, text, wanted);
+}
+
+static inline int tree_mkdir(struct tree *tree, const char *path)
+{
+    const char *name;
+    struct stat st;
+    uint64_t node, parent = tree_parent(tree, path, &name);
+    return fs_mkdir(tree->fs, parent, name, &node, &st);
+}
+
+static inline int tree_rmdir(struct tree *tree, const char *path)
+{
+    const char *name;
+    uint64_t parent = tree_parent(tree, path, &name);
+    return fs_rmdir(tree->fs, parent, name);
+}
+
+static inline int tree_unlink(struct tree *tree, const char *path)
+{
+    const char *name;
+    uint64_t parent = tree_parent(tree, path, &name);
+    return fs_unlink(tree->fs, parent, name);
+}
+
+static inline int tree_rename(struct tree *tree, const char *path, const char *new_path,
+                              unsigned flags)
+{
+    const char *name, *new_name;
+    uint64_t parent = tree_parent(tree, path, &name);
+    uint64_t new_parent = tree_parent(tree, new_path, &new_name);
+    return fs_rename(tree->fs, parent, name, new_parent, new_name, flags);
+}
+
+static inline struct handle *tree_opendir(struct tree *tree, uint64_t node)
+{
+    struct handle *handle = NULL;
+    for (;;) {
+        struct caller caller;
+        caller_init(&caller);
+        int r = fs_opendir(tree->fs, node, &caller.waiter, &handle);
+        bool later = r == FS_LATER;
+        r = caller_wait(&caller, r);
+        if (r < 0)
+            fail_msg("opendir: %s", strerrorname_np(-r));
+        if (!later)
+            return handle;
+    }
+}
+
+/* The names in a directory, without . and .., each with a space behind it; owned. */
+static inline char *tree_names(struct tree *tree, const char *path)
+{
+    struct handle *handle = tree_opendir(tree, tree_walk(tree, path));
+    const struct fs_name *name;
+    char *names = strdup("");
+    for (size_t i = 0; (name = fs_readdir(handle, i)); i++) {
+        char *longer = NULL;
+        if (strcmp(name->name, ".") == 0 || strcmp(name->name, "..") == 0)
+            continue;
+        assert_true(asprintf(&longer, "%s%s ", names, name->name) > 0);
+        free(names);
+        names = longer;
+    }
+    fs_release(tree->fs, handle);
+    return names;
+}
+
+static inline void tree_assert_names(struct tree *tree, const char *path, const char *wanted)
+{
+    auto_free char *names = tree_names(tree, path);
+    if (strcmp(names, wanted) != 0)
+        fail_msg("in %s are \"%s\", not \"%s\"", path, names, wanted);
+}
+
+static inline int tree_flush(struct tree *tree, struct handle *handle)
+{
+    return fs_flush(tree->fs, handle, gettid());
+}
+
+static inline void tree_must_put(struct tree *tree, const char *path, const char *text)
+{
+    int r = tree_put(tree, path, text);
+    if (r < 0)
+        fail_msg("%s: %s: %s", path, text, strerrorname_np(-r));
+}
+
+/* What the tests of drafts use: the snapshot "base" with the mailbox "box". */
+#define NEW "snapshots/base/forks/new/"
+#define BOX NEW "mailboxes/box"
+
+static inline int tree_setup_base(void **state)
+{
+    int r = tree_setup(state);
+    if (r == 0)
+        world_publish_box(((struct tree *)*state)->world, "base");
+    return r;
+}
+
+/* A commit of `new` fails with EINVAL, and the draft's error says why. */
+static inline void tree_assert_not_committed(struct tree *tree, const char *why)
+{
+    assert_int_equal(tree_put(tree, NEW "commit", "web-1\n"), -EINVAL);
+    tree_assert_has(tree, NEW "error", why);
+    tree_assert_has(tree, NEW "result", "\"code\": \"EINVAL\"");
+    tree_assert_text(tree, NEW "status", "failed\n");
+    tree_assert_names(tree, "instances", "");
+}
+
+/* A commit of `new` gets as far as to start a VMM, which is not there. */
+static inline void tree_assert_committable(struct tree *tree)
+{
+    assert_int_equal(tree_put(tree, NEW "commit", "web-1\n"), -EIO);
+    tree_assert_has(tree, NEW "result", "\"phase\": \"load\"");
+}
+
+#define IN_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup, tree_teardown)
+#define WITH_BASE(test) cmocka_unit_test_setup_teardown(test, tree_setup_base, tree_teardown)
+#define IN_EMPTY_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup_empty, tree_teardown)
+
+#endif
