@@ -280,6 +280,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     assert_info(info, "source", "{\"snapshot\":\"base\"}");
     size_t count;
     auto_free struct snapshot_name *forks = instances_forks(&world->instances, base, &count);
+    assert_non_null(forks);
     assert_int_equal(count, 2);
     struct instance *fork = found(world, "fork-1");
     assert_non_null(fork->fork);
