@@ -111,13 +111,24 @@ bool draft_scratch_name(const char *name)
     return false;
 }
 
+/* "committed" or "failed", or NULL: the store is not trusted. */
+static const char *recorded_status(const cJSON *result)
+{
+    static const char *const words[] = {"committed", "failed"};
+    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "status"));
+    for (size_t i = 0; status && i < array_length(words); i++)
+        if (strcmp(status, words[i]) == 0)
+            return words[i];
+    return NULL;
+}
+
 const char *draft_status(const struct draft *draft)
 {
     const struct staged *file;
     if (draft->job)
         return "committing";
     if (draft->record)
-        return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(draft->record, "status"));
+        return recorded_status(draft->record);
     if (draft->failure)
         return "failed";
     if (draft->options.text)
@@ -149,7 +160,7 @@ static void become_record(struct fs *fs, struct draft *draft, const char *instan
     }
     cJSON_ArrayForEach (item, mailboxes) {
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "name"));
-        if (name && !draft_file(draft, name))
+        if (name && frame_name_valid(name, strlen(name)) && !draft_file(draft, name))
             draft_add_file(fs, draft, name);
     }
     snprintf(draft->instance, sizeof draft->instance, "%s", instance);
@@ -170,8 +181,7 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
     const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     const char *options =
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(instance->fork, "options"));
-    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "status"));
-    cJSON *copy = status ? cJSON_Duplicate(result, true) : NULL;
+    cJSON *copy = recorded_status(result) ? cJSON_Duplicate(result, true) : NULL;
     struct draft *draft = copy ? draft_create(fs, source, instance->id) : NULL;
     if (!draft) {
         cJSON_Delete(copy);

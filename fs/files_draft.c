@@ -359,11 +359,18 @@ static int forks_list(struct fs *fs, const struct place *directory, struct waite
     return r;
 }
 
+/* A commit of `new` takes the name that its record will have. */
+static bool fork_name_taken(struct source *source, const char *name)
+{
+    const struct draft *always = source->drafts;
+    return draft_find(source, name) || (always->job && strcmp(always->instance, name) == 0);
+}
+
 static int forks_make(struct fs *fs, const struct place *directory, const char *name)
 {
     if (!store_id_valid(name))
         return -EINVAL;
-    if (draft_find(source_of(directory), name))
+    if (fork_name_taken(source_of(directory), name))
         return -EEXIST;
     return draft_create(fs, source_of(directory), name) ? 0 : -ENOMEM;
 }
