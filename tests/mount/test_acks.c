@@ -1,0 +1,236 @@
+/* SPDX-License-Identifier: MIT */
+/* Commits that wait for acks: the test sends them in the guest's place. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tiny_guest.h"
+#include "util/cleanup.h"
+
+enum { LONG_MS = 30000, SHORT_MS = 150, MAILBOXES_MAX = 16 };
+
+static char *fork_path(struct harness *h, const char *fork, const char *file)
+{
+    return harness_path(h, "snapshots/base/forks/%s/%s", fork, file);
+}
+
+static char *result_of(struct harness *h, const char *fork, const char *member)
+{
+    return harness_json(h, harness_get(h, fork_path(h, fork, "result")), member);
+}
+
+/* Of the commit under way, or of what it left. */
+static void assert_no_instance(struct harness *h)
+{
+    assert_string_equal(assert_shell("bash",
+                                     "ls -A $S/instances instances | grep -v -e : -e '^$'; "
+                                     "for p in /proc/[0-9]*; do readlink $p/cwd; done 2> /dev/null "
+                                     "| grep -F $S; true",
+                                     0)
+                            .out,
+                        "");
+}
+
+static void ack_of_the_mailbox_ends_the_wait(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_stage(h, "new", "m", "{\"n\":1}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    int port = tiny_guest_port(h, "m");
+    assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "committing\n");
+    tiny_guest_send(port, " stage=applied mailbox=m note=fine\n");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, "f1", "mailboxes.0.acked"), "true");
+    assert_string_equal(result_of(h, "f1", "mailboxes.0.ack"), "udp");
+    assert_string_equal(result_of(h, "f1", "mailboxes.0.ack_text"),
+                        "stage=applied mailbox=m note=fine");
+    assert_true(atof(result_of(h, "f1", "mailboxes.0.ack_ms")) > 0);
+    assert_string_equal(
+        result_of(h, "f1", "mailboxes.0.payload_bytes"),
+        harness_format(h, "%zu", strlen(harness_format(h, "{\"n\":1,\"ack_port\":%d}", port))));
+    assert_file_contains(harness_path(h, "instances/f1/console"),
+                         harness_format(h, "m {\"n\":1,\"ack_port\":%d}\n", port));
+}
+
+static void ack_port_in_an_empty_payload_stands_alone(void **state)
+{
+    struct harness *h = *state;
+    harness_put(fork_path(h, "new", "mailboxes/m"),
+                "{\"payload\":{ \n },\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    int port = tiny_guest_port(h, "m");
+    tiny_guest_send(port, "stage=applied mailbox=m");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_file_contains(harness_path(h, "instances/f1/console"),
+                         harness_format(h, "m { \n \"ack_port\":%d}\n", port));
+}
+
+static void datagrams_that_are_no_ack_do_not_end_the_wait(void **state)
+{
+    struct harness *h = *state;
+    static const char *const others[] = {
+        "stage=applied mailbox=mm",
+        "stage=applied mailbox=",
+        "mailbox=m",
+        "stage=mailbox_seen mailbox=m",
+        "ok: stage=applied mailbox=m",
+        "stage=applied mailbox=M",
+        "applied m",
+        "",
+    };
+    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    int port = tiny_guest_port(h, "m");
+    for (size_t i = 0; i < array_length(others); i++)
+        tiny_guest_send(port, others[i]);
+    /* It comes last; it would come too late if one of them counted. */
+    tiny_guest_send(port, "stage=failed mailbox=m reason=the-last");
+    assert_int_equal(harness_finish(h, &commit).status, 1);
+    assert_string_equal(result_of(h, "new", "error.code"), "EREMOTEIO");
+    assert_file_contains(fork_path(h, "new", "error"), "the-last");
+}
+
+static void guest_that_never_acks_is_destroyed(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_stage(h, "new", "m", "{\"n\":1}", SHORT_MS);
+    assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), ETIMEDOUT);
+    assert_no_instance(h);
+    assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "failed\n");
+    assert_file_contains(fork_path(h, "new", "error"), "no ack for mailbox m within 150 ms");
+    assert_string_equal(result_of(h, "new", "error.code"), "ETIMEDOUT");
+    assert_string_equal(result_of(h, "new", "error.phase"), "ack");
+    assert_string_equal(result_of(h, "new", "mailboxes.0.acked"), "false");
+    assert_fails(access(fork_path(h, "f1", ""), F_OK), ENOENT);
+    assert_file_contains(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}");
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+}
+
+static void guest_that_never_acks_stays_where_failures_are_kept(void **state)
+{
+    struct harness *h = *state;
+    assert_works(mkdir(fork_path(h, "d", ""), 0755));
+    harness_put(fork_path(h, "d", "options"), "{\"on_ack_failure\":\"keep\"}");
+    tiny_guest_stage(h, "d", "m", "{\"n\":1}", SHORT_MS);
+    assert_errno(harness_write(fork_path(h, "d", "commit"), "d"), ETIMEDOUT);
+    assert_string_equal(harness_get(h, fork_path(h, "d", "status")), "failed\n");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/d/state")), "running\n");
+    harness_await(h, fork_path(h, "d", "instance/console"), "m {\"n\":1,");
+    assert_errno(harness_write(fork_path(h, "d", "mailboxes/a"), "{}"), EPERM);
+    assert_errno(harness_write(fork_path(h, "d", "commit"), "d"), ETIMEDOUT);
+    assert_string_equal(assert_shell("bash", "ls instances", 0).out, "d\n");
+    harness_put(harness_path(h, "instances/d/state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/d")));
+    assert_fails(access(fork_path(h, "d", ""), F_OK), ENOENT);
+}
+
+static void failure_of_new_that_is_kept_leaves_a_failed_record(void **state)
+{
+    struct harness *h = *state;
+    harness_put(fork_path(h, "new", "options"), "{\"on_ack_failure\":\"keep\"}");
+    tiny_guest_stage(h, "new", "m", "{}", SHORT_MS);
+    assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), ETIMEDOUT);
+    assert_string_equal(harness_get(h, fork_path(h, "f1", "status")), "failed\n");
+    assert_file_contains(fork_path(h, "f1", "error"), "no ack for mailbox m");
+    assert_string_equal(result_of(h, "f1", "error.code"), "ETIMEDOUT");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/f1/state")), "running\n");
+    assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), EEXIST);
+}
+
+static void refusal_of_the_guest_fails_the_commit_with_its_reason(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    tiny_guest_send(tiny_guest_port(h, "m"), "stage=failed mailbox=m reason=disk-full");
+    struct harness_result result = harness_finish(h, &commit);
+    assert_int_equal(result.status, 1);
+    assert_contains(result.err, "Remote I/O error");
+    assert_file_contains(fork_path(h, "new", "error"), "disk-full");
+    assert_string_equal(result_of(h, "new", "error.code"), "EREMOTEIO");
+    assert_string_equal(result_of(h, "new", "error.mailbox"), "m");
+    assert_no_instance(h);
+}
+
+static void acks_of_several_mailboxes_are_all_waited_for(void **state)
+{
+    struct harness *h = *state;
+    static const char *const names[] = {"a", "m"};
+    harness_put(fork_path(h, "new", "mailboxes/b"), "{\"quiet\":true}");
+    for (size_t i = 0; i < array_length(names); i++)
+        tiny_guest_stage(h, "new", names[i], "{}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    int port = tiny_guest_port(h, "a");
+    assert_int_equal(tiny_guest_port(h, "m"), port);
+    tiny_guest_send(port, "stage=applied mailbox=b");
+    tiny_guest_send(port, "stage=applied mailbox=m");
+    assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "committing\n");
+    tiny_guest_send(port, "stage=applied mailbox=a");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, "f1", "mailboxes.0.acked"), "null");
+    assert_string_equal(result_of(h, "f1", "mailboxes.1.acked"), "true");
+    assert_string_equal(result_of(h, "f1", "mailboxes.2.acked"), "true");
+}
+
+static void mailboxes_when_16_are_staged_are_all_delivered(void **state)
+{
+    struct harness *h = *state;
+    const char *names[MAILBOXES_MAX + 1] = {NULL};
+    for (int i = 0; i < MAILBOXES_MAX; i++)
+        names[i] = harness_format(h, "box-%d", i);
+    tiny_guest_snapshot(h, "many", names);
+    for (int i = 0; i < MAILBOXES_MAX; i++)
+        harness_put(harness_path(h, "snapshots/many/forks/new/mailboxes/%s", names[i]),
+                    harness_format(h,
+                                   "{\"payload\":{\"i\":%d},\"wait_for_ack\":true,"
+                                   "\"ack_timeout_ms\":30000}",
+                                   i));
+    struct harness_child commit =
+        harness_start_shell(h, "bash", "echo f1 > snapshots/many/forks/new/commit");
+    for (int i = MAILBOXES_MAX - 1; i >= 0; i--)
+        tiny_guest_send(tiny_guest_port(h, names[i]),
+                        harness_format(h, "stage=applied mailbox=%s", names[i]));
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+}
+
+static void guest_that_dies_before_its_ack_fails_the_commit(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f1");
+    tiny_guest_port(h, "m");
+    assert_shell("bash",
+                 "for p in /proc/[0-9]*; do case $(readlink $p/cwd) in $S/instances/.new-*) "
+                 "kill -9 ${p#/proc/};; esac; done 2> /dev/null; true",
+                 0);
+    struct harness_result result = harness_finish(h, &commit);
+    assert_contains(result.err, "Input/output error");
+    assert_string_equal(result_of(h, "new", "error.code"), "EIO");
+    assert_file_contains(fork_path(h, "new", "error"), "ended before its guest acked");
+    assert_no_instance(h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        guest_test(ack_of_the_mailbox_ends_the_wait),
+        guest_test(ack_port_in_an_empty_payload_stands_alone),
+        guest_test(datagrams_that_are_no_ack_do_not_end_the_wait),
+        guest_test(guest_that_never_acks_is_destroyed),
+        guest_test(guest_that_never_acks_stays_where_failures_are_kept),
+        guest_test(failure_of_new_that_is_kept_leaves_a_failed_record),
+        guest_test(refusal_of_the_guest_fails_the_commit_with_its_reason),
+        guest_test(acks_of_several_mailboxes_are_all_waited_for),
+        guest_test(mailboxes_when_16_are_staged_are_all_delivered),
+        guest_test(guest_that_dies_before_its_ack_fails_the_commit),
+    };
+    harness_enter();
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    return cmocka_run_group_tests_name("acks", tests, NULL, NULL);
+}
