@@ -194,10 +194,11 @@ static void *watch_interrupts(void *argument)
     fs_lock(fs);
     while (!fs->stopped) {
         bool again = judge(fs);
-        fs_unlock(fs);
-        fs_lock(fs);
-        if (fs->stopped)
-            break;
+        if (fs->answers) { /* given by the unlocking; what was interrupted meanwhile is looked at */
+            fs_unlock(fs);
+            fs_lock(fs);
+            continue;
+        }
         if (!again) {
             pthread_cond_wait(&fs->interrupts, &fs->lock);
             continue;

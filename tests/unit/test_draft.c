@@ -345,6 +345,24 @@ static void writer_when_interrupted_gets_the_outcome_by_writing_again(void **sta
     tree_assert_has(tree, NEW "error", "is not a program");
 }
 
+/* However the interrupts fall between the looks at them: none is lost. */
+static void writer_when_interrupted_often_is_answered_each_time(void **state)
+{
+    struct tree *tree = *state;
+    install_qemu_that_waits(tree->world);
+    struct writer *writer = begin(tree, NEW "commit", "web-1");
+    int go = await_qemu(tree->world);
+    for (int i = 0; i < 300; i++) {
+        writer->caller.waiter.tid = NO_SUCH_THREAD;
+        fs_interrupt(tree->fs, &writer->caller);
+        assert_int_equal(await(writer), -EINTR);
+        write_again(tree, writer, "web-1");
+        assert_int_equal(writer->result, FS_LATER);
+    }
+    let_go(go);
+    assert_int_equal(end(tree, writer), -EIO);
+}
+
 /* A child that has handlers for these signals, and is stopped: what it gets stays pending. */
 static pid_t spawn_stopped(struct world *world)
 {
@@ -501,6 +519,7 @@ int main(void)
         WITH_BASE(commits_when_the_daemon_stops_are_answered),
         WITH_BASE(commits_when_there_are_too_many_are_refused),
         WITH_BASE(writer_when_interrupted_gets_the_outcome_by_writing_again),
+        WITH_BASE(writer_when_interrupted_often_is_answered_each_time),
         WITH_BASE(writer_when_a_background_job_ends_waits_on),
         WITH_BASE(record_when_committed_is_read_only),
         WITH_BASE(record_when_kept_after_a_failure_says_so),
