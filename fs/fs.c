@@ -172,8 +172,10 @@ void fs_instance_changed(struct fs *fs, const char *id)
         return;
     fs_lock(fs);
     struct unit *unit = fs_unit(fs, id);
-    if (unit)
+    if (unit) {
+        unit->job = NULL; /* what it has still to do is to answer */
         fs_changed(fs, &unit->object);
+    }
     fs_unlock(fs);
 }
 

@@ -266,7 +266,7 @@ static int config_writable(const struct instance *instance, struct error *err)
 {
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    if (instance->busy ||
+    if ((instance->busy && !instance->settling) ||
         (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED))
         return error_set(err, EBUSY,
                          "config cannot be changed while the instance is %s: write stopped to "
@@ -304,6 +304,7 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     if (r < 0)
         return r;
     pthread_mutex_lock(&table->lock);
+    instance_settle(instance);
     r = config_writable(instance, err);
     if (r == 0) {
         instance->busy = true;
@@ -342,6 +343,7 @@ int instance_remove(struct instance *instance, struct error *err)
     char hidden[32];
     int r = 0;
     pthread_mutex_lock(&table->lock);
+    instance_settle(instance);
     if (instance->removed)
         r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
     else if (instance->busy || instance->vmm)

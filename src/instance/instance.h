@@ -50,6 +50,7 @@ struct instance {
     bool published; /* false: the id is only reserved, nobody sees it */
     bool removed;
     bool busy;
+    bool settling; /* busy, but in its new state: only recording that; who wants it waits */
     int cancel_fd; /* eventfd of the transition under way, or -1 */
     enum instance_state state;
     char *config; /* as written; NULL: never written */

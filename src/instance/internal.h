@@ -17,7 +17,11 @@ void instance_insert(struct instance *instance);
 /* lifecycle.c: begin makes the caller the owner (busy) or fails; end gives that up, records what is
  * there now and tells `changed`. */
 int instance_begin(struct instance *instance, bool stop, struct error *err);
+/* The same for the end of a VMM, if there is one and nobody else looks after it. */
+bool instance_begin_ended(struct instance *instance);
 void instance_end(struct instance *instance);
+/* With the lock held: waits while it is settling. */
+void instance_settle(struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
 void instance_forget_vmm(struct instance *instance);
 

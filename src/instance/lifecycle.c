@@ -12,10 +12,17 @@
 
 typedef int transition(struct instance *instance, struct error *err);
 
+void instance_settle(struct instance *instance)
+{
+    while (instance->settling)
+        pthread_cond_wait(&instance->table->idle, &instance->table->lock);
+}
+
 /* With the lock held. */
 static int may_begin(struct instance *instance, bool stop, struct error *err)
 {
     struct instances *table = instance->table;
+    instance_settle(instance);
     if (stop && instance->busy && !table->stopping) {
         if (instance->cancel_fd >= 0)
             eventfd_write(instance->cancel_fd, 1);
@@ -49,11 +56,27 @@ int instance_begin(struct instance *instance, bool stop, struct error *err)
     return r;
 }
 
-/* The changed members are written with the lock held, since others read them. */
+bool instance_begin_ended(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
+    if (begun)
+        instance->busy = instance->settling = true;
+    pthread_mutex_unlock(&instance->table->lock);
+    return begun;
+}
+
+/* With the lock held. From here on others see the state, and may act on it. */
+static void reach(struct instance *instance, enum instance_state state)
+{
+    instance->state = state;
+    instance->settling = true;
+}
+
 static void set_state(struct instance *instance, enum instance_state state)
 {
     pthread_mutex_lock(&instance->table->lock);
-    instance->state = state;
+    reach(instance, state);
     pthread_mutex_unlock(&instance->table->lock);
 }
 
@@ -91,8 +114,9 @@ void instance_end(struct instance *instance)
     pthread_mutex_lock(&table->lock);
     /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
     int r = instance->vmm ? instance_watch(instance, &why) : 0;
-    instance->busy = false;
-    close(steal_fd(&instance->cancel_fd));
+    instance->busy = instance->settling = false;
+    if (instance->cancel_fd >= 0)
+        close(steal_fd(&instance->cancel_fd));
     pthread_cond_broadcast(&table->idle);
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
@@ -159,7 +183,7 @@ static int boot(struct instance *instance, struct error *err)
     instance->machine = machine;
     instance->vmm = vmm;
     instance->exit = (struct vmm_exit){0};
-    instance->state = INSTANCE_RUNNING;
+    reach(instance, INSTANCE_RUNNING);
     pthread_mutex_unlock(&instance->table->lock);
     machine_finish(&old);
     return 0;
@@ -213,7 +237,7 @@ static int standby(struct instance *instance, struct error *err)
     instance_forget_vmm(instance);
     pthread_mutex_lock(&instance->table->lock);
     instance->exit = (struct vmm_exit){0};
-    instance->state = INSTANCE_STANDBY;
+    reach(instance, INSTANCE_STANDBY);
     pthread_mutex_unlock(&instance->table->lock);
     return 0;
 }

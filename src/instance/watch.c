@@ -26,7 +26,7 @@ static struct instance *find_serial(struct instances *table, uint64_t serial)
 static void ended(struct instances *table, uint64_t serial)
 {
     struct instance *instance = find_serial(table, serial);
-    if (instance && instance_begin(instance, false, NULL) == 0)
+    if (instance && instance_begin_ended(instance))
         instance_end(instance);
     instance_unref(instance);
 }
