@@ -20,18 +20,21 @@ static const struct file_type info_file = {.text = info_text, .pollable = true};
 /* mailboxes/: the names of the markers in the memory image of a snapshot, or of an instance in
  * standby. A marker's place is told apart by the index of its first candidate. */
 
-static struct image *image_of(const struct place *place)
+/* What is known of the image now. An instance that has left standby has none, whatever lies there:
+ * it is the memory of a VM that runs, or of one that ended. */
+static int index_now(const struct place *place, struct image_index **ret)
 {
-    return place->object->kind == OBJECT_SNAPSHOT
-               ? &((struct source *)place->object)->snapshot->image
-               : &((struct unit *)place->object)->instance->image;
+    if (place->object->kind == OBJECT_SNAPSHOT)
+        return image_index(&((struct source *)place->object)->snapshot->image, ret, NULL);
+    struct instance *instance = ((struct unit *)place->object)->instance;
+    return instance_is_standby(instance) ? image_index(&instance->image, ret, NULL) : -ENOENT;
 }
 
 /* The list of candidates, or FS_LATER with the waiter queued. */
 static int index_of(struct fs *fs, const struct place *place, struct waiter *waiter,
                     struct image_index **ret)
 {
-    int r = image_index(image_of(place), ret, NULL);
+    int r = index_now(place, ret);
     if (r != -EINPROGRESS)
         return r;
     if (!waiter)
@@ -85,7 +88,7 @@ static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_s
     char *text = NULL;
     (void)fs;
     *ret_size = 0;
-    if (image_index(image_of(place), &index, NULL) < 0)
+    if (index_now(place, &index) < 0)
         return NULL;
     if (place->sub < index->scan.count) {
         auto_json cJSON *json =

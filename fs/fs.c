@@ -15,9 +15,24 @@ void fs_lock(struct fs *fs)
     pthread_mutex_lock(&fs->lock);
 }
 
+/* Who lets go of a snapshot or an instance last waits for a scan of its image, and that scan has to
+ * tell the tree first: never with the lock held. */
+static void let_go(struct object *buried)
+{
+    struct object *object, *next;
+    LL_FOREACH_SAFE (buried, object, next) {
+        if (object->kind == OBJECT_SNAPSHOT)
+            snapshot_unref(((struct source *)object)->snapshot);
+        else
+            instance_unref(((struct unit *)object)->instance);
+        free(object);
+    }
+}
+
 void fs_unlock(struct fs *fs)
 {
     struct waiter *answers = steal_pointer(fs->answers);
+    struct object *buried = steal_pointer(fs->buried);
     void **wakes = steal_pointer(fs->wakes);
     size_t wake_count = fs->wake_count;
     fs->wake_count = 0;
@@ -31,6 +46,7 @@ void fs_unlock(struct fs *fs)
         DL_DELETE(answers, waiter);
         waiter->done(waiter, waiter->result);
     }
+    let_go(buried);
 }
 
 void object_init(struct object *object, enum object_kind kind, uint64_t serial,
@@ -72,9 +88,7 @@ void fs_changed(struct fs *fs, struct object *object)
 
 static void source_destroy(struct object *object)
 {
-    struct source *source = (struct source *)object;
-    snapshot_unref(source->snapshot);
-    free(source);
+    LL_PREPEND(((struct source *)object)->fs->buried, object);
 }
 
 static void load_records(struct fs *fs, struct source *source)
@@ -107,6 +121,7 @@ struct source *fs_source(struct fs *fs, const char *id)
         return NULL;
     }
     object_init(&source->object, OBJECT_SNAPSHOT, snapshot->serial, source_destroy);
+    source->fs = fs;
     source->snapshot = snapshot;
     if (!draft_create(fs, source, "new")) {
         object_unref(&source->object);
@@ -120,10 +135,9 @@ struct source *fs_source(struct fs *fs, const char *id)
 static void unit_destroy(struct object *object)
 {
     struct unit *unit = (struct unit *)object;
-    instance_unref(unit->instance);
     document_finish(&unit->config);
     free(unit->error);
-    free(unit);
+    LL_PREPEND(unit->fs->buried, object);
 }
 
 struct unit *fs_unit(struct fs *fs, const char *id)
@@ -143,6 +157,7 @@ struct unit *fs_unit(struct fs *fs, const char *id)
         return NULL;
     }
     object_init(&unit->object, OBJECT_INSTANCE, instance->serial, unit_destroy);
+    unit->fs = fs;
     unit->instance = instance;
     HASH_ADD(hh, fs->units, object.serial, sizeof unit->object.serial, unit);
     return unit;

@@ -26,6 +26,7 @@ struct object {
     bool removed;
     struct timespec changed;
     void (*destroy)(struct object *object);
+    struct object *next; /* in fs.buried */
 };
 
 /* A collected file's text and marks. */
@@ -40,6 +41,7 @@ struct draft;
 
 struct source { /* OBJECT_SNAPSHOT */
     struct object object;
+    struct fs *fs;
     struct snapshot *snapshot;
     struct draft *drafts; /* by creation; the first is "new" */
     UT_hash_handle hh;    /* in fs.sources, by the snapshot's serial */
@@ -47,6 +49,7 @@ struct source { /* OBJECT_SNAPSHOT */
 
 struct unit { /* OBJECT_INSTANCE */
     struct object object;
+    struct fs *fs;
     struct instance *instance;
     struct document config; /* only its marks */
     char *error;            /* owned: why the last write to config, state or snapshot failed */
@@ -157,6 +160,7 @@ struct fs {
     struct waiter *answers;
     void **wakes;
     size_t wake_count;
+    struct object *buried; /* sources and units that nobody uses any more */
 };
 
 /* What a file is. A file has `text`, or `log`; what can be written has `document` or `command`. */

@@ -55,6 +55,7 @@ struct daemon {
     pthread_t main_thread, signal_thread;
     pthread_mutex_t lock; /* of `loop_ended` */
     bool loop_ended;
+    pthread_rwlock_t tree_lock; /* of ops.fs: read by the layers' callbacks; before fs.lock */
 };
 
 static int fail(const char *text)
@@ -170,14 +171,29 @@ static void complain(void *context, const char *text)
         syslog(LOG_WARNING, "%s", text);
 }
 
+/* Scans and VMs may end when the tree is closed already. */
 static void on_scanned(void *context)
 {
-    fs_image_scanned(((struct daemon *)context)->ops.fs);
+    struct daemon *daemon = context;
+    pthread_rwlock_rdlock(&daemon->tree_lock);
+    fs_image_scanned(daemon->ops.fs);
+    pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
 static void on_changed(void *context, const char *id)
 {
-    fs_instance_changed(((struct daemon *)context)->ops.fs, id);
+    struct daemon *daemon = context;
+    pthread_rwlock_rdlock(&daemon->tree_lock);
+    fs_instance_changed(daemon->ops.fs, id);
+    pthread_rwlock_unlock(&daemon->tree_lock);
+}
+
+static void close_tree(struct daemon *daemon)
+{
+    pthread_rwlock_wrlock(&daemon->tree_lock);
+    struct fs *fs = steal_pointer(daemon->ops.fs);
+    pthread_rwlock_unlock(&daemon->tree_lock);
+    fs_close(fs);
 }
 
 /* The kernel has greeted us: the parent may return to the shell. */
@@ -341,8 +357,7 @@ static int run(struct daemon *daemon, struct error *err)
     r = open_layers(daemon, err);
     if (r == 0)
         r = serve_mounted(daemon, err);
-    if (daemon->ops.fs)
-        fs_close(daemon->ops.fs);
+    close_tree(daemon);
     if (daemon->instances.setup.store)
         instances_close(&daemon->instances);
     if (daemon->snapshots.store)
@@ -372,7 +387,8 @@ int cli_mount(int argc, char **argv)
     struct daemon daemon = {.ready_fd = -1,
                             .store = {.lock_fd = -1, .kind_fd = {-1, -1}},
                             .ops = {.ready = on_ready},
-                            .lock = PTHREAD_MUTEX_INITIALIZER};
+                            .lock = PTHREAD_MUTEX_INITIALIZER,
+                            .tree_lock = PTHREAD_RWLOCK_INITIALIZER};
     struct error err = {0};
     int status = read_arguments(argc, argv, &daemon.arguments);
     if (status < 0) {

@@ -371,48 +371,40 @@ static const char world_qemu_that_dies[] =
     "echo 'qemu: no such luck' >&2\n"
     "exit 3\n";
 
-/* A process that lives until it is ended, in that directory. Returns its index in `children`. */
+/* A process that lives until it is ended, in that directory, with no descriptor of ours (the
+ * store's lock is one). Returns its index in `children`. */
 static inline size_t world_spawn(struct world *world, const char *directory)
 {
+    enum { READY = STDERR_FILENO + 1 };
+    int ends[2];
+    char byte;
     assert_true(world->child_count < FIXTURE_CHILDREN);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     pid_t parent = getpid(), pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
-        if (getppid() != parent || (directory && chdir(directory) < 0))
+        dup2(ends[1], READY);
+        close_range(READY + 1, ~0U, 0);
+        if (getppid() != parent || (directory && chdir(directory) < 0) || write(READY, "r", 1) != 1)
             _exit(1);
+        close(READY);
         for (;;)
             pause();
     }
+    close(ends[1]);
+    auto_close int ready = ends[0];
     int pidfd = pidfd_open(pid, 0);
     assert_true(pidfd >= 0);
     world->children[world->child_count].pid = pid;
     world->children[world->child_count].pidfd = pidfd;
+    assert_int_equal(read(ready, &byte, 1), 1);
     return world->child_count++;
 }
 
 static inline bool world_child_ended(const struct world *world, size_t child, int timeout_ms)
 {
     return process_poll(&world->children[child].pidfd, 1, process_now_ms() + timeout_ms) > 0;
-}
-
-/* Waits until the child runs in that directory. */
-static inline void world_await_directory(const struct world *world, size_t child,
-                                         const char *directory)
-{
-    char path[64], cwd[PATH_MAX], wanted[PATH_MAX];
-    double deadline = process_now_ms() + FIXTURE_FAR_MS;
-    assert_non_null(realpath(directory, wanted));
-    snprintf(path, sizeof path, "/proc/%d/cwd", (int)world->children[child].pid);
-    for (;;) {
-        ssize_t size = readlink(path, cwd, sizeof cwd - 1);
-        cwd[size > 0 ? size : 0] = 0;
-        if (strcmp(cwd, wanted) == 0)
-            return;
-        assert_true(process_now_ms() < deadline);
-        int none = -1;
-        process_poll(&none, 1, process_now_ms() + 5);
-    }
 }
 
 /* Field 22 of /proc/PID/stat, and the machine's boot: what tells a process from a later one. */

@@ -373,9 +373,11 @@ static pid_t spawn_stopped(struct world *world)
     assert_true(pid >= 0);
     if (pid == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
+        dup2(ready[1], STDERR_FILENO + 1);
+        close_range(STDERR_FILENO + 2, ~0U, 0);
         signal(SIGCHLD, _exit);
         signal(SIGUSR1, _exit);
-        if (write(ready[1], "r", 1) != 1)
+        if (write(STDERR_FILENO + 1, "r", 1) != 1)
             _exit(1);
         raise(SIGSTOP);
         _exit(0);
