@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fixture.h"
 
+#include <sys/stat.h>
 #include <unistd.h>
 
 int fixture_setup(void **state)
@@ -17,6 +18,14 @@ int fixture_setup(void **state)
     harness_mount(h, NULL);
     /* The lookup waits until the image has been scanned. */
     return access(harness_path(h, "snapshots/base/mailboxes/m"), F_OK);
+}
+
+char *fixture_script(struct harness *h, const char *name, const char *text)
+{
+    char *path = harness_format(h, "%s/%s", h->directory, name);
+    harness_put(path, text);
+    assert_works(chmod(path, 0700));
+    return path;
 }
 
 static const char *name_of(int code)

@@ -17,6 +17,9 @@
  * second page and behind; it is mounted. */
 int fixture_setup(void **state);
 
+/* An executable script in the test's directory, for a program that behaves badly. */
+char *fixture_script(struct harness *h, const char *name, const char *text);
+
 #define mounted_test(name) cmocka_unit_test_setup_teardown(name, fixture_setup, harness_teardown)
 #define bare_test(name) cmocka_unit_test_setup_teardown(name, harness_setup, harness_teardown)
 

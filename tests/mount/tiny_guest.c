@@ -162,20 +162,22 @@ static char *write_image(struct harness *h, const char *const *names)
 }
 #endif
 
+char *tiny_guest_config(struct harness *h, const char *const *names)
+{
+    return harness_format(h,
+                          "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"none\"}}\n",
+                          write_image(h, names));
+}
+
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names)
 {
-    char *kernel = write_image(h, names);
     char *instance = harness_path(h, "instances/%s", id);
     assert_return_code(mkdir(instance, 0755), 0);
-    harness_put(harness_path(h, "instances/%s/config", id),
-                harness_format(h,
-                               "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":"
-                               "\"none\"}}\n",
-                               kernel));
-    harness_put(harness_path(h, "instances/%s/state", id), "running\n");
-    harness_await(h, harness_path(h, "instances/%s/console", id), "ready");
-    harness_put(harness_path(h, "instances/%s/state", id), "standby\n");
-    harness_put(harness_path(h, "instances/%s/snapshot", id), id);
+    harness_put(harness_format(h, "%s/config", instance), tiny_guest_config(h, names));
+    harness_put(harness_format(h, "%s/state", instance), "running\n");
+    harness_await(h, harness_format(h, "%s/console", instance), "ready");
+    harness_put(harness_format(h, "%s/state", instance), "standby\n");
+    harness_put(harness_format(h, "%s/snapshot", instance), id);
     assert_return_code(rmdir(instance), 0);
 }
 

@@ -25,6 +25,9 @@ int tiny_guest_setup(void **state);
  * the same id is removed. `names` ends with NULL; each mailbox's token is "token-" and its name. */
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names);
 
+/* The text of a config that boots such a guest. */
+char *tiny_guest_config(struct harness *h, const char *const *names);
+
 /* A shell that writes `text` to the commit file of snapshots/base/forks/<draft>. */
 struct harness_child tiny_guest_commit(struct harness *h, const char *draft, const char *text);
 
