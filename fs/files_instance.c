@@ -121,22 +121,15 @@ static int run_snapshot(struct job *job)
     return instance_snapshot(unit->instance, job->text, &job->error);
 }
 
-/* The same command that is under way is waited for; `over` ends another one. */
+/* The same command that is under way is waited for. Another one is tried: the instance knows
+ * whether it must be refused, or has only just become possible. */
 static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), const char *text,
-                 enum instance_state target, bool over, struct job **ret)
+                 enum instance_state target, struct job **ret)
 {
     struct error err = {0};
-    int r = 0;
     if (unit->job && unit->job->run == run && strcmp(unit->job->text, text) == 0) {
         *ret = job_ref(unit->job);
         return FS_LATER;
-    }
-    if (unit->job && !over) {
-        r = error_set(&err, EBUSY,
-                      "another transition is under way: wait for it, or write stopped "
-                      "to state to end it");
-        set_error(fs, unit, err.text);
-        return r;
     }
     struct job *job = job_create(fs, &unit->object);
     if (!job)
@@ -145,13 +138,14 @@ static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), con
     job->run = run;
     job->finish = finish_job;
     job->target = target;
-    r = job_start(job_ref(job), &err);
+    int r = job_start(job_ref(job), &err);
     if (r < 0) {
         set_error(fs, unit, err.text);
         job_unref(job);
         return r;
     }
-    unit->job = job;
+    if (!unit->job)
+        unit->job = job;
     *ret = job;
     return FS_LATER;
 }
@@ -176,8 +170,7 @@ static int state_command(struct fs *fs, const struct place *place, const char *t
             set_error(fs, unit, NULL); /* config's own line says it */
             return -EINVAL;
         }
-        return begin(fs, unit, run_change, text, (enum instance_state)i, i == INSTANCE_STOPPED,
-                     ret);
+        return begin(fs, unit, run_change, text, (enum instance_state)i, ret);
     }
     set_error(fs, unit, "state takes one of the words running, paused, standby, stopped");
     return -EINVAL;
@@ -195,7 +188,7 @@ static int snapshot_command(struct fs *fs, const struct place *place, const char
                   "\"-\" at the end, not \"new\"");
         return -EINVAL;
     }
-    return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, false, ret);
+    return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, ret);
 }
 
 static const struct file_type snapshot_file = {.command = snapshot_command};

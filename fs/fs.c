@@ -187,10 +187,8 @@ void fs_instance_changed(struct fs *fs, const char *id)
         return;
     fs_lock(fs);
     struct unit *unit = fs_unit(fs, id);
-    if (unit) {
-        unit->job = NULL; /* what it has still to do is to answer */
+    if (unit)
         fs_changed(fs, &unit->object);
-    }
     fs_unlock(fs);
 }
 

@@ -1,0 +1,296 @@
+/* SPDX-License-Identifier: MIT */
+/* Instances with a real VMM: boot, console, standby, snapshot, stop, and what goes wrong. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tiny_guest.h"
+#include "util/cleanup.h"
+
+static const char *const names[] = {"m", "a", NULL};
+
+static char *file(struct harness *h, const char *name)
+{
+    return harness_path(h, "instances/x/%s", name);
+}
+
+static char *info(struct harness *h, const char *member)
+{
+    return harness_json(h, harness_get(h, file(h, "info")), member);
+}
+
+static void make(struct harness *h)
+{
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+}
+
+static void boot(struct harness *h)
+{
+    make(h);
+    harness_put(file(h, "state"), "running\n");
+    harness_await(h, file(h, "console"), "ready\n");
+}
+
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    harness_mount(*state, NULL);
+    return 0;
+}
+
+static void instance_when_running_is_what_info_says(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    assert_string_equal(info(h, "state"), "running");
+    assert_string_equal(info(h, "config.memory_mib"), "8");
+    assert_works(kill(atoi(info(h, "pid")), 0));
+    harness_put(file(h, "state"), "running"); /* it is already */
+    assert_errno(harness_write(file(h, "config"), "{}"), EBUSY);
+    assert_file_contains(file(h, "error"), "stopped");
+    assert_fails(rmdir(harness_path(h, "instances/x")), EBUSY);
+    assert_file_contains(file(h, "error"), "stopped");
+    assert_fails(access(file(h, "mailboxes"), F_OK), ENOENT);
+}
+
+static void transitions_that_are_not_there_yet_say_so(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    assert_errno(harness_write(file(h, "state"), "paused"), EOPNOTSUPP);
+    assert_file_contains(file(h, "error"), "this version cannot");
+    assert_errno(harness_write(file(h, "snapshot"), "s"), EOPNOTSUPP);
+    assert_file_contains(file(h, "error"), "standby");
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    harness_put(file(h, "state"), "standby");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+    assert_errno(harness_write(file(h, "state"), "running"), EOPNOTSUPP);
+    assert_string_equal(harness_get(h, file(h, "state")), "standby\n");
+}
+
+static void instance_in_standby_has_mailboxes_and_no_vmm(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    pid_t pid = atoi(info(h, "pid"));
+    harness_put(file(h, "state"), "standby");
+    assert_string_equal(harness_get(h, file(h, "state")), "standby\n");
+    assert_fails(kill(pid, 0), ESRCH);
+    assert_string_equal(info(h, "pid"), "null");
+    assert_string_equal(info(h, "exit"), "null");
+    assert_string_equal(assert_shell("bash", "ls instances/x/mailboxes | tr '\\n' ' '", 0).out,
+                        "a m ");
+    assert_string_equal(harness_json(h, harness_get(h, file(h, "mailboxes/a")), "markers.0.token"),
+                        "token-a");
+    assert_errno(harness_write(file(h, "config"), "{}"), EBUSY);
+    harness_put(file(h, "state"), "standby");
+}
+
+static void snapshot_of_an_instance_in_standby_outlives_it(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    harness_put(file(h, "state"), "standby");
+    harness_put(file(h, "snapshot"), "one\n");
+    harness_put(file(h, "snapshot"), "two");
+    assert_errno(harness_write(file(h, "snapshot"), "two"), EEXIST);
+    assert_file_contains(file(h, "error"), "two");
+    assert_errno(harness_write(file(h, "snapshot"), "-"), EINVAL);
+    const char *snapshot = harness_get(h, harness_path(h, "snapshots/one/info"));
+    assert_string_equal(harness_json(h, snapshot, "source_instance"), "x");
+    assert_string_equal(harness_json(h, snapshot, "kind"), "standby");
+    assert_string_equal(harness_json(h, snapshot, "hypervisor"), "qemu");
+    assert_string_equal(harness_json(h, snapshot, "memory_bytes"), "8388608");
+    assert_string_equal(harness_json(h, snapshot, "undelivered"), "[]");
+    const char *sum = "sha256sum < $S/snapshots/one/memory";
+    const char *before = assert_shell("bash", sum, 0).out;
+    harness_put(file(h, "state"), "stopped"); /* its own saved memory is dropped */
+    assert_fails(access(file(h, "mailboxes"), F_OK), ENOENT);
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\nready\n");
+    harness_put(file(h, "state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/x")));
+    assert_string_equal(assert_shell("bash", sum, 0).out, before);
+    assert_works(rmdir(harness_path(h, "snapshots/one")));
+    harness_put(harness_path(h, "snapshots/two/forks/new/commit"), "f1");
+}
+
+static void store_of_a_running_vm_is_closed_to_others(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    harness_put(file(h, "state"), "standby");
+    harness_put(file(h, "snapshot"), "s");
+    assert_string_equal(
+        assert_shell("bash", "find $S -mindepth 1 -type d ! -perm 700 -o -type f ! -perm 600", 0)
+            .out,
+        "");
+}
+
+static void console_with_tail_shows_what_is_appended(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    struct harness_child tail =
+        harness_start_shell(h, "bash", "exec tail -n +1 -f instances/x/console > $T/seen");
+    harness_put(file(h, "state"), "running");
+    harness_await(h, harness_format(h, "%s/seen", h->directory), "ready\n");
+    harness_put(file(h, "state"), "stopped");
+    harness_put(file(h, "state"), "running");
+    harness_await(h, harness_format(h, "%s/seen", h->directory), "ready\nready\n");
+    kill(tail.pid, SIGTERM);
+    harness_finish(h, &tail);
+    struct stat st;
+    assert_works(stat(file(h, "console"), &st));
+    assert_int_equal(st.st_size, strlen(harness_get(h, file(h, "console"))));
+    assert_shell("bash", "tail -c 6 instances/x/console | grep -qx ready", 0);
+}
+
+static void state_and_info_when_polled_tell_of_changes(void **state)
+{
+    struct harness *h = *state;
+    char text[4096];
+    make(h);
+    struct pollfd fds[] = {
+        {.fd = open(file(h, "state"), O_RDONLY | O_CLOEXEC), .events = POLLPRI},
+        {.fd = open(file(h, "info"), O_RDONLY | O_CLOEXEC), .events = POLLPRI},
+    };
+    for (size_t i = 0; i < array_length(fds); i++) {
+        assert_int_equal(poll(&fds[i], 1, 0), 1);
+        assert_true(pread(fds[i].fd, text, sizeof text, 0) > 0);
+        assert_int_equal(poll(&fds[i], 1, 0), 0);
+    }
+    harness_put(file(h, "state"), "running");
+    for (size_t i = 0; i < array_length(fds); i++) {
+        assert_int_equal(poll(&fds[i], 1, HARNESS_DEADLINE_MS), 1);
+        assert_true(pread(fds[i].fd, text, sizeof text, 0) > 0);
+    }
+    assert_int_equal(poll(fds, array_length(fds), 0), 0);
+    assert_works(kill(atoi(info(h, "pid")), SIGKILL)); /* by itself: nobody wrote anything */
+    for (size_t i = 0; i < array_length(fds); i++) {
+        assert_int_equal(poll(&fds[i], 1, HARNESS_DEADLINE_MS), 1);
+        close(fds[i].fd);
+    }
+    assert_string_equal(harness_get(h, file(h, "state")), "stopped\n");
+}
+
+/* The one who is woken by the change may write the next command at once. */
+static void state_when_it_changes_can_be_acted_on(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    for (int i = 0; i < 5; i++) {
+        struct harness_child child =
+            harness_start_shell(h, "bash", "echo running > instances/x/state");
+        harness_await(h, file(h, "state"), "running");
+        struct harness_child next =
+            harness_start_shell(h, "bash", "echo standby > instances/x/state");
+        harness_await(h, file(h, "state"), "standby");
+        harness_put(file(h, "snapshot"), harness_format(h, "s%d", i));
+        harness_put(file(h, "state"), "stopped");
+        assert_int_equal(harness_finish(h, &child).status, 0);
+        assert_int_equal(harness_finish(h, &next).status, 0);
+    }
+}
+
+static void vmm_that_is_killed_leaves_a_stopped_instance(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    assert_works(kill(atoi(info(h, "pid")), SIGKILL));
+    harness_await(h, file(h, "state"), "stopped");
+    assert_string_equal(info(h, "exit.signal"), "SIGKILL");
+    assert_string_equal(info(h, "pid"), "null");
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\nready\n");
+    assert_string_equal(info(h, "exit"), "null");
+}
+
+static void boot_of_what_qemu_refuses_says_its_words(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    harness_put(file(h, "config"), "{\"kernel\":\"/nonexistent/kernel\",\"memory_mib\":8}");
+    assert_errno(harness_write(file(h, "state"), "running"), EIO);
+    assert_file_contains(file(h, "error"), "/nonexistent/kernel");
+    assert_file_contains(file(h, "vmm.log"), "/nonexistent/kernel");
+    assert_string_equal(harness_get(h, file(h, "state")), "created\n");
+    harness_put(file(h, "config"), "{\"kernel\":\"/dev/null\",\"disks\":[{\"path\":\"/nonexistent/"
+                                   "disk\",\"format\":\"raw\",\"readonly\":true}]}");
+    assert_errno(harness_write(file(h, "state"), "running"), EIO);
+    assert_file_contains(file(h, "error"), "/nonexistent/disk");
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+    harness_put(file(h, "state"), "running");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+}
+
+static void cmdline_with_commas_reaches_qemu_as_it_is(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    const char *kernel = harness_json(h, harness_get(h, file(h, "config")), "kernel");
+    const char *odd = harness_format(h, "%s,share=on, x", kernel);
+    assert_works(rename(kernel, odd));
+    harness_put(file(h, "config"),
+                harness_format(h,
+                               "{\"kernel\":\"%s\",\"memory_mib\":8,\"cmdline\":\"a,b=c "
+                               "-S\"}",
+                               odd));
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
+    assert_shell(
+        "bash",
+        harness_format(h, "tr '\\0' '\\n' < /proc/%s/cmdline | grep '^a,b=c -S'", info(h, "pid")),
+        0);
+}
+
+static void walk_with_vms_of_all_states_finishes(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    harness_put(file(h, "state"), "standby");
+    harness_put(file(h, "snapshot"), "s");
+    harness_put(harness_path(h, "snapshots/s/forks/new/mailboxes/m"), "{\"word\":\"needle\"}");
+    harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"), "needle");
+    assert_works(mkdir(harness_path(h, "instances/y"), 0755));
+    const char *found = assert_shell("bash", "grep -rl needle . 2> $T/err | sort", 0).out;
+    assert_string_equal(found, "./instances/f1/console\n");
+    assert_shell("bash", "ls -lR > $T/list && find . | wc -l && du . && ! grep -v denied $T/err",
+                 0);
+    assert_string_equal(harness_get(h, harness_path(h, "instances/f1/state")), "running\n");
+}
+
+#define lifecycle_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        lifecycle_test(instance_when_running_is_what_info_says),
+        lifecycle_test(transitions_that_are_not_there_yet_say_so),
+        lifecycle_test(instance_in_standby_has_mailboxes_and_no_vmm),
+        lifecycle_test(snapshot_of_an_instance_in_standby_outlives_it),
+        lifecycle_test(store_of_a_running_vm_is_closed_to_others),
+        lifecycle_test(console_with_tail_shows_what_is_appended),
+        lifecycle_test(state_and_info_when_polled_tell_of_changes),
+        lifecycle_test(state_when_it_changes_can_be_acted_on),
+        lifecycle_test(vmm_that_is_killed_leaves_a_stopped_instance),
+        lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
+        lifecycle_test(cmdline_with_commas_reaches_qemu_as_it_is),
+        lifecycle_test(walk_with_vms_of_all_states_finishes),
+    };
+    harness_enter();
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    return cmocka_run_group_tests_name("lifecycle", tests, NULL, NULL);
+}
