@@ -34,10 +34,8 @@ static int may_begin(struct instance *instance, bool stop, struct error *err)
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
     if (instance->busy)
-        return error_set(err, EBUSY,
-                         "another transition of the instance %s is under way: wait for it, or "
-                         "write stopped to end it",
-                         instance->id);
+        return error_set(
+            err, EBUSY, "another transition is under way: wait for it, or write stopped to end it");
     return 0;
 }
 
