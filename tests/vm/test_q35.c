@@ -9,7 +9,7 @@ static int make_template(void **state)
     return vm_make_template(state, "q35", "hypefs.mailboxes=first.v1,second.v1 hypefs.child");
 }
 
-/* Were the frames shared with the child, the guest would move on to copies of them. */
+/* Were the frames shared with the child, there would be two of each. */
 static void fork_when_its_process_had_forked_has_its_payload(void **state)
 {
     struct harness *h = *state;
@@ -20,6 +20,8 @@ static void fork_when_its_process_had_forked_has_its_payload(void **state)
         vm_stage(h, "new", "second.v1", "{\"quiet\":true}");
         char *result = vm_commit(h, "new", id);
         assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+        assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "1");
+        assert_string_equal(harness_json(h, result, "mailboxes.1.copies"), "1");
         harness_await(h, vm_console(h, id), harness_format(h, "\"name\":\"clone %d\",", i));
         vm_await_payload(h, id, "second.v1", "{\"quiet\":true}");
     }

@@ -149,6 +149,19 @@ static void commit_when_the_memory_has_another_size_fails(void **state)
     assert_nothing_ran(h);
 }
 
+static void fork_when_the_path_of_the_store_looks_like_options_works(void **state)
+{
+    struct harness *h = *state;
+    char *odd = harness_format(h, "%s/a store,share=on,size=1", h->directory);
+    assert_int_equal(rename(h->store, odd), 0);
+    h->store = odd;
+    char *before = vm_checksum(h);
+    mount_with_qemu(h, "qemu-system-x86_64");
+    vm_commit(h, "new", "web-1");
+    vm_assert_running(h, (const char *const[]){"web-1", NULL});
+    assert_string_equal(vm_checksum(h), before);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup_unmounted, harness_teardown)
 
 int main(void)
@@ -164,6 +177,7 @@ int main(void)
         test(commit_when_the_memory_goes_missing_fails),
         test(commit_when_the_memory_is_missing_from_the_start_fails),
         test(commit_when_the_memory_has_another_size_fails),
+        test(fork_when_the_path_of_the_store_looks_like_options_works),
     };
     vm_enter();
     return cmocka_run_group_tests_name("trouble", tests, make_template, harness_teardown);
