@@ -79,10 +79,11 @@ int instance_save(struct instance *instance, int directory_fd, struct error *err
     return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
 }
 
+/* "" for what is not there, or too long to be ours: cut, it might end within a character. */
 static void copy_text(char *ret, size_t size, const cJSON *json, const char *name)
 {
     const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
-    snprintf(ret, size, "%s", text ? text : "");
+    snprintf(ret, size, "%s", text && strlen(text) < size ? text : "");
 }
 
 static int number_of(const cJSON *json, const char *name)
@@ -177,6 +178,8 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");
     copy_text(instance->source, sizeof instance->source, source, "snapshot");
     copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
+    if (source && !store_id_valid(instance->source))
+        return error_set(err, EINVAL, "instance.json: \"source\" is no snapshot's id");
     int r = read_state(instance, json, err);
     if (r == 0)
         r = read_machine(instance, json, err);

@@ -307,6 +307,10 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
         {"no-machine", "{\"version\":1,\"state\":\"stopped\"}", "JSON object"},
         {"odd-machine", "{\"version\":1,\"state\":\"stopped\",\"machine\":{\"vcpus\":0}}", "vcpus"},
         {"odd-config", "{\"version\":1,\"state\":\"stopped\",\"config\":\"{\"}", "too early"},
+        {"odd-source",
+         "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
+         "\"source\":{\"snapshot\":\"../../etc\",\"uuid\":\"x\"}}",
+         "no snapshot's id"},
         {"no-fork",
          "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
          "\"source\":{\"snapshot\":\"base\",\"uuid\":\"x\"}}",
