@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* files_draft: what lies in a draft's directory, and in forks/ and mailboxes/ around it. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -240,7 +241,8 @@ static int staged_list(struct fs *fs, const struct place *directory, struct wait
 
 static bool name_valid(const char *name)
 {
-    return draft_scratch_name(name) || frame_name_valid(name, strlen(name));
+    return frame_name_valid(name, strlen(name)) ||
+           (draft_scratch_name(name) && strlen(name) <= NAME_MAX);
 }
 
 static int staged_create(struct fs *fs, const struct place *directory, const char *name)

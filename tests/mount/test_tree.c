@@ -181,6 +181,23 @@ static void names_that_are_very_long_are_not_there(void **state)
                         (errno == ENOENT || errno == ENAMETOOLONG));
 }
 
+/* The kernel lets longer names through than a directory can list. */
+static void scratch_file_with_a_very_long_name_is_not_made(void **state)
+{
+    struct harness *h = *state;
+    char name[301];
+    memset(name, 'a', 300);
+    name[299] = '~';
+    name[300] = 0;
+    const char *path = harness_path(h, "snapshots/base/forks/new/mailboxes/%s", name);
+    assert_fails(open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600), EINVAL);
+    path = harness_path(h, "snapshots/base/forks/new/mailboxes/%s", name + 45);
+    harness_put(path, "anything\n");
+    assert_shell("bash",
+                 "ls snapshots/base/forks/new/mailboxes | wc -cl | xargs | grep -qx '1 256'", 0);
+    assert_works(unlink(path));
+}
+
 static void directories_where_nothing_is_made_refuse_everything(void **state)
 {
     struct harness *h = *state;
@@ -284,6 +301,7 @@ int main(void)
         mounted_test(inode_when_an_id_is_made_anew_is_not_used_again),
         mounted_test(mkdir_where_objects_are_made_refuses_bad_and_taken_ids),
         mounted_test(names_that_are_very_long_are_not_there),
+        mounted_test(scratch_file_with_a_very_long_name_is_not_made),
         mounted_test(directories_where_nothing_is_made_refuse_everything),
         mounted_test(files_that_are_fixed_cannot_be_removed_or_renamed),
         mounted_test(rmdir_of_directories_that_are_no_objects_is_refused),
