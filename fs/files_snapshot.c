@@ -43,6 +43,17 @@ static int index_of(struct fs *fs, const struct place *place, struct waiter *wai
     return FS_LATER;
 }
 
+/* scan->count if there is none. A look at each candidate and no more: a guest may have planted
+ * thousands, and every name of a walk comes here. */
+static size_t first_named(const struct scan *scan, const char *name)
+{
+    size_t i = 0;
+    while (i < scan->count && (scan->candidates[i].marker.kind != FRAME_FORK ||
+                               strcmp(scan->candidates[i].marker.name, name) != 0))
+        i++;
+    return i;
+}
+
 static int markers_find(struct fs *fs, const struct place *directory, const char *name,
                         struct waiter *waiter, struct place *ret)
 {
@@ -50,16 +61,12 @@ static int markers_find(struct fs *fs, const struct place *directory, const char
     int r = index_of(fs, directory, waiter, &index);
     if (r != 0)
         return r;
-    const struct scan *scan = &index->scan;
-    r = -ENOENT;
-    for (size_t i = scan_next_name(scan, 0); i < scan->count; i = scan_next_name(scan, i + 1)) {
-        if (strcmp(scan->candidates[i].marker.name, name) != 0)
-            continue;
+    size_t i = first_named(&index->scan, name);
+    if (i < index->scan.count)
         *ret =
             (struct place){.object = directory->object, .entry = &marker_entry, .sub = (unsigned)i};
-        r = 0;
-        break;
-    }
+    else
+        r = -ENOENT;
     image_index_unref(index);
     return r;
 }

@@ -198,6 +198,24 @@ static void scratch_file_with_a_very_long_name_is_not_made(void **state)
     assert_works(unlink(path));
 }
 
+/* Every name of a walk is looked up: with as many as an image can have, too. */
+static void walk_of_an_image_full_of_mailboxes_finishes(void **state)
+{
+    enum { COUNT = 4096 };
+    struct harness *h = *state;
+    struct harness_frame *frames = harness_alloc(h, COUNT * sizeof *frames);
+    for (unsigned i = 0; i < COUNT; i++)
+        frames[i] = (struct harness_frame){.offset = UINT64_C(4096) * i,
+                                           .name = harness_format(h, "a-mailbox-of-many.%04u", i),
+                                           .token = "t"};
+    harness_craft(h, &(struct harness_snapshot){.id = "full", .frames = frames, .count = COUNT});
+    harness_mount(h, NULL);
+    assert_shell("bash",
+                 "ls -l snapshots/full/mailboxes | grep -c mailbox-of-many | grep -qx 4096 && "
+                 "grep -q '\"offset\": 16773120' snapshots/full/mailboxes/*.4095",
+                 0);
+}
+
 static void directories_where_nothing_is_made_refuse_everything(void **state)
 {
     struct harness *h = *state;
@@ -302,6 +320,7 @@ int main(void)
         mounted_test(mkdir_where_objects_are_made_refuses_bad_and_taken_ids),
         mounted_test(names_that_are_very_long_are_not_there),
         mounted_test(scratch_file_with_a_very_long_name_is_not_made),
+        bare_test(walk_of_an_image_full_of_mailboxes_finishes),
         mounted_test(directories_where_nothing_is_made_refuse_everything),
         mounted_test(files_that_are_fixed_cannot_be_removed_or_renamed),
         mounted_test(rmdir_of_directories_that_are_no_objects_is_refused),
