@@ -35,7 +35,7 @@ static int validate(struct fork *fork, struct error *err)
                          source->kind);
     struct error why;
     if (machine_from_json(source->machine, &fork->machine, &why) < 0)
-        return error_set(err, EIO, "snapshot.json of %s: %s", source->id, why.text);
+        return error_set(err, EIO, "snapshot.json of %s: machine: %s", source->id, why.text);
     return instances_reserve(fork->engine->instances, fork->request->id, &fork->instance, err);
 }
 
