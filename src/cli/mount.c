@@ -230,6 +230,16 @@ static int go_into_background(struct error *err)
     return pipe_fds[1];
 }
 
+/* Each instance takes one, a running one two: as many as we may have. */
+static void raise_descriptor_limit(void)
+{
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
+}
+
 /* What VMMs inherit: no core dumps of guests' memory, files for us alone, none of the descriptors
  * that we were started with. SIGPIPE is an error of write(2) here; children are waited for; the
  * other signals are taken by a thread. */
@@ -242,6 +252,7 @@ static void prepare_process(void)
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
     umask(077);
     setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    raise_descriptor_limit();
     signal(SIGPIPE, SIG_IGN);
     signal(SIGCHLD, SIG_DFL);
     sigemptyset(&set);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -216,6 +217,23 @@ static void walk_of_an_image_full_of_mailboxes_finishes(void **state)
                  0);
 }
 
+static void instances_may_be_more_than_the_usual_number_of_descriptors(void **state)
+{
+    enum { FEW = 64, MORE = 100 };
+    struct harness *h = *state;
+    struct rlimit limit, usual;
+    assert_works(getrlimit(RLIMIT_NOFILE, &usual));
+    limit = usual;
+    limit.rlim_cur = FEW;
+    assert_works(setrlimit(RLIMIT_NOFILE, &limit));
+    harness_mount(h, NULL);
+    assert_works(setrlimit(RLIMIT_NOFILE, &usual));
+    for (int i = 0; i < MORE; i++)
+        assert_works(mkdir(harness_path(h, "instances/i%d", i), 0755));
+    for (int i = 0; i < MORE; i++)
+        assert_works(rmdir(harness_path(h, "instances/i%d", i)));
+}
+
 static void directories_where_nothing_is_made_refuse_everything(void **state)
 {
     struct harness *h = *state;
@@ -321,6 +339,7 @@ int main(void)
         mounted_test(names_that_are_very_long_are_not_there),
         mounted_test(scratch_file_with_a_very_long_name_is_not_made),
         bare_test(walk_of_an_image_full_of_mailboxes_finishes),
+        bare_test(instances_may_be_more_than_the_usual_number_of_descriptors),
         mounted_test(directories_where_nothing_is_made_refuse_everything),
         mounted_test(files_that_are_fixed_cannot_be_removed_or_renamed),
         mounted_test(rmdir_of_directories_that_are_no_objects_is_refused),
