@@ -220,9 +220,16 @@ static bool is_standby(const struct place *place)
     return instance_is_standby(unit_of(place)->instance);
 }
 
+/* A fork whose snapshot is there: one that came later under the same id is another. */
 static bool is_fork(const struct place *place)
 {
-    return unit_of(place)->instance->source[0] != 0;
+    const struct instance *instance = unit_of(place)->instance;
+    struct snapshot *source =
+        instance->source[0] ? snapshots_find(instance->table->setup.snapshots, instance->source)
+                            : NULL;
+    bool same = source && strcmp(source->uuid, instance->source_uuid) == 0;
+    snapshot_unref(source);
+    return same;
 }
 
 static void fork_link(const struct place *place, char ret[256])

@@ -319,10 +319,6 @@ static int serve(struct daemon *daemon, struct error *err)
 static int serve_mounted(struct daemon *daemon, struct error *err)
 {
     const char *mountpoint = daemon->arguments.mountpoint;
-    daemon->session = fuse_session_new(&daemon->arguments.fuse, &ops_callbacks,
-                                       sizeof ops_callbacks, &daemon->ops);
-    if (!daemon->session)
-        return error_set(err, EINVAL, "libfuse refuses these options (see above)");
     int r = fuse_session_mount(daemon->session, mountpoint) == 0
                 ? 0
                 : error_set(err, EIO, "cannot mount at %s (see above)", mountpoint);
@@ -374,8 +370,6 @@ static int run(struct daemon *daemon, struct error *err)
     if (daemon->snapshots.store)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
-    if (daemon->session)
-        fuse_session_destroy(daemon->session);
     store_close(&daemon->store);
     return r;
 }
@@ -403,6 +397,12 @@ int cli_mount(int argc, char **argv)
     struct error err = {0};
     int status = read_arguments(argc, argv, &daemon.arguments);
     if (status < 0) {
+        daemon.session = fuse_session_new(&daemon.arguments.fuse, &ops_callbacks,
+                                          sizeof ops_callbacks, &daemon.ops);
+        if (!daemon.session)
+            status = misuse("libfuse does not know what is given with -o");
+    }
+    if (status < 0) {
         daemon.ops.argument = &daemon;
         int r = check_mountpoint(daemon.arguments.mountpoint, &err);
         prepare_process();
@@ -414,6 +414,8 @@ int cli_mount(int argc, char **argv)
             r = run(&daemon, &err);
         status = r < 0 ? fail(err.text) : CLI_DONE;
     }
+    if (daemon.session)
+        fuse_session_destroy(daemon.session);
     fuse_opt_free_args(&daemon.arguments.fuse);
     free(daemon.arguments.store);
     free(daemon.arguments.qemu);

@@ -82,21 +82,16 @@ static void insert(struct snapshots *table, struct snapshot *snapshot)
     pthread_mutex_unlock(&table->lock);
 }
 
-struct load_context {
-    struct snapshots *table;
-    void (*complain)(void *context, const char *text);
-};
-
 static int load_one(void *context, const char *id, struct error *err)
 {
-    struct load_context *load_context = context;
+    struct snapshots *table = context;
     struct snapshot *snapshot;
     struct error why = {0};
     (void)err;
-    if (load(load_context->table, id, &snapshot, &why) == 0)
-        insert(load_context->table, snapshot);
+    if (load(table, id, &snapshot, &why) == 0)
+        insert(table, snapshot);
     else
-        load_context->complain(load_context->table->context, why.text);
+        table->complain(table->context, why.text);
     return 0;
 }
 
@@ -104,10 +99,10 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err)
 {
-    struct load_context load_context = {.table = ret, .complain = complain};
-    *ret = (struct snapshots){.store = store, .scanned = scanned, .context = context};
+    *ret = (struct snapshots){
+        .store = store, .scanned = scanned, .complain = complain, .context = context};
     pthread_mutex_init(&ret->lock, NULL);
-    return store_list(store, STORE_SNAPSHOTS, load_one, &load_context, err);
+    return store_list(store, STORE_SNAPSHOTS, load_one, ret, err);
 }
 
 void snapshots_stop(struct snapshots *snapshots)
@@ -221,6 +216,20 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     return r;
 }
 
+/* Who forks it will get EBUSY for these, and may wonder why. */
+static void tell_undelivered(struct snapshots *snapshots, const char *id, const struct scan *scan)
+{
+    auto_json cJSON *names = undelivered(scan);
+    const cJSON *name;
+    struct error text;
+    cJSON_ArrayForEach (name, names) {
+        error_set(&text, EBUSY,
+                  "the snapshot %s holds a payload in mailbox %s that its guest has not taken", id,
+                  name->valuestring);
+        snapshots->complain(snapshots->context, text.text);
+    }
+}
+
 int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
                       int (*fill)(void *context, int directory_fd, struct error *err),
                       void *context, struct error *err)
@@ -247,6 +256,8 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
         r = write_json(entry.fd, json, &index->scan, err);
     if (r == 0)
         r = appear(snapshots, &entry, id, err);
+    if (r == 0)
+        tell_undelivered(snapshots, id, &index->scan);
     image_index_unref(index);
     store_entry_discard(&entry);
     return r < 0 ? error_prefix(err, r, "snapshot %s", id) : 0;

@@ -50,6 +50,7 @@ struct snapshots {
     struct snapshot *by_id;
     uint64_t last_serial;
     void (*scanned)(void *context); /* a background scan of some image ended */
+    void (*complain)(void *context, const char *text);
     void *context;
     atomic_bool stop; /* scans end */
 };

@@ -247,12 +247,12 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
     if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
         return error_errno(err, errno, "cannot remove %s/%s from the store", kind_names[kind], id);
     memcpy(ret_hidden, name, sizeof name);
-    fsync(store->kind_fd[kind]);
     return 0;
 }
 
 void store_erase(const struct store *store, enum store_kind kind, const char *name)
 {
+    fsync(store->kind_fd[kind]); /* that it is out of sight, before anything of it is gone */
     remove_flat(store->kind_fd[kind], name);
 }
 
@@ -313,8 +313,7 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)
 {
     struct stat st;
-    auto_close int fd =
-        openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open %s", name);
     if (!S_ISREG(st.st_mode) || st.st_size > STORE_FILE_MAX)

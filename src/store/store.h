@@ -65,7 +65,8 @@ void store_entry_discard(struct store_entry *entry);
 int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
                      struct error *err);
 
-/* Takes the entry out of sight at once and returns the hidden name for store_erase(). */
+/* Takes the entry out of sight at once, without waiting for the disk, and returns the hidden name
+ * for store_erase(). */
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
                     char ret_hidden[32], struct error *err);
 /* Deletes a hidden entry's files; may take long for large ones. */
