@@ -60,3 +60,12 @@ struct harness_result fixture_assert_shell(struct harness *h, const char *shell,
     }
     return result;
 }
+
+void assert_no_instance(struct harness *h)
+{
+    struct harness_result result =
+        harness_shell(h, "bash",
+                      "ls -A $S/instances instances | grep -v -e : -e '^$'; "
+                      "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -F $S");
+    assert_string_equal(result.out, "");
+}

@@ -36,6 +36,9 @@ void fixture_assert_contains(const char *text, const char *part, const char *fil
 /* The file's content has that in it. */
 #define assert_file_contains(path, part) assert_contains(harness_get(h, path), part)
 
+/* No instance, and nothing of one: no directory in the store, no VMM. */
+void assert_no_instance(struct harness *h);
+
 /* The script's exit status, with what it said when it is not as wanted. */
 #define assert_shell(shell, script, wanted)                                                        \
     fixture_assert_shell(h, shell, script, wanted, __FILE__, __LINE__)

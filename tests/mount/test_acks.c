@@ -24,18 +24,6 @@ static char *result_of(struct harness *h, const char *fork, const char *member)
     return harness_json(h, harness_get(h, fork_path(h, fork, "result")), member);
 }
 
-/* Of the commit under way, or of what it left. */
-static void assert_no_instance(struct harness *h)
-{
-    assert_string_equal(assert_shell("bash",
-                                     "ls -A $S/instances instances | grep -v -e : -e '^$'; "
-                                     "for p in /proc/[0-9]*; do readlink $p/cwd; done 2> /dev/null "
-                                     "| grep -F $S; true",
-                                     0)
-                            .out,
-                        "");
-}
-
 static void ack_of_the_mailbox_ends_the_wait(void **state)
 {
     struct harness *h = *state;

@@ -27,18 +27,6 @@ static char *info_of(struct harness *h, const char *instance, const char *member
     return harness_json(h, harness_get(h, harness_path(h, "instances/%s/info", instance)), member);
 }
 
-/* No VMM, no directory, no reservation; only the store's own. */
-static void assert_no_instance(struct harness *h)
-{
-    assert_string_equal(assert_shell("bash",
-                                     "ls -A $S/instances instances | grep -v -e : -e '^$'; "
-                                     "for p in /proc/[0-9]*; do readlink $p/cwd; done 2> /dev/null "
-                                     "| grep -F $S; true",
-                                     0)
-                            .out,
-                        "");
-}
-
 static void commit_when_nothing_is_staged_makes_a_plain_fork(void **state)
 {
     struct harness *h = *state;

@@ -111,13 +111,6 @@ static const struct refusal {
     {"base", "stale", "{}", 0, EOPNOTSUPP, "load", {"0.0.0", ""}},
 };
 
-static void assert_nothing_left(struct harness *h)
-{
-    const char *left =
-        assert_shell("bash", "ls -A instances $S/instances | grep -v -e : -e '^$'", 1).out;
-    assert_string_equal(left, "");
-}
-
 static void check_result(struct harness *h, const char *draft, const struct refusal *row)
 {
     const char *result = harness_get(h, harness_format(h, "%s/result", draft));
@@ -167,7 +160,7 @@ static void commit_that_is_refused_says_why_and_leaves_nothing(void **state)
         check_refusal(h, draft, &refusals[i]);
         assert_works(rmdir(draft));
     }
-    assert_nothing_left(h);
+    assert_no_instance(h);
     assert_string_equal(assert_shell("bash", "cd $S/snapshots && sha256sum */memory", 0).out,
                         before);
 }
@@ -184,7 +177,7 @@ static void commit_when_one_of_several_mailboxes_is_missing_names_it(void **stat
     const char *result = harness_get(h, harness_format(h, "%s/result", draft));
     assert_string_equal(harness_json(h, result, "error.mailbox"), "missing");
     assert_string_equal(harness_json(h, result, "mailboxes.3.name"), "binary");
-    assert_nothing_left(h);
+    assert_no_instance(h);
 }
 
 static const struct {
@@ -245,7 +238,7 @@ static void truncation_of_commit_alone_does_nothing(void **state)
     assert_string_equal(harness_get(h, harness_path(h, "snapshots/base/forks/new/status")),
                         "empty\n");
     assert_string_equal(harness_get(h, harness_path(h, "snapshots/base/forks/new/result")), "");
-    assert_nothing_left(h);
+    assert_no_instance(h);
 }
 
 static void options_when_unfinished_keep_the_draft_from_committing(void **state)
