@@ -30,6 +30,7 @@ static void prepare(struct world *world, struct attempt *attempt)
         .world = world,
         .source = snapshots_find(&world->snapshots, "base"),
         .engine = {.instances = &world->instances, .ack_address = "127.0.0.1", .cancel_fd = -1}};
+    world->complaints[0] = 0; /* publishing may have told of pending mailboxes */
     assert_non_null(attempt->source);
     snprintf(attempt->request.id, sizeof attempt->request.id, "fork-1");
     attempt->request.options_text = strdup("{}");
