@@ -20,6 +20,8 @@
 #include "cli/stale.h"
 #include "util/cleanup.h"
 
+#define NAME "a mount, \\x\t"
+
 struct place {
     char base[512], path[1024]; /* of the mountpoint */
     int fuse;                   /* the daemon's end; -1: it is gone */
@@ -64,7 +66,7 @@ static int setup(void **state)
     snprintf(place->base, sizeof place->base, "%.400s/hypefs-stale-XXXXXX", tmp ? tmp : "/tmp");
     if (!mkdtemp(place->base))
         return -1;
-    snprintf(place->path, sizeof place->path, "%s/a mount, \\x\t", place->base);
+    snprintf(place->path, sizeof place->path, "%s/" NAME, place->base);
     return mkdir(place->path, 0700);
 }
 
@@ -130,8 +132,7 @@ static void mount_when_named_in_another_way_is_cleared(void **state)
     char link[1024], other[2048];
     snprintf(link, sizeof link, "%s/link", place->base);
     assert_int_equal(symlink(place->base, link), 0);
-    snprintf(other, sizeof other, "%s/../%s//%s///", link, strrchr(place->base, '/') + 1,
-             strrchr(place->path, '/') + 1);
+    snprintf(other, sizeof other, "%s/./..//%s//" NAME "///", link, basename(place->base));
     mount_fuse(place, "fuse.hypefs");
     kill_daemon(place);
     assert_int_equal(stale_clear(other, &place->err), 0);
