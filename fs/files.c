@@ -218,16 +218,20 @@ static int read_log(struct handle *handle, size_t size, off_t offset, char **ret
 }
 
 /* With the lock held. */
-static int read_content(struct fs *fs, struct handle *handle, size_t size, off_t offset, char **ret,
-                        size_t *ret_size)
+static int read_content(struct fs *fs, struct handle *handle, size_t size, off_t offset,
+                        struct waiter *waiter, char **ret, size_t *ret_size)
 {
-    if (!handle->place.entry->file->text) { /* a command: nothing to read */
+    const struct file_type *type = handle->place.entry->file;
+    bool anew = !handle->content || offset == 0;
+    if (!type->text) { /* a command: nothing to read */
         *ret = NULL;
         *ret_size = 0;
         return 0;
     }
-    int r = !handle->content || offset == 0 ? generate(fs, handle) : 0;
-    if (r < 0)
+    int r = anew && type->ready ? type->ready(fs, &handle->place, waiter) : 0;
+    if (r == 0 && anew)
+        r = generate(fs, handle);
+    if (r != 0)
         return r;
     size_t at = (size_t)offset < handle->content_size ? (size_t)offset : handle->content_size;
     size_t n = size < handle->content_size - at ? size : handle->content_size - at;
@@ -239,13 +243,13 @@ static int read_content(struct fs *fs, struct handle *handle, size_t size, off_t
     return 0;
 }
 
-int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, char **ret,
-            size_t *ret_size)
+int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, struct waiter *waiter,
+            char **ret, size_t *ret_size)
 {
     fs_lock(fs);
     int r = handle->place.object->removed ? -ENODEV : 0;
     if (r == 0 && handle->log_fd < 0)
-        r = read_content(fs, handle, size, offset, ret, ret_size);
+        r = read_content(fs, handle, size, offset, waiter, ret, ret_size);
     fs_unlock(fs);
     return r == 0 && handle->log_fd >= 0 ? read_log(handle, size, offset, ret, ret_size) : r;
 }

@@ -107,7 +107,15 @@ static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_s
     return text;
 }
 
-static const struct file_type marker_file = {.text = marker_text};
+static int marker_ready(struct fs *fs, const struct place *place, struct waiter *waiter)
+{
+    struct image_index *index = NULL;
+    int r = index_of(fs, place, waiter, &index);
+    image_index_unref(index);
+    return r;
+}
+
+static const struct file_type marker_file = {.text = marker_text, .ready = marker_ready};
 const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
 
 static const struct entry snapshot_entries[] = {

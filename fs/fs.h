@@ -84,8 +84,8 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
               uint64_t *ret_node, struct stat *ret, struct handle **ret_handle);
 int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct handle **ret);
 /* *ret is owned by the caller (free). */
-int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, char **ret,
-            size_t *ret_size);
+int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, struct waiter *waiter,
+            char **ret, size_t *ret_size);
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
              bool append, struct waiter *waiter);
 int fs_flush(struct fs *fs, struct handle *handle, pid_t tid);

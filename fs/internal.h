@@ -167,6 +167,8 @@ struct fs {
 struct file_type {
     /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
     char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);
+    /* Can that be done now? 0, -errno, or FS_LATER with the waiter queued. NULL: always. */
+    int (*ready)(struct fs *fs, const struct place *place, struct waiter *waiter);
     bool pollable;
 
     /* Live: a file of the instance's directory. */

@@ -40,8 +40,9 @@ struct pending {
     void (*call)(struct pending *pending); /* again, when a scan has ended */
     fuse_ino_t node;
     char *name;               /* lookup */
-    struct fuse_file_info fi; /* opendir */
-    size_t size;              /* write: what is returned on success */
+    struct fuse_file_info fi; /* opendir, read */
+    size_t size;              /* read: at most; write: what is returned on success */
+    off_t offset;             /* read */
 };
 
 static void pending_free(struct pending *pending)
@@ -260,17 +261,34 @@ static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
         fs_release(fs, handle);
 }
 
-static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
-                    struct fuse_file_info *fi)
+static void call_read(struct pending *pending)
 {
     auto_free char *bytes = NULL;
     size_t count = 0;
-    (void)node;
-    int r = fs_read(fs_of(req), handle_of(fi), size, offset, &bytes, &count);
+    int r = fs_read(fs_of(pending->req), handle_of(&pending->fi), pending->size, pending->offset,
+                    &pending->waiter, &bytes, &count);
+    if (r == FS_LATER)
+        return;
     if (r < 0)
-        fuse_reply_err(req, -r);
+        fuse_reply_err(pending->req, -r);
     else
-        fuse_reply_buf(req, bytes, count);
+        fuse_reply_buf(pending->req, bytes, count);
+    pending_free(pending);
+}
+
+static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
+                    struct fuse_file_info *fi)
+{
+    struct pending *pending = pending_create(req, node, look_again);
+    if (!pending) {
+        fuse_reply_err(req, ENOMEM);
+        return;
+    }
+    pending->fi = *fi;
+    pending->size = size;
+    pending->offset = offset;
+    pending->call = call_read;
+    call_read(pending);
 }
 
 static void write_done(struct waiter *waiter, int result)

@@ -181,7 +181,7 @@ static void log_when_appended_to_is_seen_by_who_has_it_open(void **state)
     append(path, "login: ");
     auto_free char *rest = NULL;
     size_t size;
-    assert_int_equal(fs_read(tree->fs, handle, 100, 8, &rest, &size), 0);
+    assert_int_equal(fs_read(tree->fs, handle, 100, 8, NULL, &rest, &size), 0);
     assert_int_equal(size, 7);
     assert_memory_equal(rest, "login: ", 7);
     struct stat st = tree_stat(tree, ONE "console");
@@ -203,7 +203,7 @@ static void log_when_it_is_no_file_does_not_stop_the_mount(void **state)
     assert_int_equal(mkfifo(path, 0600), 0);
     alarm(FIXTURE_FAR_MS / 1000);
     handle = tree_open(tree, ONE "console", O_RDONLY);
-    assert_int_equal(fs_read(tree->fs, handle, 10, 0, &bytes, &size), -ESPIPE);
+    assert_int_equal(fs_read(tree->fs, handle, 10, 0, NULL, &bytes, &size), -ESPIPE);
     fs_release(tree->fs, handle);
     alarm(0);
     assert_int_equal(remove(path), 0);

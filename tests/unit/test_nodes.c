@@ -384,7 +384,7 @@ static void assert_gone(struct tree *tree, uint64_t node, struct handle *handle)
     struct handle *other;
     assert_int_equal(fs_getattr(tree->fs, node, &st), -ENODEV);
     assert_int_equal(fs_open_file(tree->fs, node, O_RDONLY, gettid(), &other), -ENODEV);
-    assert_int_equal(fs_read(tree->fs, handle, 10, 0, &bytes, &size), -ENODEV);
+    assert_int_equal(fs_read(tree->fs, handle, 10, 0, NULL, &bytes, &size), -ENODEV);
     assert_int_equal(tree_write_at(tree, handle, "{}", 0), -ENODEV);
     assert_int_equal(fs_poll(tree->fs, handle, NULL), 0x8 | 0x10); /* POLLERR, POLLHUP */
 }
@@ -407,7 +407,7 @@ static void instance_when_removed_takes_all_of_it_away(void **state)
     assert_gone(tree, record_node, record_file);
     auto_free char *bytes = NULL;
     size_t size;
-    assert_int_equal(fs_read(tree->fs, console, 10, 0, &bytes, &size), -ENODEV);
+    assert_int_equal(fs_read(tree->fs, console, 10, 0, NULL, &bytes, &size), -ENODEV);
     fs_release(tree->fs, state_file);
     fs_release(tree->fs, record_file);
     fs_release(tree->fs, console);

@@ -269,7 +269,7 @@ static inline char *tree_read_open(struct tree *tree, struct handle *handle)
     for (;;) {
         auto_free char *bytes = NULL;
         size_t size = 0;
-        int r = fs_read(tree->fs, handle, PIECE, (off_t)used, &bytes, &size);
+        int r = fs_read(tree->fs, handle, PIECE, (off_t)used, NULL, &bytes, &size);
         if (r < 0)
             fail_msg("read: %s", strerrorname_np(-r));
         text = realloc(text, used + size + 1);
