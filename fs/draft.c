@@ -212,7 +212,8 @@ static void refuse_first_marked(struct draft *draft, struct fork_request *reques
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name) &&
             refuse_marked("mailboxes/", file->name, &file->document, request)) {
-            request->refused_mailbox = file->name;
+            snprintf(request->refused_mailbox, sizeof request->refused_mailbox, "%.64s",
+                     file->name);
             return;
         }
     refuse_marked("", "options", &draft->options, request);

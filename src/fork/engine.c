@@ -20,7 +20,8 @@ static int validate(struct fork *fork, struct error *err)
     const struct snapshot *source = fork->source;
     const struct hypervisor *hypervisor = hypervisor_find(source->hypervisor);
     if (fork->request->refused.code != 0) {
-        fork->failed_mailbox = fork->request->refused_mailbox;
+        if (fork->request->refused_mailbox[0])
+            fork->failed_mailbox = fork->request->refused_mailbox;
         return error_set(err, fork->request->refused.code, "%s", fork->request->refused.text);
     }
     int r = snapshot_use(fork->source, err);

@@ -50,7 +50,7 @@ struct fork_request {
 
     /* What was staged is no request: validate fails with this. Code 0: it is one. */
     struct error refused;
-    const char *refused_mailbox; /* borrowed: whose fault it is, or NULL */
+    char refused_mailbox[FRAME_NAME_MAX + 1]; /* whose fault it is, or "" */
 };
 
 void fork_request_finish(struct fork_request *request);

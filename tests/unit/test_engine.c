@@ -125,7 +125,7 @@ static void fork_when_what_was_staged_is_no_request_fails_with_its_error(void **
     prepare(world, &attempt);
     stage(&attempt, "box", "{\"a\":\"" SECRET "\"}");
     error_set(&attempt.request.refused, ENOSPC, "too many");
-    attempt.request.refused_mailbox = "box";
+    strcpy(attempt.request.refused_mailbox, "box");
     assert_fails(&attempt, ENOSPC, "validate", "box", "too many");
 }
 
