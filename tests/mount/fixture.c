@@ -4,20 +4,22 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-int fixture_setup(void **state)
+int fixture_fill(struct harness *h)
 {
     static const struct harness_frame frames[] = {
         {.offset = 4096, .name = "m", .token = "token-m"},
         {.offset = 8192, .name = "a", .token = "token-a"},
         {.offset = 12288, .name = "b", .token = "token-b"},
     };
-    if (harness_setup(state) < 0)
-        return -1;
-    struct harness *h = *state;
     harness_craft(h, &(struct harness_snapshot){.id = "base", .frames = frames, .count = 3});
     harness_mount(h, NULL);
     /* The lookup waits until the image has been scanned. */
     return access(harness_path(h, "snapshots/base/mailboxes/m"), F_OK);
+}
+
+int fixture_setup(void **state)
+{
+    return harness_setup(state) < 0 ? -1 : fixture_fill(*state);
 }
 
 char *fixture_script(struct harness *h, const char *name, const char *text)

@@ -16,6 +16,8 @@
 /* snapshots/base, never run by a VM, has the mailboxes "m" (token "token-m"), "a" and "b" at the
  * second page and behind; it is mounted. */
 int fixture_setup(void **state);
+/* The same in a directory that harness_setup() made. */
+int fixture_fill(struct harness *h);
 
 /* An executable script in the test's directory, for a program that behaves badly. */
 char *fixture_script(struct harness *h, const char *name, const char *text);

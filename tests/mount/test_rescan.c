@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * An image whose kept list no longer fits is scanned again in the background. To look at what
+ * happens meanwhile, reading the image waits while there is a gate (slow_disk.c).
+ */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/sendfile.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+static char *gate(struct harness *h)
+{
+    return harness_format(h, "%s/gate", h->directory);
+}
+
+static void hold(struct harness *h)
+{
+    harness_put(gate(h), "");
+}
+
+static void let_go(struct harness *h)
+{
+    assert_works(unlink(gate(h)));
+}
+
+/* The daemon's disk is slow. An ASan that is not linked statically wants to be the first. */
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    setenv("HYPEFS_TEST_GATE", gate(h), 1);
+    setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
+    setenv("LD_PRELOAD", getenv("HYPEFS_SLOW_DISK"), 1);
+    int r = fixture_fill(h);
+    unsetenv("LD_PRELOAD");
+    return r;
+}
+
+static int teardown(void **state)
+{
+    struct harness *h = *state;
+    unlink(gate(h));
+    return harness_teardown(state);
+}
+
+/* The list no longer fits: as if a backup had been restored. */
+static void touch_image(struct harness *h)
+{
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1700000000}};
+    assert_works(utimensat(AT_FDCWD, harness_store_path(h, "snapshots/base/memory"), times, 0));
+}
+
+static char *mailboxes_of_info(struct harness *h)
+{
+    return harness_json(h, harness_get(h, harness_path(h, "snapshots/base/info")), "mailboxes");
+}
+
+static bool ended_within(const struct harness_child *child, int timeout_ms)
+{
+    return poll(&(struct pollfd){.fd = child->pidfd, .events = POLLIN}, 1, timeout_ms) == 1;
+}
+
+static void lookups_while_the_image_is_scanned_wait(void **state)
+{
+    struct harness *h = *state;
+    static const char *const scripts[] = {"ls snapshots/base/mailboxes",
+                                          "cat snapshots/base/mailboxes/m",
+                                          "stat snapshots/base/mailboxes/none"};
+    struct harness_child children[array_length(scripts)];
+    hold(h);
+    touch_image(h);
+    for (size_t i = 0; i < array_length(scripts); i++)
+        children[i] = harness_start_shell(h, "bash", scripts[i]);
+    assert_false(ended_within(&children[0], 100));
+    assert_string_equal(mailboxes_of_info(h), "null");
+    /* The rest of the mount answers. */
+    assert_shell("bash", "ls -l snapshots/base && ls snapshots/base/forks/new && cat README", 0);
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{}");
+    for (size_t i = 0; i < array_length(scripts); i++)
+        assert_false(ended_within(&children[i], 0));
+    let_go(h);
+    assert_string_equal(harness_finish(h, &children[0]).out, "a\nb\nm\n");
+    assert_contains(harness_finish(h, &children[1]).out, "token-m");
+    assert_contains(harness_finish(h, &children[2]).err, "No such file");
+    assert_string_equal(mailboxes_of_info(h), "[\"m\",\"a\",\"b\"]");
+}
+
+static void lookup_that_waits_can_be_interrupted(void **state)
+{
+    struct harness *h = *state;
+    hold(h);
+    touch_image(h);
+    struct harness_child list = harness_start_shell(h, "bash", "ls snapshots/base/mailboxes");
+    struct harness_child look = harness_start_shell(h, "bash", "cat snapshots/base/mailboxes/m");
+    assert_false(ended_within(&list, 100));
+    assert_works(kill(-list.pid, SIGINT));
+    assert_works(kill(-look.pid, SIGTERM));
+    assert_int_equal(harness_finish(h, &list).status, 128 + SIGINT);
+    assert_int_equal(harness_finish(h, &look).status, 128 + SIGTERM);
+    assert_string_equal(mailboxes_of_info(h), "null");
+    let_go(h);
+    assert_shell("bash", "ls snapshots/base/mailboxes/m", 0);
+}
+
+static void read_of_a_mailbox_that_is_open_waits_for_the_scan(void **state)
+{
+    struct harness *h = *state;
+    const char *before = harness_get(h, harness_path(h, "snapshots/base/mailboxes/m"));
+    struct harness_child reader =
+        harness_start_shell(h, "bash",
+                            "exec 3< snapshots/base/mailboxes/m; echo > $T/open; while [ ! -e "
+                            "$T/go ]; do read -t 0.02; "
+                            "done < <(exec tail -f /dev/null); cat <&3");
+    harness_await(h, harness_format(h, "%s/open", h->directory), "\n");
+    hold(h);
+    touch_image(h);
+    harness_put(harness_format(h, "%s/go", h->directory), "");
+    bool early = ended_within(&reader, 300);
+    let_go(h);
+    assert_string_equal(harness_finish(h, &reader).out, before);
+    assert_false(early);
+}
+
+static void list_that_was_removed_is_made_again(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    assert_works(unlink(harness_store_path(h, "snapshots/base/mailboxes.json")));
+    harness_mount(h, NULL);
+    assert_string_equal(assert_shell("bash", "ls snapshots/base/mailboxes | tr '\\n' ' '", 0).out,
+                        "a b m ");
+    assert_works(access(harness_store_path(h, "snapshots/base/mailboxes.json"), F_OK));
+}
+
+static void list_that_is_damaged_is_made_again(void **state)
+{
+    struct harness *h = *state;
+    static const char *const scripts[] = {"sed -i 's/inode=/inode=9/' mailboxes.json",
+                                          "rm mailboxes.json; mkfifo mailboxes.json"};
+    for (size_t i = 0; i < array_length(scripts); i++) {
+        assert_int_equal(harness_unmount(h), 0);
+        assert_shell("bash", harness_format(h, "cd $S/snapshots/base && %s", scripts[i]), 0);
+        harness_mount(h, NULL);
+        assert_string_equal(
+            harness_json(h, harness_get(h, harness_path(h, "snapshots/base/mailboxes/m")),
+                         "markers.0.offset"),
+            "4096");
+    }
+}
+
+/* What the kept list says is looked up in the image again before it is used. */
+static void marker_that_changed_behind_the_list_fails_the_commit(void **state)
+{
+    struct harness *h = *state;
+    struct stat st;
+    const char *memory = harness_store_path(h, "snapshots/base/memory");
+    assert_works(stat(memory, &st));
+    auto_close int fd = open(memory, O_WRONLY | O_CLOEXEC);
+    assert_int_equal(pwrite(fd, "X", 1, 4096), 1);
+    assert_works(futimens(fd, (const struct timespec[]){st.st_atim, st.st_mtim}));
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{}");
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "1"), EIO);
+    assert_file_contains(harness_path(h, "snapshots/base/forks/new/error"), "changed");
+}
+
+static void commit_while_the_image_is_scanned_waits(void **state)
+{
+    struct harness *h = *state;
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/none"), "{}");
+    hold(h);
+    touch_image(h);
+    struct harness_child list = harness_start_shell(h, "bash", "ls snapshots/base/mailboxes");
+    assert_false(ended_within(&list, 100));
+    struct harness_child commit =
+        harness_start_shell(h, "bash", "echo 1 > snapshots/base/forks/new/commit");
+    assert_false(ended_within(&commit, 100));
+    let_go(h);
+    assert_contains(harness_finish(h, &commit).err, "No such file");
+    assert_int_equal(harness_finish(h, &list).status, 0);
+}
+
+static void image_that_cannot_be_scanned_gives_eio(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "mv $S/snapshots/base/memory $T/memory", 0);
+    assert_errno(harness_read_errno(harness_path(h, "snapshots/base/mailboxes/m")), EIO);
+    struct harness_result result = assert_shell("bash", "ls snapshots/base/mailboxes", 2);
+    assert_contains(result.err, "Input/output error");
+    assert_string_equal(mailboxes_of_info(h), "null");
+    assert_shell("bash", "mv $T/memory $S/snapshots/base/memory", 0);
+    assert_shell("bash", "cat snapshots/base/mailboxes/m", 0);
+}
+
+/* It may lie where an ordinary user cannot go. */
+static const char *bring_slow_disk(const char *base)
+{
+    struct stat st;
+    char path[512];
+    snprintf(path, sizeof path, "%.400s/slow_disk.so", base);
+    auto_close int from = open(getenv("HYPEFS_SLOW_DISK"), O_RDONLY | O_CLOEXEC);
+    auto_close int to = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
+    if (from < 0 || to < 0 || fstat(from, &st) < 0 ||
+        sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size || fchmod(to, 0755) < 0)
+        return "HYPEFS_SLOW_DISK cannot be copied";
+    setenv("HYPEFS_SLOW_DISK", path, 1);
+    return NULL;
+}
+
+#define slow_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        slow_test(lookups_while_the_image_is_scanned_wait),
+        slow_test(lookup_that_waits_can_be_interrupted),
+        slow_test(read_of_a_mailbox_that_is_open_waits_for_the_scan),
+        mounted_test(list_that_was_removed_is_made_again),
+        mounted_test(list_that_is_damaged_is_made_again),
+        mounted_test(marker_that_changed_behind_the_list_fails_the_commit),
+        slow_test(commit_while_the_image_is_scanned_waits),
+        mounted_test(image_that_cannot_be_scanned_gives_eio),
+    };
+    harness_enter_with(bring_slow_disk);
+    return cmocka_run_group_tests_name("rescan", tests, NULL, NULL);
+}
