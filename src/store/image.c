@@ -186,9 +186,11 @@ static int look(struct image *image, struct image_index **ret, struct error *err
         return error_errno(err, errno == ENOENT ? EIO : errno, "the memory image is gone");
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "the memory image is not a regular file");
-    if (!image->index)
+    if (image->index && !fits(image->index, &st))
+        image_index_unref(steal_pointer(image->index));
+    if (!image->index) /* it may have been scanned when it was saved again */
         image->index = index_load(image->directory_fd, &st);
-    if (image->index && fits(image->index, &st)) {
+    if (image->index) {
         *ret = image_index_ref(image->index);
         return 0;
     }

@@ -143,6 +143,24 @@ static void image_when_another_one_is_scanned_in_the_background(void **state)
     image_finish(&image);
 }
 
+/* As an instance's that was put in standby once more. */
+static void image_when_another_one_was_scanned_with_it_is_not_scanned_again(void **state)
+{
+    struct world *world = *state;
+    struct image_index *index = NULL;
+    struct image image;
+    start(world, &image);
+    assert_scanned_anew(world, &image, "box", FRAME_SIZE);
+    change_image(world);
+    assert_int_equal(image_scan(image.directory_fd, NULL, &index, &world->err), 0);
+    image_index_unref(index);
+    assert_int_equal(image_index(&image, &index, &world->err), 0);
+    assert_holds(index, "other", 2 * FRAME_SIZE);
+    image_index_unref(index);
+    image_finish(&image);
+    assert_int_equal(world->scanned.count, 0);
+}
+
 static void kept_list_when_it_is_damaged_is_made_anew(void **state)
 {
     static const char *const damages[] = {"",           "{}",          "[]",
@@ -287,6 +305,7 @@ int main(void)
         IN_EMPTY(scan_when_the_image_has_holes_reads_only_its_data),
         IN_EMPTY(kept_list_when_it_fits_is_used_without_a_scan),
         IN_EMPTY(image_when_another_one_is_scanned_in_the_background),
+        IN_EMPTY(image_when_another_one_was_scanned_with_it_is_not_scanned_again),
         IN_EMPTY(kept_list_when_it_is_damaged_is_made_anew),
         IN_EMPTY(kept_list_when_it_is_impossible_is_made_anew),
         IN_EMPTY(image_when_it_is_gone_or_no_file_is_eio),
