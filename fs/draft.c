@@ -92,6 +92,7 @@ void draft_drop_file(struct fs *fs, struct staged *file)
 {
     LL_DELETE(file->draft->files, file);
     file->draft = NULL;
+    document_finish(&file->document); /* the kernel may remember the file for long */
     fs_changed(fs, &file->object);
     object_unref(&file->object);
 }

@@ -19,9 +19,7 @@
 
 void document_finish(struct document *document)
 {
-    if (document->text)
-        explicit_bzero(document->text, document->size);
-    free(document->text);
+    free_wiped(document->text, document->size);
     free(document->refused);
     *document = (struct document){0};
 }
@@ -44,9 +42,7 @@ static int document_set(struct document *document, const char *text, size_t size
     if (!copy)
         return -ENOMEM;
     memcpy(copy, text, size);
-    if (document->text)
-        explicit_bzero(document->text, document->size);
-    free(document->text);
+    free_wiped(document->text, document->size);
     document->text = copy;
     document->size = size;
     return 0;
@@ -119,14 +115,10 @@ static int open_log(struct handle *handle, const struct place *place)
 
 static void handle_free(struct handle *handle)
 {
-    if (handle->text)
-        explicit_bzero(handle->text, handle->size);
-    if (handle->content)
-        explicit_bzero(handle->content, handle->content_size);
     if (handle->log_fd >= 0)
         close(handle->log_fd);
-    free(handle->text);
-    free(handle->content);
+    free_wiped(handle->text, handle->size);
+    free_wiped(handle->content, handle->content_size);
     free(handle->names);
     free(handle);
 }
@@ -197,7 +189,7 @@ static int generate(struct fs *fs, struct handle *handle)
     }
     if (!text && size > 0)
         return -ENOMEM;
-    free(handle->content);
+    free_wiped(handle->content, handle->content_size);
     handle->content = text ? text : calloc(1, 1);
     handle->content_size = size;
     return handle->content ? 0 : -ENOMEM;
@@ -284,6 +276,21 @@ static int look(struct fs *fs, struct handle *handle, struct error *err)
     return r < 0 ? r : 1;
 }
 
+/* realloc() would leave a copy behind. */
+static int grow(struct handle *handle, size_t size)
+{
+    if (handle->text && size <= handle->size)
+        return 0;
+    char *longer = malloc(size + 1);
+    if (!longer)
+        return -ENOMEM;
+    memcpy(longer, handle->text ? handle->text : "", handle->size);
+    free_wiped(handle->text, handle->size);
+    handle->text = longer;
+    handle->size = size;
+    return 0;
+}
+
 static int collect(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
                    off_t offset, bool append)
 {
@@ -302,13 +309,9 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
         error_set(&err, EFBIG, "more than %zu bytes", max);
         return refuse(fs, handle, &err);
     }
-    if (end > handle->size || !handle->text) {
-        char *longer = realloc(handle->text, end + 1);
-        if (!longer)
-            return -ENOMEM;
-        handle->text = longer;
-        handle->size = end > handle->size ? end : handle->size;
-    }
+    r = grow(handle, end);
+    if (r < 0)
+        return r;
     memcpy(handle->text + at, bytes, size);
     return look(fs, handle, &err) < 0 ? refuse(fs, handle, &err) : 0;
 }
@@ -430,7 +433,7 @@ static int truncate_document(struct fs *fs, const struct place *place, size_t si
     r = truncate_handle(fs, &handle, size);
     if (r == 0 && handle.dirty)
         r = take_effect(fs, &handle, 0);
-    free(handle.text);
+    free_wiped(handle.text, handle.size);
     return r;
 }
 

@@ -124,7 +124,8 @@ static int stat_place(struct fs *fs, const struct place *place, struct stat *ret
         r = stat_log(place, ret);
     } else if (entry->file && entry->file->text) {
         size_t size = 0;
-        free(entry->file->text(fs, place, &size));
+        char *text = entry->file->text(fs, place, &size);
+        free_wiped(text, size);
         ret->st_size = (off_t)size;
     }
     ret->st_atim = ret->st_ctim = ret->st_mtim;

@@ -263,7 +263,7 @@ static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 
 static void call_read(struct pending *pending)
 {
-    auto_free char *bytes = NULL;
+    char *bytes = NULL;
     size_t count = 0;
     int r = fs_read(fs_of(pending->req), handle_of(&pending->fi), pending->size, pending->offset,
                     &pending->waiter, &bytes, &count);
@@ -273,6 +273,7 @@ static void call_read(struct pending *pending)
         fuse_reply_err(pending->req, -r);
     else
         fuse_reply_buf(pending->req, bytes, count);
+    free_wiped(bytes, count);
     pending_free(pending);
 }
 
@@ -312,6 +313,8 @@ static void op_write(fuse_req_t req, fuse_ino_t node, const char *bytes, size_t 
     pending->size = size;
     int r = fs_write(fs_of(req), handle_of(fi), bytes, size, offset, fi->flags & O_APPEND,
                      &pending->waiter);
+    explicit_bzero((char *)(uintptr_t)bytes,
+                   size); /* libfuse keeps its buffer for later requests */
     if (r != FS_LATER)
         write_done(&pending->waiter, r);
 }

@@ -178,11 +178,18 @@ static int read_request(const char *text, struct json_span object, struct fork_m
                         struct json_span *ret_payload, struct error *err)
 {
     auto_json cJSON *json = NULL;
-    auto_free char *shell = without_payload(text, object, ret_payload);
+    cJSON *member;
+    char *shell = without_payload(text, object, ret_payload);
     if (!shell)
         return error_set(err, ENOMEM, "out of memory");
     int r = json_parse(shell, strlen(shell), &json, err);
-    return r < 0 ? r : read_members(json, mailbox, err);
+    if (r == 0)
+        r = read_members(json, mailbox, err);
+    cJSON_ArrayForEach (member, json)
+        if (member->valuestring) /* the token among them */
+            explicit_bzero(member->valuestring, strlen(member->valuestring));
+    free_wiped(shell, strlen(shell));
+    return r;
 }
 
 static int check_payload(const char *text, struct json_span payload,

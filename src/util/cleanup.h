@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 static inline void cleanup_free(void *pointer)
@@ -38,6 +39,14 @@ static inline void cleanup_fclose(FILE **file)
 #define auto_close __attribute__((cleanup(cleanup_close)))
 #define auto_closedir __attribute__((cleanup(cleanup_closedir)))
 #define auto_fclose __attribute__((cleanup(cleanup_fclose)))
+
+/* Frees what may hold a secret: nothing of it stays in memory. NULL is fine. */
+static inline void free_wiped(void *bytes, size_t size)
+{
+    if (bytes)
+        explicit_bzero(bytes, size);
+    free(bytes);
+}
 
 static inline int steal_fd(int *fd)
 {
