@@ -87,9 +87,10 @@ static int config_apply(struct fs *fs, const struct place *place, const char *te
     return r;
 }
 
-static void unit_changed(struct fs *fs, const struct place *place)
+/* What was said of an earlier write is history. */
+static void config_changed(struct fs *fs, const struct place *place)
 {
-    fs_changed(fs, place->object);
+    set_error(fs, unit_of(place), NULL);
 }
 
 static const struct file_type config_file = {.text = config_text,
@@ -97,7 +98,7 @@ static const struct file_type config_file = {.text = config_text,
                                              .may_write = config_may_write,
                                              .check = config_check,
                                              .apply = config_apply,
-                                             .changed = unit_changed};
+                                             .changed = config_changed};
 
 /* state and snapshot: commands */
 

@@ -266,8 +266,11 @@ static int config_writable(const struct instance *instance, struct error *err)
 {
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    if ((instance->busy && !instance->settling) ||
-        (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED))
+    if (instance->busy && !instance->settling)
+        return error_set(err, EBUSY,
+                         "config cannot be changed while another change of the instance is under "
+                         "way: wait for it");
+    if (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED)
         return error_set(err, EBUSY,
                          "config cannot be changed while the instance is %s: write stopped to "
                          "state first",

@@ -7,6 +7,9 @@
 
 /* record.c: instance.json. `instance` is owned by the caller (busy, or not published). */
 int instance_save(struct instance *instance, int directory_fd, struct error *err);
+/* The same, as if it were in another state already. */
+int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
+                     struct error *err);
 int instance_load(struct instances *table, const char *id, struct instance **ret,
                   struct error *err);
 

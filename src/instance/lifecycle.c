@@ -2,11 +2,14 @@
 /* lifecycle: the table of transitions, and what each does to the VMM and its files. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
 
 #include "instance/config.h"
 #include "instance/internal.h"
+#include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -95,43 +98,11 @@ void instance_forget_vmm(struct instance *instance)
     }
 }
 
-void instance_end(struct instance *instance)
-{
-    struct instances *table = instance->table;
-    struct vmm_exit exit = {0};
-    struct error why = {0};
-    if (instance->vmm)
-        vmm_reap(instance->vmm, &exit);
-    if (exit.ended) {
-        instance_forget_vmm(instance);
-        set_state(instance, INSTANCE_STOPPED);
-    }
-    if (instance_save(instance, instance->image.directory_fd, &why) < 0)
-        table->setup.complain(table->setup.context, why.text);
-
-    pthread_mutex_lock(&table->lock);
-    /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
-    int r = instance->vmm ? instance_watch(instance, &why) : 0;
-    instance->busy = instance->settling = false;
-    if (instance->cancel_fd >= 0)
-        close(steal_fd(&instance->cancel_fd));
-    pthread_cond_broadcast(&table->idle);
-    pthread_mutex_unlock(&table->lock);
-    if (r < 0)
-        table->setup.complain(table->setup.context, why.text);
-    table->setup.changed(table->setup.context, instance->id);
-}
-
-static struct vmm_context context_of(struct instance *instance)
-{
-    return instance_context(instance->table, instance->image.directory_fd, instance->cancel_fd);
-}
-
-/* The image of an instance that is no longer in standby. Snapshots made of it hold links of their
- * own, so nothing is lost. */
+/* The memory of an instance that is neither running nor in standby. Snapshots made of it hold links
+ * of their own, so nothing is lost. */
 static void drop_image(struct instance *instance)
 {
-    static const char *const names[] = {"memory", "state", "mailboxes.json"};
+    static const char *const names[] = {"memory", "state", "mailboxes.json", "saving"};
     for (size_t i = 0; i < array_length(names); i++)
         unlinkat(instance->image.directory_fd, names[i], 0);
 }
@@ -160,6 +131,53 @@ static int machine_to_boot(const struct instance *instance, struct machine *ret,
     }
     *ret = machine;
     return 0;
+}
+
+/* A VMM that ended by itself with a signal: nobody waits for it who could be told. */
+static void tell_exit(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct error text;
+    if (instance->exit.signal == 0)
+        return;
+    error_set(&text, EIO, "the VMM of %s was ended by %s%s", instance->id,
+              strsignal(instance->exit.signal),
+              instance->exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
+    table->setup.complain(table->setup.context, text.text);
+}
+
+void instance_end(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct vmm_exit exit = {0};
+    struct error why = {0};
+    if (instance->vmm)
+        vmm_reap(instance->vmm, &exit);
+    if (exit.ended) {
+        instance_forget_vmm(instance);
+        set_state(instance, INSTANCE_STOPPED);
+        drop_image(instance);
+        tell_exit(instance);
+    }
+    if (instance_save(instance, instance->image.directory_fd, &why) < 0)
+        table->setup.complain(table->setup.context, why.text);
+
+    pthread_mutex_lock(&table->lock);
+    /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
+    int r = instance->vmm ? instance_watch(instance, &why) : 0;
+    instance->busy = instance->settling = false;
+    if (instance->cancel_fd >= 0)
+        close(steal_fd(&instance->cancel_fd));
+    pthread_cond_broadcast(&table->idle);
+    pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        table->setup.complain(table->setup.context, why.text);
+    table->setup.changed(table->setup.context, instance->id);
+}
+
+static struct vmm_context context_of(struct instance *instance)
+{
+    return instance_context(instance->table, instance->image.directory_fd, instance->cancel_fd);
 }
 
 static int boot(struct instance *instance, struct error *err)
@@ -212,26 +230,66 @@ static int save_paused(struct instance *instance, const struct vmm_context *cont
     return r;
 }
 
-static int standby(struct instance *instance, struct error *err)
+/* There while a VM may be paused for a save: a daemon that is killed meanwhile leaves it so. */
+static const char saving_name[] = "saving";
+
+static int mark_saving(struct instance *instance, struct error *err)
+{
+    auto_close int fd =
+        openat(instance->image.directory_fd, saving_name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    return fd >= 0 ? 0 : error_errno(err, errno, "cannot write %s in the store", saving_name);
+}
+
+static void unmark_saving(struct instance *instance)
+{
+    unlinkat(instance->image.directory_fd, saving_name, 0);
+}
+
+/* The save has failed, or was cut short: the VM goes on as if it had never begun. */
+static int undo_save(struct instance *instance, struct error *err)
 {
     struct vmm_context context = context_of(instance);
-    struct error resume_error;
+    context.cancel_fd = -1;
+    unlinkat(instance->image.directory_fd, "state", 0);
+    unlinkat(instance->image.directory_fd, "mailboxes.json", 0);
+    int r = vmm_resume(&context, instance->vmm, err);
+    vmm_release(instance->vmm);
+    if (r == 0)
+        unmark_saving(instance);
+    return r;
+}
+
+static void undo_cut_save(struct instance *instance, struct error *err)
+{
+    struct stat st;
+    if (instance->vmm && fstatat(instance->image.directory_fd, saving_name, &st, 0) == 0 &&
+        undo_save(instance, err) < 0)
+        error_prefix(err, -1, "%s is paused, for a save of it was cut short", instance->id);
+}
+
+static int standby(struct instance *instance, struct error *err)
+{
+    const int directory_fd = instance->image.directory_fd;
+    struct vmm_context context = context_of(instance);
+    struct error why = {0}, resume_error = {0};
     if (instance->source[0])
         return error_set(err, EOPNOTSUPP, "forks cannot be put into standby yet");
-    int r = vmm_pause(&context, instance->vmm, err);
+    int r = mark_saving(instance, &why);
     if (r == 0)
-        r = save_paused(instance, &context, err);
+        r = vmm_pause(&context, instance->vmm, &why);
     if (r == 0)
-        r = vmm_stop(instance->vmm, err);
+        r = save_paused(instance, &context, &why);
+    if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
+        r = instance_save_as(instance, INSTANCE_STANDBY, directory_fd, &why);
+    if (r == 0)
+        r = vmm_stop(instance->vmm, &why);
     if (r < 0) {
-        context.cancel_fd = -1;
-        unlinkat(instance->image.directory_fd, "state", 0);
-        unlinkat(instance->image.directory_fd, "mailboxes.json", 0);
-        if (vmm_resume(&context, instance->vmm, &resume_error) < 0)
-            error_prefix(err, r, "and the VM does not go on (%.200s)", resume_error.text);
-        vmm_release(instance->vmm);
-        return r;
+        if (undo_save(instance, &resume_error) < 0)
+            return error_set(err, why.code, "%.450s; and the VM does not go on: %.450s", why.text,
+                             resume_error.text);
+        return error_set(err, why.code, "%s", why.text);
     }
+    unmark_saving(instance);
     instance_forget_vmm(instance);
     pthread_mutex_lock(&instance->table->lock);
     instance->exit = (struct vmm_exit){0};
@@ -255,10 +313,12 @@ static int stop(struct instance *instance, struct error *err)
 
 static int not_yet(struct instance *instance, struct error *err)
 {
-    return error_set(err, EOPNOTSUPP,
-                     "this version cannot do that with an instance that is %s: it can boot it, "
-                     "put it from running into standby, and stop it",
-                     instance_state_names[instance->state]);
+    return error_set(
+        err, EOPNOTSUPP,
+        instance->state == INSTANCE_STANDBY
+            ? "an instance in standby cannot be resumed yet: fork a snapshot of it, or "
+              "write stopped, then running, which boots it without its memory"
+            : "instances cannot be paused yet: write standby or stopped");
 }
 
 /* [from][to]; NULL: there is no such transition. */
@@ -289,8 +349,10 @@ int instance_change(struct instance *instance, enum instance_state target, struc
     if (r < 0)
         return r;
     transition *go = transitions[instance->state][target];
-    if (instance->state == target)
-        r = 0;
+    if (instance->state == target && target == INSTANCE_STOPPED)
+        drop_image(instance); /* what a VM that ended by itself has left */
+    else if (instance->state == target)
+        r = 0; /* another thread was faster: its image stays */
     else if (!go)
         r = error_set(err, EINVAL, "an instance that is %s cannot become %s",
                       instance_state_names[instance->state], instance_state_names[target]);
@@ -334,9 +396,12 @@ int instance_snapshot(struct instance *instance, const char *id, struct error *e
         r = snapshots_publish(instance->table->setup.snapshots, id, json, link_image, instance,
                               err);
     } else if (state == INSTANCE_RUNNING || state == INSTANCE_PAUSED) {
-        r = error_set(err, EOPNOTSUPP,
-                      "a %s instance cannot be snapshotted yet: write standby to its state first",
-                      instance_state_names[state]);
+        r = instance->source[0]
+                ? error_set(err, EOPNOTSUPP, "forks cannot be snapshotted yet")
+                : error_set(err, EOPNOTSUPP,
+                            "a %s instance cannot be snapshotted yet: write standby to its state "
+                            "first",
+                            instance_state_names[state]);
     } else {
         r = error_set(err, EINVAL,
                       "an instance that is %s has no memory to snapshot: write running, then "
@@ -347,9 +412,15 @@ int instance_snapshot(struct instance *instance, const char *id, struct error *e
     return r;
 }
 
+struct load_context {
+    struct instances *table;
+    struct strays strays;
+};
+
 static int load_one(void *context, const char *id, struct error *err)
 {
-    struct instances *table = context;
+    struct load_context *load_context = context;
+    struct instances *table = load_context->table;
     struct instance *instance;
     struct error why = {0};
     (void)err;
@@ -357,6 +428,11 @@ static int load_one(void *context, const char *id, struct error *err)
         table->setup.complain(table->setup.context, why.text);
         return 0;
     }
+    strays_end(&load_context->strays, instance->image.directory_fd,
+               instance->vmm ? instance->vmm->pid : 0);
+    undo_cut_save(instance, &why);
+    if (why.code)
+        table->setup.complain(table->setup.context, why.text);
     instance_insert(instance);
     if (instance->vmm && instance_watch(instance, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
@@ -370,7 +446,13 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     pthread_mutex_init(&ret->lock, NULL);
     pthread_cond_init(&ret->idle, NULL);
     int r = instances_watch(ret, err);
-    return r < 0 ? r : store_list(setup->store, STORE_INSTANCES, load_one, ret, err);
+    if (r < 0)
+        return r;
+    struct load_context context = {.table = ret};
+    strays_find(&context.strays);
+    r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
+    strays_finish(&context.strays);
+    return r;
 }
 
 void instances_stop(struct instances *instances)

@@ -54,10 +54,16 @@ static cJSON *vmm_to_json(const struct vmm *vmm)
 
 int instance_save(struct instance *instance, int directory_fd, struct error *err)
 {
+    return instance_save_as(instance, instance->state, directory_fd, err);
+}
+
+int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
+                     struct error *err)
+{
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
     cJSON_AddStringToObject(json, "id", instance->id);
-    cJSON_AddStringToObject(json, "state", instance_state_names[instance->state]);
+    cJSON_AddStringToObject(json, "state", instance_state_names[state]);
     cJSON_AddStringToObject(json, "created_at", instance->created_at);
     cJSON_AddStringToObject(json, "hypervisor", "qemu");
     if (instance->config)

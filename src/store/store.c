@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/pidfd.h>
@@ -12,10 +11,13 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
 static const char *const kind_names[STORE_KINDS] = {"snapshots", "instances"};
+enum { LOCK_WAIT_MS = 2000, OWNER_SIZE = 24 };
+
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
 
@@ -66,32 +68,6 @@ static void remove_flat(int parent_fd, const char *name)
     unlinkat(parent_fd, name, AT_REMOVEDIR);
 }
 
-/* Ends a process that was started in the directory: a VMM's working directory is its entry. */
-static void end_if_inside(const char *pid, const struct stat *directory)
-{
-    char path[64];
-    struct stat cwd;
-    snprintf(path, sizeof path, "/proc/%.20s/cwd", pid);
-    auto_close int pidfd = pidfd_open(atoi(pid), 0);
-    if (pidfd < 0 || stat(path, &cwd) < 0)
-        return;
-    if (cwd.st_dev != directory->st_dev || cwd.st_ino != directory->st_ino)
-        return;
-    if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) == 0)
-        poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 5000);
-}
-
-static void end_processes(int parent_fd, const char *name)
-{
-    struct stat directory;
-    auto_closedir DIR *proc = opendir("/proc");
-    if (!proc || fstatat(parent_fd, name, &directory, AT_SYMLINK_NOFOLLOW) < 0)
-        return;
-    for (struct dirent *entry; (entry = readdir(proc));)
-        if (entry->d_name[0] >= '1' && entry->d_name[0] <= '9')
-            end_if_inside(entry->d_name, &directory);
-}
-
 static bool hidden(const char *name)
 {
     return strncmp(name, new_prefix, sizeof new_prefix - 1) == 0 ||
@@ -99,18 +75,22 @@ static bool hidden(const char *name)
 }
 
 /* What a daemon that was killed left between two renames. */
-static void remove_leftovers(int kind_fd)
+static void remove_leftovers(int kind_fd, const struct strays *strays)
 {
     auto_close int fd = openat(kind_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
     if (!dir)
         return;
     fd = -1;
-    for (struct dirent *entry; (entry = readdir(dir));)
-        if (hidden(entry->d_name)) {
-            end_processes(kind_fd, entry->d_name);
-            remove_flat(kind_fd, entry->d_name);
-        }
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        if (!hidden(entry->d_name))
+            continue;
+        auto_close int inside =
+            openat(kind_fd, entry->d_name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (inside >= 0)
+            strays_end(strays, inside, 0);
+        remove_flat(kind_fd, entry->d_name);
+    }
 }
 
 static int make_path(const char *path, struct error *err)
@@ -137,22 +117,39 @@ static int open_kind(int store_fd, const char *name, struct error *err)
     return fd >= 0 ? fd : error_errno(err, errno, "cannot open %s/ in the store", name);
 }
 
+/* A daemon that was told to end may not be gone yet. */
+static void wait_for_end(pid_t pid)
+{
+    auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
+    if (pidfd >= 0)
+        poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, LOCK_WAIT_MS);
+}
+
+static bool try_lock(int fd, char owner[OWNER_SIZE])
+{
+    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
+        return true;
+    ssize_t size = errno == EWOULDBLOCK ? pread(fd, owner, OWNER_SIZE - 1, 0) : -1;
+    owner[size > 0 ? strcspn(owner, "\n") : 0] = 0;
+    return false;
+}
+
 static int take_lock(int store_fd, const char *path, struct error *err)
 {
-    char owner[24] = "";
+    char owner[OWNER_SIZE] = "";
     auto_close int fd = openat(store_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return error_errno(err, errno, "cannot open the store's lock %s/lock", path);
-    if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
-        if (errno != EWOULDBLOCK)
-            return error_errno(err, errno, "cannot lock the store %s", path);
-        ssize_t size = pread(fd, owner, sizeof owner - 1, 0);
-        owner[size > 0 ? strcspn(owner, "\n") : 0] = 0;
+    bool locked = try_lock(fd, owner);
+    if (!locked) {
+        wait_for_end((pid_t)strtol(owner, NULL, 10));
+        locked = try_lock(fd, owner);
+    }
+    if (!locked)
         return error_set(err, EBUSY,
                          "the store %s is in use by another hypefs (pid %s): stop that one, or "
                          "give this one another --store",
                          path, owner[0] ? owner : "unknown");
-    }
     snprintf(owner, sizeof owner, "%d\n", (int)getpid());
     if (ftruncate(fd, 0) < 0 || pwrite(fd, owner, strlen(owner), 0) < 0)
         return error_errno(err, errno, "cannot write the store's lock %s/lock", path);
@@ -175,8 +172,11 @@ int store_open(const char *path, struct store *ret, struct error *err)
         store_close(&store);
         return r;
     }
+    struct strays strays;
+    strays_find(&strays);
     for (int kind = 0; kind < STORE_KINDS; kind++)
-        remove_leftovers(store.kind_fd[kind]);
+        remove_leftovers(store.kind_fd[kind], &strays);
+    strays_finish(&strays);
     *ret = store;
     return 0;
 }
@@ -214,7 +214,11 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
     if (fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
     if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
-        return errno == EEXIST ? error_set(err, EEXIST, "the id %s is taken", id)
+        return errno == EEXIST ? error_set(err, EEXIST,
+                                           "the id %s is taken by an entry of the store that "
+                                           "cannot be read (the daemon's log tells why): move it "
+                                           "away, or take another id",
+                                           id)
                                : error_errno(err, errno, "cannot publish %s", id);
     close(steal_fd(&entry->fd));
     fsync(entry->kind_fd);

@@ -144,7 +144,8 @@ static void list_that_was_removed_is_made_again(void **state)
 static void list_that_is_damaged_is_made_again(void **state)
 {
     struct harness *h = *state;
-    static const char *const scripts[] = {"sed -i 's/inode=/inode=9/' mailboxes.json",
+    static const char *const scripts[] = {": > mailboxes.json", "echo '{}' > mailboxes.json",
+                                          "sed -i 's/inode=/inode=9/' mailboxes.json",
                                           "rm mailboxes.json; mkfifo mailboxes.json"};
     for (size_t i = 0; i < array_length(scripts); i++) {
         assert_int_equal(harness_unmount(h), 0);

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * strays: processes that an earlier daemon started in a directory of the store and could not put on
+ * record before it was killed. A VMM's working directory is its entry, so that is where to look.
+ */
+#ifndef HYPEFS_STORE_STRAYS_H
+#define HYPEFS_STORE_STRAYS_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+/* All processes and the directories they are in, as they were at strays_find(). */
+struct strays {
+    struct stray *items; /* owned */
+    size_t count;
+};
+
+/* Processes that may not be looked at are left out: they are not ours. */
+void strays_find(struct strays *ret);
+void strays_finish(struct strays *strays);
+
+/* Kills those that are in the directory, but for `keep` (0: all), and waits until they are gone. */
+void strays_end(const struct strays *strays, int directory_fd, pid_t keep);
+
+#endif
