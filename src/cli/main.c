@@ -31,14 +31,10 @@ static const char help[] =
 int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "";
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0) {
-        fputs(help, stdout);
-        return CLI_DONE;
-    }
-    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0) {
-        puts("hypefs " HYPEFS_VERSION);
-        return CLI_DONE;
-    }
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        return cli_print("hypefs", help);
+    if (strcmp(word, "--version") == 0 || strcmp(word, "-V") == 0)
+        return cli_print("hypefs", "hypefs " HYPEFS_VERSION "\n");
     for (size_t i = 0; i < array_length(subcommands); i++)
         if (strcmp(word, subcommands[i].name) == 0)
             return subcommands[i].run(argc - 1, argv + 1);

@@ -132,8 +132,7 @@ static int take_option(int option, const char *value, struct arguments *ret)
         fuse_opt_add_arg(&ret->fuse, value);
         return -1;
     case 'h':
-        fputs(help, stdout);
-        return CLI_DONE;
+        return cli_print("hypefs mount", help);
     default:
         fputs("try: hypefs mount --help\n", stderr);
         return CLI_USAGE;
@@ -151,8 +150,10 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
         status = take_option(option, optarg, ret);
     if (status >= 0)
         return status;
-    if (optind + 1 != argc)
-        return misuse(optind == argc ? "no MOUNTPOINT given" : "more than one MOUNTPOINT given");
+    if (optind + 1 < argc)
+        return misuse("more than one MOUNTPOINT given");
+    if (optind == argc || !argv[optind][0])
+        return misuse("no MOUNTPOINT given");
     if (!ret->store)
         ret->store = default_store();
     if (!ret->store)
@@ -374,8 +375,9 @@ static int run(struct daemon *daemon, struct error *err)
     return r;
 }
 
-static int check_mountpoint(const char *mountpoint, struct error *err)
+static int check_mountpoint(struct arguments *arguments, struct error *err)
 {
+    const char *mountpoint = arguments->mountpoint;
     struct stat st;
     int r = stale_clear(mountpoint, err);
     if (r < 0)
@@ -384,6 +386,12 @@ static int check_mountpoint(const char *mountpoint, struct error *err)
         return error_errno(err, errno, "cannot mount at %s", mountpoint);
     if (!S_ISDIR(st.st_mode))
         return error_set(err, ENOTDIR, "cannot mount at %s: it is not a directory", mountpoint);
+    /* libfuse would look at a "." at the end when the mount is there and not served yet. */
+    char *real = realpath(mountpoint, NULL);
+    if (!real)
+        return error_errno(err, errno, "cannot mount at %s", mountpoint);
+    free(arguments->mountpoint);
+    arguments->mountpoint = real;
     return 0;
 }
 
@@ -404,7 +412,7 @@ int cli_mount(int argc, char **argv)
     }
     if (status < 0) {
         daemon.ops.argument = &daemon;
-        int r = check_mountpoint(daemon.arguments.mountpoint, &err);
+        int r = check_mountpoint(&daemon.arguments, &err);
         prepare_process();
         if (r == 0 && !daemon.arguments.foreground) {
             openlog("hypefs", LOG_PID, LOG_DAEMON);

@@ -2,7 +2,9 @@
 #include "cli/stale.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <mntent.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,7 +15,7 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { UNMOUNT_TIMEOUT_MS = 10000, OUTPUT_MAX = 512 };
+enum { UNMOUNT_TIMEOUT_MS = 10000, END_WAIT_MS = 2000, OUTPUT_MAX = 512 };
 
 /* The path as the kernel names it, the last component's own state left alone. */
 static char *canonical(const char *path)
@@ -22,7 +24,7 @@ static char *canonical(const char *path)
     if (!copy)
         return NULL;
     size_t size = strlen(copy);
-    while (size > 1 && copy[size - 1] == '/')
+    while (size > 1 && (copy[size - 1] == '/' || (copy[size - 1] == '.' && copy[size - 2] == '/')))
         copy[--size] = 0;
     char *slash = strrchr(copy, '/'), *ret = NULL;
     *slash = 0;
@@ -47,21 +49,34 @@ static bool is_ours(const char *path)
     return ours;
 }
 
-int stale_clear(const char *mountpoint, struct error *err)
+/* 1: there is none (any more); 0: one that answers; -errno. */
+static int look(const char *path, struct error *err)
 {
     struct stat st;
-    auto_free char *path = canonical(mountpoint);
-    if (!path || !is_ours(path))
-        return 0;
+    if (!is_ours(path))
+        return 1;
     if (stat(path, &st) == 0)
-        return error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
-    if (errno != ENOTCONN && errno != ECONNABORTED)
         return 0;
-    if (umount2(path, MNT_DETACH) == 0)
-        return 0;
+    if ((errno != ENOTCONN && errno != ECONNABORTED) || umount2(path, MNT_DETACH) == 0)
+        return 1;
     auto_free char *output = NULL;
     char *argv[] = {(char[]){"fusermount3"}, (char[]){"-u"}, (char[]){"-z"},
-                    (char[]){"--"},          path,           NULL};
+                    (char[]){"--"},          (char *)path,   NULL};
     int r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, &output, err);
-    return r < 0 ? error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint) : 0;
+    return r == 0 || !is_ours(path) ? 1 : r;
+}
+
+int stale_clear(const char *mountpoint, struct error *err)
+{
+    auto_free char *path = canonical(mountpoint);
+    auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
+    double deadline_ms = process_now_ms() + END_WAIT_MS;
+    int r = path ? 0 : 1;
+    /* A daemon that was told to end unmounts in a moment. */
+    while (r == 0 && (r = look(path, err)) == 0 && process_now_ms() < deadline_ms)
+        poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1,
+             (int)(deadline_ms - process_now_ms()) + 1);
+    if (r < 0)
+        return error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint);
+    return r > 0 ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
 }

@@ -46,6 +46,9 @@ void harness_enter(void);
  * here. */
 void harness_enter_with(const char *(*prepare)(const char *base));
 
+/* The program's directory, mode 0700, in which each test gets one. */
+const char *harness_base(void);
+
 /* For cmocka: *state becomes a struct harness. The teardown fails a test whose daemon did not end
  * with status 0 or was complained about by a sanitizer. */
 int harness_setup(void **state);

@@ -19,9 +19,6 @@
         abort();                                                                                   \
     } while (0)
 
-/* The program's directory, in which each test gets one; made by harness_enter(). */
-const char *harness_base(void);
-
 /* Kills every process whose working directory is in there: a VMM's is its entry in the store. */
 void harness_end_inside(const char *directory);
 /* Unmounts what is mounted below. */

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: MIT */
+/* The command line: what is done, what is refused, exit statuses and the one line on stderr. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+/* In the test's directory, with $H for the program, $S and $M. `err` is in stderr's one line; ""
+ * if there is none. */
+static const struct usage {
+    const char *script;
+    int status;
+    const char *out, *err;
+} usages[] = {
+    {"$H --version", 0, "hypefs ", ""},
+    {"$H --help", 0, "mount MOUNTPOINT", ""},
+    {"$H mount --help", 0, "--store DIR", ""},
+    {"$H scan --help", 0, "", ""},
+    {"$H", 2, "", "no command given"},
+    {"$H frobnicate", 2, "", "\"frobnicate\" is no command"},
+    {"$H --frobnicate", 2, "", "\"--frobnicate\" is no command"},
+    {"$H mount", 2, "", "no MOUNTPOINT given"},
+    {"$H mount a b", 2, "", "more than one MOUNTPOINT"},
+    {"$H mount --store $S --frobnicate $M", 2, "", "frobnicate"},
+    {"$H mount --store", 2, "", "--store"},
+    {"$H mount --store '' $M", 2, "", "--store needs a directory"},
+    {"$H mount --qemu '' $M", 2, "", "--qemu needs a program"},
+    {"$H mount --ack-address localhost $M", 2, "", "--ack-address must be"},
+    {"$H mount --ack-address 1.2.3 $M", 2, "", "--ack-address must be"},
+    {"$H mount --ack-address '' $M", 2, "", "--ack-address must be"},
+    {"$H mount --require-token=yes $M", 2, "", "require-token"},
+    {"$H mount --store $S nowhere", 1, "", "nowhere"},
+    {"$H mount --store $S ''", 2, "", "no MOUNTPOINT given"},
+    {"echo > file; $H mount --store $S file", 1, "", "not a directory"},
+    {"echo > file; $H mount --store file $M", 1, "", "file"},
+    {"echo > file; $H mount --store file/s $M", 1, "", "file"},
+    {"$H mount -f --store file $M", 1, "", "file"},
+    {"$H mount --store /proc/store $M", 1, "", "/proc/store"},
+    {"$H mount -o frobnicate=1 --store $S $M", 2, "", ""},
+    {"$H scan", 2, "", ""},
+    {"$H scan --frobnicate file", 2, "", "frobnicate"},
+    {"$H scan nowhere", 1, "", "nowhere"},
+    {"$H scan .", 1, "", "."},
+    {"$H --version > /dev/full", 1, "", ""},
+};
+
+static void command_line_when_wrong_says_why_in_one_line(void **state)
+{
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(usages); i++) {
+        struct harness_result result =
+            harness_shell(h, "bash", harness_format(h, "H=$HYPEFS; %s", usages[i].script));
+        if (result.status != usages[i].status)
+            fail_msg("%s: status %d, not %d: %s%s", usages[i].script, result.status,
+                     usages[i].status, result.out, result.err);
+        assert_contains(result.out, usages[i].out);
+        assert_contains(result.err, usages[i].err);
+        size_t size = strlen(result.err);
+        if (usages[i].status == 0)
+            assert_string_equal(result.err, "");
+        else if (size == 0 || result.err[size - 1] != '\n' || size > 400 ||
+                 (result.status == 1 && strchr(result.err, '\n') != result.err + size - 1))
+            fail_msg("%s says \"%s\"", usages[i].script, result.err);
+        assert_shell("bash", "! findmnt -n $M", 0);
+    }
+}
+
+/* What the daemon in the background, of that store, has written into its lock. */
+static pid_t daemon_of(struct harness *h, const char *store)
+{
+    return atoi(harness_get(h, harness_format(h, "%s/lock", store)));
+}
+
+static bool is_gone(void *argument)
+{
+    return kill(*(pid_t *)argument, 0) < 0 && errno == ESRCH;
+}
+
+static void end_in_background(struct harness *h, const char *store, const char *script)
+{
+    pid_t pid = daemon_of(h, store);
+    assert_works(kill(pid, 0));
+    assert_shell("bash", script, 0);
+    harness_await_that(is_gone, &pid, "the daemon ends");
+    assert_shell("bash", "! findmnt -n $M", 0);
+}
+
+static void mount_in_the_background_answers_when_the_command_returns(void **state)
+{
+    struct harness *h = *state;
+    static const char *const ends[] = {"fusermount3 -u $M", "kill $(cat $S/lock)",
+                                       "kill -INT $(cat $S/lock)", "kill -HUP $(cat $S/lock)"};
+    for (size_t i = 0; i < array_length(ends); i++) {
+        assert_string_equal(
+            assert_shell("bash", "$HYPEFS mount --store $S $M && ls $M | tr '\\n' ' '", 0).out,
+            "README instances snapshots ");
+        end_in_background(h, h->store, ends[i]);
+    }
+    if (geteuid() == 0) {
+        assert_shell("bash", "$HYPEFS mount --store $S $M", 0);
+        end_in_background(h, h->store, "umount $M");
+    }
+}
+
+static void mount_with_relative_paths_works(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "cd $T && $HYPEFS mount --store ./store mount/ && ls mount/README", 0);
+    assert_works(access(h->store, F_OK));
+    end_in_background(h, h->store, "fusermount3 -u $M");
+    assert_shell("bash", "cd $M && $HYPEFS mount --store ../store . && ls $M/README", 0);
+    end_in_background(h, h->store, "cd /; fusermount3 -u $M");
+}
+
+static void store_by_default_lies_in_the_home_of_a_user(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() == 0)
+        return; /* /var/lib/hypefs is not the test's to use */
+    assert_shell("bash", "XDG_DATA_HOME=$T/data $HYPEFS mount $M && cat $T/data/hypefs/lock", 0);
+    end_in_background(h, harness_format(h, "%s/data/hypefs", h->directory), "fusermount3 -u $M");
+    assert_shell("bash", "unset XDG_DATA_HOME; $HYPEFS mount $M && ls $T/.local/share/hypefs", 0);
+    end_in_background(h, harness_format(h, "%s/.local/share/hypefs", h->directory),
+                      "fusermount3 -u $M");
+    assert_contains(assert_shell("bash", "unset HOME XDG_DATA_HOME; $HYPEFS mount $M", 2).err,
+                    "--store");
+}
+
+static void store_when_made_is_closed_to_others(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_string_equal(
+        assert_shell("bash", "stat -c %a $S $S/snapshots $S/instances $S/lock", 0).out,
+        "700\n700\n700\n600\n");
+}
+
+static void second_daemon_on_a_store_is_refused(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    static const char *const scripts[] = {"mkdir $T/m2; $HYPEFS mount --store $S $T/m2",
+                                          "$HYPEFS mount -f --store $S $T/m2",
+                                          "$HYPEFS mount --store $T/mount/../store $T/m2"};
+    for (size_t i = 0; i < array_length(scripts); i++) {
+        struct harness_result result = assert_shell("bash", scripts[i], 1);
+        assert_contains(result.err, "in use by another hypefs");
+        assert_contains(result.err, harness_format(h, "pid %d", (int)h->daemon));
+    }
+    assert_works(access(harness_path(h, "README"), F_OK));
+}
+
+static void second_mount_at_a_mountpoint_is_refused(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    struct harness_result result = assert_shell("bash", "$HYPEFS mount --store $T/s2 $M", 1);
+    assert_contains(result.err, "a hypefs is mounted at");
+    assert_works(access(harness_path(h, "README"), F_OK));
+}
+
+static void stale_mount_of_a_killed_daemon_is_cleared_first(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    harness_kill(h);
+    assert_errno(harness_read_errno(harness_path(h, "README")), ENOTCONN);
+    assert_shell("bash", "cd /; $HYPEFS mount --store $S $M && ls $M/instances/x", 0);
+    assert_string_equal(assert_shell("bash", "grep -c \" $M \" /proc/self/mounts", 0).out, "1\n");
+    end_in_background(h, h->store, "fusermount3 -u $M");
+}
+
+static void store_path_with_a_comma_and_a_space_is_a_path(void **state)
+{
+    struct harness *h = *state;
+    h->store = harness_format(h, "%s/a, store,share=on", h->directory);
+    h->mount = harness_format(h, "%s/a, mount,ro", h->directory);
+    assert_works(mkdir(h->mount, 0700));
+    harness_mount(h, NULL);
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    assert_works(access(harness_store_path(h, "instances/x/instance.json"), F_OK));
+    assert_int_equal(harness_unmount(h), 0);
+}
+
+static void allow_other_brings_default_permissions(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        return; /* a user may not, unless /etc/fuse.conf says so */
+    assert_works(chmod(harness_base(), 0755));
+    assert_works(chmod(h->directory, 0755));
+    harness_mount(h, (const char *const[]){"-o", "allow_other", NULL});
+    assert_shell("bash", "findmnt -n -o OPTIONS $M | grep default_permissions", 0);
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    struct harness_result result = assert_shell(
+        "bash",
+        "setpriv --reuid 65534 --regid 65534 --clear-groups bash -c '"
+        "cat README > /dev/null && cat instances/x/state && ! cat instances/x/config && "
+        "! echo running > instances/x/state && ! mkdir instances/y && ! rmdir instances/x'",
+        0);
+    assert_string_equal(result.out, "created\n");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        bare_test(command_line_when_wrong_says_why_in_one_line),
+        bare_test(mount_in_the_background_answers_when_the_command_returns),
+        bare_test(mount_with_relative_paths_works),
+        bare_test(store_by_default_lies_in_the_home_of_a_user),
+        bare_test(store_when_made_is_closed_to_others),
+        bare_test(second_daemon_on_a_store_is_refused),
+        bare_test(second_mount_at_a_mountpoint_is_refused),
+        bare_test(stale_mount_of_a_killed_daemon_is_cleared_first),
+        bare_test(store_path_with_a_comma_and_a_space_is_a_path),
+        bare_test(allow_other_brings_default_permissions),
+    };
+    harness_enter();
+    return cmocka_run_group_tests_name("usage", tests, NULL, NULL);
+}
