@@ -13,6 +13,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
+#include "util/text.h"
 
 enum { BAR_WIDTH = 40, BAR_AFTER_MS = 1000, BAR_EVERY_MS = 100 };
 
@@ -30,11 +31,8 @@ static const char help[] = "List the mailboxes in raw memory images of virtual m
 static char *printable(const char *name)
 {
     char *text = strdup(name);
-    bool utf8 = json_utf8_valid(name, strlen(name));
-
-    for (char *c = text; c && *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7F || ((unsigned char)*c >= 0x80 && !utf8))
-            *c = '?';
+    if (text)
+        text_make_printable(text, strlen(text), '?');
     return text;
 }
 
@@ -167,6 +165,7 @@ static int show_all(int count, char **paths, bool as_json)
     auto_json cJSON *json = as_json ? cJSON_CreateObject() : NULL;
     cJSON *images = cJSON_AddArrayToObject(json, "images");
     struct error err = {0};
+    int status = 0;
 
     if (as_json && !images)
         return fail("JSON", strerror(ENOMEM));
@@ -175,7 +174,7 @@ static int show_all(int count, char **paths, bool as_json)
         if (!name)
             return fail("a file's name", strerror(ENOMEM));
         if (show(paths[i], name, count > 1, images, &err) < 0)
-            return fail(name, err.text);
+            status = fail(name, err.text); /* the others may be readable */
     }
     auto_free char *text = as_json ? json_print(json) : NULL;
     if (as_json && !text)
@@ -185,7 +184,7 @@ static int show_all(int count, char **paths, bool as_json)
     errno = 0;
     if (fflush(stdout) != 0 || ferror(stdout))
         return fail("standard output", errno ? strerror(errno) : "cannot be written");
-    return 0;
+    return status;
 }
 
 int cli_scan(int argc, char **argv)

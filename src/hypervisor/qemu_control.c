@@ -11,6 +11,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
+#include "util/text.h"
 #include "util/unix_socket.h"
 
 enum {
@@ -75,8 +76,12 @@ static void read_last_words(const struct vmm_context *context, off_t from,
     while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
         size--;
     ret[size] = '\0';
-    for (size_t i = 0; i < size; i++)
-        ret[i] = (unsigned char)ret[i] < ' ' || ret[i] == 0x7f ? ' ' : ret[i];
+    /* The first character may have been cut. */
+    size_t cut = 0;
+    while (cut < size && ((unsigned char)ret[cut] & 0xC0) == 0x80)
+        cut++;
+    memmove(ret, ret + cut, size - cut + 1);
+    text_make_printable(ret, size - cut, ' ');
 }
 
 int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,

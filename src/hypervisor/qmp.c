@@ -11,6 +11,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
+#include "util/text.h"
 
 enum { READ_STEP = 4096, END_MS = 2000 };
 
@@ -198,8 +199,7 @@ static int refused(const char *command, const cJSON *body, struct error *err)
     const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, "desc"));
     char quote[QMP_QUOTE_MAX + 1];
     snprintf(quote, sizeof quote, "%s", reason ? reason : "no reason given");
-    for (char *c = quote; *c; c++)
-        *c = (unsigned char)*c < ' ' || *c == 0x7f ? ' ' : *c;
+    text_make_printable(quote, strlen(quote), ' ');
     return error_set(err, EIO, "QEMU refused %s: %s", command, quote);
 }
 

@@ -5,11 +5,26 @@
 #include <stdio.h>
 #include <string.h>
 
+/* A text that was cut to fit ends with a whole character: it becomes part of JSON. */
+static void end_cleanly(struct error *err)
+{
+    size_t size = strlen(err->text), lead = size;
+    if (size < sizeof err->text - 1)
+        return;
+    while (lead > 0 && size - lead < 3 && ((unsigned char)err->text[lead - 1] & 0xC0) == 0x80)
+        lead--;
+    unsigned char c = lead > 0 ? (unsigned char)err->text[lead - 1] : 0;
+    size_t follow = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : c >= 0xC0 ? 1 : 0;
+    if (size - lead < follow)
+        err->text[lead - 1] = 0;
+}
+
 __attribute__((format(printf, 3, 0))) static void put(struct error *err, int code,
                                                       const char *format, va_list args)
 {
     err->code = code;
     vsnprintf(err->text, sizeof err->text, format, args);
+    end_cleanly(err);
 }
 
 int error_set(struct error *err, int code, const char *format, ...)
@@ -32,6 +47,7 @@ int error_errno(struct error *err, int code, const char *format, ...)
         va_end(args);
         size_t used = strlen(err->text);
         snprintf(err->text + used, sizeof err->text - used, ": %s", strerrordesc_np(code));
+        end_cleanly(err);
     }
     return -code;
 }
@@ -47,6 +63,7 @@ int error_prefix(struct error *err, int ret, const char *format, ...)
         va_end(args);
         size_t used = strlen(err->text);
         snprintf(err->text + used, sizeof err->text - used, ": %s", before);
+        end_cleanly(err);
     }
     return ret;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The strict reader of json.h; the checker is in json.c. */
 #include "util/json.h"
+#include "util/text.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -15,18 +16,11 @@ enum { QUOTED_MAX = 64, QUOTED_SIZE = QUOTED_MAX + sizeof "…" };
 static const char *quoted(const char *name, char buffer[QUOTED_SIZE])
 {
     size_t length = strlen(name), size = length < QUOTED_MAX ? length : QUOTED_MAX;
-    bool utf8 = json_utf8_valid(name, length);
-    uint8_t before = 0;
 
     while (size > 0 && size < length && ((uint8_t)name[size] & 0xC0) == 0x80)
         size--;
-    for (size_t i = 0; i < size; i++) {
-        uint8_t c = (uint8_t)name[i], next = (uint8_t)name[i + 1];
-        bool c1 = (c == 0xC2 && next < 0xA0) || (before == 0xC2 && c < 0xA0);
-        bool plain = c >= 0x20 && c != 0x7F && (c < 0x80 || utf8) && !c1;
-        buffer[i] = plain ? (char)c : '?';
-        before = c;
-    }
+    memcpy(buffer, name, size);
+    text_make_printable(buffer, size, '?');
     memcpy(buffer + size, size < length ? "…" : "", size < length ? sizeof "…" : 1);
     return buffer;
 }

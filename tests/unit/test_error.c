@@ -68,6 +68,24 @@ static void error_texts_when_too_long_are_cut_and_ended(void **state)
     assert_string_equal(err.text + ERROR_TEXT_SIZE - 5, ": ta");
 }
 
+static void error_texts_when_cut_end_with_a_whole_character(void **state)
+{
+    struct error err = {0};
+    char longer[2 * ERROR_TEXT_SIZE];
+
+    (void)state;
+    for (size_t before = 0; before < 3; before++) {
+        memset(longer, 'a', before);
+        for (size_t i = before; i + 3 < sizeof longer; i += 3)
+            memcpy(longer + i, "\xE2\x82\xAC", 4);
+        error_set(&err, EINVAL, "%s", longer);
+        assert_int_equal((strlen(err.text) - before) % 3, 0);
+        assert_true(strlen(err.text) > ERROR_TEXT_SIZE - 4);
+        error_prefix(&err, 0, "a%s", "");
+        assert_int_equal((strlen(err.text) - before) % 3, 0);
+    }
+}
+
 static void error_name_when_known_is_the_macros_name(void **state)
 {
     (void)state;
@@ -84,6 +102,7 @@ int main(void)
         cmocka_unit_test(error_prefix_when_called_puts_words_before_and_keeps_the_code),
         cmocka_unit_test(error_functions_when_err_is_null_return_the_number),
         cmocka_unit_test(error_texts_when_too_long_are_cut_and_ended),
+        cmocka_unit_test(error_texts_when_cut_end_with_a_whole_character),
         cmocka_unit_test(error_name_when_known_is_the_macros_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+/* text: words from outside, made fit to be shown on a terminal and put into JSON. Pure. */
+#ifndef HYPEFS_UTIL_TEXT_H
+#define HYPEFS_UTIL_TEXT_H
+
+#include <stddef.h>
+
+/* Control characters, C1 too, become `instead`; so does every byte over 0x7F of a text that is not
+ * UTF-8 as a whole. The size stays. */
+void text_make_printable(char *text, size_t size, char instead);
+
+#endif
