@@ -19,6 +19,7 @@
 #define HYPEFS_INSTANCE_INSTANCE_H
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -51,7 +52,8 @@ struct instance {
     bool removed;
     bool busy;
     bool settling; /* busy, but in its new state: only recording that; who wants it waits */
-    int cancel_fd; /* eventfd of the transition under way, or -1 */
+    int cancel_fd; /* eventfd of the transition under way, or -1; readable when `cancelled` */
+    atomic_bool cancelled;
     enum instance_state state;
     char *config; /* as written; NULL: never written */
     struct machine machine;

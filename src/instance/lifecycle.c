@@ -21,14 +21,22 @@ void instance_settle(struct instance *instance)
         pthread_cond_wait(&instance->table->idle, &instance->table->lock);
 }
 
+/* With the lock held: the transition under way is to give up. */
+static void cancel(struct instance *instance)
+{
+    if (instance->cancel_fd < 0)
+        return;
+    atomic_store(&instance->cancelled, true);
+    eventfd_write(instance->cancel_fd, 1);
+}
+
 /* With the lock held. */
 static int may_begin(struct instance *instance, bool stop, struct error *err)
 {
     struct instances *table = instance->table;
     instance_settle(instance);
     if (stop && instance->busy && !table->stopping) {
-        if (instance->cancel_fd >= 0)
-            eventfd_write(instance->cancel_fd, 1);
+        cancel(instance);
         while (instance->busy)
             pthread_cond_wait(&table->idle, &table->lock);
     }
@@ -52,6 +60,7 @@ int instance_begin(struct instance *instance, bool stop, struct error *err)
     if (r == 0) {
         instance->busy = true;
         instance->cancel_fd = steal_fd(&fd);
+        atomic_store(&instance->cancelled, false);
     }
     pthread_mutex_unlock(&instance->table->lock);
     return r;
@@ -224,8 +233,7 @@ static int save_paused(struct instance *instance, const struct vmm_context *cont
     if (r == 0)
         r = sync_file(instance, "memory", err);
     if (r == 0)
-        r = image_scan(instance->image.directory_fd, &instance->table->setup.snapshots->stop,
-                       &index, err);
+        r = image_scan(instance->image.directory_fd, &instance->cancelled, &index, err);
     image_index_unref(index);
     return r;
 }
@@ -335,7 +343,7 @@ static transition *const transitions[INSTANCE_STATES][INSTANCE_STATES] = {
 /* A transition that was ended from outside says by whom. */
 static int explain_cancel(struct instance *instance, int r, struct error *err)
 {
-    if (r != -ECANCELED)
+    if (r != -ECANCELED && r != -ESHUTDOWN) /* a scan knows only of the latter */
         return r;
     return instance->table->stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
                                      : error_set(err, ECANCELED, "ended by a write of stopped");
@@ -460,8 +468,7 @@ void instances_stop(struct instances *instances)
     pthread_mutex_lock(&instances->lock);
     instances->stopping = true;
     for (struct instance *i = instances->by_id; i; i = i->hh.next)
-        if (i->cancel_fd >= 0)
-            eventfd_write(i->cancel_fd, 1);
+        cancel(i);
     pthread_mutex_unlock(&instances->lock);
 }
 

@@ -197,6 +197,7 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
 int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
 {
     auto_json cJSON *json = NULL;
+    struct error why;
     struct instance *instance = instance_create(table, id);
     if (!instance)
         return error_set(err, ENOMEM, "out of memory");
@@ -210,8 +211,12 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
     }
     if (r >= 0)
         r = interpret(instance, json, err);
-    if (r >= 0 && instance->source[0])
-        r = store_read_json(fd, "fork.json", &instance->fork, err);
+    /* A record that cannot be read must not hide a VM that runs. */
+    if (r >= 0 && instance->source[0] &&
+        store_read_json(fd, "fork.json", &instance->fork, &why) < 0) {
+        error_prefix(&why, 0, "the record of the fork %s", id);
+        table->setup.complain(table->setup.context, why.text);
+    }
     if (r < 0) {
         instance_unref(instance);
         return error_prefix(err, r, "instance %s", id);

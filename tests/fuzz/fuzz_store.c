@@ -163,8 +163,9 @@ static cJSON *rewrite(struct instances *instances)
 /* What we have written ourselves stays the same from then on. */
 static void check_instance(struct snapshots *snapshots)
 {
-    struct instances instances = {.setup = {.store = &world.store, .snapshots = snapshots},
-                                  .lock = PTHREAD_MUTEX_INITIALIZER};
+    struct instances instances = {
+        .setup = {.store = &world.store, .snapshots = snapshots, .complain = complain},
+        .lock = PTHREAD_MUTEX_INITIALIZER};
     auto_json cJSON *given = rewrite(&instances);
     /* NULL: it ran, with a config that cannot be read, and is stopped now. */
     auto_json cJSON *ours = given ? rewrite(&instances) : NULL;

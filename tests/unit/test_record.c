@@ -291,6 +291,20 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     snapshot_unref(base);
 }
 
+static void fork_when_its_record_is_damaged_is_there_without_it(void **state)
+{
+    struct world *world = *state;
+    world_leave_instance(world, "fork-1",
+                         "\"state\":\"stopped\",\"config\":\"{}\","
+                         "\"source\":{\"snapshot\":\"base\",\"uuid\":\"x\"}");
+    world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{\"error\":\"\xE2\"}");
+    open_world(world);
+    assert_non_null(strstr(world->complaints, "the record of the fork fork-1"));
+    struct instance *fork = found(world, "fork-1");
+    assert_null(fork->fork);
+    instance_unref(fork);
+}
+
 static void instance_when_its_record_is_damaged_is_left_out_and_named(void **state)
 {
     static const struct {
@@ -311,10 +325,6 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
          "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
          "\"source\":{\"snapshot\":\"../../etc\",\"uuid\":\"x\"}}",
          "no snapshot's id"},
-        {"no-fork",
-         "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
-         "\"source\":{\"snapshot\":\"base\",\"uuid\":\"x\"}}",
-         "fork.json"},
     };
     struct world *world = *state;
     world_leave_instance(world, "good", "\"state\":\"created\",\"config\":\"{}\"");
@@ -356,6 +366,7 @@ int main(void)
         IN_EMPTY(boot_when_the_vm_ended_while_no_daemon_ran_knows_its_kernel),
         IN_EMPTY(fork_when_its_vmm_runs_uses_its_snapshot),
         IN_EMPTY(instance_when_its_record_is_damaged_is_left_out_and_named),
+        IN_EMPTY(fork_when_its_record_is_damaged_is_there_without_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
