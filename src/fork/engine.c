@@ -48,6 +48,18 @@ static int read_image(void *context, uint64_t offset, void *bytes, size_t size, 
                : error_errno(err, n < 0 ? errno : EIO, "cannot read the snapshot's memory image");
 }
 
+static int preflight(struct fork *fork, const struct memory_io *io, struct error *err)
+{
+    for (size_t i = 0; i < fork->request->count; i++) {
+        fork->failed_mailbox = fork->request->mailboxes[i].name;
+        int r = deliver_preflight(io, &fork->deliveries[i], 1, err);
+        if (r < 0)
+            return r;
+    }
+    fork->failed_mailbox = NULL;
+    return 0;
+}
+
 /* The image is there, has the right size, and still holds each marker where it was found. */
 static int check_image(struct fork *fork, struct error *err)
 {
@@ -70,11 +82,8 @@ static int check_image(struct fork *fork, struct error *err)
         fork->failed_mailbox = fork->request->mailboxes[i].name;
         r = deliver_locate(&fork->index->scan, &fork->deliveries[i], err);
     }
-    if (r < 0)
-        return r;
-    fork->failed_mailbox = NULL;
     struct memory_io io = {.read = read_image, .context = &fd};
-    return deliver_preflight(&io, fork->deliveries, fork->request->count, err);
+    return r < 0 ? r : preflight(fork, &io, err);
 }
 
 static int open_socket(struct fork *fork, struct error *err)
@@ -155,7 +164,7 @@ static int write_vmm(void *context, uint64_t offset, const void *bytes, size_t s
 static int patch(struct fork *fork, struct error *err)
 {
     struct memory_io io = {.read = read_vmm, .write = write_vmm, .context = fork->vmm};
-    int r = deliver_preflight(&io, fork->deliveries, fork->request->count, err);
+    int r = preflight(fork, &io, err);
     if (r == 0)
         r = deliver_write(&io, fork->deliveries, fork->request->count, err);
     for (size_t i = 0; i < fork->request->count && r == 0; i++)
@@ -193,6 +202,19 @@ static void receive(struct fork *fork)
         request->mailboxes[places[i]].ack = waits[i];
 }
 
+static int no_ack(const struct fork *fork, const struct fork_mailbox *mailbox, struct error *err)
+{
+    if (mailbox->ack.text[0])
+        return error_set(err, ETIMEDOUT,
+                         "no ack for mailbox %s within %d ms; the last that the guest said of it: "
+                         "%s",
+                         mailbox->name, mailbox->ack_timeout_ms, mailbox->ack.text);
+    return error_set(err, ETIMEDOUT,
+                     "no ack for mailbox %s within %d ms (%u other datagrams came): is its "
+                     "software running in the guest, and can it reach the ack address?",
+                     mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
+}
+
 /* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
 static int look_at_acks(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
@@ -208,10 +230,7 @@ static int look_at_acks(struct fork *fork, double *ret_deadline_ms, struct error
                              mailbox->name,
                              mailbox->ack.reason[0] ? mailbox->ack.reason : "no reason given");
         if (process_now_ms() >= deadline)
-            return error_set(err, ETIMEDOUT,
-                             "no ack for mailbox %s within %d ms (%u other datagrams came): is its "
-                             "software running in the guest, and can it reach the ack address?",
-                             mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
+            return no_ack(fork, mailbox, err);
         if (done || deadline < *ret_deadline_ms)
             *ret_deadline_ms = deadline;
         done = 0;

@@ -37,7 +37,7 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
            cJSON_CreateNumber((double)mailbox->payload_size));
     add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString("udp"));
-    add_if(json, "ack_text", answered, cJSON_CreateString(mailbox->ack.text));
+    add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
     cJSON_AddNullToObject(json, "consumed");
     return json;

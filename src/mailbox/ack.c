@@ -179,11 +179,13 @@ static bool apply(const struct ack_message *message, struct ack_wait *waits, siz
         struct ack_wait *wait = &waits[i];
         if (!is_word(message->mailbox, wait->mailbox))
             continue;
-        if (wait->state != ACK_WAITING || message->stage == ACK_PROGRESS)
+        if (wait->state != ACK_WAITING)
+            return true;
+        copy(wait->text, message->text);
+        if (message->stage == ACK_PROGRESS)
             return true;
         wait->state = message->stage == ACK_APPLIED ? ACK_OK : ACK_REFUSED;
         wait->ms = since_resume_ms;
-        copy(wait->text, message->text);
         copy(wait->reason, wait->state == ACK_REFUSED ? message->reason : (struct ack_field){0});
         return true;
     }

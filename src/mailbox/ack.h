@@ -64,7 +64,7 @@ struct ack_wait {
     /* Set by ack_receive(). */
     enum { ACK_WAITING, ACK_OK, ACK_REFUSED } state;
     double ms;                         /* from the resume to the ack */
-    char text[ACK_DATAGRAM_MAX + 1];   /* the datagram, trimmed: applied or failed */
+    char text[ACK_DATAGRAM_MAX + 1];   /* the answer, trimmed; until then the last progress */
     char reason[ACK_DATAGRAM_MAX + 1]; /* ACK_REFUSED */
 };
 

@@ -42,14 +42,34 @@ static int none(const struct scan *scan, const struct delivery *delivery, struct
                      scan->truncated ? ", or behind the first 4096 frames in it" : "");
 }
 
+/* Counts those that are meant, by alignment: all must have one token, used or not. */
+static int count(const struct scan *scan, const struct delivery *delivery, size_t by_alignment[2],
+                 struct error *err)
+{
+    const struct candidate *first = NULL;
+
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        if (!is_meant(candidate, delivery))
+            continue;
+        first = first ? first : candidate;
+        if (!has_token(candidate, first->marker.token, first->marker.token_size))
+            return error_set(err, ENOTUNIQ,
+                             "it stands under several tokens, and none was given: give the "
+                             "\"token\" of the one in use");
+        by_alignment[candidate->page_aligned]++;
+    }
+    return 0;
+}
+
 /* Takes the candidates that are meant and page-aligned; if there are none, the unaligned ones. */
 static int collect(const struct scan *scan, struct delivery *delivery, struct error *err)
 {
     size_t by_alignment[2] = {0, 0};
 
-    for (size_t i = 0; i < scan->count; i++)
-        if (is_meant(&scan->candidates[i], delivery))
-            by_alignment[scan->candidates[i].page_aligned]++;
+    int r = count(scan, delivery, by_alignment, err);
+    if (r < 0)
+        return r;
     bool aligned = by_alignment[true] > 0;
     if (!aligned && by_alignment[false] == 0)
         return none(scan, delivery, err);
@@ -57,16 +77,17 @@ static int collect(const struct scan *scan, struct delivery *delivery, struct er
         const struct candidate *candidate = &scan->candidates[i];
         if (!is_meant(candidate, delivery) || candidate->page_aligned != aligned)
             continue;
-        const struct candidate *first =
-            delivery->target_count > 0 ? delivery->targets[0] : candidate;
-        if (!has_token(candidate, first->marker.token, first->marker.token_size))
-            return error_set(err, ENOTUNIQ, "it stands under several tokens, and none was given");
         if (delivery->target_count < DELIVER_COPIES_MAX)
             delivery->targets[delivery->target_count++] = candidate;
     }
     if (by_alignment[aligned] > DELIVER_COPIES_MAX)
         return error_set(err, ENOTUNIQ, "%zu copies of it are in the memory image, %d are allowed",
                          by_alignment[aligned], DELIVER_COPIES_MAX);
+    if (scan->truncated)
+        return error_set(err, ENOTUNIQ,
+                         "the memory image has more than %d frames, not all of which are known: "
+                         "which one is in use cannot be told",
+                         SCAN_CANDIDATES_MAX);
     if (!aligned && delivery->target_count > 1)
         return error_set(err, ENOTUNIQ,
                          "%zu copies of it, and none begins at a page: "
@@ -79,7 +100,9 @@ static int check_candidate(const struct delivery *delivery, const struct candida
                            struct error *err)
 {
     if (candidate->pending)
-        return error_set(err, EBUSY, "it is pending: an earlier payload was not taken yet");
+        return error_set(err, EBUSY,
+                         "it is pending: its guest had not taken an earlier payload when it was "
+                         "saved; make a snapshot when it has");
     if (!candidate->page_aligned && !candidate->clean)
         return error_set(err, EBUSY,
                          "it does not begin at a page, and its page holds other data behind it");

@@ -172,7 +172,7 @@ static cJSON *undelivered(const struct scan *scan)
         const struct candidate *candidate = &scan->candidates[i];
         bool known = false;
         const cJSON *item;
-        if (!candidate->pending || !candidate->page_aligned || candidate->marker.kind != FRAME_FORK)
+        if (!candidate->pending || candidate->marker.kind != FRAME_FORK)
             continue;
         cJSON_ArrayForEach (item, names)
             if (strcmp(item->valuestring, candidate->marker.name) == 0)

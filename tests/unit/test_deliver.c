@@ -169,7 +169,6 @@ static void locate_when_an_unaligned_copy_is_beside_an_aligned_one_leaves_it_out
 
     frames_arm(page(memory, 0) + 8, "name", "one");
     frames_arm(page(memory, 1), "name", "one");
-    frames_put(page(memory, 2) + 8, FRAME_FORK, "name", "other", 1, "{}");
     save(memory);
     assert_located(memory, "name", NULL, 1, FRAME_SIZE);
     assert_located(memory, "name", "one", 1, FRAME_SIZE);
@@ -183,7 +182,8 @@ static void locate_when_a_token_is_given_prefers_its_aligned_frames_only(void **
     frames_arm(page(memory, 1) + 8, "name", "two");
     save(memory);
     assert_located(memory, "name", "two", 1, FRAME_SIZE + 8);
-    assert_located(memory, "name", NULL, 1, 0);
+    assert_located(memory, "name", "one", 1, 0);
+    assert_not_located(memory, "name", NULL, "{}", ENOTUNIQ, "several tokens");
 }
 
 static void locate_when_one_clean_unaligned_frame_is_all_takes_it(void **state)

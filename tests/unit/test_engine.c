@@ -291,7 +291,7 @@ static void image_when_its_marker_is_not_there_any_more_is_eio(void **state)
     prepare(world, &attempt);
     stage(&attempt, "box", "{}");
     overwrite(memory, FRAME_SIZE + 24, "fox");
-    assert_fails(&attempt, EIO, "locate", NULL, "its marker is not there any more");
+    assert_fails(&attempt, EIO, "locate", "box", "its marker is not there any more");
 }
 
 static void image_when_missing_or_of_another_size_is_eio(void **state)
