@@ -53,9 +53,17 @@ chmod 755 "$root/init" "$root/etc/hook" "$root/bin"/*
 
 for module in $modules; do
     [ "$module_root" != - ] || break
-    file=$(find "$module_root" -name "$module.ko" | head -n 1)
-    [ -n "$file" ] || continue
-    cp "$file" "$root/modules/"
+    file=$(find "$module_root" -name "$module.ko*")
+    [ -n "$file" ] || continue # built in
+    [ "$(echo "$file" | wc -l)" = 1 ] ||
+        fail "more than one $module below $module_root: name the folder of one kernel"
+    case $file in
+    *.ko) cp "$file" "$root/modules/" ;;
+    *.ko.gz) gzip -dc "$file" >"$root/modules/$module.ko" ;;
+    *.ko.xz) xz -dc "$file" >"$root/modules/$module.ko" ;;
+    *.ko.zst) zstd -qdc "$file" >"$root/modules/$module.ko" ;;
+    *) fail "$file is compressed in a way that is not known here" ;;
+    esac
     echo "$module" >>"$root/etc/modules"
 done
 

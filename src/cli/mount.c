@@ -70,6 +70,8 @@ static int misuse(const char *text)
     return CLI_USAGE;
 }
 
+static const char no_directory[] = "the current directory is gone: give absolute paths";
+
 /* Relative to where we are now: the daemon leaves that directory. */
 static char *absolute(const char *path)
 {
@@ -112,7 +114,9 @@ static int take_option(int option, const char *value, struct arguments *ret)
     case OPTION_STORE:
         free(ret->store);
         ret->store = absolute(value);
-        return value[0] ? -1 : misuse("--store needs a directory");
+        return !value[0]    ? misuse("--store needs a directory")
+               : ret->store ? -1
+                            : fail(no_directory);
     case OPTION_ACK_ADDRESS:
         ret->ack_address = value;
         return ack_address_valid(value) ? -1
@@ -120,7 +124,7 @@ static int take_option(int option, const char *value, struct arguments *ret)
     case OPTION_QEMU:
         free(ret->qemu);
         ret->qemu = strchr(value, '/') ? absolute(value) : strdup(value);
-        return value[0] ? -1 : misuse("--qemu needs a program");
+        return !value[0] ? misuse("--qemu needs a program") : ret->qemu ? -1 : fail(no_directory);
     case OPTION_REQUIRE_TOKEN:
         ret->require_token = true;
         return -1;
@@ -159,7 +163,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
     if (!ret->store)
         return misuse("no HOME to keep the store in: give --store DIR");
     ret->mountpoint = absolute(argv[optind]);
-    return ret->mountpoint ? -1 : fail("out of memory");
+    return ret->mountpoint ? -1 : fail(no_directory);
 }
 
 /* In the background the log goes to syslog: a daemon's stderr leads nowhere. */
@@ -324,6 +328,8 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
                 ? 0
                 : error_set(err, EIO, "cannot mount at %s (see above)", mountpoint);
     if (r == 0) {
+        /* For auto_unmount libfuse keeps a socket that no VMM must inherit. */
+        close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
         r = serve(daemon, err);
         fuse_session_unmount(daemon->session);
     }

@@ -134,7 +134,10 @@ static int arm(struct agent *agent, const char *spec)
     if (r == -EINVAL)
         return wrong_mailbox("not a mailbox's name, or not a good token: ", spec);
     if (r < 0) {
-        fprintf(stderr, "hypefs-guest: cannot arm %s: %s\n", name, strerror(-r));
+        fprintf(stderr, "hypefs-guest: cannot arm %s: %s%s\n", name, strerror(-r),
+                r == -EPERM || r == -ENOMEM || r == -EAGAIN
+                    ? " (each mailbox locks a page: raise RLIMIT_MEMLOCK)"
+                    : "");
         return EXIT_FAILURE;
     }
     agent->box_count++;

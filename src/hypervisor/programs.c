@@ -63,8 +63,11 @@ static int locate(const char *binary, struct known *ret, struct error *err)
 {
     char *path = ret->program.path;
     if (!strchr(binary, '/'))
-        return search(binary, path, &ret->file) ? 0
-                                                : error_set(err, EIO, "%s is not in PATH", binary);
+        return search(binary, path, &ret->file)
+                   ? 0
+                   : error_set(err, EIO,
+                               "%s is not in PATH: install it, or give hypefs mount its path",
+                               binary);
     if (binary[0] == '/' && strlen(binary) < PATH_MAX)
         memcpy(path, binary, strlen(binary) + 1);
     else if (!realpath(binary, path))

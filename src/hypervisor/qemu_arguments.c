@@ -18,10 +18,11 @@ enum { NODE_SIZE = 32, QCOW2_HEADER_SIZE = 80 };
 static const struct board {
     const char *options;     /* behind the machine type */
     const char *block, *net; /* device models */
+    bool generation;         /* tells the guest, at each load, that it is a clone */
 } boards[MACHINE_BOARDS] = {
     /* Without ACPI Linux does not find the virtio-mmio devices. */
-    [MACHINE_MICROVM] = {",acpi=on", "virtio-blk-device", "virtio-net-device"},
-    [MACHINE_Q35] = {"", "virtio-blk-pci", "virtio-net-pci"},
+    [MACHINE_MICROVM] = {",acpi=on", "virtio-blk-device", "virtio-net-device", false},
+    [MACHINE_Q35] = {"", "virtio-blk-pci", "virtio-net-pci", true},
 };
 
 /* A list under construction. Once an addition has failed, all others do. */
@@ -207,6 +208,10 @@ static void add_all(struct list *list, const struct machine *machine,
     for (size_t i = 0; i < machine->disk_count; i++)
         add_disk(list, machine, i);
     add_network(list, machine);
+    if (boards[machine->board].generation) {
+        add(list, "-device");
+        add(list, "vmgenid,guid=auto");
+    }
     for (size_t i = 0; start->restore && i < array_length(restore); i++)
         add(list, restore[i]);
     if (!start->restore)
