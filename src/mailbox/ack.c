@@ -150,7 +150,13 @@ int ack_socket_open(const char *address, struct ack_socket *ret, struct error *e
 
     auto_close int fd = socket(bound.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0 || bind(fd, &bound.any, size) < 0 || getsockname(fd, &bound.any, &size) < 0)
-        return error_errno(err, errno, "cannot receive acks at %s", address);
+        return errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT
+                   ? error_set(err, EINVAL,
+                               "cannot receive acks at %s, which is no address of this host: give "
+                               "another one in ack_address of options, or in --ack-address of "
+                               "hypefs mount",
+                               address)
+                   : error_errno(err, errno, "cannot receive acks at %s", address);
     ret->port = ntohs(bound.any.sa_family == AF_INET ? bound.v4.sin_port : bound.v6.sin6_port);
     ret->fd = steal_fd(&fd);
     return 0;

@@ -52,7 +52,8 @@ struct ack_socket {
 /* Is it an IPv4 or IPv6 address in numbers? */
 bool ack_address_valid(const char *address);
 
-/* A UDP socket bound to that address (in numbers) and a free port. EADDRNOTAVAIL and others. */
+/* A UDP socket bound to that address (in numbers) and a free port. EINVAL: it is none, or not one
+ * of this host. */
 int ack_socket_open(const char *address, struct ack_socket *ret, struct error *err);
 void ack_socket_close(struct ack_socket *socket);
 
