@@ -91,8 +91,10 @@ struct harness_result harness_run(struct harness *h, const char *const *argv);
 struct harness_result harness_shell(struct harness *h, const char *shell, const char *script);
 /* The same, not waited for. */
 struct harness_child harness_start_shell(struct harness *h, const char *shell, const char *script);
-/* Is the program in PATH? Tests of tools skip without. */
+/* Is the program in PATH? */
 bool harness_has(const char *program);
+/* Waits until the process (a command) sleeps in a system call whose answer the daemon puts off. */
+void harness_await_blocked(struct harness *h, pid_t pid);
 
 /* One open, one write of all bytes, one close: the errno of each, 0 where it went well or was not
  * reached. `flags` without O_CLOEXEC; O_CREAT makes 0600. */

@@ -6,7 +6,6 @@
 #include "fixture.h"
 
 #include <fcntl.h>
-#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,11 +63,6 @@ static char *mailboxes_of_info(struct harness *h)
     return harness_json(h, harness_get(h, harness_path(h, "snapshots/base/info")), "mailboxes");
 }
 
-static bool ended_within(const struct harness_child *child, int timeout_ms)
-{
-    return poll(&(struct pollfd){.fd = child->pidfd, .events = POLLIN}, 1, timeout_ms) == 1;
-}
-
 static void lookups_while_the_image_is_scanned_wait(void **state)
 {
     struct harness *h = *state;
@@ -80,13 +74,14 @@ static void lookups_while_the_image_is_scanned_wait(void **state)
     touch_image(h);
     for (size_t i = 0; i < array_length(scripts); i++)
         children[i] = harness_start_shell(h, "bash", scripts[i]);
-    assert_false(ended_within(&children[0], 100));
+    for (size_t i = 0; i < array_length(scripts); i++)
+        harness_await_blocked(h, children[i].pid);
     assert_string_equal(mailboxes_of_info(h), "null");
     /* The rest of the mount answers. */
     assert_shell("bash", "ls -l snapshots/base && ls snapshots/base/forks/new && cat README", 0);
     harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{}");
     for (size_t i = 0; i < array_length(scripts); i++)
-        assert_false(ended_within(&children[i], 0));
+        harness_await_blocked(h, children[i].pid);
     let_go(h);
     assert_string_equal(harness_finish(h, &children[0]).out, "a\nb\nm\n");
     assert_contains(harness_finish(h, &children[1]).out, "token-m");
@@ -101,7 +96,8 @@ static void lookup_that_waits_can_be_interrupted(void **state)
     touch_image(h);
     struct harness_child list = harness_start_shell(h, "bash", "ls snapshots/base/mailboxes");
     struct harness_child look = harness_start_shell(h, "bash", "cat snapshots/base/mailboxes/m");
-    assert_false(ended_within(&list, 100));
+    harness_await_blocked(h, list.pid);
+    harness_await_blocked(h, look.pid);
     assert_works(kill(-list.pid, SIGINT));
     assert_works(kill(-look.pid, SIGTERM));
     assert_int_equal(harness_finish(h, &list).status, 128 + SIGINT);
@@ -119,15 +115,14 @@ static void read_of_a_mailbox_that_is_open_waits_for_the_scan(void **state)
         harness_start_shell(h, "bash",
                             "exec 3< snapshots/base/mailboxes/m; echo > $T/open; while [ ! -e "
                             "$T/go ]; do read -t 0.02; "
-                            "done < <(exec tail -f /dev/null); cat <&3");
+                            "done < <(exec tail -f /dev/null); exec cat <&3");
     harness_await(h, harness_format(h, "%s/open", h->directory), "\n");
     hold(h);
     touch_image(h);
     harness_put(harness_format(h, "%s/go", h->directory), "");
-    bool early = ended_within(&reader, 300);
+    harness_await_blocked(h, reader.pid);
     let_go(h);
     assert_string_equal(harness_finish(h, &reader).out, before);
-    assert_false(early);
 }
 
 static void list_that_was_removed_is_made_again(void **state)
@@ -180,10 +175,10 @@ static void commit_while_the_image_is_scanned_waits(void **state)
     hold(h);
     touch_image(h);
     struct harness_child list = harness_start_shell(h, "bash", "ls snapshots/base/mailboxes");
-    assert_false(ended_within(&list, 100));
+    harness_await_blocked(h, list.pid);
     struct harness_child commit =
         harness_start_shell(h, "bash", "echo 1 > snapshots/base/forks/new/commit");
-    assert_false(ended_within(&commit, 100));
+    harness_await_blocked(h, commit.pid);
     let_go(h);
     assert_contains(harness_finish(h, &commit).err, "No such file");
     assert_int_equal(harness_finish(h, &list).status, 0);
