@@ -11,7 +11,7 @@
 
 #include "util/cleanup.h"
 
-enum { FILES_MAX = 24, SCRATCH_MAX = 65536 };
+enum { FILES_MAX = 24, MAILBOXES_MAX = 16, SCRATCH_MAX = 65536 };
 
 static const char draft[] = "snapshots/base/forks/new";
 
@@ -264,6 +264,44 @@ static void files_when_24_are_there_are_all(void **state)
     assert_file_contains(in_draft(h, "error"), "16 mailboxes");
 }
 
+/* The check of the number comes before the mailboxes are looked for. */
+static void mailboxes_when_17_are_staged_are_one_too_many(void **state)
+{
+    struct harness *h = *state;
+    for (int i = 0; i <= MAILBOXES_MAX; i++)
+        harness_put(in_draft(h, harness_format(h, "mailboxes/f%d", i)), "{}");
+    assert_errno(harness_write(in_draft(h, "commit"), "1"), ENOSPC);
+    assert_file_contains(in_draft(h, "error"), "more than 16 mailboxes");
+    assert_string_equal(harness_json(h, harness_get(h, in_draft(h, "result")), "error.phase"),
+                        "validate");
+    assert_works(unlink(in_draft(h, "mailboxes/f3")));
+    assert_errno(harness_write(in_draft(h, "commit"), "1"), ENOENT);
+    assert_file_contains(in_draft(h, "error"), "\"f0\"");
+    assert_no_instance(h);
+}
+
+/* The kernel knows them before the daemon does. */
+static void names_dot_and_dot_dot_are_no_mailboxes(void **state)
+{
+    struct harness *h = *state;
+    static const char *const scripts[] = {
+        "echo '{}' > .", "echo '{}' > ..", "echo '{}' >> ./..", "mv m .",
+        "mv m ..",       "mv -T m .",      "mv -T m ..",        "mv . a",
+        "cp m .",        "cp -T m .",      "ln m ..",           "tee . < m",
+        "rm .",          "rm -r ..",
+    };
+    harness_put(in_draft(h, "mailboxes/m"), "{\"n\":1}");
+    for (size_t i = 0; i < array_length(scripts); i++) {
+        assert_shell("bash", harness_format(h, "cd %s/mailboxes && %s", draft, scripts[i]), 1);
+        assert_string_equal(
+            assert_shell("bash", harness_format(h, "ls -A %s/mailboxes", draft), 0).out, "m\n");
+        assert_m(h, "{\"n\":1}");
+        assert_unmarked(h);
+    }
+    assert_fails(open(in_draft(h, "mailboxes/."), O_WRONLY | O_CREAT | O_CLOEXEC, 0600), EISDIR);
+    assert_fails(rename(in_draft(h, "mailboxes/m"), in_draft(h, "mailboxes/..")), EBUSY);
+}
+
 static void names_that_no_mailbox_has_are_refused(void **state)
 {
     struct harness *h = *state;
@@ -325,6 +363,8 @@ int main(void)
         mounted_test(append_goes_to_the_end_whatever_the_offset),
         mounted_test(write_past_the_end_is_refused),
         mounted_test(files_when_24_are_there_are_all),
+        mounted_test(mailboxes_when_17_are_staged_are_one_too_many),
+        mounted_test(names_dot_and_dot_dot_are_no_mailboxes),
         mounted_test(names_that_no_mailbox_has_are_refused),
         mounted_test(scratch_files_take_any_bytes_and_are_not_committed),
         mounted_test(network_and_other_names_in_a_draft_cannot_be_created),
