@@ -203,6 +203,72 @@ static void guest_that_dies_before_its_ack_fails_the_commit(void **state)
     assert_no_instance(h);
 }
 
+/* The kernel's table of sockets, in which 127.0.0.2 is 0200007F. */
+static bool is_bound(struct harness *h, const char *address, int port)
+{
+    return strstr(harness_get(h, "/proc/net/udp"), harness_format(h, " %s:%04X ", address, port));
+}
+
+/* Commits `new` as `id`; its ack is received on 127.0.0.2 alone. */
+static void assert_ack_at_127_0_0_2(struct harness *h, const char *id)
+{
+    tiny_guest_stage(h, "new", "m", "{\"n\":1}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", id);
+    int port = tiny_guest_port(h, "m");
+    assert_true(is_bound(h, "0200007F", port));
+    assert_false(is_bound(h, "00000000", port));
+    tiny_guest_send_to("127.0.0.1", port, "stage=failed mailbox=m reason=another-address");
+    tiny_guest_send_to("127.0.0.2", port, "stage=applied mailbox=m");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, id, "mailboxes.0.acked"), "true");
+    assert_false(is_bound(h, "0200007F", port));
+}
+
+static void ack_address_of_the_options_is_where_acks_are_received(void **state)
+{
+    struct harness *h = *state;
+    harness_put(fork_path(h, "new", "options"), "{\"ack_address\":\"127.0.0.2\"}");
+    assert_ack_at_127_0_0_2(h, "f1");
+}
+
+static void ack_address_of_the_mount_counts_where_the_options_have_none(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, (const char *const[]){"--ack-address", "127.0.0.2", NULL});
+    assert_ack_at_127_0_0_2(h, "f1");
+    harness_put(fork_path(h, "new", "options"), "{\"ack_address\":\"127.0.0.1\"}");
+    tiny_guest_stage(h, "new", "m", "{\"n\":1}", LONG_MS);
+    struct harness_child commit = tiny_guest_commit(h, "new", "f2");
+    int port = tiny_guest_port(h, "m");
+    assert_true(is_bound(h, "0100007F", port));
+    tiny_guest_send(port, "stage=applied mailbox=m");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+}
+
+static void assert_no_address_of_ours(struct harness *h)
+{
+    tiny_guest_stage(h, "new", "m", "{\"n\":1}", LONG_MS);
+    assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), EINVAL);
+    assert_file_contains(fork_path(h, "new", "error"),
+                         "192.0.2.1, which is no address of this host");
+    assert_string_equal(result_of(h, "new", "error.code"), "EINVAL");
+    assert_string_equal(result_of(h, "new", "error.mailbox"), "null");
+    assert_no_instance(h);
+}
+
+static void ack_address_that_is_not_this_hosts_fails_the_commit(void **state)
+{
+    struct harness *h = *state;
+    harness_put(fork_path(h, "new", "options"), "{\"ack_address\":\"192.0.2.1\"}");
+    assert_no_address_of_ours(h);
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, (const char *const[]){"--ack-address", "192.0.2.1", NULL});
+    assert_no_address_of_ours(h);
+    harness_put(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}"); /* no ack is asked for */
+    harness_put(fork_path(h, "new", "commit"), "f1");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -216,6 +282,9 @@ int main(void)
         guest_test(acks_of_several_mailboxes_are_all_waited_for),
         guest_test(mailboxes_when_16_are_staged_are_all_delivered),
         guest_test(guest_that_dies_before_its_ack_fails_the_commit),
+        guest_test(ack_address_of_the_options_is_where_acks_are_received),
+        guest_test(ack_address_of_the_mount_counts_where_the_options_have_none),
+        guest_test(ack_address_that_is_not_this_hosts_fails_the_commit),
     };
     harness_enter();
     if (!tiny_guest_possible())

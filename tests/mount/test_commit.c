@@ -12,6 +12,8 @@
 #include "tiny_guest.h"
 #include "util/cleanup.h"
 
+enum { PAGE = 4096 };
+
 static char *fork_path(struct harness *h, const char *fork, const char *file)
 {
     return harness_path(h, "snapshots/base/forks/%s/%s", fork, file);
@@ -136,6 +138,95 @@ static void payload_of_3832_bytes_is_delivered(void **state)
     assert_string_equal(result_of(h, "f1", "mailboxes.0.payload_bytes"), "3832");
 }
 
+/* What an editor leaves beside 16 mailboxes is no mailbox, even where the guest has one of its name
+ * (its page is the first, so the guest would print it before the others'). */
+static void scratch_files_beside_16_mailboxes_are_not_delivered(void **state)
+{
+    enum { COUNT = 16 };
+    struct harness *h = *state;
+    const char *names[COUNT + 2] = {"4913"};
+    static const char *const scratch[] = {".box-1.swp", "box-1~", "4913"};
+    for (int i = 0; i < COUNT; i++)
+        names[i + 1] = harness_format(h, "box-%d", i);
+    tiny_guest_snapshot(h, "many", names);
+    const char *draft = harness_path(h, "snapshots/many/forks/new");
+    for (size_t i = 0; i < array_length(scratch); i++)
+        harness_put(harness_format(h, "%s/mailboxes/%s", draft, scratch[i]), "{\"scratch\":1}");
+    for (int i = 0; i < COUNT; i++)
+        harness_put(harness_format(h, "%s/mailboxes/box-%d", draft, i), "{\"n\":1}");
+    harness_put(harness_format(h, "%s/commit", draft), "f1");
+    const char *console = harness_path(h, "instances/f1/console");
+    for (int i = 0; i < COUNT; i++)
+        harness_await(h, console, harness_format(h, "box-%d {\"n\":1}\n", i));
+    assert_null(strstr(harness_get(h, console), "scratch"));
+    assert_string_equal(
+        assert_shell("bash", "ls -A snapshots/many/forks/new/mailboxes | wc -l", 0).out, "0\n");
+    assert_string_equal(
+        assert_shell("bash", "cd snapshots/many/forks/f1/mailboxes && ls -A | grep -c ^box-", 0)
+            .out,
+        "16\n");
+    assert_string_equal(
+        assert_shell("bash", "ls -A snapshots/many/forks/f1/mailboxes | wc -l", 0).out, "16\n");
+}
+
+/* The same in a draft of its own, which becomes the record. */
+static void scratch_files_of_a_draft_are_gone_with_its_commit(void **state)
+{
+    struct harness *h = *state;
+    static const char *const scratch[] = {".m.swp", "m~", "4913"};
+    assert_works(mkdir(fork_path(h, "d", ""), 0755));
+    for (size_t i = 0; i < array_length(scratch); i++)
+        harness_put(harness_format(h, "%s%s", fork_path(h, "d", "mailboxes/"), scratch[i]), "x");
+    harness_put(fork_path(h, "d", "mailboxes/m"), "{\"n\":1}");
+    harness_put(fork_path(h, "d", "commit"), "1");
+    harness_await(h, harness_path(h, "instances/d/console"), "m {\"n\":1}\n");
+    assert_string_equal(assert_shell("bash", "ls -A snapshots/base/forks/d/mailboxes", 0).out,
+                        "m\n");
+    assert_string_equal(result_of(h, "d", "mailboxes.1"), "(none)");
+}
+
+static void mailbox_with_two_copies_gets_its_payload_in_both(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_snapshot(h, "twins", (const char *const[]){"m", "twin", "twin", NULL});
+    const char *draft = harness_path(h, "snapshots/twins/forks/new");
+    harness_put(harness_format(h, "%s/mailboxes/twin", draft), "{\"n\":1}");
+    harness_put(harness_format(h, "%s/commit", draft), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"), "twin {\"n\":1}\ntwin {\"n\":1}\n");
+    const char *result = harness_get(h, harness_format(h, "%s/result", draft));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "2");
+    assert_string_equal(harness_json(h, result, "mailboxes.0.payload_bytes"), "7");
+}
+
+/* {"p":"xxx…"} of that many bytes. */
+static char *payload_of(struct harness *h, size_t size)
+{
+    char *filler = harness_alloc(h, size);
+    memset(filler, 'x', size - 8);
+    return harness_format(h, "{\"p\":\"%s\"}", filler);
+}
+
+static void mailbox_that_begins_within_a_page_takes_what_fits_there(void **state)
+{
+    enum { ROOM = PAGE - 1000 - 264 };
+    struct harness *h = *state;
+    tiny_guest_snapshot(h, "late", (const char *const[]){"late@1000", "m", NULL});
+    const char *draft = harness_path(h, "snapshots/late/forks/new");
+    const char *mailbox = harness_get(h, harness_path(h, "snapshots/late/mailboxes/late"));
+    assert_string_equal(harness_json(h, mailbox, "markers.0.page_aligned"), "false");
+    assert_string_equal(harness_json(h, mailbox, "payload_capacity"),
+                        harness_format(h, "%d", ROOM));
+    harness_put(harness_format(h, "%s/mailboxes/late", draft), payload_of(h, ROOM + 1));
+    assert_errno(harness_write(harness_format(h, "%s/commit", draft), "f1"), EFBIG);
+    assert_file_contains(harness_format(h, "%s/error", draft), harness_format(h, "%d", ROOM));
+    assert_no_instance(h);
+    harness_put(harness_format(h, "%s/mailboxes/late", draft), payload_of(h, ROOM));
+    harness_put(harness_format(h, "%s/mailboxes/m", draft), "{\"n\":1}");
+    harness_put(harness_format(h, "%s/commit", draft), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"),
+                  harness_format(h, "late %s\nm {\"n\":1}\n", payload_of(h, ROOM)));
+}
+
 static void snapshot_when_forked_twice_keeps_its_bytes(void **state)
 {
     struct harness *h = *state;
@@ -218,6 +309,28 @@ static void fork_when_stopped_cannot_boot_and_keeps_its_record(void **state)
     harness_put(fork_path(h, "new", "commit"), "f1"); /* the id is free again */
 }
 
+/* It is a VM like any other then, and has nothing of the snapshot's any more. */
+static void fork_when_stopped_and_given_a_kernel_boots(void **state)
+{
+    struct harness *h = *state;
+    harness_put(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}");
+    harness_put(fork_path(h, "new", "commit"), "f1");
+    const char *console = harness_path(h, "instances/f1/console");
+    harness_await(h, console, "m {\"n\":1}\n");
+    harness_put(harness_path(h, "instances/f1/state"), "stopped");
+    harness_put(harness_path(h, "instances/f1/config"),
+                tiny_guest_config(h, (const char *const[]){"m", NULL}));
+    harness_put(harness_path(h, "instances/f1/state"), "running");
+    harness_await(h, console, "m {\"n\":1}\nready\n");
+    assert_string_equal(info_of(h, "f1", "state"), "running");
+    assert_string_equal(info_of(h, "f1", "source.snapshot"), "base");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/f1/error")), "");
+    assert_string_equal(harness_get(h, fork_path(h, "f1", "status")), "committed\n");
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+    harness_put(harness_path(h, "instances/f1/state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/f1")));
+}
+
 static void fork_when_its_vmm_is_killed_is_stopped(void **state)
 {
     struct harness *h = *state;
@@ -239,12 +352,17 @@ int main(void)
         guest_test(record_of_a_fork_is_read_only_and_goes_with_its_instance),
         guest_test(payload_when_delivered_is_the_text_byte_for_byte),
         guest_test(payload_of_3832_bytes_is_delivered),
+        guest_test(scratch_files_beside_16_mailboxes_are_not_delivered),
+        guest_test(scratch_files_of_a_draft_are_gone_with_its_commit),
+        guest_test(mailbox_with_two_copies_gets_its_payload_in_both),
+        guest_test(mailbox_that_begins_within_a_page_takes_what_fits_there),
         guest_test(snapshot_when_forked_twice_keeps_its_bytes),
         guest_test(commit_of_1_or_nothing_in_new_makes_an_id),
         guest_test(commit_of_a_draft_becomes_its_record),
         guest_test(commit_that_failed_can_be_mended_and_repeated),
         guest_test(record_when_new_was_given_options_keeps_them),
         guest_test(fork_when_stopped_cannot_boot_and_keeps_its_record),
+        guest_test(fork_when_stopped_and_given_a_kernel_boots),
         guest_test(fork_when_its_vmm_is_killed_is_stopped),
     };
     harness_enter();

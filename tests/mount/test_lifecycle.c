@@ -124,6 +124,66 @@ static void snapshot_of_an_instance_in_standby_outlives_it(void **state)
     harness_put(harness_path(h, "snapshots/two/forks/new/commit"), "f1");
 }
 
+static void snapshot_when_its_id_is_none_is_refused(void **state)
+{
+    struct harness *h = *state;
+    char id[65];
+    memset(id, 'a', sizeof id - 1);
+    id[64] = 0;
+    boot(h);
+    harness_put(file(h, "state"), "standby");
+    const char *const bad[] = {"new", id, harness_format(h, "%s%s", id, id), "a-", "1"};
+    for (size_t i = 0; i < array_length(bad); i++) {
+        struct harness_result result =
+            assert_shell("bash", harness_format(h, "echo %s > instances/x/snapshot", bad[i]), 1);
+        assert_contains(result.err, "Invalid argument");
+        assert_file_contains(file(h, "error"), "snapshot takes an id");
+    }
+    assert_string_equal(assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v :", 0).out,
+                        "\n");
+    harness_put(file(h, "snapshot"), id + 1); /* 63 characters */
+    assert_works(access(harness_path(h, "snapshots/%s/mailboxes/m", id + 1), F_OK));
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+}
+
+static bool host_virtualizes(struct harness *h)
+{
+    return harness_shell(h, "bash", "grep -qwE 'vmx|svm' /proc/cpuinfo").status == 0;
+}
+
+/* A restore has to repeat what "auto" was. */
+static void snapshot_of_a_machine_with_accel_auto_tells_what_it_was(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    assert_string_equal(info(h, "config.accel"), "auto");
+    harness_put(file(h, "state"), "standby");
+    harness_put(file(h, "snapshot"), "s");
+    const char *json = harness_get(h, harness_store_path(h, "snapshots/s/snapshot.json"));
+    const char *accel = harness_json(h, json, "machine.accel");
+    bool kvm = host_virtualizes(h) && access("/dev/kvm", R_OK | W_OK) == 0;
+    assert_string_equal(accel, kvm ? "kvm" : "tcg");
+    assert_string_equal(harness_json(h, json, "machine.cpu"), kvm ? "host" : "max");
+    assert_string_equal(info(h, "config.accel"), "auto");
+}
+
+static void store_path_with_a_comma_and_a_space_is_one_for_vms_too(void **state)
+{
+    struct harness *h = *state;
+    h->store = harness_format(h, "%s/a, store,share=on", h->directory);
+    harness_mount(h, NULL);
+    tiny_guest_snapshot(h, "base", names); /* boot, standby, snapshot */
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"n\":1}");
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
+    assert_works(access(harness_store_path(h, "instances/f1/console.log"), F_OK));
+    assert_string_equal(assert_shell("bash", "ls -A $T | grep store", 0).out,
+                        "a, store,share=on\n");
+    harness_put(harness_path(h, "instances/f1/state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/f1")));
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+}
+
 static void store_of_a_running_vm_is_closed_to_others(void **state)
 {
     struct harness *h = *state;
@@ -280,6 +340,9 @@ int main(void)
         lifecycle_test(transitions_that_are_not_there_yet_say_so),
         lifecycle_test(instance_in_standby_has_mailboxes_and_no_vmm),
         lifecycle_test(snapshot_of_an_instance_in_standby_outlives_it),
+        lifecycle_test(snapshot_when_its_id_is_none_is_refused),
+        lifecycle_test(snapshot_of_a_machine_with_accel_auto_tells_what_it_was),
+        bare_test(store_path_with_a_comma_and_a_space_is_one_for_vms_too),
         lifecycle_test(store_of_a_running_vm_is_closed_to_others),
         lifecycle_test(console_with_tail_shows_what_is_appended),
         lifecycle_test(state_and_info_when_polled_tell_of_changes),

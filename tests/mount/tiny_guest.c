@@ -24,8 +24,8 @@
 #if defined(__x86_64__)
 /*
  * The guest's first page, loaded at 2 MiB: an address in it is `load` and its distance from
- * tiny_guest_page. The timer wakes the guest 100 times a second. The frames follow, `frames` of
- * them, which is filled in when the image is written.
+ * tiny_guest_page. The timer wakes the guest 100 times a second. The pages with the frames follow;
+ * `frames` are their addresses up to a 0, filled in when the image is written.
  */
 __asm__(".pushsection .rodata\n"
         ".balign 4096\n"
@@ -37,7 +37,7 @@ __asm__(".pushsection .rodata\n"
         ".long magic, flags, -(magic + flags)\n"
         ".long load, load, 0, 0\n" /* header, start, end of the file, no bss */
         ".long load + (start - tiny_guest_page)\n"
-        "frames: .long 0\n"
+        "frames: .fill 33, 4, 0\n"
 
         ".balign 8\n"
         "segments: .quad 0, 0x00cf9a000000ffff, 0x00cf92000000ffff\n"
@@ -67,15 +67,14 @@ __asm__(".pushsection .rodata\n"
         "mov $load + (greeting - tiny_guest_page), %esi\n"
         "call print\n"
 
-        "look: mov load + (frames - tiny_guest_page), %ebx\n"
-        "mov $load + 4096, %ebp\n"
-        "next: test %ebx, %ebx\n"
+        "look: mov $load + (frames - tiny_guest_page), %ebx\n"
+        "next: mov (%ebx), %ebp\n"
+        "test %ebp, %ebp\n"
         "jz rest\n"
         "cmpl $0, 256(%ebp)\n"
         "je none\n"
         "call take\n"
-        "none: add $4096, %ebp\n"
-        "dec %ebx\n"
+        "none: add $4, %ebx\n"
         "jmp next\n"
         "rest: sti\n"
         "hlt\n"
@@ -91,8 +90,10 @@ __asm__(".pushsection .rodata\n"
         "rep outsb\n"
         "mov $'\\n', %al\n"
         "out %al, %dx\n"
-        "lea 260(%ebp), %edi\n" /* wiped, then armed again */
-        "mov $4096 - 260, %ecx\n"
+        "lea 260(%ebp), %edi\n" /* wiped up to the page's end, then armed again */
+        "mov %edi, %ecx\n"
+        "neg %ecx\n"
+        "and $4095, %ecx\n"
         "xor %eax, %eax\n"
         "rep stosb\n"
         "mov %eax, 256(%ebp)\n"
@@ -122,14 +123,19 @@ bool tiny_guest_possible(void)
     return false;
 }
 
-static void put_frame(uint8_t *page, const char *name)
+/* `name` may have "@" and a distance from the page's start behind it, which is returned. */
+static size_t put_frame(uint8_t *page, const char *name)
 {
     struct frame_marker marker = {.kind = FRAME_FORK};
     char token[FRAME_TOKEN_MAX];
-    snprintf(marker.name, sizeof marker.name, "%s", name);
-    marker.token_size = (size_t)snprintf(token, sizeof token, "token-%s", name);
+    const char *at = strchr(name, '@');
+    size_t offset = at ? strtoul(at + 1, NULL, 10) : 0;
+    snprintf(marker.name, sizeof marker.name, "%.*s", (int)strcspn(name, "@"), name);
+    marker.token_size = (size_t)snprintf(token, sizeof token, "token-%s", marker.name);
     memcpy(marker.token, token, marker.token_size);
-    assert_int_not_equal(frame_encode_marker(&marker, page), 0);
+    assert_true(offset + frame_layouts[FRAME_FORK].payload <= FRAME_SIZE);
+    assert_int_not_equal(frame_encode_marker(&marker, page + offset), 0);
+    return offset;
 }
 
 static char *write_image(struct harness *h, const char *const *names)
@@ -138,9 +144,13 @@ static char *write_image(struct harness *h, const char *const *names)
     uint32_t count = 0;
     char *path = harness_format(h, "%s/tiny-guest", h->directory);
     memcpy(image, tiny_guest_page, FRAME_SIZE);
-    for (; names[count]; count++)
-        put_frame(image + (1 + count) * FRAME_SIZE, names[count]);
-    frame_store_u32(image + FRAMES_OFFSET, count);
+    for (; names[count]; count++) {
+        assert_true(count < TINY_GUEST_MAILBOXES_MAX);
+        size_t start = (1 + count) * FRAME_SIZE;
+        size_t offset = put_frame(image + start, names[count]);
+        frame_store_u32(image + FRAMES_OFFSET + 4 * count,
+                        (uint32_t)(TINY_GUEST_LOAD + start + offset));
+    }
     struct harness_steps steps =
         harness_write_steps(path, O_WRONLY | O_CREAT | O_TRUNC, image, (1 + count) * FRAME_SIZE);
     assert_int_equal(steps.open | steps.write | steps.close, 0);
@@ -233,12 +243,16 @@ int tiny_guest_port(struct harness *h, const char *mailbox)
     return atoi(at + strlen(member));
 }
 
-void tiny_guest_send(int port, const char *text)
+void tiny_guest_send_to(const char *address, int port, const char *text)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET,
-                             .sin_port = htons((uint16_t)port),
-                             .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(inet_pton(AF_INET, address, &to.sin_addr), 1);
     assert_int_equal(sendto(fd, text, strlen(text), 0, (const struct sockaddr *)&to, sizeof to),
                      (int)strlen(text));
+}
+
+void tiny_guest_send(int port, const char *text)
+{
+    tiny_guest_send_to("127.0.0.1", port, text);
 }

@@ -12,7 +12,10 @@
 
 #include "harness/harness.h"
 
-enum { TINY_GUEST_MAILBOXES_MAX = 32 };
+enum {
+    TINY_GUEST_MAILBOXES_MAX = 32,
+    TINY_GUEST_LOAD = 0x200000, /* of the code in its memory; the mailboxes' pages follow */
+};
 
 /* Can such a VM run here? Otherwise the program skips, with a reason printed. */
 bool tiny_guest_possible(void);
@@ -22,7 +25,9 @@ int tiny_guest_setup(void **state);
 #define guest_test(name) cmocka_unit_test_setup_teardown(name, tiny_guest_setup, harness_teardown)
 
 /* Boots one through the mount, puts it in standby and publishes snapshots/<id>. The instance of
- * the same id is removed. `names` ends with NULL; each mailbox's token is "token-" and its name. */
+ * the same id is removed. `names` ends with NULL; each mailbox's token is "token-" and its name. A
+ * name that stands there twice is a mailbox with two copies; in "NAME@1000" the frame begins 1000
+ * bytes behind its page's start. */
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names);
 
 /* The text of a config that boots such a guest. */
@@ -39,7 +44,8 @@ void tiny_guest_stage(struct harness *h, const char *draft, const char *mailbox,
  * printed what it got in that mailbox, and returns the ack_port in it. */
 int tiny_guest_port(struct harness *h, const char *mailbox);
 
-/* Sends a datagram to 127.0.0.1. */
+/* Sends a datagram to an IPv4 address, or to 127.0.0.1. */
+void tiny_guest_send_to(const char *address, int port, const char *text);
 void tiny_guest_send(int port, const char *text);
 
 #endif
