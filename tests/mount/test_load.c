@@ -41,9 +41,12 @@ static const struct damage {
     {"mv memory m && mkdir memory", "locate", "memory image", EIO},
     {"mv state s", "load", "device state of the snapshot base cannot be opened", EIO},
     {"mv state s && ln -s s state", "load", "device state", EIO},
-    {"truncate -s 100 state", "load", "load", EIO},
-    {": > state", "load", "load", EIO},
-    {"head -c 20000 /dev/zero > state", "load", "load", EIO},
+    {"truncate -s 100 state", "load", "load of migration failed: Input/output error", EIO},
+    {"truncate -s $(($(stat -c %s state) / 2)) state", "load", "load of migration failed", EIO},
+    {"truncate -s -1 state", "load", "load of migration failed", EIO},
+    {": > state", "load", "Not a migration stream", EIO},
+    {"head -c 20000 /dev/zero > state", "load", "load of migration failed: Invalid argument", EIO},
+    {"sed -i s/serial/cereal/ state", "load", "Unknown savevm section", EIO},
 };
 
 static void commit_of_a_damaged_snapshot_fails_and_leaves_nothing(void **state)
@@ -161,6 +164,39 @@ static void qemu_that_dies_while_loading_has_its_last_words_told(void **state)
     assert_refused(h, EIO, "load", "signal 9");
 }
 
+/* QEMU itself, ended by a process beside it while it stays at a known place (slow_qemu.c). That one
+ * does not stay in the directory of the VMM, for it may end a moment later. */
+static char *qemu_that_is_killed(struct harness *h, const char *place)
+{
+    return fixture_script(
+        h, harness_format(h, "qemu-%s", place),
+        harness_format(
+            h,
+            "#!/bin/bash\n"
+            "case \"$*\" in *-incoming*) ;; *) exec qemu-system-x86_64 \"$@\";; esac\n"
+            "mark=%s/%s.mark qemu=$$\n"
+            "{ cd ${0%%/*}; until [ -e $mark ]; do sleep 0.02; done; kill -9 $qemu; } &\n"
+            "export HYPEFS_TEST_MARK=$mark HYPEFS_TEST_STAY=%s LD_PRELOAD=%s\n"
+            "exec qemu-system-x86_64 \"$@\"\n",
+            h->directory, place, place, getenv("HYPEFS_SLOW_QEMU")));
+}
+
+static void qemu_that_is_killed_while_it_works_leaves_nothing(void **state)
+{
+    struct harness *h = *state;
+    static const char *const places[] = {"accept", "state"};
+    for (size_t i = 0; i < array_length(places); i++) {
+        remount(h, qemu_that_is_killed(h, places[i]));
+        assert_refused(h, EIO, "load", "QEMU has ended (signal 9)");
+        assert_works(access(harness_format(h, "%s/%s.mark", h->directory, places[i]), F_OK));
+    }
+    assert_file_contains(fork_path(h, "new", "error"), "query-migrate");
+    remount(h, "qemu-system-x86_64");
+    harness_put(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}");
+    harness_put(fork_path(h, "new", "commit"), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
+}
+
 static void qemu_of_another_version_is_refused_before_it_is_started(void **state)
 {
     struct harness *h = *state;
@@ -225,12 +261,13 @@ int main(void)
         guest_test(snapshot_that_cannot_be_read_is_left_out_and_named_in_the_log),
         guest_test(qemu_that_is_missing_is_named),
         guest_test(qemu_that_dies_while_loading_has_its_last_words_told),
+        guest_test(qemu_that_is_killed_while_it_works_leaves_nothing),
         guest_test(qemu_of_another_version_is_refused_before_it_is_started),
         guest_test(qemu_that_is_no_qemu_is_named),
         guest_test(qemu_behind_a_script_works),
         guest_test(stop_while_a_boot_hangs_ends_it),
     };
-    harness_enter();
+    harness_enter_with(fixture_bring_modules);
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     return cmocka_run_group_tests_name("load", tests, NULL, NULL);

@@ -9,7 +9,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -196,21 +195,6 @@ static void image_that_cannot_be_scanned_gives_eio(void **state)
     assert_shell("bash", "cat snapshots/base/mailboxes/m", 0);
 }
 
-/* It may lie where an ordinary user cannot go. */
-static const char *bring_slow_disk(const char *base)
-{
-    struct stat st;
-    char path[512];
-    snprintf(path, sizeof path, "%.400s/slow_disk.so", base);
-    auto_close int from = open(getenv("HYPEFS_SLOW_DISK"), O_RDONLY | O_CLOEXEC);
-    auto_close int to = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
-    if (from < 0 || to < 0 || fstat(from, &st) < 0 ||
-        sendfile(to, from, NULL, (size_t)st.st_size) != st.st_size || fchmod(to, 0755) < 0)
-        return "HYPEFS_SLOW_DISK cannot be copied";
-    setenv("HYPEFS_SLOW_DISK", path, 1);
-    return NULL;
-}
-
 #define slow_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -225,6 +209,6 @@ int main(void)
         slow_test(commit_while_the_image_is_scanned_waits),
         mounted_test(image_that_cannot_be_scanned_gives_eio),
     };
-    harness_enter_with(bring_slow_disk);
+    harness_enter_with(fixture_bring_modules);
     return cmocka_run_group_tests_name("rescan", tests, NULL, NULL);
 }
