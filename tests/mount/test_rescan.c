@@ -6,6 +6,7 @@
 #include "fixture.h"
 
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -183,6 +184,66 @@ static void commit_while_the_image_is_scanned_waits(void **state)
     assert_int_equal(harness_finish(h, &list).status, 0);
 }
 
+/* A commit that is made by a thread; the strings are the harness's. */
+struct writer {
+    pthread_t thread;
+    const char *directory; /* of the draft */
+    const char *commit;
+    int code;
+};
+
+static void *write_commit(void *argument)
+{
+    struct writer *writer = argument;
+    writer->code = harness_write(writer->commit, "1");
+    return NULL;
+}
+
+static void make_draft(struct harness *h, int number, struct writer *ret)
+{
+    ret->directory = harness_path(h, "snapshots/base/forks/d%d", number);
+    ret->commit = harness_format(h, "%s/commit", ret->directory);
+    assert_works(mkdir(ret->directory, 0755));
+    harness_put(harness_format(h, "%s/mailboxes/none", ret->directory), "{}");
+}
+
+static void start_writer(struct writer *writer)
+{
+    enum { STACK_SIZE = 65536 };
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    assert_int_equal(pthread_attr_setstacksize(&attributes, STACK_SIZE), 0);
+    assert_int_equal(pthread_create(&writer->thread, &attributes, write_commit, writer), 0);
+    pthread_attr_destroy(&attributes);
+}
+
+static void commit_while_1024_others_are_under_way_gives_eagain(void **state)
+{
+    enum { COMMITS_MAX = 1024 };
+    static struct writer writers[COMMITS_MAX], more;
+    struct harness *h = *state;
+    for (int i = 0; i < COMMITS_MAX; i++)
+        make_draft(h, i, &writers[i]);
+    make_draft(h, COMMITS_MAX, &more);
+    hold(h);
+    touch_image(h);
+    for (int i = 0; i < COMMITS_MAX; i++)
+        start_writer(&writers[i]);
+    for (int i = 0; i < COMMITS_MAX; i++)
+        harness_await(h, harness_format(h, "%s/status", writers[i].directory), "committing");
+    assert_errno(harness_write(more.commit, "1"), EAGAIN);
+    assert_file_contains(harness_format(h, "%s/error", more.directory),
+                         "1024 commits are under way: try again later");
+    assert_file_contains(harness_format(h, "%s/mailboxes/none", more.directory), "{}");
+    let_go(h);
+    for (int i = 0; i < COMMITS_MAX; i++) {
+        pthread_join(writers[i].thread, NULL);
+        assert_errno(writers[i].code, ENOENT);
+    }
+    assert_errno(harness_write(more.commit, "1"), ENOENT);
+    assert_no_instance(h);
+}
+
 static void image_that_cannot_be_scanned_gives_eio(void **state)
 {
     struct harness *h = *state;
@@ -207,6 +268,7 @@ int main(void)
         mounted_test(list_that_is_damaged_is_made_again),
         mounted_test(marker_that_changed_behind_the_list_fails_the_commit),
         slow_test(commit_while_the_image_is_scanned_waits),
+        slow_test(commit_while_1024_others_are_under_way_gives_eagain),
         mounted_test(image_that_cannot_be_scanned_gives_eio),
     };
     harness_enter_with(fixture_bring_modules);
