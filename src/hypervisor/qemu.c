@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "hypervisor/guest_memory.h"
@@ -27,6 +28,7 @@ enum {
     LOAD_POLL_MAX_MS = 16,
     PROBE_OUTPUT_MAX = 4096,
     FD_PATH_SIZE = 32,
+    STATE_ROOM = 1024 * 1024, /* bytes that a device state may need */
 };
 
 static const char program_name[] = "qemu-system-x86_64";
@@ -442,6 +444,13 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return r < 0 ? qemu_control_explain(context, vmm, from, r, err) : 0;
 }
 
+/* QEMU does not say why a file could not be written. */
+static bool disk_is_full(int directory_fd)
+{
+    struct statvfs disk;
+    return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
+}
+
 static int save(const struct vmm_context *context, struct vmm *vmm, const char *name,
                 struct error *err)
 {
@@ -453,8 +462,14 @@ static int save(const struct vmm_context *context, struct vmm *vmm, const char *
                                         -1, err);
     if (r == 0)
         return 0;
+    bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
     unlinkat(context->directory_fd, name, 0);
-    return qemu_control_explain(context, vmm, from, r, err);
+    qemu_control_explain(context, vmm, from, r, err);
+    if (!full)
+        return r;
+    if (err)
+        err->code = ENOSPC;
+    return error_prefix(err, -ENOSPC, "the disk of the store is full");
 }
 
 const struct hypervisor qemu_hypervisor = {

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 enum {
     COMMAND_MS = 60000, /* saving flushes disks; what takes longer will not come at all */
     LAST_WORDS_MAX = 400,
-    STATUS_SIZE = 32,
+    STATUS_SIZE = 64,
 };
 
 void qemu_control_release(struct vmm *vmm)
@@ -94,7 +95,8 @@ int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off
     char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
     read_last_words(context, from, words);
     if (exit.ended && exit.signal)
-        snprintf(how, sizeof how, " (signal %d)", exit.signal);
+        snprintf(how, sizeof how, " (signal %d%s)", exit.signal,
+                 exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
     else if (exit.ended && exit.code >= 0)
         snprintf(how, sizeof how, " (status %d)", exit.code);
     size_t used = strlen(err->text);
