@@ -219,7 +219,9 @@ int harness_teardown(void **state)
     }
     bool good = (status == 0 || h->tolerant) && !sanitizer_complained(h->log);
     harness_end_inside(h->directory);
+    harness_end_inside(h->store);
     harness_unmount_below(h->directory);
+    harness_remove_tree(h->store);
     harness_remove_tree(h->directory);
     while (h->blocks) {
         struct harness_block *block = h->blocks;

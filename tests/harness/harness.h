@@ -29,7 +29,7 @@ struct harness_block;
 
 struct harness {
     char *directory; /* the test's own; the working directory of commands without a mount */
-    char *store;     /* directory/store; not there until the daemon makes it */
+    char *store;     /* directory/store, or where a test puts it before a daemon makes it */
     char *mount;     /* directory/mount */
     char *log;       /* what daemons wrote to stderr */
     pid_t daemon;    /* 0: none */

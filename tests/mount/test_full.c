@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: MIT */
+/* A store whose disk is full: what fails says so and leaves nothing, and all works with space. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tiny_guest.h"
+#include "mailbox/frame.h"
+#include "util/cleanup.h"
+
+enum { CHUNK = 65536 };
+static const char no_space[] = "No space left on device";
+static const char *const names[] = {"m", "a", NULL};
+
+static char *file(struct harness *h, const char *name)
+{
+    return harness_path(h, "instances/x/%s", name);
+}
+
+static char *info(struct harness *h, const char *member)
+{
+    return harness_json(h, harness_get(h, file(h, "info")), member);
+}
+
+/* The disk is mounted by root, for the user that the tests run as; others have none. */
+static const char *mount_disk(const char *base)
+{
+    char path[512], options[80];
+    const char *uid = getenv("HYPEFS_TEST_UID");
+    if (geteuid() != 0)
+        return NULL;
+    snprintf(path, sizeof path, "%.400s/disk", base);
+    snprintf(options, sizeof options, "size=24m,mode=0700,uid=%.16s,gid=%.16s", uid ? uid : "0",
+             uid ? uid : "0");
+    if (mkdir(path, 0700) < 0 || mount("none", path, "tmpfs", 0, options) < 0)
+        return "no small disk can be mounted";
+    setenv("HYPEFS_TEST_DISK", path, 1);
+    return NULL;
+}
+
+static const char *fill_path(void)
+{
+    static char path[512];
+    snprintf(path, sizeof path, "%.400s/fill", getenv("HYPEFS_TEST_DISK"));
+    return path;
+}
+
+static void fill(void)
+{
+    static const char zeros[CHUNK];
+    auto_close int fd = open(fill_path(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    assert_works(fd);
+    while (write(fd, zeros, sizeof zeros) > 0)
+        ;
+    assert_errno(errno, ENOSPC);
+}
+
+static void make_room(void)
+{
+    assert_works(unlink(fill_path()));
+}
+
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    h->store = harness_format(h, "%s/store", getenv("HYPEFS_TEST_DISK"));
+    harness_mount(h, NULL);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    int r = harness_teardown(state);
+    unlink(fill_path());
+    return r;
+}
+
+static void make(struct harness *h)
+{
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+}
+
+static void boot(struct harness *h)
+{
+    make(h);
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
+}
+
+/* What lies in the instance's directory in the store. */
+static char *files_of_instance(struct harness *h)
+{
+    return assert_shell("bash", "ls -A $S/instances/x | tr '\\n' ' '", 0).out;
+}
+
+/* Gives the running guest a payload by its memory's file; `length` is what its frame says. */
+static void plant(struct harness *h, const char *payload, uint32_t length)
+{
+    const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
+    const off_t frame = TINY_GUEST_LOAD + FRAME_SIZE;
+    uint8_t bytes[4], sequence[4];
+    auto_close int fd = open(harness_store_path(h, "instances/x/memory"), O_WRONLY | O_CLOEXEC);
+    frame_store_u32(bytes, length);
+    frame_store_u32(sequence, 1);
+    assert_int_equal(pwrite(fd, payload, strlen(payload), frame + (off_t)layout->payload),
+                     (int)strlen(payload));
+    assert_int_equal(pwrite(fd, bytes, sizeof bytes, frame + (off_t)layout->length), 4);
+    assert_int_equal(pwrite(fd, sequence, sizeof sequence, frame + (off_t)layout->sequence), 4);
+}
+
+static void instance_on_a_full_disk_is_not_made(void **state)
+{
+    struct harness *h = *state;
+    fill();
+    assert_fails(mkdir(harness_path(h, "instances/x"), 0755), ENOSPC);
+    assert_contains(assert_shell("bash", "mkdir instances/x", 1).err, no_space);
+    assert_no_instance(h);
+    make_room();
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+}
+
+static void config_on_a_full_disk_is_refused_and_the_old_one_counts(void **state)
+{
+    struct harness *h = *state;
+    static const char text[] = "{\"memory_mib\":32}";
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    harness_put(file(h, "config"), "{\"memory_mib\":16}\n");
+    const char *before = files_of_instance(h);
+    fill();
+    struct harness_steps steps =
+        harness_write_steps(file(h, "config"), O_WRONLY | O_TRUNC, text, strlen(text));
+    assert_errno(steps.write, 0);
+    assert_errno(steps.close, ENOSPC);
+    assert_file_contains(file(h, "error"), "config: ");
+    assert_file_contains(file(h, "error"), no_space);
+    assert_string_equal(info(h, "config.memory_mib"), "16");
+    assert_errno(harness_write(file(h, "state"), "running"), EINVAL); /* not with the old one */
+    assert_string_equal(files_of_instance(h), before);
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, NULL);
+    assert_string_equal(harness_get(h, file(h, "config")), "{\"memory_mib\":16}\n");
+    make_room();
+    harness_put(file(h, "config"), text);
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+    assert_string_equal(info(h, "config.memory_mib"), "32");
+}
+
+static void vm_that_cannot_be_saved_goes_on(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    pid_t pid = atoi(info(h, "pid"));
+    const char *before = files_of_instance(h);
+    fill();
+    assert_errno(harness_write(file(h, "state"), "standby"), ENOSPC);
+    assert_file_contains(file(h, "error"), "disk of the store is full");
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    assert_int_equal(atoi(info(h, "pid")), pid);
+    assert_works(kill(pid, 0));
+    assert_string_equal(files_of_instance(h), before);
+    make_room();
+    plant(h, "{\"n\":1}", 7);
+    harness_await(h, file(h, "console"), "ready\nm {\"n\":1}\n");
+    harness_put(file(h, "state"), "standby");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+    assert_works(access(file(h, "mailboxes/m"), F_OK));
+}
+
+static void vm_on_a_full_disk_can_be_stopped_and_removed(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    fill();
+    harness_put(file(h, "state"), "stopped");
+    assert_string_equal(harness_get(h, file(h, "state")), "stopped\n");
+    assert_works(rmdir(harness_path(h, "instances/x")));
+    assert_no_instance(h);
+}
+
+static void snapshot_on_a_full_disk_is_not_made(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    harness_put(file(h, "state"), "standby");
+    fill();
+    assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
+    assert_file_contains(file(h, "error"), no_space);
+    assert_string_equal(assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v :", 0).out,
+                        "\n");
+    assert_string_equal(harness_get(h, file(h, "state")), "standby\n");
+    assert_works(access(file(h, "mailboxes/m"), F_OK));
+    make_room();
+    harness_put(file(h, "snapshot"), "s");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+    harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f1");
+}
+
+/* Nothing is left of the fork, and the draft is as it was staged. */
+static void check_commit(struct harness *h, const char *id)
+{
+    const char *draft = harness_path(h, "snapshots/base/forks/%s", id);
+    harness_put(harness_format(h, "%s/mailboxes/m", draft), "{\"n\":1}\n");
+    harness_put(harness_format(h, "%s/options", draft), "{\"on_ack_failure\":\"keep\"}\n");
+    fill();
+    assert_errno(harness_write(harness_format(h, "%s/commit", draft), "1"), ENOSPC);
+    assert_file_contains(harness_format(h, "%s/error", draft), no_space);
+    assert_string_equal(harness_get(h, harness_format(h, "%s/status", draft)), "failed\n");
+    assert_string_equal(
+        harness_json(h, harness_get(h, harness_format(h, "%s/result", draft)), "error.code"),
+        "ENOSPC");
+    assert_string_equal(harness_get(h, harness_format(h, "%s/mailboxes/m", draft)), "{\"n\":1}\n");
+    assert_string_equal(harness_get(h, harness_format(h, "%s/options", draft)),
+                        "{\"on_ack_failure\":\"keep\"}\n");
+    assert_no_instance(h);
+    make_room();
+}
+
+static void commit_on_a_full_disk_leaves_the_draft(void **state)
+{
+    struct harness *h = *state;
+    static const char *const ids[] = {"new", "d"};
+    tiny_guest_snapshot(h, "base", names);
+    assert_works(mkdir(harness_path(h, "snapshots/base/forks/d"), 0755));
+    for (size_t i = 0; i < array_length(ids); i++)
+        check_commit(h, ids[i]);
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "f1");
+    harness_put(harness_path(h, "snapshots/base/forks/d/commit"), "d");
+    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
+    harness_await(h, harness_path(h, "instances/d/console"), "m {\"n\":1}\n");
+    assert_string_equal(harness_get(h, harness_path(h, "snapshots/base/forks/d/error")), "");
+}
+
+/* The guest reads behind its page: the disk has to give its memory's file another one. */
+static void guest_that_needs_memory_which_the_disk_has_not_is_ended(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    fill();
+    plant(h, "{\"n\":1}", 1024 * 1024);
+    harness_await(h, file(h, "state"), "stopped");
+    assert_string_equal(info(h, "exit.signal"), "SIGBUS");
+    assert_string_equal(info(h, "pid"), "null");
+    harness_await(h, h->log, "is the disk of the store full?");
+    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    make_room();
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
+    assert_string_equal(info(h, "exit"), "null");
+}
+
+/* QEMU ends before or after it has answered. */
+static void boot_on_a_full_disk_leaves_no_vm(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    fill();
+    int code = harness_write(file(h, "state"), "running");
+    if (code == 0) {
+        harness_await(h, file(h, "state"), "stopped");
+        assert_string_equal(info(h, "exit.signal"), "SIGBUS");
+        harness_await(h, h->log, "is the disk of the store full?");
+    } else {
+        assert_errno(code, EIO);
+        assert_file_contains(file(h, "error"), "is the disk of the store full?");
+        assert_string_equal(harness_get(h, file(h, "state")), "created\n");
+    }
+    assert_string_equal(info(h, "pid"), "null");
+    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    make_room();
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+}
+
+#define full_test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        full_test(instance_on_a_full_disk_is_not_made),
+        full_test(config_on_a_full_disk_is_refused_and_the_old_one_counts),
+        full_test(vm_that_cannot_be_saved_goes_on),
+        full_test(vm_on_a_full_disk_can_be_stopped_and_removed),
+        full_test(snapshot_on_a_full_disk_is_not_made),
+        full_test(commit_on_a_full_disk_leaves_the_draft),
+        full_test(guest_that_needs_memory_which_the_disk_has_not_is_ended),
+        full_test(boot_on_a_full_disk_leaves_no_vm),
+    };
+    harness_enter_with(mount_disk);
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    if (!getenv("HYPEFS_TEST_DISK"))
+        return 0; /* root alone, or a user that root's tests become, has a small disk */
+    return cmocka_run_group_tests_name("full", tests, NULL, NULL);
+}
