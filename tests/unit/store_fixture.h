@@ -11,6 +11,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -109,6 +110,23 @@ static inline bool gate_wait(struct gate *gate, int timeout_ms)
         gate->count--;
     pthread_mutex_unlock(&gate->lock);
     return posted;
+}
+
+/* Waits until a thread of this process is asleep: it is held up, or has nothing more to do. */
+static inline void world_await_asleep(pid_t tid)
+{
+    double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
+    char path[64], text[512];
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)tid);
+    for (;;) {
+        auto_fclose FILE *stat = fopen(path, "re");
+        const char *name_end = stat && fgets(text, sizeof text, stat) ? strrchr(text, ')') : NULL;
+        assert_non_null(name_end);
+        if (name_end[2] == 'S')
+            return;
+        assert_true(process_now_ms() < deadline_ms);
+        sched_yield();
+    }
 }
 
 static inline void world_scanned(void *context)

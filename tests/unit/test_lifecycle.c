@@ -5,30 +5,52 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <poll.h>
 #include <sys/epoll.h>
 
 #include "store_fixture.h"
-
-enum { SETTLE_MS = 100 }; /* long enough for another thread to take an event */
 
 /* The child that dies as soon as its descriptor is watched again; see epoll_ctl in the build file.
  */
 static struct world *dying_world;
 static size_t dying_child;
+/* The thread that watches, and how often it was told of something. */
+static atomic_int watcher;
+static atomic_uint told;
 
 int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __real_epoll_wait(int epoll_fd, struct epoll_event *events, int max, int timeout_ms);
+int __wrap_epoll_wait(int epoll_fd, struct epoll_event *events, int max, int timeout_ms);
+
+int __wrap_epoll_wait(int epoll_fd, struct epoll_event *events, int max, int timeout_ms)
+{
+    watcher = gettid();
+    int n = __real_epoll_wait(epoll_fd, events, max, timeout_ms);
+    told++;
+    return n;
+}
+
+/* Until the watch has been told, and does what it does about it or is kept from that. */
+static void await_watch(unsigned before)
+{
+    double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
+    while (told == before) {
+        assert_true(process_now_ms() < deadline_ms);
+        sched_yield();
+    }
+    world_await_asleep(watcher);
+}
 
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
 {
     int r = __real_epoll_ctl(epoll_fd, operation, fd, event);
     if (r == 0 && dying_world) {
         struct world *world = dying_world;
+        unsigned before = told;
         dying_world = NULL;
         pidfd_send_signal(world->children[dying_child].pidfd, SIGKILL, NULL, 0);
         assert_true(world_child_ended(world, dying_child, FIXTURE_FAR_MS));
-        poll(NULL, 0, SETTLE_MS);
+        await_watch(before);
     }
     return r;
 }

@@ -9,7 +9,7 @@
 
 #include "tree_fixture.h"
 
-enum { NO_SUCH_THREAD = 0x3FFFFFFF, SETTLE_MS = 100 };
+enum { NO_SUCH_THREAD = 0x3FFFFFFF };
 
 /* Scans that have ended and do not say so before they are let go. */
 struct held {
@@ -172,15 +172,25 @@ static void lookup_when_the_scan_fails_fails_and_later_tries_again(void **state)
     tree_assert_names(tree, "snapshots/base/mailboxes", "box ");
 }
 
+struct remover {
+    struct tree *tree;
+    struct gate started;
+    pid_t tid;
+    atomic_int result;
+};
+
 /* And the kernel forgets everything of it. */
 static void *remove_snapshot(void *argument)
 {
-    struct tree *tree = argument;
+    struct remover *remover = argument;
+    struct tree *tree = remover->tree;
     uint64_t last = tree_walk(tree, "snapshots/base/forks/new/commit");
-    intptr_t r = tree_rmdir(tree, "snapshots/base");
+    remover->tid = gettid();
+    gate_post(&remover->started);
+    remover->result = tree_rmdir(tree, "snapshots/base");
     for (uint64_t node = 2; node <= last; node++)
         fs_forget(tree->fs, node, UINT64_MAX);
-    return (void *)r;
+    return NULL;
 }
 
 /* The last to let go of a snapshot waits for its scan, which in turn has to tell the tree. */
@@ -188,19 +198,36 @@ static void snapshot_when_removed_while_it_is_scanned_stops_nobody(void **state)
 {
     struct held *held = *state;
     struct tree *tree = held->tree;
+    struct remover remover = {.tree = tree, .result = 1};
     pthread_t thread;
-    void *result;
+    gate_init(&remover.started);
     free(tree_read(tree, "snapshots/base/info")); /* begins a scan */
     assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
     alarm(FIXTURE_FAR_MS / 1000);
-    assert_int_equal(pthread_create(&thread, NULL, remove_snapshot, tree), 0);
-    poll(NULL, 0, SETTLE_MS);
+    assert_int_equal(pthread_create(&thread, NULL, remove_snapshot, &remover), 0);
+    assert_true(gate_wait(&remover.started, FIXTURE_FAR_MS));
+    world_await_asleep(remover.tid);
+    assert_int_equal(remover.result, 0);       /* it is removed, and forgetting it has to wait */
     tree_assert_has(tree, "README", "hypefs"); /* everyone else goes on */
     gate_post(&held->let_go);
-    assert_int_equal(pthread_join(thread, &result), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
     alarm(0);
-    assert_ptr_equal(result, NULL);
+    gate_finish(&remover.started);
     tree_assert_names(tree, "snapshots", "");
+}
+
+/* No scan of its image was begun: none is under way, none has told of its end, none left a list. */
+static void assert_not_scanned(struct world *world, const char *id)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    assert_non_null(instance);
+    pthread_mutex_lock(&instance->image.lock);
+    unsigned threads = instance->image.threads;
+    pthread_mutex_unlock(&instance->image.lock);
+    instance_unref(instance);
+    assert_int_equal(threads, 0);
+    assert_false(gate_wait(&world->scanned, 0));
+    assert_false(world_has(world_path(world, "store/instances/%s/mailboxes.json", id)));
 }
 
 /* What was looked up in standby must not lead to the memory of a VM that runs. */
@@ -236,8 +263,7 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     gate_finish(&caller.answered);
     assert_int_equal(fs_getattr(tree->fs, box, &st), 0);
     assert_int_equal(st.st_size, 0);
-    assert_false(gate_wait(&world->scanned, SETTLE_MS));
-    assert_false(world_has(world_path(world, "store/instances/one/mailboxes.json")));
+    assert_not_scanned(world, "one");
 }
 
 #define SCANNED(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
