@@ -11,6 +11,7 @@
 #include <mntent.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,11 +159,12 @@ static void mount_when_ours_lies_below_another_is_left_alone(void **state)
     struct place *place = *state;
     mount_fuse(place, "fuse.hypefs");
     kill_daemon(place);
-    if (mount("none", place->path, "tmpfs", 0, NULL) < 0)
-        skip(); /* some kernels look at the root first */
+    /* Some kernels look at the root first: then nothing can lie over one that is gone. */
+    bool covered = mount("none", place->path, "tmpfs", 0, NULL) == 0;
+    assert_true(covered || errno == ENOTCONN);
     assert_int_equal(stale_clear(place->path, &place->err), 0);
-    assert_int_equal(mounted(place, "tmpfs"), 1);
-    assert_int_equal(mounted(place, "fuse.hypefs"), 1);
+    assert_int_equal(mounted(place, "tmpfs"), covered);
+    assert_int_equal(mounted(place, "fuse.hypefs"), covered);
 }
 
 static void path_when_nothing_is_mounted_there_is_left_alone(void **state)
