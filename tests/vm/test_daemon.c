@@ -24,8 +24,8 @@ static struct vm_pending *start_silent(struct harness *h)
 {
     vm_stage(h, "new", box, VM_REQUEST("silent", ""));
     struct vm_pending *pending = vm_start_commit(h, "new", "pending");
-    vm_await_vmms(h, 2);
-    harness_await(h, vm_draft(h, "new", "status"), "committing");
+    vm_await_pending_payload(h, box, "{\"do\":\"silent\",\"ack_port\":");
+    assert_string_equal(harness_get(h, vm_draft(h, "new", "status")), "committing\n");
     return pending;
 }
 

@@ -67,9 +67,21 @@ static void fork_when_nothing_is_staged_runs_and_its_mailboxes_stay_armed(void *
 {
     struct harness *h = *state;
     char *result = vm_commit(h, "new", "plain");
+    static const char *const names[MAILBOXES] = {first, second, third};
     assert_string_equal(harness_json(h, result, "mailboxes"), "[]");
     vm_assert_running(h, (const char *const[]){"plain", NULL});
+    for (size_t i = 0; i < MAILBOXES; i++) {
+        struct vm_frame frames[VM_FRAMES_MAX];
+        size_t count = vm_read_frames(h, "plain", names[i], frames);
+        for (size_t j = 0; j < count; j++)
+            assert_true(frames[j].sequence == 0 && frames[j].length == 0 && frames[j].empty);
+    }
+    /* Nor has the guest taken anything. That it could, each of them shows. */
     assert_string_equal(harness_get(h, vm_console(h, "plain")), "");
+    for (size_t i = 0; i < MAILBOXES; i++) {
+        vm_write_frames(h, "plain", names[i], "{\"later\":1}");
+        vm_await_payload(h, "plain", names[i], "{\"later\":1}");
+    }
 }
 
 static void fork_when_payload_has_odd_text_delivers_it_byte_for_byte(void **state)

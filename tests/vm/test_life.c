@@ -23,8 +23,16 @@ static int make_template(void **state)
 static void fork_when_it_took_its_payload_is_armed_again(void **state)
 {
     struct harness *h = *state;
+    struct vm_frame frames[VM_FRAMES_MAX];
+    size_t armed = 0;
     vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
     harness_await(h, vm_console(h, "web-1"), "vm_guest: first.v1 is armed again");
+    size_t count = vm_read_frames(h, "web-1", box, frames);
+    for (size_t i = 0; i < count; i++)
+        armed += frames[i].sequence == 0 && frames[i].length == 0 && frames[i].empty;
+    assert_int_equal(armed, 1);
+    vm_write_frames(h, "web-1", box, "{\"n\":2}");
+    vm_await_payload(h, "web-1", box, "{\"n\":2}");
 }
 
 static void fork_when_told_to_stand_by_says_that_it_cannot_yet(void **state)

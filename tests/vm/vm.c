@@ -266,6 +266,32 @@ void vm_await_payload(struct harness *h, const char *id, const char *mailbox, co
                   harness_format(h, "vm_guest: %s payload=%s\r\n", mailbox, payload));
 }
 
+struct search {
+    struct harness *h;
+    const char *line;
+};
+
+static bool is_printed(void *argument)
+{
+    const struct search *search = argument;
+    glob_t paths = {0};
+    bool found = false;
+    if (glob(harness_store_path(search->h, "instances/.new-*/console.log"), GLOB_PERIOD, NULL,
+             &paths) == 0)
+        for (size_t i = 0; i < paths.gl_pathc && !found; i++)
+            found = harness_read_errno(paths.gl_pathv[i]) == 0 &&
+                    strstr(harness_get(search->h, paths.gl_pathv[i]), search->line);
+    globfree(&paths);
+    return found;
+}
+
+void vm_await_pending_payload(struct harness *h, const char *mailbox, const char *begin)
+{
+    struct search search = {.h = h,
+                            .line = harness_format(h, "vm_guest: %s payload=%s", mailbox, begin)};
+    harness_await_that(is_printed, &search, search.line);
+}
+
 char *vm_info(struct harness *h, const char *id, const char *member)
 {
     return harness_json(h, harness_get(h, harness_path(h, "instances/%s/info", id)), member);
@@ -310,23 +336,6 @@ static size_t count_vmms(struct harness *h)
         count += n > (ssize_t)size && strncmp(cwd, h->store, size) == 0 && cwd[size] == '/';
     }
     return count;
-}
-
-struct vmms {
-    struct harness *h;
-    size_t count;
-};
-
-static bool are_there(void *argument)
-{
-    const struct vmms *wanted = argument;
-    return count_vmms(wanted->h) == wanted->count;
-}
-
-void vm_await_vmms(struct harness *h, size_t count)
-{
-    struct vmms wanted = {.h = h, .count = count};
-    harness_await_that(are_there, &wanted, "so many VMMs run");
 }
 
 void vm_assert_running(struct harness *h, const char *const *ids)

@@ -17,6 +17,7 @@
 #include <cmocka.h>
 
 #include "harness/harness.h"
+#include "mailbox/frame.h"
 
 /* For staged requests: never what ends a wait, even on a busy machine. */
 #define VM_PATIENT "\"ack_timeout_ms\":30000"
@@ -59,6 +60,8 @@ bool vm_is_done(struct vm_pending *pending);
 
 /* Waits for the line "vm_guest: MAILBOX payload=PAYLOAD" on the instance's console. */
 void vm_await_payload(struct harness *h, const char *id, const char *mailbox, const char *payload);
+/* The same of a commit under way, whose instance nobody sees yet; `begin` of the payload. */
+void vm_await_pending_payload(struct harness *h, const char *mailbox, const char *begin);
 char *vm_console(struct harness *h, const char *id);
 char *vm_info(struct harness *h, const char *id, const char *member);
 int vm_pid(struct harness *h, const char *id);
@@ -67,13 +70,22 @@ void vm_await_end(int pidfd);
 /* Writes to the instance's state. */
 int vm_change(struct harness *h, const char *id, const char *state);
 
-/* Waits until so many VMMs run, those of commits included. */
-void vm_await_vmms(struct harness *h, size_t count);
 /* Nothing is there but these instances (NULL at the end), each with its VMM running:
  * in the tree, in the store, among processes. */
 void vm_assert_running(struct harness *h, const char *const *ids);
 /* Open descriptors of the daemon that are sockets. */
 size_t vm_daemon_sockets(struct harness *h);
+/* What the frames of one of base's mailboxes hold in the memory of a fork, which is paused while
+ * they are read or written. There may be copies; the guest has but one of them. */
+enum { VM_FRAMES_MAX = 8 };
+struct vm_frame {
+    uint32_t sequence, length;
+    bool empty; /* no payload: all zeros */
+};
+size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
+                      struct vm_frame ret[VM_FRAMES_MAX]);
+/* Delivers as a host does, to each. */
+void vm_write_frames(struct harness *h, const char *id, const char *mailbox, const char *payload);
 /* The checksum of base's memory image. */
 char *vm_checksum(struct harness *h);
 
