@@ -77,6 +77,23 @@ static void ack_after_progress(struct hypefs_mailbox *box)
     ack(box);
 }
 
+/* As soon as the host ends the connection that is made to its port "go". */
+static void ack_when_let_go(struct hypefs_mailbox *box)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET};
+    struct guest_span port = {.text = "0", .size = 1};
+    char byte;
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    guest_member_find(box->payload, box->payload_size, "go", &port);
+    to.sin_port = htons((uint16_t)strtoul(port.text, NULL, 10));
+    inet_pton(AF_INET, host_address, &to.sin_addr);
+    if (connect(fd, (struct sockaddr *)&to, sizeof to) < 0 || read(fd, &byte, 1) < 0)
+        perror("vm_guest: go");
+    close(fd);
+    ack(box);
+}
+
 static void refuse(struct hypefs_mailbox *box)
 {
     int r = hypefs_mailbox_fail(box, "told to fail", NULL);
@@ -99,6 +116,7 @@ static const struct {
     {"longer-name", ack_longer_name},
     {"free-text", ack_free_text},
     {"progress", ack_after_progress},
+    {"hold", ack_when_let_go},
     {"fail", refuse},
     {"reboot", reboot_now},
 };
