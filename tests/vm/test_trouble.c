@@ -66,6 +66,26 @@ static void commit_when_qemu_dies_while_loading_tells_its_words(void **state)
     assert_nothing_ran(h);
 }
 
+/* A real one: its reports of what it loads go to a pipe that nobody empties, so that it stops in
+ * the middle, and is killed there. */
+static void commit_when_qemu_is_killed_while_loading_fails(void **state)
+{
+    struct harness *h = *state;
+    mount_with_qemu(
+        h, vm_script(h, "killed",
+                     "#!/bin/sh\n"
+                     "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
+                     "mkfifo \"$T/trace\"\n"
+                     "while read -r line; do\n"
+                     "    case $line in *vmstate_load*) kill -9 $$; exit ;; esac\n"
+                     "done < \"$T/trace\" &\n"
+                     "exec qemu-system-x86_64 \"$@\" -trace 'vmstate_load*' 2> \"$T/trace\"\n"));
+    char *result = vm_commit_fails(h, "new", "web-1", EIO,
+                                   (const char *const[]){"QEMU has ended", "signal 9", NULL});
+    assert_string_equal(harness_json(h, result, "error.phase"), "load");
+    assert_nothing_ran(h);
+}
+
 /* With QEMU's own words at an option that it does not know. */
 static void commit_when_qemu_refuses_to_start_tells_its_words(void **state)
 {
@@ -105,7 +125,8 @@ static void commit_when_the_state_is_cut_short_fails(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(truncate(path, st.st_size / 2), 0);
     mount_with_qemu(h, "qemu-system-x86_64");
-    char *result = vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"QEMU", NULL});
+    char *result = vm_commit_fails(h, "new", "web-1", EIO,
+                                   (const char *const[]){"load of migration failed", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "load");
     assert_nothing_ran(h);
 }
@@ -149,7 +170,29 @@ static void commit_when_the_memory_has_another_size_fails(void **state)
     assert_nothing_ran(h);
 }
 
-static void fork_when_the_path_of_the_store_looks_like_options_works(void **state)
+/* Nothing is in the store yet. */
+static int set_up_odd_store(void **state)
+{
+    if (harness_setup(state) != 0)
+        return -1;
+    struct harness *h = *state;
+    h->store = harness_format(h, "%s/a store,share=on,size=1", h->directory);
+    return 0;
+}
+
+static void vm_when_the_path_of_the_store_looks_like_options_boots_and_stands_by(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    vm_make_base(h, "microvm", "hypefs.mailboxes=first.v1");
+    char *before = vm_checksum(h);
+    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    vm_assert_running(h, (const char *const[]){"web-1", NULL});
+    assert_string_equal(vm_checksum(h), before);
+    assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
+}
+
+static void fork_when_the_store_was_moved_to_such_a_path_works(void **state)
 {
     struct harness *h = *state;
     char *odd = harness_format(h, "%s/a store,share=on,size=1", h->directory);
@@ -170,6 +213,7 @@ int main(void)
         test(commit_when_qemu_is_missing_names_it),
         test(boot_when_qemu_is_missing_names_it_and_stays_created),
         test(commit_when_qemu_dies_while_loading_tells_its_words),
+        test(commit_when_qemu_is_killed_while_loading_fails),
         test(commit_when_qemu_refuses_to_start_tells_its_words),
         test(commit_when_qemu_is_of_another_version_starts_nothing),
         test(commit_when_the_state_is_cut_short_fails),
@@ -177,7 +221,10 @@ int main(void)
         test(commit_when_the_memory_goes_missing_fails),
         test(commit_when_the_memory_is_missing_from_the_start_fails),
         test(commit_when_the_memory_has_another_size_fails),
-        test(fork_when_the_path_of_the_store_looks_like_options_works),
+        cmocka_unit_test_setup_teardown(
+            vm_when_the_path_of_the_store_looks_like_options_boots_and_stands_by, set_up_odd_store,
+            harness_teardown),
+        test(fork_when_the_store_was_moved_to_such_a_path_works),
     };
     vm_enter();
     return cmocka_run_group_tests_name("trouble", tests, make_template, harness_teardown);

@@ -96,16 +96,21 @@ static void boot(struct harness *h, const char *machine, const char *parameters)
     harness_await(h, harness_path(h, "instances/template/console"), "vm_guest: ready");
 }
 
+void vm_make_base(struct harness *h, const char *machine, const char *parameters)
+{
+    boot(h, machine, parameters);
+    harness_put(harness_path(h, "instances/template/state"), "standby");
+    harness_put(harness_path(h, "instances/template/snapshot"), "base");
+    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+}
+
 int vm_make_template(void **state, const char *machine, const char *parameters)
 {
     if (harness_setup(state) != 0)
         return -1;
     struct harness *h = *state;
     harness_mount(h, NULL);
-    boot(h, machine, parameters);
-    harness_put(harness_path(h, "instances/template/state"), "standby");
-    harness_put(harness_path(h, "instances/template/snapshot"), "base");
-    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+    vm_make_base(h, machine, parameters);
     assert_int_equal(harness_unmount(h), 0);
     return 0;
 }

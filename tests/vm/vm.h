@@ -30,6 +30,8 @@ void vm_enter(void);
 /* For group setups: boots a guest on `machine` with `parameters` for its program, and keeps its
  * snapshot. The teardown is harness_teardown(). */
 int vm_make_template(void **state, const char *machine, const char *parameters);
+/* The same in a mounted store: boots, stands by, publishes the snapshot "base". */
+void vm_make_base(struct harness *h, const char *machine, const char *parameters);
 
 /* For tests: *state, the group's, becomes a struct harness. The second one does not mount. */
 int vm_setup(void **state);
