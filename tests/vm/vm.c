@@ -19,6 +19,9 @@
 
 enum { PATH_SIZE = 4096, TEMPLATE_MIB = 128 };
 
+/* The guest's own program; NULL: its init starts the agent. What it says when it is ready. */
+static const char *guest_program, *guest_ready;
+
 /* The program's directory has these. */
 static const char kernel_name[] = "vmlinuz", initramfs_name[] = "initramfs";
 
@@ -68,8 +71,7 @@ static const char *prepare(const char *base)
     globfree(&found);
     if (status == 0)
         status = run((const char *const[]){getenv("HYPEFS_MAKE_INITRAMFS"), folder,
-                                           getenv("HYPEFS_GUEST"), initramfs,
-                                           getenv("HYPEFS_VM_GUEST"), NULL});
+                                           getenv("HYPEFS_GUEST"), initramfs, guest_program, NULL});
     chmod(kernel, 0644);
     chmod(initramfs, 0644);
     return status == 0 ? NULL : "a guest cannot be made (see above)";
@@ -77,6 +79,15 @@ static const char *prepare(const char *base)
 
 void vm_enter(void)
 {
+    guest_program = getenv("HYPEFS_VM_GUEST");
+    guest_ready = "vm_guest: ready";
+    harness_enter_with(prepare);
+}
+
+void vm_enter_with_agent(void)
+{
+    guest_program = NULL;
+    guest_ready = "hypefs-guest: ready";
     harness_enter_with(prepare);
 }
 
@@ -93,7 +104,7 @@ static void boot(struct harness *h, const char *machine, const char *parameters)
                                TEMPLATE_MIB, machine, base, kernel_name, base, initramfs_name,
                                parameters));
     harness_put(harness_path(h, "instances/template/state"), "running");
-    harness_await(h, harness_path(h, "instances/template/console"), "vm_guest: ready");
+    harness_await(h, harness_path(h, "instances/template/console"), guest_ready);
 }
 
 void vm_make_base(struct harness *h, const char *machine, const char *parameters)

@@ -4,8 +4,9 @@
  * makes one template in its group's setup, and gives vm_setup() to each test: a mounted daemon with
  * a store of its own that has the template as the snapshot "base".
  *
- * The guest program is guest/vm_guest.c. HYPEFS_TEST_KERNEL names the folder of an unpacked kernel
- * package (examples/guest/fetch-kernel.sh; by default the one in the user's cache).
+ * The guest program is guest/vm_guest.c, unless it is the agent. HYPEFS_TEST_KERNEL names the
+ * folder of an unpacked kernel package (examples/guest/fetch-kernel.sh; by default the one in the
+ * user's cache).
  */
 #ifndef HYPEFS_TESTS_VM_H
 #define HYPEFS_TESTS_VM_H
@@ -26,6 +27,8 @@
     "{\"payload\":{\"do\":\"" deed "\"" more "},\"wait_for_ack\":true," VM_PATIENT "}"
 
 void vm_enter(void);
+/* The same with the agent and its hook in the guest, as examples/guest has them. */
+void vm_enter_with_agent(void);
 
 /* For group setups: boots a guest on `machine` with `parameters` for its program, and keeps its
  * snapshot. The teardown is harness_teardown(). */

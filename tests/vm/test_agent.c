@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: MIT */
+/* The example guest as it is: its init, the agent, and the hook that takes a name. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "vm/vm.h"
+
+static const char box[] = "kernel.identity.v1";
+
+static int make_template(void **state)
+{
+    return vm_make_template(state, "microvm", "");
+}
+
+static char *named(struct harness *h, const char *name)
+{
+    return harness_format(
+        h, "{\"payload\":{\"instance_name\":\"%s\"},\"wait_for_ack\":true," VM_PATIENT "}", name);
+}
+
+static void fork_when_its_hook_takes_the_name_is_acked(void **state)
+{
+    struct harness *h = *state;
+    static const char *const names[] = {"web-1", "web-2"};
+    for (size_t i = 0; i < 2; i++) {
+        char *result = vm_fork(h, names[i], box, named(h, names[i]));
+        assert_string_equal(harness_json(h, result, "mailboxes.0.ack_text"),
+                            "stage=applied mailbox=kernel.identity.v1");
+        char *console = harness_await(h, vm_console(h, names[i]), "hypefs-guest: applied");
+        assert_non_null(
+            strstr(console, harness_format(h, "hook: this clone is now %s\r\n", names[i])));
+        assert_null(strstr(console, names[1 - i]));
+    }
+    vm_assert_running(h, (const char *const[]){"web-1", "web-2", NULL});
+}
+
+static void fork_when_it_took_a_name_takes_another(void **state)
+{
+    struct harness *h = *state;
+    vm_fork(h, "web-1", box, named(h, "web-1"));
+    harness_await(h, vm_console(h, "web-1"), "hypefs-guest: applied");
+    vm_write_frames(h, "web-1", box, "{\"instance_name\":\"web-9\"}");
+    harness_await(h, vm_console(h, "web-1"), "hook: this clone is now web-9");
+}
+
+static void commit_when_the_hook_refuses_fails_with_its_last_line(void **state)
+{
+    struct harness *h = *state;
+    vm_stage(h, "new", box, named(h, "Not A Name"));
+    char *result =
+        vm_commit_fails(h, "new", "web-1", EREMOTEIO,
+                        (const char *const[]){box, "the_payload_has_no_good_instance_name", NULL});
+    assert_string_equal(harness_json(h, result, "error.phase"), "ack");
+    vm_assert_running(h, (const char *const[]){NULL});
+    vm_fork(h, "web-1", box, named(h, "web-1"));
+    vm_assert_running(h, (const char *const[]){"web-1", NULL});
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        test(fork_when_its_hook_takes_the_name_is_acked),
+        test(fork_when_it_took_a_name_takes_another),
+        test(commit_when_the_hook_refuses_fails_with_its_last_line),
+    };
+    vm_enter_with_agent();
+    return cmocka_run_group_tests_name("agent", tests, make_template, harness_teardown);
+}
