@@ -13,12 +13,12 @@ static void check_span(const uint8_t *data, size_t size, struct ack_field field)
                     : field.size == 0);
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+bool fuzz(const uint8_t *data, size_t size)
 {
     struct ack_message message, again;
 
     if (!ack_parse((const char *)data, size, &message))
-        return 0;
+        return false;
     const struct ack_field *const fields[] = {
         &message.text, &message.stage_text, &message.mailbox, &message.reason,
         &message.mac,  &message.ip,         &message.key,
@@ -29,5 +29,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     MUST(message.stage_text.size > 0 && !memchr(data, 0, size));
     MUST(ack_parse(message.text.text, message.text.size, &again));
     MUST(again.stage == message.stage && again.text.size == message.text.size);
-    return 0;
+    return true;
 }

@@ -26,13 +26,15 @@ static void check_line(const uint8_t *data, size_t size)
     MUST(!message.document);
 }
 
-static void converse(int fd, const struct qmp_limits *limits)
+/* True if QEMU was greeted and has answered the first command. */
+static bool converse(int fd, const struct qmp_limits *limits)
 {
     struct qmp *qmp;
     struct error err = {0};
+    bool answered = false;
     if (qmp_open(fd, limits, &qmp, &err) < 0) {
         MUST(err.code == EIO && err.text[0]);
-        return;
+        return false;
     }
     MUST(strlen(qmp_version(qmp)) < QMP_VERSION_SIZE);
     for (int i = 0; i < 2; i++) {
@@ -40,17 +42,19 @@ static void converse(int fd, const struct qmp_limits *limits)
         int r = qmp_execute(qmp, limits, "query-migrate", NULL, -1, &answer, &err);
         MUST(r == 0 ? answer != NULL : r == -EIO && !answer);
         cJSON_Delete(answer);
+        answered = answered || r == 0;
         if (r < 0)
             break;
     }
     qmp_close(qmp);
+    return answered;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+bool fuzz(const uint8_t *data, size_t size)
 {
     int ends[2], ended[2];
     if (size > INPUT_MAX)
-        return 0;
+        return false;
     check_line(data, size);
     MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, ends) == 0);
     MUST(pipe2(ended, O_CLOEXEC) == 0);
@@ -60,6 +64,5 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     shutdown(qemu, SHUT_WR);
     struct qmp_limits limits = {
         .pidfd = pidfd, .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
-    converse(ends[0], &limits);
-    return 0;
+    return converse(ends[0], &limits);
 }

@@ -47,7 +47,7 @@ static void check_members(const char *text, struct json_span object)
     }
 }
 
-static void check_request(const char *text, struct json_span object)
+static bool check_request(const char *text, struct json_span object)
 {
     struct fork_mailbox mailbox = {.name = "name"};
     struct error err = {0};
@@ -57,7 +57,7 @@ static void check_request(const char *text, struct json_span object)
     MUST(fork_parse_mailbox(text, object, false, NULL, NULL) == r);
     if (r < 0) {
         MUST(err.code == -r && *err.text && json_utf8_valid(err.text, strlen(err.text)));
-        return;
+        return false;
     }
     MUST(memmem(text, object.end, mailbox.payload, mailbox.payload_size));
     if (mailbox.wait_for_ack)
@@ -66,9 +66,10 @@ static void check_request(const char *text, struct json_span object)
     MUST(json_check(mailbox.payload, mailbox.payload_size, &check) == JSON_COMPLETE);
     MUST(check.object.start == 0 && check.object.end == mailbox.payload_size);
     free(mailbox.payload);
+    return true;
 }
 
-static void check_options(const char *text, size_t size)
+static bool check_options(const char *text, size_t size)
 {
     struct fork_options options = {0};
     struct error err = {0};
@@ -77,20 +78,20 @@ static void check_options(const char *text, size_t size)
     MUST(fork_parse_options(text, size, NULL, NULL) == r);
     MUST(r == 0 || (err.code == -r && *err.text));
     free(options.ack_address);
+    return r == 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+bool fuzz(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
     struct json_check check;
 
     enum json_status status = json_check(text, size, &check);
     check_prefixes(text, size, status, &check);
-    check_options(text, size);
+    bool options = check_options(text, size);
     if (status != JSON_COMPLETE)
-        return 0;
+        return options;
     MUST(check.object.end <= size && !memchr(data, 0, size));
     check_members(text, check.object);
-    check_request(text, check.object);
-    return 0;
+    return check_request(text, check.object) || options;
 }

@@ -24,11 +24,13 @@ static struct {
     struct store store;
     int snapshot_fd, instance_fd;
     char complaint[ERROR_TEXT_SIZE];
+    atomic_uint scans;
 } world;
 
 static void scanned(void *context)
 {
     (void)context;
+    world.scans++;
 }
 
 static void complain(void *context, const char *text)
@@ -115,7 +117,7 @@ static cJSON *parsed_info(char *text, const char *id)
     return json;
 }
 
-static void check_snapshots(struct snapshots *snapshots)
+static bool check_snapshots(struct snapshots *snapshots)
 {
     world.complaint[0] = 0;
     MUST(snapshots_open(&world.store, scanned, complain, NULL, snapshots, NULL) == 0);
@@ -123,13 +125,14 @@ static void check_snapshots(struct snapshots *snapshots)
     if (!snapshot) {
         MUST(strncmp(world.complaint, "snapshot s: ", 12) == 0);
         MUST(json_utf8_valid(world.complaint, strlen(world.complaint)));
-        return;
+        return false;
     }
     MUST(strlen(snapshot->uuid) == sizeof snapshot->uuid - 1 && snapshot->memory_bytes > 0);
     MUST(snapshot->kind && snapshot->hypervisor && snapshot->created_at);
     cJSON_Delete(parsed_info(snapshot_info(snapshot), "s"));
     check_machine(snapshot->machine);
     snapshot_unref(snapshot);
+    return true;
 }
 
 static cJSON *loaded_info(struct instances *instances, struct instance **ret)
@@ -147,13 +150,14 @@ static cJSON *loaded_info(struct instances *instances, struct instance **ret)
     return parsed_info(instance_info(*ret), "i");
 }
 
-/* Loads the instance and writes it as it is now. */
-static cJSON *rewrite(struct instances *instances)
+/* Loads the instance and writes it as it is now. *ret_record: is its fork.json one? */
+static cJSON *rewrite(struct instances *instances, bool *ret_record)
 {
     struct instance *instance;
     cJSON *info = loaded_info(instances, &instance);
     if (!info)
         return NULL;
+    *ret_record = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
     free(instance_config(instance));
     MUST(instance_save(instance, world.instance_fd, NULL) == 0);
     instance_unref(instance);
@@ -161,16 +165,18 @@ static cJSON *rewrite(struct instances *instances)
 }
 
 /* What we have written ourselves stays the same from then on. */
-static void check_instance(struct snapshots *snapshots)
+static bool check_instance(struct snapshots *snapshots, bool *ret_record)
 {
     struct instances instances = {
         .setup = {.store = &world.store, .snapshots = snapshots, .complain = complain},
         .lock = PTHREAD_MUTEX_INITIALIZER};
-    auto_json cJSON *given = rewrite(&instances);
+    *ret_record = false;
+    auto_json cJSON *given = rewrite(&instances, ret_record);
     /* NULL: it ran, with a config that cannot be read, and is stopped now. */
-    auto_json cJSON *ours = given ? rewrite(&instances) : NULL;
-    auto_json cJSON *again = ours ? rewrite(&instances) : NULL;
+    auto_json cJSON *ours = given ? rewrite(&instances, ret_record) : NULL;
+    auto_json cJSON *again = ours ? rewrite(&instances, ret_record) : NULL;
     MUST(!ours || cJSON_Compare(ours, again, true));
+    return given;
 }
 
 /* "KEY" in the input stands for what makes a kept list fit the image. */
@@ -192,10 +198,12 @@ static void put_list(const char *text, size_t size)
     }
 }
 
-static void check_list(void)
+/* One that does not fit is made anew. */
+static bool check_list(void)
 {
     struct image image;
     struct image_index *index;
+    world.scans = 0;
     image_init(&image, dup(world.snapshot_fd), scanned, NULL, NULL);
     MUST(image_index_wait(&image, &index, NULL) == 0);
     for (size_t i = 0; i < index->scan.count; i++) {
@@ -207,23 +215,26 @@ static void check_list(void)
     }
     image_index_unref(index);
     image_finish(&image);
+    return world.scans == 0;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+bool fuzz(const uint8_t *data, size_t size)
 {
     struct snapshots snapshots;
+    bool record;
 
     if (!world.path[0])
         make_world();
     put_list((const char *)data, size);
-    check_list();
+    bool taken = check_list();
     put(world.snapshot_fd, "snapshot.json", data, size);
-    check_snapshots(&snapshots);
+    taken = check_snapshots(&snapshots) || taken;
     put(world.instance_fd, "instance.json", data, size);
-    check_instance(&snapshots);
+    put(world.instance_fd, "fork.json", "{}", 2);
+    taken = check_instance(&snapshots, &record) || taken;
     put(world.instance_fd, "instance.json", forked, sizeof forked - 1);
     put(world.instance_fd, "fork.json", data, size);
-    check_instance(&snapshots);
+    taken = (check_instance(&snapshots, &record) && record) || taken;
     snapshots_close(&snapshots);
-    return 0;
+    return taken;
 }

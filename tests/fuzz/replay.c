@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Feeds each file of a directory to a fuzzer's function: replay DIRECTORY. */
+/* Feeds each file of a directory to a fuzzer's function, which must take it, or refuse it if its
+ * name says so: replay DIRECTORY. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
@@ -8,6 +9,8 @@
 
 #include "fuzz.h"
 #include "util/cleanup.h"
+
+static const char refused[] = "should-fail-";
 
 static int feed(const char *directory, const char *name)
 {
@@ -27,7 +30,11 @@ static int feed(const char *directory, const char *name)
         return -1;
     }
     fprintf(stderr, "%s\n", path);
-    return LLVMFuzzerTestOneInput(data, size);
+    bool taken = fuzz(data, size), wanted = strncmp(name, refused, sizeof refused - 1) != 0;
+    if (taken == wanted)
+        return 0;
+    fprintf(stderr, "it was %s\n", taken ? "taken" : "refused");
+    return -1;
 }
 
 int main(int argc, char **argv)
