@@ -99,8 +99,7 @@ int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off
                  exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
     else if (exit.ended && exit.code >= 0)
         snprintf(how, sizeof how, " (status %d)", exit.code);
-    size_t used = strlen(err->text);
-    snprintf(err->text + used, sizeof err->text - used, "%s%s%s", how, words[0] ? ": " : "", words);
+    error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
     return r;
 }
 

@@ -38,6 +38,18 @@ int error_set(struct error *err, int code, const char *format, ...)
     return -code;
 }
 
+void error_append(struct error *err, const char *format, ...)
+{
+    if (!err)
+        return;
+    size_t used = strlen(err->text);
+    va_list args;
+    va_start(args, format);
+    vsnprintf(err->text + used, sizeof err->text - used, format, args);
+    va_end(args);
+    end_cleanly(err);
+}
+
 int error_errno(struct error *err, int code, const char *format, ...)
 {
     if (err) {
@@ -45,9 +57,7 @@ int error_errno(struct error *err, int code, const char *format, ...)
         va_start(args, format);
         put(err, code, format, args);
         va_end(args);
-        size_t used = strlen(err->text);
-        snprintf(err->text + used, sizeof err->text - used, ": %s", strerrordesc_np(code));
-        end_cleanly(err);
+        error_append(err, ": %s", strerrordesc_np(code));
     }
     return -code;
 }
@@ -61,9 +71,7 @@ int error_prefix(struct error *err, int ret, const char *format, ...)
         va_start(args, format);
         vsnprintf(err->text, sizeof err->text, format, args);
         va_end(args);
-        size_t used = strlen(err->text);
-        snprintf(err->text + used, sizeof err->text - used, ": %s", before);
-        end_cleanly(err);
+        error_append(err, ": %s", before);
     }
     return ret;
 }

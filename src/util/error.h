@@ -26,6 +26,9 @@ int error_set(struct error *err, int code, const char *format, ...)
 int error_errno(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Puts more behind the text that is there. */
+void error_append(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Puts "format: " before the text that is there. Returns `ret`, the callee's return value. */
 int error_prefix(struct error *err, int ret, const char *format, ...)
     __attribute__((format(printf, 3, 4)));

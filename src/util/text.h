@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-/* Control characters, C1 too, become `instead`; so does every byte over 0x7F of a text that is not
- * UTF-8 as a whole. The size stays. */
+/* Control characters, C1 too, become `instead`; every byte over 0x7F of a text that is not UTF-8 as
+ * a whole becomes '?'. The size stays. */
 void text_make_printable(char *text, size_t size, char instead);
 
 #endif

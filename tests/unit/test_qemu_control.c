@@ -129,7 +129,7 @@ static void explain_when_the_text_is_full_cuts_it(void **state)
     memset(err.text, 'x', sizeof err.text - 5);
     fixture_write(context.directory_fd, QEMU_LOG_NAME, 0600, "\xE2\x82\xAC\xE2\x82\xAC", 6);
     assert_int_equal(qemu_control_explain(&context, vmm, 0, -EIO, &err), -EIO);
-    assert_string_equal(err.text + sizeof err.text - 6, "x: ??");
+    assert_string_equal(err.text + sizeof err.text - 6, "x: ");
     vmm_close(vmm);
 }
 
