@@ -48,6 +48,7 @@ struct daemon {
     int ready_fd; /* the parent waits here for a byte; -1 in the foreground */
     struct store store;
     struct vmm_programs *programs;
+    struct vmm_binary binaries[1];
     struct snapshots snapshots;
     struct instances instances;
     struct ops_context ops;
@@ -347,10 +348,12 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                       .drop = ops_drop};
     const struct instances_setup instances_setup = {.store = &daemon->store,
                                                     .snapshots = &daemon->snapshots,
-                                                    .qemu = arguments->qemu,
+                                                    .binaries = daemon->binaries,
+                                                    .binary_count = array_length(daemon->binaries),
                                                     .changed = on_changed,
                                                     .complain = complain,
                                                     .context = daemon};
+    daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
     int r = fs_open(&fs_setup, &daemon->ops.fs, err);
     if (r == 0)
         r = vmm_programs_create(&daemon->programs, err);

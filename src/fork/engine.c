@@ -37,6 +37,7 @@ static int validate(struct fork *fork, struct error *err)
     struct error why;
     if (machine_from_json(source->machine, &fork->machine, &why) < 0)
         return error_set(err, EIO, "snapshot.json of %s: machine: %s", source->id, why.text);
+    fork->machine.hypervisor = hypervisor;
     return instances_reserve(fork->engine->instances, fork->request->id, &fork->instance, err);
 }
 
@@ -125,7 +126,8 @@ static int locate(struct fork *fork, struct error *err)
 
 static struct vmm_context context_of(const struct fork *fork)
 {
-    return instance_context(fork->engine->instances, fork->entry.fd, fork->engine->cancel_fd);
+    return instance_context(fork->engine->instances, fork->machine.hypervisor, fork->entry.fd,
+                            fork->engine->cancel_fd);
 }
 
 static int load(struct fork *fork, struct error *err)
@@ -146,8 +148,7 @@ static int load(struct fork *fork, struct error *err)
         return r;
     struct vmm_context context = context_of(fork);
     snprintf(memory, sizeof memory, "../../snapshots/%s/memory", fork->source->id);
-    return vmm_load(hypervisor_find(fork->source->hypervisor), &context, &fork->machine, memory,
-                    state, &fork->vmm, err);
+    return vmm_load(&context, &fork->machine, memory, state, &fork->vmm, err);
 }
 
 static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)

@@ -54,11 +54,11 @@ int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *progra
     return hypervisor->version(programs, binary, ret, err);
 }
 
-int vmm_boot(const struct hypervisor *hypervisor, const struct vmm_context *context,
-             struct machine *machine, struct vmm **ret, struct error *err)
+int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+             struct error *err)
 {
-    assert(machine->memory_bytes > 0 && machine->vcpus > 0);
-    return doing("booting the VM", hypervisor->boot(context, machine, ret, err), err);
+    assert(machine->memory_bytes > 0 && machine->vcpus > 0 && machine->hypervisor->boot);
+    return doing("booting the VM", machine->hypervisor->boot(context, machine, ret, err), err);
 }
 
 static int check_recorded(const struct machine *machine, struct error *err)
@@ -75,9 +75,10 @@ static int check_recorded(const struct machine *machine, struct error *err)
     return 0;
 }
 
-static int check_version(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                         const struct machine *machine, struct error *err)
+static int check_version(const struct vmm_context *context, const struct machine *machine,
+                         struct error *err)
 {
+    const struct hypervisor *hypervisor = machine->hypervisor;
     auto_free char *version = NULL;
     int r = hypervisor->version(context->programs, context->binary, &version, err);
     if (r < 0)
@@ -122,27 +123,24 @@ static int check_memory(int directory_fd, const struct machine *machine, const c
     return 0;
 }
 
-static int load(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
-                struct error *err)
+static int load(const struct vmm_context *context, const struct machine *machine,
+                const char *memory, int state_fd, struct vmm **ret, struct error *err)
 {
     int r = check_recorded(machine, err);
     if (r == 0)
-        r = check_version(hypervisor, context, machine, err);
+        r = check_version(context, machine, err);
     if (r == 0)
         r = check_host_cpu(machine, err);
     if (r == 0)
         r = check_memory(context->directory_fd, machine, memory, err);
-    return r < 0 ? r : hypervisor->load(context, machine, memory, state_fd, ret, err);
+    return r < 0 ? r : machine->hypervisor->load(context, machine, memory, state_fd, ret, err);
 }
 
-int vmm_load(const struct hypervisor *hypervisor, const struct vmm_context *context,
-             const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
-             struct error *err)
+int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *memory,
+             int state_fd, struct vmm **ret, struct error *err)
 {
-    assert(state_fd >= 0 && hypervisor->can_fork);
-    return doing("loading the VM", load(hypervisor, context, machine, memory, state_fd, ret, err),
-                 err);
+    assert(state_fd >= 0 && machine->hypervisor->can_fork);
+    return doing("loading the VM", load(context, machine, memory, state_fd, ret, err), err);
 }
 
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)

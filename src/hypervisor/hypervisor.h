@@ -35,7 +35,10 @@ extern const char *const machine_board_names[MACHINE_BOARDS + 1];  /* "microvm",
 extern const char *const machine_accel_names[ACCELS + 1];          /* "auto", "kvm", "tcg" */
 extern const char *const machine_network_names[NETWORK_MODES + 1]; /* "none", "user" */
 
+struct hypervisor;
+
 struct machine {
+    const struct hypervisor *hypervisor; /* constant; set by who parses or reads a machine */
     uint64_t memory_bytes;
     unsigned vcpus;
     enum machine_board board;
@@ -58,7 +61,8 @@ struct machine {
 void machine_finish(struct machine *machine);
 int machine_copy(const struct machine *machine, struct machine *ret, struct error *err);
 
-/* Everything but the boot members, for snapshot.json; and back (untrusted: EINVAL). */
+/* Everything but the boot members and the hypervisor, for snapshot.json; and back (untrusted:
+ * EINVAL). */
 cJSON *machine_to_json(const struct machine *machine);
 int machine_from_json(const cJSON *json, struct machine *ret, struct error *err);
 
@@ -81,8 +85,6 @@ struct vmm_context {
                          vmm.log and console.log, which are created 0600 or appended to */
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
 };
-
-struct hypervisor;
 
 /* How a VMM ended. */
 struct vmm_exit {
@@ -147,15 +149,21 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);
 
+/* The program that runs a hypervisor's VMs, where it is not the backend's own choice. */
+struct vmm_binary {
+    const char *hypervisor;
+    const char *path; /* NULL: the backend's own from PATH */
+};
+
 int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
                 const char *binary, char **ret, struct error *err);
-int vmm_boot(const struct hypervisor *hypervisor, const struct vmm_context *context,
-             struct machine *machine, struct vmm **ret, struct error *err);
+/* By the machine's hypervisor, as vmm_load() too. */
+int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+             struct error *err);
 /* Checks version, host CPU and the memory file (regular, exactly memory_bytes) before anything is
  * spawned: EIO, or EOPNOTSUPP when the program's version is another one. */
-int vmm_load(const struct hypervisor *hypervisor, const struct vmm_context *context,
-             const struct machine *machine, const char *memory, int state_fd, struct vmm **ret,
-             struct error *err);
+int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *memory,
+             int state_fd, struct vmm **ret, struct error *err);
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
 int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
                      struct error *err);

@@ -27,7 +27,7 @@ struct network_config {
     char *tap, *mac;
 };
 
-/* Known names that this version cannot run stand behind those that it can. */
+/* What a user may ask for. Whether this version can run it is a matter of its backends. */
 static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hypervisor", NULL};
 static const char *const network_words[] = {"none", "user", "tap", NULL};
 static const char *const format_words[] = {"raw", "qcow2", NULL};
@@ -168,8 +168,10 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
 
 static int interpret(struct config *config, struct machine *machine, struct error *err)
 {
-    if (config->hypervisor != 0)
-        return error_set(err, EOPNOTSUPP, "\"hypervisor\": only \"qemu\" can be run yet");
+    const char *name = hypervisor_words[config->hypervisor];
+    machine->hypervisor = hypervisor_find(name);
+    if (!machine->hypervisor || !machine->hypervisor->boot)
+        return error_set(err, EOPNOTSUPP, "\"hypervisor\": \"%s\" cannot be run yet", name);
     machine->memory_bytes = (uint64_t)config->memory_mib << 20;
     machine->vcpus = (unsigned)config->vcpus;
     machine->board = (enum machine_board)config->board;
@@ -214,7 +216,7 @@ static void add_text(cJSON *json, const char *name, const char *text)
 cJSON *config_to_json(const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    cJSON_AddStringToObject(json, "hypervisor", machine->hypervisor->name);
     cJSON_AddNumberToObject(json, "memory_mib", (double)(machine->memory_bytes >> 20));
     cJSON_AddNumberToObject(json, "vcpus", machine->vcpus);
     add_text(json, "kernel", machine->kernel);

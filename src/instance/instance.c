@@ -244,10 +244,17 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     return 0;
 }
 
-struct vmm_context instance_context(struct instances *instances, int directory_fd, int cancel_fd)
+struct vmm_context instance_context(const struct instances *instances,
+                                    const struct hypervisor *hypervisor, int directory_fd,
+                                    int cancel_fd)
 {
-    return (struct vmm_context){.binary = instances->setup.qemu,
-                                .programs = instances->setup.programs,
+    const struct instances_setup *setup = &instances->setup;
+    const char *binary = NULL;
+    for (size_t i = 0; i < setup->binary_count; i++)
+        if (strcmp(setup->binaries[i].hypervisor, hypervisor->name) == 0)
+            binary = setup->binaries[i].path;
+    return (struct vmm_context){.binary = binary,
+                                .programs = setup->programs,
                                 .directory_fd = directory_fd,
                                 .cancel_fd = cancel_fd};
 }
@@ -406,7 +413,7 @@ char *instance_info(struct instance *instance)
     pthread_mutex_lock(&instance->table->lock);
     cJSON_AddStringToObject(info, "id", instance->id);
     cJSON_AddStringToObject(info, "state", instance_state_names[instance->state]);
-    cJSON_AddStringToObject(info, "hypervisor", "qemu");
+    cJSON_AddStringToObject(info, "hypervisor", instance->machine.hypervisor->name);
     if (instance->vmm)
         cJSON_AddNumberToObject(info, "pid", instance->vmm->pid);
     else

@@ -72,7 +72,8 @@ struct instances_setup {
     const struct store *store;
     struct snapshots *snapshots;
     struct vmm_programs *programs;
-    const char *qemu; /* NULL: from PATH */
+    const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
+    size_t binary_count;
     void (*changed)(void *context, const char *id);
     void (*complain)(void *context, const char *text);
     void *context;
@@ -126,8 +127,10 @@ struct instance_fork {
 /* Publishes a reserved instance as running. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
-/* Where its VMM runs, with the setup's programs. */
-struct vmm_context instance_context(struct instances *instances, int directory_fd, int cancel_fd);
+/* Where a VMM runs, with the setup's programs. */
+struct vmm_context instance_context(const struct instances *instances,
+                                    const struct hypervisor *hypervisor, int directory_fd,
+                                    int cancel_fd);
 
 /* The config's text, as written or with all defaults. Returns owned. */
 char *instance_config(struct instance *instance);

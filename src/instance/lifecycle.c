@@ -184,20 +184,22 @@ void instance_end(struct instance *instance)
     table->setup.changed(table->setup.context, instance->id);
 }
 
-static struct vmm_context context_of(struct instance *instance)
+static struct vmm_context context_of(const struct instance *instance,
+                                     const struct hypervisor *hypervisor)
 {
-    return instance_context(instance->table, instance->image.directory_fd, instance->cancel_fd);
+    return instance_context(instance->table, hypervisor, instance->image.directory_fd,
+                            instance->cancel_fd);
 }
 
 static int boot(struct instance *instance, struct error *err)
 {
-    struct vmm_context context = context_of(instance);
     struct machine machine;
     struct vmm *vmm;
     int r = machine_to_boot(instance, &machine, err);
     if (r < 0)
         return r;
-    r = vmm_boot(hypervisor_find("qemu"), &context, &machine, &vmm, err);
+    struct vmm_context context = context_of(instance, machine.hypervisor);
+    r = vmm_boot(&context, &machine, &vmm, err);
     if (r < 0) {
         machine_finish(&machine);
         return r;
@@ -256,7 +258,7 @@ static void unmark_saving(struct instance *instance)
 /* The save has failed, or was cut short: the VM goes on as if it had never begun. */
 static int undo_save(struct instance *instance, struct error *err)
 {
-    struct vmm_context context = context_of(instance);
+    struct vmm_context context = context_of(instance, instance->vmm->hypervisor);
     context.cancel_fd = -1;
     unlinkat(instance->image.directory_fd, "state", 0);
     unlinkat(instance->image.directory_fd, "mailboxes.json", 0);
@@ -278,7 +280,7 @@ static void undo_cut_save(struct instance *instance, struct error *err)
 static int standby(struct instance *instance, struct error *err)
 {
     const int directory_fd = instance->image.directory_fd;
-    struct vmm_context context = context_of(instance);
+    struct vmm_context context = context_of(instance, instance->vmm->hypervisor);
     struct error why = {0}, resume_error = {0};
     if (instance->source[0])
         return error_set(err, EOPNOTSUPP, "forks cannot be put into standby yet");
@@ -385,7 +387,7 @@ static cJSON *describe(const struct instance *instance)
 {
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "kind", "standby");
-    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
     cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
     cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
     cJSON_AddStringToObject(json, "source_instance", instance->id);

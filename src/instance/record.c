@@ -10,7 +10,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-enum { FORMAT_VERSION = 1 };
+enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48 };
 
 /* Tells a process from a later one of the same pid: field 22 of /proc/PID/stat. */
 static void start_time(pid_t pid, char ret[32])
@@ -65,7 +65,7 @@ int instance_save_as(struct instance *instance, enum instance_state state, int d
     cJSON_AddStringToObject(json, "id", instance->id);
     cJSON_AddStringToObject(json, "state", instance_state_names[state]);
     cJSON_AddStringToObject(json, "created_at", instance->created_at);
-    cJSON_AddStringToObject(json, "hypervisor", "qemu");
+    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
     if (instance->config)
         cJSON_AddStringToObject(json, "config", instance->config);
     cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
@@ -99,7 +99,7 @@ static int number_of(const cJSON *json, const char *name)
 }
 
 /* The process of the kept pid, if it is the very one. */
-static struct vmm *find_vmm(const cJSON *json)
+static struct vmm *find_vmm(const struct hypervisor *hypervisor, const cJSON *json)
 {
     char kept[48], now[48];
     int pid = number_of(json, "pid");
@@ -116,10 +116,8 @@ static struct vmm *find_vmm(const cJSON *json)
         return NULL;
     struct vmm *vmm = calloc(1, sizeof *vmm);
     if (vmm)
-        *vmm = (struct vmm){.hypervisor = hypervisor_find("qemu"),
-                            .pid = pid,
-                            .pidfd = steal_fd(&pidfd),
-                            .memory_fd = -1};
+        *vmm = (struct vmm){
+            .hypervisor = hypervisor, .pid = pid, .pidfd = steal_fd(&pidfd), .memory_fd = -1};
     return vmm;
 }
 
@@ -139,11 +137,20 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
 {
     const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
     const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
+    char name[HYPERVISOR_NAME_SIZE];
     if (config && !(instance->config = strdup(config)))
         return error_set(err, ENOMEM, "out of memory");
     if (config && (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED))
         return config_parse(config, strlen(config), &instance->machine, err);
-    return machine_from_json(machine, &instance->machine, err);
+    copy_text(name, sizeof name, json, "hypervisor");
+    const struct hypervisor *hypervisor = hypervisor_find(name);
+    if (!hypervisor)
+        return error_set(err, EOPNOTSUPP,
+                         "instance.json: the hypervisor \"%s\" is none that this version runs",
+                         name);
+    int r = machine_from_json(machine, &instance->machine, err);
+    instance->machine.hypervisor = hypervisor;
+    return r;
 }
 
 /* What ran when the daemon ended: found again, or noted as ended. */
@@ -157,7 +164,8 @@ static void adopt(struct instance *instance, const cJSON *json)
     }
     if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
         return;
-    instance->vmm = find_vmm(cJSON_GetObjectItemCaseSensitive(json, "vmm"));
+    instance->vmm =
+        find_vmm(instance->machine.hypervisor, cJSON_GetObjectItemCaseSensitive(json, "vmm"));
     if (!instance->vmm) {
         instance->state = INSTANCE_STOPPED;
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};

@@ -48,6 +48,7 @@ struct world {
     char base[PATH_MAX / 4], path[PATH_MAX / 2], qemu[PATH_MAX / 2];
     struct store store;
     struct vmm_programs *programs;
+    struct vmm_binary binary; /* `qemu` */
     struct snapshots snapshots;
     struct instances instances;
     bool store_is_open, layers_are_open;
@@ -222,11 +223,13 @@ static inline void world_open_layers(struct world *world)
 {
     const struct instances_setup setup = {.store = &world->store,
                                           .snapshots = &world->snapshots,
-                                          .qemu = world->qemu,
+                                          .binaries = &world->binary,
+                                          .binary_count = 1,
                                           .changed = world_changed,
                                           .complain = world_complain,
                                           .context = world};
     struct instances_setup complete = setup;
+    world->binary = (struct vmm_binary){"qemu", world->qemu};
     assert_int_equal(vmm_programs_create(&world->programs, &world->err), 0);
     complete.programs = world->programs;
     assert_int_equal(snapshots_open(&world->store, world_scanned, world_complain, world,
@@ -448,7 +451,8 @@ static inline void world_describe_child(const struct world *world, size_t child,
 static inline void world_leave_instance(const struct world *world, const char *id, const char *json)
 {
     auto_free char *text = NULL;
-    assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",%s}\n", id, json) > 0);
+    assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",\"hypervisor\":\"qemu\",%s}\n", id,
+                         json) > 0);
     mkdir(world_path(world, "store"), 0700);
     mkdir(world_path(world, "store/instances"), 0700);
     assert_int_equal(mkdir(world_path(world, "store/instances/%s", id), 0700), 0);

@@ -26,6 +26,7 @@ static void config_when_empty_has_all_defaults(void **state)
     (void)state;
     struct machine machine = parsed("{}");
     assert_int_equal(machine.memory_bytes, UINT64_C(256) << 20);
+    assert_ptr_equal(machine.hypervisor, hypervisor_find("qemu"));
     assert_int_equal(machine.vcpus, 1);
     assert_int_equal(machine.board, MACHINE_MICROVM);
     assert_int_equal(machine.accel, ACCEL_AUTO);
@@ -187,6 +188,47 @@ static void config_when_a_disk_is_wrong_says_which(void **state)
     check(cases, array_length(cases));
 }
 
+/* A version with more backends than this one. */
+static const char *later_name; /* one of them */
+static const struct hypervisor *later;
+
+const struct hypervisor *__real_hypervisor_find(const char *name);
+const struct hypervisor *__wrap_hypervisor_find(const char *name);
+const struct hypervisor *__wrap_hypervisor_find(const char *name)
+{
+    return later_name && strcmp(name, later_name) == 0 ? later : __real_hypervisor_find(name);
+}
+
+static int boot_nothing(const struct vmm_context *context, struct machine *machine,
+                        struct vmm **ret, struct error *err)
+{
+    (void)context;
+    (void)machine;
+    (void)ret;
+    return error_set(err, EIO, "there is nothing");
+}
+
+static void config_when_a_backend_can_boot_names_its_hypervisor(void **state)
+{
+    static const struct hypervisor boots = {.name = "firecracker", .boot = boot_nothing},
+                                   shows = {.name = "firecracker"};
+    static const char text[] = "{\"hypervisor\":\"firecracker\"}";
+    static const struct case_ refused = {text, "\"firecracker\" cannot be run yet", EOPNOTSUPP};
+    (void)state;
+    later_name = "firecracker";
+    later = &boots;
+    struct machine machine = parsed(text);
+    assert_ptr_equal(machine.hypervisor, &boots);
+    auto_json cJSON *json = config_to_json(&machine);
+    const cJSON *name = cJSON_GetObjectItemCaseSensitive(json, "hypervisor");
+    assert_string_equal(cJSON_GetStringValue(name), "firecracker");
+    machine_finish(&machine);
+    later = &shows;
+    check(&refused, 1);
+    later_name = NULL;
+    check(&refused, 1);
+}
+
 static void config_when_there_are_many_disks_takes_sixteen(void **state)
 {
     static const char disk[] = "{\"path\":\"/a\",\"format\":\"raw\",\"readonly\":true}";
@@ -206,8 +248,8 @@ static void config_when_there_are_many_disks_takes_sixteen(void **state)
 static void config_when_it_asks_for_what_comes_later_is_not_supported(void **state)
 {
     static const struct case_ cases[] = {
-        {"{\"hypervisor\":\"firecracker\"}", "\"hypervisor\": only \"qemu\"", EOPNOTSUPP},
-        {"{\"hypervisor\":\"cloud-hypervisor\"}", "\"hypervisor\": only \"qemu\"", EOPNOTSUPP},
+        {"{\"hypervisor\":\"firecracker\"}", "cannot be run yet", EOPNOTSUPP},
+        {"{\"hypervisor\":\"cloud-hypervisor\"}", "cannot be run yet", EOPNOTSUPP},
         {"{\"network\":{\"mode\":\"tap\",\"tap\":\"tap0\",\"mac\":\"02:00:00:00:00:01\"}}",
          "\"network\": taps are not supported yet", EOPNOTSUPP},
         {"{\"network\":{\"tap\":\"tap0\"}}", "taps are not supported yet", EOPNOTSUPP},
@@ -229,6 +271,7 @@ int main(void)
         cmocka_unit_test(config_when_a_value_is_wrong_names_the_member),
         cmocka_unit_test(config_when_values_are_at_their_limits_is_accepted),
         cmocka_unit_test(config_when_a_disk_is_wrong_says_which),
+        cmocka_unit_test(config_when_a_backend_can_boot_names_its_hypervisor),
         cmocka_unit_test(config_when_there_are_many_disks_takes_sixteen),
         cmocka_unit_test(config_when_it_asks_for_what_comes_later_is_not_supported),
     };

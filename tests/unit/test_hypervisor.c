@@ -22,7 +22,8 @@ static char type[] = "microvm", cpu[] = "max", version[] = "7.2.22", other_versi
 
 static struct machine recorded_machine(void)
 {
-    return (struct machine){.memory_bytes = MEMORY_BYTES,
+    return (struct machine){.hypervisor = hypervisor_find("qemu"),
+                            .memory_bytes = MEMORY_BYTES,
                             .vcpus = 1,
                             .accel = ACCEL_TCG,
                             .type = type,
@@ -42,7 +43,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
 {
     struct vmm *vmm = NULL;
     auto_close int state_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int r = vmm_load(hypervisor_find("qemu"), context, machine, "image", state_fd, &vmm, err);
+    int r = vmm_load(context, machine, "image", state_fd, &vmm, err);
     assert_null(vmm);
     return r;
 }
@@ -258,14 +259,15 @@ static void boot_when_the_vmm_dies_leaves_only_logs(void **state)
     struct fixture *fixture = *state;
     auto_free char *fake = fixture_script(fixture, "fake", FAKE "echo no such kernel; exit 1");
     struct vmm_context context = fixture_context(fixture, "vm", fake);
-    struct machine machine = {.memory_bytes = MEMORY_BYTES, .vcpus = 1};
+    struct machine machine = {
+        .hypervisor = fixture->qemu, .memory_bytes = MEMORY_BYTES, .vcpus = 1};
     struct vmm *vmm = NULL;
     struct error err = {0};
 
     /* A memory file of before is a snapshot's by now. */
     fixture_write(context.directory_fd, "memory", 0600, "frozen", 6);
     assert_int_equal(linkat(context.directory_fd, "memory", fixture->base_fd, "frozen", 0), 0);
-    assert_int_equal(vmm_boot(fixture->qemu, &context, &machine, &vmm, &err), -EIO);
+    assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -EIO);
     assert_string_equal(err.text, "booting the VM: QEMU has ended (status 1): no such kernel");
     auto_free char *frozen = fixture_read(fixture->base_fd, "frozen", NULL);
     assert_string_equal(frozen, "frozen");

@@ -216,6 +216,7 @@ static void make_parts(struct world *world, struct parts *parts)
                                 &parts->vmm, &world->err),
                      0);
     assert_int_equal(machine_from_json(parts->source->machine, &parts->machine, &world->err), 0);
+    parts->machine.hypervisor = hypervisor_find("qemu");
     assert_int_equal(instances_reserve(&world->instances, "fork-1", &parts->instance, &world->err),
                      0);
     assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &parts->entry, &world->err),

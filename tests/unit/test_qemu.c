@@ -49,7 +49,8 @@ static struct machine small_machine(const struct fixture *fixture, enum machine_
     memcpy(page, guest, sizeof guest);
     fixture_write(fixture->base_fd, "guest,x", 0600, page, sizeof page);
     snprintf(kernel_path, sizeof kernel_path, "%s/guest,x", fixture->base);
-    return (struct machine){.memory_bytes = MEMORY_BYTES,
+    return (struct machine){.hypervisor = fixture->qemu,
+                            .memory_bytes = MEMORY_BYTES,
                             .vcpus = 1,
                             .board = board,
                             .accel = ACCEL_TCG,
@@ -92,7 +93,7 @@ static struct vmm *boot(struct fixture *fixture, const struct vmm_context *conte
                         struct machine *machine)
 {
     struct vmm *vmm = NULL;
-    MUST(vmm_boot(fixture->qemu, context, machine, &vmm, why));
+    MUST(vmm_boot(context, machine, &vmm, why));
     fixture_adopt(fixture, vmm->pid);
     await_console(context, "A");
     return vmm;
@@ -130,8 +131,8 @@ static void finish_template(struct template *template)
 static int load(struct fixture *fixture, const struct template *template,
                 const struct vmm_context *context, struct vmm **ret, struct error *err)
 {
-    int r = vmm_load(fixture->qemu, context, &template->machine, "../template/memory",
-                     template->state_fd, ret, err);
+    int r =
+        vmm_load(context, &template->machine, "../template/memory", template->state_fd, ret, err);
     if (r == 0)
         fixture_adopt(fixture, (*ret)->pid);
     return r;
@@ -328,7 +329,7 @@ static void start_when_a_script_does_not_exec_is_eio_and_ends_both(void **state)
     struct vmm_context context = fixture_context(fixture, "boot", wrapper);
     struct vmm *vmm = NULL;
     struct error err = {0};
-    assert_int_equal(vmm_boot(fixture->qemu, &context, &template.machine, &vmm, &err), -EIO);
+    assert_int_equal(vmm_boot(&context, &template.machine, &vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "must exec"));
     assert_ended(fixture->base_fd, "pid");
     finish_template(&template);
