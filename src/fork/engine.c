@@ -132,23 +132,14 @@ static struct vmm_context context_of(const struct fork *fork)
 
 static int load(struct fork *fork, struct error *err)
 {
-    char memory[STORE_ID_MAX + 40];
-    struct stat st;
-    auto_close int state = openat(fork->source->image.directory_fd, "state",
-                                  O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (state < 0 || fstat(state, &st) < 0)
-        return error_set(err, EIO, "the device state of the snapshot %s cannot be opened: %s",
-                         fork->source->id, strerrordesc_np(errno));
-    if (!S_ISREG(st.st_mode))
-        return error_set(err, EIO, "the device state of the snapshot %s is not a regular file",
-                         fork->source->id);
+    char image[STORE_ID_MAX + 32];
     int r = store_entry_create(fork->engine->instances->setup.store, STORE_INSTANCES, &fork->entry,
                                err);
     if (r < 0)
         return r;
     struct vmm_context context = context_of(fork);
-    snprintf(memory, sizeof memory, "../../snapshots/%s/memory", fork->source->id);
-    return vmm_load(&context, &fork->machine, memory, state, &fork->vmm, err);
+    snprintf(image, sizeof image, "../../snapshots/%s", fork->source->id);
+    return vmm_load(&context, &fork->machine, image, &fork->vmm, err);
 }
 
 static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)

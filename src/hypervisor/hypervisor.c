@@ -12,7 +12,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "hypervisor/machine.h"
 #include "hypervisor/qemu.h"
 #include "util/cleanup.h"
 #include "util/process.h"
@@ -61,86 +60,43 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
     return doing("booting the VM", machine->hypervisor->boot(context, machine, ret, err), err);
 }
 
-static int check_recorded(const struct machine *machine, struct error *err)
+/* One file of an image. VMMs get it by its path, so links and what else is no file are kept from
+ * them here. Texts name the snapshot, which is the last part of the image's path. */
+static int check_file(const struct vmm_context *context, const char *image, const char *name,
+                      const char *what, struct stat *ret, struct error *err)
 {
-    const struct {
-        const char *name, *value;
-    } members[] = {{"type", machine->type}, {"cpu", machine->cpu}, {"version", machine->version}};
-    for (size_t i = 0; i < array_length(members); i++)
-        if (!members[i].value)
-            return error_set(err, EIO, "the snapshot does not tell the machine's %s",
-                             members[i].name);
-    if (machine->accel == ACCEL_AUTO || (machine->accel == ACCEL_KVM && !machine->host_cpu))
-        return error_set(err, EIO, "the snapshot does not tell what ran the machine's CPUs");
-    return 0;
-}
-
-static int check_version(const struct vmm_context *context, const struct machine *machine,
-                         struct error *err)
-{
-    const struct hypervisor *hypervisor = machine->hypervisor;
-    auto_free char *version = NULL;
-    int r = hypervisor->version(context->programs, context->binary, &version, err);
-    if (r < 0)
-        return r;
-    if (strcmp(version, machine->version) != 0)
-        return error_set(err, EOPNOTSUPP,
-                         "the snapshot was saved by %s %s, and the program here is %s",
-                         hypervisor->name, machine->version, version);
-    return 0;
-}
-
-static int check_host_cpu(const struct machine *machine, struct error *err)
-{
-    if (machine->accel != ACCEL_KVM)
-        return 0;
-    auto_free char *host_cpu = NULL;
-    int r = machine_host_cpu(&host_cpu, err);
-    if (r < 0)
-        return r;
-    if (strcmp(host_cpu, machine->host_cpu) != 0)
-        return error_set(err, EIO,
-                         "the snapshot was saved under KVM on another CPU than this host's");
-    return 0;
-}
-
-static int check_memory(int directory_fd, const struct machine *machine, const char *memory,
-                        struct error *err)
-{
+    const char *slash = strrchr(image, '/'), *id = slash ? slash + 1 : image;
+    auto_free char *path = NULL;
+    if (asprintf(&path, "%s/%s", image, name) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
     auto_close int fd =
-        openat(directory_fd, memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return error_set(err, EIO, "the memory image %s: %s", memory, strerrordesc_np(errno));
-    struct stat file;
-    if (fstat(fd, &file) < 0)
-        return error_errno(err, errno, "the memory image %s", memory);
-    if (!S_ISREG(file.st_mode))
-        return error_set(err, EIO, "the memory image %s is not a regular file", memory);
-    if ((uint64_t)file.st_size != machine->memory_bytes)
-        return error_set(err, EIO,
-                         "the memory image %s has %jd bytes, and the machine has %" PRIu64, memory,
-                         (intmax_t)file.st_size, machine->memory_bytes);
+        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, ret) < 0)
+        return error_set(err, EIO, "the %s of the snapshot %s cannot be opened: %s", what, id,
+                         strerrordesc_np(errno));
+    if (!S_ISREG(ret->st_mode))
+        return error_set(err, EIO, "the %s of the snapshot %s is not a regular file", what, id);
     return 0;
 }
 
-static int load(const struct vmm_context *context, const struct machine *machine,
-                const char *memory, int state_fd, struct vmm **ret, struct error *err)
+static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
+                struct vmm **ret, struct error *err)
 {
-    int r = check_recorded(machine, err);
+    struct stat memory, state;
+    int r = check_file(context, image, "memory", "memory image", &memory, err);
+    if (r == 0 && (uint64_t)memory.st_size != machine->memory_bytes)
+        r = error_set(err, EIO, "the memory image has %jd bytes, and the machine has %" PRIu64,
+                      (intmax_t)memory.st_size, machine->memory_bytes);
     if (r == 0)
-        r = check_version(context, machine, err);
-    if (r == 0)
-        r = check_host_cpu(machine, err);
-    if (r == 0)
-        r = check_memory(context->directory_fd, machine, memory, err);
-    return r < 0 ? r : machine->hypervisor->load(context, machine, memory, state_fd, ret, err);
+        r = check_file(context, image, "state", "device state", &state, err);
+    return r < 0 ? r : machine->hypervisor->load(context, machine, image, ret, err);
 }
 
-int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *memory,
-             int state_fd, struct vmm **ret, struct error *err)
+int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,
+             struct vmm **ret, struct error *err)
 {
-    assert(state_fd >= 0 && machine->hypervisor->can_fork);
-    return doing("loading the VM", load(context, machine, memory, state_fd, ret, err), err);
+    assert(machine->hypervisor->can_fork);
+    return doing("loading the VM", load(context, machine, image, ret, err), err);
 }
 
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -166,11 +122,9 @@ int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *
     return doing("pausing the VM", vmm->hypervisor->pause(context, vmm, err), err);
 }
 
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, const char *name,
-             struct error *err)
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    assert(!strchr(name, '/'));
-    return doing("saving the VM", vmm->hypervisor->save(context, vmm, name, err), err);
+    return doing("saving the VM", vmm->hypervisor->save(context, vmm, err), err);
 }
 
 void vmm_release(struct vmm *vmm)

@@ -117,10 +117,11 @@ struct hypervisor {
     int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err);
 
-    /* Starts a VMM, loads the device state from state_fd over the image `memory` (a path relative
-     * to the directory, opened read-only by us, mapped privately by the VMM). Paused. */
-    int (*load)(const struct vmm_context *context, const struct machine *machine,
-                const char *memory, int state_fd, struct vmm **ret, struct error *err);
+    /* Starts a VMM from the files "memory" and "state" of `image`, a directory by its path from
+     * context's: the memory is mapped privately, nothing in there is written to. What is recorded
+     * of the machine is checked before anything is spawned. Paused. */
+    int (*load)(const struct vmm_context *context, const struct machine *machine, const char *image,
+                struct vmm **ret, struct error *err);
 
     /* Guest memory of a loaded, paused VMM, by image offset. EIO unless exactly one private and
      * writable mapping of the image lies over the whole range. */
@@ -132,10 +133,10 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused: writes the device state into the new file `name` of the directory. Guest memory is in
-     * "memory" (booted). The VM stays paused; its disks are flushed and released. */
-    int (*save)(const struct vmm_context *context, struct vmm *vmm, const char *name,
-                struct error *err);
+    /* Paused: afterwards the device state is in the new file "state" of the directory and guest
+     * memory in "memory". Neither is written into a file that was there: a snapshot may have it by
+     * a hard link. The VM stays paused; its disks are flushed and released. */
+    int (*save)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
     /* Lets go of control connection and memory, not of the process: what a running VM needs no
      * more. Later calls connect again. */
@@ -160,17 +161,17 @@ int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *progra
 /* By the machine's hypervisor, as vmm_load() too. */
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err);
-/* Checks version, host CPU and the memory file (regular, exactly memory_bytes) before anything is
- * spawned: EIO, or EOPNOTSUPP when the program's version is another one. */
-int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *memory,
-             int state_fd, struct vmm **ret, struct error *err);
+/* `image` is a snapshot's directory, by its path from the context's. EIO, before anything is
+ * spawned, unless "memory" and "state" in there are regular files and the memory has exactly
+ * memory_bytes; EIO and EOPNOTSUPP when what is recorded of the machine does not fit. */
+int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,
+             struct vmm **ret, struct error *err);
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
 int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
                      struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, const char *name,
-             struct error *err);
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our

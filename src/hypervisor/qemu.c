@@ -16,6 +16,7 @@
 #include "hypervisor/programs.h"
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
+#include "hypervisor/qemu_record.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -27,16 +28,14 @@ enum {
     LOAD_POLL_MIN_MS = 1,
     LOAD_POLL_MAX_MS = 16,
     PROBE_OUTPUT_MAX = 4096,
-    FD_PATH_SIZE = 32,
     STATE_ROOM = 1024 * 1024, /* bytes that a device state may need */
 };
 
 static const char program_name[] = "qemu-system-x86_64";
 static const char console_name[] = "console.log";
 static const char memory_name[] = "memory";
+static const char state_name[] = "state";
 static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
-
-static const char *const cpu_models[ACCELS] = {[ACCEL_KVM] = "host", [ACCEL_TCG] = "max"};
 
 /* ---- the program ---- */
 
@@ -198,68 +197,14 @@ static int check_process(const struct vmm *vmm, int memory_fd, struct error *err
     return r;
 }
 
-/* "pc-q35-7.2" of "pc-q35-7.2-machine". */
-static int read_type(const struct vmm_context *context, struct vmm *vmm, char **ret,
-                     struct error *err)
-{
-    static const char suffix[] = "-machine";
-    cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(arguments, "path", "/machine") ||
-        !cJSON_AddStringToObject(arguments, "property", "type")) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    auto_json cJSON *answer = NULL;
-    int r = qemu_control_execute(context, vmm, "qom-get", arguments, -1, &answer, err);
-    if (r < 0)
-        return r;
-    const char *type = cJSON_GetStringValue(answer);
-    size_t length = type ? strlen(type) : 0;
-    if (length < sizeof suffix || strcmp(type + length - strlen(suffix), suffix) != 0)
-        return error_set(err, EIO, "QEMU does not tell its machine's type");
-    *ret = strndup(type, length - strlen(suffix));
-    return *ret ? 0 : error_set(err, ENOMEM, "no memory for a machine's type");
-}
-
-/* What a restore will have to repeat. */
-static int record(const struct vmm_context *context, struct vmm *vmm, struct machine *ret,
-                  struct error *err)
-{
-    const struct qemu *qemu = vmm->state;
-    ret->version = strdup(qmp_version(qemu->qmp));
-    if (!ret->version)
-        return error_set(err, ENOMEM, "no memory for a machine's version");
-    int r = ret->accel == ACCEL_KVM ? machine_host_cpu(&ret->host_cpu, err) : 0;
-    return r < 0 ? r : read_type(context, vmm, &ret->type, err);
-}
-
-/* Moves the recorded members over; they replace those of an earlier boot. */
-static void put_record(struct machine *machine, struct machine *recorded)
-{
-    const struct {
-        char **to, **from;
-    } members[] = {
-        {&machine->type, &recorded->type},
-        {&machine->cpu, &recorded->cpu},
-        {&machine->host_cpu, &recorded->host_cpu},
-        {&machine->version, &recorded->version},
-    };
-    for (size_t i = 0; i < array_length(members); i++) {
-        free(*members[i].to);
-        *members[i].to = steal_pointer(*members[i].from);
-    }
-    machine->accel = recorded->accel;
-}
-
 /* `recorded` is filled in on success. */
 static int start_booting(const struct vmm_context *context, const struct machine *machine,
                          const struct program *program, int memory_fd, struct machine *recorded,
                          struct vmm **ret, struct error *err)
 {
-    recorded->accel = machine_resolve_accel(machine->accel);
-    recorded->cpu = strdup(cpu_models[recorded->accel]);
-    if (!recorded->cpu)
-        return error_set(err, ENOMEM, "no memory for a machine's CPU");
+    int r = qemu_record_begin(machine->accel, recorded, err);
+    if (r < 0)
+        return r;
     struct machine told = *machine;
     told.accel = recorded->accel;
     told.cpu = recorded->cpu;
@@ -267,11 +212,11 @@ static int start_booting(const struct vmm_context *context, const struct machine
         .program = program, .type = machine_board_names[machine->board], .memory = memory_name};
     struct vmm *vmm = NULL;
     off_t from = qemu_control_log_size(context);
-    int r = launch(context, &told, &start, &vmm, err);
+    r = launch(context, &told, &start, &vmm, err);
     if (r == 0)
         r = check_process(vmm, memory_fd, err);
     if (r == 0)
-        r = record(context, vmm, recorded, err);
+        r = qemu_record_finish(context, vmm, recorded, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
     *ret = vmm;
@@ -291,7 +236,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     struct machine recorded = {0};
     r = start_booting(context, machine, &program, memory, &recorded, ret, err);
     if (r == 0)
-        put_record(machine, &recorded);
+        qemu_record_put(machine, &recorded);
     else
         unlinkat(context->directory_fd, memory_name, 0);
     machine_finish(&recorded);
@@ -299,18 +244,6 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 }
 
 /* ---- restoring ---- */
-
-/* A descriptor of its own, for QEMU reads from the offset that all duplicates share. */
-static int send_state(const struct vmm_context *context, struct vmm *vmm, int state_fd,
-                      struct error *err)
-{
-    char path[FD_PATH_SIZE];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", state_fd);
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return error_errno(err, errno, "the state file cannot be opened");
-    return qemu_control_execute_string(context, vmm, "getfd", "fdname", incoming_name, fd, err);
-}
 
 /* QEMU would announce the guest at load, with the MAC address of the VM that was saved. */
 static int silence(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -360,21 +293,12 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm, int st
 {
     int r = silence(context, vmm, err);
     if (r == 0)
-        r = send_state(context, vmm, state_fd, err);
+        r = qemu_control_execute_string(context, vmm, "getfd", "fdname", incoming_name, state_fd,
+                                        err);
     if (r == 0)
         r = qemu_control_execute_string(context, vmm, "migrate-incoming", "uri", incoming_uri, -1,
                                         err);
     return r < 0 ? r : await_loaded(context, vmm, err);
-}
-
-static int check_greeting(const struct vmm *vmm, const struct machine *machine, struct error *err)
-{
-    const struct qemu *qemu = vmm->state;
-    const char *version = qmp_version(qemu->qmp);
-    if (strcmp(version, machine->version) == 0)
-        return 0;
-    return error_set(err, EOPNOTSUPP, "the snapshot was saved by QEMU %s, and this one is %s",
-                     machine->version, version);
 }
 
 /* After the greeting: before, the process may still be a script that is about to exec QEMU. */
@@ -387,31 +311,76 @@ static int reach_memory(struct vmm *vmm, int image_fd, struct error *err)
     return r;
 }
 
-static int load(const struct vmm_context *context, const struct machine *machine,
-                const char *memory, int state_fd, struct vmm **ret, struct error *err)
+/* The image as QEMU gets it: memory by its path, the state by a descriptor. */
+struct image {
+    char *memory;
+    int memory_fd, state_fd;
+};
+
+static void close_image(struct image *image)
 {
-    struct program program;
-    int r = find_program(context->programs, context->binary, &program, err);
-    if (r < 0)
-        return r;
-    auto_close int image = openat(context->directory_fd, memory, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    if (image < 0)
-        return error_errno(err, errno, "the memory image %s cannot be opened", memory);
+    cleanup_close(&image->memory_fd);
+    cleanup_close(&image->state_fd);
+    free(image->memory);
+}
+
+static int open_file(const struct vmm_context *context, const char *directory, const char *name,
+                     char **ret_path, int *ret, struct error *err)
+{
+    auto_free char *path = NULL;
+    if (asprintf(&path, "%s/%s", directory, name) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
+    int fd = openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(errno));
+    if (ret_path)
+        *ret_path = steal_pointer(path);
+    *ret = fd;
+    return 0;
+}
+
+static int open_image(const struct vmm_context *context, const char *directory, struct image *ret,
+                      struct error *err)
+{
+    int r = open_file(context, directory, memory_name, &ret->memory, &ret->memory_fd, err);
+    return r < 0 ? r : open_file(context, directory, state_name, NULL, &ret->state_fd, err);
+}
+
+static int restore(const struct vmm_context *context, const struct machine *machine,
+                   const struct program *program, const struct image *image, struct vmm **ret,
+                   struct error *err)
+{
     struct qemu_start start = {
-        .program = &program, .type = machine->type, .memory = memory, .restore = true};
+        .program = program, .type = machine->type, .memory = image->memory, .restore = true};
     struct vmm *vmm = NULL;
     off_t from = qemu_control_log_size(context);
-    r = launch(context, machine, &start, &vmm, err);
+    int r = launch(context, machine, &start, &vmm, err);
     if (r == 0)
-        r = check_greeting(vmm, machine, err);
+        r = qemu_record_check_greeting(machine, vmm, err);
     if (r == 0)
-        r = load_state(context, vmm, state_fd, err);
+        r = load_state(context, vmm, image->state_fd, err);
     if (r == 0)
-        r = reach_memory(vmm, image, err);
+        r = reach_memory(vmm, image->memory_fd, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
     *ret = vmm;
     return 0;
+}
+
+static int load(const struct vmm_context *context, const struct machine *machine,
+                const char *directory, struct vmm **ret, struct error *err)
+{
+    struct program program;
+    struct image image = {.memory_fd = -1, .state_fd = -1};
+    int r = find_program(context->programs, context->binary, &program, err);
+    if (r == 0)
+        r = qemu_record_check(machine, &program, err);
+    if (r == 0)
+        r = open_image(context, directory, &image, err);
+    if (r == 0)
+        r = restore(context, machine, &program, &image, ret, err);
+    close_image(&image);
+    return r;
 }
 
 static int read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
@@ -451,19 +420,18 @@ static bool disk_is_full(int directory_fd)
     return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
 }
 
-static int save(const struct vmm_context *context, struct vmm *vmm, const char *name,
-                struct error *err)
+static int save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
-    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", name);
+    if (unlinkat(context->directory_fd, state_name, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", state_name);
     off_t from = qemu_control_log_size(context);
-    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename", name,
-                                        -1, err);
+    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename",
+                                        state_name, -1, err);
     if (r == 0)
         return 0;
     bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
-    unlinkat(context->directory_fd, name, 0);
+    unlinkat(context->directory_fd, state_name, 0);
     qemu_control_explain(context, vmm, from, r, err);
     if (!full)
         return r;

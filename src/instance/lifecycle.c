@@ -229,7 +229,7 @@ static int save_paused(struct instance *instance, const struct vmm_context *cont
                        struct error *err)
 {
     struct image_index *index = NULL;
-    int r = vmm_save(context, instance->vmm, "state", err);
+    int r = vmm_save(context, instance->vmm, err);
     if (r == 0)
         r = sync_file(instance, "state", err);
     if (r == 0)

@@ -31,19 +31,28 @@ static struct machine recorded_machine(void)
                             .version = version};
 }
 
-static void make_memory(int directory_fd, off_t size)
+/* The image's directory, which the contexts' are beside. */
+static int open_image(const struct vmm_context *context)
 {
-    fixture_write(directory_fd, "image", 0600, "", 0);
-    auto_close int fd = openat(directory_fd, "image", O_RDWR | O_CLOEXEC);
+    mkdirat(context->directory_fd, "../base", 0700);
+    int fd = openat(context->directory_fd, "../base", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+static void make_memory(const struct vmm_context *context, off_t size)
+{
+    auto_close int image = open_image(context);
+    fixture_write(image, "state", 0600, "", 0);
+    fixture_write(image, "memory", 0600, "", 0);
+    auto_close int fd = openat(image, "memory", O_RDWR | O_CLOEXEC);
     assert_int_equal(ftruncate(fd, size), 0);
 }
 
-/* Loads from "image" and any state; the error's text is left in err. */
 static int load(const struct vmm_context *context, const struct machine *machine, struct error *err)
 {
     struct vmm *vmm = NULL;
-    auto_close int state_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    int r = vmm_load(context, machine, "image", state_fd, &vmm, err);
+    int r = vmm_load(context, machine, "../base", &vmm, err);
     assert_null(vmm);
     return r;
 }
@@ -130,7 +139,7 @@ static void load_when_the_memory_does_not_fit_spawns_nothing(void **state)
     for (size_t i = 0; i < array_length(cases); i++) {
         struct error err = {0};
         if (cases[i].size >= 0)
-            make_memory(context.directory_fd, cases[i].size);
+            make_memory(&context, cases[i].size);
         assert_int_equal(load(&context, &machine, &err), -EIO);
         assert_non_null(strstr(err.text, cases[i].word));
     }
@@ -145,7 +154,7 @@ static void load_when_the_record_does_not_fit_spawns_nothing(void **state)
     struct machine machines[7];
     const int codes[] = {EOPNOTSUPP, EIO, EIO, EIO, EIO, EIO, EIO};
 
-    make_memory(context.directory_fd, MEMORY_BYTES);
+    make_memory(&context, MEMORY_BYTES);
     for (size_t i = 0; i < array_length(machines); i++)
         machines[i] = recorded_machine();
     machines[0].version = other_version;
@@ -165,20 +174,35 @@ static void load_when_the_record_does_not_fit_spawns_nothing(void **state)
     assert_false(fixture_has(context.directory_fd, "spawned"));
 }
 
-static void load_when_the_memory_is_no_file_spawns_nothing(void **state)
+static void load_when_a_file_is_none_spawns_nothing(void **state)
 {
+    static const struct {
+        const char *name, *what;
+    } files[] = {{"memory", "the memory image of the snapshot base"},
+                 {"state", "the device state of the snapshot base"}};
     struct fixture *fixture = *state;
     auto_free char *fake = fixture_script(fixture, "fake", FAKE);
     struct vmm_context context = fixture_context(fixture, "vm", fake);
     struct machine machine = recorded_machine();
-    struct error err = {0};
 
-    assert_int_equal(mkfifoat(context.directory_fd, "image", 0600), 0);
-    assert_int_equal(load(&context, &machine, &err), -EIO);
-    assert_non_null(strstr(err.text, "not a regular file"));
-    unlinkat(context.directory_fd, "image", 0);
-    assert_int_equal(symlinkat("elsewhere", context.directory_fd, "image"), 0);
-    assert_int_equal(load(&context, &machine, &err), -EIO);
+    auto_close int image = open_image(&context);
+    for (size_t i = 0; i < array_length(files); i++) {
+        struct error err = {0};
+        make_memory(&context, MEMORY_BYTES);
+        unlinkat(image, files[i].name, 0);
+        assert_int_equal(load(&context, &machine, &err), -EIO);
+        assert_non_null(strstr(err.text, files[i].what));
+        assert_non_null(strstr(err.text, "No such file"));
+        assert_int_equal(mkfifoat(image, files[i].name, 0600), 0);
+        assert_int_equal(load(&context, &machine, &err), -EIO);
+        assert_non_null(strstr(err.text, files[i].what));
+        assert_non_null(strstr(err.text, "not a regular file"));
+        unlinkat(image, files[i].name, 0);
+        assert_int_equal(symlinkat("elsewhere", image, files[i].name), 0);
+        assert_int_equal(load(&context, &machine, &err), -EIO);
+        assert_non_null(strstr(err.text, files[i].what));
+        unlinkat(image, files[i].name, 0);
+    }
     assert_false(fixture_has(context.directory_fd, "spawned"));
 }
 
@@ -193,7 +217,7 @@ static void load_when_the_vmm_dies_tells_its_last_words(void **state)
     struct error err = {0};
 
     fixture_write(context.directory_fd, "vmm.log", 0600, "of another run\n", 15);
-    make_memory(context.directory_fd, MEMORY_BYTES);
+    make_memory(&context, MEMORY_BYTES);
     assert_int_equal(load(&context, &machine, &err), -EIO);
     assert_string_equal(err.text,
                         "loading the VM: QEMU has ended (status 7):  not this time really");
@@ -210,7 +234,7 @@ static void load_when_the_vmm_is_killed_tells_the_signal(void **state)
     struct machine machine = recorded_machine();
     struct error err = {0};
 
-    make_memory(context.directory_fd, MEMORY_BYTES);
+    make_memory(&context, MEMORY_BYTES);
     assert_int_equal(load(&context, &machine, &err), -EIO);
     assert_string_equal(err.text, "loading the VM: QEMU has ended (signal 9)");
     assert_no_child_left();
@@ -225,7 +249,7 @@ static void load_when_the_vmm_talks_long_keeps_the_end(void **state)
     struct machine machine = recorded_machine();
     struct error err = {0};
 
-    make_memory(context.directory_fd, MEMORY_BYTES);
+    make_memory(&context, MEMORY_BYTES);
     assert_int_equal(load(&context, &machine, &err), -EIO);
     assert_non_null(strstr(err.text, "7 [2J the end"));
     assert_true(strlen(err.text) < 500);
@@ -240,7 +264,7 @@ static void load_when_cancelled_ends_the_vmm_at_once(void **state)
     struct error err = {0};
     int ends[2];
 
-    make_memory(context.directory_fd, MEMORY_BYTES);
+    make_memory(&context, MEMORY_BYTES);
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     assert_int_equal(write(ends[1], "x", 1), 1);
     context.cancel_fd = ends[0];
@@ -382,7 +406,7 @@ static void calls_when_nobody_listens_are_eio(void **state)
     assert_int_equal(vmm_pause(&context, vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "pausing the VM: nobody answers"));
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
-    assert_int_equal(vmm_save(&context, vmm, "state", &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, &err), -EIO);
     assert_int_equal(vmm_stop(vmm, &err), 0);
     vmm_close(vmm);
     vmm_close(NULL);
@@ -396,7 +420,7 @@ int main(void)
         WITH(version_when_the_program_is_none_is_eio),
         WITH(load_when_the_memory_does_not_fit_spawns_nothing),
         WITH(load_when_the_record_does_not_fit_spawns_nothing),
-        WITH(load_when_the_memory_is_no_file_spawns_nothing),
+        WITH(load_when_a_file_is_none_spawns_nothing),
         WITH(load_when_the_vmm_dies_tells_its_last_words),
         WITH(load_when_the_vmm_is_killed_tells_the_signal),
         WITH(load_when_the_vmm_talks_long_keeps_the_end),

@@ -104,7 +104,6 @@ struct template
 {
     struct machine machine;
     struct vmm_context context;
-    int state_fd;
 };
 
 static struct template make_template(struct fixture *fixture, enum machine_board board)
@@ -113,26 +112,22 @@ static struct template make_template(struct fixture *fixture, enum machine_board
                                 .context = fixture_context(fixture, "template", NULL)};
     struct vmm *vmm = boot(fixture, &template.context, &template.machine);
     MUST(vmm_pause(&template.context, vmm, why));
-    MUST(vmm_save(&template.context, vmm, "state", why));
+    MUST(vmm_save(&template.context, vmm, why));
     MUST(vmm_stop(vmm, why));
     assert_int_equal(vmm->exit.code, 0);
     vmm_close(vmm);
-    template.state_fd = openat(template.context.directory_fd, "state", O_RDONLY | O_CLOEXEC);
-    assert_true(template.state_fd >= 0);
     return template;
 }
 
 static void finish_template(struct template *template)
 {
     machine_finish(&template->machine);
-    close(template->state_fd);
 }
 
 static int load(struct fixture *fixture, const struct template *template,
                 const struct vmm_context *context, struct vmm **ret, struct error *err)
 {
-    int r =
-        vmm_load(context, &template->machine, "../template/memory", template->state_fd, ret, err);
+    int r = vmm_load(context, &template->machine, "../template", ret, err);
     if (r == 0)
         fixture_adopt(fixture, (*ret)->pid);
     return r;
@@ -245,13 +240,13 @@ static void save_when_an_old_state_is_linked_elsewhere_leaves_it(void **state)
     fixture_write(context.directory_fd, "state", 0600, "frozen", 6);
     assert_int_equal(linkat(context.directory_fd, "state", fixture->base_fd, "frozen", 0), 0);
     MUST(vmm_pause(&context, vmm, why));
-    MUST(vmm_save(&context, vmm, "state", why));
+    MUST(vmm_save(&context, vmm, why));
     auto_free char *frozen = fixture_read(fixture->base_fd, "frozen", NULL);
     assert_string_equal(frozen, "frozen");
 
     /* A killed VMM: what is asked of it then fails and says so. */
     assert_int_equal(kill(vmm->pid, SIGKILL), 0);
-    assert_int_equal(vmm_save(&context, vmm, "state", &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, &err), -EIO);
     assert_string_equal(err.text,
                         "saving the VM: xen-save-devices-state: QEMU has ended (signal 9)");
     assert_false(fixture_has(context.directory_fd, "state"));
@@ -371,8 +366,7 @@ static void disk_when_read_only_goes_along_into_forks(void **state)
 
     struct vmm *vmm = boot(fixture, &context, &template.machine), *forked = NULL;
     MUST(vmm_pause(&context, vmm, why));
-    MUST(vmm_save(&context, vmm, "state", why));
-    template.state_fd = openat(context.directory_fd, "state", O_RDONLY | O_CLOEXEC);
+    MUST(vmm_save(&context, vmm, why));
     struct vmm_context fork_context = fixture_context(fixture, "fork", NULL);
     MUST(load(fixture, &template, &fork_context, &forked, why));
     MUST(vmm_resume(&fork_context, forked, why));

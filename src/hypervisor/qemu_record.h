@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qemu_record: what a boot records of a machine, and a load checks. QEMU checks next to nothing
+ * itself when it loads a state: with another CPU model or half the memory it reports success.
+ * Any thread.
+ */
+#ifndef HYPEFS_HYPERVISOR_QEMU_RECORD_H
+#define HYPEFS_HYPERVISOR_QEMU_RECORD_H
+
+#include "hypervisor/hypervisor.h"
+#include "hypervisor/programs.h"
+
+/* Before the start: resolves `accel`, chooses `cpu`. The other members of `ret` are not looked at,
+ * and `ret` is to be freed with machine_finish(), after a failure too. */
+int qemu_record_begin(enum machine_accel wanted, struct machine *ret, struct error *err);
+/* The rest, from a QEMU that has greeted. */
+int qemu_record_finish(const struct vmm_context *context, struct vmm *vmm, struct machine *ret,
+                       struct error *err);
+/* Moves the recorded members over; they replace those of an earlier boot. */
+void qemu_record_put(struct machine *machine, struct machine *recorded);
+
+/* Before anything is spawned. EIO: a member is missing, another host CPU; EOPNOTSUPP: the program
+ * is of another version. */
+int qemu_record_check(const struct machine *machine, const struct program *program,
+                      struct error *err);
+/* What it says itself then: EOPNOTSUPP. */
+int qemu_record_check_greeting(const struct machine *machine, const struct vmm *vmm,
+                               struct error *err);
+
+#endif
