@@ -23,17 +23,28 @@
 
 /* What a VM is made of. Strings are owned (machine_finish). */
 struct machine_disk {
+    char *id;     /* a word; NULL: the VMM goes by the order of the disks */
     char *path;   /* absolute */
     char *format; /* "raw" or "qcow2" */
     bool readonly;
+    char *frozen; /* of a writable one: the file in the snapshot's directory with what was on the
+                     disk at the save; NULL: there is none */
+};
+
+enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16 };
+
+struct machine_interface {
+    char *id;  /* as a disk's */
+    char *tap; /* the host's interface behind it */
+    char *mac; /* NULL: the VMM's choice */
 };
 
 enum machine_board { MACHINE_MICROVM, MACHINE_Q35, MACHINE_BOARDS };
 enum machine_accel { ACCEL_AUTO, ACCEL_KVM, ACCEL_TCG, ACCELS };
-enum machine_network { NETWORK_NONE, NETWORK_USER, NETWORK_MODES };
+enum machine_network { NETWORK_NONE, NETWORK_USER, NETWORK_TAP, NETWORK_MODES };
 extern const char *const machine_board_names[MACHINE_BOARDS + 1];  /* "microvm", "q35", NULL */
 extern const char *const machine_accel_names[ACCELS + 1];          /* "auto", "kvm", "tcg" */
-extern const char *const machine_network_names[NETWORK_MODES + 1]; /* "none", "user" */
+extern const char *const machine_network_names[NETWORK_MODES + 1]; /* "none", "user", "tap" */
 
 struct hypervisor;
 
@@ -45,6 +56,8 @@ struct machine {
     enum machine_accel accel; /* resolved (never auto) once booted */
     enum machine_network network;
     bool network_restrict;
+    struct machine_interface *interfaces; /* NETWORK_TAP: at least one; else none */
+    size_t interface_count;
     struct machine_disk *disks;
     size_t disk_count;
 
@@ -65,6 +78,11 @@ int machine_copy(const struct machine *machine, struct machine *ret, struct erro
  * EINVAL). */
 cJSON *machine_to_json(const struct machine *machine);
 int machine_from_json(const cJSON *json, struct machine *ret, struct error *err);
+
+/* [A-Za-z0-9_.-]{1,15} */
+bool machine_tap_valid(const char *tap);
+/* Six pairs of hex digits with colons between them, not all zeros, no group's address. */
+bool machine_mac_valid(const char *mac);
 
 /* KVM if /dev/kvm opens and the CPU has vmx or svm (or is not x86), else TCG. */
 enum machine_accel machine_resolve_accel(enum machine_accel wanted);

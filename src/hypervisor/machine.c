@@ -15,28 +15,36 @@
 enum {
     CPUINFO_MAX = 16384, /* the first processor's part is enough */
     HASH_SIZE = 17,      /* 64 bits in hex with the NUL */
-    WORD_MAX = 64,       /* of a recorded type, CPU model, version */
-    VCPUS_MAX = 1024,
-    DISKS_MAX = 64,
+    MAC_LENGTH = 17,     /* six pairs of digits and what is between them */
     TICK_TRIES = 16,
     TICK_NS = 20000000,
     NS_PER_S = 1000000000,
     NS_PER_MS = 1000000,
 };
-static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
 
 const char *const machine_board_names[MACHINE_BOARDS + 1] = {"microvm", "q35", NULL};
 const char *const machine_accel_names[ACCELS + 1] = {"auto", "kvm", "tcg", NULL};
-const char *const machine_network_names[NETWORK_MODES + 1] = {"none", "user", NULL};
-static const char *const format_names[] = {"raw", "qcow2", NULL};
+const char *const machine_network_names[NETWORK_MODES + 1] = {"none", "user", "tap", NULL};
 
 static void finish_disks(struct machine *machine)
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
+        free(machine->disks[i].id);
         free(machine->disks[i].path);
         free(machine->disks[i].format);
+        free(machine->disks[i].frozen);
     }
     free(machine->disks);
+}
+
+static void finish_interfaces(struct machine *machine)
+{
+    for (size_t i = 0; i < machine->interface_count; i++) {
+        free(machine->interfaces[i].id);
+        free(machine->interfaces[i].tap);
+        free(machine->interfaces[i].mac);
+    }
+    free(machine->interfaces);
 }
 
 void machine_finish(struct machine *machine)
@@ -44,6 +52,7 @@ void machine_finish(struct machine *machine)
     if (!machine)
         return;
     finish_disks(machine);
+    finish_interfaces(machine);
     free(machine->kernel);
     free(machine->initrd);
     free(machine->cmdline);
@@ -70,10 +79,28 @@ static bool copy_disks(const struct machine *from, struct machine *to)
     to->disk_count = from->disk_count;
     for (size_t i = 0; i < from->disk_count; i++) {
         to->disks[i].readonly = from->disks[i].readonly;
-        if (!copy_string(from->disks[i].path, &to->disks[i].path) ||
-            !copy_string(from->disks[i].format, &to->disks[i].format))
+        if (!copy_string(from->disks[i].id, &to->disks[i].id) ||
+            !copy_string(from->disks[i].path, &to->disks[i].path) ||
+            !copy_string(from->disks[i].format, &to->disks[i].format) ||
+            !copy_string(from->disks[i].frozen, &to->disks[i].frozen))
             return false;
     }
+    return true;
+}
+
+static bool copy_interfaces(const struct machine *from, struct machine *to)
+{
+    if (from->interface_count == 0)
+        return true;
+    to->interfaces = calloc(from->interface_count, sizeof *to->interfaces);
+    if (!to->interfaces)
+        return false;
+    to->interface_count = from->interface_count;
+    for (size_t i = 0; i < from->interface_count; i++)
+        if (!copy_string(from->interfaces[i].id, &to->interfaces[i].id) ||
+            !copy_string(from->interfaces[i].tap, &to->interfaces[i].tap) ||
+            !copy_string(from->interfaces[i].mac, &to->interfaces[i].mac))
+            return false;
     return true;
 }
 
@@ -81,10 +108,12 @@ int machine_copy(const struct machine *machine, struct machine *ret, struct erro
 {
     struct machine copy = *machine;
     copy.disks = NULL;
-    copy.disk_count = 0;
+    copy.interfaces = NULL;
+    copy.disk_count = copy.interface_count = 0;
     copy.kernel = copy.initrd = copy.cmdline = NULL;
     copy.type = copy.cpu = copy.host_cpu = copy.version = NULL;
-    if (!copy_disks(machine, &copy) || !copy_string(machine->kernel, &copy.kernel) ||
+    if (!copy_disks(machine, &copy) || !copy_interfaces(machine, &copy) ||
+        !copy_string(machine->kernel, &copy.kernel) ||
         !copy_string(machine->initrd, &copy.initrd) ||
         !copy_string(machine->cmdline, &copy.cmdline) || !copy_string(machine->type, &copy.type) ||
         !copy_string(machine->cpu, &copy.cpu) || !copy_string(machine->host_cpu, &copy.host_cpu) ||
@@ -96,177 +125,23 @@ int machine_copy(const struct machine *machine, struct machine *ret, struct erro
     return 0;
 }
 
-static bool add_string(cJSON *object, const char *name, const char *value)
-{
-    return value ? cJSON_AddStringToObject(object, name, value)
-                 : cJSON_AddNullToObject(object, name);
-}
-
-static bool add_disk(cJSON *disks, const struct machine_disk *disk)
-{
-    auto_json cJSON *object = cJSON_CreateObject();
-    if (!add_string(object, "path", disk->path) || !add_string(object, "format", disk->format) ||
-        !cJSON_AddBoolToObject(object, "readonly", disk->readonly) ||
-        !cJSON_AddItemToArray(disks, object))
-        return false;
-    object = NULL;
-    return true;
-}
-
-cJSON *machine_to_json(const struct machine *machine)
-{
-    auto_json cJSON *json = cJSON_CreateObject();
-    bool good = cJSON_AddNumberToObject(json, "memory_bytes", (double)machine->memory_bytes) &&
-                cJSON_AddNumberToObject(json, "vcpus", machine->vcpus) &&
-                add_string(json, "machine", machine_board_names[machine->board]) &&
-                add_string(json, "accel", machine_accel_names[machine->accel]);
-    cJSON *network = cJSON_AddObjectToObject(json, "network");
-    good = good && add_string(network, "mode", machine_network_names[machine->network]) &&
-           cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
-    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
-    for (size_t i = 0; good && i < machine->disk_count; i++)
-        good = disks && add_disk(disks, &machine->disks[i]);
-    good = good && disks && add_string(json, "type", machine->type) &&
-           add_string(json, "cpu", machine->cpu) &&
-           add_string(json, "host_cpu", machine->host_cpu) &&
-           add_string(json, "version", machine->version);
-    return good ? steal_pointer(json) : NULL;
-}
-
-struct stored_disk {
-    char *path;
-    int format;
-    bool readonly;
-};
-
-static int read_disk(const cJSON *json, struct machine_disk *ret, struct error *err)
-{
-    static const struct json_field fields[] = {
-        {"path", JSON_STRING, offsetof(struct stored_disk, path), .required = true},
-        {"format", JSON_WORD, offsetof(struct stored_disk, format), .required = true,
-         .words = format_names},
-        {"readonly", JSON_BOOL, offsetof(struct stored_disk, readonly), .required = true},
-    };
-    struct stored_disk disk = {0};
-    int r = json_read(json, fields, array_length(fields), &disk, err);
-    auto_free char *path = disk.path;
-    if (r < 0)
-        return r;
-    if (path[0] != '/')
-        return error_set(err, EINVAL, "path is not absolute");
-    char *format = strdup(format_names[disk.format]);
-    if (!format)
-        return error_set(err, ENOMEM, "no memory for a machine's description");
-    *ret = (struct machine_disk){steal_pointer(path), format, disk.readonly};
-    return 0;
-}
-
-static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
-{
-    int count = cJSON_GetArraySize(json);
-    if (count > DISKS_MAX)
-        return error_set(err, EINVAL, "disks: more than %d", DISKS_MAX);
-    if (count == 0)
-        return 0;
-    machine->disks = calloc((size_t)count, sizeof *machine->disks);
-    if (!machine->disks)
-        return error_set(err, ENOMEM, "no memory for a machine's description");
-    const cJSON *item;
-    cJSON_ArrayForEach (item, json) {
-        int r = read_disk(item, &machine->disks[machine->disk_count], err);
-        if (r < 0)
-            return error_prefix(err, r, "disks[%zu]", machine->disk_count);
-        machine->disk_count++;
-    }
-    return 0;
-}
-
-struct stored_network {
-    int mode;
-    bool restricted;
-};
-
-static int read_network(const cJSON *json, struct machine *machine, struct error *err)
-{
-    static const struct json_field fields[] = {
-        {"mode", JSON_WORD, offsetof(struct stored_network, mode), .required = true,
-         .words = machine_network_names},
-        {"restrict", JSON_BOOL, offsetof(struct stored_network, restricted), .required = true},
-    };
-    struct stored_network network = {0};
-    int r = json_read(json, fields, array_length(fields), &network, err);
-    if (r < 0)
-        return error_prefix(err, r, "network");
-    machine->network = (enum machine_network)network.mode;
-    machine->network_restrict = network.restricted;
-    return 0;
-}
-
-/* These become part of a VMM's option strings. */
-static int check_word(const char *name, const char *word, struct error *err)
+bool machine_tap_valid(const char *tap)
 {
     static const char allowed[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    if (!word)
-        return 0;
-    size_t length = strlen(word);
-    if (length == 0 || length > WORD_MAX || strspn(word, allowed) != length)
-        return error_set(err, EINVAL, "%s is not a word of letters, digits, '.', '_' and '-'",
-                         name);
-    return 0;
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    size_t length = strlen(tap);
+    return length > 0 && length <= MACHINE_TAP_MAX && strspn(tap, allowed) == length;
 }
 
-struct stored_machine {
-    int64_t memory_bytes, vcpus;
-    int board, accel;
-    const cJSON *network, *disks;
-    struct machine machine;
-};
-
-static int read_members(const cJSON *json, struct stored_machine *stored, struct error *err)
+bool machine_mac_valid(const char *mac)
 {
-#define FIELD(member) offsetof(struct stored_machine, member)
-    static const struct json_field fields[] = {
-        {"memory_bytes", JSON_INTEGER, FIELD(memory_bytes), .required = true, .min = MEMORY_MIN,
-         .max = MEMORY_MAX},
-        {"vcpus", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 1, .max = VCPUS_MAX},
-        {"machine", JSON_WORD, FIELD(board), .required = true, .words = machine_board_names},
-        {"accel", JSON_WORD, FIELD(accel), .required = true, .words = machine_accel_names},
-        {"network", JSON_OBJECT, FIELD(network), .required = true},
-        {"disks", JSON_ARRAY, FIELD(disks), .required = true},
-        {"type", JSON_STRING, FIELD(machine.type), .nullable = true},
-        {"cpu", JSON_STRING, FIELD(machine.cpu), .nullable = true},
-        {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
-        {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
-    };
-#undef FIELD
-    int r = json_read(json, fields, array_length(fields), stored, err);
-    if (r == 0)
-        r = check_word("type", stored->machine.type, err);
-    if (r == 0)
-        r = check_word("cpu", stored->machine.cpu, err);
-    return r;
-}
-
-int machine_from_json(const cJSON *json, struct machine *ret, struct error *err)
-{
-    struct stored_machine stored = {0};
-    int r = read_members(json, &stored, err);
-    struct machine *machine = &stored.machine;
-    if (r == 0)
-        r = read_network(stored.network, machine, err);
-    if (r == 0)
-        r = read_disks(stored.disks, machine, err);
-    if (r < 0) {
-        machine_finish(machine);
-        return r;
-    }
-    machine->memory_bytes = (uint64_t)stored.memory_bytes;
-    machine->vcpus = (unsigned)stored.vcpus;
-    machine->board = (enum machine_board)stored.board;
-    machine->accel = (enum machine_accel)stored.accel;
-    *ret = *machine;
-    return 0;
+    static const char digits[] = "0123456789abcdefABCDEF", odd[] = "13579bdfBDF";
+    if (strlen(mac) != MAC_LENGTH || strchr(odd, mac[1]) || strspn(mac, "0:") == MAC_LENGTH)
+        return false;
+    for (size_t i = 0; i < MAC_LENGTH; i++)
+        if (i % 3 == 2 ? mac[i] != ':' : !strchr(digits, mac[i]))
+            return false;
+    return true;
 }
 
 /* The value in the line "key : value" of the first processor, or NULL; `ret_size` bytes. */

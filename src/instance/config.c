@@ -152,7 +152,7 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
 {
     struct network_config network = {.mode = NETWORK_USER};
     int r = json ? json_read(json, network_fields, array_length(network_fields), &network, err) : 0;
-    bool tap = network.tap || network.mac || network.mode >= NETWORK_MODES;
+    bool tap = network.tap || network.mac || network.mode == NETWORK_TAP;
     free(network.tap);
     free(network.mac);
     if (r < 0)

@@ -15,6 +15,18 @@
 
 static const char whole[] =
     "{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"kvm\","
+    "\"network\":{\"mode\":\"tap\",\"restrict\":false,\"interfaces\":["
+    "{\"id\":\"eth0\",\"tap\":\"tap-0.1_x\",\"mac\":\"02:00:aB:00:00:01\"},"
+    "{\"id\":null,\"tap\":\"t\",\"mac\":null}]},"
+    "\"disks\":[{\"id\":null,\"path\":\"/a,b\",\"format\":\"qcow2\",\"readonly\":true,"
+    "\"frozen\":null},{\"id\":\"root_fs\",\"path\":\"/d\",\"format\":\"raw\","
+    "\"readonly\":false,\"frozen\":\"disk-0\"}],"
+    "\"type\":\"pc-q35-7.2\",\"cpu\":\"host\",\"host_cpu\":\"0123456789abcdef\","
+    "\"version\":\"7.2.22\"}";
+
+/* As the first version wrote it. */
+static const char older[] =
+    "{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"kvm\","
     "\"network\":{\"mode\":\"user\",\"restrict\":true},"
     "\"disks\":[{\"path\":\"/a,b\",\"format\":\"qcow2\",\"readonly\":true}],"
     "\"type\":\"pc-q35-7.2\",\"cpu\":\"host\",\"host_cpu\":\"0123456789abcdef\","
@@ -60,14 +72,37 @@ static void from_json_when_all_is_there_reads_it_back_as_written(void **state)
     assert_int_equal(machine.vcpus, 2);
     assert_int_equal(machine.board, MACHINE_Q35);
     assert_int_equal(machine.accel, ACCEL_KVM);
-    assert_int_equal(machine.network, NETWORK_USER);
-    assert_true(machine.network_restrict);
-    assert_int_equal(machine.disk_count, 1);
+    assert_int_equal(machine.network, NETWORK_TAP);
+    assert_false(machine.network_restrict);
+    assert_int_equal(machine.interface_count, 2);
+    assert_string_equal(machine.interfaces[0].id, "eth0");
+    assert_string_equal(machine.interfaces[0].tap, "tap-0.1_x");
+    assert_string_equal(machine.interfaces[0].mac, "02:00:aB:00:00:01");
+    assert_true(!machine.interfaces[1].id && !machine.interfaces[1].mac);
+    assert_int_equal(machine.disk_count, 2);
     assert_string_equal(machine.disks[0].path, "/a,b");
-    assert_true(machine.disks[0].readonly);
+    assert_true(machine.disks[0].readonly && !machine.disks[0].id && !machine.disks[0].frozen);
+    assert_string_equal(machine.disks[1].id, "root_fs");
+    assert_string_equal(machine.disks[1].frozen, "disk-0");
+    assert_false(machine.disks[1].readonly);
     auto_json cJSON *json = machine_to_json(&machine);
     auto_free char *text = cJSON_PrintUnformatted(json);
     assert_string_equal(text, whole);
+    machine_finish(&machine);
+}
+
+static void from_json_when_an_older_version_wrote_it_has_defaults(void **state)
+{
+    struct machine machine = {0};
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(from_text(older, &machine, &err), 0);
+    assert_int_equal(machine.network, NETWORK_USER);
+    assert_true(machine.network_restrict);
+    assert_int_equal(machine.interface_count, 0);
+    assert_int_equal(machine.disk_count, 1);
+    assert_true(!machine.disks[0].id && !machine.disks[0].frozen);
     machine_finish(&machine);
 }
 
@@ -83,10 +118,11 @@ static void to_json_when_never_booted_has_nulls_and_no_boot_members(void **state
     (void)state;
     auto_json cJSON *json = machine_to_json(&machine);
     auto_free char *text = cJSON_PrintUnformatted(json);
-    assert_string_equal(text, "{\"memory_bytes\":1099511627776,\"vcpus\":1,\"machine\":\"microvm\","
-                              "\"accel\":\"auto\",\"network\":{\"mode\":\"none\","
-                              "\"restrict\":false},\"disks\":[],\"type\":null,\"cpu\":null,"
-                              "\"host_cpu\":null,\"version\":null}");
+    assert_string_equal(
+        text, "{\"memory_bytes\":1099511627776,\"vcpus\":1,\"machine\":\"microvm\","
+              "\"accel\":\"auto\",\"network\":{\"mode\":\"none\","
+              "\"restrict\":false,\"interfaces\":[]},\"disks\":[],\"type\":null,\"cpu\":null,"
+              "\"host_cpu\":null,\"version\":null}");
     assert_int_equal(machine_from_json(json, &again, &err), 0);
     assert_null(again.type);
     machine_finish(&again);
@@ -104,13 +140,32 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"\"vcpus\":2,", "", "vcpus"},
         {"q35\",", "pc\",", "machine"},
         {"\"kvm\"", "\"xen\"", "accel"},
-        {"{\"mode\":\"user\",\"restrict\":true}", "[]", "network"},
-        {"\"restrict\":true", "\"restrict\":1", "network"},
-        {"\"restrict\":true", "\"hostfwd\":true", "network"},
+        {"\"restrict\":false", "\"restrict\":1", "network"},
+        {"\"restrict\":false", "\"hostfwd\":true", "network"},
+        {"\"mode\":\"tap\"", "\"mode\":\"user\"", "network: interfaces are for mode tap"},
+        {"\"interfaces\"", "\"interface\"", "network: unknown member"},
+        {"\"tap\":\"t\"", "\"tap\":null", "network: interfaces[1]"},
+        {"\"tap\":\"t\"", "\"tap\":\"\"", "interfaces[1]: tap is not"},
+        {"\"tap\":\"t\"", "\"tap\":\"t,script=x\"", "interfaces[1]: tap is not"},
+        {"\"tap\":\"t\"", "\"tap\":\"t/0\"", "interfaces[1]: tap is not"},
+        {"\"tap\":\"t\"", "\"tap\":\"0123456789abcdef\"", "interfaces[1]: tap is not"},
+        {"\"tap\":\"t\",", "", "interfaces[1]: member \"tap\" is missing"},
+        {"02:00:aB", "03:00:aB", "interfaces[0]: mac"},
+        {"02:00:aB", "2:00:aB", "interfaces[0]: mac"},
+        {"02:00:aB", "02-00:aB", "interfaces[0]: mac"},
+        {"02:00:aB", "0g:00:aB", "interfaces[0]: mac"},
+        {"02:00:aB:00:00:01", "00:00:00:00:00:00", "interfaces[0]: mac"},
+        {"\"eth0\"", "\"../x\"", "interfaces[0]: id"},
+        {"\"eth0\"", "7", "interfaces[0]: \"id\""},
+        {"root_fs", "root/fs", "disks[1]: id"},
+        {"disk-0", "../memory", "disks[1]: frozen"},
+        {"disk-0", ".hidden", "disks[1]: frozen"},
+        {"\"readonly\":false", "\"readonly\":true", "disks[1]: frozen is for writable"},
         {"/a,b", "a", "disks[0]"},
         {"qcow2", "vmdk", "disks[0]"},
         {"\"readonly\":true", "\"readonly\":null", "disks[0]"},
-        {"[{", "[1,{", "disks[0]"},
+        {"[{", "[1,{", "interfaces[0]"},
+        {"\"disks\":[", "\"disks\":[1,", "disks[0]"},
         {"pc-q35-7.2", "q35,accel=kvm", "type"},
         {"pc-q35-7.2", "", "type"},
         {"\"host\"", "\"host,+x\"", "cpu"},
@@ -145,6 +200,7 @@ static void copy_is_deep(void **state)
     assert_ptr_not_equal(copy.kernel, machine.kernel);
     assert_ptr_not_equal(copy.disks, machine.disks);
     assert_ptr_not_equal(copy.disks[0].path, machine.disks[0].path);
+    assert_ptr_not_equal(copy.interfaces[0].tap, machine.interfaces[0].tap);
     machine_finish(&machine);
     auto_json cJSON *json = machine_to_json(&copy);
     auto_free char *text = cJSON_PrintUnformatted(json);
@@ -220,6 +276,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(from_json_when_all_is_there_reads_it_back_as_written),
+        cmocka_unit_test(from_json_when_an_older_version_wrote_it_has_defaults),
         cmocka_unit_test(to_json_when_never_booted_has_nulls_and_no_boot_members),
         cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
         cmocka_unit_test(copy_is_deep),

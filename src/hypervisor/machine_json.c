@@ -1,0 +1,272 @@
+/* SPDX-License-Identifier: MIT */
+/* machine_json: struct machine as snapshot.json and instance.json have it. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/machine.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum {
+    WORD_MAX = 64, /* of a recorded type, CPU model, version, of an id */
+    VCPUS_MAX = 1024,
+    DISKS_MAX = 64,
+};
+static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
+
+static const char *const format_names[] = {"raw", "qcow2", NULL};
+
+static bool add_string(cJSON *object, const char *name, const char *value)
+{
+    return value ? cJSON_AddStringToObject(object, name, value)
+                 : cJSON_AddNullToObject(object, name);
+}
+
+static bool add_disk(cJSON *disks, const struct machine_disk *disk)
+{
+    cJSON *object = cJSON_CreateObject();
+    return cJSON_AddItemToArray(disks, object) && add_string(object, "id", disk->id) &&
+           add_string(object, "path", disk->path) && add_string(object, "format", disk->format) &&
+           cJSON_AddBoolToObject(object, "readonly", disk->readonly) &&
+           add_string(object, "frozen", disk->frozen);
+}
+
+static bool add_interface(cJSON *interfaces, const struct machine_interface *interface)
+{
+    cJSON *object = cJSON_CreateObject();
+    return cJSON_AddItemToArray(interfaces, object) && add_string(object, "id", interface->id) &&
+           add_string(object, "tap", interface->tap) && add_string(object, "mac", interface->mac);
+}
+
+static bool add_network(cJSON *json, const struct machine *machine)
+{
+    cJSON *network = cJSON_AddObjectToObject(json, "network");
+    bool good = add_string(network, "mode", machine_network_names[machine->network]) &&
+                cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
+    cJSON *interfaces = cJSON_AddArrayToObject(network, "interfaces");
+    for (size_t i = 0; good && i < machine->interface_count; i++)
+        good = add_interface(interfaces, &machine->interfaces[i]);
+    return good && interfaces;
+}
+
+cJSON *machine_to_json(const struct machine *machine)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    bool good = cJSON_AddNumberToObject(json, "memory_bytes", (double)machine->memory_bytes) &&
+                cJSON_AddNumberToObject(json, "vcpus", machine->vcpus) &&
+                add_string(json, "machine", machine_board_names[machine->board]) &&
+                add_string(json, "accel", machine_accel_names[machine->accel]) &&
+                add_network(json, machine);
+    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
+    for (size_t i = 0; good && i < machine->disk_count; i++)
+        good = add_disk(disks, &machine->disks[i]);
+    good = good && disks && add_string(json, "type", machine->type) &&
+           add_string(json, "cpu", machine->cpu) &&
+           add_string(json, "host_cpu", machine->host_cpu) &&
+           add_string(json, "version", machine->version);
+    return good ? steal_pointer(json) : NULL;
+}
+
+/* These become part of a VMM's options, of the paths of its API, of names of files. */
+static int check_word(const char *name, const char *word, struct error *err)
+{
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    if (!word)
+        return 0;
+    size_t length = strlen(word);
+    if (length == 0 || length > WORD_MAX || word[0] == '.' || strspn(word, allowed) != length)
+        return error_set(err, EINVAL, "%s is not a word of letters, digits, '.', '_' and '-'",
+                         name);
+    return 0;
+}
+
+struct stored_disk {
+    struct machine_disk disk;
+    int format;
+};
+
+static int check_disk(struct stored_disk *stored, struct error *err)
+{
+    struct machine_disk *disk = &stored->disk;
+    int r = check_word("id", disk->id, err);
+    if (r == 0)
+        r = check_word("frozen", disk->frozen, err);
+    if (r == 0 && disk->path[0] != '/')
+        r = error_set(err, EINVAL, "path is not absolute");
+    if (r == 0 && disk->readonly && disk->frozen)
+        r = error_set(err, EINVAL, "frozen is for writable disks");
+    if (r == 0 && !(disk->format = strdup(format_names[stored->format])))
+        r = error_set(err, ENOMEM, "no memory for a machine's description");
+    return r;
+}
+
+/* In all of these: what was read is in the item, after a failure too. */
+static int read_disk(const cJSON *json, void *item, struct error *err)
+{
+#define FIELD(member) offsetof(struct stored_disk, member)
+    static const struct json_field fields[] = {
+        {"id", JSON_STRING, FIELD(disk.id), .nullable = true},
+        {"path", JSON_STRING, FIELD(disk.path), .required = true},
+        {"format", JSON_WORD, FIELD(format), .required = true, .words = format_names},
+        {"readonly", JSON_BOOL, FIELD(disk.readonly), .required = true},
+        {"frozen", JSON_STRING, FIELD(disk.frozen), .nullable = true},
+    };
+#undef FIELD
+    struct stored_disk stored = {0};
+    int r = json_read(json, fields, array_length(fields), &stored, err);
+    if (r == 0)
+        r = check_disk(&stored, err);
+    *(struct machine_disk *)item = stored.disk;
+    return r;
+}
+
+static int read_interface(const cJSON *json, void *item, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"id", JSON_STRING, offsetof(struct machine_interface, id), .nullable = true},
+        {"tap", JSON_STRING, offsetof(struct machine_interface, tap), .required = true},
+        {"mac", JSON_STRING, offsetof(struct machine_interface, mac), .nullable = true},
+    };
+    struct machine_interface *interface = item;
+    int r = json_read(json, fields, array_length(fields), interface, err);
+    if (r == 0)
+        r = check_word("id", interface->id, err);
+    if (r == 0 && !machine_tap_valid(interface->tap))
+        r = error_set(err, EINVAL, "tap is not the name of an interface");
+    if (r == 0 && interface->mac && !machine_mac_valid(interface->mac))
+        r = error_set(err, EINVAL, "mac is not a unicast MAC address");
+    return r;
+}
+
+struct list {
+    const char *name;
+    int max;
+    size_t item_size;
+    int (*read)(const cJSON *json, void *item, struct error *err);
+};
+
+/* *ret is the machine's, after a failure too. */
+static int read_list(const cJSON *json, const struct list *list, void **ret, size_t *ret_count,
+                     struct error *err)
+{
+    int count = json ? cJSON_GetArraySize(json) : 0;
+    if (count > list->max)
+        return error_set(err, EINVAL, "%s: more than %d", list->name, list->max);
+    if (count == 0)
+        return 0;
+    char *items = calloc((size_t)count, list->item_size);
+    if (!items)
+        return error_set(err, ENOMEM, "no memory for a machine's description");
+    *ret = items;
+    const cJSON *item;
+    cJSON_ArrayForEach (item, json) {
+        size_t index = (*ret_count)++;
+        int r = list->read(item, items + index * list->item_size, err);
+        if (r < 0)
+            return error_prefix(err, r, "%s[%zu]", list->name, index);
+    }
+    return 0;
+}
+
+static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
+{
+    static const struct list disks = {"disks", DISKS_MAX, sizeof *machine->disks, read_disk};
+    void *items = NULL;
+    int r = read_list(json, &disks, &items, &machine->disk_count, err);
+    machine->disks = items;
+    return r;
+}
+
+static int read_interfaces(const cJSON *json, struct machine *machine, struct error *err)
+{
+    static const struct list interfaces = {"interfaces", MACHINE_INTERFACES_MAX,
+                                           sizeof *machine->interfaces, read_interface};
+    void *items = NULL;
+    int r = read_list(json, &interfaces, &items, &machine->interface_count, err);
+    machine->interfaces = items;
+    return r;
+}
+
+struct stored_network {
+    int mode;
+    bool restricted;
+    const cJSON *interfaces;
+};
+
+static int read_network(const cJSON *json, struct machine *machine, struct error *err)
+{
+#define FIELD(member) offsetof(struct stored_network, member)
+    static const struct json_field fields[] = {
+        {"mode", JSON_WORD, FIELD(mode), .required = true, .words = machine_network_names},
+        {"restrict", JSON_BOOL, FIELD(restricted), .required = true},
+        {"interfaces", JSON_ARRAY, FIELD(interfaces)},
+    };
+#undef FIELD
+    struct stored_network network = {0};
+    int r = json_read(json, fields, array_length(fields), &network, err);
+    if (r == 0)
+        r = read_interfaces(network.interfaces, machine, err);
+    if (r == 0 && (network.mode == NETWORK_TAP) != (machine->interface_count > 0))
+        r = error_set(err, EINVAL, "interfaces are for mode tap, which needs one");
+    if (r < 0)
+        return error_prefix(err, r, "network");
+    machine->network = (enum machine_network)network.mode;
+    machine->network_restrict = network.restricted;
+    return 0;
+}
+
+struct stored_machine {
+    int64_t memory_bytes, vcpus;
+    int board, accel;
+    const cJSON *network, *disks;
+    struct machine machine;
+};
+
+static int read_members(const cJSON *json, struct stored_machine *stored, struct error *err)
+{
+#define FIELD(member) offsetof(struct stored_machine, member)
+    static const struct json_field fields[] = {
+        {"memory_bytes", JSON_INTEGER, FIELD(memory_bytes), .required = true, .min = MEMORY_MIN,
+         .max = MEMORY_MAX},
+        {"vcpus", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 1, .max = VCPUS_MAX},
+        {"machine", JSON_WORD, FIELD(board), .required = true, .words = machine_board_names},
+        {"accel", JSON_WORD, FIELD(accel), .required = true, .words = machine_accel_names},
+        {"network", JSON_OBJECT, FIELD(network), .required = true},
+        {"disks", JSON_ARRAY, FIELD(disks), .required = true},
+        {"type", JSON_STRING, FIELD(machine.type), .nullable = true},
+        {"cpu", JSON_STRING, FIELD(machine.cpu), .nullable = true},
+        {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
+        {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
+    };
+#undef FIELD
+    int r = json_read(json, fields, array_length(fields), stored, err);
+    if (r == 0)
+        r = check_word("type", stored->machine.type, err);
+    if (r == 0)
+        r = check_word("cpu", stored->machine.cpu, err);
+    return r;
+}
+
+int machine_from_json(const cJSON *json, struct machine *ret, struct error *err)
+{
+    struct stored_machine stored = {0};
+    int r = read_members(json, &stored, err);
+    struct machine *machine = &stored.machine;
+    if (r == 0)
+        r = read_network(stored.network, machine, err);
+    if (r == 0)
+        r = read_disks(stored.disks, machine, err);
+    if (r < 0) {
+        machine_finish(machine);
+        return r;
+    }
+    machine->memory_bytes = (uint64_t)stored.memory_bytes;
+    machine->vcpus = (unsigned)stored.vcpus;
+    machine->board = (enum machine_board)stored.board;
+    machine->accel = (enum machine_accel)stored.accel;
+    *ret = *machine;
+    return 0;
+}
