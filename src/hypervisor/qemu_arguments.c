@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <net/if.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -86,23 +87,43 @@ static void add_memory(struct list *list, const struct machine *machine,
     add_json(list, "-object", memory, complete);
 }
 
+static bool describe_user(cJSON *netdev, const struct machine *machine)
+{
+    return cJSON_AddStringToObject(netdev, "type", "user") &&
+           cJSON_AddStringToObject(netdev, "id", "net0") &&
+           cJSON_AddBoolToObject(netdev, "restrict", machine->network_restrict);
+}
+
+/* Without the scripts that QEMU would run by default. */
+static bool describe_tap(cJSON *netdev, const struct machine *machine)
+{
+    return cJSON_AddStringToObject(netdev, "type", "tap") &&
+           cJSON_AddStringToObject(netdev, "id", "net0") &&
+           cJSON_AddStringToObject(netdev, "ifname", machine->interfaces[0].tap) &&
+           cJSON_AddStringToObject(netdev, "script", "no") &&
+           cJSON_AddStringToObject(netdev, "downscript", "no");
+}
+
+static bool (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *) = {
+    [NETWORK_USER] = describe_user, [NETWORK_TAP] = describe_tap};
+
 static void add_network(struct list *list, const struct machine *machine)
 {
     if (machine->network == NETWORK_NONE)
         return;
+    const char *mac = machine->network == NETWORK_TAP ? machine->interfaces[0].mac : NULL;
     cJSON *netdev = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(netdev, "type", "user") &&
-                    cJSON_AddStringToObject(netdev, "id", "net0") &&
-                    cJSON_AddBoolToObject(netdev, "restrict", machine->network_restrict);
-    add_json(list, "-netdev", netdev, complete);
+    add_json(list, "-netdev", netdev, describe_netdev[machine->network](netdev, machine));
 
     /* After a restore that announces nothing, resetting a device that could have announced itself
      * ends QEMU 7.2 with a segmentation fault: its timer is gone. Guests reset theirs at reboot. */
     cJSON *device = cJSON_CreateObject();
-    complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
-               cJSON_AddStringToObject(device, "netdev", "net0") &&
-               cJSON_AddBoolToObject(device, "guest_announce", false) &&
-               (machine->board != MACHINE_Q35 || cJSON_AddStringToObject(device, "romfile", ""));
+    bool complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
+                    cJSON_AddStringToObject(device, "netdev", "net0") &&
+                    (!mac || cJSON_AddStringToObject(device, "mac", mac)) &&
+                    cJSON_AddBoolToObject(device, "guest_announce", false) &&
+                    (machine->board != MACHINE_Q35 ||
+                     cJSON_AddStringToObject(device, "romfile", ""));
     add_json(list, "-device", device, complete);
 }
 
@@ -264,9 +285,28 @@ static int check_disk(const struct machine_disk *disk, struct error *err)
     return strcmp(disk->format, "qcow2") == 0 ? check_qcow2(fd, disk->path, err) : 0;
 }
 
+static int check_network(const struct machine *machine, struct error *err)
+{
+    if (machine->network != NETWORK_TAP)
+        return 0;
+    if (machine->interface_count > 1)
+        return error_set(err, EOPNOTSUPP,
+                         "the machine has %zu network interfaces: with QEMU it can have one",
+                         machine->interface_count);
+    /* QEMU would make one that leads nowhere, if it may. */
+    const char *tap = machine->interfaces[0].tap;
+    if (if_nametoindex(tap) == 0)
+        return error_set(err, EIO, "the tap %s: %s: make it first, with ip tuntap add", tap,
+                         strerrordesc_np(errno));
+    return 0;
+}
+
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
                           char ***ret, struct error *err)
 {
+    int known = check_network(machine, err);
+    if (known < 0)
+        return known;
     for (size_t i = 0; i < machine->disk_count; i++) {
         int r = check_disk(&machine->disks[i], err);
         if (r < 0)

@@ -27,8 +27,8 @@ struct qemu_start {
     int qmp_fd;         /* a listening socket */
 };
 
-/* Owned: each string and the array, which ends with NULL. EOPNOTSUPP or EINVAL for a disk that this
- * backend does not take. */
+/* Owned: each string and the array, which ends with NULL. EOPNOTSUPP or EINVAL for a disk or
+ * a network that this backend does not take, EIO for a disk or a tap that is not there. */
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
                           char ***ret, struct error *err);
 void qemu_arguments_destroy(char **arguments);

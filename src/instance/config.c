@@ -29,7 +29,6 @@ struct network_config {
 
 /* What a user may ask for. Whether this version can run it is a matter of its backends. */
 static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hypervisor", NULL};
-static const char *const network_words[] = {"none", "user", "tap", NULL};
 static const char *const format_words[] = {"raw", "qcow2", NULL};
 
 static const struct json_field config_fields[] = {
@@ -88,7 +87,7 @@ static const struct json_field network_fields[] = {
     {.name = "mode",
      .kind = JSON_WORD,
      .offset = offsetof(struct network_config, mode),
-     .words = network_words},
+     .words = machine_network_names},
     {.name = "restrict", .kind = JSON_BOOL, .offset = offsetof(struct network_config, restrict_)},
     {.name = "tap",
      .kind = JSON_STRING,
@@ -148,19 +147,49 @@ static int read_disks(const cJSON *json, struct machine *machine, struct error *
     return 0;
 }
 
+static int check_network(const struct network_config *network, struct error *err)
+{
+    if (network->mode != NETWORK_TAP)
+        return network->tap || network->mac
+                   ? error_set(err, EINVAL, "\"tap\" and \"mac\" are for \"mode\": \"tap\"")
+                   : 0;
+    if (!network->tap || !machine_tap_valid(network->tap))
+        return error_set(err, EINVAL,
+                         "with \"mode\": \"tap\", \"tap\" must be the name of the host's interface: 1 to "
+                         "%d of A-Z, a-z, 0-9, \"_\", \".\" and \"-\"",
+                         MACHINE_TAP_MAX);
+    if (network->mac && !machine_mac_valid(network->mac))
+        return error_set(err, EINVAL,
+                         "\"mac\" must be an address of one interface, such as 02:00:00:00:00:01");
+    if (network->restrict_)
+        return error_set(err, EINVAL, "\"restrict\" is for \"mode\": \"user\"");
+    return 0;
+}
+
+static int add_interface(struct network_config *network, struct machine *machine,
+                         struct error *err)
+{
+    machine->interfaces = calloc(1, sizeof *machine->interfaces);
+    if (!machine->interfaces)
+        return error_set(err, ENOMEM, "out of memory");
+    machine->interface_count = 1;
+    machine->interfaces[0] = (struct machine_interface){.tap = steal_pointer(network->tap),
+                                                        .mac = steal_pointer(network->mac)};
+    return 0;
+}
+
 static int read_network(const cJSON *json, struct machine *machine, struct error *err)
 {
     struct network_config network = {.mode = NETWORK_USER};
     int r = json ? json_read(json, network_fields, array_length(network_fields), &network, err) : 0;
-    bool tap = network.tap || network.mac || network.mode == NETWORK_TAP;
+    if (r == 0)
+        r = check_network(&network, err);
+    if (r == 0 && network.mode == NETWORK_TAP)
+        r = add_interface(&network, machine, err);
     free(network.tap);
     free(network.mac);
     if (r < 0)
         return error_prefix(err, r, "\"network\"");
-    if (tap)
-        return error_set(err, EOPNOTSUPP,
-                         "\"network\": taps are not supported yet: \"mode\" may be "
-                         "\"none\" or \"user\"");
     machine->network = (enum machine_network)network.mode;
     machine->network_restrict = network.restrict_;
     return 0;
@@ -233,6 +262,10 @@ cJSON *config_to_json(const struct machine *machine)
     cJSON *network = cJSON_AddObjectToObject(json, "network");
     cJSON_AddStringToObject(network, "mode", machine_network_names[machine->network]);
     cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
+    if (machine->network == NETWORK_TAP) {
+        add_text(network, "tap", machine->interfaces[0].tap);
+        add_text(network, "mac", machine->interfaces[0].mac);
+    }
     cJSON_AddStringToObject(json, "machine", machine_board_names[machine->board]);
     cJSON_AddStringToObject(json, "accel", machine_accel_names[machine->accel]);
     return json;

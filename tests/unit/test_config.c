@@ -65,7 +65,10 @@ static void config_when_whole_sets_every_member(void **state)
 
 static void config_when_printed_is_the_same_again(void **state)
 {
-    static const char *const texts[] = {"{}", whole, "{\"network\":{\"mode\":\"none\"}}"};
+    static const char *const texts[] = {
+        "{}", whole, "{\"network\":{\"mode\":\"none\"}}",
+        "{\"network\":{\"mode\":\"tap\",\"tap\":\"t0\"}}",
+        "{\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}}"};
     (void)state;
     for (size_t i = 0; i < array_length(texts); i++) {
         struct machine machine = parsed(texts[i]);
@@ -163,6 +166,45 @@ static void config_when_values_are_at_their_limits_is_accepted(void **state)
     check(cases, array_length(cases));
 }
 
+static void config_when_on_a_tap_has_its_interface(void **state)
+{
+    (void)state;
+    struct machine machine = parsed("{\"network\":{\"mode\":\"tap\",\"restrict\":false,"
+                                    "\"tap\":\"a-b.c_d01234567\",\"mac\":\"0E:fF:00:00:00:01\"}}");
+    assert_int_equal(machine.network, NETWORK_TAP);
+    assert_int_equal(machine.interface_count, 1);
+    assert_string_equal(machine.interfaces[0].tap, "a-b.c_d01234567");
+    assert_string_equal(machine.interfaces[0].mac, "0E:fF:00:00:00:01");
+    assert_null(machine.interfaces[0].id);
+    machine_finish(&machine);
+}
+
+static void config_when_the_tap_is_wrong_says_so(void **state)
+{
+    static const struct {
+        const char *members, *why;
+    } cases[] = {
+        {"\"mode\":\"tap\"", "\"network\": with \"mode\": \"tap\", \"tap\" must be"},
+        {"\"mode\":\"tap\",\"tap\":null", "\"tap\" must be the name of the host's interface"},
+        {"\"mode\":\"tap\",\"tap\":\"\"", "\"tap\" must be"},
+        {"\"mode\":\"tap\",\"tap\":\"a-b.c_d012345678\"", "\"tap\" must be"},
+        {"\"mode\":\"tap\",\"tap\":\"t,script=x\"", "\"tap\" must be"},
+        {"\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"01:00:00:00:00:01\"", "\"mac\" must be"},
+        {"\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"\"", "\"mac\" must be"},
+        {"\"mode\":\"tap\",\"tap\":\"t0\",\"restrict\":true", "\"restrict\" is for"},
+        {"\"tap\":\"t0\"", "\"tap\" and \"mac\" are for"},
+        {"\"mode\":\"none\",\"tap\":\"t0\"", "\"tap\" and \"mac\" are for"},
+        {"\"mode\":\"user\",\"mac\":\"02:00:00:00:00:01\"", "\"tap\" and \"mac\" are for"},
+    };
+    (void)state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        char text[256];
+        snprintf(text, sizeof text, "{\"network\":{%s}}", cases[i].members);
+        const struct case_ one = {text, cases[i].why, EINVAL};
+        check(&one, 1);
+    }
+}
+
 static void config_when_a_disk_is_wrong_says_which(void **state)
 {
     static const struct case_ cases[] = {
@@ -250,9 +292,6 @@ static void config_when_it_asks_for_what_comes_later_is_not_supported(void **sta
     static const struct case_ cases[] = {
         {"{\"hypervisor\":\"firecracker\"}", "cannot be run yet", EOPNOTSUPP},
         {"{\"hypervisor\":\"cloud-hypervisor\"}", "cannot be run yet", EOPNOTSUPP},
-        {"{\"network\":{\"mode\":\"tap\",\"tap\":\"tap0\",\"mac\":\"02:00:00:00:00:01\"}}",
-         "\"network\": taps are not supported yet", EOPNOTSUPP},
-        {"{\"network\":{\"tap\":\"tap0\"}}", "taps are not supported yet", EOPNOTSUPP},
         {"{\"network\":{\"mode\":\"bridge\"}}", "\"mode\" must be one of", EINVAL},
         {"{\"network\":{\"mode\":\"user\",\"restrict\":\"on\"}}",
          "\"network\": \"restrict\" must be true or false", EINVAL},
@@ -270,6 +309,8 @@ int main(void)
         cmocka_unit_test(config_when_printed_is_the_same_again),
         cmocka_unit_test(config_when_a_value_is_wrong_names_the_member),
         cmocka_unit_test(config_when_values_are_at_their_limits_is_accepted),
+        cmocka_unit_test(config_when_on_a_tap_has_its_interface),
+        cmocka_unit_test(config_when_the_tap_is_wrong_says_so),
         cmocka_unit_test(config_when_a_disk_is_wrong_says_which),
         cmocka_unit_test(config_when_a_backend_can_boot_names_its_hypervisor),
         cmocka_unit_test(config_when_there_are_many_disks_takes_sixteen),

@@ -110,6 +110,49 @@ static void restore_is_private_and_waits_and_has_nothing_to_boot(void **state)
     assert_lacks(arguments, "\n-sandbox\n");
 }
 
+static void tap_is_passed_as_a_value_and_runs_no_scripts(void **state)
+{
+    char tap[] = "lo", mac[] = "02:00:00:00:00:01"; /* one that is there on every host */
+    struct machine_interface interface = {.tap = tap, .mac = mac};
+    struct machine machine = small_machine();
+    static const bool restores[] = {false, true};
+
+    (void)state;
+    machine.network = NETWORK_TAP;
+    machine.interfaces = &interface;
+    machine.interface_count = 1;
+    for (size_t i = 0; i < array_length(restores); i++) {
+        auto_free char *arguments = arguments_of(&machine, &plain, restores[i]);
+        assert_has(arguments, "\n-netdev\n{\"type\":\"tap\",\"id\":\"net0\",\"ifname\":\"lo\","
+                              "\"script\":\"no\",\"downscript\":\"no\"}\n"
+                              "-device\n{\"driver\":\"virtio-net-device\",\"netdev\":\"net0\","
+                              "\"mac\":\"02:00:00:00:00:01\",\"guest_announce\":false}\n");
+    }
+    interface.mac = NULL;
+    auto_free char *arguments = arguments_of(&machine, &plain, true);
+    assert_lacks(arguments, "\"mac\"");
+}
+
+static void tap_that_is_not_taken_is_refused(void **state)
+{
+    char tap[] = "no-such-tap-0";
+    struct machine_interface interfaces[] = {{.tap = tap}, {.tap = tap}};
+    struct machine machine = small_machine();
+    struct qemu_start start = {.program = &plain, .type = "microvm", .memory = "memory"};
+    struct error err = {0};
+    char **arguments = NULL;
+
+    (void)state;
+    machine.network = NETWORK_TAP;
+    machine.interfaces = interfaces;
+    machine.interface_count = 1;
+    assert_int_equal(qemu_arguments_create(&machine, &start, &arguments, &err), -EIO);
+    assert_non_null(strstr(err.text, "the tap no-such-tap-0: No such device"));
+    machine.interface_count = 2;
+    assert_int_equal(qemu_arguments_create(&machine, &start, &arguments, &err), -EOPNOTSUPP);
+    assert_non_null(strstr(err.text, "2 network interfaces"));
+}
+
 static void sandbox_when_the_program_has_one_is_on(void **state)
 {
     struct program sandboxed = plain;
@@ -206,6 +249,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(what_a_user_chose_is_passed_as_values_only),
         cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
+        cmocka_unit_test(tap_is_passed_as_a_value_and_runs_no_scripts),
+        cmocka_unit_test(tap_that_is_not_taken_is_refused),
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
         cmocka_unit_test(kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does),
         cmocka_unit_test(kernel_of_a_microvm_is_told_its_clock_unless_the_user_does),
