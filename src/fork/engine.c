@@ -14,6 +14,18 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
+/* The id, and the taps of the machine as it will run. */
+static int reserve(struct fork *fork, struct error *err)
+{
+    const struct fork_request *request = fork->request;
+    int r = request->options.tap ? machine_set_tap(&fork->machine, request->options.tap, err) : 0;
+    if (r < 0)
+        return error_prefix(err, r, "options: \"tap\" cannot be used with the snapshot %s",
+                            fork->source->id);
+    return instances_reserve(fork->engine->instances, request->id, &fork->machine, &fork->instance,
+                             err);
+}
+
 /* Everything that the snapshot's own words can tell, before any work. */
 static int validate(struct fork *fork, struct error *err)
 {
@@ -38,7 +50,7 @@ static int validate(struct fork *fork, struct error *err)
     if (machine_from_json(source->machine, &fork->machine, &why) < 0)
         return error_set(err, EIO, "snapshot.json of %s: machine: %s", source->id, why.text);
     fork->machine.hypervisor = hypervisor;
-    return instances_reserve(fork->engine->instances, fork->request->id, &fork->instance, err);
+    return reserve(fork, err);
 }
 
 static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)

@@ -27,6 +27,7 @@ void fork_request_finish(struct fork_request *request)
     }
     explicit_bzero(request->mailboxes, sizeof request->mailboxes);
     request->count = 0;
+    free(steal_pointer(request->options.tap));
     free(steal_pointer(request->options.ack_address));
     free(steal_pointer(request->options_text));
 }
@@ -295,8 +296,12 @@ static int check_options(const struct option_members *members, struct error *err
     if (members->target_state != 0)
         return error_set(err, EOPNOTSUPP,
                          "\"target_state\": \"standby\" is not supported yet: use \"running\"");
-    if (members->tap)
-        return error_set(err, EOPNOTSUPP, "\"tap\" is not supported yet: use null");
+    if (members->tap && !machine_tap_valid(members->tap))
+        return error_set(
+            err, EINVAL,
+            "\"tap\" must be the name of the host's interface: 1 to %d of A-Z, a-z, 0-9, "
+            "\"_\", \".\" and \"-\", or null",
+            MACHINE_TAP_MAX);
     if (members->identity)
         return error_set(err, EOPNOTSUPP, "\"identity\" is not supported yet: use false");
     if (members->from_running)
@@ -315,14 +320,15 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
         r = json_read(json, option_fields, array_length(option_fields), &members, err);
     if (r == 0)
         r = check_options(&members, err);
-    free(members.tap);
     if (r < 0 || !ret) {
+        free(members.tap);
         free(members.ack_address);
         return r;
     }
     *ret = (struct fork_options){.wait_for_network = members.wait_for_network,
                                  .from_running = members.from_running,
                                  .keep = members.on_ack_failure != 0,
+                                 .tap = members.tap,
                                  .ack_address = members.ack_address};
     return 0;
 }

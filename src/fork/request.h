@@ -11,6 +11,7 @@
 
 #include <stdbool.h>
 
+#include "hypervisor/hypervisor.h"
 #include "mailbox/ack.h"
 #include "mailbox/deliver.h"
 #include "mailbox/frame.h"
@@ -38,6 +39,7 @@ struct fork_options {
     bool wait_for_network;
     bool from_running;
     bool keep;         /* on_ack_failure */
+    char *tap;         /* owned; the fork's in place of the source's; NULL: that */
     char *ack_address; /* owned; NULL: the mount's */
 };
 

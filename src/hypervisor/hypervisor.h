@@ -74,6 +74,9 @@ struct machine {
 void machine_finish(struct machine *machine);
 int machine_copy(const struct machine *machine, struct machine *ret, struct error *err);
 
+/* Puts its interface on another tap. EINVAL unless it has exactly one. */
+int machine_set_tap(struct machine *machine, const char *tap, struct error *err);
+
 /* Everything but the boot members and the hypervisor, for snapshot.json; and back (untrusted:
  * EINVAL). */
 cJSON *machine_to_json(const struct machine *machine);

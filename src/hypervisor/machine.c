@@ -125,6 +125,21 @@ int machine_copy(const struct machine *machine, struct machine *ret, struct erro
     return 0;
 }
 
+int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
+{
+    if (machine->interface_count == 0)
+        return error_set(err, EINVAL, "the machine has no interface on a tap");
+    if (machine->interface_count > 1)
+        return error_set(err, EINVAL, "the machine has %zu interfaces on taps, and this is one",
+                         machine->interface_count);
+    char *copy = strdup(tap);
+    if (!copy)
+        return error_set(err, ENOMEM, "no memory for a machine's description");
+    free(machine->interfaces[0].tap);
+    machine->interfaces[0].tap = copy;
+    return 0;
+}
+
 bool machine_tap_valid(const char *tap)
 {
     static const char allowed[] =

@@ -118,12 +118,12 @@ static void add_network(struct list *list, const struct machine *machine)
     /* After a restore that announces nothing, resetting a device that could have announced itself
      * ends QEMU 7.2 with a segmentation fault: its timer is gone. Guests reset theirs at reboot. */
     cJSON *device = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
-                    cJSON_AddStringToObject(device, "netdev", "net0") &&
-                    (!mac || cJSON_AddStringToObject(device, "mac", mac)) &&
-                    cJSON_AddBoolToObject(device, "guest_announce", false) &&
-                    (machine->board != MACHINE_Q35 ||
-                     cJSON_AddStringToObject(device, "romfile", ""));
+    bool complete =
+        cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
+        cJSON_AddStringToObject(device, "netdev", "net0") &&
+        (!mac || cJSON_AddStringToObject(device, "mac", mac)) &&
+        cJSON_AddBoolToObject(device, "guest_announce", false) &&
+        (machine->board != MACHINE_Q35 || cJSON_AddStringToObject(device, "romfile", ""));
     add_json(list, "-device", device, complete);
 }
 

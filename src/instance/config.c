@@ -154,10 +154,11 @@ static int check_network(const struct network_config *network, struct error *err
                    ? error_set(err, EINVAL, "\"tap\" and \"mac\" are for \"mode\": \"tap\"")
                    : 0;
     if (!network->tap || !machine_tap_valid(network->tap))
-        return error_set(err, EINVAL,
-                         "with \"mode\": \"tap\", \"tap\" must be the name of the host's interface: 1 to "
-                         "%d of A-Z, a-z, 0-9, \"_\", \".\" and \"-\"",
-                         MACHINE_TAP_MAX);
+        return error_set(
+            err, EINVAL,
+            "with \"mode\": \"tap\", \"tap\" must be the name of the host's interface: 1 to "
+            "%d of A-Z, a-z, 0-9, \"_\", \".\" and \"-\"",
+            MACHINE_TAP_MAX);
     if (network->mac && !machine_mac_valid(network->mac))
         return error_set(err, EINVAL,
                          "\"mac\" must be an address of one interface, such as 02:00:00:00:00:01");
@@ -166,8 +167,7 @@ static int check_network(const struct network_config *network, struct error *err
     return 0;
 }
 
-static int add_interface(struct network_config *network, struct machine *machine,
-                         struct error *err)
+static int add_interface(struct network_config *network, struct machine *machine, struct error *err)
 {
     machine->interfaces = calloc(1, sizeof *machine->interfaces);
     if (!machine->interfaces)

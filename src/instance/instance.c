@@ -42,24 +42,19 @@ static void instance_free(struct instance *instance)
     free(instance);
 }
 
-static bool insert_if_free(struct instance *instance)
+/* With the lock held. The id is free. */
+static void insert(struct instance *instance)
 {
-    struct instances *table = instance->table;
-    pthread_mutex_lock(&table->lock);
-    struct instance *other;
-    HASH_FIND_STR(table->by_id, instance->id, other);
-    if (!other) {
-        instance->serial = ++table->last_serial;
-        instance->references++;
-        HASH_ADD_STR(table->by_id, id, instance);
-    }
-    pthread_mutex_unlock(&table->lock);
-    return !other;
+    instance->serial = ++instance->table->last_serial;
+    instance->references++;
+    HASH_ADD_STR(instance->table->by_id, id, instance);
 }
 
 void instance_insert(struct instance *instance)
 {
-    insert_if_free(instance);
+    pthread_mutex_lock(&instance->table->lock);
+    insert(instance);
+    pthread_mutex_unlock(&instance->table->lock);
 }
 
 struct instance *instances_find(struct instances *instances, const char *id)
@@ -122,8 +117,21 @@ struct snapshot_name *instances_forks(struct instances *instances, const struct 
     return list(instances, snapshot->uuid, ret_count);
 }
 
-int instances_reserve(struct instances *instances, const char *id, struct instance **ret,
-                      struct error *err)
+/* With the lock held. */
+static int take(struct instance *instance, const struct machine *machine, struct error *err)
+{
+    struct instance *other;
+    HASH_FIND_STR(instance->table->by_id, instance->id, other);
+    if (other)
+        return error_set(err, EEXIST, "there is an instance %s already", instance->id);
+    int r = machine ? instance_take_taps_locked(instance, machine, err) : 0;
+    if (r == 0)
+        insert(instance);
+    return r;
+}
+
+int instances_reserve(struct instances *instances, const char *id, const struct machine *machine,
+                      struct instance **ret, struct error *err)
 {
     if (!store_id_valid(id))
         return error_set(err, EINVAL,
@@ -133,12 +141,14 @@ int instances_reserve(struct instances *instances, const char *id, struct instan
     struct instance *instance = instance_create(instances, id);
     if (!instance)
         return error_set(err, ENOMEM, "out of memory");
-    if (!insert_if_free(instance)) {
+    pthread_mutex_lock(&instances->lock);
+    int r = take(instance, machine, err);
+    pthread_mutex_unlock(&instances->lock);
+    if (r < 0)
         instance_free(instance);
-        return error_set(err, EEXIST, "there is an instance %s already", id);
-    }
-    *ret = instance;
-    return 0;
+    else
+        *ret = instance;
+    return r;
 }
 
 void instance_abandon(struct instance *instance)
@@ -181,7 +191,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
 {
     struct store_entry entry = {.fd = -1};
     struct instance *instance = NULL;
-    int r = instances_reserve(instances, id, &instance, err);
+    int r = instances_reserve(instances, id, NULL, &instance, err);
     if (r == 0)
         r = config_parse("{}", 2, &instance->machine, err);
     if (r == 0)

@@ -57,7 +57,9 @@ struct instance {
     enum instance_state state;
     char *config; /* as written; NULL: never written */
     struct machine machine;
-    struct vmm *vmm;               /* while there is a process */
+    struct vmm *vmm;                                        /* while there is a process */
+    char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
+    size_t tap_count;
     struct snapshot *mapped;       /* whose memory the VMM maps; a user of it */
     char source[STORE_ID_MAX + 1]; /* the snapshot that it was forked from, or "" */
     char source_uuid[33];
@@ -107,10 +109,12 @@ struct snapshot_name *instances_list(struct instances *instances, size_t *ret_co
 struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,
                                       size_t *ret_count);
 
-/* Takes the id for an instance that nobody sees yet. EINVAL, EEXIST. Returns a reference. */
-int instances_reserve(struct instances *instances, const char *id, struct instance **ret,
-                      struct error *err);
-/* Gives the id back, if it was not published, and the reference. */
+/* Takes the id for an instance that nobody sees yet, and in one step the taps of the machine that
+ * it is to run (NULL: none yet). EINVAL, EEXIST; EBUSY, naming the tap and who has it. Returns a
+ * reference. */
+int instances_reserve(struct instances *instances, const char *id, const struct machine *machine,
+                      struct instance **ret, struct error *err);
+/* Gives the id and the taps back, if it was not published, and the reference. */
 void instance_abandon(struct instance *instance);
 
 /* mkdir: an instance in state created. */

@@ -28,6 +28,14 @@ void instance_settle(struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
 void instance_forget_vmm(struct instance *instance);
 
+/* taps.c: the machine's taps become the instance's. EBUSY if another has one of them. */
+int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);
+int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
+                              struct error *err);
+/* The same for a VMM that runs on them already; nobody else knows the instance yet. */
+void instance_keep_taps(struct instance *instance, const struct machine *machine);
+void instance_drop_taps(struct instance *instance);
+
 /* watch.c */
 int instances_watch(struct instances *table, struct error *err);
 void instances_unwatch(struct instances *table);

@@ -100,6 +100,7 @@ void instance_forget_vmm(struct instance *instance)
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
+    instance_drop_taps(instance);
     vmm_close(vmm);
     if (mapped) {
         snapshot_leave(mapped);
@@ -199,8 +200,11 @@ static int boot(struct instance *instance, struct error *err)
     if (r < 0)
         return r;
     struct vmm_context context = context_of(instance, machine.hypervisor);
-    r = vmm_boot(&context, &machine, &vmm, err);
+    r = instance_take_taps(instance, &machine, err);
+    if (r == 0)
+        r = vmm_boot(&context, &machine, &vmm, err);
     if (r < 0) {
+        instance_drop_taps(instance);
         machine_finish(&machine);
         return r;
     }

@@ -173,6 +173,7 @@ static void adopt(struct instance *instance, const cJSON *json)
         instance_save(instance, instance->image.directory_fd, NULL); /* else the next start tells */
         return;
     }
+    instance_keep_taps(instance, &instance->machine);
     struct snapshots *snapshots = instance->table->setup.snapshots;
     struct snapshot *source =
         instance->source[0] ? snapshots_find(snapshots, instance->source) : NULL;

@@ -98,7 +98,10 @@ static const struct text options[] = {
     {"{\"on_ack_failure\":\"ignore\"}", EINVAL, EINVAL, "on_ack_failure"},
     {"{\"ack_address\":\"localhost\"}", EINVAL, EINVAL, "ack_address"},
     {"{\"target_state\":\"standby\"}", EOPNOTSUPP, EOPNOTSUPP, "target_state"},
-    {"{\"tap\":\"tap0\"}", EOPNOTSUPP, EOPNOTSUPP, "tap"},
+    {"{\"tap\":\"tap0\"}", 0, 0, ""},
+    {"{\"tap\":\"tap/0\"}", EINVAL, EINVAL, "\"tap\" must be the name of the host's interface"},
+    {"{\"tap\":\"0123456789abcdef\"}", EINVAL, EINVAL, "\"tap\" must be the name"},
+    {"{\"tap\":0}", EINVAL, EINVAL, "\"tap\" must be a string, or null"},
     {"{\"identity\":true}", EOPNOTSUPP, EOPNOTSUPP, "identity"},
     {"{\"from_running\":true}", EOPNOTSUPP, EOPNOTSUPP, "from_running"},
 };

@@ -95,7 +95,7 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     assert_int_equal(attempt->source->users, users);
     assert_int_equal(world_count(world_path(world, "store/instances")), attempt->instances);
     if (code != EEXIST && store_id_valid(id)) {
-        assert_int_equal(instances_reserve(&world->instances, id, &instance, NULL), 0);
+        assert_int_equal(instances_reserve(&world->instances, id, NULL, &instance, NULL), 0);
         instance_abandon(instance);
     }
     snapshot_unref(attempt->source);
@@ -138,7 +138,7 @@ static void fork_when_its_id_is_bad_or_taken_fails(void **state)
     assert_int_equal(instances_create(&world->instances, "fork-1", &world->err), 0);
     prepare(world, &attempt);
     assert_fails(&attempt, EEXIST, "validate", NULL, "there is an instance fork-1 already");
-    assert_int_equal(instances_reserve(&world->instances, "fork-2", &reserved, NULL), 0);
+    assert_int_equal(instances_reserve(&world->instances, "fork-2", NULL, &reserved, NULL), 0);
     prepare(world, &attempt);
     snprintf(attempt.request.id, sizeof attempt.request.id, "fork-2");
     assert_fails(&attempt, EEXIST, "validate", NULL, "there is an instance fork-2 already");

@@ -54,7 +54,8 @@ static void config_when_refused_says_why_and_stops_a_boot(void **state)
     tree_assert_text(tree, ONE "config", "{\"kernel\":");
     assert_int_equal(tree_put(tree, ONE "state", "running\n"), -EINVAL);
     assert_int_equal(tree_put(tree, ONE "config", "{\"network\":{\"mode\":\"tap\"}}"), -EINVAL);
-    tree_assert_has(tree, ONE "error", "config: \"network\": with \"mode\": \"tap\", \"tap\" must be");
+    tree_assert_has(tree, ONE "error",
+                    "config: \"network\": with \"mode\": \"tap\", \"tap\" must be");
     tree_must_put(tree, ONE "config", "{\"kernel\":\"/k\",\"vcpus\":4}\n");
     tree_assert_text(tree, ONE "error", "");
     assert_int_equal(tree_put(tree, ONE "state", "running\n"), -EIO); /* there is no QEMU */

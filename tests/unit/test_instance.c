@@ -86,17 +86,20 @@ static void reservation_when_held_hides_the_id_from_all_others(void **state)
     struct world *world = *state;
     struct instance *instance = NULL, *other = NULL;
     size_t count = 7;
-    assert_int_equal(instances_reserve(&world->instances, "web-1", &instance, &world->err), 0);
+    assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &instance, &world->err),
+                     0);
     assert_null(instances_find(&world->instances, "web-1"));
     auto_free struct snapshot_name *names = instances_list(&world->instances, &count);
     assert_non_null(names);
     assert_int_equal(count, 0);
-    assert_int_equal(instances_reserve(&world->instances, "web-1", &other, &world->err), -EEXIST);
+    assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &other, &world->err),
+                     -EEXIST);
     assert_null(other);
     assert_int_equal(instances_create(&world->instances, "web-1", &world->err), -EEXIST);
     instance_abandon(instance);
     instance_unref(made(world, "web-1"));
-    assert_int_equal(instances_reserve(&world->instances, "web-1", &other, &world->err), -EEXIST);
+    assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &other, &world->err),
+                     -EEXIST);
     instance_abandon(NULL);
 }
 
@@ -104,7 +107,7 @@ static void *reserve(void *argument)
 {
     struct world *world = argument;
     struct instance *instance = NULL;
-    instances_reserve(&world->instances, "web-1", &instance, NULL);
+    instances_reserve(&world->instances, "web-1", NULL, &instance, NULL);
     return instance;
 }
 
@@ -217,8 +220,8 @@ static void make_parts(struct world *world, struct parts *parts)
                      0);
     assert_int_equal(machine_from_json(parts->source->machine, &parts->machine, &world->err), 0);
     parts->machine.hypervisor = hypervisor_find("qemu");
-    assert_int_equal(instances_reserve(&world->instances, "fork-1", &parts->instance, &world->err),
-                     0);
+    assert_int_equal(
+        instances_reserve(&world->instances, "fork-1", NULL, &parts->instance, &world->err), 0);
     assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &parts->entry, &world->err),
                      0);
     parts->record = cJSON_CreateObject();

@@ -407,6 +407,10 @@ static void options_when_given_are_taken(void **state)
     assert_true(!options.wait_for_network && options.keep);
     assert_string_equal(options.ack_address, "::1");
     free(options.ack_address);
+    assert_null(options.tap);
+    options = options_of("{\"tap\":\"a-b.C_d01234567\"}");
+    assert_string_equal(options.tap, "a-b.C_d01234567");
+    free(options.tap);
     options = options_of("{\"ack_address\":\"10.0.0.1\",\"on_ack_failure\":\"destroy\"}");
     assert_false(options.keep);
     free(options.ack_address);
@@ -426,7 +430,10 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"wait_for_network\":0}", EINVAL, "\"wait_for_network\" must be true or false"},
         {"{\"from_running\":true}", EOPNOTSUPP, "\"from_running\" is not supported yet"},
         {"{\"identity\":true}", EOPNOTSUPP, "\"identity\" is not supported yet"},
-        {"{\"tap\":\"tap0\"}", EOPNOTSUPP, "\"tap\" is not supported yet"},
+        {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
+        {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},
+        {"{\"tap\":\"0123456789abcdef\"}", EINVAL, "\"tap\" must be the name"},
+        {"{\"tap\":\"t0\",\"ack_address\":\"x\"}", EINVAL, "\"ack_address\""},
         {"{\"tap\":7}", EINVAL, "\"tap\" must be a string, or null"},
         {"{\"ack_address\":\"localhost\"}", EINVAL, "\"ack_address\" must be an IPv4 or IPv6"},
         {"{\"ack_address\":\"\"}", EINVAL, "\"ack_address\""},

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * taps: which instance has which of the host's interfaces. One is an instance's from before its VMM
+ * starts (from when a fork is reserved) until that has ended: two VMs on one tap would hear only a
+ * part each.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "instance/internal.h"
+
+static bool has_tap(const struct instance *instance, const char *tap)
+{
+    for (size_t i = 0; i < instance->tap_count; i++)
+        if (strcmp(instance->taps[i], tap) == 0)
+            return true;
+    return false;
+}
+
+int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
+                              struct error *err)
+{
+    for (size_t i = 0; i < machine->interface_count; i++)
+        for (struct instance *other = instance->table->by_id; other; other = other->hh.next)
+            if (other != instance && has_tap(other, machine->interfaces[i].tap))
+                return error_set(err, EBUSY,
+                                 "the tap %s is in use by the instance %s: give another (a fork's "
+                                 "in options), or stop that instance",
+                                 machine->interfaces[i].tap, other->id);
+    instance_keep_taps(instance, machine);
+    return 0;
+}
+
+void instance_keep_taps(struct instance *instance, const struct machine *machine)
+{
+    instance->tap_count = machine->interface_count;
+    for (size_t i = 0; i < machine->interface_count; i++)
+        snprintf(instance->taps[i], sizeof instance->taps[i], "%s", machine->interfaces[i].tap);
+}
+
+int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    int r = instance_take_taps_locked(instance, machine, err);
+    pthread_mutex_unlock(&instance->table->lock);
+    return r;
+}
+
+void instance_drop_taps(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->tap_count = 0;
+    pthread_mutex_unlock(&instance->table->lock);
+}
