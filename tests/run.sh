@@ -16,7 +16,7 @@ set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
           libcmocka-dev clang valgrind qemu-system-x86 busybox-static cpio procps util-linux
-          bash dash sed vim jq python3-minimal"
+          bash dash sed vim jq python3-minimal iproute2"
 suites="unit mount vm"
 fuzz_seconds=20
 sanitize_timeouts=2 # times those of a plain build

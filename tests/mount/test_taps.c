@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: MIT */
+/* Instances and forks on taps, with a real VMM, in a network namespace of the program's own. */
+#include "fixture.h"
+
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "tiny_guest.h"
+
+enum { TUN_MAJOR = 10, TUN_MINOR = 200, OPEN_TO_ALL = 0666, TAPS = 3 };
+
+static const char in_use[] = "the tap t0 is in use by the instance ";
+
+/* A device that everyone may open, as distributions have it. */
+static bool open_tun_to_all(const char *base)
+{
+    char node[300];
+    snprintf(node, sizeof node, "%.280s/tun", base);
+    bool open = mknod(node, S_IFCHR | OPEN_TO_ALL, makedev(TUN_MAJOR, TUN_MINOR)) == 0 &&
+                chmod(node, OPEN_TO_ALL) == 0 &&
+                mount(node, "/dev/net/tun", NULL, MS_BIND, NULL) == 0;
+    unlink(node);
+    return open;
+}
+
+/* t0, t1, … for the user that the program goes on as; the namespace ends with its processes. */
+static const char *make_taps(const char *base)
+{
+    const char *user = getenv("HYPEFS_TEST_UID");
+    char command[256];
+    if (access("/dev/net/tun", F_OK) < 0)
+        return "there is no /dev/net/tun";
+    if (geteuid() != 0 || unshare(CLONE_NEWNET) < 0)
+        return "only root can make a network namespace with taps";
+    if (user && !open_tun_to_all(base))
+        return "no /dev/net/tun for users can be laid over the host's";
+    for (int i = 0; i < TAPS; i++) {
+        snprintf(command, sizeof command,
+                 "ip tuntap add t%d mode tap user %s && ip link set t%d up", i, user ? user : "0",
+                 i);
+        if (system(command) != 0)
+            return "ip(8) cannot make a tap here";
+    }
+    return NULL;
+}
+
+static void make(struct harness *h, const char *id)
+{
+    static const char *const names[] = {"m", NULL};
+    const char *kernel = harness_json(h, tiny_guest_config(h, names), "kernel");
+    assert_works(mkdir(harness_path(h, "instances/%s", id), 0755));
+    harness_put(harness_path(h, "instances/%s/config", id),
+                harness_format(h,
+                               "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"tap\","
+                               "\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}}",
+                               kernel));
+}
+
+/* Has a VMM opened it? */
+static void assert_tap(struct harness *h, const char *tap, bool used)
+{
+    assert_shell("bash", harness_format(h, "ip link show %s | grep -q LOWER_UP", tap), !used);
+}
+
+static char *forks(struct harness *h, const char *name)
+{
+    return harness_path(h, "snapshots/base/forks/%s", name);
+}
+
+static int commit(struct harness *h, const char *id, const char *options)
+{
+    harness_put(forks(h, "new/options"), options);
+    return harness_write(forks(h, "new/commit"), id);
+}
+
+/* snapshots/base, whose guest was on t0, which is free again. */
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    make(h, "x");
+    harness_put(harness_path(h, "instances/x/state"), "running");
+    harness_await(h, harness_path(h, "instances/x/console"), "ready");
+    assert_tap(h, "t0", true);
+    return 0;
+}
+
+static int setup_snapshot(void **state)
+{
+    if (setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    harness_put(harness_path(h, "instances/x/snapshot"), "base");
+    assert_tap(h, "t0", false);
+    return 0;
+}
+
+static void instance_when_its_tap_is_in_use_does_not_boot(void **state)
+{
+    struct harness *h = *state;
+    make(h, "y");
+    assert_errno(harness_write(harness_path(h, "instances/y/state"), "running"), EBUSY);
+    assert_file_contains(harness_path(h, "instances/y/error"), in_use);
+    assert_string_equal(harness_get(h, harness_path(h, "instances/y/state")), "created\n");
+    harness_put(harness_path(h, "instances/x/state"), "stopped");
+    harness_put(harness_path(h, "instances/y/state"), "running");
+    assert_tap(h, "t0", true);
+    const char *info = harness_get(h, harness_path(h, "instances/y/info"));
+    assert_string_equal(harness_json(h, info, "config.network.mac"), "02:00:00:00:00:01");
+}
+
+static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(commit(h, "f0", "{}"), 0);
+    assert_tap(h, "t0", true);
+    assert_errno(commit(h, "f1", "{}"), EBUSY);
+    assert_file_contains(forks(h, "new/error"), in_use);
+    assert_errno(commit(h, "f1", "{\"tap\":\"t0\"}"), EBUSY);
+    assert_file_contains(forks(h, "new/error"), "f0");
+    assert_tap(h, "t1", false);
+    harness_put(forks(h, "new/mailboxes/m"), "{\"word\":\"hello\"}");
+    assert_errno(commit(h, "f1", "{\"tap\":\"t1\"}"), 0);
+    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"word\":\"hello\"}");
+    assert_tap(h, "t1", true);
+    const char *info = harness_get(h, harness_path(h, "instances/f1/info"));
+    assert_string_equal(harness_json(h, info, "config.network.tap"), "t1");
+    assert_errno(commit(h, "f2", "{\"tap\":\"t1\"}"), EBUSY);
+    /* A daemon that starts again knows. */
+    harness_unmount(h);
+    harness_mount(h, NULL);
+    assert_errno(commit(h, "f2", "{\"tap\":\"t1\"}"), EBUSY);
+    assert_errno(commit(h, "f2", "{}"), EBUSY);
+    harness_put(harness_path(h, "instances/f0/state"), "stopped");
+    assert_errno(commit(h, "f2", "{}"), 0);
+    assert_tap(h, "t0", true);
+}
+
+static void fork_when_the_tap_is_not_there_is_eio(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(commit(h, "f0", "{\"tap\":\"t9\"}"), EIO);
+    assert_file_contains(forks(h, "new/error"), "the tap t9: No such device");
+    assert_shell("bash", "ip link show t9 2> /dev/null", 1);
+    assert_errno(commit(h, "f0", "{\"tap\":\"lo\"}"), EIO); /* QEMU's own words */
+    assert_file_contains(forks(h, "new/error"), "lo");
+    assert_errno(commit(h, "f0", "{\"tap\":\"t2\"}"), 0);
+}
+
+static void fork_when_the_source_has_no_tap_is_einval(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(commit(h, "f0", "{\"tap\":\"t1\"}"), EINVAL);
+    assert_file_contains(forks(h, "new/error"), "has no interface on a tap");
+    assert_string_equal(harness_json(h, harness_get(h, forks(h, "new/result")), "error.phase"),
+                        "validate");
+    assert_no_instance(h);
+    assert_errno(commit(h, "f0", "{}"), 0);
+}
+
+static void forks_when_two_want_one_tap_at_once_are_one(void **state)
+{
+    struct harness *h = *state;
+    struct harness_child children[2];
+    int succeeded = 0;
+    for (int i = 0; i < 2; i++) {
+        assert_works(mkdir(forks(h, harness_format(h, "d%d", i)), 0755));
+        harness_put(forks(h, harness_format(h, "d%d/options", i)), "{\"tap\":\"t1\"}");
+    }
+    for (int i = 0; i < 2; i++)
+        children[i] = tiny_guest_commit(h, harness_format(h, "d%d", i), "1");
+    for (int i = 0; i < 2; i++) {
+        struct harness_result result = harness_finish(h, &children[i]);
+        succeeded += result.status == 0;
+        if (result.status != 0)
+            assert_file_contains(forks(h, harness_format(h, "d%d/error", i)),
+                                 "the tap t1 is in use by the instance d");
+    }
+    assert_int_equal(succeeded, 1);
+}
+
+#define tap_test(name, setup) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        tap_test(instance_when_its_tap_is_in_use_does_not_boot, setup),
+        tap_test(fork_when_its_tap_is_in_use_is_busy_and_another_is_taken, setup_snapshot),
+        tap_test(fork_when_the_tap_is_not_there_is_eio, setup_snapshot),
+        tap_test(fork_when_the_source_has_no_tap_is_einval, tiny_guest_setup),
+        tap_test(forks_when_two_want_one_tap_at_once_are_one, setup_snapshot),
+    };
+    harness_enter_with(make_taps);
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    return cmocka_run_group_tests_name("taps", tests, NULL, NULL);
+}
