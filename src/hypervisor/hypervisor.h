@@ -133,8 +133,8 @@ struct hypervisor {
     int (*version)(struct vmm_programs *programs, const char *binary, char **ret,
                    struct error *err);
 
-    /* Boots `machine` with guest memory in the new file "memory" of the directory (shared with the
-     * file: what the guest writes is in the file). Fills machine's recorded members. Running. */
+    /* NULL: cannot. Boots `machine`; a VMM that can share guest memory with a file does so with the
+     * new file "memory" of the directory. Fills machine's recorded members. Running. */
     int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err);
 
@@ -154,9 +154,10 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused: afterwards the device state is in the new file "state" of the directory and guest
-     * memory in "memory". Neither is written into a file that was there: a snapshot may have it by
-     * a hard link. The VM stays paused; its disks are flushed and released. */
+    /* Paused: afterwards the device state is in the new file "state" of the directory, and guest
+     * memory in "memory": the one that the VM shares, or a new one. Older files are not written
+     * into, for a snapshot may have them by a hard link. The VM stays paused; its disks are flushed
+     * and released. */
     int (*save)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
     /* Lets go of control connection and memory, not of the process: what a running VM needs no
