@@ -33,6 +33,7 @@ void draft_destroy(struct object *object)
     struct draft *draft = (struct draft *)object;
     object_unref(&draft->source->object);
     document_finish(&draft->options);
+    document_finish(&draft->network);
     cJSON_Delete(draft->record);
     free(draft->failure);
     free(draft->result);
@@ -97,6 +98,12 @@ void draft_drop_file(struct fs *fs, struct staged *file)
     object_unref(&file->object);
 }
 
+void draft_drop_network(struct draft *draft)
+{
+    document_finish(&draft->network);
+    draft->has_network = false;
+}
+
 void draft_touched(struct fs *fs, struct draft *draft)
 {
     free(steal_pointer(draft->failure));
@@ -132,7 +139,7 @@ const char *draft_status(const struct draft *draft)
         return recorded_status(draft->record);
     if (draft->failure)
         return "failed";
-    if (draft->options.text)
+    if (draft->options.text || draft->has_network)
         return "staged";
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name))
@@ -164,6 +171,8 @@ static void become_record(struct fs *fs, struct draft *draft, const char *instan
         if (name && frame_name_valid(name, strlen(name)) && !draft_file(draft, name))
             draft_add_file(fs, draft, name);
     }
+    document_finish(&draft->network);
+    draft->has_network = cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(result, "network"));
     snprintf(draft->instance, sizeof draft->instance, "%s", instance);
     free(draft->result);
     draft->result = json_print(result);
@@ -196,9 +205,9 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
 
 /* A file that is not what it is to become refuses the whole request. */
 static bool refuse_marked(const char *directory, const char *name, const struct document *document,
-                          struct fork_request *request)
+                          bool removable, struct fork_request *request)
 {
-    const char *remedy = directory[0] ? "write it again, or remove it" : "write it again";
+    const char *remedy = removable ? "write it again, or remove it" : "write it again";
     if (document->refused)
         error_set(&request->refused, EINVAL, "%s%s was refused (%s): %s", directory, name,
                   document->refused, remedy);
@@ -212,12 +221,13 @@ static void refuse_first_marked(struct draft *draft, struct fork_request *reques
     const struct staged *file;
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name) &&
-            refuse_marked("mailboxes/", file->name, &file->document, request)) {
+            refuse_marked("mailboxes/", file->name, &file->document, true, request)) {
             snprintf(request->refused_mailbox, sizeof request->refused_mailbox, "%.64s",
                      file->name);
             return;
         }
-    refuse_marked("", "options", &draft->options, request);
+    if (!draft->has_network || !refuse_marked("", "network", &draft->network, true, request))
+        refuse_marked("", "options", &draft->options, false, request);
 }
 
 static void add_mailbox(struct fs *fs, const struct staged *file, struct fork_request *request)
@@ -248,6 +258,9 @@ static void make_request(struct fs *fs, struct draft *draft, struct fork_request
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name) && !request->refused.code)
             add_mailbox(fs, file, request);
+    if (draft->has_network && !request->refused.code)
+        fork_parse_network(draft->network.text, draft->network.size, fs->setup.require_token,
+                           &request->network, &request->refused);
     request->options_text = strndup(options, size);
     if (!request->refused.code)
         fork_parse_options(options, size, &request->options, &request->refused);
@@ -286,6 +299,7 @@ static int run_commit(struct job *job)
     struct draft *draft = (struct draft *)job->object;
     struct fork_engine engine = {.instances = fs->setup.instances,
                                  .ack_address = fs->setup.ack_address,
+                                 .ack_ports = fs->setup.ack_ports,
                                  .cancel_fd = fs->stop_fd};
     return fork_run(&engine, draft->source->snapshot, &job->request, &job->outcome, &job->error);
 }
@@ -296,6 +310,7 @@ static void empty(struct fs *fs, struct draft *draft)
     while (draft->files)
         draft_drop_file(fs, draft->files);
     document_finish(&draft->options);
+    draft_drop_network(draft);
     draft->instance[0] = 0;
 }
 

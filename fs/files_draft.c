@@ -116,7 +116,7 @@ static struct document *options_document(const struct place *place)
     return &draft_of(place)->options;
 }
 
-static int options_may_write(struct fs *fs, const struct place *place)
+static int draft_may_write(struct fs *fs, const struct place *place)
 {
     (void)fs;
     return draft_writable(draft_of(place));
@@ -131,8 +131,8 @@ static int options_check(struct fs *fs, const struct place *place, const char *t
     return fork_parse_options(text, size, NULL, err);
 }
 
-static int options_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
-                         struct error *err)
+static int draft_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
+                       struct error *err)
 {
     (void)text;
     (void)size;
@@ -148,9 +148,42 @@ static void draft_changed(struct fs *fs, const struct place *place)
 
 static const struct file_type options_file = {.text = options_text,
                                               .document = options_document,
-                                              .may_write = options_may_write,
+                                              .may_write = draft_may_write,
                                               .check = options_check,
-                                              .apply = options_apply,
+                                              .apply = draft_apply,
+                                              .changed = draft_changed};
+
+/* network: the identity staged, or what became of it */
+
+static char *network_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    const struct draft *draft = draft_of(place);
+    (void)fs;
+    if (!draft->record)
+        return copy_document(&draft->network, ret_size);
+    char *text = json_print(cJSON_GetObjectItemCaseSensitive(draft->record, "network"));
+    *ret_size = text ? strlen(text) : 0;
+    return text;
+}
+
+static struct document *network_document(const struct place *place)
+{
+    return &draft_of(place)->network;
+}
+
+static int network_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+                         struct json_span object, struct error *err)
+{
+    (void)place;
+    (void)object;
+    return fork_parse_network(text, size, fs->setup.require_token, NULL, err);
+}
+
+static const struct file_type network_file = {.text = network_text,
+                                              .document = network_document,
+                                              .may_write = draft_may_write,
+                                              .check = network_check,
+                                              .apply = draft_apply,
                                               .changed = draft_changed};
 
 /* commit, status, result, error */
@@ -176,7 +209,7 @@ static char *result_text(struct fs *fs, const struct place *place, size_t *ret_s
 static const struct file_type result_file = {.text = result_text};
 
 /* One line for a file that is refused or unfinished. */
-static void print_marks(FILE *out, const char *directory, const char *name,
+static void print_marks(FILE *out, const char *directory, const char *name, bool removable,
                         const struct document *document)
 {
     struct json_check check;
@@ -187,7 +220,7 @@ static void print_marks(FILE *out, const char *directory, const char *name,
         fprintf(out,
                 "%s%s: unfinished: the JSON object is not complete at line %u, column %u: write it "
                 "again%s\n",
-                directory, name, check.line, check.column, directory[0] ? ", or remove it" : "");
+                directory, name, check.line, check.column, removable ? ", or remove it" : "");
     }
 }
 
@@ -202,8 +235,9 @@ static char *draft_error_text(struct fs *fs, const struct place *place, size_t *
         return NULL;
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name))
-            print_marks(out, "mailboxes/", file->name, &file->document);
-    print_marks(out, "", "options", &draft->options);
+            print_marks(out, "mailboxes/", file->name, true, &file->document);
+    print_marks(out, "", "network", true, &draft->network);
+    print_marks(out, "", "options", false, &draft->options);
     if (draft->failure)
         fprintf(out, "%s\n", draft->failure);
     fclose(out);
@@ -398,14 +432,31 @@ const struct directory forks_directory = {
 static int draft_create_file(struct fs *fs, const struct place *directory, const char *name)
 {
     struct draft *draft = draft_of(directory);
-    if (strcmp(name, "network") != 0)
-        return -EPERM;
-    if (draft_writable(draft) < 0)
-        return draft_writable(draft);
-    free(draft->failure);
-    draft->failure = strdup("network: a network identity cannot be staged yet");
+    int r = strcmp(name, "network") == 0 ? draft_writable(draft) : -EPERM;
+    if (r < 0)
+        return r;
+    draft->has_network = true;
+    draft->network.unfinished = true;
     fs_changed(fs, &draft->object);
-    return -EOPNOTSUPP;
+    return 0;
+}
+
+static int draft_unlink_file(struct fs *fs, const struct place *directory, const char *name)
+{
+    struct draft *draft = draft_of(directory);
+    int r = strcmp(name, "network") == 0 ? draft_writable(draft) : -EPERM;
+    if (r == 0 && !draft->has_network)
+        r = -ENOENT;
+    if (r < 0)
+        return r;
+    draft_drop_network(draft);
+    draft_touched(fs, draft);
+    return 0;
+}
+
+static bool has_network(const struct place *place)
+{
+    return draft_of(place)->has_network;
 }
 
 static bool has_instance(const struct place *place)
@@ -420,6 +471,7 @@ static void instance_link(const struct place *place, char ret[256])
 
 static const struct entry draft_entries[] = {
     {"mailboxes", S_IFDIR | 0755, 1, .directory = &staged_directory},
+    {"network", S_IFREG | 0600, 9, .file = &network_file, .present = has_network},
     {"options", S_IFREG | 0644, 2, .file = &options_file},
     {"commit", S_IFREG | 0200, 3, .file = &commit_file, .command = true},
     {"status", S_IFREG | 0444, 4, .file = &status_file},
@@ -428,8 +480,10 @@ static const struct entry draft_entries[] = {
     {"instance", S_IFLNK | 0777, 7, .link = instance_link, .present = has_instance},
 };
 
-static const struct directory draft_directory = {
-    .entries = draft_entries, .count = array_length(draft_entries), .create = draft_create_file};
+static const struct directory draft_directory = {.entries = draft_entries,
+                                                 .count = array_length(draft_entries),
+                                                 .create = draft_create_file,
+                                                 .unlink = draft_unlink_file};
 
 const struct entry draft_entry = {NULL, S_IFDIR | 0755, 8, .directory = &draft_directory};
 const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file};

@@ -252,7 +252,9 @@ static const struct entry instance_entries[] = {
 };
 
 static const struct directory instance_directory = {.entries = instance_entries,
-                                                    .count = array_length(instance_entries)};
+                                                    .count = array_length(instance_entries),
+                                                    .find = network_find,
+                                                    .list = network_list};
 const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11, .directory = &instance_directory};
 
 /* instances/ */

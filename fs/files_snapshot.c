@@ -118,6 +118,65 @@ static int marker_ready(struct fs *fs, const struct place *place, struct waiter 
 static const struct file_type marker_file = {.text = marker_text, .ready = marker_ready};
 const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
 
+/* network: the resume-network markers; there only if the image has one. */
+
+static char *network_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    struct image_index *index;
+    (void)fs;
+    *ret_size = 0;
+    if (index_now(place, &index) < 0)
+        return NULL;
+    auto_json cJSON *json = scan_describe(&index->scan, "");
+    char *text = json ? json_print(json) : NULL;
+    *ret_size = text ? strlen(text) : 0;
+    image_index_unref(index);
+    return text;
+}
+
+static const struct file_type network_file = {.text = network_text, .ready = marker_ready};
+static const struct entry network_entry = {NULL, S_IFREG | 0400, 6, .file = &network_file};
+static const char network_name[] = "network";
+
+static bool has_network(const struct image_index *index)
+{
+    for (size_t i = 0; i < index->scan.count; i++)
+        if (index->scan.candidates[i].marker.kind == FRAME_NETWORK)
+            return true;
+    return false;
+}
+
+int network_find(struct fs *fs, const struct place *directory, const char *name,
+                 struct waiter *waiter, struct place *ret)
+{
+    struct image_index *index;
+    int r = strcmp(name, network_name) == 0 ? index_of(fs, directory, waiter, &index) : -ENOENT;
+    if (r != 0)
+        return r;
+    if (has_network(index))
+        *ret = (struct place){.object = directory->object, .entry = &network_entry};
+    else
+        r = -ENOENT;
+    image_index_unref(index);
+    return r;
+}
+
+/* Does not wait: the rest of the directory is there. */
+int network_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                 struct handle *handle)
+{
+    struct image_index *index;
+    int r = 0;
+    (void)fs;
+    (void)waiter;
+    if (index_now(directory, &index) < 0)
+        return 0;
+    if (has_network(index))
+        r = listing_add(handle, network_name, directory->object, &network_entry, 0);
+    image_index_unref(index);
+    return r;
+}
+
 static const struct entry snapshot_entries[] = {
     {"info", S_IFREG | 0444, 1, .file = &info_file},
     {"mailboxes", S_IFDIR | 0755, 2, .directory = &markers_directory},
@@ -125,7 +184,9 @@ static const struct entry snapshot_entries[] = {
 };
 
 static const struct directory snapshot_directory = {.entries = snapshot_entries,
-                                                    .count = array_length(snapshot_entries)};
+                                                    .count = array_length(snapshot_entries),
+                                                    .find = network_find,
+                                                    .list = network_list};
 const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5, .directory = &snapshot_directory};
 
 /* snapshots/ */

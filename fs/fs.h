@@ -32,6 +32,7 @@ struct fs_setup {
     struct snapshots *snapshots;
     struct instances *instances;
     const char *ack_address;
+    struct ack_ports *ack_ports;
     bool require_token;
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
     void (*wake)(void *poll);

@@ -71,10 +71,12 @@ struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
     char id[STORE_ID_MAX + 1]; /* "new" for the one that is always there */
     struct staged *files;
     struct document options;
-    struct job *job;                 /* the commit under way; not counted */
-    char *failure;                   /* owned: why the last commit failed */
-    char *result;                    /* owned: the text of `result` */
-    cJSON *record;                   /* of a record: its result */
+    struct document network;
+    bool has_network; /* the file was created; in a record: a network was delivered */
+    struct job *job;  /* the commit under way; not counted */
+    char *failure;    /* owned: why the last commit failed */
+    char *result;     /* owned: the text of `result` */
+    cJSON *record;    /* of a record: its result */
     char instance[STORE_ID_MAX + 1]; /* of a record, or of the commit under way */
     struct draft *next;
 };
@@ -280,6 +282,7 @@ void draft_remove(struct fs *fs, struct draft *draft);
 struct staged *draft_file(struct draft *draft, const char *name);
 struct staged *draft_add_file(struct fs *fs, struct draft *draft, const char *name);
 void draft_drop_file(struct fs *fs, struct staged *file);
+void draft_drop_network(struct draft *draft);
 /* Something was staged anew: the last commit's failure is history. */
 void draft_touched(struct fs *fs, struct draft *draft);
 const char *draft_status(const struct draft *draft);
@@ -289,6 +292,12 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
 /* -EBUSY while it commits, -EPERM as a record. */
 int draft_writable(const struct draft *draft);
 int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+
+/* files_snapshot.c: the entry `network` of a directory with a memory image. */
+int network_find(struct fs *fs, const struct place *directory, const char *name,
+                 struct waiter *waiter, struct place *ret);
+int network_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+                 struct handle *handle);
 
 /* The directories that the tables of other files name. */
 extern const struct directory snapshots_directory, instances_directory, forks_directory,

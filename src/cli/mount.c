@@ -49,6 +49,7 @@ struct daemon {
     struct store store;
     struct vmm_programs *programs;
     struct vmm_binary binaries[1];
+    struct ack_ports *ack_ports;
     struct snapshots snapshots;
     struct instances instances;
     struct ops_context ops;
@@ -340,12 +341,12 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
 static int open_layers(struct daemon *daemon, struct error *err)
 {
     const struct arguments *arguments = &daemon->arguments;
-    const struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
-                                      .instances = &daemon->instances,
-                                      .ack_address = arguments->ack_address,
-                                      .require_token = arguments->require_token,
-                                      .wake = ops_wake,
-                                      .drop = ops_drop};
+    struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
+                                .instances = &daemon->instances,
+                                .ack_address = arguments->ack_address,
+                                .require_token = arguments->require_token,
+                                .wake = ops_wake,
+                                .drop = ops_drop};
     const struct instances_setup instances_setup = {.store = &daemon->store,
                                                     .snapshots = &daemon->snapshots,
                                                     .binaries = daemon->binaries,
@@ -354,7 +355,10 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .complain = complain,
                                                     .context = daemon};
     daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
-    int r = fs_open(&fs_setup, &daemon->ops.fs, err);
+    int r = ack_ports_create(&daemon->ack_ports, err);
+    fs_setup.ack_ports = daemon->ack_ports;
+    if (r == 0)
+        r = fs_open(&fs_setup, &daemon->ops.fs, err);
     if (r == 0)
         r = vmm_programs_create(&daemon->programs, err);
     if (r == 0)
@@ -380,6 +384,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (daemon->snapshots.store)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
+    ack_ports_destroy(daemon->ack_ports);
     store_close(&daemon->store);
     return r;
 }

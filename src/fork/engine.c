@@ -26,6 +26,19 @@ static int reserve(struct fork *fork, struct error *err)
                              err);
 }
 
+/* Who is not resumed cannot take a payload. */
+static int check_target(const struct fork_request *request, struct error *err)
+{
+    if (!request->options.standby)
+        return 0;
+    if (request->count > 0 || request->network.staged)
+        return error_set(err, EINVAL,
+                         "with \"target_state\": \"standby\" nothing can be delivered: remove what "
+                         "is staged, or set it to \"running\"");
+    return error_set(err, EOPNOTSUPP,
+                     "\"target_state\": \"standby\" is not supported yet: use \"running\"");
+}
+
 /* Everything that the snapshot's own words can tell, before any work. */
 static int validate(struct fork *fork, struct error *err)
 {
@@ -40,6 +53,9 @@ static int validate(struct fork *fork, struct error *err)
     if (r < 0)
         return r;
     fork->using_source = true;
+    r = check_target(fork->request, err);
+    if (r < 0)
+        return r;
     if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
         return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
                          source->hypervisor);
@@ -63,8 +79,8 @@ static int read_image(void *context, uint64_t offset, void *bytes, size_t size, 
 
 static int preflight(struct fork *fork, const struct memory_io *io, struct error *err)
 {
-    for (size_t i = 0; i < fork->request->count; i++) {
-        fork->failed_mailbox = fork->request->mailboxes[i].name;
+    for (size_t i = 0; i < fork->count; i++) {
+        fork->failed_mailbox = fork->mailboxes[i]->name[0] ? fork->mailboxes[i]->name : NULL;
         int r = deliver_preflight(io, &fork->deliveries[i], 1, err);
         if (r < 0)
             return r;
@@ -73,10 +89,8 @@ static int preflight(struct fork *fork, const struct memory_io *io, struct error
     return 0;
 }
 
-/* The image is there, has the right size, and still holds each marker where it was found. */
-static int check_image(struct fork *fork, struct error *err)
+static int open_image(const struct snapshot *source, int *ret, struct error *err)
 {
-    const struct snapshot *source = fork->source;
     struct stat st;
     auto_close int fd = openat(source->image.directory_fd, "memory",
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -88,52 +102,22 @@ static int check_image(struct fork *fork, struct error *err)
                          "the memory image of the snapshot %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",
                          source->id, (intmax_t)st.st_size, source->memory_bytes);
-    if (fork->request->count == 0)
-        return 0;
-    int r = image_index_wait(&fork->source->image, &fork->index, err);
-    for (size_t i = 0; i < fork->request->count && r == 0; i++) {
-        fork->failed_mailbox = fork->request->mailboxes[i].name;
-        r = deliver_locate(&fork->index->scan, &fork->deliveries[i], err);
-    }
-    struct memory_io io = {.read = read_image, .context = &fd};
-    return r < 0 ? r : preflight(fork, &io, err);
-}
-
-static int open_socket(struct fork *fork, struct error *err)
-{
-    const struct fork_request *request = fork->request;
-    const char *address =
-        request->options.ack_address ? request->options.ack_address : fork->engine->ack_address;
-    for (size_t i = 0; i < request->count; i++)
-        if (request->mailboxes[i].wait_for_ack)
-            return ack_socket_open(address, &fork->socket, err);
+    *ret = steal_fd(&fd);
     return 0;
 }
 
+/* The image is there, has the right size, has a place for each payload, and still holds each marker
+ * where it was found. */
 static int locate(struct fork *fork, struct error *err)
 {
-    struct fork_request *request = fork->request;
-    int r = open_socket(fork, err);
-    for (size_t i = 0; i < request->count && r == 0; i++) {
-        struct fork_mailbox *mailbox = &request->mailboxes[i];
-        if (mailbox->wait_for_ack)
-            r = fork_append_port(mailbox, fork->socket.port, err);
-        fork->deliveries[i] = (struct delivery){.kind = FRAME_FORK,
-                                                .name = mailbox->name,
-                                                .token = mailbox->token,
-                                                .token_size = mailbox->token_size,
-                                                .payload = mailbox->payload,
-                                                .payload_size = mailbox->payload_size};
-    }
+    auto_close int fd = -1;
+    int r = open_image(fork->source, &fd, err);
+    if (r == 0 && (fork->request->count > 0 || fork->request->network.staged))
+        r = image_index_wait(&fork->source->image, &fork->index, err);
     if (r == 0)
-        r = check_image(fork, err);
-    for (size_t i = 0; i < request->count && r == 0; i++) {
-        const struct delivery *delivery = &fork->deliveries[i];
-        request->mailboxes[i].located = true;
-        request->mailboxes[i].offset = delivery->targets[0]->offset;
-        request->mailboxes[i].copies = delivery->target_count;
-    }
-    return r;
+        r = handoffs_prepare(fork, err);
+    struct memory_io io = {.read = read_image, .context = &fd};
+    return r < 0 ? r : preflight(fork, &io, err);
 }
 
 static struct vmm_context context_of(const struct fork *fork)
@@ -170,106 +154,29 @@ static int patch(struct fork *fork, struct error *err)
     struct memory_io io = {.read = read_vmm, .write = write_vmm, .context = fork->vmm};
     int r = preflight(fork, &io, err);
     if (r == 0)
-        r = deliver_write(&io, fork->deliveries, fork->request->count, err);
-    for (size_t i = 0; i < fork->request->count && r == 0; i++)
-        fork->request->mailboxes[i].delivered = true;
+        r = deliver_write(&io, fork->deliveries, fork->count, err);
+    for (size_t i = 0; i < fork->count && r == 0; i++)
+        fork->mailboxes[i]->delivered = true;
     return r;
 }
 
 static int resume(struct fork *fork, struct error *err)
 {
     struct vmm_context context = context_of(fork);
-    for (size_t i = 0; i < fork->request->count; i++)
-        fork->request->mailboxes[i].ack =
-            (struct ack_wait){.mailbox = fork->request->mailboxes[i].name,
-                              .timeout_ms = fork->request->mailboxes[i].ack_timeout_ms};
     int r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
     vmm_release(fork->vmm);
     return r;
 }
 
-/* Datagrams are matched against the mailboxes that wait; the others get none. */
-static void receive(struct fork *fork)
-{
-    struct fork_request *request = fork->request;
-    struct ack_wait waits[DELIVER_MAILBOXES_MAX];
-    size_t places[DELIVER_MAILBOXES_MAX], count = 0;
-    for (size_t i = 0; i < request->count; i++)
-        if (request->mailboxes[i].wait_for_ack) {
-            places[count] = i;
-            waits[count++] = request->mailboxes[i].ack;
-        }
-    ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
-                &fork->ignored);
-    for (size_t i = 0; i < count; i++)
-        request->mailboxes[places[i]].ack = waits[i];
-}
-
-static int no_ack(const struct fork *fork, const struct fork_mailbox *mailbox, struct error *err)
-{
-    if (mailbox->ack.text[0])
-        return error_set(err, ETIMEDOUT,
-                         "no ack for mailbox %s within %d ms; the last that the guest said of it: "
-                         "%s",
-                         mailbox->name, mailbox->ack_timeout_ms, mailbox->ack.text);
-    return error_set(err, ETIMEDOUT,
-                     "no ack for mailbox %s within %d ms (%u other datagrams came): is its "
-                     "software running in the guest, and can it reach the ack address?",
-                     mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
-}
-
-/* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
-static int look_at_acks(struct fork *fork, double *ret_deadline_ms, struct error *err)
-{
-    int done = 1;
-    for (size_t i = 0; i < fork->request->count; i++) {
-        struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
-        if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
-            continue;
-        double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
-        fork->failed_mailbox = mailbox->name;
-        if (mailbox->ack.state == ACK_REFUSED)
-            return error_set(err, EREMOTEIO, "the guest could not apply mailbox %s: %s",
-                             mailbox->name,
-                             mailbox->ack.reason[0] ? mailbox->ack.reason : "no reason given");
-        if (process_now_ms() >= deadline)
-            return no_ack(fork, mailbox, err);
-        if (done || deadline < *ret_deadline_ms)
-            *ret_deadline_ms = deadline;
-        done = 0;
-    }
-    fork->failed_mailbox = NULL;
-    return done;
-}
-
-static int wait_for_acks(struct fork *fork, struct error *err)
-{
-    enum { SOCKET, PROCESS, CANCEL, COUNT };
-    double deadline_ms = 0;
-    for (;;) {
-        if (fork->socket.fd >= 0)
-            receive(fork);
-        int r = look_at_acks(fork, &deadline_ms, err);
-        if (r != 0)
-            return r < 0 ? r : 0;
-        const int fds[COUNT] = {fork->socket.fd, fork->vmm->pidfd, fork->engine->cancel_fd};
-        r = process_poll(fds, COUNT, deadline_ms);
-        if (r < 0)
-            return error_errno(err, -r, "cannot wait for acks");
-        if (r & 1 << CANCEL)
-            return error_set(err, ECANCELED, "cancelled");
-        if (r & 1 << PROCESS && !(r & 1 << SOCKET))
-            return error_set(err, EIO,
-                             "the VM ended before its guest acked: did the guest shut "
-                             "down, reboot or crash?");
-    }
-}
-
-/* No step: nothing to do. */
 static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
-    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_LOAD] = load,
-    [FORK_PATCH] = patch,       [FORK_RESUME] = resume, [FORK_ACK] = wait_for_acks,
+    [FORK_VALIDATE] = validate,
+    [FORK_LOCATE] = locate,
+    [FORK_LOAD] = load,
+    [FORK_PATCH] = patch,
+    [FORK_RESUME] = resume,
+    [FORK_NETWORK] = handoffs_after_resume,
+    [FORK_ACK] = handoffs_after_resume,
 };
 
 static int run_steps(struct fork *fork, struct error *err)
@@ -278,7 +185,7 @@ static int run_steps(struct fork *fork, struct error *err)
     int r = 0;
     for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
         fork->phase = (enum fork_phase)phase;
-        r = steps[phase] ? steps[phase](fork, err) : 0;
+        r = steps[phase](fork, err);
         double now = process_now_ms();
         fork->phase_ms[phase] = now - before;
         fork->total_ms = now - begun;
@@ -313,7 +220,7 @@ static void take_back(struct fork *fork)
     instance_abandon(fork->instance);
     if (fork->using_source)
         snapshot_leave(fork->source);
-    ack_socket_close(&fork->socket);
+    handoffs_close(fork);
     image_index_unref(fork->index);
     machine_finish(&fork->machine);
 }

@@ -17,8 +17,9 @@
 
 struct fork_engine {
     struct instances *instances;
-    const char *ack_address; /* the mount's; a fork's options may name another */
-    int cancel_fd;           /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
+    const char *ack_address;     /* the mount's; a fork's options may name another */
+    struct ack_ports *ack_ports; /* NULL: none is remembered */
+    int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
 };
 
 struct fork_outcome {

@@ -17,6 +17,8 @@ enum fork_phase {
 };
 extern const char *const fork_phase_names[FORK_PHASES];
 
+enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
+
 struct fork {
     const struct fork_engine *engine;
     struct snapshot *source;
@@ -26,17 +28,61 @@ struct fork {
     struct instance *instance;
     struct machine machine;
     struct image_index *index;
-    struct ack_socket socket;
-    struct delivery deliveries[DELIVER_MAILBOXES_MAX];
     struct store_entry entry;
     struct vmm *vmm;
+
+    /* What is to be delivered: deliveries[i] of mailboxes[i], the network's first. */
+    struct delivery deliveries[FORK_DELIVERIES_MAX];
+    struct fork_mailbox *mailboxes[FORK_DELIVERIES_MAX];
+    size_t count;
+
+    /* Acks: one socket, as long as a handoff uses it. */
+    struct ack_socket socket;
+    unsigned socket_users;
+    bool acks_wanted;     /* by mailboxes: they use the socket */
     double resumed_at_ms; /* process_now_ms() */
     unsigned ignored;     /* datagrams */
 
+    size_t prepared; /* handoffs */
     enum fork_phase phase;
     double phase_ms[FORK_PHASES], total_ms;
     const char *failed_mailbox; /* whose fault the failure is, or NULL */
 };
+
+/*
+ * handoff.c: how something gets into a clone's memory, and how it is known that it was taken. The
+ * handoffs stand in one table, run in order by one loop, and are closed by one.
+ */
+struct handoff {
+    enum fork_phase phase; /* of after_resume */
+    /* In `locate`: adds what is to be delivered (handoff_add), complete with what answers need. */
+    int (*prepare)(struct fork *fork, struct error *err);
+    /* The guest runs: waits for what is to be waited for. */
+    int (*after_resume)(struct fork *fork, struct error *err);
+    /* Undoes prepare, whatever came of it; may be called after a prepare that failed half-way. */
+    void (*close)(struct fork *fork);
+};
+extern const struct handoff handoff_network, handoff_mailboxes;
+
+int handoffs_prepare(struct fork *fork, struct error *err);
+int handoffs_after_resume(struct fork *fork, struct error *err);
+void handoffs_close(struct fork *fork);
+
+/* For the handoffs. The socket is opened by the first that wants it. */
+int handoff_open_socket(struct fork *fork, struct error *err);
+void handoff_close_socket(struct fork *fork);
+/* Locates the mailbox in the image. What an ack needs is appended already. */
+int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
+                struct error *err);
+/* Takes in datagrams until `look` returns other than 0: 1 for the end, or -errno. `look` may set a
+ * deadline (process_now_ms()). EIO when the VM ended, ECANCELED. */
+int handoff_wait(struct fork *fork,
+                 int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
+                 struct error *err);
+
+/* request.c: one of the two texts, of which either may be NULL. */
+int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
+                    struct fork_mailbox *mailbox, struct error *err);
 
 /* record.c. `err` NULL: it succeeded. Returns owned. */
 cJSON *fork_result(const struct fork *fork, const struct error *err);

@@ -36,10 +36,33 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
     add_if(json, "payload_bytes", mailbox->delivered,
            cJSON_CreateNumber((double)mailbox->payload_size));
     add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
-    add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString("udp"));
+    add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
     cJSON_AddNullToObject(json, "consumed");
+    return json;
+}
+
+/* "applied", "degraded", "delivered" (nobody waited for the ack), or null: none was staged, or it
+ * did not come so far. */
+static cJSON *network_result(const struct fork_network *network)
+{
+    const struct fork_mailbox *mailbox = &network->mailbox;
+    if (!network->staged)
+        return cJSON_CreateNull();
+    cJSON *json = cJSON_CreateObject();
+    bool answered = mailbox->ack.state != ACK_WAITING;
+    const char *status = network->degraded[0]           ? "degraded"
+                         : mailbox->ack.state == ACK_OK ? "applied"
+                                                        : "delivered";
+    add_if(json, "status", mailbox->delivered, cJSON_CreateString(status));
+    add_if(json, "offset", mailbox->located, cJSON_CreateNumber((double)mailbox->offset));
+    add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
+    add_if(json, "payload_bytes", mailbox->delivered,
+           cJSON_CreateNumber((double)mailbox->payload_size));
+    add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
+    add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
+    add_if(json, "message", network->degraded[0], cJSON_CreateString(network->degraded));
     return json;
 }
 
@@ -71,7 +94,7 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
     cJSON *mailboxes = cJSON_AddArrayToObject(json, "mailboxes");
     for (size_t i = 0; i < fork->request->count; i++)
         cJSON_AddItemToArray(mailboxes, mailbox_result(&fork->request->mailboxes[i]));
-    cJSON_AddNullToObject(json, "network");
+    cJSON_AddItemToObject(json, "network", network_result(&fork->request->network));
     cJSON *timings = cJSON_AddObjectToObject(json, "timings_ms");
     for (int phase = 0; phase < FORK_PHASES; phase++)
         cJSON_AddNumberToObject(timings, fork_phase_names[phase], rounded(fork->phase_ms[phase]));

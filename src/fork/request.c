@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "fork/request.h"
+#include "fork/internal.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -19,13 +19,11 @@ const char fork_options_default[] = "{\n"
 
 void fork_request_finish(struct fork_request *request)
 {
-    for (size_t i = 0; i < request->count; i++) {
-        struct fork_mailbox *mailbox = &request->mailboxes[i];
-        if (mailbox->payload)
-            explicit_bzero(mailbox->payload, mailbox->payload_size);
-        free(steal_pointer(mailbox->payload));
-    }
+    for (size_t i = 0; i < request->count; i++)
+        free_wiped(request->mailboxes[i].payload, request->mailboxes[i].payload_size);
+    free_wiped(request->network.mailbox.payload, request->network.mailbox.payload_size);
     explicit_bzero(request->mailboxes, sizeof request->mailboxes);
+    explicit_bzero(&request->network, sizeof request->network);
     request->count = 0;
     free(steal_pointer(request->options.tap));
     free(steal_pointer(request->options.ack_address));
@@ -40,7 +38,7 @@ struct mailbox_members {
     int ack;
 };
 
-static const char *const ack_words[] = {"udp", "keyed", "memory", NULL};
+const char *const fork_ack_words[] = {"udp", "keyed", "memory", NULL};
 
 static const struct json_field mailbox_fields[] = {
     {.name = "payload",
@@ -57,7 +55,7 @@ static const struct json_field mailbox_fields[] = {
     {.name = "ack",
      .kind = JSON_WORD,
      .offset = offsetof(struct mailbox_members, ack),
-     .words = ack_words},
+     .words = fork_ack_words},
     {.name = "ack_timeout_ms",
      .kind = JSON_ANY,
      .offset = offsetof(struct mailbox_members, timeout)},
@@ -131,47 +129,51 @@ static bool decode_hex(const char *hex, uint8_t *ret, size_t max, size_t *ret_si
     return true;
 }
 
-static int read_token(const struct mailbox_members *members, struct fork_mailbox *mailbox,
-                      struct error *err)
+int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
+                    struct fork_mailbox *mailbox, struct error *err)
 {
+    const size_t max = frame_layouts[kind].token_max;
     bool valid = true;
-    if (members->token && members->token_hex)
+    if (token && hex)
         return error_set(err, EINVAL, "give \"token\" or \"token_hex\", not both");
-    if (members->token) {
-        size_t size = strlen(members->token);
-        valid = size <= sizeof mailbox->token;
+    if (token) {
+        size_t size = strlen(token);
+        valid = size <= max;
         mailbox->token_size = valid ? size : 0;
-        memcpy(mailbox->token, members->token, mailbox->token_size);
-    } else if (members->token_hex) {
-        valid = decode_hex(members->token_hex, mailbox->token, sizeof mailbox->token,
-                           &mailbox->token_size);
+        memcpy(mailbox->token, token, mailbox->token_size);
+    } else if (hex) {
+        valid = decode_hex(hex, mailbox->token, max, &mailbox->token_size);
     } else {
         return 0;
     }
-    if (!valid || !frame_token_valid(FRAME_FORK, mailbox->token, mailbox->token_size))
+    if (!valid || !frame_token_valid(kind, mailbox->token, mailbox->token_size))
         return error_set(err, EINVAL,
-                         "\"%s\" must be 1 to %d bytes%s, none of them NUL, not all white space",
-                         members->token ? "token" : "token_hex", FRAME_TOKEN_MAX,
-                         members->token ? "" : " in hex digits");
+                         "\"%s\" must be 1 to %zu bytes%s, none of them NUL, not all white space",
+                         token ? "token" : "token_hex", max, token ? "" : " in hex digits");
     return 0;
+}
+
+static void free_text(char *text)
+{
+    free_wiped(text, text ? strlen(text) : 0);
 }
 
 static int read_members(const cJSON *json, struct fork_mailbox *mailbox, struct error *err)
 {
     struct mailbox_members members = {0};
     int r = json_read(json, mailbox_fields, array_length(mailbox_fields), &members, err);
-    if (r == 0 && members.ack != 0)
-        r = error_set(err, EOPNOTSUPP, "\"ack\": \"%s\" is not supported yet: use \"udp\"",
-                      ack_words[members.ack]);
+    if (r == 0 && members.ack >= FORK_ACKS)
+        r = error_set(err, EOPNOTSUPP,
+                      "\"ack\": \"%s\" is not supported yet: use \"udp\" or \"keyed\"",
+                      fork_ack_words[members.ack]);
     if (r == 0)
-        r = read_token(&members, mailbox, err);
+        r = fork_read_token(FRAME_FORK, members.token, members.token_hex, mailbox, err);
     mailbox->wait_for_ack = members.wait_for_ack;
+    mailbox->how = members.ack < FORK_ACKS ? (enum fork_ack)members.ack : FORK_ACK_UDP;
     if (r == 0 && members.wait_for_ack)
         r = read_timeout(members.timeout, &mailbox->ack_timeout_ms, err);
-    if (members.token)
-        explicit_bzero(members.token, strlen(members.token));
-    free(members.token);
-    free(members.token_hex);
+    free_text(members.token);
+    free_text(members.token_hex);
     return r;
 }
 
@@ -193,19 +195,40 @@ static int read_request(const char *text, struct json_span object, struct fork_m
     return r;
 }
 
+/* What hypefs appends to the payload of a mailbox that waits for an ack. */
+static const struct appended {
+    const char *name;
+    size_t size; /* bytes it takes, with its comma */
+    bool keyed;  /* only with "ack": "keyed" */
+} appended_members[] = {
+    {"ack_port", FORK_ACK_PORT_MAX, false},
+    {"ack_key", FORK_ACK_KEY_MAX, true},
+};
+
 static int check_payload(const char *text, struct json_span payload,
                          const struct fork_mailbox *mailbox, struct error *err)
 {
-    size_t size = payload.end - payload.start;
-    size_t appended = mailbox->wait_for_ack ? FORK_ACK_PORT_MAX : 0;
-    if (mailbox->wait_for_ack && json_has_member(text, payload, "ack_port"))
-        return error_set(err, EINVAL,
-                         "the payload has a member \"ack_port\", which hypefs appends when an ack "
-                         "is waited for: leave it out");
-    if (size + appended > FRAME_CAPACITY)
-        return error_set(err, EFBIG, "the payload has %zu bytes%s: a mailbox takes %d", size,
-                         appended ? " and 17 are needed for \"ack_port\"" : "", FRAME_CAPACITY);
-    return 0;
+    size_t size = payload.end - payload.start, more = 0;
+    for (size_t i = 0; i < array_length(appended_members) && mailbox->wait_for_ack; i++) {
+        const struct appended *member = &appended_members[i];
+        if (member->keyed && mailbox->how != FORK_ACK_KEYED)
+            continue;
+        if (json_has_member(text, payload, member->name))
+            return error_set(err, EINVAL,
+                             "the payload has a member \"%s\", which hypefs appends when an ack is "
+                             "waited for: leave it out",
+                             member->name);
+        more += member->size;
+    }
+    if (size + more <= FRAME_CAPACITY)
+        return 0;
+    if (more == 0)
+        return error_set(err, EFBIG, "the payload has %zu bytes: a mailbox takes %d", size,
+                         FRAME_CAPACITY);
+    return error_set(
+        err, EFBIG, "the payload has %zu bytes and %zu are needed for %s: a mailbox takes %d", size,
+        more, more > FORK_ACK_PORT_MAX ? "\"ack_port\" and \"ack_key\"" : "\"ack_port\"",
+        FRAME_CAPACITY);
 }
 
 int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
@@ -238,19 +261,17 @@ int fork_parse_mailbox(const char *text, struct json_span object, bool require_t
     return 0;
 }
 
-int fork_append_port(struct fork_mailbox *mailbox, uint16_t port, struct error *err)
+int fork_append(struct fork_mailbox *mailbox, const char *members, struct error *err)
 {
     size_t brace = mailbox->payload_size - 1;
     bool empty = strspn(mailbox->payload + 1, " \t\r\n") == brace - 1;
-    size_t room = mailbox->payload_size + FORK_ACK_PORT_MAX + 1;
+    size_t room = mailbox->payload_size + strlen(members) + 2;
     char *longer = malloc(room);
     if (!longer)
         return error_set(err, ENOMEM, "out of memory");
     memcpy(longer, mailbox->payload, brace);
-    int tail = snprintf(longer + brace, room - brace, "%s\"ack_port\":%u}", empty ? "" : ",",
-                        (unsigned)port);
-    explicit_bzero(mailbox->payload, mailbox->payload_size);
-    free(mailbox->payload);
+    int tail = snprintf(longer + brace, room - brace, "%s%s}", empty ? "" : ",", members);
+    free_wiped(mailbox->payload, mailbox->payload_size);
     mailbox->payload = longer;
     mailbox->payload_size = brace + (size_t)tail;
     return 0;
@@ -293,9 +314,6 @@ static const struct json_field option_fields[] = {
 
 static int check_options(const struct option_members *members, struct error *err)
 {
-    if (members->target_state != 0)
-        return error_set(err, EOPNOTSUPP,
-                         "\"target_state\": \"standby\" is not supported yet: use \"running\"");
     if (members->tap && !machine_tap_valid(members->tap))
         return error_set(
             err, EINVAL,
@@ -325,8 +343,8 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
         free(members.ack_address);
         return r;
     }
-    *ret = (struct fork_options){.wait_for_network = members.wait_for_network,
-                                 .from_running = members.from_running,
+    *ret = (struct fork_options){.standby = members.target_state != 0,
+                                 .wait_for_network = members.wait_for_network,
                                  .keep = members.on_ack_failure != 0,
                                  .tap = members.tap,
                                  .ack_address = members.ack_address};

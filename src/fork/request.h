@@ -19,15 +19,20 @@
 #include "util/error.h"
 #include "util/json.h"
 
+enum fork_ack { FORK_ACK_UDP, FORK_ACK_KEYED, FORK_ACKS };
+extern const char *const fork_ack_words[]; /* what "ack" may be; those behind FORK_ACKS not yet */
+
 /* One mailbox of a fork: what is asked for, and what became of it. */
 struct fork_mailbox {
-    char name[FRAME_NAME_MAX + 1];
+    char name[FRAME_NAME_MAX + 1]; /* "" for the resume-network mailbox */
     uint8_t token[FRAME_TOKEN_MAX];
     size_t token_size; /* 0: none given */
     char *payload;     /* owned; as delivered once it is composed */
     size_t payload_size;
     bool wait_for_ack;
+    enum fork_ack how; /* if wait_for_ack, as the next */
     int ack_timeout_ms;
+    char ack_key[ACK_KEY_SIZE + 1]; /* "" but for FORK_ACK_KEYED, once it is composed */
 
     bool located, delivered;
     uint64_t offset; /* of the first frame */
@@ -35,9 +40,17 @@ struct fork_mailbox {
     struct ack_wait ack; /* if wait_for_ack */
 };
 
+/* The identity that a fork gets in the network. */
+struct fork_network {
+    struct fork_mailbox mailbox;
+    bool staged;
+    char mac[18], ipv4[16];         /* as written; the guest repeats them in its ack */
+    char degraded[ERROR_TEXT_SIZE]; /* why the network is not known to be up; "" */
+};
+
 struct fork_options {
+    bool standby; /* target_state */
     bool wait_for_network;
-    bool from_running;
     bool keep;         /* on_ack_failure */
     char *tap;         /* owned; the fork's in place of the source's; NULL: that */
     char *ack_address; /* owned; NULL: the mount's */
@@ -47,6 +60,7 @@ struct fork_request {
     char id[STORE_ID_MAX + 1]; /* of the new instance; "" if it is not known */
     struct fork_mailbox mailboxes[DELIVER_MAILBOXES_MAX];
     size_t count;
+    struct fork_network network;
     struct fork_options options;
     char *options_text; /* owned; as written; kept in the record */
 
@@ -61,17 +75,25 @@ void fork_request_finish(struct fork_request *request);
  * Reads a staged text that json_check() found complete (`object` is its span) into `ret`; the name
  * is not touched. EINVAL: not a request nor a payload, a member's value, a token needed but not
  * given, a payload with a member that is to be appended. EFBIG: the payload, with what is to be
- * appended, is over FRAME_CAPACITY. EOPNOTSUPP: acks other than udp. Texts name members, never the
+ * appended, is over FRAME_CAPACITY. EOPNOTSUPP: "ack": "memory". Texts name members, never the
  * payload's or the token's bytes. `ret` may be NULL: only check.
  */
 int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
                        struct fork_mailbox *ret, struct error *err);
 
-/* Bytes that ,"ack_port":65535 takes: room is kept for the longest port. */
-enum { FORK_ACK_PORT_MAX = 17 };
+/* Bytes that the members that are appended take, at the most. */
+enum { FORK_ACK_PORT_MAX = 17, FORK_ACK_KEY_MAX = 13 + ACK_KEY_SIZE };
 
-/* Puts ,"ack_port":PORT before the payload's last }. */
-int fork_append_port(struct fork_mailbox *mailbox, uint16_t port, struct error *err);
+/* Puts `members` (of which no comma begins or ends the text) before the payload's last }. */
+int fork_append(struct fork_mailbox *mailbox, const char *members, struct error *err);
+
+/*
+ * Reads the text of a staged `network`, strictly: {"interface_name", "mac", "ipv4", "prefix"} and
+ * perhaps "gateway", "token" or "token_hex"; makes the payload of it. `ret` may be NULL: only
+ * check.
+ */
+int fork_parse_network(const char *text, size_t size, bool require_token, struct fork_network *ret,
+                       struct error *err);
 
 /* The text of `options`. EINVAL, EOPNOTSUPP. `ret` may be NULL: only check. */
 int fork_parse_options(const char *text, size_t size, struct fork_options *ret, struct error *err);

@@ -2,19 +2,22 @@
 #include "mailbox/ack.h"
 
 #include <arpa/inet.h>
-#include <assert.h>
 #include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
 #include "util/json.h"
 
 enum {
-    FIELDS_MAX = (ACK_DATAGRAM_MAX + 1) / 3, /* "k=" each, at the least, and spaces between */
     DRAIN_MAX = 1024, /* datagrams in one call: a flood must not keep the caller for ever */
+    BIND_TRIES = 256, /* ports that rest, before it is given up */
+    PORTS = 65536,
 };
 
 static bool is_space(char c)
@@ -54,7 +57,7 @@ static struct ack_field next_word(struct ack_field *text)
     return word;
 }
 
-static bool same_key(struct ack_field a, struct ack_field b)
+static bool same_text(struct ack_field a, struct ack_field b)
 {
     return a.size == b.size && strncasecmp(a.text, b.text, a.size) == 0;
 }
@@ -64,7 +67,8 @@ static bool is_word(struct ack_field field, const char *word)
     return field.size == strlen(word) && memcmp(field.text, word, field.size) == 0;
 }
 
-static void keep(struct ack_message *message, struct ack_field key, struct ack_field value)
+/* False: one of our keys stands there twice. */
+static bool keep(struct ack_message *message, struct ack_field key, struct ack_field value)
 {
     const struct {
         const char *key;
@@ -78,31 +82,30 @@ static void keep(struct ack_message *message, struct ack_field key, struct ack_f
         {"key", &message->key},
     };
     for (size_t i = 0; i < array_length(known); i++)
-        if (same_key(key, (struct ack_field){known[i].key, strlen(known[i].key)}))
+        if (same_text(key, (struct ack_field){known[i].key, strlen(known[i].key)})) {
+            if (known[i].place->text)
+                return false;
             *known[i].place = value;
+        }
+    return true;
 }
 
 bool ack_parse(const char *datagram, size_t size, struct ack_message *ret)
 {
     struct ack_message message = {.stage = ACK_PROGRESS};
-    struct ack_field keys[FIELDS_MAX];
-    size_t count = 0;
 
     if (size > ACK_DATAGRAM_MAX || !is_text(datagram, size))
         return false;
     message.text = trim(datagram, size);
-    for (struct ack_field rest = message.text; rest.size > 0; count++) {
+    for (struct ack_field rest = message.text; rest.size > 0;) {
         struct ack_field word = next_word(&rest);
         const char *equals = memchr(word.text, '=', word.size);
         if (!equals || equals == word.text)
             return false;
-        assert(count < FIELDS_MAX);
-        keys[count] = (struct ack_field){word.text, (size_t)(equals - word.text)};
-        for (size_t i = 0; i < count; i++)
-            if (same_key(keys[i], keys[count]))
-                return false;
-        keep(&message, keys[count],
-             (struct ack_field){equals + 1, word.size - keys[count].size - 1});
+        size_t key_size = (size_t)(equals - word.text);
+        if (!keep(&message, (struct ack_field){word.text, key_size},
+                  (struct ack_field){equals + 1, word.size - key_size - 1}))
+            return false;
     }
     if (message.stage_text.size == 0)
         return false;
@@ -141,64 +144,168 @@ bool ack_address_valid(const char *address)
     return parse_address(address, &parsed) != 0;
 }
 
-int ack_socket_open(const char *address, struct ack_socket *ret, struct error *err)
+struct ack_ports {
+    pthread_mutex_t lock;
+    uint32_t closed_s[PORTS]; /* CLOCK_MONOTONIC of the last close, plus one; 0: never */
+};
+
+int ack_ports_create(struct ack_ports **ret, struct error *err)
 {
-    union address bound;
-    socklen_t size = parse_address(address, &bound);
+    struct ack_ports *ports = calloc(1, sizeof *ports);
+    if (!ports)
+        return error_set(err, ENOMEM, "out of memory");
+    pthread_mutex_init(&ports->lock, NULL);
+    *ret = ports;
+    return 0;
+}
+
+void ack_ports_destroy(struct ack_ports *ports)
+{
+    if (!ports)
+        return;
+    pthread_mutex_destroy(&ports->lock);
+    free(ports);
+}
+
+static uint32_t now_s(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint32_t)now.tv_sec + 1;
+}
+
+static bool rests(struct ack_ports *ports, uint16_t port)
+{
+    if (!ports)
+        return false;
+    pthread_mutex_lock(&ports->lock);
+    uint32_t closed = ports->closed_s[port];
+    pthread_mutex_unlock(&ports->lock);
+    return closed != 0 && now_s() - closed < ACK_PORT_REST_S;
+}
+
+static int bind_socket(const char *address, const union address *to, socklen_t size, int *ret_fd,
+                       uint16_t *ret_port, struct error *err)
+{
+    const int buffer = ACK_BUFFER_SIZE;
+    union address bound = *to;
+    auto_close int fd = socket(to->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd >= 0 && bind(fd, &to->any, size) < 0 && errno == EADDRNOTAVAIL)
+        return error_set(err, EINVAL,
+                         "cannot receive acks at %s, which is no address of this host: give one "
+                         "that its guests reach it at",
+                         address);
+    if (fd < 0 || getsockname(fd, &bound.any, &size) < 0)
+        return error_errno(err, errno, "cannot receive acks at %s", address);
+    /* Root may have more than the system's limit; others get up to that. */
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
+    *ret_port = ntohs(bound.any.sa_family == AF_INET ? bound.v4.sin_port : bound.v6.sin6_port);
+    *ret_fd = steal_fd(&fd);
+    return 0;
+}
+
+int ack_socket_open(const char *address, struct ack_ports *ports, struct ack_socket *ret,
+                    struct error *err)
+{
+    union address to;
+    socklen_t size = parse_address(address, &to);
     if (size == 0)
         return error_set(err, EINVAL, "the ack address is not an IPv4 or IPv6 address in numbers");
 
-    auto_close int fd = socket(bound.any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind(fd, &bound.any, size) < 0 || getsockname(fd, &bound.any, &size) < 0)
-        return errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT
-                   ? error_set(err, EINVAL,
-                               "cannot receive acks at %s, which is no address of this host: give "
-                               "another one in ack_address of options, or in --ack-address of "
-                               "hypefs mount",
-                               address)
-                   : error_errno(err, errno, "cannot receive acks at %s", address);
-    ret->port = ntohs(bound.any.sa_family == AF_INET ? bound.v4.sin_port : bound.v6.sin6_port);
-    ret->fd = steal_fd(&fd);
-    return 0;
+    /* Those that rest stay bound meanwhile, so that they are not given again. */
+    int resting[BIND_TRIES], count = 0, fd = -1;
+    uint16_t port = 0;
+    int r = bind_socket(address, &to, size, &fd, &port, err);
+    while (r == 0 && rests(ports, port) && count < BIND_TRIES) {
+        resting[count++] = fd;
+        r = bind_socket(address, &to, size, &fd, &port, err);
+    }
+    if (r == 0 && count == BIND_TRIES) {
+        close(fd);
+        r = error_set(err, EAGAIN, "no port at %s has rested for %d s: try again later", address,
+                      ACK_PORT_REST_S);
+    }
+    while (count > 0)
+        close(resting[--count]);
+    if (r == 0)
+        *ret = (struct ack_socket){.fd = fd, .port = port, .ports = ports};
+    return r;
 }
 
 void ack_socket_close(struct ack_socket *socket)
 {
-    if (!socket)
+    if (!socket || socket->fd < 0)
         return;
-    cleanup_close(&socket->fd);
-    socket->fd = -1;
+    close(steal_fd(&socket->fd));
+    if (!socket->ports)
+        return;
+    pthread_mutex_lock(&socket->ports->lock);
+    socket->ports->closed_s[socket->port] = now_s();
+    pthread_mutex_unlock(&socket->ports->lock);
 }
 
-static void copy(char *to, struct ack_field field)
+/* The text without the word key=…, which is nobody's business. */
+static void copy_text(char *to, const struct ack_message *message)
 {
-    if (field.size > 0)
-        memcpy(to, field.text, field.size);
-    to[field.size] = 0;
+    const char *start = message->text.text, *end = start + message->text.size;
+    const char *key = message->key.text ? message->key.text - strlen("key=") : end;
+    const char *rest = message->key.text ? message->key.text + message->key.size : end;
+    while (key > start && is_space(key[-1]))
+        key--;
+    if (key == start)
+        while (rest < end && is_space(*rest))
+            rest++;
+    size_t before = (size_t)(key - start), behind = (size_t)(end - rest);
+    memcpy(to, start, before);
+    memcpy(to + before, rest, behind);
+    to[before + behind] = 0;
+}
+
+static bool is_for(const struct ack_message *message, const struct ack_wait *wait)
+{
+    if (wait->key && !is_word(message->key, wait->key))
+        return false;
+    if (wait->mailbox)
+        return is_word(message->mailbox, wait->mailbox);
+    return !message->mailbox.text && is_word(message->ip, wait->ip) &&
+           same_text(message->mac, (struct ack_field){wait->mac, strlen(wait->mac)});
 }
 
 /* False: it is for nobody here. */
-static bool apply(const struct ack_message *message, struct ack_wait *waits, size_t count,
+static bool apply(const struct ack_message *message, struct ack_wait *const *waits, size_t count,
                   double since_resume_ms)
 {
     for (size_t i = 0; i < count; i++) {
-        struct ack_wait *wait = &waits[i];
-        if (!is_word(message->mailbox, wait->mailbox))
+        struct ack_wait *wait = waits[i];
+        if (!is_for(message, wait))
             continue;
         if (wait->state != ACK_WAITING)
             return true;
-        copy(wait->text, message->text);
+        copy_text(wait->text, message);
         if (message->stage == ACK_PROGRESS)
             return true;
         wait->state = message->stage == ACK_APPLIED ? ACK_OK : ACK_REFUSED;
         wait->ms = since_resume_ms;
-        copy(wait->reason, wait->state == ACK_REFUSED ? message->reason : (struct ack_field){0});
+        size_t size = wait->state == ACK_REFUSED ? message->reason.size : 0;
+        memcpy(wait->reason, size ? message->reason.text : "", size);
+        wait->reason[size] = 0;
         return true;
     }
     return false;
 }
 
-void ack_receive(const struct ack_socket *socket, struct ack_wait *waits, size_t count,
+/* A look that costs little, for floods: with keys, only what has one of them in it can count. */
+static bool may_count(const char *datagram, size_t size, struct ack_wait *const *waits,
+                      size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!waits[i]->key || memmem(datagram, size, waits[i]->key, strlen(waits[i]->key)))
+            return true;
+    return false;
+}
+
+void ack_receive(const struct ack_socket *socket, struct ack_wait *const *waits, size_t count,
                  double since_resume_ms, unsigned *ignored)
 {
     char datagram[ACK_DATAGRAM_MAX];
@@ -211,7 +318,8 @@ void ack_receive(const struct ack_socket *socket, struct ack_wait *waits, size_t
         if (n < 0)
             return;
         /* One that was longer than the buffer has its true size here, and is refused for it. */
-        if (!ack_parse(datagram, (size_t)n, &message) ||
+        if (n > ACK_DATAGRAM_MAX || !may_count(datagram, (size_t)n, waits, count) ||
+            !ack_parse(datagram, (size_t)n, &message) ||
             !apply(&message, waits, count, since_resume_ms))
             ++*ignored;
     }

@@ -7,11 +7,13 @@
  * values exactly.
  *
  *     stage=applied mailbox=NAME            the payload is in use
- *     stage=failed mailbox=NAME reason=WORD the guest cannot use it
+ *     stage=applied mac=MAC ip=ADDRESS      the same of the resume-network mailbox
+ *     stage=failed mailbox=NAME reason=WORD the guest cannot use it (or mac= and ip=)
  *     stage=OTHER mailbox=NAME              progress, no ack
  *
- * Further fields are allowed. A word without "=", a key given twice, or a datagram without stage
- * makes the whole datagram invalid: counted and ignored. Who can reach the port can forge an ack.
+ * Further fields are allowed. A word without "=", one of our keys given twice, or a datagram
+ * without stage makes the whole datagram invalid: counted and ignored. Who can reach the port can
+ * forge an ack, unless the wait has a key: then only datagrams with key=KEY count.
  */
 #ifndef HYPEFS_MAILBOX_ACK_H
 #define HYPEFS_MAILBOX_ACK_H
@@ -25,6 +27,9 @@ enum {
     ACK_DATAGRAM_MAX = 1024,
     ACK_TIMEOUT_DEFAULT_MS = 5000,
     ACK_TIMEOUT_MAX_MS = 30000,
+    ACK_KEY_SIZE = 32,    /* hex digits */
+    ACK_PORT_REST_S = 60, /* a port is not bound again for that long after its socket's close */
+    ACK_BUFFER_SIZE = 4 << 20, /* bytes asked for: what comes while nobody reads is not lost */
 };
 
 enum ack_stage { ACK_APPLIED, ACK_FAILED, ACK_PROGRESS };
@@ -44,36 +49,47 @@ struct ack_message {
 /* False: invalid, to be ignored. Pure. `ret` points into the datagram. */
 bool ack_parse(const char *datagram, size_t size, struct ack_message *ret);
 
+/* The ports that were used lately: an ack that comes late must not be taken for another fork's. One
+ * for all sockets of a daemon; locked inside. */
+struct ack_ports;
+int ack_ports_create(struct ack_ports **ret, struct error *err);
+void ack_ports_destroy(struct ack_ports *ports);
+
 struct ack_socket {
     int fd;        /* CLOEXEC, non-blocking */
     uint16_t port; /* host order */
+    struct ack_ports *ports;
 };
 
 /* Is it an IPv4 or IPv6 address in numbers? */
 bool ack_address_valid(const char *address);
 
-/* A UDP socket bound to that address (in numbers) and a free port. EINVAL: it is none, or not one
- * of this host. */
-int ack_socket_open(const char *address, struct ack_socket *ret, struct error *err);
+/* A UDP socket bound to that address (in numbers) and a free port that has rested. `ports`
+ * (borrowed until the close) may be NULL: any port. EINVAL if it is no address of this host, EAGAIN
+ * if all ports are taken or rest. */
+int ack_socket_open(const char *address, struct ack_ports *ports, struct ack_socket *ret,
+                    struct error *err);
 void ack_socket_close(struct ack_socket *socket);
 
-/* One mailbox that an ack is wanted from. */
+/* One mailbox that an ack is wanted from. Texts are borrowed. */
 struct ack_wait {
-    const char *mailbox; /* borrowed */
-    int timeout_ms;      /* from the resume */
+    const char *mailbox;  /* NULL: the resume-network mailbox, known by the next two */
+    const char *mac, *ip; /* compared without case, and exactly */
+    const char *key;      /* NULL: none is needed */
 
     /* Set by ack_receive(). */
     enum { ACK_WAITING, ACK_OK, ACK_REFUSED } state;
     double ms;                         /* from the resume to the ack */
-    char text[ACK_DATAGRAM_MAX + 1];   /* the answer, trimmed; until then the last progress */
+    char text[ACK_DATAGRAM_MAX + 1];   /* the answer, trimmed, without its key; until then the last
+                                          progress */
     char reason[ACK_DATAGRAM_MAX + 1]; /* ACK_REFUSED */
 };
 
 /*
- * Reads all datagrams that are there and updates the waits; never blocks. `since_resume_ms` is put
+ * Reads the datagrams that are there and updates the waits; never blocks. `since_resume_ms` is put
  * into `ms`. `*ignored` grows by the datagrams that were invalid, or for nobody here.
  */
-void ack_receive(const struct ack_socket *socket, struct ack_wait *waits, size_t count,
+void ack_receive(const struct ack_socket *socket, struct ack_wait *const *waits, size_t count,
                  double since_resume_ms, unsigned *ignored);
 
 #endif

@@ -61,7 +61,9 @@ static bool check_request(const char *text, struct json_span object)
     }
     MUST(memmem(text, object.end, mailbox.payload, mailbox.payload_size));
     if (mailbox.wait_for_ack)
-        MUST(fork_append_port(&mailbox, 65535, &err) == 0);
+        MUST(fork_append(&mailbox, "\"ack_port\":65535", &err) == 0);
+    if (mailbox.wait_for_ack && mailbox.how == FORK_ACK_KEYED)
+        MUST(fork_append(&mailbox, "\"ack_key\":\"00112233445566778899aabbccddeeff\"", &err) == 0);
     MUST(mailbox.payload_size <= FRAME_CAPACITY);
     MUST(json_check(mailbox.payload, mailbox.payload_size, &check) == JSON_COMPLETE);
     MUST(check.object.start == 0 && check.object.end == mailbox.payload_size);
@@ -81,6 +83,22 @@ static bool check_options(const char *text, size_t size)
     return r == 0;
 }
 
+static bool check_network(const char *text, size_t size)
+{
+    struct fork_network network = {0};
+    struct error err = {0};
+    struct json_check check;
+
+    int r = fork_parse_network(text, size, false, &network, &err);
+    MUST(fork_parse_network(text, size, false, NULL, NULL) == r);
+    MUST(r == 0 || (err.code == -r && *err.text));
+    if (r == 0)
+        MUST(json_check(network.mailbox.payload, network.mailbox.payload_size, &check) ==
+             JSON_COMPLETE);
+    free(network.mailbox.payload);
+    return r == 0;
+}
+
 bool fuzz(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
@@ -88,10 +106,10 @@ bool fuzz(const uint8_t *data, size_t size)
 
     enum json_status status = json_check(text, size, &check);
     check_prefixes(text, size, status, &check);
-    bool options = check_options(text, size);
+    bool options = check_options(text, size), network = check_network(text, size);
     if (status != JSON_COMPLETE)
-        return options;
+        return options || network;
     MUST(check.object.end <= size && !memchr(data, 0, size));
     check_members(text, check.object);
-    return check_request(text, check.object) || options;
+    return check_request(text, check.object) || options || network;
 }

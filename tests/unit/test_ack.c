@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -16,7 +17,7 @@
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 
-enum { DEADLINE_MS = 10000 };
+enum { DEADLINE_MS = 10000, WAITS_MAX = 4 };
 
 static bool parse(const char *text, struct ack_message *ret)
 {
@@ -56,6 +57,7 @@ static void parse_when_well_formed_gives_stage_and_fields(void **state)
          "00ff"},
         {"stage=applied mailbox= reason=", ACK_APPLIED, "", "", NULL, NULL},
         {"stage=applied mailboxes=a", ACK_APPLIED, NULL, NULL, NULL, NULL},
+        {"stage=applied mailbox=a x=1 x=2", ACK_APPLIED, "a", NULL, NULL, NULL},
     };
 
     (void)state;
@@ -86,7 +88,7 @@ static void parse_when_not_well_formed_refuses_and_leaves_the_result(void **stat
         "stage=applied stage=failed",
         "stage=applied STAGE=applied",
         "stage=applied mailbox=a Mailbox=b",
-        "stage=applied x=1 y=2 x=3",
+        "stage=applied ip=1 IP=1",
         "stage=applied mailbox=a\x01",
         "stage=applied\x1B[2J mailbox=a",
         "stage=applied mailbox=a\x7F",
@@ -128,25 +130,6 @@ static void parse_when_over_1024_bytes_refuses(void **state)
     assert_false(ack_parse(datagram, ACK_DATAGRAM_MAX + 1, &message));
 }
 
-static void parse_when_there_are_as_many_fields_as_fit_looks_at_all(void **state)
-{
-    char datagram[ACK_DATAGRAM_MAX];
-    struct ack_message message;
-    size_t used = 14;
-
-    (void)state;
-    memcpy(datagram, "stage=applied ", used);
-    for (unsigned i = 0; used + 5 <= sizeof datagram; i++) {
-        datagram[used++] = (char)('a' + i / 26);
-        datagram[used++] = (char)('a' + i % 26);
-        datagram[used++] = '=';
-        datagram[used++] = ' ';
-    }
-    assert_true(ack_parse(datagram, used, &message));
-    memcpy(datagram + used - 4, "ab=", 3);
-    assert_false(ack_parse(datagram, used, &message));
-}
-
 static void address_valid_takes_numbers_only(void **state)
 {
     static const char *const good[] = {"127.0.0.1", "0.0.0.0", "::1", "fe80::1", "192.168.100.1"};
@@ -177,7 +160,7 @@ static int setup(void **state)
     pair->host.fd = -1;
     pair->guest = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     *state = pair;
-    if (pair->guest < 0 || ack_socket_open("127.0.0.1", &pair->host, NULL) < 0)
+    if (pair->guest < 0 || ack_socket_open("127.0.0.1", NULL, &pair->host, NULL) < 0)
         return -1;
     to.sin_port = htons(pair->host.port);
     return connect(pair->guest, (struct sockaddr *)&to, sizeof to);
@@ -201,7 +184,10 @@ static void receive(struct pair *pair, struct ack_wait *waits, size_t count, dou
 {
     struct pollfd ready = {pair->host.fd, POLLIN, 0};
     assert_int_equal(poll(&ready, 1, DEADLINE_MS), 1);
-    ack_receive(&pair->host, waits, count, ms, &pair->ignored);
+    struct ack_wait *each[WAITS_MAX];
+    for (size_t i = 0; i < count; i++)
+        each[i] = &waits[i];
+    ack_receive(&pair->host, each, count, ms, &pair->ignored);
 }
 
 static void socket_when_opened_is_cloexec_non_blocking_and_bound(void **state)
@@ -219,10 +205,10 @@ static void socket_when_the_address_is_wrong_or_not_ours_fails(void **state)
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(ack_socket_open("localhost", &socket, &err), -EINVAL);
-    assert_int_equal(ack_socket_open("192.0.2.1", &socket, &err), -EINVAL);
+    assert_int_equal(ack_socket_open("localhost", NULL, &socket, &err), -EINVAL);
+    assert_int_equal(ack_socket_open("192.0.2.1", NULL, &socket, &err), -EINVAL);
     assert_non_null(strstr(err.text, "192.0.2.1, which is no address of this host"));
-    assert_int_equal(ack_socket_open("2001:db8::1", &socket, &err), -EINVAL);
+    assert_int_equal(ack_socket_open("2001:db8::1", NULL, &socket, &err), -EINVAL);
     assert_non_null(strstr(err.text, "2001:db8::1, which is no address of this host"));
     assert_int_equal(socket.fd, -7);
     assert_int_equal(socket.port, 7);
@@ -235,7 +221,7 @@ static void socket_close_takes_null_and_a_closed_one(void **state)
     (void)state;
     ack_socket_close(NULL);
     ack_socket_close(&socket);
-    assert_int_equal(ack_socket_open("127.0.0.1", &socket, NULL), 0);
+    assert_int_equal(ack_socket_open("127.0.0.1", NULL, &socket, NULL), 0);
     int fd = socket.fd;
     ack_socket_close(&socket);
     assert_int_equal(socket.fd, -1);
@@ -247,7 +233,8 @@ static void receive_when_nothing_came_returns_at_once(void **state)
     struct pair *pair = *state;
     struct ack_wait wait = {.mailbox = "a"};
 
-    ack_receive(&pair->host, &wait, 1, 5, &pair->ignored);
+    struct ack_wait *waits[] = {&wait};
+    ack_receive(&pair->host, waits, 1, 5, &pair->ignored);
     assert_int_equal(wait.state, ACK_WAITING);
     assert_int_equal(pair->ignored, 0);
 }
@@ -348,6 +335,121 @@ static void receive_when_a_datagram_is_invalid_or_for_nobody_counts_it(void **st
     assert_string_equal(wait.text, "stage=applied mailbox=foo");
 }
 
+#define KEY "00112233445566778899aabbccddeeff"
+
+static void receive_when_the_wait_has_a_key_takes_only_what_has_it(void **state)
+{
+    static const char *const forged[] = {
+        "stage=applied mailbox=a",
+        "stage=failed mailbox=a reason=x",
+        "stage=applied mailbox=a key=",
+        "stage=applied mailbox=a key=00112233445566778899aabbccddeefe",
+        "stage=applied mailbox=a key=00112233445566778899AABBCCDDEEFF",
+        "stage=applied mailbox=a keys=" KEY,
+        "stage=applied mailbox=a reason=" KEY,
+        "stage=applied mailbox=a key=" KEY "0",
+        "stage=applied mailbox=b key=" KEY,
+        "stage=signal_seen mailbox=a key=x",
+    };
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a", .key = KEY};
+
+    for (size_t i = 0; i < array_length(forged); i++)
+        say(pair, forged[i]);
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_WAITING);
+    assert_string_equal(wait.text, "");
+    assert_int_equal(pair->ignored, array_length(forged));
+    say(pair, "stage=applied mailbox=a key=" KEY " n=1");
+    receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_OK);
+    assert_string_equal(wait.text, "stage=applied mailbox=a n=1");
+}
+
+static void receive_when_it_has_a_key_keeps_it_out_of_the_text(void **state)
+{
+    static const struct {
+        const char *datagram, *text;
+    } cases[] = {
+        {"key=" KEY "  stage=applied mailbox=a", "stage=applied mailbox=a"},
+        {"stage=applied key=" KEY " mailbox=a", "stage=applied mailbox=a"},
+        {"stage=applied mailbox=a KEY=" KEY, "stage=applied mailbox=a"},
+    };
+    struct pair *pair = *state;
+
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct ack_wait wait = {.mailbox = "a"};
+        say(pair, cases[i].datagram);
+        receive(pair, &wait, 1, 1);
+        assert_int_equal(wait.state, ACK_OK);
+        assert_string_equal(wait.text, cases[i].text);
+    }
+}
+
+static void receive_when_it_is_the_networks_wants_its_addresses(void **state)
+{
+    static const char *const others[] = {
+        "stage=applied",
+        "stage=applied mac=02:00:00:00:00:0a",
+        "stage=applied ip=10.0.0.7",
+        "stage=applied mac=02:00:00:00:00:0b ip=10.0.0.7",
+        "stage=applied mac=02:00:00:00:00:0a ip=10.0.0.70",
+        "stage=applied mac=02:00:00:00:00:0a ip=10.0.0.7 mailbox=a",
+    };
+    struct pair *pair = *state;
+    struct ack_wait waits[] = {{.mac = "02:00:00:00:00:0a", .ip = "10.0.0.7"}, {.mailbox = "b"}};
+
+    for (size_t i = 0; i < array_length(others); i++)
+        say(pair, others[i]);
+    receive(pair, waits, 2, 1);
+    assert_int_equal(waits[0].state, ACK_WAITING);
+    assert_int_equal(pair->ignored, array_length(others));
+    say(pair, "stage=applied mac=02:00:00:00:00:0A ip=10.0.0.7");
+    receive(pair, waits, 2, 1);
+    assert_int_equal(waits[0].state, ACK_OK);
+    assert_int_equal(waits[1].state, ACK_WAITING);
+}
+
+/* As many as a full buffer, each wrong in another way, and then the right one. */
+static void receive_when_flooded_still_finds_the_right_one(void **state)
+{
+    enum { FLOOD = 100000, ROUND = 200 };
+    struct pair *pair = *state;
+    struct ack_wait wait = {.mailbox = "a", .key = KEY};
+    char text[ACK_DATAGRAM_MAX];
+
+    for (unsigned i = 0; i < FLOOD; i++) {
+        snprintf(text, sizeof text, "stage=applied mailbox=a key=%032x", i);
+        say(pair, text);
+        if (i % ROUND == 0)
+            receive(pair, &wait, 1, 1);
+    }
+    say(pair, "stage=applied mailbox=a key=" KEY);
+    while (wait.state == ACK_WAITING)
+        receive(pair, &wait, 1, 1);
+    assert_int_equal(wait.state, ACK_OK);
+    assert_int_equal(pair->ignored, FLOOD);
+}
+
+static void socket_when_its_port_was_used_lately_gets_another(void **state)
+{
+    enum { SOCKETS = 64 };
+    struct ack_ports *ports;
+    struct ack_socket socket;
+    bool used[UINT16_MAX + 1] = {false};
+
+    (void)state;
+    assert_int_equal(ack_ports_create(&ports, NULL), 0);
+    for (int i = 0; i < SOCKETS; i++) {
+        assert_int_equal(ack_socket_open("127.0.0.1", ports, &socket, NULL), 0);
+        assert_false(used[socket.port]);
+        used[socket.port] = true;
+        ack_socket_close(&socket);
+    }
+    ack_ports_destroy(ports);
+    ack_ports_destroy(NULL);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -357,7 +459,6 @@ int main(void)
         cmocka_unit_test(parse_when_not_well_formed_refuses_and_leaves_the_result),
         cmocka_unit_test(parse_when_there_is_white_space_around_keeps_the_text_without_it),
         cmocka_unit_test(parse_when_over_1024_bytes_refuses),
-        cmocka_unit_test(parse_when_there_are_as_many_fields_as_fit_looks_at_all),
         cmocka_unit_test(address_valid_takes_numbers_only),
         TEST(socket_when_opened_is_cloexec_non_blocking_and_bound),
         cmocka_unit_test(socket_when_the_address_is_wrong_or_not_ours_fails),
@@ -369,6 +470,11 @@ int main(void)
         TEST(receive_when_it_is_progress_goes_on_waiting),
         TEST(receive_when_several_came_the_first_ack_of_a_mailbox_wins),
         TEST(receive_when_a_datagram_is_invalid_or_for_nobody_counts_it),
+        TEST(receive_when_the_wait_has_a_key_takes_only_what_has_it),
+        TEST(receive_when_it_has_a_key_keeps_it_out_of_the_text),
+        TEST(receive_when_it_is_the_networks_wants_its_addresses),
+        TEST(receive_when_flooded_still_finds_the_right_one),
+        cmocka_unit_test(socket_when_its_port_was_used_lately_gets_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

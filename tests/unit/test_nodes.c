@@ -350,7 +350,6 @@ static void creation_when_not_in_a_drafts_mailboxes_fails(void **state)
         {"snapshots/base/mailboxes/file", EPERM},
         {"snapshots/base/forks/file", EPERM},
         {"snapshots/base/forks/new/file", EPERM},
-        {"snapshots/base/forks/new/network", EOPNOTSUPP},
         {"snapshots/base/forks/web-1/network", EPERM},
         {"snapshots/base/forks/web-1/mailboxes/file", EPERM},
         {"instances/file", EPERM},

@@ -151,7 +151,7 @@ static void request_when_it_has_strange_members_is_refused(void **state)
         {"{\"payload\":{},\"ack\":\"tcp\"}", EINVAL,
          "\"ack\" must be one of \"udp\", \"keyed\", \"memory\""},
         {"{\"payload\":{},\"ack\":null}", EINVAL, "\"ack\" must be one of"},
-        {"{\"payload\":{},\"ack\":\"keyed\"}", EOPNOTSUPP, "\"keyed\" is not supported yet"},
+        {"{\"payload\":{},\"ack\":\"memory\"}", EOPNOTSUPP, "\"memory\" is not supported yet"},
         {"{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\"}", EOPNOTSUPP,
          "\"memory\" is not supported yet: use \"udp\""},
     };
@@ -321,18 +321,17 @@ static void payload_when_larger_than_the_mailbox_is_refused(void **state)
     }
 }
 
-static void port_when_appended_stands_last(void **state)
+static void members_when_appended_stand_last(void **state)
 {
     static const struct {
         const char *payload, *delivered;
-        uint16_t port;
     } cases[] = {
-        {"{}", "{\"ack_port\":1}", 1},
-        {"{ \n\t\r }", "{ \n\t\r \"ack_port\":65535}", 65535},
-        {"{\"a\":1}", "{\"a\":1,\"ack_port\":40000}", 40000},
-        {"{\"a\":{} }", "{\"a\":{} ,\"ack_port\":7}", 7},
-        {"{\"a\":\"}\"\n}", "{\"a\":\"}\"\n,\"ack_port\":7}", 7},
-        {"{\"inner\":{\"ack_port\":5}}", "{\"inner\":{\"ack_port\":5},\"ack_port\":7}", 7},
+        {"{}", "{\"ack_port\":7}"},
+        {"{ \n\t\r }", "{ \n\t\r \"ack_port\":7}"},
+        {"{\"a\":1}", "{\"a\":1,\"ack_port\":7}"},
+        {"{\"a\":{} }", "{\"a\":{} ,\"ack_port\":7}"},
+        {"{\"a\":\"}\"\n}", "{\"a\":\"}\"\n,\"ack_port\":7}"},
+        {"{\"inner\":{\"ack_port\":5}}", "{\"inner\":{\"ack_port\":5},\"ack_port\":7}"},
     };
     (void)state;
     for (size_t i = 0; i < array_length(cases); i++) {
@@ -341,22 +340,35 @@ static void port_when_appended_stands_last(void **state)
         assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true}", cases[i].payload) >
                     0);
         struct fork_mailbox mailbox = parsed(text);
-        assert_int_equal(fork_append_port(&mailbox, cases[i].port, &err), 0);
+        assert_int_equal(fork_append(&mailbox, "\"ack_port\":7", &err), 0);
         assert_payload(mailbox, cases[i].delivered);
     }
 }
 
 static void port_when_the_payload_is_as_large_as_allowed_fits(void **state)
 {
-    auto_free char *payload = payload_of(3815), *text = NULL;
-    struct json_check check;
+    static const struct {
+        size_t size;
+        const char *how, *members;
+        enum fork_ack ack;
+    } cases[] = {
+        {3815, "udp", "\"ack_port\":65535", FORK_ACK_UDP},
+        {3770, "keyed", "\"ack_port\":65535,\"ack_key\":\"00112233445566778899aabbccddeeff\"",
+         FORK_ACK_KEYED},
+    };
     (void)state;
-    assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true}", payload) > 0);
-    struct fork_mailbox mailbox = parsed(text);
-    assert_int_equal(fork_append_port(&mailbox, 65535, NULL), 0);
-    assert_int_equal(mailbox.payload_size, FRAME_CAPACITY);
-    assert_int_equal(json_check(mailbox.payload, mailbox.payload_size, &check), JSON_COMPLETE);
-    free(mailbox.payload);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        auto_free char *payload = payload_of(cases[i].size), *text = NULL;
+        struct json_check check;
+        assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"%s\"}",
+                             payload, cases[i].how) > 0);
+        struct fork_mailbox mailbox = parsed(text);
+        assert_int_equal(mailbox.how, cases[i].ack);
+        assert_int_equal(fork_append(&mailbox, cases[i].members, NULL), 0);
+        assert_int_equal(mailbox.payload_size, FRAME_CAPACITY);
+        assert_int_equal(json_check(mailbox.payload, mailbox.payload_size, &check), JSON_COMPLETE);
+        free(mailbox.payload);
+    }
 }
 
 static void port_when_the_payload_has_one_already_is_refused(void **state)
@@ -366,11 +378,15 @@ static void port_when_the_payload_has_one_already_is_refused(void **state)
          "has a member \"ack_port\""},
         {"{\"payload\":{\"a\":\"" SECRET "\",\"ack\\u005fport\":1},\"wait_for_ack\":true}", EINVAL,
          "leave it out"},
+        {"{\"payload\":{\"ack_key\":1},\"wait_for_ack\":true,\"ack\":\"keyed\"}", EINVAL,
+         "has a member \"ack_key\""},
     };
     (void)state;
     check_refusals(refusals, array_length(refusals));
     assert_payload(parsed("{\"payload\":{\"ack_port\":1}}"), "{\"ack_port\":1}");
     assert_payload(parsed("{\"ack_port\":1}"), "{\"ack_port\":1}");
+    assert_payload(parsed("{\"payload\":{\"ack_key\":1},\"wait_for_ack\":true}"),
+                   "{\"ack_key\":1}");
     assert_payload(parsed("{\"payload\":{\"x\":{\"ack_port\":1}},\"wait_for_ack\":true}"),
                    "{\"x\":{\"ack_port\":1}}");
 }
@@ -390,7 +406,7 @@ static void options_when_not_given_are_the_defaults(void **state)
     (void)state;
     for (size_t i = 0; i < array_length(texts); i++) {
         struct fork_options options = options_of(texts[i]);
-        assert_true(options.wait_for_network && !options.from_running && !options.keep);
+        assert_true(options.wait_for_network && !options.standby && !options.keep);
         assert_null(options.ack_address);
     }
     auto_json cJSON *json = cJSON_Parse(fork_options_default);
@@ -424,7 +440,6 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"target\":\"running\"}", EINVAL, "unknown member \"target\""},
         {"{\"identity\":false,\"identity\":false}", EINVAL, "given twice"},
         {"{\"target_state\":\"paused\"}", EINVAL, "must be one of \"running\", \"standby\""},
-        {"{\"target_state\":\"standby\"}", EOPNOTSUPP, "use \"running\""},
         {"{\"on_ack_failure\":\"ignore\"}", EINVAL, "must be one of \"destroy\", \"keep\""},
         {"{\"on_ack_failure\":null}", EINVAL, "\"on_ack_failure\""},
         {"{\"wait_for_network\":0}", EINVAL, "\"wait_for_network\" must be true or false"},
@@ -483,7 +498,7 @@ int main(void)
         cmocka_unit_test(token_when_it_cannot_be_one_is_refused),
         cmocka_unit_test(token_when_the_mount_wants_one_must_be_given),
         cmocka_unit_test(payload_when_larger_than_the_mailbox_is_refused),
-        cmocka_unit_test(port_when_appended_stands_last),
+        cmocka_unit_test(members_when_appended_stand_last),
         cmocka_unit_test(port_when_the_payload_is_as_large_as_allowed_fits),
         cmocka_unit_test(port_when_the_payload_has_one_already_is_refused),
         cmocka_unit_test(options_when_not_given_are_the_defaults),

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: MIT */
+/* handoff: the loop over the handoffs, and what they share. */
+#include <errno.h>
+#include <string.h>
+
+#include "fork/internal.h"
+#include "util/cleanup.h"
+#include "util/process.h"
+
+/* In this order: a fork's network is there before its software is told who it is. */
+static const struct handoff *const handoffs[] = {&handoff_network, &handoff_mailboxes};
+
+int handoffs_prepare(struct fork *fork, struct error *err)
+{
+    int r = 0;
+    while (r == 0 && fork->prepared < array_length(handoffs))
+        r = handoffs[fork->prepared++]->prepare(fork, err);
+    return r;
+}
+
+int handoffs_after_resume(struct fork *fork, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < array_length(handoffs) && r == 0; i++)
+        if (handoffs[i]->phase == fork->phase)
+            r = handoffs[i]->after_resume(fork, err);
+    return r;
+}
+
+void handoffs_close(struct fork *fork)
+{
+    while (fork->prepared > 0)
+        handoffs[--fork->prepared]->close(fork);
+}
+
+int handoff_open_socket(struct fork *fork, struct error *err)
+{
+    const char *address = fork->request->options.ack_address ? fork->request->options.ack_address
+                                                             : fork->engine->ack_address;
+    int r = fork->socket_users > 0
+                ? 0
+                : ack_socket_open(address, fork->engine->ack_ports, &fork->socket, err);
+    if (r == 0)
+        fork->socket_users++;
+    return r;
+}
+
+void handoff_close_socket(struct fork *fork)
+{
+    if (--fork->socket_users == 0)
+        ack_socket_close(&fork->socket);
+}
+
+int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
+                struct error *err)
+{
+    struct delivery *delivery = &fork->deliveries[fork->count];
+    *delivery = (struct delivery){.kind = kind,
+                                  .name = mailbox->name,
+                                  .token = mailbox->token,
+                                  .token_size = mailbox->token_size,
+                                  .payload = mailbox->payload,
+                                  .payload_size = mailbox->payload_size};
+    int r = deliver_locate(&fork->index->scan, delivery, err);
+    if (r < 0)
+        return r;
+    mailbox->located = true;
+    mailbox->offset = delivery->targets[0]->offset;
+    mailbox->copies = delivery->target_count;
+    fork->mailboxes[fork->count++] = mailbox;
+    return 0;
+}
+
+/* Datagrams are matched against the mailboxes that wait, the network's too; the others get none. */
+static void receive(struct fork *fork)
+{
+    struct ack_wait *waits[FORK_DELIVERIES_MAX];
+    size_t count = 0;
+    for (size_t i = 0; i < fork->count; i++)
+        if (fork->mailboxes[i]->wait_for_ack)
+            waits[count++] = &fork->mailboxes[i]->ack;
+    ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
+                &fork->ignored);
+}
+
+int handoff_wait(struct fork *fork,
+                 int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
+                 struct error *err)
+{
+    enum { SOCKET, PROCESS, CANCEL, COUNT };
+    double deadline_ms = 0;
+    for (;;) {
+        if (fork->socket.fd >= 0)
+            receive(fork);
+        int r = look(fork, &deadline_ms, err);
+        if (r != 0)
+            return r < 0 ? r : 0;
+        const int fds[COUNT] = {fork->socket.fd, fork->vmm->pidfd, fork->engine->cancel_fd};
+        r = process_poll(fds, COUNT, deadline_ms);
+        if (r < 0)
+            return error_errno(err, -r, "cannot wait for acks");
+        if (r & 1 << CANCEL)
+            return error_set(err, ECANCELED, "cancelled");
+        if (r & 1 << PROCESS && !(r & 1 << SOCKET))
+            return error_set(err, EIO,
+                             "the VM ended before its guest acked: did the guest shut "
+                             "down, reboot or crash?");
+    }
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: MIT */
+/* handoff_mailboxes: the payloads of fork mailboxes, and the acks that were asked for. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fork/internal.h"
+#include "util/process.h"
+
+/* "ack_port" and, if the ack is to be trusted, "ack_key". */
+static int append_members(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+{
+    char members[FORK_ACK_PORT_MAX + FORK_ACK_KEY_MAX + 1];
+    int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
+    mailbox->ack = (struct ack_wait){.mailbox = mailbox->name};
+    if (mailbox->how == FORK_ACK_KEYED) {
+        store_random_hex(mailbox->ack_key, ACK_KEY_SIZE / 2);
+        mailbox->ack.key = mailbox->ack_key;
+        snprintf(members + used, sizeof members - (size_t)used, ",\"ack_key\":\"%s\"",
+                 mailbox->ack_key);
+    }
+    int r = fork_append(mailbox, members, err);
+    explicit_bzero(members, sizeof members);
+    return r;
+}
+
+static bool wants_acks(const struct fork_request *request)
+{
+    for (size_t i = 0; i < request->count; i++)
+        if (request->mailboxes[i].wait_for_ack)
+            return true;
+    return false;
+}
+
+static int prepare(struct fork *fork, struct error *err)
+{
+    struct fork_request *request = fork->request;
+    int r = 0;
+    if (wants_acks(request)) {
+        r = handoff_open_socket(fork, err);
+        if (r < 0)
+            return r;
+        fork->acks_wanted = true;
+    }
+    for (size_t i = 0; i < request->count && r == 0; i++) {
+        fork->failed_mailbox = request->mailboxes[i].name;
+        if (request->mailboxes[i].wait_for_ack)
+            r = append_members(fork, &request->mailboxes[i], err);
+        if (r == 0)
+            r = handoff_add(fork, FRAME_FORK, &request->mailboxes[i], err);
+    }
+    if (r == 0)
+        fork->failed_mailbox = NULL;
+    return r;
+}
+
+static int no_ack(const struct fork *fork, const struct fork_mailbox *mailbox, struct error *err)
+{
+    if (mailbox->ack.text[0])
+        return error_set(err, ETIMEDOUT,
+                         "no ack for mailbox %s within %d ms; the last that the guest said of it: "
+                         "%s",
+                         mailbox->name, mailbox->ack_timeout_ms, mailbox->ack.text);
+    return error_set(err, ETIMEDOUT,
+                     "no ack for mailbox %s within %d ms (%u other datagrams came): is its "
+                     "software running in the guest, and can it reach the ack address?",
+                     mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
+}
+
+/* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
+static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
+{
+    int done = 1;
+    for (size_t i = 0; i < fork->request->count; i++) {
+        struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
+        if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
+            continue;
+        double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
+        fork->failed_mailbox = mailbox->name;
+        if (mailbox->ack.state == ACK_REFUSED)
+            return error_set(err, EREMOTEIO, "the guest could not apply mailbox %s: %s",
+                             mailbox->name,
+                             mailbox->ack.reason[0] ? mailbox->ack.reason : "no reason given");
+        if (process_now_ms() >= deadline)
+            return no_ack(fork, mailbox, err);
+        if (done || deadline < *ret_deadline_ms)
+            *ret_deadline_ms = deadline;
+        done = 0;
+    }
+    fork->failed_mailbox = NULL;
+    return done;
+}
+
+static int after_resume(struct fork *fork, struct error *err)
+{
+    return handoff_wait(fork, look, err);
+}
+
+static void close_mailboxes(struct fork *fork)
+{
+    if (fork->acks_wanted)
+        handoff_close_socket(fork);
+}
+
+const struct handoff handoff_mailboxes = {
+    .phase = FORK_ACK, .prepare = prepare, .after_resume = after_resume, .close = close_mailboxes};

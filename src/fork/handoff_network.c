@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * handoff_network: the fork's identity in the network, in the resume-network mailbox. Its ack is
+ * waited for, but only for so long: a network that comes up late is not a lost fork, it is
+ * degraded.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "fork/internal.h"
+#include "util/process.h"
+
+enum { NETWORK_WAIT_MS = 5000 };
+
+static int prepare(struct fork *fork, struct error *err)
+{
+    struct fork_network *network = &fork->request->network;
+    struct fork_mailbox *mailbox = &network->mailbox;
+    char members[FORK_ACK_PORT_MAX + 1];
+    int r = 0;
+    if (!network->staged)
+        return 0;
+    if (fork->request->options.wait_for_network) {
+        r = handoff_open_socket(fork, err);
+        if (r < 0)
+            return r;
+        mailbox->wait_for_ack = true;
+        mailbox->ack = (struct ack_wait){.mac = network->mac, .ip = network->ipv4};
+        snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
+        r = fork_append(mailbox, members, err);
+    }
+    return r < 0 ? r : handoff_add(fork, FRAME_NETWORK, mailbox, err);
+}
+
+static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
+{
+    struct fork_network *network = &fork->request->network;
+    const struct ack_wait *ack = &network->mailbox.ack;
+    (void)err;
+    *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
+    if (ack->state == ACK_REFUSED)
+        snprintf(network->degraded, sizeof network->degraded,
+                 "the guest could not apply its network: %.900s",
+                 ack->reason[0] ? ack->reason : "no reason given");
+    else if (ack->state == ACK_WAITING && process_now_ms() < *ret_deadline_ms)
+        return 0;
+    else if (ack->state == ACK_WAITING)
+        snprintf(network->degraded, sizeof network->degraded,
+                 "no ack of the network within %d ms (%u other datagrams came): is hypefs-guest "
+                 "--network running in the guest, and can it reach the ack address?",
+                 NETWORK_WAIT_MS, fork->ignored);
+    return 1;
+}
+
+static int after_resume(struct fork *fork, struct error *err)
+{
+    return fork->request->network.mailbox.wait_for_ack ? handoff_wait(fork, look, err) : 0;
+}
+
+static void close_network(struct fork *fork)
+{
+    if (fork->request->network.mailbox.wait_for_ack)
+        handoff_close_socket(fork);
+}
+
+const struct handoff handoff_network = {.phase = FORK_NETWORK,
+                                        .prepare = prepare,
+                                        .after_resume = after_resume,
+                                        .close = close_network};

@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+/* request_network: the network identity that was staged, as the payload of a resume-network
+ * mailbox. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fork/internal.h"
+#include "util/cleanup.h"
+
+enum { INTERFACE_NAME_MAX = 15, MAC_BYTES = 6, PREFIX_MAX = 32 };
+
+struct network_members {
+    char *interface_name, *mac, *ipv4, *gateway, *token, *token_hex;
+    int64_t prefix;
+};
+
+#define MEMBER(member) .name = #member, .offset = offsetof(struct network_members, member)
+static const struct json_field network_fields[] = {
+    {MEMBER(interface_name), .kind = JSON_STRING, .required = true},
+    {MEMBER(mac), .kind = JSON_STRING, .required = true},
+    {MEMBER(ipv4), .kind = JSON_STRING, .required = true},
+    {MEMBER(prefix), .kind = JSON_INTEGER, .required = true, .min = 0, .max = PREFIX_MAX},
+    {MEMBER(gateway), .kind = JSON_STRING, .nullable = true},
+    {MEMBER(token), .kind = JSON_STRING},
+    {MEMBER(token_hex), .kind = JSON_STRING},
+};
+#undef MEMBER
+
+static bool is_interface_name(const char *name)
+{
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
+    size_t size = strlen(name);
+    return size >= 1 && size <= INTERFACE_NAME_MAX && strspn(name, allowed) == size &&
+           strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+}
+
+/* Six pairs of hex digits; one device's own: not all zero, no group's. */
+static bool is_mac(const char *mac)
+{
+    unsigned bytes[MAC_BYTES];
+    int used = 0;
+    return strlen(mac) == MAC_BYTES * 3 - 1 &&
+           strspn(mac, "0123456789abcdefABCDEF:") == strlen(mac) &&
+           sscanf(mac, "%2x:%2x:%2x:%2x:%2x:%2x%n", &bytes[0], &bytes[1], &bytes[2], &bytes[3],
+                  &bytes[4], &bytes[5], &used) == MAC_BYTES &&
+           used == MAC_BYTES * 3 - 1 && (bytes[0] & 1) == 0 &&
+           (bytes[0] | bytes[1] | bytes[2] | bytes[3] | bytes[4] | bytes[5]) != 0;
+}
+
+static bool is_ipv4(const char *address)
+{
+    struct in_addr parsed;
+    return inet_pton(AF_INET, address, &parsed) == 1 && parsed.s_addr != INADDR_ANY;
+}
+
+static int check_members(const struct network_members *members, struct error *err)
+{
+    if (!is_interface_name(members->interface_name))
+        return error_set(
+            err, EINVAL,
+            "\"interface_name\" must be 1 to %d letters, digits, \".\", \"_\" or \"-\"",
+            INTERFACE_NAME_MAX);
+    if (!is_mac(members->mac))
+        return error_set(err, EINVAL,
+                         "\"mac\" must be the address of one device, as in 02:00:00:00:00:01");
+    if (!is_ipv4(members->ipv4))
+        return error_set(err, EINVAL, "\"ipv4\" must be an IPv4 address, as in 10.0.0.7");
+    if (members->gateway && !is_ipv4(members->gateway))
+        return error_set(err, EINVAL, "\"gateway\" must be an IPv4 address, as in 10.0.0.1");
+    return 0;
+}
+
+/* All of it was checked: nothing has to be escaped. */
+static int compose(const struct network_members *members, struct fork_network *ret,
+                   struct error *err)
+{
+    char *payload;
+    int size = asprintf(
+        &payload,
+        "{\"interface_name\":\"%s\",\"mac\":\"%s\",\"ipv4\":\"%s\",\"prefix\":%" PRId64 "%s%s%s}",
+        members->interface_name, members->mac, members->ipv4, members->prefix,
+        members->gateway ? ",\"gateway\":\"" : "", members->gateway ? members->gateway : "",
+        members->gateway ? "\"" : "");
+    if (size < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    ret->mailbox.payload = payload;
+    ret->mailbox.payload_size = (size_t)size;
+    snprintf(ret->mac, sizeof ret->mac, "%s", members->mac);
+    snprintf(ret->ipv4, sizeof ret->ipv4, "%s", members->ipv4);
+    ret->staged = true;
+    return 0;
+}
+
+static int interpret(const struct network_members *members, bool require_token,
+                     struct fork_network *ret, struct error *err)
+{
+    struct fork_network network = {0};
+    int r = check_members(members, err);
+    if (r == 0)
+        r = fork_read_token(FRAME_NETWORK, members->token, members->token_hex, &network.mailbox,
+                            err);
+    if (r == 0 && require_token && network.mailbox.token_size == 0)
+        r = error_set(err, EINVAL, "this mount wants tokens: give a \"token\"");
+    if (r == 0 && ret)
+        r = compose(members, &network, err);
+    if (r == 0 && ret)
+        *ret = network;
+    explicit_bzero(network.mailbox.token, sizeof network.mailbox.token);
+    return r;
+}
+
+int fork_parse_network(const char *text, size_t size, bool require_token, struct fork_network *ret,
+                       struct error *err)
+{
+    struct network_members members = {0};
+    auto_json cJSON *json = NULL;
+    int r = json_parse(text, size, &json, err);
+    if (r == 0)
+        r = json_read(json, network_fields, array_length(network_fields), &members, err);
+    if (r == 0)
+        r = interpret(&members, require_token, ret, err);
+    char *const texts[] = {members.interface_name, members.mac,   members.ipv4,
+                           members.gateway,        members.token, members.token_hex};
+    for (size_t i = 0; i < array_length(texts); i++)
+        free_wiped(texts[i], texts[i] ? strlen(texts[i]) : 0);
+    return r;
+}
