@@ -190,13 +190,14 @@ static int bind_socket(const char *address, const union address *to, socklen_t s
     const int buffer = ACK_BUFFER_SIZE;
     union address bound = *to;
     auto_close int fd = socket(to->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd >= 0 && bind(fd, &to->any, size) < 0 && errno == EADDRNOTAVAIL)
-        return error_set(err, EINVAL,
-                         "cannot receive acks at %s, which is no address of this host: give one "
-                         "that its guests reach it at",
-                         address);
-    if (fd < 0 || getsockname(fd, &bound.any, &size) < 0)
-        return error_errno(err, errno, "cannot receive acks at %s", address);
+    if (fd < 0 || bind(fd, &to->any, size) < 0 || getsockname(fd, &bound.any, &size) < 0)
+        return errno == EADDRNOTAVAIL || errno == EAFNOSUPPORT
+                   ? error_set(err, EINVAL,
+                               "cannot receive acks at %s, which is no address of this host: give "
+                               "another one in ack_address of options, or in --ack-address of "
+                               "hypefs mount",
+                               address)
+                   : error_errno(err, errno, "cannot receive acks at %s", address);
     /* Root may have more than the system's limit; others get up to that. */
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &buffer, sizeof buffer) < 0)
         setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer, sizeof buffer);
