@@ -71,7 +71,13 @@ __asm__(".pushsection .rodata\n"
         "next: mov (%ebx), %ebp\n"
         "test %ebp, %ebp\n"
         "jz rest\n"
-        "cmpl $0, 256(%ebp)\n"
+        "lea 256(%ebp), %edi\n" /* the sequence */
+        "lea 24(%ebp), %esi\n"  /* the name */
+        "cmpb $'R', 8(%ebp)\n"
+        "jne 1f\n"
+        "lea 64(%ebp), %edi\n" /* the network's frame: the rest of its magic for the name */
+        "lea 8(%ebp), %esi\n"
+        "1: cmpl $0, (%edi)\n"
         "je none\n"
         "call take\n"
         "none: add $4, %ebx\n"
@@ -81,22 +87,23 @@ __asm__(".pushsection .rodata\n"
         "cli\n"
         "jmp look\n"
 
-        "take: lea 24(%ebp), %esi\n" /* the name */
-        "call print\n"
+        "take: call print\n"
         "mov $' ', %al\n"
         "out %al, %dx\n"
-        "lea 264(%ebp), %esi\n" /* the payload */
-        "mov 260(%ebp), %ecx\n"
+        "lea 8(%edi), %esi\n" /* the payload */
+        "mov 4(%edi), %ecx\n"
         "rep outsb\n"
         "mov $'\\n', %al\n"
         "out %al, %dx\n"
-        "lea 260(%ebp), %edi\n" /* wiped up to the page's end, then armed again */
+        "push %edi\n" /* wiped up to the page's end, then armed again */
+        "add $4, %edi\n"
         "mov %edi, %ecx\n"
         "neg %ecx\n"
         "and $4095, %ecx\n"
         "xor %eax, %eax\n"
         "rep stosb\n"
-        "mov %eax, 256(%ebp)\n"
+        "pop %edi\n"
+        "mov %eax, (%edi)\n"
         "ret\n"
 
         "print: mov $0x3f8, %edx\n" /* up to the NUL at %esi */
@@ -126,11 +133,13 @@ bool tiny_guest_possible(void)
 /* `name` may have "@" and a distance from the page's start behind it, which is returned. */
 static size_t put_frame(uint8_t *page, const char *name)
 {
-    struct frame_marker marker = {.kind = FRAME_FORK};
+    struct frame_marker marker = {.kind = strcmp(name, TINY_GUEST_NETWORK) == 0 ? FRAME_NETWORK
+                                                                                : FRAME_FORK};
     char token[FRAME_TOKEN_MAX];
     const char *at = strchr(name, '@');
     size_t offset = at ? strtoul(at + 1, NULL, 10) : 0;
-    snprintf(marker.name, sizeof marker.name, "%.*s", (int)strcspn(name, "@"), name);
+    if (marker.kind == FRAME_FORK)
+        snprintf(marker.name, sizeof marker.name, "%.*s", (int)strcspn(name, "@"), name);
     marker.token_size = (size_t)snprintf(token, sizeof token, "token-%s", marker.name);
     memcpy(marker.token, token, marker.token_size);
     assert_true(offset + frame_layouts[FRAME_FORK].payload <= FRAME_SIZE);

@@ -17,6 +17,10 @@ enum {
     TINY_GUEST_LOAD = 0x200000, /* of the code in its memory; the mailboxes' pages follow */
 };
 
+/* In the place of a mailbox's name: the resume-network mailbox, of the token "token-". On the
+ * console it goes by this word. */
+#define TINY_GUEST_NETWORK "RESUME_NETWORK_MAILBOX_V1"
+
 /* Can such a VM run here? Otherwise the program skips, with a reason printed. */
 bool tiny_guest_possible(void);
 
