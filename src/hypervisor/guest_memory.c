@@ -48,6 +48,12 @@ static bool parse_mapping(const char *line, struct mapping *ret)
     return true;
 }
 
+/* A process that is ending is one for some moments more, without memory. */
+static int ended(const char *process, struct error *err)
+{
+    return error_set(err, ESRCH, "process %s has ended", process);
+}
+
 /* Calls `visit` for each mapping of a process until it returns other than 0. */
 static int walk(const char *pid, int (*visit)(const struct mapping *mapping, void *context),
                 void *context, struct error *err)
@@ -55,6 +61,8 @@ static int walk(const char *pid, int (*visit)(const struct mapping *mapping, voi
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%s/maps", pid);
     auto_fclose FILE *file = fopen(path, "re");
+    if (!file && errno == ESRCH)
+        return ended(pid, err);
     if (!file)
         return error_errno(err, EIO, "%s cannot be opened", path);
     auto_free char *line = NULL;
@@ -107,11 +115,13 @@ static int identify(int image_fd, struct identity *ret, struct error *err)
 struct collector {
     struct identity file;
     struct guest_memory *memory;
+    bool alive; /* it has some mapping */
 };
 
 static int collect(const struct mapping *mapping, void *context)
 {
     struct collector *collector = context;
+    collector->alive = true;
     if (mapping->file.inode != collector->file.inode ||
         mapping->file.major != collector->file.major ||
         mapping->file.minor != collector->file.minor)
@@ -136,6 +146,8 @@ int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
         return error_set(err, EIO,
                          "the VMM's memory may not be written to: it runs as another user, has "
                          "file capabilities, or ptrace is restricted here");
+    if (fd < 0 && errno == ESRCH)
+        return error_set(err, ESRCH, "process %d has ended", (int)pid);
     if (fd < 0)
         return error_errno(err, EIO, "%s cannot be opened", path);
     *ret_fd = fd;
@@ -157,7 +169,9 @@ int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_mem
     char name[PATH_SIZE];
     snprintf(name, sizeof name, "%d", (int)pid);
     r = walk(name, collect, &collector, err);
-    if (r == 0 && memory->count == 0)
+    if (r == 0 && !collector.alive)
+        r = ended(name, err);
+    else if (r == 0 && memory->count == 0)
         r = error_set(err, EIO,
                       "process %d does not map the memory image (a wrapper script must exec the "
                       "VMM)",

@@ -19,11 +19,11 @@
 
 struct guest_memory;
 
-/* /proc/PID/mem, CLOEXEC. Permission is checked here and then no more. */
+/* /proc/PID/mem, CLOEXEC. Permission is checked here and then no more. ESRCH: see below. */
 int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err);
 
 /* Finds the mappings of the image in the process whose mem file memory_fd is (borrowed, as long as
- * the object lives). EIO if there are none. */
+ * the object lives). EIO if there are none, ESRCH if the process has just ended. */
 int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
                         struct error *err);
 void guest_memory_destroy(struct guest_memory *memory);

@@ -188,13 +188,13 @@ static int create_memory(int directory_fd, uint64_t size, int *ret, struct error
 
 /* That the process is QEMU itself, not a script that waits for it: else it could not be ended, and
  * that it took the memory file that we made. */
-static int check_process(const struct vmm *vmm, int memory_fd, struct error *err)
+static int check_process(struct vmm *vmm, int memory_fd, struct error *err)
 {
     struct guest_memory *memory;
     int r = guest_memory_create(vmm->pid, -1, memory_fd, &memory, err);
     if (r == 0)
         guest_memory_destroy(memory);
-    return r;
+    return qemu_control_ended(vmm, r, err);
 }
 
 /* `recorded` is filled in on success. */
@@ -308,7 +308,7 @@ static int reach_memory(struct vmm *vmm, int image_fd, struct error *err)
     int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
-    return r;
+    return qemu_control_ended(vmm, r, err);
 }
 
 /* The image as QEMU gets it: memory by its path, the state by a descriptor. */

@@ -19,6 +19,7 @@ enum {
     COMMAND_MS = 60000, /* saving flushes disks; what takes longer will not come at all */
     LAST_WORDS_MAX = 400,
     STATUS_SIZE = 64,
+    END_MS = 2000,
 };
 
 void qemu_control_release(struct vmm *vmm)
@@ -50,6 +51,14 @@ struct qmp_limits qemu_control_limits(const struct vmm_context *context, const s
     return (struct qmp_limits){.pidfd = vmm->pidfd,
                                .cancel_fd = context->cancel_fd,
                                .deadline_ms = process_now_ms() + timeout_ms};
+}
+
+int qemu_control_ended(struct vmm *vmm, int r, struct error *err)
+{
+    if (r != -ESRCH)
+        return r;
+    process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
+    return error_set(err, EIO, "QEMU has ended");
 }
 
 off_t qemu_control_log_size(const struct vmm_context *context)

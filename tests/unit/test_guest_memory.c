@@ -233,6 +233,26 @@ static void access_when_the_process_has_ended_is_eio(void **state)
     assert_int_equal(guest_memory_open_process(pid, &mem, &err), -EIO);
 }
 
+/* Not reaped yet: its number is still in /proc. */
+static void create_when_the_process_is_ending_is_esrch(void **state)
+{
+    struct fixture *fixture = *state;
+    struct guest_memory *memory = NULL;
+    struct error err = {0};
+    siginfo_t info;
+
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(0);
+    assert_int_equal(waitid(P_PID, (id_t)pid, &info, WEXITED | WNOWAIT), 0);
+    int created = guest_memory_create(pid, -1, fixture->image, &memory, &err);
+    waitpid(pid, NULL, 0);
+    assert_int_equal(created, -ESRCH);
+    assert_non_null(strstr(err.text, "has ended"));
+    assert_null(memory);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -247,6 +267,7 @@ int main(void)
         WITH(access_when_only_another_part_is_unusable_works),
         WITH(access_at_the_end_of_the_image_stays_inside),
         WITH(create_when_the_process_does_not_map_the_image_is_eio),
+        WITH(create_when_the_process_is_ending_is_esrch),
         WITH(access_when_the_process_has_ended_is_eio),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
