@@ -15,7 +15,7 @@
 enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
 
 /* Everything in a refusal's datagram at its longest; the rest is constant text. */
-_Static_assert(FRAME_NAME_MAX + GUEST_KEY_MAX + FRAME_REASON_MAX + 64 < DATAGRAM_MAX,
+_Static_assert(GUEST_SUBJECT_MAX + GUEST_KEY_MAX + FRAME_REASON_MAX + 64 < DATAGRAM_MAX,
                "a refusal fits into one datagram");
 
 static uint16_t parse_port(struct guest_span value)
@@ -36,15 +36,29 @@ static bool is_hex(char c)
     return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
 }
 
-static void parse_key(struct guest_span value, char *ret)
+static void prepare_key(struct hypefs_mailbox *box)
 {
-    if (value.size < 3 || value.size > GUEST_KEY_MAX + 2 || value.text[0] != '"')
-        return;
-    for (size_t i = 1; i < value.size - 1; i++)
-        if (!is_hex(value.text[i]))
+    guest_member_word(box->payload, box->payload_size, "ack_key", box->ack_key, GUEST_KEY_MAX);
+    for (const char *c = box->ack_key; *c; c++)
+        if (!is_hex(*c)) {
+            box->ack_key[0] = '\0';
             return;
-    memcpy(ret, value.text + 1, value.size - 2);
-    ret[value.size - 2] = '\0';
+        }
+}
+
+/* What the host knows the mailbox by. It knows the network's by the addresses that it sent. */
+static void prepare_subject(struct hypefs_mailbox *box)
+{
+    char mac[GUEST_WORD_MAX + 1], ip[GUEST_WORD_MAX + 1];
+
+    if (box->layout->named) {
+        snprintf(box->subject, sizeof box->subject, " mailbox=%s", box->name);
+        return;
+    }
+    guest_member_word(box->payload, box->payload_size, "mac", mac, GUEST_WORD_MAX);
+    guest_member_word(box->payload, box->payload_size, "ipv4", ip, GUEST_WORD_MAX);
+    snprintf(box->subject, sizeof box->subject, "%s%s%s%s", mac[0] ? " mac=" : "", mac,
+             ip[0] ? " ip=" : "", ip);
 }
 
 void guest_answer_prepare(struct hypefs_mailbox *box)
@@ -52,8 +66,8 @@ void guest_answer_prepare(struct hypefs_mailbox *box)
     struct guest_span value;
     if (guest_member_find(box->payload, box->payload_size, "ack_port", &value))
         box->ack_port = parse_port(value);
-    if (guest_member_find(box->payload, box->payload_size, "ack_key", &value))
-        parse_key(value, box->ack_key);
+    prepare_key(box);
+    prepare_subject(box);
 }
 
 bool guest_gateway_read(FILE *routes, struct in_addr *ret)
@@ -131,10 +145,10 @@ static int send_text(const char *address, uint16_t port, const char *text, size_
     return r;
 }
 
-/* "stage=STAGE mailbox=NAME" and, if there is one, " key=KEY". Returns the size. */
+/* "stage=STAGE", the subject and, if there is one, " key=KEY". Returns the size. */
 static size_t compose(const struct hypefs_mailbox *box, const char *stage, char *ret)
 {
-    return (size_t)snprintf(ret, DATAGRAM_MAX, "stage=%s mailbox=%s%s%s", stage, box->name,
+    return (size_t)snprintf(ret, DATAGRAM_MAX, "stage=%s%s%s%s", stage, box->subject,
                             box->ack_key[0] ? " key=" : "", box->ack_key);
 }
 

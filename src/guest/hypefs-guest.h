@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * hypefs-guest: fork mailboxes, for programs inside a VM.
+ * hypefs-guest: mailboxes, for programs inside a VM.
  *
  * A program plants mailboxes in its memory (arm) and waits. The VM is snapshotted; later the host
  * forks it, and a clone of the program wakes up with a payload in its hands: a JSON object that
@@ -41,6 +41,8 @@ extern "C" {
 #define HYPEFS_MAILBOX_TOKEN_MAX 128
 #define HYPEFS_MAILBOX_PAYLOAD_MAX 3832
 #define HYPEFS_MAILBOX_REASON_MAX 512
+#define HYPEFS_NETWORK_TOKEN_MAX 30
+#define HYPEFS_NETWORK_PAYLOAD_MAX 4024
 
 struct hypefs_mailbox;
 
@@ -60,7 +62,20 @@ struct hypefs_mailbox;
 HYPEFS_GUEST_API int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
                                         struct hypefs_mailbox **ret);
 
-/* Valid as long as the mailbox. */
+/*
+ * The same for the VM's resume-network mailbox, whose payload says which addresses this clone has:
+ *     {"interface_name":"eth0","mac":"02:…","ipv4":"10.0.0.7","prefix":24,"gateway":"10.0.0.1"}
+ * Applying it is up to the caller, as with any payload (`hypefs-guest --network` does it), and all
+ * functions below are used in the same way. It should be armed once in a VM, and be the first of
+ * the mailboxes that are waited for: other payloads may need the network.
+ *
+ * It has no name. `token`: 1 to 30 bytes, otherwise as above. NULL (with token_size 0): 120 random
+ * bits, as 30 hex digits, for which there is room.
+ */
+HYPEFS_GUEST_API int hypefs_network_arm(const void *token, size_t token_size,
+                                        struct hypefs_mailbox **ret);
+
+/* "" for the network mailbox. Valid as long as the mailbox. */
 HYPEFS_GUEST_API const char *hypefs_mailbox_name(const struct hypefs_mailbox *box);
 
 /*
@@ -69,7 +84,8 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_name(const struct hypefs_mailbox *bo
  * out. The frames are looked at every 2 ms.
  *
  * `timeout_ms`: 0 looks once, -1 (or any negative number) waits for ever.
- * A delivery whose length is not 1 to 3832 bytes is refused here and the wait goes on.
+ * A delivery whose length is not 1 to 3832 bytes (for the network mailbox 4024) is refused here and
+ * the wait goes on.
  *
  * -ETIMEDOUT. -EINTR: a signal handler ran. -EINVAL: no mailboxes, or all of them are in hand.
  */
@@ -78,7 +94,7 @@ HYPEFS_GUEST_API int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, si
 
 /*
  * The payload in hand, exactly as the host delivered it, with a NUL behind it; NULL if there is
- * none. `ret_size` (may be NULL) is its size in bytes, 1 to 3832, the NUL not counted.
+ * none. `ret_size` (may be NULL) is its size in bytes, at least 1, the NUL not counted.
  * Valid until rearm, fail or close, which wipe it.
  */
 HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box,
@@ -86,8 +102,9 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox 
 
 /*
  * Tells the host that the payload in hand is in use: one UDP datagram to the port that the payload
- * names ("ack_port"), with its "ack_key" if there is one. Without "ack_port" the host is not
- * waiting: nothing is sent, 0. The payload stays in hand.
+ * names ("ack_port"), with its "ack_key" if there is one; for the network mailbox also with the
+ * payload's "mac" and "ipv4". Without "ack_port" the host is not waiting: nothing is sent, 0. The
+ * payload stays in hand.
  *
  * `address`: the host's IPv4 or IPv6 address, in numbers. NULL: the IPv4 default gateway.
  *

@@ -15,26 +15,29 @@
 #include "guest/hypefs-guest.h"
 #include "mailbox/frame.h"
 
-enum { GUEST_KEY_MAX = 64 };
-
-/* A fork mailbox as it lies in memory; frame.h has the specification. Numbers are little-endian. */
-struct guest_frame {
-    uint8_t marker[256];
-    uint32_t sequence;
-    uint32_t length;
-    uint8_t payload[FRAME_CAPACITY];
+enum {
+    GUEST_KEY_MAX = 64,
+    GUEST_WORD_MAX = 63, /* bytes of a MAC or IP address that is repeated to the host */
+    GUEST_SUBJECT_MAX = sizeof " mac= ip=" - 1 + 2 * GUEST_WORD_MAX,
 };
-_Static_assert(sizeof(struct guest_frame) == FRAME_SIZE, "a frame is one page");
+_Static_assert(GUEST_SUBJECT_MAX >= sizeof " mailbox=" - 1 + FRAME_NAME_MAX, "either subject");
 
 struct hypefs_mailbox {
-    volatile struct guest_frame *frame; /* the host writes here while the VM is paused */
-    bool in_hand;                       /* the rest is valid while this is set */
-    uint16_t ack_port;                  /* 0: no ack is wanted */
-    char ack_key[GUEST_KEY_MAX + 1];    /* "": none */
+    volatile uint8_t *frame; /* FRAME_SIZE bytes; the host writes here while the VM is paused */
+    const struct frame_layout *layout;
+    char name[FRAME_NAME_MAX + 1];       /* "": the network's */
+    bool in_hand;                        /* the rest is valid while this is set */
+    uint16_t ack_port;                   /* 0: no ack is wanted */
+    char ack_key[GUEST_KEY_MAX + 1];     /* "": none */
+    char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
     size_t payload_size;
-    char payload[FRAME_CAPACITY + 1];
-    char name[FRAME_NAME_MAX + 1]; /* always valid */
+    char payload[FRAME_SIZE]; /* more than any layout's capacity, so that a NUL fits behind it */
 };
+
+static inline size_t guest_capacity(const struct hypefs_mailbox *box)
+{
+    return FRAME_SIZE - box->layout->payload;
+}
 
 /* A refusal in the frame, then armed; nothing is in hand after it. `reason` is clean. */
 void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason);
@@ -52,8 +55,15 @@ struct guest_span {
  */
 bool guest_member_find(const char *text, size_t size, const char *name, struct guest_span *ret);
 
-/* Takes ack_port and ack_key from the payload; a member that is not as the host makes it counts as
- * not there. */
+/*
+ * Copies a member that is a string of at most `max` visible ASCII characters, none of them escaped:
+ * what a datagram can repeat as it is. `ret` has room for max + 1. False, and "" in `ret`, if it is
+ * not there or is anything else.
+ */
+bool guest_member_word(const char *text, size_t size, const char *name, char *ret, size_t max);
+
+/* Takes ack_port, ack_key and the subject from the payload; a member that is not as the host makes
+ * it counts as not there. */
 void guest_answer_prepare(struct hypefs_mailbox *box);
 
 /* The gateway of the default route with the lowest metric in a file like /proc/net/route. */

@@ -17,14 +17,20 @@
 
 enum { POLL_INTERVAL_NS = 2000000, RANDOM_TOKEN_BYTES = 16 };
 
-static uint32_t load(const volatile uint32_t *field)
+/* The layouts' offsets are multiples of 4, and the frame is a page. */
+static volatile uint32_t *field(const struct hypefs_mailbox *box, size_t offset)
 {
-    return le32toh(__atomic_load_n(field, __ATOMIC_ACQUIRE));
+    return (volatile uint32_t *)(volatile void *)(box->frame + offset);
 }
 
-static void store(volatile uint32_t *field, uint32_t value)
+static uint32_t load(const struct hypefs_mailbox *box, size_t offset)
 {
-    __atomic_store_n(field, htole32(value), __ATOMIC_RELEASE);
+    return le32toh(__atomic_load_n(field(box, offset), __ATOMIC_ACQUIRE));
+}
+
+static void store(struct hypefs_mailbox *box, size_t offset, uint32_t value)
+{
+    __atomic_store_n(field(box, offset), htole32(value), __ATOMIC_RELEASE);
 }
 
 static void zero(volatile uint8_t *bytes, size_t size)
@@ -61,71 +67,87 @@ failed:;
     return r;
 }
 
+/* In hex digits: 128 bits, or as many as the layout has room for. */
 static int random_token(struct frame_marker *marker)
 {
     static const char digits[] = "0123456789abcdef";
     uint8_t bytes[RANDOM_TOKEN_BYTES];
+    size_t room = frame_layouts[marker->kind].token_max / 2;
+    size_t count = room < sizeof bytes ? room : sizeof bytes;
     ssize_t n;
 
     do
-        n = getrandom(bytes, sizeof bytes, 0);
+        n = getrandom(bytes, count, 0);
     while (n < 0 && errno == EINTR);
-    if (n != (ssize_t)sizeof bytes)
+    if (n != (ssize_t)count)
         return n < 0 ? -errno : -EIO;
-    for (size_t i = 0; i < sizeof bytes; i++) {
+    for (size_t i = 0; i < count; i++) {
         marker->token[2 * i] = (uint8_t)digits[bytes[i] >> 4];
         marker->token[2 * i + 1] = (uint8_t)digits[bytes[i] & 15];
     }
-    marker->token_size = 2 * sizeof bytes;
+    marker->token_size = 2 * count;
     explicit_bzero(bytes, sizeof bytes);
     return 0;
 }
 
-static int fill_marker(const char *name, const void *token, size_t token_size,
-                       struct frame_marker *ret)
+static int fill_token(const void *token, size_t token_size, struct frame_marker *marker)
 {
-    size_t name_size = strnlen(name, FRAME_NAME_MAX + 1);
-
-    ret->kind = FRAME_FORK;
-    if (!frame_name_valid(name, name_size))
-        return -EINVAL;
-    memcpy(ret->name, name, name_size);
     if (!token)
-        return token_size == 0 ? random_token(ret) : -EINVAL;
-    if (!frame_token_valid(FRAME_FORK, token, token_size))
+        return token_size == 0 ? random_token(marker) : -EINVAL;
+    if (!frame_token_valid(marker->kind, token, token_size))
         return -EINVAL;
-    memcpy(ret->token, token, token_size);
-    ret->token_size = token_size;
+    memcpy(marker->token, token, token_size);
+    marker->token_size = token_size;
     return 0;
 }
 
-int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
-                       struct hypefs_mailbox **ret)
+/* `marker`, with kind and name, is wiped. */
+static int arm(struct frame_marker *marker, const void *token, size_t token_size,
+               struct hypefs_mailbox **ret)
 {
-    struct frame_marker marker = {0};
     struct hypefs_mailbox *box = NULL;
     void *page = NULL;
 
-    if (!name || !ret)
-        return -EINVAL;
-    int r = fill_marker(name, token, token_size, &marker);
+    int r = fill_token(token, token_size, marker);
     if (r == 0 && !(box = calloc(1, sizeof *box)))
         r = -ENOMEM;
     if (r == 0)
         r = map_page(&page);
     if (r == 0) {
-        memcpy(box->name, marker.name, sizeof box->name);
+        memcpy(box->name, marker->name, sizeof box->name);
+        box->layout = &frame_layouts[marker->kind];
         box->frame = page;
         /* The marker is put together in the page itself: a copy of it anywhere else would be a
          * second mailbox to the host. The page is zero, so it is armed as well. */
-        frame_encode_marker(&marker, page);
-        store(&box->frame->sequence, 0);
+        frame_encode_marker(marker, page);
+        store(box, box->layout->sequence, 0);
         *ret = box;
     } else {
         free(box);
     }
-    explicit_bzero(&marker, sizeof marker);
+    explicit_bzero(marker, sizeof *marker);
     return r;
+}
+
+int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
+                       struct hypefs_mailbox **ret)
+{
+    struct frame_marker marker = {.kind = FRAME_FORK};
+    size_t name_size = name ? strnlen(name, FRAME_NAME_MAX + 1) : 0;
+
+    if (!ret || !name || !frame_name_valid(name, name_size))
+        return -EINVAL;
+    memcpy(marker.name, name, name_size);
+    return arm(&marker, token, token_size, ret);
+}
+
+int hypefs_network_arm(const void *token, size_t token_size, struct hypefs_mailbox **ret)
+{
+    struct frame_marker marker = {.kind = FRAME_NETWORK};
+
+    if (!ret)
+        return -EINVAL;
+    return arm(&marker, token, token_size, ret);
 }
 
 const char *hypefs_mailbox_name(const struct hypefs_mailbox *box)
@@ -137,6 +159,7 @@ static void wipe_hand(struct hypefs_mailbox *box)
 {
     explicit_bzero(box->payload, sizeof box->payload);
     explicit_bzero(box->ack_key, sizeof box->ack_key);
+    explicit_bzero(box->subject, sizeof box->subject);
     box->payload_size = 0;
     box->ack_port = 0;
     box->in_hand = false;
@@ -144,29 +167,29 @@ static void wipe_hand(struct hypefs_mailbox *box)
 
 void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason)
 {
-    volatile struct guest_frame *frame = box->frame;
+    volatile uint8_t *area = box->frame + box->layout->payload;
 
-    zero(frame->payload, sizeof frame->payload);
+    zero(area, guest_capacity(box));
     for (size_t i = 0; i < FRAME_REASON_MAX && reason[i]; i++)
-        frame->payload[i] = (uint8_t)reason[i];
-    store(&frame->length, FRAME_REFUSED);
-    store(&frame->sequence, 0);
+        area[i] = (uint8_t)reason[i];
+    store(box, box->layout->length, FRAME_REFUSED);
+    store(box, box->layout->sequence, 0);
     wipe_hand(box);
 }
 
 static bool take(struct hypefs_mailbox *box)
 {
-    const volatile struct guest_frame *frame = box->frame;
+    const volatile uint8_t *area = box->frame + box->layout->payload;
 
-    if (box->in_hand || load(&frame->sequence) == 0)
+    if (box->in_hand || load(box, box->layout->sequence) == 0)
         return false;
-    uint32_t length = load(&frame->length);
-    if (length == 0 || length > FRAME_CAPACITY) {
+    uint32_t length = load(box, box->layout->length);
+    if (length == 0 || length > guest_capacity(box)) {
         guest_mailbox_refuse(box, "the payload's length is not valid");
         return false;
     }
     for (size_t i = 0; i < length; i++)
-        box->payload[i] = (char)frame->payload[i];
+        box->payload[i] = (char)area[i];
     box->payload[length] = '\0';
     box->payload_size = length;
     box->in_hand = true;
@@ -223,9 +246,9 @@ void hypefs_mailbox_rearm(struct hypefs_mailbox *box)
 {
     if (!box->in_hand)
         return;
-    zero(box->frame->payload, sizeof box->frame->payload);
-    store(&box->frame->length, 0);
-    store(&box->frame->sequence, 0);
+    zero(box->frame + box->layout->payload, guest_capacity(box));
+    store(box, box->layout->length, 0);
+    store(box, box->layout->sequence, 0);
     wipe_hand(box);
 }
 
@@ -233,7 +256,7 @@ void hypefs_mailbox_close(struct hypefs_mailbox *box)
 {
     if (!box)
         return;
-    zero((volatile uint8_t *)box->frame, sizeof *box->frame);
+    zero(box->frame, FRAME_SIZE);
     munmap((void *)box->frame, FRAME_SIZE);
     wipe_hand(box);
     free(box);

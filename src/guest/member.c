@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * One member of a JSON object, found without a JSON library: the guest has to read the two members
- * that the host appends to payloads, and nothing else.
+ * that the host appends to payloads, and the few of a network payload, and nothing else.
  */
 #include <string.h>
 
@@ -77,4 +77,21 @@ bool guest_member_find(const char *text, size_t size, const char *name, struct g
         if (at >= size || text[at] != ',')
             return found;
     }
+}
+
+bool guest_member_word(const char *text, size_t size, const char *name, char *ret, size_t max)
+{
+    struct guest_span value;
+
+    ret[0] = '\0';
+    if (!guest_member_find(text, size, name, &value))
+        return false;
+    if (value.size < 2 || value.size - 2 > max || value.text[0] != '"')
+        return false;
+    for (size_t i = 1; i < value.size - 1; i++)
+        if (value.text[i] <= ' ' || value.text[i] > '~' || value.text[i] == '\\')
+            return false;
+    memcpy(ret, value.text + 1, value.size - 2);
+    ret[value.size - 2] = '\0';
+    return true;
 }

@@ -6,7 +6,7 @@
 #   check_guest_exports.sh HEADER SHARED_LIBRARY
 set -eu
 
-declared=$(grep -o 'hypefs_mailbox_[a-z]*(const\|hypefs_mailbox_[a-z]*(struct' "$1" |
+declared=$(grep -o 'hypefs_[a-z]*_[a-z]*(const\|hypefs_[a-z]*_[a-z]*(struct' "$1" |
     sed 's/(.*//' | sort)
 exported=$(nm -D --defined-only "$2" | awk '{ print $3 }' | sort)
 [ -n "$declared" ] && [ "$declared" = "$exported" ] && exit 0

@@ -131,6 +131,62 @@ static void ack_with_a_key_echoes_it(void **state)
     close(host.fd);
 }
 
+static void fail_with_a_key_echoes_it(void **state)
+{
+    (void)state;
+    struct host host = host_open();
+    struct hypefs_mailbox *box = arm("a");
+
+    deliver_with_port(box, "{\"ack_port\":%u,\"ack_key\":\"00112233445566778899aabbccddeeff\"}",
+                      host.port);
+    assert_int_equal(hypefs_mailbox_fail(box, "why", "127.0.0.1"), 0);
+    host_expect(&host, "stage=failed mailbox=a key=00112233445566778899aabbccddeeff reason=why");
+    hypefs_mailbox_close(box);
+    close(host.fd);
+}
+
+/* The host appends its members: what a payload had under these names before does not count. */
+static void ack_with_two_keys_echoes_the_last(void **state)
+{
+    (void)state;
+    struct host host = host_open();
+    struct hypefs_mailbox *box = arm("a");
+
+    deliver_with_port(box,
+                      "{\"ack_key\":\"aa\",\"ack_port\":9,\"in\":{\"ack_key\":\"bb\"},"
+                      "\"ack_port\":%u,\"ack_key\":\"00112233445566778899aabbccddeeff\"}",
+                      host.port);
+    assert_int_equal(hypefs_mailbox_ack(box, "127.0.0.1"), 0);
+    host_expect(&host, "stage=applied mailbox=a key=00112233445566778899aabbccddeeff");
+    hypefs_mailbox_close(box);
+    close(host.fd);
+}
+
+static void ack_with_a_key_that_is_none_leaves_it_out(void **state)
+{
+    (void)state;
+    static const char *const payloads[] = {
+        "{\"ack_key\":\"\",\"ack_port\":%u}",
+        "{\"ack_key\":12,\"ack_port\":%u}",
+        "{\"ack_key\":\"0g\",\"ack_port\":%u}",
+        "{\"ack_key\":\"0 stage=applied\",\"ack_port\":%u}",
+        "{\"ack_key\":[\"00\"],\"ack_port\":%u}",
+        "{\"ack_key\":\"00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff0\","
+        "\"ack_port\":%u}",
+    };
+    struct host host = host_open();
+    struct hypefs_mailbox *box = arm("a");
+
+    for (size_t i = 0; i < sizeof payloads / sizeof payloads[0]; i++) {
+        deliver_with_port(box, payloads[i], host.port);
+        assert_int_equal(hypefs_mailbox_ack(box, "127.0.0.1"), 0);
+        host_expect(&host, "stage=applied mailbox=a");
+        hypefs_mailbox_rearm(box);
+    }
+    hypefs_mailbox_close(box);
+    close(host.fd);
+}
+
 static void ack_after_a_keyed_delivery_forgets_the_key(void **state)
 {
     (void)state;
@@ -383,6 +439,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ack_with_a_port_sends_the_datagram),
         cmocka_unit_test(ack_with_a_key_echoes_it),
+        cmocka_unit_test(fail_with_a_key_echoes_it),
+        cmocka_unit_test(ack_with_two_keys_echoes_the_last),
+        cmocka_unit_test(ack_with_a_key_that_is_none_leaves_it_out),
         cmocka_unit_test(ack_after_a_keyed_delivery_forgets_the_key),
         cmocka_unit_test(ack_without_a_port_of_its_own_sends_nothing),
         cmocka_unit_test(ack_when_it_cannot_be_sent_is_einval),

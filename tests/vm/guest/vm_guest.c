@@ -211,7 +211,7 @@ int main(void)
         run_child();
     /* Were they still shared with the child, this would leave copies of them behind. */
     for (size_t i = 0; i < count; i++)
-        boxes[i]->frame->length = 0;
+        boxes[i]->frame[boxes[i]->layout->length] = 0;
     free(child);
     puts("vm_guest: ready");
     for (;;) {
