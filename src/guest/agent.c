@@ -3,7 +3,8 @@
  * hypefs-guest: mailboxes for guests whose identity is set by a script.
  *
  * Arms mailboxes, waits, and runs a hook for each payload, one at a time: a payload that comes
- * while a hook runs waits in its frame. Can be the first process of an initramfs.
+ * while a hook runs waits in its frame. The network's payloads it applies itself, before others.
+ * Can be the first process of an initramfs.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -16,39 +17,57 @@
 
 #include "guest/hook.h"
 #include "guest/hypefs-guest.h"
+#include "guest/network.h"
 
 enum { EXIT_USAGE = 2, SIGNALS_EVERY_MS = 250 };
 
 struct agent {
     const char *hook;
     const char *ack_address;
-    char **specs; /* NAME or NAME=TOKEN, as given */
+    bool wants_network;
+    const char *network_token; /* NULL: a random one */
+    char **specs;              /* NAME or NAME=TOKEN, as given */
     struct hypefs_mailbox **boxes;
     size_t spec_count, box_count;
+    struct hypefs_mailbox *network; /* one of the boxes, the first; NULL: not wanted */
     struct signals signals;
 };
 
 static const char usage[] =
-    "Usage: hypefs-guest --mailbox NAME[=TOKEN]... --hook PROGRAM [--ack-address ADDRESS]\n"
+    "Usage: hypefs-guest [--network[=TOKEN]] [--mailbox NAME[=TOKEN]... --hook PROGRAM]\n"
+    "                    [--ack-address ADDRESS]\n"
     "\n"
     "Plants mailboxes in memory, and for each payload that a clone of this VM wakes up with, runs\n"
     "PROGRAM: the payload is on its stdin, the mailbox's name in HYPEFS_MAILBOX. Exit status 0 is\n"
     "acknowledged to the host; otherwise the last line that PROGRAM printed tells it why not.\n"
+    "Network payloads are applied without PROGRAM, and before others.\n"
     "\n"
+    "  -n, --network[=TOKEN]       arm the resume-network mailbox, which gives an interface its "
+    "MAC\n"
+    "                              address, IPv4 address and default gateway (needs "
+    "CAP_NET_ADMIN).\n"
+    "                              TOKEN: 1 to 30 bytes; without it, a random one\n"
     "  -m, --mailbox NAME[=TOKEN]  a mailbox to arm; may be given several times.\n"
     "                              NAME: 1 to 64 of A-Z a-z 0-9 . _ : -\n"
     "                              TOKEN: 1 to 128 bytes; without it, a random one\n"
     "  -k, --hook PROGRAM          what to run\n"
-    "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway)\n"
+    "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway, for "
+    "the\n"
+    "                              network the new one)\n"
     "  -h, --help                  this text\n"
     "  -V, --version               the version\n"
     "\n"
-    "Prints \"hypefs-guest: armed NAME\" for each mailbox, then \"hypefs-guest: ready\".\n";
+    "Prints \"hypefs-guest: armed NAME\" for each mailbox (the network's is \"(network)\"), then\n"
+    "\"hypefs-guest: ready\".\n";
 
 static const struct option options[] = {
-    {"mailbox", required_argument, NULL, 'm'},     {"hook", required_argument, NULL, 'k'},
-    {"ack-address", required_argument, NULL, 'a'}, {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},           {0},
+    {"network", optional_argument, NULL, 'n'},
+    {"mailbox", required_argument, NULL, 'm'},
+    {"hook", required_argument, NULL, 'k'},
+    {"ack-address", required_argument, NULL, 'a'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {0},
 };
 
 static int wrong_usage(const char *what, const char *value)
@@ -86,12 +105,28 @@ static bool is_doubled(const struct agent *agent, const char *spec)
 }
 
 /* Returns -1 to go on, otherwise the exit status. */
+static int check(const struct agent *agent)
+{
+    if (agent->spec_count == 0 && (agent->hook || !agent->wants_network))
+        return wrong_usage("--mailbox is missing", "");
+    if (agent->spec_count > 0 && !agent->hook)
+        return wrong_usage("--hook is missing", "");
+    return -1;
+}
+
+/* As check(). */
 static int parse(struct agent *agent, int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt_long(argc, argv, "m:k:a:hV", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "n::m:k:a:hV", options, NULL)) != -1)
         switch (option) {
+        case 'n':
+            if (agent->wants_network)
+                return wrong_usage("--network is there twice", "");
+            agent->wants_network = true;
+            agent->network_token = optarg;
+            break;
         case 'm':
             if (is_doubled(agent, optarg))
                 return wrong_mailbox("this mailbox is there twice: ", optarg);
@@ -116,11 +151,23 @@ static int parse(struct agent *agent, int argc, char **argv)
         }
     if (optind < argc)
         return wrong_usage("unexpected argument: ", argv[optind]);
-    if (agent->spec_count == 0)
-        return wrong_usage("--mailbox is missing", "");
-    if (!agent->hook)
-        return wrong_usage("--hook is missing", "");
-    return -1;
+    return check(agent);
+}
+
+static int arm_network(struct agent *agent)
+{
+    const char *token = agent->network_token;
+
+    int r = hypefs_network_arm(token, token ? strlen(token) : 0, &agent->network);
+    if (r == -EINVAL)
+        return wrong_usage("not a good token for --network", "");
+    if (r < 0) {
+        fprintf(stderr, "hypefs-guest: cannot arm the network's mailbox: %s\n", strerror(-r));
+        return EXIT_FAILURE;
+    }
+    agent->boxes[agent->box_count++] = agent->network;
+    puts("hypefs-guest: armed (network)");
+    return EXIT_SUCCESS;
 }
 
 static int arm(struct agent *agent, const char *spec)
@@ -145,6 +192,38 @@ static int arm(struct agent *agent, const char *spec)
     return EXIT_SUCCESS;
 }
 
+/* What became of the payload in hand, on the console. */
+static void report(const char *name, const char *reason, int told)
+{
+    if (reason)
+        printf("hypefs-guest: failed %s: %s\n", name, reason);
+    else
+        printf("hypefs-guest: applied %s\n", name);
+    if (told < 0)
+        fprintf(stderr, "hypefs-guest: cannot tell the host about %s: %s\n", name, strerror(-told));
+}
+
+static void deliver_network(struct agent *agent)
+{
+    struct hypefs_mailbox *box = agent->network;
+    struct network_result result;
+    size_t size;
+    const char *payload = hypefs_mailbox_payload(box, &size);
+    int r;
+
+    network_apply(payload, size, &result);
+    const char *address = agent->ack_address;
+    if (!address && result.gateway[0])
+        address = result.gateway;
+    if (result.applied) {
+        r = network_ack(box, address);
+        hypefs_mailbox_rearm(box);
+    } else {
+        r = hypefs_mailbox_fail(box, result.reason, address);
+    }
+    report("(network)", result.applied ? NULL : result.reason, r);
+}
+
 static void deliver(struct agent *agent, struct hypefs_mailbox *box)
 {
     const char *name = hypefs_mailbox_name(box);
@@ -157,28 +236,33 @@ static void deliver(struct agent *agent, struct hypefs_mailbox *box)
     if (result.applied) {
         r = hypefs_mailbox_ack(box, agent->ack_address);
         hypefs_mailbox_rearm(box);
-        printf("hypefs-guest: applied %s\n", name);
     } else {
         r = hypefs_mailbox_fail(box, result.reason, agent->ack_address);
-        printf("hypefs-guest: failed %s: %s\n", name, result.reason);
     }
-    if (r < 0)
-        fprintf(stderr, "hypefs-guest: cannot tell the host about %s: %s\n", name, strerror(-r));
+    report(name, result.applied ? NULL : result.reason, r);
+}
+
+static int arm_all(struct agent *agent)
+{
+    int status = agent->wants_network ? arm_network(agent) : EXIT_SUCCESS;
+    for (size_t i = 0; i < agent->spec_count && status == EXIT_SUCCESS; i++)
+        status = arm(agent, agent->specs[i]);
+    return status;
 }
 
 static int run(struct agent *agent)
 {
     struct hypefs_mailbox *box;
 
-    for (size_t i = 0; i < agent->spec_count; i++) {
-        int status = arm(agent, agent->specs[i]);
-        if (status != EXIT_SUCCESS)
-            return status;
-    }
+    int status = arm_all(agent);
+    if (status != EXIT_SUCCESS)
+        return status;
     puts("hypefs-guest: ready");
     while (!agent->signals.stop) {
         int r = hypefs_mailbox_wait(agent->boxes, agent->box_count, SIGNALS_EVERY_MS, &box);
-        if (r == 0)
+        if (r == 0 && box == agent->network)
+            deliver_network(agent);
+        else if (r == 0)
             deliver(agent, box);
         signals_handle(&agent->signals);
     }

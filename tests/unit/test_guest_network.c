@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The resume-network mailbox of the guest library: the test plays the host. */
+/* The resume-network mailbox of the guest library, and what the agent takes for a valid payload:
+ * the test plays the host. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "guest/network.h"
 
 enum { DEADLINE_MS = 10000 };
 
@@ -306,6 +308,115 @@ static void fail_with_everything_at_its_longest_fits_one_datagram(void **state)
     expect(f, expected);
 }
 
+#define VALID(interface, mac, ipv4, prefix, more)                                                  \
+    "{\"interface_name\":" interface ",\"mac\":" mac ",\"ipv4\":" ipv4 ",\"prefix\":" prefix more  \
+    "}"
+#define INTERFACE "\"eth0\""
+#define MAC "\"02:aB:00:00:0c:07\""
+#define IPV4 "\"10.0.0.7\""
+
+static void parse_reads_all_members(void **state)
+{
+    (void)state;
+    static const char payload[] =
+        VALID("\"wan_0.1-a234567\"", MAC, IPV4, "24", ",\"gateway\":\"10.0.0.1\",\"ack_port\":1");
+    struct network_identity identity;
+    char reason[NETWORK_REASON_MAX + 1];
+
+    assert_true(network_parse(payload, sizeof payload - 1, &identity, reason));
+    assert_string_equal(identity.interface, "wan_0.1-a234567");
+    assert_memory_equal(identity.mac, "\x02\xAB\x00\x00\x0C\x07", 6);
+    assert_int_equal(identity.prefix, 24);
+    assert_int_equal(ntohl(identity.address.s_addr), 0x0A000007);
+    assert_int_equal(ntohl(identity.gateway.s_addr), 0x0A000001);
+    assert_string_equal(identity.gateway_text, "10.0.0.1");
+}
+
+static void parse_takes_what_is_at_the_limits(void **state)
+{
+    (void)state;
+    static const char *const payloads[] = {
+        VALID(INTERFACE, MAC, IPV4, "0", ""),
+        VALID(INTERFACE, MAC, IPV4, "32", ""),
+        VALID(INTERFACE, MAC, IPV4, "31", ""),
+        VALID(INTERFACE, MAC, "\"10.0.0.0\"", "31", ""),
+        VALID(INTERFACE, MAC, "\"11.0.0.0\"", "7", ""),
+        VALID(INTERFACE, MAC, "\"10.0.0.255\"", "23", ""),
+        VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":\"\""),
+        VALID(INTERFACE, MAC, "\"223.255.255.254\"", "24", ",\"gateway\":\"1.0.0.0\""),
+        VALID("\"a\"", "\"fe:ff:ff:ff:ff:ff\"", IPV4, "9", ""),
+        VALID("\"...\"", "\"00:00:00:00:00:01\"", IPV4, "10", ""),
+    };
+
+    for (size_t i = 0; i < sizeof payloads / sizeof payloads[0]; i++) {
+        struct network_identity identity;
+        char reason[NETWORK_REASON_MAX + 1] = "";
+        if (!network_parse(payloads[i], strlen(payloads[i]), &identity, reason))
+            fail_msg("%s: %s", payloads[i], reason);
+    }
+}
+
+static void parse_of_a_bad_member_says_which(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *payload, *says;
+    } cases[] = {
+        {"", "interface_name "},
+        {"{}", "interface_name "},
+        {VALID("\"\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\"a234567890123456\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\"eth0:1\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\"eth0/\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\"..\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\".\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("\"eth\\u0030\"", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID("0", MAC, IPV4, "24", ""), "interface_name "},
+        {VALID(INTERFACE, "\"02:00:00:00:00\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"02:00:00:00:00:07:08\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"02-00-00-00-00-07\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"02:00:00:00:00:0g\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"2:0:0:0:0:7\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"03:00:00:00:00:07\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"00:00:00:00:00:00\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, "\"ff:ff:ff:ff:ff:ff\"", IPV4, "24", ""), "mac "},
+        {VALID(INTERFACE, MAC, "\"10.0.0\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"10.0.0.7/24\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"10.0.0.256\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"010.0.0.7\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"0.0.0.0\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"127.0.0.1\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"224.0.0.1\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"255.255.255.255\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"fe80::1\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, IPV4, "33", ""), "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "-1", ""), "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "24.0", ""), "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "04", ""), "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "256", ""), "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "\"24\"", ""), "prefix "},
+        {"{\"interface_name\":\"eth0\",\"mac\":" MAC ",\"ipv4\":" IPV4 "}", "prefix "},
+        {VALID(INTERFACE, MAC, IPV4, "29", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"10.0.0.8\"", "30", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"10.0.0.255\"", "24", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, "\"10.0.0.0\"", "8", ""), "ipv4 "},
+        {VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":\"10.0.0.7\""), "gateway "},
+        {VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":\"localhost\""), "gateway "},
+        {VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":7"), "gateway "},
+        {VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":null"), "gateway "},
+        {VALID(INTERFACE, MAC, IPV4, "24", ",\"gateway\":\"0.0.0.0\""), "gateway "},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct network_identity identity;
+        char reason[NETWORK_REASON_MAX + 1] = "";
+        if (network_parse(cases[i].payload, strlen(cases[i].payload), &identity, reason))
+            fail_msg("taken: %s", cases[i].payload);
+        if (strncmp(reason, cases[i].says, strlen(cases[i].says)) != 0)
+            fail_msg("%s: %s", cases[i].payload, reason);
+    }
+}
+
 #define network_test(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
@@ -323,6 +434,9 @@ int main(void)
         network_test(fail_of_the_network_repeats_its_addresses),
         network_test(ack_leaves_out_addresses_that_are_no_words),
         network_test(fail_with_everything_at_its_longest_fits_one_datagram),
+        cmocka_unit_test(parse_reads_all_members),
+        cmocka_unit_test(parse_takes_what_is_at_the_limits),
+        cmocka_unit_test(parse_of_a_bad_member_says_which),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

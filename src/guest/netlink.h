@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * netlink: the few requests of rtnetlink(7) that a change of addresses takes. Part of the agent
+ * program, not of the library. libc and the kernel's headers only.
+ *
+ * All return 0 or -errno, the kernel's own where it refused.
+ */
+#ifndef HYPEFS_GUEST_NETLINK_H
+#define HYPEFS_GUEST_NETLINK_H
+
+#include <linux/rtnetlink.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum { NETLINK_MESSAGE_MAX = 512 };
+
+/* A request that is being put together. What does not fit makes netlink_request() say EMSGSIZE. */
+struct netlink_message {
+    union {
+        struct nlmsghdr header;
+        uint8_t bytes[NETLINK_MESSAGE_MAX];
+    };
+    bool truncated;
+};
+
+/* A socket for requests, or with `groups` (RTMGRP_…) one for netlink_wait(). Returns it. */
+int netlink_open(uint32_t groups);
+
+/* `body` is the type's own header: a struct ifinfomsg, ifaddrmsg or rtmsg. */
+void netlink_begin(struct netlink_message *ret, uint16_t type, uint16_t flags, const void *body,
+                   size_t size);
+void netlink_add(struct netlink_message *message, uint16_t type, const void *data, size_t size);
+
+/* Sends it and reads the answer. */
+int netlink_request(int fd, struct netlink_message *message);
+
+int netlink_set_link(int fd, int interface, bool up);
+int netlink_set_mac(int fd, int interface, const uint8_t *mac, size_t size);
+
+/* Is it up, and the link there? */
+int netlink_has_carrier(int fd, int interface, bool *ret);
+
+/* All IPv4 addresses that the interface has. */
+int netlink_remove_addresses(int fd, int interface);
+int netlink_add_address(int fd, int interface, struct in_addr address, unsigned prefix);
+
+/* Puts this default route into the place of the one with the same metric, 0, if there is one.
+ * `onlink`: the gateway is there though no route leads to it. */
+int netlink_replace_default_route(int fd, int interface, struct in_addr gateway, bool onlink);
+
+/* Waits until something has changed in the groups of `fd`, and forgets what. -ETIMEDOUT. */
+int netlink_wait(int fd, int timeout_ms);
+
+#endif

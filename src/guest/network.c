@@ -1,0 +1,310 @@
+/* SPDX-License-Identifier: MIT */
+#include "guest/network.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <net/if_arp.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "guest/internal.h"
+#include "guest/netlink.h"
+
+/* Both together leave some of the 5 s that the host waits for the network. */
+enum { LINK_PATIENCE_MS = 2000, ACK_PATIENCE_MS = 2000 };
+
+enum { IPV4_BITS = 32, MAC_TEXT_MAX = 3 * NETWORK_MAC_SIZE - 1 };
+
+static const uint32_t events = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE;
+
+/* ---- the payload ---- */
+
+static bool is_interface(const char *name)
+{
+    static const char allowed[] =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+    return name[0] && name[strspn(name, allowed)] == '\0' && strcmp(name, ".") != 0 &&
+           strcmp(name, "..") != 0;
+}
+
+static int hex_digit(char c)
+{
+    static const char digits[] = "0123456789abcdef";
+    const char *found = c ? strchr(digits, c >= 'A' && c <= 'F' ? c - 'A' + 'a' : c) : NULL;
+    return found ? (int)(found - digits) : -1;
+}
+
+/* Of one interface: not all zeros, no group. */
+static bool parse_mac(const char *text, uint8_t ret[NETWORK_MAC_SIZE])
+{
+    uint8_t all = 0;
+
+    if (strlen(text) != MAC_TEXT_MAX)
+        return false;
+    for (size_t i = 0; i < NETWORK_MAC_SIZE; i++) {
+        int high = hex_digit(text[3 * i]), low = hex_digit(text[3 * i + 1]);
+        if (high < 0 || low < 0 || (i + 1 < NETWORK_MAC_SIZE && text[3 * i + 2] != ':'))
+            return false;
+        ret[i] = (uint8_t)(high << 4 | low);
+        all |= ret[i];
+    }
+    return all != 0 && (ret[0] & 1) == 0;
+}
+
+/* Of one host, reached through an interface. */
+static bool parse_ipv4(const char *text, struct in_addr *ret)
+{
+    if (inet_pton(AF_INET, text, ret) != 1)
+        return false;
+    uint32_t top = ntohl(ret->s_addr) >> 24;
+    return top != 0 && top != IN_LOOPBACKNET && top < 224;
+}
+
+static bool parse_prefix(struct guest_span value, unsigned *ret)
+{
+    unsigned prefix = 0;
+    if (value.size < 1 || value.size > 2 || (value.size == 2 && value.text[0] == '0'))
+        return false;
+    for (size_t i = 0; i < value.size; i++) {
+        if (value.text[i] < '0' || value.text[i] > '9')
+            return false;
+        prefix = prefix * 10 + (unsigned)(value.text[i] - '0');
+    }
+    *ret = prefix;
+    return prefix <= IPV4_BITS;
+}
+
+/* Is it a host's, or the network's own or the one for all in it? */
+static bool is_host_in(struct in_addr address, unsigned prefix)
+{
+    uint32_t mask = prefix > 0 && prefix < IPV4_BITS - 1 ? UINT32_MAX >> prefix : 0;
+    uint32_t host = ntohl(address.s_addr) & mask;
+    return mask == 0 || (host != 0 && host != mask);
+}
+
+/* Not there and "" say both that there is none. */
+static bool parse_gateway(const char *payload, size_t size, struct network_identity *identity)
+{
+    struct guest_span value;
+    char *text = identity->gateway_text;
+
+    if (!guest_member_find(payload, size, "gateway", &value))
+        return true;
+    if (!guest_member_word(payload, size, "gateway", text, sizeof identity->gateway_text - 1))
+        return false;
+    if (!text[0])
+        return true;
+    return parse_ipv4(text, &identity->gateway) &&
+           identity->gateway.s_addr != identity->address.s_addr;
+}
+
+bool network_parse(const char *payload, size_t size, struct network_identity *ret, char *ret_reason)
+{
+    char mac[MAC_TEXT_MAX + 1], address[INET_ADDRSTRLEN];
+    struct network_identity identity = {0};
+    struct guest_span prefix;
+    const char *wrong = NULL;
+
+    if (!guest_member_word(payload, size, "interface_name", identity.interface, IFNAMSIZ - 1) ||
+        !is_interface(identity.interface))
+        wrong = "interface_name is not 1 to 15 of A-Z a-z 0-9 _ . -";
+    else if (!guest_member_word(payload, size, "mac", mac, MAC_TEXT_MAX) ||
+             !parse_mac(mac, identity.mac))
+        wrong = "mac is not a unicast MAC address";
+    else if (!guest_member_word(payload, size, "ipv4", address, sizeof address - 1) ||
+             !parse_ipv4(address, &identity.address))
+        wrong = "ipv4 is not a host's IPv4 address";
+    else if (!guest_member_find(payload, size, "prefix", &prefix) ||
+             !parse_prefix(prefix, &identity.prefix))
+        wrong = "prefix is not a whole number from 0 to 32";
+    else if (!is_host_in(identity.address, identity.prefix))
+        wrong = "ipv4 is not a host's address in a network of that prefix";
+    else if (!parse_gateway(payload, size, &identity))
+        wrong = "gateway is not another host's IPv4 address";
+    if (wrong)
+        snprintf(ret_reason, NETWORK_REASON_MAX + 1, "%s", wrong);
+    else
+        *ret = identity;
+    return !wrong;
+}
+
+/* ---- the interface ---- */
+
+static int set_down(int fd, int interface, const struct network_identity *identity)
+{
+    (void)identity;
+    return netlink_set_link(fd, interface, false);
+}
+
+static int set_mac(int fd, int interface, const struct network_identity *identity)
+{
+    return netlink_set_mac(fd, interface, identity->mac, sizeof identity->mac);
+}
+
+static int remove_addresses(int fd, int interface, const struct network_identity *identity)
+{
+    (void)identity;
+    return netlink_remove_addresses(fd, interface);
+}
+
+static int add_address(int fd, int interface, const struct network_identity *identity)
+{
+    return netlink_add_address(fd, interface, identity->address, identity->prefix);
+}
+
+static int set_up(int fd, int interface, const struct network_identity *identity)
+{
+    (void)identity;
+    return netlink_set_link(fd, interface, true);
+}
+
+/* Is there a route to the gateway, but for its own? */
+static bool is_near(const struct network_identity *identity)
+{
+    unsigned prefix = identity->prefix;
+    if (prefix == 0 || prefix == IPV4_BITS)
+        return false;
+    uint32_t difference = ntohl(identity->gateway.s_addr ^ identity->address.s_addr);
+    return difference >> (IPV4_BITS - prefix) == 0;
+}
+
+/* The one that led through this interface is gone since it was set down. */
+static int set_default_route(int fd, int interface, const struct network_identity *identity)
+{
+    if (!identity->gateway_text[0])
+        return 0;
+    return netlink_replace_default_route(fd, interface, identity->gateway, !is_near(identity));
+}
+
+static const struct {
+    const char *what;
+    int (*run)(int fd, int interface, const struct network_identity *identity);
+    const char *after_failure; /* what is left */
+} steps[] = {
+    {"set the link down", set_down, "nothing was changed"},
+    {"set the MAC address", set_mac, "the link is down"},
+    {"remove the old addresses", remove_addresses, "the link is down"},
+    {"add the address", add_address, "the link is down, without an address"},
+    {"set the link up", set_up, "the link is down"},
+    {"set the default route", set_default_route, "there is none through this interface"},
+};
+
+static int find_interface(int fd, const char *name, int *ret)
+{
+    struct ifreq request = {0};
+
+    memcpy(request.ifr_name, name, strlen(name));
+    if (ioctl(fd, SIOCGIFHWADDR, &request) < 0)
+        return -errno;
+    if (request.ifr_hwaddr.sa_family != ARPHRD_ETHER)
+        return -EOPNOTSUPP;
+    if (ioctl(fd, SIOCGIFINDEX, &request) < 0)
+        return -errno;
+    *ret = request.ifr_ifindex;
+    return 0;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* False when the time is over. */
+static bool wait_for_event(int events_fd, int64_t deadline)
+{
+    int64_t left = deadline - now_ms();
+    return left > 0 && netlink_wait(events_fd, (int)left) == 0;
+}
+
+/*
+ * What is sent before a link has its carrier is dropped, and the question for the gateway's address
+ * is only repeated after a second. IFF_RUNNING would be too late: the kernel may set it a second
+ * after the carrier. A link that does not come is the host's concern: it gets no ack.
+ */
+static void wait_for_link(int fd, int interface, int events_fd)
+{
+    int64_t deadline = now_ms() + LINK_PATIENCE_MS;
+    bool there = false;
+
+    while (netlink_has_carrier(fd, interface, &there) == 0 && !there &&
+           wait_for_event(events_fd, deadline))
+        ;
+}
+
+/* `events_fd` listens from before the first change. */
+static void run_steps(int fd, int events_fd, const struct network_identity *identity,
+                      struct network_result *ret)
+{
+    const char *name = identity->interface;
+    int interface = 0;
+
+    int r = find_interface(fd, name, &interface);
+    if (r < 0) {
+        snprintf(ret->reason, sizeof ret->reason, "%s: %s", name,
+                 r == -ENODEV       ? "there is no such interface"
+                 : r == -EOPNOTSUPP ? "not an Ethernet interface"
+                                    : strerror(-r));
+        return;
+    }
+    for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
+        r = steps[i].run(fd, interface, identity);
+        if (r < 0) {
+            snprintf(ret->reason, sizeof ret->reason, "%s: cannot %s: %s (%s)", name, steps[i].what,
+                     strerror(-r), steps[i].after_failure);
+            return;
+        }
+        memcpy(ret->gateway, identity->gateway_text, sizeof ret->gateway);
+    }
+    wait_for_link(fd, interface, events_fd);
+    ret->applied = true;
+}
+
+void network_apply(const char *payload, size_t size, struct network_result *ret)
+{
+    struct network_identity identity;
+
+    *ret = (struct network_result){.applied = false};
+    if (!network_parse(payload, size, &identity, ret->reason))
+        return;
+    int fd = netlink_open(0);
+    int events_fd = fd < 0 ? -1 : netlink_open(events);
+    if (fd >= 0 && events_fd >= 0)
+        run_steps(fd, events_fd, &identity, ret);
+    else
+        snprintf(ret->reason, sizeof ret->reason, "cannot open a netlink socket: %s",
+                 strerror(fd < 0 ? -fd : -events_fd));
+    if (events_fd >= 0)
+        close(events_fd);
+    if (fd >= 0)
+        close(fd);
+}
+
+/* ---- the ack ---- */
+
+static bool is_unreachable(int r)
+{
+    return r == -ENETUNREACH || r == -ENETDOWN;
+}
+
+int network_ack(struct hypefs_mailbox *box, const char *address)
+{
+    int64_t deadline = now_ms() + ACK_PATIENCE_MS;
+    int r = hypefs_mailbox_ack(box, address);
+
+    if (!is_unreachable(r))
+        return r;
+    int events_fd = netlink_open(events);
+    if (events_fd < 0)
+        return r;
+    /* Once more first: what it waits for may have come before the socket listened. */
+    do
+        r = hypefs_mailbox_ack(box, address);
+    while (is_unreachable(r) && wait_for_event(events_fd, deadline));
+    close(events_fd);
+    return r;
+}

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * network: gives an interface the addresses that a resume-network payload asks for, and tells the
+ * host when that is done. Part of the agent program, not of the library.
+ */
+#ifndef HYPEFS_GUEST_NETWORK_H
+#define HYPEFS_GUEST_NETWORK_H
+
+#include <net/if.h>
+#include <netinet/in.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "guest/hypefs-guest.h"
+
+enum { NETWORK_MAC_SIZE = 6, NETWORK_REASON_MAX = 200 };
+
+struct network_identity {
+    char interface[IFNAMSIZ];
+    uint8_t mac[NETWORK_MAC_SIZE];
+    unsigned prefix;
+    struct in_addr address;
+    struct in_addr gateway;
+    char gateway_text[INET_ADDRSTRLEN]; /* "": there is none */
+};
+
+/* False, with a reason, unless all members are there and valid. Pure. `ret_reason` has room for
+ * NETWORK_REASON_MAX bytes and a NUL. */
+bool network_parse(const char *payload, size_t size, struct network_identity *ret,
+                   char *ret_reason);
+
+struct network_result {
+    bool applied;
+    char reason[NETWORK_REASON_MAX + 1];
+    char
+        gateway[INET_ADDRSTRLEN]; /* where the host is now; "": not known, or nothing was changed */
+};
+
+/*
+ * Sets the interface down, sets its MAC address, puts the new address into the place of all that it
+ * had, sets it up and replaces the default route, then waits for the link, but not for long. What
+ * can be checked is checked before anything is changed; if the kernel refuses a step after that,
+ * the reason says what the interface is like now.
+ */
+void network_apply(const char *payload, size_t size, struct network_result *ret);
+
+/*
+ * hypefs_mailbox_ack(), and once more after each change of links and routes while the kernel says
+ * that the host cannot be reached, but not for long.
+ */
+int network_ack(struct hypefs_mailbox *box, const char *address);
+
+#endif
