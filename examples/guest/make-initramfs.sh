@@ -8,7 +8,8 @@
 # MODULES  a folder with the kernel's modules somewhere below it: an unpacked kernel package (see
 #          fetch-kernel.sh), or lib/modules/VERSION. "-": none, the kernel has virtio-net built in.
 # AGENT    hypefs-guest, linked statically.
-# PROGRAM  a static program that the guest runs instead of the agent.
+# PROGRAM  a static program that the guest runs instead of the agent. The agent is there all the same
+#          and runs with the kernel parameter hypefs.agent; see init, also for hypefs.network.
 #
 # Needs busybox-static and cpio. Runs as any user.
 set -eu

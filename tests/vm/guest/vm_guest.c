@@ -4,11 +4,14 @@
  *
  * Parameters of the kernel's command line:
  *     hypefs.mailboxes=NAME[=TOKEN],…   what to arm (default: test.mailbox)
+ *     hypefs.network[=TOKEN]            arms the resume-network mailbox as well, before them
+ *     hypefs.network_deed=DEED          what is done with its payloads (default: apply)
  *     hypefs.child                      forks, once all are armed, a child that keeps writing
- * memory
+ *                                       memory
  *
  * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
- * characters as \xNN. The payload's member "do" is the index of `deeds` below; without it: ack.
+ * characters as \xNN; the network's NAME is "(network)". The payload's member "do" is one of the
+ * `deeds` below; without it: ack. A network payload says nothing like that.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -21,10 +24,19 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "guest/network.h"
 
-enum { MAILBOXES_MAX = 32, COMMAND_LINE_MAX = 4096, CHILD_BYTES = 4 << 20, CHILD_PAUSE_MS = 5 };
+enum {
+    MAILBOXES_MAX = 32,
+    COMMAND_LINE_MAX = 4096,
+    CHILD_BYTES = 4 << 20,
+    CHILD_PAUSE_MS = 5,
+    DEED_MAX = 31,
+};
 
 static const char host_address[] = "10.0.2.2"; /* of QEMU's user network */
+
+static char *network_deed; /* NULL: apply */
 
 static void die(const char *what, int error)
 {
@@ -107,11 +119,29 @@ static void reboot_now(struct hypefs_mailbox *box)
     reboot(RB_AUTOBOOT);
 }
 
+/* As hypefs-guest does. */
+static void apply_network(struct hypefs_mailbox *box)
+{
+    struct network_result result;
+    size_t size;
+    const char *payload = hypefs_mailbox_payload(box, &size);
+
+    network_apply(payload, size, &result);
+    const char *address = result.gateway[0] ? result.gateway : NULL;
+    int r = result.applied ? network_ack(box, address)
+                           : hypefs_mailbox_fail(box, result.reason, address);
+    if (!result.applied)
+        printf("vm_guest: apply: %s\n", result.reason);
+    if (r < 0)
+        printf("vm_guest: apply: the host was not told: %s\n", strerror(-r));
+}
+
 static const struct {
     const char *name;
     void (*run)(struct hypefs_mailbox *box);
 } deeds[] = {
     {"ack", ack},
+    {"apply", apply_network},
     {"silent", keep_silent},
     {"longer-name", ack_longer_name},
     {"free-text", ack_free_text},
@@ -136,16 +166,23 @@ static void obey(struct hypefs_mailbox *box)
 {
     size_t size;
     const char *payload = hypefs_mailbox_payload(box, &size);
-    struct guest_span told = {.text = "\"ack\"", .size = 5};
+    const char *name = hypefs_mailbox_name(box);
+    char told[DEED_MAX + 1] = "ack";
 
-    print_payload(hypefs_mailbox_name(box), payload, size);
-    guest_member_find(payload, size, "do", &told);
+    if (!name[0]) {
+        name = "(network)";
+        snprintf(told, sizeof told, "%s", network_deed ? network_deed : "apply");
+    } else {
+        struct guest_span any;
+        if (guest_member_find(payload, size, "do", &any))
+            guest_member_word(payload, size, "do", told, DEED_MAX);
+    }
+    print_payload(name, payload, size);
     for (size_t i = 0; i < sizeof deeds / sizeof deeds[0]; i++)
-        if (told.size == strlen(deeds[i].name) + 2 &&
-            memcmp(told.text + 1, deeds[i].name, told.size - 2) == 0)
+        if (strcmp(told, deeds[i].name) == 0)
             deeds[i].run(box);
     hypefs_mailbox_rearm(box);
-    printf("vm_guest: %s is armed again\n", hypefs_mailbox_name(box));
+    printf("vm_guest: %s is armed again\n", name);
 }
 
 /* Keeps the guest's memory in motion. */
@@ -160,9 +197,17 @@ static _Noreturn void run_child(void)
     }
 }
 
-static size_t arm_all(char *names, struct hypefs_mailbox **boxes)
+/* `network_token` is NULL without the network's mailbox, and "" for a random one. */
+static size_t arm_all(const char *network_token, char *names, struct hypefs_mailbox **boxes)
 {
     size_t count = 0;
+
+    if (network_token) {
+        size_t size = strlen(network_token);
+        int r = hypefs_network_arm(size > 0 ? network_token : NULL, size, &boxes[count++]);
+        if (r < 0)
+            die("hypefs.network", r);
+    }
     for (char *name = strtok(names, ","); name; name = strtok(NULL, ",")) {
         char *token = strchr(name, '=');
         if (token)
@@ -205,8 +250,11 @@ int main(void)
     fclose(file);
     char *child = parameter(line, "hypefs.child");
     char *names = parameter(line, "hypefs.mailboxes");
-    size_t count = arm_all(names ? names : default_names, boxes);
+    char *network_token = parameter(line, "hypefs.network");
+    network_deed = parameter(line, "hypefs.network_deed");
+    size_t count = arm_all(network_token, names ? names : default_names, boxes);
     free(names);
+    free(network_token);
     if (child && fork() == 0)
         run_child();
     /* Were they still shared with the child, this would leave copies of them behind. */
