@@ -28,7 +28,7 @@ static void strays_when_in_the_directory_are_ended_and_all_others_kept(void **st
     struct strays strays;
     auto_close int entry = make_directory(world, "entry");
     auto_close int below = make_directory(world, "entry/below");
-    auto_close int beside = make_directory(world, "entry-2");
+    close(make_directory(world, "entry-2"));
     size_t first = spawn_in(world, "entry"), second = spawn_in(world, "entry");
     size_t lower = spawn_in(world, "entry/below"), other = spawn_in(world, "entry-2");
     size_t ours = spawn_in(world, "entry");
