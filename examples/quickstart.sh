@@ -14,7 +14,7 @@
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
-          qemu-system-x86 busybox-static cpio procps"
+          qemu-system-x86 busybox-static cpio"
 deadline_seconds=120 # for everything that is waited for
 
 repo=$(dirname "$(dirname "$(readlink -f "$0")")")
@@ -45,15 +45,6 @@ quietly() {
         cat "$work/log" >&2
         fail "failed: $*"
     }
-}
-
-# Looks every tenth of a second whether a command succeeds.
-wait_until() {
-    end=$(($(date +%s) + deadline_seconds))
-    until "$@"; do
-        [ "$(date +%s)" -lt "$end" ] || return 1
-        sleep 0.1
-    done
 }
 
 parse() {
@@ -115,7 +106,7 @@ build() {
     build=$repo/build
     [ -w "$repo" ] || build=$cache/build
     [ -f "$build/build.ninja" ] || quietly meson setup "$build" "$repo"
-    quietly ninja -C "$build"
+    quietly ninja -C "$build" src/cli/hypefs src/guest/hypefs-guest
     PATH=$build/src/cli:$PATH
 }
 
@@ -135,10 +126,6 @@ make_guest() {
         "$work/initramfs"
 }
 
-is_gone() {
-    ! pgrep -f -- "$work" >/dev/null
-}
-
 clean_up() {
     status=$?
     trap - EXIT HUP INT TERM
@@ -148,23 +135,19 @@ clean_up() {
             [ ! -e "$instance/state" ] || echo stopped >"$instance/state" || true
         done
         fusermount3 -u "$mnt" || true
+        # The daemon has a lock on its store until it has ended.
+        flock -w $deadline_seconds "$work/store/lock" true ||
+            echo "quickstart.sh: hypefs does not end" >&2
     fi
-    if [ -n "$work" ]; then
-        wait_until is_gone || echo "quickstart.sh: still running: $(pgrep -f -- "$work")" >&2
-        rm -rf "$work"
-    fi
+    [ -z "$work" ] || rm -rf "$work"
     exit $status
 }
 
-agent_is_ready() {
-    case $(cat instances/base/state) in
-    running) ;;
-    *)
-        cat instances/base/vmm.log >&2
-        fail "the template's VM ended before its agent was ready"
-        ;;
-    esac
-    grep -q '^hypefs-guest: ready' instances/base/console
+# Follows the console until the agent says so; not longer than the VM lives, nor for ever.
+await_agent() {
+    pid=$(sed -n 's/^ *"pid": \([0-9]*\).*/\1/p' instances/base/info)
+    timeout $deadline_seconds tail -n +1 -s 0.1 --pid="$pid" -f instances/base/console |
+        grep -q -m 1 '^hypefs-guest: ready'
 }
 
 make_template() {
@@ -184,7 +167,10 @@ END
     run "cp $work/config instances/base/config" instances/base/error
     run "echo running > instances/base/state" instances/base/error
     heading "Its agent plants a mailbox in the guest's memory and says so on the console."
-    wait_until agent_is_ready || fail "the guest's agent did not get ready"
+    await_agent || {
+        cat instances/base/console instances/base/vmm.log >&2
+        fail "the guest's agent did not get ready; the VM is $(cat instances/base/state)"
+    }
     run "grep hypefs-guest instances/base/console"
     heading "The VM is put to rest and published as a snapshot. The mailbox is found in its memory."
     run "echo standby > instances/base/state" instances/base/error
