@@ -6,12 +6,14 @@
 #   run.sh
 #
 # Installs what is missing, builds three times (gcc; gcc with sanitizers; clang with fuzzers), runs
-# all suites in the first two, some units under valgrind, and each fuzzer for a while. The last line
-# is "N passed, N failed, N skipped". The exit status is not 0 if anything failed, or was skipped
-# though this machine could have run it.
+# all suites in the first two, some units under valgrind, and each fuzzer for a while; and looks
+# whether what is installed works, and the quickstart. The last line is "N passed, N failed, N
+# skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
+# have run it.
 #
-# What stays behind: the folders build-gcc, build-sanitize and build-clang, and the guests' kernel
-# in ~/.cache/hypefs. Run as root, the suites for an ordinary user run as one, too.
+# What stays behind: the folders build-gcc, build-sanitize, build-clang and build (which is the
+# quickstart's), and the guests' kernel in ~/.cache/hypefs. Run as root, the suites for an ordinary
+# user run as one, too.
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
@@ -325,7 +327,16 @@ for name in $suites; do
 done
 heading "Installing into a folder"
 check "meson install" meson install -C "$root/build-gcc" --no-rebuild --destdir "$work/installed"
-check "the installed program" "$work/installed/usr/local/bin/hypefs" --version
+check "what is installed" "$root/tests/check_install.sh" "$work/installed" \
+    "$(can_mount || echo --no-mount)"
+heading "The quickstart"
+if can_mount; then
+    check "quickstart.sh" "$root/tests/check_quickstart.sh"
+    check "quickstart.sh --keep" "$root/tests/check_quickstart.sh" --keep
+else
+    echo "skipped: the quickstart, for nothing can be mounted here"
+    skipped=$((skipped + 1))
+fi
 run_valgrind
 if has_libfuzzer; then
     CC=clang build build-clang --werror -Dfuzzers=true
