@@ -36,6 +36,7 @@ void draft_destroy(struct object *object)
     document_finish(&draft->network);
     cJSON_Delete(draft->record);
     free(draft->failure);
+    free(draft->note);
     free(draft->result);
     free(draft);
 }
@@ -107,7 +108,16 @@ void draft_drop_network(struct draft *draft)
 void draft_touched(struct fs *fs, struct draft *draft)
 {
     free(steal_pointer(draft->failure));
+    free(steal_pointer(draft->note));
     fs_changed(fs, &draft->object);
+}
+
+int draft_note(struct fs *fs, struct draft *draft, const struct error *err)
+{
+    free(draft->note);
+    draft->note = strdup(err->text);
+    fs_changed(fs, &draft->object);
+    return -err->code;
 }
 
 bool draft_scratch_name(const char *name)
@@ -327,6 +337,15 @@ static void record_from_new(struct fs *fs, struct draft *draft, struct job *job)
     become_record(fs, record, job->request.id, steal_pointer(job->outcome.result));
 }
 
+/* Who saw the instance appear may have stopped and removed it by now. */
+static bool is_there(struct fs *fs, const struct job *job)
+{
+    struct instance *instance = instances_find(fs->setup.instances, job->request.id);
+    bool same = instance && instance->serial == job->outcome.serial;
+    instance_unref(instance);
+    return same;
+}
+
 static void finish_commit(struct job *job)
 {
     struct fs *fs = job->fs;
@@ -336,14 +355,18 @@ static void finish_commit(struct job *job)
     draft->result = json_print(job->outcome.result);
     draft->job = NULL;
     set_failure(draft, job->result < 0 ? job->error.text : NULL);
-    if (job->outcome.published && is_new)
+    bool there = job->outcome.published && is_there(fs, job);
+    if (there && is_new)
         record_from_new(fs, draft, job);
-    else if (job->outcome.published)
+    else if (there)
         become_record(fs, draft, job->request.id, steal_pointer(job->outcome.result));
     if (job->result == 0 && is_new)
         empty(fs, draft);
     fs_changed(fs, &draft->object);
     fs_changed(fs, &draft->source->object);
+    fs_changed(fs, &fs->root); /* instances/ */
+    if (job->outcome.published && !there && !is_new && !draft->object.removed)
+        draft_remove(fs, draft); /* a record goes with its instance */
 }
 
 /* What the commit returned that made this record. */
@@ -358,11 +381,16 @@ static int recorded_outcome(const struct draft *draft)
 }
 
 /* A second write while the draft commits: the same fork, or another one in `new`? */
-static int join(struct draft *draft, const char *text, struct job **ret)
+static int join(struct fs *fs, struct draft *draft, const char *text, struct job **ret)
 {
     bool same = !text[0] || strcmp(text, "1") == 0 || strcmp(text, draft->instance) == 0;
-    if (!same)
-        return strcmp(draft->id, "new") == 0 ? -EBUSY : -EINVAL;
+    struct error err;
+    if (!same) {
+        error_set(&err, strcmp(draft->id, "new") == 0 ? EBUSY : EINVAL,
+                  "%s commits as %s: wait for that, or make a draft of your own with mkdir",
+                  draft->id, draft->instance);
+        return draft_note(fs, draft, &err);
+    }
     *ret = job_ref(draft->job);
     return FS_LATER;
 }
@@ -374,7 +402,7 @@ int draft_commit(struct fs *fs, const struct place *place, const char *text, str
     if (draft->record)
         return recorded_outcome(draft); /* nothing is ever forked twice */
     if (draft->job)
-        return join(draft, text, ret);
+        return join(fs, draft, text, ret);
     struct job *job = job_create(fs, &draft->object);
     if (!job)
         return -ENOMEM;
@@ -390,7 +418,7 @@ int draft_commit(struct fs *fs, const struct place *place, const char *text, str
         job_unref(job);
         return r;
     }
-    set_failure(draft, NULL);
+    draft_touched(fs, draft);
     free(steal_pointer(draft->result));
     draft->job = job;
     memcpy(draft->instance, job->request.id, sizeof draft->instance);

@@ -300,11 +300,13 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     int r = handle->place.entry->file->may_write(fs, &handle->place);
     if (r < 0)
         return r;
-    handle->dirty = true;
-    if (handle->refused)
+    if (handle->refused) {
+        handle->dirty = true;
         return -handle->refused;
+    }
     if (offset < 0 || at > handle->size)
         return -EINVAL;
+    handle->dirty = true;
     if (__builtin_add_overflow(at, size, &end) || end > max) {
         error_set(&err, EFBIG, "more than %zu bytes", max);
         return refuse(fs, handle, &err);
@@ -403,9 +405,10 @@ int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
         r = -ENODEV;
     else if (handle->dirty)
         r = handle->place.entry->file->may_write(fs, &handle->place);
-    if (r == 0 && handle->dirty)
+    bool dirty = handle->dirty;
+    handle->dirty = false; /* taking effect may let go of the lock, and more be written */
+    if (r == 0 && dirty)
         r = handle->refused ? -handle->refused : take_effect(fs, handle, tid);
-    handle->dirty = false;
     fs_unlock(fs);
     return r;
 }

@@ -240,6 +240,8 @@ static char *draft_error_text(struct fs *fs, const struct place *place, size_t *
     print_marks(out, "", "options", false, &draft->options);
     if (draft->failure)
         fprintf(out, "%s\n", draft->failure);
+    if (draft->note)
+        fprintf(out, "%s\n", draft->note);
     fclose(out);
     return text;
 }
@@ -313,17 +315,18 @@ static int staged_unlink(struct fs *fs, const struct place *directory, const cha
 }
 
 /* An editor's scratch file may hold anything; under a mailbox's name it must be acceptable. */
-static int check_content(struct fs *fs, const struct staged *file)
+static int check_content(struct fs *fs, const struct staged *file, struct error *err)
 {
     struct json_check check;
     if (file->document.unfinished || file->document.refused)
         return 0; /* the mark goes along */
     if (file->document.size > FS_TEXT_MAX)
-        return -EFBIG;
+        return error_set(err, EFBIG, "more than %d bytes", FS_TEXT_MAX);
     if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
-        return -EINVAL;
+        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+                         check.why[0] ? check.why : "the JSON object is not complete");
     return fork_parse_mailbox(file->document.text, check.object, fs->setup.require_token, NULL,
-                              NULL);
+                              err);
 }
 
 static int staged_rename(struct fs *fs, const struct place *directory, const char *name,
@@ -331,6 +334,7 @@ static int staged_rename(struct fs *fs, const struct place *directory, const cha
 {
     struct draft *draft = draft_of(directory);
     struct staged *file = draft_file(draft, name), *target;
+    struct error err = {0};
     int r = draft_writable(draft);
     if (flags & ~(unsigned)RENAME_NOREPLACE)
         return -EINVAL;
@@ -346,9 +350,11 @@ static int staged_rename(struct fs *fs, const struct place *directory, const cha
     if (target == file)
         return 0;
     if (draft_scratch_name(name) && !draft_scratch_name(new_name))
-        r = check_content(fs, file);
-    if (r < 0)
-        return r;
+        r = check_content(fs, file, &err);
+    if (r < 0) {
+        error_prefix(&err, r, "mailboxes/%s cannot become %s", name, new_name);
+        return draft_note(fs, draft, &err);
+    }
     if (target)
         draft_drop_file(fs, target);
     memset(file->name, 0, sizeof file->name);
@@ -408,6 +414,7 @@ static int forks_make(struct fs *fs, const struct place *directory, const char *
         return -EINVAL;
     if (fork_name_taken(source_of(directory), name))
         return -EEXIST;
+    fs_changed(fs, directory->object);
     return draft_create(fs, source_of(directory), name) ? 0 : -ENOMEM;
 }
 
@@ -421,6 +428,7 @@ static int forks_remove(struct fs *fs, const struct place *directory, const char
     if (draft->job || draft->record)
         return -EBUSY;
     draft_remove(fs, draft);
+    fs_changed(fs, directory->object);
     return 0;
 }
 

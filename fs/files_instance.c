@@ -108,6 +108,7 @@ static void finish_job(struct job *job)
     if (unit->job == job)
         unit->job = NULL;
     set_error(job->fs, unit, job->result < 0 ? job->error.text : NULL);
+    fs_changed(job->fs, &job->fs->root); /* snapshots/ */
 }
 
 static int run_change(struct job *job)
@@ -288,10 +289,10 @@ static int instances_list_all(struct fs *fs, const struct place *directory, stru
 
 static int instances_make(struct fs *fs, const struct place *directory, const char *name)
 {
-    (void)directory;
     fs_unlock(fs);
     int r = instances_create(fs->setup.instances, name, NULL);
     fs_lock(fs);
+    fs_changed(fs, directory->object);
     return r;
 }
 

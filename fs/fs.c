@@ -170,6 +170,7 @@ void fs_forget_source(struct fs *fs, struct source *source)
         draft_remove(fs, source->drafts);
     source->object.removed = true;
     fs_changed(fs, &source->object);
+    fs_changed(fs, &fs->root);
     object_unref(&source->object);
 }
 
@@ -178,6 +179,7 @@ void fs_forget_unit(struct fs *fs, struct unit *unit)
     HASH_DEL(fs->units, unit);
     unit->object.removed = true;
     fs_changed(fs, &unit->object);
+    fs_changed(fs, &fs->root);
     object_unref(&unit->object);
 }
 

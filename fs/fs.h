@@ -70,7 +70,8 @@ void fs_interrupt(struct fs *fs, const void *key);
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
               uint64_t *ret_node, struct stat *ret);
 void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
-int fs_getattr(struct fs *fs, uint64_t node, struct stat *ret);
+/* `handle` may be NULL: then what a new open would read counts. */
+int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret);
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256]);
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, uint64_t *ret_node,

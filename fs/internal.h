@@ -75,6 +75,7 @@ struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
     bool has_network; /* the file was created; in a record: a network was delivered */
     struct job *job;  /* the commit under way; not counted */
     char *failure;    /* owned: why the last commit failed */
+    char *note;       /* owned: why something else was refused; until the next change */
     char *result;     /* owned: the text of `result` */
     cJSON *record;    /* of a record: its result */
     char instance[STORE_ID_MAX + 1]; /* of a record, or of the commit under way */
@@ -285,6 +286,9 @@ void draft_drop_file(struct fs *fs, struct staged *file);
 void draft_drop_network(struct draft *draft);
 /* Something was staged anew: the last commit's failure is history. */
 void draft_touched(struct fs *fs, struct draft *draft);
+/* Something else than a commit was refused, and only the errno gets to the user: `error` tells why.
+ * Returns -err->code. */
+int draft_note(struct fs *fs, struct draft *draft, const struct error *err);
 const char *draft_status(const struct draft *draft);
 bool draft_scratch_name(const char *name);
 /* The record of a fork that lies in the store. */

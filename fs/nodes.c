@@ -192,13 +192,15 @@ void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
     fs_unlock(fs);
 }
 
-int fs_getattr(struct fs *fs, uint64_t node, struct stat *ret)
+int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret)
 {
     struct place place;
     int r = place_take(fs, node, &place);
     if (r < 0)
         return r;
     r = stat_place(fs, &place, ret);
+    if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
+        ret->st_size = (off_t)handle->size;
     place_give(fs, &place);
     return r;
 }

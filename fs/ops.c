@@ -139,8 +139,7 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct stat st;
-    (void)fi;
-    int r = fs_getattr(fs_of(req), node, &st);
+    int r = fs_getattr(fs_of(req), node, handle_of(fi), &st);
     if (r < 0)
         fuse_reply_err(req, -r);
     else

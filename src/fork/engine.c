@@ -242,17 +242,23 @@ int fork_run(const struct fork_engine *engine, struct snapshot *source,
     if (r == 0 || (acks_failed && request->options.keep)) {
         struct error not_published = {0};
         published = publish(&fork, result, &not_published) == 0;
-        if (!published && r == 0) {
-            why = not_published;
+        if (!published) {
+            fork.publishing = r == 0;
+            if (r == 0)
+                why = not_published;
+            else
+                error_append(&why, "; and it cannot be kept: %s", not_published.text);
             r = -why.code;
             cJSON_Delete(result);
             result = fork_result(&fork, &why);
         }
     }
+    *ret = (struct fork_outcome){.result = result, .published = published};
+    if (published)
+        ret->serial = fork.instance->serial;
     take_back(&fork);
     fork_request_finish(request);
     if (r < 0 && err)
         *err = why;
-    *ret = (struct fork_outcome){.result = result, .published = published};
     return r;
 }

@@ -23,8 +23,9 @@ struct fork_engine {
 };
 
 struct fork_outcome {
-    cJSON *result;  /* the tree's `result`; owned; also on failure */
-    bool published; /* there is an instance: on success, and when kept after a failed ack */
+    cJSON *result;   /* the tree's `result`; owned; also on failure */
+    uint64_t serial; /* if published: the instance's */
+    bool published;  /* there is an instance: on success, and when kept after a failed ack */
 };
 
 /*

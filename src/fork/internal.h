@@ -45,6 +45,7 @@ struct fork {
 
     size_t prepared; /* handoffs */
     enum fork_phase phase;
+    bool publishing; /* all phases are done, but the store did not take it */
     double phase_ms[FORK_PHASES], total_ms;
     const char *failed_mailbox; /* whose fault the failure is, or NULL */
 };

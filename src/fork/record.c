@@ -72,7 +72,8 @@ static cJSON *error_result(const struct fork *fork, const struct error *err)
         return cJSON_CreateNull();
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "code", error_name(err->code));
-    cJSON_AddStringToObject(json, "phase", fork_phase_names[fork->phase]);
+    cJSON_AddStringToObject(json, "phase",
+                            fork->publishing ? "publish" : fork_phase_names[fork->phase]);
     if (fork->failed_mailbox)
         cJSON_AddStringToObject(json, "mailbox", fork->failed_mailbox);
     else

@@ -261,6 +261,8 @@ static void copy_text(char *to, const struct ack_message *message)
     memcpy(to, start, before);
     memcpy(to + before, rest, behind);
     to[before + behind] = 0;
+    for (char *c = to; *c; c++) /* it is quoted in texts of one line */
+        *c = is_space(*c) ? ' ' : *c;
 }
 
 static bool is_for(const struct ack_message *message, const struct ack_wait *wait)

@@ -337,6 +337,56 @@ static void scratch_files_take_any_bytes_and_are_not_committed(void **state)
     assert_errno(steps.write, EFBIG);
 }
 
+static void seek_to_the_end_counts_what_was_written_and_not_closed(void **state)
+{
+    struct harness *h = *state;
+    int fd = open_m(h, O_RDWR | O_TRUNC);
+    put(fd, "{\"a\":");
+    assert_int_equal(lseek(fd, 0, SEEK_END), 5);
+    put(fd, "1}");
+    assert_int_equal(lseek(fd, 0, SEEK_SET), 0);
+    assert_works(close(fd));
+    assert_m(h, "{\"a\":1}");
+}
+
+static void write_that_is_refused_leaves_options_unwritten(void **state)
+{
+    struct harness *h = *state;
+    int fd = open(in_draft(h, "options"), O_WRONLY | O_CLOEXEC);
+    assert_works(fd);
+    assert_fails(pwrite(fd, "{}", 2, 5000), EINVAL);
+    assert_works(close(fd));
+    assert_status(h, "empty");
+}
+
+static void rename_of_a_scratch_file_that_is_no_payload_says_why(void **state)
+{
+    struct harness *h = *state;
+    harness_put(in_draft(h, "mailboxes/m~"), "no payload\n");
+    assert_fails(rename(in_draft(h, "mailboxes/m~"), in_draft(h, "mailboxes/m")), EINVAL);
+    assert_file_contains(in_draft(h, "error"), "mailboxes/m~ cannot become m: line 1, column 1");
+    assert_status(h, "empty");
+    harness_put(in_draft(h, "mailboxes/m"), "{}");
+    assert_string_equal(harness_get(h, in_draft(h, "error")), "");
+}
+
+static void directories_when_changed_have_a_new_mtime(void **state)
+{
+    static const char *const scripts[] = {"mkdir snapshots/base/forks/d",
+                                          "rmdir snapshots/base/forks/d", "mkdir instances/i",
+                                          "rmdir instances/i"};
+    static const char *const directories[] = {"snapshots/base/forks", "snapshots/base/forks",
+                                              "instances", "instances"};
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(scripts); i++) {
+        struct stat before, after;
+        assert_works(stat(harness_path(h, "%s", directories[i]), &before));
+        assert_shell("bash", scripts[i], 0);
+        assert_works(stat(harness_path(h, "%s", directories[i]), &after));
+        assert_memory_not_equal(&before.st_mtim, &after.st_mtim, sizeof before.st_mtim);
+    }
+}
+
 static void network_and_other_names_in_a_draft_cannot_be_created(void **state)
 {
     struct harness *h = *state;
@@ -366,6 +416,10 @@ int main(void)
         mounted_test(names_dot_and_dot_dot_are_no_mailboxes),
         mounted_test(names_that_no_mailbox_has_are_refused),
         mounted_test(scratch_files_take_any_bytes_and_are_not_committed),
+        mounted_test(seek_to_the_end_counts_what_was_written_and_not_closed),
+        mounted_test(write_that_is_refused_leaves_options_unwritten),
+        mounted_test(rename_of_a_scratch_file_that_is_no_payload_says_why),
+        mounted_test(directories_when_changed_have_a_new_mtime),
         mounted_test(network_and_other_names_in_a_draft_cannot_be_created),
     };
     harness_enter();

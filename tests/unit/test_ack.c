@@ -374,6 +374,7 @@ static void receive_when_it_has_a_key_keeps_it_out_of_the_text(void **state)
         {"key=" KEY "  stage=applied mailbox=a", "stage=applied mailbox=a"},
         {"stage=applied key=" KEY " mailbox=a", "stage=applied mailbox=a"},
         {"stage=applied mailbox=a KEY=" KEY, "stage=applied mailbox=a"},
+        {"stage=applied\nmailbox=a\tx=1\v\r\ny=2", "stage=applied mailbox=a x=1   y=2"},
     };
     struct pair *pair = *state;
 

@@ -197,8 +197,8 @@ static void node_when_looked_up_again_is_the_same_but_for_commands(void **state)
         uint64_t first = tree_walk(tree, new[i]), second = tree_walk(tree, new[i]);
         struct stat a, b;
         assert_int_not_equal(first, second);
-        assert_int_equal(fs_getattr(tree->fs, first, &a), 0);
-        assert_int_equal(fs_getattr(tree->fs, second, &b), 0);
+        assert_int_equal(fs_getattr(tree->fs, first, NULL, &a), 0);
+        assert_int_equal(fs_getattr(tree->fs, second, NULL, &b), 0);
         assert_int_equal(a.st_ino, b.st_ino);
     }
 }
@@ -212,17 +212,17 @@ static void node_when_forgotten_is_gone_and_its_id_never_reused(void **state)
     assert_int_equal(tree_lookup(tree, base, "info", &node, &st), 0);
     assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
     fs_forget(tree->fs, node, 1);
-    assert_int_equal(fs_getattr(tree->fs, node, &st), 0); /* looked up twice */
+    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), 0); /* looked up twice */
     fs_forget(tree->fs, node, 1);
-    assert_int_equal(fs_getattr(tree->fs, node, &st), -ENODEV);
+    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), -ENODEV);
     fs_forget(tree->fs, node, 1);
     fs_forget(tree->fs, UINT64_MAX, 1);
     assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
     assert_true(again > node);
     fs_forget(tree->fs, again, UINT64_MAX);
-    assert_int_equal(fs_getattr(tree->fs, again, &st), -ENODEV);
+    assert_int_equal(fs_getattr(tree->fs, again, NULL, &st), -ENODEV);
     fs_forget(tree->fs, 1, UINT64_MAX);
-    assert_int_equal(fs_getattr(tree->fs, 1, &st), 0); /* the root stays */
+    assert_int_equal(fs_getattr(tree->fs, 1, NULL, &st), 0); /* the root stays */
 }
 
 static void lookup_when_there_is_nothing_fails(void **state)
@@ -381,7 +381,7 @@ static void assert_gone(struct tree *tree, uint64_t node, struct handle *handle)
     char *bytes;
     size_t size;
     struct handle *other;
-    assert_int_equal(fs_getattr(tree->fs, node, &st), -ENODEV);
+    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), -ENODEV);
     assert_int_equal(fs_open_file(tree->fs, node, O_RDONLY, gettid(), &other), -ENODEV);
     assert_int_equal(fs_read(tree->fs, handle, 10, 0, NULL, &bytes, &size), -ENODEV);
     assert_int_equal(tree_write_at(tree, handle, "{}", 0), -ENODEV);
@@ -412,7 +412,7 @@ static void instance_when_removed_takes_all_of_it_away(void **state)
     fs_release(tree->fs, console);
     assert_int_equal(tree_mkdir(tree, "instances/web-1"), 0);
     struct stat st;
-    assert_int_equal(fs_getattr(tree->fs, state_node, &st), -ENODEV);
+    assert_int_equal(fs_getattr(tree->fs, state_node, NULL, &st), -ENODEV);
     assert_int_not_equal(tree_stat(tree, "instances/web-1").st_ino, ino);
     assert_int_not_equal(tree_walk(tree, "instances/web-1/state"), state_node);
     tree_assert_text(tree, "instances/web-1/state", "created\n");

@@ -169,7 +169,7 @@ static inline int64_t tree_try_walk(struct tree *tree, const char *path, struct 
     char copy[PATH_MAX], *rest = NULL;
     uint64_t node = 1;
     snprintf(copy, sizeof copy, "%s", path);
-    assert_int_equal(fs_getattr(tree->fs, node, ret), 0);
+    assert_int_equal(fs_getattr(tree->fs, node, NULL, ret), 0);
     for (char *name = strtok_r(copy, "/", &rest); name; name = strtok_r(NULL, "/", &rest)) {
         int r = tree_lookup(tree, node, name, &node, ret);
         if (r < 0)
