@@ -33,9 +33,13 @@ static const char readme[] =
     "    mkdir forks/web-2\n"
     "    cp identity.json forks/web-2/mailboxes/NAME\n"
     "    echo 1 > forks/web-2/commit\n"
+    "    cat forks/web-2/instance/console\n"
+    "If the snapshot has a file network, a draft takes addresses for the clone in its own.\n"
     "\n"
     "To wait for the guest's ack: {\"payload\": {...}, \"wait_for_ack\": true}\n"
+    "To have acks that nobody can forge, add \"ack\": \"keyed\".\n"
     "When a write fails, read the file error beside it: it says why and what to do.\n"
+    "What to do on failure, and more: forks/new/options.\n"
     "Take things away with rmdir, not rm -r: echo stopped > instances/web-1/state,\n"
     "then rmdir instances/web-1; rmdir snapshots/base when no VM of it runs.\n";
 
