@@ -174,9 +174,9 @@ static void lookup_when_the_scan_fails_fails_and_later_tries_again(void **state)
 
 struct remover {
     struct tree *tree;
-    struct gate started;
+    struct gate removed;
     pid_t tid;
-    atomic_int result;
+    int result;
 };
 
 /* And the kernel forgets everything of it. */
@@ -186,8 +186,8 @@ static void *remove_snapshot(void *argument)
     struct tree *tree = remover->tree;
     uint64_t last = tree_walk(tree, "snapshots/base/forks/new/commit");
     remover->tid = gettid();
-    gate_post(&remover->started);
     remover->result = tree_rmdir(tree, "snapshots/base");
+    gate_post(&remover->removed);
     for (uint64_t node = 2; node <= last; node++)
         fs_forget(tree->fs, node, UINT64_MAX);
     return NULL;
@@ -200,19 +200,19 @@ static void snapshot_when_removed_while_it_is_scanned_stops_nobody(void **state)
     struct tree *tree = held->tree;
     struct remover remover = {.tree = tree, .result = 1};
     pthread_t thread;
-    gate_init(&remover.started);
+    gate_init(&remover.removed);
     free(tree_read(tree, "snapshots/base/info")); /* begins a scan */
     assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
     alarm(FIXTURE_FAR_MS / 1000);
     assert_int_equal(pthread_create(&thread, NULL, remove_snapshot, &remover), 0);
-    assert_true(gate_wait(&remover.started, FIXTURE_FAR_MS));
-    world_await_asleep(remover.tid);
-    assert_int_equal(remover.result, 0);       /* it is removed, and forgetting it has to wait */
+    assert_true(gate_wait(&remover.removed, FIXTURE_FAR_MS));
+    assert_int_equal(remover.result, 0);
+    world_await_asleep(remover.tid);           /* forgetting it has to wait */
     tree_assert_has(tree, "README", "hypefs"); /* everyone else goes on */
     gate_post(&held->let_go);
     assert_int_equal(pthread_join(thread, NULL), 0);
     alarm(0);
-    gate_finish(&remover.started);
+    gate_finish(&remover.removed);
     tree_assert_names(tree, "snapshots", "");
 }
 
