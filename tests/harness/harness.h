@@ -46,6 +46,10 @@ void harness_enter(void);
  * here. */
 void harness_enter_with(const char *(*prepare)(const char *base));
 
+/* For such a `prepare`: a network namespace that ends with the program's processes, with the taps
+ * t0, t1, … for the user that the program goes on as. */
+const char *harness_make_taps(const char *base, int count);
+
 /* The program's directory, mode 0700, in which each test gets one. */
 const char *harness_base(void);
 

@@ -21,6 +21,8 @@ enum { PATH_SIZE = 4096, TEMPLATE_MIB = 128 };
 
 /* The guest's own program; NULL: its init starts the agent. What it says when it is ready. */
 static const char *guest_program, *guest_ready;
+static const char *guest_network = "{\"mode\":\"user\"}";
+static const char *(*prepare_more)(const char *base);
 
 /* The program's directory has these. */
 static const char kernel_name[] = "vmlinuz", initramfs_name[] = "initramfs";
@@ -52,7 +54,7 @@ static const char *find_kernel(char ret[static PATH_SIZE])
 }
 
 /* Its folder may be closed to the user that the tests run as. */
-static const char *prepare(const char *base)
+static const char *prepare_guest(const char *base)
 {
     char folder[PATH_SIZE], pattern[PATH_SIZE + 32], kernel[512], initramfs[512];
     glob_t found = {0};
@@ -74,24 +76,33 @@ static const char *prepare(const char *base)
                                            getenv("HYPEFS_GUEST"), initramfs, guest_program, NULL});
     chmod(kernel, 0644);
     chmod(initramfs, 0644);
-    return status == 0 ? NULL : "a guest cannot be made (see above)";
+    if (status != 0)
+        return "a guest cannot be made (see above)";
+    return prepare_more ? prepare_more(base) : NULL;
 }
 
 void vm_enter(void)
 {
     guest_program = getenv("HYPEFS_VM_GUEST");
     guest_ready = "vm_guest: ready";
-    harness_enter_with(prepare);
+    harness_enter_with(prepare_guest);
+}
+
+void vm_enter_with_network(const char *network, const char *(*prepare)(const char *base))
+{
+    guest_network = network;
+    prepare_more = prepare;
+    vm_enter();
 }
 
 void vm_enter_with_agent(void)
 {
     guest_program = NULL;
     guest_ready = "hypefs-guest: ready";
-    harness_enter_with(prepare);
+    harness_enter_with(prepare_guest);
 }
 
-static void boot(struct harness *h, const char *machine, const char *parameters)
+void vm_boot(struct harness *h, const char *machine, const char *parameters)
 {
     auto_free char *base = getcwd(NULL, 0);
     assert_int_equal(mkdir(harness_path(h, "instances/template"), 0755), 0);
@@ -100,16 +111,16 @@ static void boot(struct harness *h, const char *machine, const char *parameters)
                                "{\"hypervisor\":\"qemu\",\"memory_mib\":%d,\"machine\":\"%s\","
                                "\"kernel\":\"%s/%s\",\"initrd\":\"%s/%s\","
                                "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s\","
-                               "\"network\":{\"mode\":\"user\"}}",
+                               "\"network\":%s}",
                                TEMPLATE_MIB, machine, base, kernel_name, base, initramfs_name,
-                               parameters));
+                               parameters, guest_network));
     harness_put(harness_path(h, "instances/template/state"), "running");
     harness_await(h, harness_path(h, "instances/template/console"), guest_ready);
 }
 
 void vm_make_base(struct harness *h, const char *machine, const char *parameters)
 {
-    boot(h, machine, parameters);
+    vm_boot(h, machine, parameters);
     harness_put(harness_path(h, "instances/template/state"), "standby");
     harness_put(harness_path(h, "instances/template/snapshot"), "base");
     assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);

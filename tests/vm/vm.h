@@ -30,6 +30,12 @@ void vm_enter(void);
 /* The same with the agent and its hook in the guest, as examples/guest has them. */
 void vm_enter_with_agent(void);
 
+/* The same with that "network" in the configs of guests, after `prepare` (see harness_enter_with).
+ */
+void vm_enter_with_network(const char *network, const char *(*prepare)(const char *base));
+
+/* Boots instances/template in a mounted store. */
+void vm_boot(struct harness *h, const char *machine, const char *parameters);
 /* For group setups: boots a guest on `machine` with `parameters` for its program, and keeps its
  * snapshot. The teardown is harness_teardown(). */
 int vm_make_template(void **state, const char *machine, const char *parameters);
