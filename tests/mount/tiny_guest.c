@@ -232,6 +232,7 @@ static bool find_line(void *argument)
 {
     struct search *search = argument;
     glob_t paths = {0};
+    search->found = NULL; /* the line may have been a part of it */
     if (glob(search->pattern, GLOB_PERIOD, NULL, &paths) == 0)
         for (size_t i = 0; i < paths.gl_pathc && !search->found; i++)
             if (harness_read_errno(paths.gl_pathv[i]) == 0)
