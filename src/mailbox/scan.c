@@ -11,11 +11,13 @@
 
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/sparse.h"
 
 /* What both magics begin with: one pass over the image finds either. */
 static const char prefix[] = {'H', 'Y', 'P', 'E', 'M', 'A', 'N', '_'};
 
 enum { CHUNK_SIZE = 256 * FRAME_SIZE };
+static_assert((int)FRAME_SIZE == (int)SPARSE_BLOCK, "what is no hole begins and ends with a page");
 
 /* 512 TiB: offsets up to here keep all their digits in JSON. */
 #define IMAGE_MAX (INT64_C(1) << 49)
@@ -142,27 +144,6 @@ static int read_whole(int fd, uint8_t *bytes, size_t size, uint64_t offset, stru
     return 0;
 }
 
-/* The next bytes at or behind `at` that are no hole, in whole pages; *end == size, *start == size
- * when there are none. */
-static int next_data(int fd, uint64_t at, uint64_t size, uint64_t *start, uint64_t *end,
-                     struct error *err)
-{
-    off_t data = lseek(fd, (off_t)at, SEEK_DATA);
-    off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
-
-    if (hole < 0 && errno != ENXIO)
-        return error_errno(err, errno, "cannot look for holes in the image");
-    if (hole < 0 || (uint64_t)data >= size) {
-        *start = *end = size;
-        return 0;
-    }
-    *start = (uint64_t)data / FRAME_SIZE * FRAME_SIZE;
-    *end = ((uint64_t)hole + FRAME_SIZE - 1) / FRAME_SIZE * FRAME_SIZE;
-    if (*end > size)
-        *end = size;
-    return 0;
-}
-
 static int scan_data(int fd, uint64_t size, scan_progress *progress, void *context,
                      struct scan *scan, struct error *err)
 {
@@ -173,7 +154,7 @@ static int scan_data(int fd, uint64_t size, scan_progress *progress, void *conte
         return error_errno(err, ENOMEM, "cannot scan the image");
     while (at < size) {
         if (at >= end) {
-            int r = next_data(fd, at, size, &at, &end, err);
+            int r = sparse_next(fd, at, size, &at, &end, err);
             if (r < 0)
                 return r;
         }

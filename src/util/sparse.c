@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/sparse.h"
+
+#include <errno.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+enum { CHUNK_SIZE = 256 * SPARSE_BLOCK };
+
+int sparse_next(int fd, uint64_t at, uint64_t size, uint64_t *ret_start, uint64_t *ret_end,
+                struct error *err)
+{
+    off_t data = lseek(fd, (off_t)at, SEEK_DATA);
+    off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+
+    if (hole < 0 && errno != ENXIO)
+        return error_errno(err, errno, "cannot look for holes in the file");
+    if (hole < 0 || (uint64_t)data >= size) {
+        *ret_start = *ret_end = size;
+        return 0;
+    }
+    *ret_start = (uint64_t)data / SPARSE_BLOCK * SPARSE_BLOCK;
+    *ret_end = ((uint64_t)hole + SPARSE_BLOCK - 1) / SPARSE_BLOCK * SPARSE_BLOCK;
+    if (*ret_end > size)
+        *ret_end = size;
+    return 0;
+}
+
+static bool all_zero(const uint8_t *bytes, size_t size)
+{
+    return bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0;
+}
+
+static int write_whole(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pwrite(fd, bytes + done, size - done, (off_t)(at + done));
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return error_errno(err, errno, "cannot write the copy");
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+/* What lies at `at`, without the blocks that are zeros. */
+static int write_data(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err)
+{
+    size_t start = 0; /* of what is not written yet */
+    for (size_t i = 0; i < size; i += SPARSE_BLOCK) {
+        size_t block = size - i < SPARSE_BLOCK ? size - i : SPARSE_BLOCK;
+        if (!all_zero(bytes + i, block))
+            continue;
+        int r = write_whole(fd, bytes + start, i - start, at + start, err);
+        if (r < 0)
+            return r;
+        start = i + block;
+    }
+    return write_whole(fd, bytes + start, size - start, at + start, err);
+}
+
+/* At most `size` bytes; 0 only when a signal came first, so that `progress` is asked soon. */
+static int read_some(int fd, uint8_t *bytes, size_t size, uint64_t at, size_t *ret,
+                     struct error *err)
+{
+    ssize_t n = pread(fd, bytes, size, (off_t)at);
+    if (n < 0 && errno != EINTR)
+        return error_errno(err, errno, "cannot read it");
+    if (n == 0)
+        return error_set(err, EIO, "it became shorter while it was copied");
+    *ret = n > 0 ? (size_t)n : 0;
+    return 0;
+}
+
+static int copy_data(int from, int to, uint64_t size, sparse_progress *progress, void *context,
+                     struct error *err)
+{
+    auto_free uint8_t *chunk = malloc(CHUNK_SIZE);
+    if (!chunk)
+        return error_set(err, ENOMEM, "out of memory");
+    if (ftruncate(to, (off_t)size) < 0)
+        return error_errno(err, errno, "cannot make the copy as large as it is");
+    for (uint64_t at = 0, end = 0; at < size;) {
+        size_t part = 0;
+        int r = at < end ? 0 : sparse_next(from, at, size, &at, &end, err);
+        if (r == 0 && at < end)
+            r = read_some(from, chunk, end - at < CHUNK_SIZE ? (size_t)(end - at) : CHUNK_SIZE, at,
+                          &part, err);
+        if (r == 0)
+            r = write_data(to, chunk, part, at, err);
+        if (r < 0)
+            return r;
+        at += part;
+        if (progress && !progress(context, at, size))
+            return error_set(err, ECANCELED, "the copy was cancelled");
+    }
+    return 0;
+}
+
+static bool same(const struct stat *a, const struct stat *b)
+{
+    return a->st_size == b->st_size && a->st_mtim.tv_sec == b->st_mtim.tv_sec &&
+           a->st_mtim.tv_nsec == b->st_mtim.tv_nsec;
+}
+
+int sparse_copy(int from, int to, const struct stat *known, sparse_progress *progress,
+                void *context, struct error *err)
+{
+    struct stat now;
+    /* Whatever keeps the file system from it, bytes can be copied. */
+    int r = ioctl(to, FICLONE, from) == 0
+                ? 0
+                : copy_data(from, to, (uint64_t)known->st_size, progress, context, err);
+    if (r < 0)
+        return r;
+    if (fstat(from, &now) < 0)
+        return error_errno(err, errno, "cannot look at it");
+    if (!same(known, &now))
+        return error_set(err, EIO, "it changed while it was copied");
+    return fsync(to) < 0 ? error_errno(err, errno, "cannot write the copy") : 0;
+}
