@@ -74,7 +74,17 @@ static bool hidden(const char *name)
            strncmp(name, gone_prefix, sizeof gone_prefix - 1) == 0;
 }
 
-/* What a daemon that was killed left between two renames. */
+/*
+ * An entry that is written is locked, so that it is not taken for a leftover: an import needs no
+ * lock of the store, and a daemon may start meanwhile. True too where a file system has no locks on
+ * directories; false if somebody else holds it.
+ */
+static bool lock_entry(int fd)
+{
+    return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
+
+/* What was left between two renames by who was killed. */
 static void remove_leftovers(int kind_fd, const struct strays *strays)
 {
     auto_close int fd = openat(kind_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
@@ -87,6 +97,8 @@ static void remove_leftovers(int kind_fd, const struct strays *strays)
             continue;
         auto_close int inside =
             openat(kind_fd, entry->d_name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+        if (inside >= 0 && !lock_entry(inside))
+            continue;
         if (inside >= 0)
             strays_end(strays, inside, 0);
         remove_flat(kind_fd, entry->d_name);
@@ -156,18 +168,36 @@ static int take_lock(int store_fd, const char *path, struct error *err)
     return steal_fd(&fd);
 }
 
-int store_open(const char *path, struct store *ret, struct error *err)
+/* The directories, made if they are missing. */
+static int open_directories(const char *path, struct store *store, int *ret_fd, struct error *err)
 {
-    struct store store = {.lock_fd = -1, .kind_fd = {-1, -1}};
+    *store = (struct store){.lock_fd = -1, .kind_fd = {-1, -1}};
     int r = make_path(path, err);
     if (r < 0)
         return r;
-    auto_close int fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
+    *ret_fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (*ret_fd < 0)
         return error_errno(err, errno, "cannot open the store %s", path);
-    r = store.lock_fd = take_lock(fd, path, err);
+    return 0;
+}
+
+static int open_kinds(int store_fd, struct store *store, struct error *err)
+{
+    int r = 0;
     for (int kind = 0; kind < STORE_KINDS && r >= 0; kind++)
-        r = store.kind_fd[kind] = open_kind(fd, kind_names[kind], err);
+        r = store->kind_fd[kind] = open_kind(store_fd, kind_names[kind], err);
+    return r < 0 ? r : 0;
+}
+
+int store_open(const char *path, struct store *ret, struct error *err)
+{
+    struct store store;
+    auto_close int fd = -1;
+    int r = open_directories(path, &store, &fd, err);
+    if (r == 0)
+        r = store.lock_fd = take_lock(fd, path, err);
+    if (r >= 0)
+        r = open_kinds(fd, &store, err);
     if (r < 0) {
         store_close(&store);
         return r;
@@ -181,6 +211,20 @@ int store_open(const char *path, struct store *ret, struct error *err)
     return 0;
 }
 
+int store_attach(const char *path, struct store *ret, struct error *err)
+{
+    struct store store;
+    auto_close int fd = -1;
+    int r = open_directories(path, &store, &fd, err);
+    if (r == 0)
+        r = open_kinds(fd, &store, err);
+    if (r < 0)
+        store_close(&store);
+    else
+        *ret = store;
+    return r;
+}
+
 void store_close(struct store *store)
 {
     for (int kind = 0; kind < STORE_KINDS; kind++)
@@ -190,23 +234,35 @@ void store_close(struct store *store)
         close(steal_fd(&store->lock_fd));
 }
 
+/* Makes a directory and locks it. EAGAIN: a daemon that starts was faster and removes it. */
+static int create_entry(struct store_entry *entry, struct error *err)
+{
+    struct stat st;
+    memcpy(entry->name, new_prefix, sizeof new_prefix);
+    store_random_hex(entry->name + sizeof new_prefix - 1, 8);
+    if (mkdirat(entry->kind_fd, entry->name, 0700) < 0)
+        return error_errno(err, errno, "cannot make a directory in the store");
+    entry->fd = openat(entry->kind_fd, entry->name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (entry->fd >= 0 && lock_entry(entry->fd) && fstat(entry->fd, &st) == 0 && st.st_nlink > 0)
+        return 0;
+    int code = entry->fd >= 0 || errno == ENOENT ? EAGAIN : errno;
+    cleanup_close(&entry->fd);
+    entry->fd = -1;
+    unlinkat(entry->kind_fd, entry->name, AT_REMOVEDIR);
+    return error_errno(err, code, "cannot open a new directory in the store");
+}
+
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
                        struct error *err)
 {
+    enum { TRIES = 3 };
     struct store_entry entry = {.kind_fd = store->kind_fd[kind], .fd = -1};
-    memcpy(entry.name, new_prefix, sizeof new_prefix);
-    store_random_hex(entry.name + sizeof new_prefix - 1, 8);
-    if (mkdirat(entry.kind_fd, entry.name, 0700) < 0)
-        return error_errno(err, errno, "cannot make a directory in the store's %s/",
-                           kind_names[kind]);
-    entry.fd = openat(entry.kind_fd, entry.name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    if (entry.fd < 0) {
-        int code = errno;
-        unlinkat(entry.kind_fd, entry.name, AT_REMOVEDIR);
-        return error_errno(err, code, "cannot open a new directory in the store");
-    }
-    *ret = entry;
-    return 0;
+    int r = -EAGAIN;
+    for (int i = 0; i < TRIES && r == -EAGAIN; i++)
+        r = create_entry(&entry, err);
+    if (r == 0)
+        *ret = entry;
+    return r;
 }
 
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
@@ -214,12 +270,13 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
     if (fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
     if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
-        return errno == EEXIST ? error_set(err, EEXIST,
-                                           "the id %s is taken by an entry of the store that "
-                                           "cannot be read (the daemon's log tells why): move it "
-                                           "away, or take another id",
-                                           id)
-                               : error_errno(err, errno, "cannot publish %s", id);
+        return errno == EEXIST
+                   ? error_set(err, EEXIST,
+                               "the id %s is taken in the store: take another one; if nothing is "
+                               "shown under it, what lies there cannot be read (the daemon's log "
+                               "tells why) and may be moved away",
+                               id)
+                   : error_errno(err, errno, "cannot publish %s", id);
     close(steal_fd(&entry->fd));
     fsync(entry->kind_fd);
     return 0;

@@ -8,7 +8,8 @@
  *     STORE/{snapshots,instances}/.new-*    being written; .gone-*: being removed
  *
  * An entry is written under a hidden name and appears whole, by one rename; it disappears by one
- * rename too. Directories are 0700 and files 0600 (the process's umask is 077). Knows names and
+ * rename too. Who writes one holds a lock (flock) on its directory, and what nobody holds is a
+ * leftover. Directories are 0700 and files 0600 (the process's umask is 077). Knows names and
  * bytes; what the files mean is said by snapshot.h and the instance layer. What is read from a
  * store is untrusted. Functions may be called from any thread; they share no state but the
  * directory.
@@ -30,7 +31,7 @@ enum {
 enum store_kind { STORE_SNAPSHOTS, STORE_INSTANCES, STORE_KINDS };
 
 struct store {
-    int lock_fd;
+    int lock_fd;              /* -1: attached */
     int kind_fd[STORE_KINDS]; /* the two directories */
 };
 
@@ -45,6 +46,9 @@ void store_random_hex(char *ret, size_t bytes);
  * another daemon holds it. What an interrupted daemon left half-done is removed, VMMs in it ended.
  */
 int store_open(const char *path, struct store *ret, struct error *err);
+/* The same for who adds an entry beside a daemon that may run: without the lock, and nothing is
+ * removed. */
+int store_attach(const char *path, struct store *ret, struct error *err);
 void store_close(struct store *store);
 
 /* An entry that nobody sees yet. Zero it before use, fd -1. */

@@ -164,6 +164,69 @@ static void leftovers_when_the_store_is_in_use_are_left_alone(void **state)
     assert_true(world_has(world_path(world, "store/instances/.new-1")));
 }
 
+/* As an import that runs while a daemon starts. */
+static void entry_when_it_is_being_written_is_no_leftover(void **state)
+{
+    struct world *world = *state;
+    struct store importer;
+    struct store_entry entry = {.fd = -1};
+    assert_int_equal(store_attach(world->path, &importer, &world->err), 0);
+    assert_int_equal(importer.lock_fd, -1);
+    assert_int_equal(store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err), 0);
+    world_open_store(world);
+    assert_true(world_has(world_path(world, "store/snapshots/%s", entry.name)));
+    assert_int_equal(store_entry_publish(&entry, "base", &world->err), 0);
+    assert_true(world_has(world_path(world, "store/snapshots/base")));
+    /* Who wrote it was killed. */
+    assert_int_equal(store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err), 0);
+    assert_int_equal(close(entry.fd), 0);
+    world_close(world);
+    world_open_store(world);
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
+    store_close(&importer);
+}
+
+struct cleaning {
+    struct world *world;
+    atomic_bool stop;
+};
+
+static void *start_daemons(void *argument)
+{
+    struct cleaning *cleaning = argument;
+    struct store store;
+    while (!atomic_load(&cleaning->stop))
+        if (store_open(cleaning->world->path, &store, NULL) == 0)
+            store_close(&store);
+    return NULL;
+}
+
+static void entries_when_daemons_start_again_and_again_stay(void **state)
+{
+    enum { ENTRIES = 200 };
+    struct world *world = *state;
+    struct cleaning cleaning = {.world = world};
+    struct store importer;
+    pthread_t thread;
+    assert_int_equal(store_attach(world->path, &importer, &world->err), 0);
+    assert_int_equal(pthread_create(&thread, NULL, start_daemons, &cleaning), 0);
+    for (int i = 0; i < ENTRIES; i++) {
+        struct store_entry entry = {.fd = -1};
+        char id[16];
+        snprintf(id, sizeof id, "s%d", i);
+        int r = store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err);
+        if (r == -EAGAIN)
+            continue; /* bad luck three times */
+        assert_int_equal(r, 0);
+        assert_int_equal(mkdirat(entry.fd, "file", 0700), 0);
+        assert_int_equal(store_entry_publish(&entry, id, &world->err), 0);
+        assert_true(world_has(world_path(world, "store/snapshots/%s/file", id)));
+    }
+    atomic_store(&cleaning.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    store_close(&importer);
+}
+
 static void processes_when_their_entry_is_a_leftover_are_ended(void **state)
 {
     struct world *world = *state;
@@ -429,6 +492,8 @@ int main(void)
         IN_EMPTY(store_when_a_file_is_in_its_place_is_refused),
         IN_EMPTY(leftovers_when_the_store_opens_are_removed),
         IN_EMPTY(leftovers_when_the_store_is_in_use_are_left_alone),
+        IN_EMPTY(entry_when_it_is_being_written_is_no_leftover),
+        IN_EMPTY(entries_when_daemons_start_again_and_again_stay),
         IN_EMPTY(processes_when_their_entry_is_a_leftover_are_ended),
         IN_EMPTY(entry_when_published_appears_whole),
         IN_EMPTY(entry_when_the_id_is_taken_stays_hidden),
