@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 
 #include "fork/internal.h"
+#include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/process.h"
 
@@ -102,6 +103,9 @@ static int open_image(const struct snapshot *source, int *ret, struct error *err
                          "the memory image of the snapshot %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",
                          source->id, (intmax_t)st.st_size, source->memory_bytes);
+    int r = snapshot_check_link(source->json, &st, err);
+    if (r < 0)
+        return error_prefix(err, r, "the snapshot %s", source->id);
     *ret = steal_fd(&fd);
     return 0;
 }

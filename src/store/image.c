@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -47,19 +48,24 @@ static struct image_index *index_create(const struct stat *st)
 }
 
 /* Numbers of 64 bits do not fit into JSON's doubles: the key is one string. */
-static void print_key(const struct image_index *index, char *ret, size_t size)
+static void print_key(uint64_t size, uint64_t inode, const struct timespec *mtime,
+                      char ret[IMAGE_KEY_SIZE])
 {
-    snprintf(ret, size, "size=%llu inode=%llu mtime=%lld.%09ld", (unsigned long long)index->size,
-             (unsigned long long)index->inode, (long long)index->mtime.tv_sec,
-             index->mtime.tv_nsec);
+    snprintf(ret, IMAGE_KEY_SIZE, "size=%" PRIu64 " inode=%" PRIu64 " mtime=%lld.%09ld", size,
+             inode, (long long)mtime->tv_sec, mtime->tv_nsec);
+}
+
+void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
+{
+    print_key((uint64_t)st->st_size, st->st_ino, &st->st_mtim, ret);
 }
 
 static int index_save(int directory_fd, const struct image_index *index, struct error *err)
 {
-    char key[128];
+    char key[IMAGE_KEY_SIZE];
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON *found = scan_to_json(&index->scan);
-    print_key(index, key, sizeof key);
+    print_key(index->size, index->inode, &index->mtime, key);
     cJSON_AddStringToObject(json, "image", key);
     if (!found || !cJSON_AddItemToObject(json, "found", found)) {
         cJSON_Delete(found);
@@ -71,14 +77,14 @@ static int index_save(int directory_fd, const struct image_index *index, struct 
 /* The kept list, if there is a valid one for this very image; else NULL. */
 static struct image_index *index_load(int directory_fd, const struct stat *st)
 {
-    char key[128];
+    char key[IMAGE_KEY_SIZE];
     auto_json cJSON *json = NULL;
     if (store_read_json(directory_fd, index_name, &json, NULL) < 0)
         return NULL;
     struct image_index *index = index_create(st);
     if (!index)
         return NULL;
-    print_key(index, key, sizeof key);
+    image_key(st, key);
     const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
     const cJSON *found = cJSON_GetObjectItemCaseSensitive(json, "found");
     if (kept && found && strcmp(kept, key) == 0 &&
@@ -96,8 +102,8 @@ static bool go_on(void *context, uint64_t done, uint64_t size)
     return !atomic_load(stop);
 }
 
-int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
-               struct error *err)
+int image_scan_with(int directory_fd, scan_progress *progress, void *context,
+                    struct image_index **ret, struct error *err)
 {
     struct stat st;
     auto_close int fd =
@@ -107,9 +113,7 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
     struct image_index *index = index_create(&st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
-    int r = scan_image(fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, &index->scan, err);
-    if (r == -ECANCELED)
-        r = error_set(err, ESHUTDOWN, "the daemon is stopping");
+    int r = scan_image(fd, progress, context, &index->scan, err);
     if (r == 0)
         r = index_save(directory_fd, index, err);
     if (r < 0) {
@@ -118,6 +122,15 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
     }
     *ret = index;
     return 0;
+}
+
+int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+               struct error *err)
+{
+    int r = image_scan_with(directory_fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, ret, err);
+    return r == -ECANCELED
+               ? error_set(err, ESHUTDOWN, "cannot scan the memory image: the daemon is stopping")
+               : r;
 }
 
 void image_init(struct image *image, int directory_fd, void (*scanned)(void *context),

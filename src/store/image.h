@@ -13,6 +13,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <time.h>
 
 #include "mailbox/scan.h"
@@ -33,6 +34,14 @@ void image_index_unref(struct image_index *index);
  * ESHUTDOWN as soon as *stop (may be NULL) is true. */
 int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                struct error *err);
+
+/* The same; ECANCELED as soon as `progress` (may be NULL) says so. */
+int image_scan_with(int directory_fd, scan_progress *progress, void *context,
+                    struct image_index **ret, struct error *err);
+
+/* What tells that an image is still the one that was looked at: size, inode and mtime in a text. */
+enum { IMAGE_KEY_SIZE = 128 };
+void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE]);
 
 struct image {
     pthread_mutex_t lock;

@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <utlist.h>
 
+#include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-
-enum { FORMAT_VERSION = 1 };
 
 static void snapshot_free(struct snapshot *snapshot)
 {
@@ -32,8 +34,9 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory_bytes");
     const char *uuid = text_of(json, "uuid");
 
-    if (!cJSON_IsNumber(version) || version->valuedouble != FORMAT_VERSION)
-        return error_set(err, EINVAL, "snapshot.json: \"version\" is not %d", FORMAT_VERSION);
+    if (!cJSON_IsNumber(version) || version->valuedouble != SNAPSHOT_FORMAT_VERSION)
+        return error_set(err, EINVAL, "snapshot.json: \"version\" is not %d",
+                         SNAPSHOT_FORMAT_VERSION);
     if (!cJSON_IsNumber(memory) || memory->valuedouble < 1 || memory->valuedouble > 0x1p53)
         return error_set(err, EINVAL, "snapshot.json: \"memory_bytes\" is not a size");
     snapshot->memory_bytes = (uint64_t)memory->valuedouble;
@@ -51,19 +54,24 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     return 0;
 }
 
-static int load(struct snapshots *table, const char *id, struct snapshot **ret, struct error *err)
+/* Takes the directory's descriptor. */
+static int load(struct snapshots *table, const char *id, int fd, struct snapshot **ret,
+                struct error *err)
 {
-    auto_close int fd = store_open_entry(table->store, STORE_SNAPSHOTS, id, err);
-    if (fd < 0)
-        return fd;
+    struct stat st = {0};
     struct snapshot *snapshot = calloc(1, sizeof *snapshot);
-    if (!snapshot)
+    if (!snapshot) {
+        close(fd);
         return error_set(err, ENOMEM, "out of memory");
+    }
     snapshot->table = table;
     snapshot->references = 1;
     strncpy(snapshot->id, id, sizeof snapshot->id - 1);
+    fstat(fd, &st);
+    snapshot->device = st.st_dev;
+    snapshot->inode = st.st_ino;
     int r = store_read_json(fd, "snapshot.json", &snapshot->json, err);
-    image_init(&snapshot->image, steal_fd(&fd), table->scanned, table->context, &table->stop);
+    image_init(&snapshot->image, fd, table->scanned, table->context, &table->stop);
     if (r == 0)
         r = interpret(snapshot, err);
     if (r < 0) {
@@ -82,17 +90,107 @@ static void insert(struct snapshots *table, struct snapshot *snapshot)
     pthread_mutex_unlock(&table->lock);
 }
 
-static int load_one(void *context, const char *id, struct error *err)
+static bool is_known(struct snapshots *table, const char *id)
+{
+    struct snapshot *snapshot;
+    pthread_mutex_lock(&table->lock);
+    HASH_FIND_STR(table->by_id, id, snapshot);
+    pthread_mutex_unlock(&table->lock);
+    return snapshot != NULL;
+}
+
+/* With `looking` held: puts what lies under that id into the table, unless it is there. Nothing
+ * there is no failure, for it may just have been removed. */
+static int take_in(struct snapshots *table, const char *id, struct error *err)
+{
+    struct snapshot *snapshot;
+    if (is_known(table, id))
+        return 0;
+    int fd = store_open_entry(table->store, STORE_SNAPSHOTS, id, err);
+    int r = fd < 0 ? fd : load(table, id, fd, &snapshot, err);
+    if (r == 0)
+        insert(table, snapshot);
+    return fd == -ENOENT ? 0 : r;
+}
+
+/* The same failure is told once, however often the store is looked at. */
+static void complain_once(struct snapshots *table, const char *text)
+{
+    struct snapshots_complaint *complaint;
+    LL_FOREACH (table->complaints, complaint)
+        if (strcmp(complaint->text, text) == 0)
+            return;
+    table->complain(table->context, text);
+    complaint = malloc(sizeof *complaint + strlen(text) + 1);
+    if (complaint) {
+        strcpy(complaint->text, text);
+        LL_PREPEND(table->complaints, complaint);
+    }
+}
+
+static int look_at(void *context, const char *id, struct error *err)
 {
     struct snapshots *table = context;
-    struct snapshot *snapshot;
     struct error why = {0};
     (void)err;
-    if (load(table, id, &snapshot, &why) == 0)
-        insert(table, snapshot);
-    else
-        table->complain(table->context, why.text);
+    if (take_in(table, id, &why) < 0)
+        complain_once(table, why.text);
     return 0;
+}
+
+/* Those whose directory is gone, or another, by somebody else's hand. Whoever has one keeps it, but
+ * it cannot be forked any more. The last reference is dropped at the end, for that may wait for a
+ * scan, and we may be called with the lock that the scan's end needs. */
+static void drop_vanished(struct snapshots *table)
+{
+    struct snapshot *snapshot, *next;
+    struct stat st;
+    int fd = table->store->kind_fd[STORE_SNAPSHOTS];
+    pthread_mutex_lock(&table->lock);
+    HASH_ITER (hh, table->by_id, snapshot, next) {
+        bool there = fstatat(fd, snapshot->id, &st, AT_SYMLINK_NOFOLLOW) == 0;
+        if (there ? st.st_ino == snapshot->inode && st.st_dev == snapshot->device : errno != ENOENT)
+            continue;
+        HASH_DEL(table->by_id, snapshot);
+        snapshot->removed = true;
+        LL_PREPEND2(table->vanished, snapshot, next_vanished);
+    }
+    pthread_mutex_unlock(&table->lock);
+}
+
+/*
+ * Is the list of ids as it was when it was looked at last? A change shows in the directory's times,
+ * unless it comes within the grain of the file system's clock after the one before: so young times
+ * are not relied upon.
+ */
+static bool unchanged(struct snapshots *table)
+{
+    enum { GRAIN_S = 2 };
+    struct stat st;
+    struct timespec now;
+    if (fstat(table->store->kind_fd[STORE_SNAPSHOTS], &st) < 0)
+        return true;
+    bool same = table->reliable && table->changed.tv_sec == st.st_ctim.tv_sec &&
+                table->changed.tv_nsec == st.st_ctim.tv_nsec;
+    clock_gettime(CLOCK_REALTIME, &now);
+    table->changed = st.st_ctim;
+    table->reliable = now.tv_sec - st.st_ctim.tv_sec > GRAIN_S;
+    return same;
+}
+
+/* What others have put into the store, or taken out of it. */
+static int look(struct snapshots *table, struct error *err)
+{
+    int r = 0;
+    pthread_mutex_lock(&table->looking);
+    if (!unchanged(table)) {
+        drop_vanished(table);
+        r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, err);
+    }
+    if (r < 0)
+        table->reliable = false;
+    pthread_mutex_unlock(&table->looking);
+    return r;
 }
 
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
@@ -102,7 +200,8 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
     *ret = (struct snapshots){
         .store = store, .scanned = scanned, .complain = complain, .context = context};
     pthread_mutex_init(&ret->lock, NULL);
-    return store_list(store, STORE_SNAPSHOTS, load_one, ret, err);
+    pthread_mutex_init(&ret->looking, NULL);
+    return look(ret, err);
 }
 
 void snapshots_stop(struct snapshots *snapshots)
@@ -113,17 +212,24 @@ void snapshots_stop(struct snapshots *snapshots)
 void snapshots_close(struct snapshots *snapshots)
 {
     struct snapshot *snapshot, *next;
+    struct snapshots_complaint *complaint, *after;
     HASH_ITER (hh, snapshots->by_id, snapshot, next) {
         HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);
     }
+    LL_FOREACH_SAFE2(snapshots->vanished, snapshot, next, next_vanished)
+    snapshot_unref(snapshot);
+    LL_FOREACH_SAFE (snapshots->complaints, complaint, after)
+        free(complaint);
+    pthread_mutex_destroy(&snapshots->looking);
     pthread_mutex_destroy(&snapshots->lock);
 }
 
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
 {
-    pthread_mutex_lock(&snapshots->lock);
     struct snapshot *snapshot;
+    look(snapshots, NULL);
+    pthread_mutex_lock(&snapshots->lock);
     HASH_FIND_STR(snapshots->by_id, id, snapshot);
     if (snapshot)
         snapshot->references++;
@@ -152,6 +258,7 @@ void snapshot_unref(struct snapshot *snapshot)
 
 struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count)
 {
+    look(snapshots, NULL);
     pthread_mutex_lock(&snapshots->lock);
     struct snapshot_name *names = calloc(HASH_COUNT(snapshots->by_id) + 1, sizeof *names);
     size_t count = 0;
@@ -164,54 +271,18 @@ struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_co
     return names;
 }
 
-/* Mailboxes whose frame holds a payload that no guest has taken. */
-static cJSON *undelivered(const struct scan *scan)
-{
-    cJSON *names = cJSON_CreateArray();
-    for (size_t i = 0; i < scan->count; i++) {
-        const struct candidate *candidate = &scan->candidates[i];
-        bool known = false;
-        const cJSON *item;
-        if (!candidate->pending || candidate->marker.kind != FRAME_FORK)
-            continue;
-        cJSON_ArrayForEach (item, names)
-            if (strcmp(item->valuestring, candidate->marker.name) == 0)
-                known = true;
-        if (!known)
-            cJSON_AddItemToArray(names, cJSON_CreateString(candidate->marker.name));
-    }
-    return names;
-}
-
-static int write_json(int directory_fd, const cJSON *given, const struct scan *scan,
-                      struct error *err)
-{
-    char uuid[33], now[STORE_TIME_SIZE];
-    auto_json cJSON *json = cJSON_Duplicate(given, true);
-    if (!json)
-        return error_set(err, ENOMEM, "out of memory");
-    store_random_hex(uuid, 16);
-    store_time_now(now);
-    cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
-    cJSON_AddStringToObject(json, "uuid", uuid);
-    cJSON_AddStringToObject(json, "created_at", now);
-    cJSON_AddItemToObject(json, "undelivered", undelivered(scan));
-    return store_write_json(directory_fd, "snapshot.json", json, err);
-}
-
 /* Makes the entry the snapshot of that id; one that cannot be read back is taken away again. */
 static int appear(struct snapshots *snapshots, struct store_entry *entry, const char *id,
                   struct error *err)
 {
-    struct snapshot *snapshot;
     char hidden[32];
     int r = store_entry_publish(entry, id, err);
     if (r < 0)
         return r;
-    r = load(snapshots, id, &snapshot, err);
-    if (r == 0)
-        insert(snapshots, snapshot);
-    else if (store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, hidden, NULL) == 0)
+    pthread_mutex_lock(&snapshots->looking);
+    r = take_in(snapshots, id, err);
+    pthread_mutex_unlock(&snapshots->looking);
+    if (r < 0 && store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, hidden, NULL) == 0)
         store_erase(snapshots->store, STORE_SNAPSHOTS, hidden);
     return r;
 }
@@ -219,7 +290,7 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
 /* Who forks it will get EBUSY for these, and may wonder why. */
 static void tell_undelivered(struct snapshots *snapshots, const char *id, const struct scan *scan)
 {
-    auto_json cJSON *names = undelivered(scan);
+    auto_json cJSON *names = snapshot_undelivered(scan);
     const cJSON *name;
     struct error text;
     cJSON_ArrayForEach (name, names) {
@@ -236,24 +307,16 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
 {
     struct store_entry entry = {.fd = -1};
     struct image_index *index = NULL;
-    struct snapshot *snapshot = NULL;
-    if (!store_id_valid(id))
-        return error_set(err, EINVAL,
-                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
-                         "\"-\", not \"-\" at the end, not \"new\"",
-                         id);
-    snapshot = snapshots_find(snapshots, id);
+    struct snapshot *snapshot = snapshots_find(snapshots, id);
     if (snapshot) {
         snapshot_unref(snapshot);
         return error_set(err, EEXIST, "there is a snapshot %s already", id);
     }
-    int r = store_entry_create(snapshots->store, STORE_SNAPSHOTS, &entry, err);
-    if (r == 0)
-        r = fill(context, entry.fd, err);
+    int r = snapshot_entry_begin(snapshots->store, id, fill, context, &entry, err);
     if (r == 0)
         r = image_scan(entry.fd, &snapshots->stop, &index, err);
     if (r == 0)
-        r = write_json(entry.fd, json, &index->scan, err);
+        r = snapshot_entry_describe(&entry, json, &index->scan, err);
     if (r == 0)
         r = appear(snapshots, &entry, id, err);
     if (r == 0)

@@ -6,10 +6,15 @@
  *     version 1, uuid, kind "standby", hypervisor "qemu", hypervisor_version, memory_bytes,
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
  *     source_instance, undelivered [ … ], pause_ms
+ *     linked "size=… inode=… mtime=…"         the memory image is a hard link (snapshot_entry.h)
+ *
+ * Others may add snapshots to the store (hypefs import) or take some away: finding and listing look
+ * at the store's directory first, and load what is new when it has changed.
  *
  * Locks: snapshots.lock guards the table, references, `removed` and `users`; all else is constant
  * after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
- * held but image's lock.
+ * held but image's lock. snapshots.looking comes before it, and is held while small files of the
+ * store are read; `complain` is called with it, and takes no lock.
  */
 #ifndef HYPEFS_STORE_SNAPSHOT_H
 #define HYPEFS_STORE_SNAPSHOT_H
@@ -39,23 +44,39 @@ struct snapshot {
     uint64_t memory_bytes;
 
     struct image image;
+    dev_t device; /* of its directory: another one under the same id is another snapshot */
+    ino_t inode;
     bool removed;
+    struct snapshot *next_vanished;
     unsigned users;    /* VMMs that map the memory, commits under way */
     UT_hash_handle hh; /* in the table, by id */
+};
+
+struct snapshots_complaint {
+    struct snapshots_complaint *next;
+    char text[];
 };
 
 struct snapshots {
     pthread_mutex_t lock;
     const struct store *store;
     struct snapshot *by_id;
+    struct snapshot *vanished; /* in the table until their directory was gone */
     uint64_t last_serial;
+
+    pthread_mutex_t looking; /* at the store; of what follows, and of adding to the table */
+    struct timespec changed; /* the directory's ctime at the last look, */
+    bool reliable;           /* and whether every later change shows in it */
+    struct snapshots_complaint *complaints; /* that were told */
+
     void (*scanned)(void *context); /* a background scan of some image ended */
     void (*complain)(void *context, const char *text);
     void *context;
     atomic_bool stop; /* scans end */
 };
 
-/* Loads all. One that cannot be read is left out and named by `complain`, with the reason. */
+/* Loads all. One that cannot be read is left out and named by `complain`, with the reason, now or
+ * when it turns up later. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);
@@ -63,12 +84,13 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
 void snapshots_stop(struct snapshots *snapshots);
 void snapshots_close(struct snapshots *snapshots);
 
-/* Returns a reference, or NULL. */
+/* Returns a reference, or NULL. Waits for the reading of small files at most. */
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id);
 struct snapshot *snapshot_ref(struct snapshot *snapshot);
 void snapshot_unref(struct snapshot *snapshot);
 
-/* The ids, each with its serial. Returns owned (free), with *ret_count. */
+/* The ids, each with its serial, after a look at the store. Returns owned (free), with *ret_count.
+ */
 struct snapshot_name {
     char id[STORE_ID_MAX + 1];
     uint64_t serial;

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#include "store/snapshot_entry.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static const char linked_name[] = "linked";
+
+cJSON *snapshot_undelivered(const struct scan *scan)
+{
+    cJSON *names = cJSON_CreateArray();
+    for (size_t i = 0; i < scan->count; i++) {
+        const struct candidate *candidate = &scan->candidates[i];
+        bool known = false;
+        const cJSON *item;
+        if (!candidate->pending || candidate->marker.kind != FRAME_FORK)
+            continue;
+        cJSON_ArrayForEach (item, names)
+            if (strcmp(item->valuestring, candidate->marker.name) == 0)
+                known = true;
+        if (!known)
+            cJSON_AddItemToArray(names, cJSON_CreateString(candidate->marker.name));
+    }
+    return names;
+}
+
+int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
+                            const struct scan *scan, struct error *err)
+{
+    char uuid[33], now[STORE_TIME_SIZE];
+    auto_json cJSON *json = cJSON_Duplicate(given, true);
+    if (!json)
+        return error_set(err, ENOMEM, "out of memory");
+    store_random_hex(uuid, 16);
+    store_time_now(now);
+    cJSON_AddNumberToObject(json, "version", SNAPSHOT_FORMAT_VERSION);
+    cJSON_AddStringToObject(json, "uuid", uuid);
+    cJSON_AddStringToObject(json, "created_at", now);
+    cJSON_AddItemToObject(json, "undelivered", snapshot_undelivered(scan));
+    return store_write_json(entry->fd, "snapshot.json", json, err);
+}
+
+int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,
+                         void *context, struct store_entry *ret, struct error *err)
+{
+    if (!store_id_valid(id))
+        return error_set(err, EINVAL,
+                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
+                         "\"-\", not \"-\" at the end, not \"new\"",
+                         id);
+    int r = store_entry_create(store, STORE_SNAPSHOTS, ret, err);
+    return r < 0 ? r : fill(context, ret->fd, err);
+}
+
+bool snapshot_exists(const struct store *store, const char *id)
+{
+    return faccessat(store->kind_fd[STORE_SNAPSHOTS], id, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int snapshot_import(const struct store *store, const struct snapshot_import *import,
+                    struct error *err)
+{
+    struct store_entry entry = {.fd = -1};
+    struct image_index *index = NULL;
+    int r = snapshot_entry_begin(store, import->id, import->fill, import->context, &entry, err);
+    if (r == 0)
+        r = image_scan_with(entry.fd, import->progress, import->context, &index, err);
+    if (r == 0)
+        r = snapshot_entry_describe(&entry, import->json, &index->scan, err);
+    if (r == 0)
+        r = store_entry_publish(&entry, import->id, err);
+    image_index_unref(index);
+    store_entry_discard(&entry);
+    return r;
+}
+
+void snapshot_note_link(cJSON *json, const struct stat *memory)
+{
+    char key[IMAGE_KEY_SIZE];
+    image_key(memory, key);
+    cJSON_AddStringToObject(json, linked_name, key);
+}
+
+int snapshot_check_link(const cJSON *json, const struct stat *memory, struct error *err)
+{
+    char key[IMAGE_KEY_SIZE];
+    const cJSON *linked = cJSON_GetObjectItemCaseSensitive(json, linked_name);
+    const char *wanted = cJSON_GetStringValue(linked);
+    image_key(memory, key);
+    if (!linked || (wanted && strcmp(wanted, key) == 0))
+        return 0;
+    return error_set(err, EIO,
+                     "the memory image is a hard link to the file that was imported, and that was "
+                     "written to since: import it again, without --link if it is to be changed");
+}

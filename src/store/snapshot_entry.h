@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * snapshot_entry: the directory of one snapshot while it is made, before anybody sees it; and
+ * snapshots made in a store without a daemon's table of them. No state; any thread.
+ */
+#ifndef HYPEFS_STORE_SNAPSHOT_ENTRY_H
+#define HYPEFS_STORE_SNAPSHOT_ENTRY_H
+
+#include "store/image.h"
+#include "store/store.h"
+
+enum { SNAPSHOT_FORMAT_VERSION = 1 }; /* "version" of snapshot.json */
+
+/* Puts "memory" and "state" (fsynced) into the directory. */
+typedef int snapshot_fill(void *context, int directory_fd, struct error *err);
+
+/* Makes the entry and has it filled. EINVAL for a bad id. To be discarded, after a failure too. */
+int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,
+                         void *context, struct store_entry *ret, struct error *err);
+
+/* Writes snapshot.json: `json`, completed by version, uuid, created_at, undelivered. */
+int snapshot_entry_describe(const struct store_entry *entry, const cJSON *json,
+                            const struct scan *scan, struct error *err);
+
+/* Names of mailboxes whose frame holds a payload that no guest has taken. Returns owned. */
+cJSON *snapshot_undelivered(const struct scan *scan);
+
+/* Whether the store has something under that id. */
+bool snapshot_exists(const struct store *store, const char *id);
+
+/* What is to be a snapshot, made by whoever has no daemon's table. */
+struct snapshot_import {
+    const char *id;
+    const cJSON *json; /* of snapshot.json, but for what is completed here */
+    snapshot_fill *fill;
+    scan_progress *progress; /* of the scan */
+    void *context;           /* of these two */
+};
+
+/*
+ * Makes it, scans its image and publishes it; a daemon that runs sees it at the next look. EEXIST
+ * for an id that is taken, EINVAL for a bad one, ECANCELED if `progress` said so. After a failure
+ * nothing is left.
+ */
+int snapshot_import(const struct store *store, const struct snapshot_import *import,
+                    struct error *err);
+
+/*
+ * An image that is a hard link to a file of somebody else's: its member "linked" of snapshot.json
+ * is the key of the file as it was. EIO if it is there and `memory` has another.
+ */
+void snapshot_note_link(cJSON *json, const struct stat *memory);
+int snapshot_check_link(const cJSON *json, const struct stat *memory, struct error *err);
+
+#endif

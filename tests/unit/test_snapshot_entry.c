@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/* Snapshots that others make in the store, or take out of it, while a daemon has it. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "store/snapshot_entry.h"
+#include "store_fixture.h"
+
+/* As hypefs import does it: with nothing of the daemon's but the store's path. */
+static int import(struct world *world, const char *id, const struct world_image *image,
+                  scan_progress *progress)
+{
+    struct world_image copy = *image;
+    struct store store;
+    auto_json cJSON *json = world_snapshot_json(image->size);
+    const struct snapshot_import parts = {
+        .id = id, .json = json, .fill = world_fill, .progress = progress, .context = &copy};
+    assert_int_equal(store_attach(world->path, &store, &world->err), 0);
+    int r = snapshot_import(&store, &parts, &world->err);
+    store_close(&store);
+    return r;
+}
+
+static void import_box(struct world *world, const char *id)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    frames_arm(world_page(&image, 1), "box", "token");
+    if (import(world, id, &image, NULL) < 0)
+        fail_msg("snapshot_import: %s", world->err.text);
+}
+
+static void assert_listed(struct world *world, const char *id, bool wanted)
+{
+    size_t count;
+    auto_free struct snapshot_name *names = snapshots_list(&world->snapshots, &count);
+    struct snapshot *snapshot = snapshots_find(&world->snapshots, id);
+    bool listed = false;
+    for (size_t i = 0; i < count; i++)
+        listed |= strcmp(names[i].id, id) == 0;
+    assert_int_equal(listed, wanted);
+    assert_int_equal(snapshot != NULL, wanted);
+    snapshot_unref(snapshot);
+}
+
+/* By the daemon. */
+static int publish(struct world *world, const char *id, const struct world_image *image)
+{
+    struct world_image copy = *image;
+    auto_json cJSON *json = world_snapshot_json(image->size);
+    return snapshots_publish(&world->snapshots, id, json, world_fill, &copy, &world->err);
+}
+
+static void snapshot_when_another_process_publishes_it_is_found(void **state)
+{
+    struct world *world = *state;
+    assert_listed(world, "first", false);
+    import_box(world, "first");
+    assert_listed(world, "first", true);
+    /* At once again, so that the directory's times may be the same. */
+    for (int i = 0; i < 20; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "s%d", i);
+        assert_listed(world, id, false);
+        import_box(world, id);
+        assert_listed(world, id, true);
+    }
+    struct snapshot *snapshot = snapshots_find(&world->snapshots, "first");
+    auto_free char *info = snapshot_info(snapshot);
+    assert_non_null(strstr(info, "\"box\""));
+    assert_int_equal(world->scanned.count, 0); /* it was scanned by who made it */
+    snapshot_unref(snapshot);
+    assert_string_equal(world->complaints, "");
+    const struct world_image image = {.size = FIXTURE_MEMORY};
+    assert_int_equal(publish(world, "first", &image), -EEXIST);
+}
+
+static bool refuse(void *context, uint64_t done, uint64_t size)
+{
+    (void)context;
+    (void)done;
+    (void)size;
+    return false;
+}
+
+static void import_when_it_fails_leaves_nothing(void **state)
+{
+    struct world *world = *state;
+    const struct world_image image = {.size = FIXTURE_MEMORY};
+    import_box(world, "taken");
+    assert_int_equal(import(world, "taken", &image, NULL), -EEXIST);
+    assert_int_equal(import(world, "new", &image, NULL), -EINVAL);
+    assert_int_equal(import(world, "late", &image, refuse), -ECANCELED);
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
+}
+
+static void take_away(struct world *world, const char *id, const char *to)
+{
+    char from[PATH_MAX];
+    snprintf(from, sizeof from, "%s/snapshots/%s", world->path, id);
+    assert_int_equal(rename(from, world_path(world, "%s", to)), 0);
+}
+
+static void snapshot_when_it_vanishes_from_the_store_is_not_listed(void **state)
+{
+    struct world *world = *state;
+    import_box(world, "base");
+    struct snapshot *snapshot = snapshots_find(&world->snapshots, "base");
+    assert_non_null(snapshot);
+    take_away(world, "base", "away");
+    assert_listed(world, "base", false);
+    assert_int_equal(snapshot_use(snapshot, &world->err), -ENODEV);
+    /* Whoever has it keeps it. */
+    auto_free char *info = snapshot_info(snapshot);
+    assert_non_null(strstr(info, "\"box\""));
+    snapshot_unref(snapshot);
+    assert_string_equal(world->complaints, "");
+}
+
+static void snapshot_when_replaced_in_the_store_is_another_one(void **state)
+{
+    struct world *world = *state;
+    import_box(world, "base");
+    struct snapshot *first = snapshots_find(&world->snapshots, "base");
+    take_away(world, "base", "away");
+    import_box(world, "base");
+    struct snapshot *second = snapshots_find(&world->snapshots, "base");
+    assert_non_null(second);
+    assert_ptr_not_equal(first, second);
+    assert_true(first->serial != second->serial);
+    assert_string_not_equal(first->uuid, second->uuid);
+    assert_int_equal(snapshot_remove(first, &world->err), -ENODEV);
+    assert_int_equal(snapshot_remove(second, &world->err), 0);
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
+    snapshot_unref(first);
+    snapshot_unref(second);
+}
+
+static void snapshot_when_it_turns_up_damaged_is_named_once(void **state)
+{
+    struct world *world = *state;
+    assert_int_equal(mkdir(world_path(world, "store/snapshots/base"), 0700), 0);
+    for (int i = 0; i < 3; i++)
+        assert_listed(world, "base", false);
+    assert_string_equal(world->complaints,
+                        "snapshot base: cannot open snapshot.json: No such file or directory\n");
+}
+
+struct crowd {
+    struct world *world;
+    atomic_bool stop;
+};
+
+static void *look_around(void *argument)
+{
+    struct crowd *crowd = argument;
+    while (!atomic_load(&crowd->stop)) {
+        size_t count;
+        free(snapshots_list(&crowd->world->snapshots, &count));
+        snapshot_unref(snapshots_find(&crowd->world->snapshots, "own"));
+        snapshot_unref(snapshots_find(&crowd->world->snapshots, "foreign"));
+    }
+    return NULL;
+}
+
+static void snapshots_when_they_come_and_go_while_many_look_are_each_one(void **state)
+{
+    enum { ROUNDS = 30, LOOKERS = 4 };
+    struct world *world = *state;
+    struct crowd crowd = {.world = world};
+    pthread_t threads[LOOKERS];
+    for (size_t i = 0; i < LOOKERS; i++)
+        assert_int_equal(pthread_create(&threads[i], NULL, look_around, &crowd), 0);
+    for (int i = 0; i < ROUNDS; i++) {
+        import_box(world, "foreign");
+        world_publish_box(world, "own");
+        for (int own = 0; own < 2; own++) {
+            struct snapshot *snapshot = snapshots_find(&world->snapshots, own ? "own" : "foreign");
+            assert_non_null(snapshot);
+            assert_int_equal(snapshot_remove(snapshot, &world->err), 0);
+            snapshot_unref(snapshot);
+        }
+    }
+    atomic_store(&crowd.stop, true);
+    for (size_t i = 0; i < LOOKERS; i++)
+        assert_int_equal(pthread_join(threads[i], NULL), 0);
+    assert_string_equal(world->complaints, "");
+    assert_int_equal(HASH_COUNT(world->snapshots.by_id), 0);
+    assert_null(world->snapshots.vanished);
+}
+
+static void link_when_its_file_was_written_to_is_eio(void **state)
+{
+    struct world *world = *state;
+    auto_json cJSON *json = cJSON_CreateObject();
+    struct stat st, other;
+    world_write_text(world_path(world, "memory"), "memory");
+    assert_int_equal(stat(world_path(world, "memory"), &st), 0);
+    assert_int_equal(snapshot_check_link(json, &st, &world->err), 0);
+    snapshot_note_link(json, &st);
+    assert_int_equal(snapshot_check_link(json, &st, &world->err), 0);
+    other = st;
+    other.st_mtim.tv_nsec ^= 1;
+    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, "hard link"));
+    other = st;
+    other.st_size++;
+    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
+    other = st;
+    other.st_ino++;
+    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
+    cJSON_ReplaceItemInObjectCaseSensitive(json, "linked", cJSON_CreateTrue());
+    assert_int_equal(snapshot_check_link(json, &st, &world->err), -EIO);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_WORLD(snapshot_when_another_process_publishes_it_is_found),
+        IN_WORLD(import_when_it_fails_leaves_nothing),
+        IN_WORLD(snapshot_when_it_vanishes_from_the_store_is_not_listed),
+        IN_WORLD(snapshot_when_replaced_in_the_store_is_another_one),
+        IN_WORLD(snapshot_when_it_turns_up_damaged_is_named_once),
+        IN_WORLD(snapshots_when_they_come_and_go_while_many_look_are_each_one),
+        IN_WORLD(link_when_its_file_was_written_to_is_eio),
+    };
+    return cmocka_run_group_tests_name("snapshot_entry", tests, NULL, NULL);
+}
