@@ -51,7 +51,7 @@ struct hypervisor;
 struct machine {
     const struct hypervisor *hypervisor; /* constant; set by who parses or reads a machine */
     uint64_t memory_bytes;
-    unsigned vcpus;
+    unsigned vcpus; /* 0: not known, of a snapshot that another tool made */
     enum machine_board board;
     enum machine_accel accel; /* resolved (never auto) once booted */
     enum machine_network network;
@@ -60,6 +60,7 @@ struct machine {
     size_t interface_count;
     struct machine_disk *disks;
     size_t disk_count;
+    char *vsock; /* path of the Unix socket behind a vsock device; NULL: there is no such device */
 
     /* For booting only; NULL when not given. Absolute paths. */
     char *kernel, *initrd, *cmdline;

@@ -53,6 +53,7 @@ void machine_finish(struct machine *machine)
         return;
     finish_disks(machine);
     finish_interfaces(machine);
+    free(machine->vsock);
     free(machine->kernel);
     free(machine->initrd);
     free(machine->cmdline);
@@ -110,10 +111,10 @@ int machine_copy(const struct machine *machine, struct machine *ret, struct erro
     copy.disks = NULL;
     copy.interfaces = NULL;
     copy.disk_count = copy.interface_count = 0;
-    copy.kernel = copy.initrd = copy.cmdline = NULL;
+    copy.vsock = copy.kernel = copy.initrd = copy.cmdline = NULL;
     copy.type = copy.cpu = copy.host_cpu = copy.version = NULL;
     if (!copy_disks(machine, &copy) || !copy_interfaces(machine, &copy) ||
-        !copy_string(machine->kernel, &copy.kernel) ||
+        !copy_string(machine->vsock, &copy.vsock) || !copy_string(machine->kernel, &copy.kernel) ||
         !copy_string(machine->initrd, &copy.initrd) ||
         !copy_string(machine->cmdline, &copy.cmdline) || !copy_string(machine->type, &copy.type) ||
         !copy_string(machine->cpu, &copy.cpu) || !copy_string(machine->host_cpu, &copy.host_cpu) ||

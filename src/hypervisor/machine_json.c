@@ -10,7 +10,7 @@
 #include "util/json.h"
 
 enum {
-    WORD_MAX = 64, /* of a recorded type, CPU model, version, of an id */
+    WORD_MAX = 80, /* of a recorded type, CPU model, version, of an id, a frozen disk's name */
     VCPUS_MAX = 1024,
     DISKS_MAX = 64,
 };
@@ -65,7 +65,8 @@ cJSON *machine_to_json(const struct machine *machine)
     good = good && disks && add_string(json, "type", machine->type) &&
            add_string(json, "cpu", machine->cpu) &&
            add_string(json, "host_cpu", machine->host_cpu) &&
-           add_string(json, "version", machine->version);
+           add_string(json, "version", machine->version) &&
+           (!machine->vsock || add_string(json, "vsock", machine->vsock));
     return good ? steal_pointer(json) : NULL;
 }
 
@@ -231,7 +232,7 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
     static const struct json_field fields[] = {
         {"memory_bytes", JSON_INTEGER, FIELD(memory_bytes), .required = true, .min = MEMORY_MIN,
          .max = MEMORY_MAX},
-        {"vcpus", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 1, .max = VCPUS_MAX},
+        {"vcpus", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 0, .max = VCPUS_MAX},
         {"machine", JSON_WORD, FIELD(board), .required = true, .words = machine_board_names},
         {"accel", JSON_WORD, FIELD(accel), .required = true, .words = machine_accel_names},
         {"network", JSON_OBJECT, FIELD(network), .required = true},
@@ -240,6 +241,7 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
         {"cpu", JSON_STRING, FIELD(machine.cpu), .nullable = true},
         {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
         {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
+        {"vsock", JSON_STRING, FIELD(machine.vsock), .nullable = true},
     };
 #undef FIELD
     int r = json_read(json, fields, array_length(fields), stored, err);

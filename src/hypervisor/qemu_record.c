@@ -70,7 +70,7 @@ void qemu_record_put(struct machine *machine, struct machine *recorded)
     machine->accel = recorded->accel;
 }
 
-static int check_recorded(const struct machine *machine, struct error *err)
+int qemu_record_check_complete(const struct machine *machine, struct error *err)
 {
     const struct {
         const char *name, *value;
@@ -79,6 +79,8 @@ static int check_recorded(const struct machine *machine, struct error *err)
         if (!members[i].value)
             return error_set(err, EIO, "the snapshot does not tell the machine's %s",
                              members[i].name);
+    if (machine->vcpus == 0)
+        return error_set(err, EIO, "the snapshot does not tell the machine's vcpus");
     if (machine->accel == ACCEL_AUTO || (machine->accel == ACCEL_KVM && !machine->host_cpu))
         return error_set(err, EIO, "the snapshot does not tell what ran the machine's CPUs");
     return 0;
@@ -101,7 +103,7 @@ static int check_host_cpu(const struct machine *machine, struct error *err)
 int qemu_record_check(const struct machine *machine, const struct program *program,
                       struct error *err)
 {
-    int r = check_recorded(machine, err);
+    int r = qemu_record_check_complete(machine, err);
     if (r < 0)
         return r;
     if (strcmp(program->version, machine->version) != 0)

@@ -19,6 +19,8 @@ int qemu_record_finish(const struct vmm_context *context, struct vmm *vmm, struc
 /* Moves the recorded members over; they replace those of an earlier boot. */
 void qemu_record_put(struct machine *machine, struct machine *recorded);
 
+/* That there is all that a load must know. EIO: a member is missing. */
+int qemu_record_check_complete(const struct machine *machine, struct error *err);
 /* Before anything is spawned. EIO: a member is missing, another host CPU; EOPNOTSUPP: the program
  * is of another version. */
 int qemu_record_check(const struct machine *machine, const struct program *program,

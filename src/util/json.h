@@ -96,6 +96,10 @@ struct json_field {
 int json_read(const cJSON *object, const struct json_field *fields, size_t count, void *base,
               struct error *err);
 
+/* The same for what other programs write: members that are not in the table are passed over. */
+int json_read_known(const cJSON *object, const struct json_field *fields, size_t count, void *base,
+                    struct error *err);
+
 /*
  * Parses a text that must be one object, for json_read(): json_check() first (line and column in
  * the error), then cJSON; an escaped NUL (\u0000) is refused. Returns owned (cJSON_Delete).

@@ -136,8 +136,8 @@ static int read_member(const cJSON *item, const struct json_field *field, void *
     return good ? 0 : wrong_value(field, err);
 }
 
-int json_read(const cJSON *object, const struct json_field *fields, size_t count, void *base,
-              struct error *err)
+static int read_members(const cJSON *object, const struct json_field *fields, size_t count,
+                        bool strict, void *base, struct error *err)
 {
     uint64_t seen = 0;
     const cJSON *item;
@@ -149,8 +149,10 @@ int json_read(const cJSON *object, const struct json_field *fields, size_t count
         size_t i = 0;
         while (i < count && strcmp(item->string, fields[i].name) != 0)
             i++;
-        if (i == count)
+        if (i == count && strict)
             return unknown(item->string, fields, count, err);
+        if (i == count)
+            continue;
         if (seen & UINT64_C(1) << i)
             return error_set(err, EINVAL, "member \"%s\" is given twice", fields[i].name);
         seen |= UINT64_C(1) << i;
@@ -162,4 +164,16 @@ int json_read(const cJSON *object, const struct json_field *fields, size_t count
         if (fields[i].required && !(seen & UINT64_C(1) << i))
             return error_set(err, EINVAL, "member \"%s\" is missing", fields[i].name);
     return 0;
+}
+
+int json_read(const cJSON *object, const struct json_field *fields, size_t count, void *base,
+              struct error *err)
+{
+    return read_members(object, fields, count, true, base, err);
+}
+
+int json_read_known(const cJSON *object, const struct json_field *fields, size_t count, void *base,
+                    struct error *err)
+{
+    return read_members(object, fields, count, false, base, err);
 }

@@ -22,7 +22,7 @@ static const char whole[] =
     "\"frozen\":null},{\"id\":\"root_fs\",\"path\":\"/d\",\"format\":\"raw\","
     "\"readonly\":false,\"frozen\":\"disk-0\"}],"
     "\"type\":\"pc-q35-7.2\",\"cpu\":\"host\",\"host_cpu\":\"0123456789abcdef\","
-    "\"version\":\"7.2.22\"}";
+    "\"version\":\"7.2.22\",\"vsock\":\"/run/v.sock\"}";
 
 /* As the first version wrote it. */
 static const char older[] =
@@ -136,7 +136,7 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"268435456", "4095", "memory_bytes"},
         {"268435456", "1e17", "memory_bytes"},
         {"268435456", "4096.5", "memory_bytes"},
-        {"\"vcpus\":2", "\"vcpus\":0", "vcpus"},
+        {"\"vcpus\":2", "\"vcpus\":-1", "vcpus"},
         {"\"vcpus\":2,", "", "vcpus"},
         {"q35\",", "pc\",", "machine"},
         {"\"kvm\"", "\"xen\"", "accel"},
@@ -171,6 +171,7 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"\"host\"", "\"host,+x\"", "cpu"},
         {"\"version\":", "\"versions\":", "versions"},
         {"\"version\":\"7.2.22\"", "\"version\":7.2", "version"},
+        {"\"/run/v.sock\"", "7", "vsock"},
     };
 
     (void)state;

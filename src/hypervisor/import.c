@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/import.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/magic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "hypervisor/qemu_record.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum {
+    PAGE_BYTES = 4096,
+    HEADER_SIZE = 16,                 /* more than any state file is told by */
+    JSON_TEXT_MAX = 64 * 1024 * 1024, /* of a state that is JSON */
+    CONFIG_TEXT_MAX = 1024 * 1024,
+};
+
+const char import_names[] = "qemu, firecracker, cloud-hypervisor";
+
+int import_file_open(const char *path, struct import_file *ret, struct error *err)
+{
+    struct stat st;
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "%s: cannot open it", path);
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, EINVAL, "%s is not a regular file", path);
+    *ret = (struct import_file){.path = path, .fd = steal_fd(&fd), .st = st};
+    return 0;
+}
+
+void import_file_close(struct import_file *file)
+{
+    cleanup_close(&file->fd);
+    file->fd = -1;
+}
+
+static uint64_t size_of(const struct import_file *file)
+{
+    return (uint64_t)file->st.st_size;
+}
+
+/* The whole text, with a NUL. */
+static int read_text(const struct import_file *file, size_t max, char **ret, struct error *err)
+{
+    size_t size = (size_t)file->st.st_size;
+    if (size > max)
+        return error_set(err, EINVAL, "%s has more than %zu MiB and cannot be JSON of a snapshot",
+                         file->path, max >> 20);
+    auto_free char *text = malloc(size + 1);
+    if (!text)
+        return error_set(err, ENOMEM, "out of memory");
+    ssize_t n = pread(file->fd, text, size, 0);
+    if (n < 0 || (size_t)n != size)
+        return error_errno(err, n < 0 ? errno : EIO, "%s: cannot read it", file->path);
+    text[size] = 0;
+    *ret = steal_pointer(text);
+    return 0;
+}
+
+static int read_config(const struct import_file *file, cJSON **ret, struct error *err)
+{
+    auto_free char *text = NULL;
+    int r = read_text(file, CONFIG_TEXT_MAX, &text, err);
+    if (r < 0)
+        return r;
+    r = json_parse(text, size_of(file), ret, err);
+    return r < 0 ? error_prefix(err, r, "%s", file->path) : 0;
+}
+
+/* ---- state files ---- */
+
+static int read_header(const struct import_file *state, uint8_t ret[HEADER_SIZE], const char *what,
+                       struct error *err)
+{
+    ssize_t n = pread(state->fd, ret, HEADER_SIZE, 0);
+    if (n == HEADER_SIZE)
+        return 0;
+    return n < 0
+               ? error_errno(err, errno, "%s: cannot read it", state->path)
+               : error_set(err, EINVAL, "%s is no %s: it has only %zd bytes", state->path, what, n);
+}
+
+/* Big-endian: magic, version, then the type of the first section. A stream that begins with the
+ * configuration has the memory in it, too, and a load here takes neither. */
+static int check_qemu_state(const struct import_file *state, struct error *err)
+{
+    static const uint8_t magic[] = {'Q', 'E', 'V', 'M'}, version[] = {0, 0, 0, 3};
+    enum { SECTION = sizeof magic + sizeof version, SECTION_FULL = 4 };
+    uint8_t header[HEADER_SIZE];
+    int r = read_header(state, header, "device state of QEMU's", err);
+    if (r < 0)
+        return r;
+    if (memcmp(header, magic, sizeof magic) != 0)
+        return error_set(err, EINVAL,
+                         "%s is no device state of QEMU's: it does not begin with \"QEVM\"",
+                         state->path);
+    if (memcmp(header + sizeof magic, version, sizeof version) != 0)
+        return error_set(err, EINVAL, "%s is of another version of QEMU's format than 3",
+                         state->path);
+    if (header[SECTION] != SECTION_FULL)
+        return error_set(err, EINVAL,
+                         "%s is a whole migration stream: what is needed is the device state "
+                         "alone, as QEMU's command xen-save-devices-state saves it",
+                         state->path);
+    return 0;
+}
+
+#if defined(__aarch64__)
+enum { HOST_ARCHITECTURE = 1 };
+#else
+enum { HOST_ARCHITECTURE = 0 };
+#endif
+
+/*
+ * The magic is the state's first number, little-endian; its last 16 bits were a version before 1.7.
+ * Firecracker wrote it with bincode, which puts it at the beginning; what replaced that in 2026,
+ * bitcode, puts the width of the numbers before it: a zero, for 64 bits.
+ */
+static int check_firecracker_state(const struct import_file *state, struct error *err)
+{
+    static const struct {
+        uint64_t magic;
+        const char *name;
+    } architectures[] = {{UINT64_C(0x0710198486640000), "x86-64"},
+                         {UINT64_C(0x07101984AAAA0000), "arm64"}};
+    uint8_t header[HEADER_SIZE];
+    int r = read_header(state, header, "state of Firecracker's", err);
+    for (size_t i = 0; r == 0 && i < 2 * array_length(architectures); i++) {
+        size_t which = i / 2, at = i % 2;
+        uint64_t value = 0;
+        for (size_t byte = 8; byte-- > 0;)
+            value = value << 8 | header[at + byte];
+        if ((value & ~UINT64_C(0xFFFF)) != architectures[which].magic || (at == 1 && header[0]))
+            continue;
+        if (which != HOST_ARCHITECTURE)
+            return error_set(err, EINVAL, "%s was saved on %s, and this host is %s", state->path,
+                             architectures[which].name, architectures[HOST_ARCHITECTURE].name);
+        return value == architectures[which].magic
+                   ? 0
+                   : error_set(err, EINVAL, "%s was saved by a Firecracker older than 1.7",
+                               state->path);
+    }
+    return r < 0 ? r
+                 : error_set(err, EINVAL, "%s is no state of Firecracker's: it lacks the magic",
+                             state->path);
+}
+
+static int check_cloud_hypervisor_state(const struct import_file *state, struct error *err)
+{
+    struct json_check check;
+    auto_free char *text = NULL;
+    int r = read_text(state, JSON_TEXT_MAX, &text, err);
+    if (r < 0)
+        return r;
+    return json_check(text, size_of(state), &check) == JSON_COMPLETE
+               ? 0
+               : error_set(err, EINVAL,
+                           "%s is no state.json of Cloud Hypervisor's: it is not a JSON object",
+                           state->path);
+}
+
+/* ---- configurations ---- */
+
+/* hypefs's own snapshot.json, or what that has as its "machine". (There "machine" is a word.) */
+static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
+{
+    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
+    const char *hypervisor =
+        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
+    bool whole = cJSON_IsObject(machine);
+    if (whole && hypervisor && strcmp(hypervisor, "qemu") != 0)
+        return error_set(err, EINVAL, "this is of a snapshot of %.40s", hypervisor);
+    int r = machine_from_json(whole ? machine : json, ret, err);
+    return r < 0 ? r : qemu_record_check_complete(ret, err);
+}
+
+static double number_of(const cJSON *json, const char *name)
+{
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    return cJSON_IsNumber(item) ? item->valuedouble : 0;
+}
+
+/* Memory that the guest had, be it in zones, plugged in later, or both. Nothing else is read. */
+static int read_cloud_hypervisor(const cJSON *json, struct machine *ret, struct error *err)
+{
+    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory"), *zone;
+    double size = number_of(memory, "size") + number_of(memory, "hotplugged_size");
+    if (!cJSON_IsObject(memory))
+        return error_set(err, EINVAL,
+                         "this is no config.json of Cloud Hypervisor's: it has no \"memory\"");
+    cJSON_ArrayForEach (zone, cJSON_GetObjectItemCaseSensitive(memory, "zones"))
+        size += number_of(zone, "size") + number_of(zone, "hotplugged_size");
+    if (!(size >= 0 && size < 0x1p53))
+        return error_set(err, EINVAL, "\"memory\" has no size");
+    ret->memory_bytes = (uint64_t)size;
+    return 0;
+}
+
+static const struct importer {
+    const char *name;
+    bool has_machine;  /* else it cannot be forked anyway */
+    const char *needs; /* a configuration: what it is; NULL: it may be left out */
+    enum machine_accel accel;
+    int (*check_state)(const struct import_file *state, struct error *err);
+    int (*read_config)(const cJSON *json, struct machine *ret, struct error *err);
+} importers[] = {
+    {"qemu", true, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
+     ACCEL_AUTO, check_qemu_state, read_qemu},
+    {"firecracker", true, NULL, ACCEL_KVM, check_firecracker_state, import_read_firecracker},
+    {"cloud-hypervisor", false, NULL, ACCEL_KVM, check_cloud_hypervisor_state,
+     read_cloud_hypervisor},
+};
+
+static const struct importer *find_importer(const char *name)
+{
+    for (size_t i = 0; i < array_length(importers); i++)
+        if (strcmp(importers[i].name, name) == 0)
+            return &importers[i];
+    return NULL;
+}
+
+bool import_is_known(const char *hypervisor)
+{
+    return find_importer(hypervisor) != NULL;
+}
+
+/* ---- what holds for all ---- */
+
+static int check_memory(const struct import_file *memory, struct error *err)
+{
+    struct statfs fs;
+    if (fstatfs(memory->fd, &fs) < 0)
+        return error_errno(err, errno, "%s: cannot look at its file system", memory->path);
+    if (fs.f_type == HUGETLBFS_MAGIC)
+        return error_set(err, EOPNOTSUPP,
+                         "%s lies on hugetlbfs: a guest with huge pages cannot be forked yet",
+                         memory->path);
+    if (size_of(memory) == 0 || size_of(memory) % PAGE_BYTES != 0)
+        return error_set(err, EINVAL,
+                         "%s is no memory image: its %" PRIu64 " bytes are no number of pages",
+                         memory->path, size_of(memory));
+    return 0;
+}
+
+/* Of a disk that all forks share, or whose copy they get. */
+static int check_disk_file(const char *path, bool readonly, struct error *err)
+{
+    struct stat st;
+    if (stat(path, &st) < 0 || access(path, R_OK) < 0)
+        return error_errno(err, errno, "the disk %s cannot be opened", path);
+    if (!S_ISREG(st.st_mode) && !(readonly && S_ISBLK(st.st_mode)))
+        return error_set(err, EINVAL, "the disk %s is not a regular file%s", path,
+                         readonly ? " or a block device" : ", of which a copy could be kept");
+    return 0;
+}
+
+/* The file that a writable disk's content is in: a name beside the configuration, if it was frozen
+ * before. */
+static char *find_content(const struct machine_disk *disk, const char *config_path)
+{
+    const char *slash = strrchr(config_path, '/');
+    char *path;
+    if (!disk->frozen)
+        return strdup(disk->path);
+    return asprintf(&path, "%.*s%s", slash ? (int)(slash - config_path) + 1 : 0, config_path,
+                    disk->frozen) < 0
+               ? NULL
+               : path;
+}
+
+/* Gives each writable disk the name that its copy will have. */
+static int freeze_disk(struct import *import, size_t index, const char *config_path,
+                       struct error *err)
+{
+    struct machine_disk *disk = &import->machine.disks[index];
+    char name[128];
+    if (disk->readonly)
+        return check_disk_file(disk->path, true, err);
+    import->frozen_from[index] = find_content(disk, config_path);
+    if (!import->frozen_from[index])
+        return error_set(err, ENOMEM, "out of memory");
+    if (disk->id)
+        snprintf(name, sizeof name, "drive-%.80s", disk->id);
+    else
+        snprintf(name, sizeof name, "drive-%zu", index);
+    free(disk->frozen);
+    disk->frozen = strdup(name);
+    if (!disk->frozen)
+        return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < index; i++)
+        if (import->machine.disks[i].frozen && strcmp(import->machine.disks[i].frozen, name) == 0)
+            return error_set(err, EINVAL, "two disks are called %s", disk->id ? disk->id : name);
+    return check_disk_file(import->frozen_from[index], false, err);
+}
+
+/* What is published has to be readable again, and is checked by that. */
+static int check_machine(const struct machine *machine, struct error *err)
+{
+    struct machine again;
+    auto_json cJSON *json = machine_to_json(machine);
+    if (!json)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = machine_from_json(json, &again, err);
+    if (r == 0)
+        machine_finish(&again);
+    return r;
+}
+
+/* `config_path` may be NULL, and then there are no disks. */
+static int complete_machine(struct import *import, const char *config_path, struct error *err)
+{
+    struct machine *machine = &import->machine;
+    int r = 0;
+    import->frozen_from = calloc(machine->disk_count + 1, sizeof *import->frozen_from);
+    if (!import->frozen_from)
+        return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        r = freeze_disk(import, i, config_path, err);
+    if (r == 0)
+        r = check_machine(machine, err);
+    return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;
+}
+
+static int take_config(const struct importer *importer, const struct import_files *files,
+                       struct machine *machine, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    uint64_t size = size_of(&files->memory);
+    int r = read_config(&files->config, &json, err);
+    if (r < 0)
+        return r;
+    machine->memory_bytes = 0;
+    r = importer->read_config(json, machine, err);
+    if (r == 0 && machine->memory_bytes != 0 && machine->memory_bytes != size)
+        r = error_set(err, EINVAL, "it tells of a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
+                      machine->memory_bytes, files->memory.path, size);
+    machine->memory_bytes = size;
+    return r < 0 ? error_prefix(err, r, "%s", files->config.path) : 0;
+}
+
+static int check_files(const struct importer *importer, const struct import_files *files,
+                       struct error *err)
+{
+    if (importer->needs && files->config.fd < 0)
+        return error_set(err, EINVAL, "for %s a configuration must be given: %s", importer->name,
+                         importer->needs);
+    int r = check_memory(&files->memory, err);
+    return r < 0 ? r : importer->check_state(&files->state, err);
+}
+
+int import_check(const char *hypervisor, const struct import_files *files, struct import *ret,
+                 struct error *err)
+{
+    const struct importer *importer = find_importer(hypervisor);
+    if (!importer)
+        return error_set(err, EINVAL, "\"%.40s\" is no hypervisor that is known: %s", hypervisor,
+                         import_names);
+    struct import import = {.hypervisor = importer->name,
+                            .has_machine = importer->has_machine,
+                            .machine = {.memory_bytes = size_of(&files->memory),
+                                        .board = MACHINE_MICROVM,
+                                        .accel = importer->accel}};
+    int r = check_files(importer, files, err);
+    if (r == 0 && files->config.fd >= 0)
+        r = take_config(importer, files, &import.machine, err);
+    if (r == 0 && importer->has_machine)
+        r = complete_machine(&import, files->config.path, err);
+    if (r < 0)
+        import_finish(&import);
+    else
+        *ret = import;
+    return r;
+}
+
+void import_finish(struct import *import)
+{
+    for (size_t i = 0; import->frozen_from && i < import->machine.disk_count; i++)
+        free(import->frozen_from[i]);
+    free(import->frozen_from);
+    machine_finish(&import->machine);
+    *import = (struct import){0};
+}
+
+cJSON *import_describe(const struct import *import, const struct import_files *files)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    const char *version = import->machine.version;
+    bool good = cJSON_AddStringToObject(json, "kind", "standby") &&
+                cJSON_AddStringToObject(json, "hypervisor", import->hypervisor) &&
+                (!version || cJSON_AddStringToObject(json, "hypervisor_version", version)) &&
+                cJSON_AddNumberToObject(json, "memory_bytes", (double)size_of(&files->memory));
+    if (good && import->has_machine) {
+        cJSON *machine = machine_to_json(&import->machine);
+        good = machine && cJSON_AddItemToObject(json, "machine", machine);
+    }
+    return good ? steal_pointer(json) : NULL;
+}

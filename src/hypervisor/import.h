@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * import: files that another tool saved as a snapshot, looked at before anything is made of them.
+ *
+ * There is a table with a row for each hypervisor whose snapshots are known: how its state file
+ * begins, and what its configuration tells of the machine. What is read is untrusted, and opened
+ * for reading only. Texts name the file at fault. No state; any thread.
+ */
+#ifndef HYPEFS_HYPERVISOR_IMPORT_H
+#define HYPEFS_HYPERVISOR_IMPORT_H
+
+#include <sys/stat.h>
+
+#include "hypervisor/hypervisor.h"
+
+/* Names of those that are known, for messages: "qemu, firecracker, cloud-hypervisor". */
+extern const char import_names[];
+bool import_is_known(const char *hypervisor);
+
+struct import_file {
+    const char *path; /* as the user gave it */
+    int fd;           /* -1: none was given */
+    struct stat st;   /* when it was opened */
+};
+
+/* EINVAL unless it is a regular file. */
+int import_file_open(const char *path, struct import_file *ret, struct error *err);
+void import_file_close(struct import_file *file);
+
+struct import_files {
+    struct import_file memory, state, config;
+};
+
+/* What is known of the snapshot then. */
+struct import {
+    const char *hypervisor; /* constant */
+    bool has_machine;
+    struct machine machine; /* its writable disks are frozen already, by name: */
+    char **frozen_from;     /* for each disk the file whose copy is to have that name, or NULL */
+};
+
+/*
+ * Checks all files and reads the configuration. EINVAL: a file is not what it should be, they do
+ * not fit each other, a disk is not there; EOPNOTSUPP: they are right, but could never be forked.
+ */
+int import_check(const char *hypervisor, const struct import_files *files, struct import *ret,
+                 struct error *err);
+void import_finish(struct import *import);
+
+/* The members of snapshot.json that are known. Returns owned; NULL without memory. */
+cJSON *import_describe(const struct import *import, const struct import_files *files);
+
+/* import_firecracker.c: Firecracker's own configuration, as its --config-file or GET /vm/config
+ * give it. `ret` is to be finished, after a failure too. */
+int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err);
+
+#endif

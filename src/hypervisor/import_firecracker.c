@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: MIT */
+/* import_firecracker: Firecracker's configuration, of which all is passed over that a fork does not
+ * need to know. Its names are those of firecracker.yaml. */
+#include <errno.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/import.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { MIB = 1 << 20, VCPUS_MAX = 32, MEMORY_MIB_MAX = 1 << 26, DRIVES_MAX = 64 };
+
+struct drive {
+    char *id, *path;
+    bool readonly;
+};
+
+static int read_drive(const cJSON *json, struct machine_disk *ret, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"drive_id", JSON_STRING, offsetof(struct drive, id), .required = true},
+        {"path_on_host", JSON_STRING, offsetof(struct drive, path), .nullable = true},
+        {"is_read_only", JSON_BOOL, offsetof(struct drive, readonly), .nullable = true},
+    };
+    struct drive drive = {0};
+    int r = json_read_known(json, fields, array_length(fields), &drive, err);
+    *ret = (struct machine_disk){.id = drive.id, .path = drive.path, .readonly = drive.readonly};
+    if (r < 0)
+        return r;
+    if (!drive.path)
+        return error_set(err, EOPNOTSUPP,
+                         "the drive %.64s has no path_on_host: a vhost-user drive cannot be forked",
+                         drive.id);
+    if (drive.path[0] != '/')
+        return error_set(err, EINVAL,
+                         "path_on_host of the drive %.64s is not absolute: Firecracker opens it "
+                         "again at every load, and from another directory",
+                         drive.id);
+    ret->format = strdup("raw");
+    return ret->format ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+static int read_drives(const cJSON *json, struct machine *machine, struct error *err)
+{
+    int count = cJSON_GetArraySize(json);
+    const cJSON *item;
+    if (count == 0)
+        return 0;
+    if (count > DRIVES_MAX)
+        return error_set(err, EINVAL, "drives: more than %d", DRIVES_MAX);
+    machine->disks = calloc((size_t)count, sizeof *machine->disks);
+    if (!machine->disks)
+        return error_set(err, ENOMEM, "out of memory");
+    cJSON_ArrayForEach (item, json) {
+        size_t i = machine->disk_count++;
+        int r = read_drive(item, &machine->disks[i], err);
+        if (r < 0)
+            return error_prefix(err, r, "drives[%zu]", i);
+    }
+    return 0;
+}
+
+static int read_interfaces(const cJSON *json, struct machine *machine, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"iface_id", JSON_STRING, offsetof(struct machine_interface, id), .required = true},
+        {"host_dev_name", JSON_STRING, offsetof(struct machine_interface, tap), .required = true},
+        {"guest_mac", JSON_STRING, offsetof(struct machine_interface, mac), .nullable = true},
+    };
+    int count = cJSON_GetArraySize(json);
+    const cJSON *item;
+    if (count == 0)
+        return 0;
+    if (count > MACHINE_INTERFACES_MAX)
+        return error_set(err, EINVAL, "network-interfaces: more than %d", MACHINE_INTERFACES_MAX);
+    machine->network = NETWORK_TAP;
+    machine->interfaces = calloc((size_t)count, sizeof *machine->interfaces);
+    if (!machine->interfaces)
+        return error_set(err, ENOMEM, "out of memory");
+    cJSON_ArrayForEach (item, json) {
+        size_t i = machine->interface_count++;
+        int r = json_read_known(item, fields, array_length(fields), &machine->interfaces[i], err);
+        if (r < 0)
+            return error_prefix(err, r, "network-interfaces[%zu]", i);
+    }
+    return 0;
+}
+
+struct machine_config {
+    int64_t vcpus, memory_mib;
+    char *huge_pages;
+};
+
+static int read_machine_config(const cJSON *json, struct machine *machine, struct error *err)
+{
+#define FIELD(member) offsetof(struct machine_config, member)
+    static const struct json_field fields[] = {
+        {"vcpu_count", JSON_INTEGER, FIELD(vcpus), .required = true, .min = 1, .max = VCPUS_MAX},
+        {"mem_size_mib", JSON_INTEGER, FIELD(memory_mib), .required = true, .min = 1,
+         .max = MEMORY_MIB_MAX},
+        {"huge_pages", JSON_STRING, FIELD(huge_pages), .nullable = true},
+    };
+#undef FIELD
+    struct machine_config config = {0};
+    if (!json)
+        return 0;
+    int r = json_read_known(json, fields, array_length(fields), &config, err);
+    if (r < 0)
+        error_prefix(err, r, "machine-config");
+    /* Such a snapshot is loaded through userfaultfd only. */
+    else if (config.huge_pages && strcmp(config.huge_pages, "None") != 0 &&
+             strcmp(config.huge_pages, "Transparent") != 0)
+        r = error_set(err, EOPNOTSUPP,
+                      "machine-config: a guest with huge_pages \"%.20s\" cannot be forked yet",
+                      config.huge_pages);
+    free(config.huge_pages);
+    machine->vcpus = (unsigned)config.vcpus;
+    machine->memory_bytes = (uint64_t)config.memory_mib * MIB;
+    return r;
+}
+
+static int read_vsock(const cJSON *json, struct machine *machine, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"uds_path", JSON_STRING, offsetof(struct machine, vsock), .required = true}};
+    int r = json ? json_read_known(json, fields, array_length(fields), machine, err) : 0;
+    return r < 0 ? error_prefix(err, r, "vsock") : 0;
+}
+
+/* All clones would write to the one file. */
+static int refuse_writable_pmem(const cJSON *json, struct error *err)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach (item, json)
+        if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(item, "read_only")))
+            return error_set(err, EOPNOTSUPP,
+                             "pmem: a device that is not read_only cannot be forked");
+    return 0;
+}
+
+struct members {
+    const cJSON *drives, *interfaces, *machine, *vsock, *pmem;
+};
+
+int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err)
+{
+#define FIELD(member) offsetof(struct members, member)
+    static const struct json_field fields[] = {
+        {"drives", JSON_ARRAY, FIELD(drives), .nullable = true},
+        {"network-interfaces", JSON_ARRAY, FIELD(interfaces), .nullable = true},
+        {"machine-config", JSON_OBJECT, FIELD(machine), .nullable = true},
+        {"vsock", JSON_OBJECT, FIELD(vsock), .nullable = true},
+        {"pmem", JSON_ARRAY, FIELD(pmem), .nullable = true},
+    };
+#undef FIELD
+    struct members members = {0};
+    int r = json_read_known(json, fields, array_length(fields), &members, err);
+    if (r == 0 && !members.drives && !members.machine)
+        r = error_set(err, EINVAL,
+                      "this is no configuration of Firecracker's: it has neither \"drives\" nor "
+                      "\"machine-config\"");
+    if (r == 0)
+        r = read_drives(members.drives, ret, err);
+    if (r == 0)
+        r = read_interfaces(members.interfaces, ret, err);
+    if (r == 0)
+        r = read_machine_config(members.machine, ret, err);
+    if (r == 0)
+        r = read_vsock(members.vsock, ret, err);
+    return r < 0 ? r : refuse_writable_pmem(members.pmem, err);
+}
