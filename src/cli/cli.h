@@ -11,14 +11,12 @@
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
 int cli_mount(int argc, char **argv);
+int cli_import(int argc, char **argv);
 
 /* What --help and --version do. */
-static inline int cli_print(const char *who, const char *text)
-{
-    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
-        return CLI_DONE;
-    fprintf(stderr, "%s: standard output cannot be written\n", who);
-    return CLI_FAILED;
-}
+int cli_print(const char *who, const char *text);
+
+/* Where the store is if nobody says. Returns owned; NULL when there is no home for it. */
+char *cli_default_store(void);
 
 #endif

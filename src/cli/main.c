@@ -11,6 +11,7 @@ static const struct subcommand {
     int (*run)(int argc, char **argv);
 } subcommands[] = {
     {"mount", cli_mount},
+    {"import", cli_import},
     {"scan", cli_scan},
 };
 
@@ -20,6 +21,7 @@ static const char help[] =
     "\n"
     "Commands:\n"
     "  mount MOUNTPOINT   serve the tree of snapshots and instances at a directory\n"
+    "  import             publish files that another tool saved as a snapshot\n"
     "  scan FILE…         list the mailboxes in memory images\n"
     "\n"
     "hypefs COMMAND --help tells a command's options.\n"

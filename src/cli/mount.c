@@ -84,19 +84,6 @@ static char *absolute(const char *path)
     return here && asprintf(&ret, "%s/%s", here, path) >= 0 ? ret : NULL;
 }
 
-static char *default_store(void)
-{
-    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
-    char *ret = NULL;
-    if (geteuid() == 0)
-        return strdup("/var/lib/hypefs");
-    if (data && data[0] == '/')
-        return asprintf(&ret, "%s/hypefs", data) >= 0 ? ret : NULL;
-    if (home && home[0] == '/')
-        return asprintf(&ret, "%s/.local/share/hypefs", home) >= 0 ? ret : NULL;
-    return NULL;
-}
-
 enum { OPTION_STORE = 256, OPTION_ACK_ADDRESS, OPTION_QEMU, OPTION_REQUIRE_TOKEN };
 
 static const struct option options[] = {
@@ -161,7 +148,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
     if (optind == argc || !argv[optind][0])
         return misuse("no MOUNTPOINT given");
     if (!ret->store)
-        ret->store = default_store();
+        ret->store = cli_default_store();
     if (!ret->store)
         return misuse("no HOME to keep the store in: give --store DIR");
     ret->mountpoint = absolute(argv[optind]);

@@ -9,13 +9,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/progress.h"
 #include "mailbox/scan.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/process.h"
 #include "util/text.h"
-
-enum { BAR_WIDTH = 40, BAR_AFTER_MS = 1000, BAR_EVERY_MS = 100 };
 
 static const char usage[] = "usage: hypefs scan [--json] FILE...\n";
 
@@ -36,38 +34,23 @@ static char *printable(const char *name)
     return text;
 }
 
-struct bar {
-    double start_ms, drawn_ms;
-    bool wanted, drawn;
-};
-
-static bool draw_bar(void *context, uint64_t done, uint64_t size)
+static bool draw(void *context, uint64_t done, uint64_t size)
 {
-    struct bar *bar = context;
-    double now = process_now_ms();
-
-    if (!bar->wanted || now - bar->start_ms < BAR_AFTER_MS || now - bar->drawn_ms < BAR_EVERY_MS)
-        return true;
-    int filled = (int)((double)done / (double)size * BAR_WIDTH);
-    fprintf(stderr, "\rscanning [%.*s%*s] %3.0f %% of %" PRIu64 " MiB", filled,
-            "########################################", BAR_WIDTH - filled, "",
-            (double)done / (double)size * 100, size >> 20);
-    bar->drawn_ms = now;
-    bar->drawn = true;
+    progress_draw(context, done, size);
     return true;
 }
 
 static int scan_file(const char *path, struct scan *ret, uint64_t *ret_size, struct error *err)
 {
-    struct bar bar = {.start_ms = process_now_ms(), .wanted = isatty(STDERR_FILENO)};
+    struct progress progress;
     struct stat st;
 
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOCTTY | O_NONBLOCK);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open it");
-    int r = scan_image(fd, draw_bar, &bar, ret, err);
-    if (bar.drawn)
-        fputs("\r\033[K", stderr);
+    progress_begin(&progress, "scanning");
+    int r = scan_image(fd, draw, &progress, ret, err);
+    progress_end(&progress);
     if (r == 0)
         *ret_size = (uint64_t)st.st_size;
     return r;

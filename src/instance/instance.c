@@ -133,16 +133,14 @@ static int take(struct instance *instance, const struct machine *machine, struct
 int instances_reserve(struct instances *instances, const char *id, const struct machine *machine,
                       struct instance **ret, struct error *err)
 {
-    if (!store_id_valid(id))
-        return error_set(err, EINVAL,
-                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
-                         "\"-\", not \"-\" at the end, not \"new\"",
-                         id);
+    int r = store_check_id(id, err);
+    if (r < 0)
+        return r;
     struct instance *instance = instance_create(instances, id);
     if (!instance)
         return error_set(err, ENOMEM, "out of memory");
     pthread_mutex_lock(&instances->lock);
-    int r = take(instance, machine, err);
+    r = take(instance, machine, err);
     pthread_mutex_unlock(&instances->lock);
     if (r < 0)
         instance_free(instance);

@@ -99,6 +99,19 @@ static bool is_known(struct snapshots *table, const char *id)
     return snapshot != NULL;
 }
 
+/* Who forks it will get EBUSY for these, and may wonder why. */
+static void tell_undelivered(struct snapshots *table, const struct snapshot *snapshot)
+{
+    const cJSON *name;
+    struct error text;
+    cJSON_ArrayForEach (name, cJSON_GetObjectItemCaseSensitive(snapshot->json, "undelivered")) {
+        error_set(&text, EBUSY,
+                  "the snapshot %s holds a payload in mailbox %s that its guest has not taken",
+                  snapshot->id, cJSON_IsString(name) ? name->valuestring : "(unnamed)");
+        table->complain(table->context, text.text);
+    }
+}
+
 /* With `looking` held: puts what lies under that id into the table, unless it is there. Nothing
  * there is no failure, for it may just have been removed. */
 static int take_in(struct snapshots *table, const char *id, struct error *err)
@@ -108,6 +121,8 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
         return 0;
     int fd = store_open_entry(table->store, STORE_SNAPSHOTS, id, err);
     int r = fd < 0 ? fd : load(table, id, fd, &snapshot, err);
+    if (r == 0 && table->open)
+        tell_undelivered(table, snapshot);
     if (r == 0)
         insert(table, snapshot);
     return fd == -ENOENT ? 0 : r;
@@ -201,7 +216,9 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
         .store = store, .scanned = scanned, .complain = complain, .context = context};
     pthread_mutex_init(&ret->lock, NULL);
     pthread_mutex_init(&ret->looking, NULL);
-    return look(ret, err);
+    int r = look(ret, err);
+    ret->open = true;
+    return r;
 }
 
 void snapshots_stop(struct snapshots *snapshots)
@@ -287,20 +304,6 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     return r;
 }
 
-/* Who forks it will get EBUSY for these, and may wonder why. */
-static void tell_undelivered(struct snapshots *snapshots, const char *id, const struct scan *scan)
-{
-    auto_json cJSON *names = snapshot_undelivered(scan);
-    const cJSON *name;
-    struct error text;
-    cJSON_ArrayForEach (name, names) {
-        error_set(&text, EBUSY,
-                  "the snapshot %s holds a payload in mailbox %s that its guest has not taken", id,
-                  name->valuestring);
-        snapshots->complain(snapshots->context, text.text);
-    }
-}
-
 int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
                       int (*fill)(void *context, int directory_fd, struct error *err),
                       void *context, struct error *err)
@@ -319,8 +322,6 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
         r = snapshot_entry_describe(&entry, json, &index->scan, err);
     if (r == 0)
         r = appear(snapshots, &entry, id, err);
-    if (r == 0)
-        tell_undelivered(snapshots, id, &index->scan);
     image_index_unref(index);
     store_entry_discard(&entry);
     return r < 0 ? error_prefix(err, r, "snapshot %s", id) : 0;

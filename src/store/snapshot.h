@@ -68,6 +68,7 @@ struct snapshots {
     struct timespec changed; /* the directory's ctime at the last look, */
     bool reliable;           /* and whether every later change shows in it */
     struct snapshots_complaint *complaints; /* that were told */
+    bool open;                              /* what turns up is new */
 
     void (*scanned)(void *context); /* a background scan of some image ended */
     void (*complain)(void *context, const char *text);

@@ -47,12 +47,9 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
 int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,
                          void *context, struct store_entry *ret, struct error *err)
 {
-    if (!store_id_valid(id))
-        return error_set(err, EINVAL,
-                         "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
-                         "\"-\", not \"-\" at the end, not \"new\"",
-                         id);
-    int r = store_entry_create(store, STORE_SNAPSHOTS, ret, err);
+    int r = store_check_id(id, err);
+    if (r == 0)
+        r = store_entry_create(store, STORE_SNAPSHOTS, ret, err);
     return r < 0 ? r : fill(context, ret->fd, err);
 }
 

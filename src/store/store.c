@@ -31,6 +31,16 @@ bool store_id_valid(const char *id)
     return strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == size;
 }
 
+int store_check_id(const char *id, struct error *err)
+{
+    return store_id_valid(id)
+               ? 0
+               : error_set(err, EINVAL,
+                           "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
+                           "\"-\", not \"-\" at the end, not \"new\"",
+                           id);
+}
+
 void store_random_hex(char *ret, size_t bytes)
 {
     static const char digits[] = "0123456789abcdef";

@@ -37,6 +37,8 @@ struct store {
 
 /* [a-z]([a-z0-9-]{0,61}[a-z0-9])? and not "new". */
 bool store_id_valid(const char *id);
+/* EINVAL, with what an id is. */
+int store_check_id(const char *id, struct error *err);
 
 /* `bytes` random bytes as lower-case hex with a NUL: 2*bytes+1 bytes of `ret`. */
 void store_random_hex(char *ret, size_t bytes);

@@ -329,7 +329,7 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
          "\\\"cloud-hypervisor\\\"}\"}",
          "\"cloud-hypervisor\" cannot be run"},
         {"odd-machine",
-         "{\"version\":1,\"state\":\"stopped\",\"hypervisor\":\"qemu\",\"machine\":{\"vcpus\":0}}",
+         "{\"version\":1,\"state\":\"stopped\",\"hypervisor\":\"qemu\",\"machine\":{\"vcpus\":-1}}",
          "vcpus"},
         {"odd-config", "{\"version\":1,\"state\":\"stopped\",\"config\":\"{\"}", "too early"},
         {"odd-source",

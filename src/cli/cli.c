@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/cli.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+int cli_print(const char *who, const char *text)
+{
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return CLI_DONE;
+    fprintf(stderr, "%s: standard output cannot be written\n", who);
+    return CLI_FAILED;
+}
+
+char *cli_default_store(void)
+{
+    const char *data = getenv("XDG_DATA_HOME"), *home = getenv("HOME");
+    char *ret = NULL;
+    if (geteuid() == 0)
+        return strdup("/var/lib/hypefs");
+    if (data && data[0] == '/')
+        return asprintf(&ret, "%s/hypefs", data) >= 0 ? ret : NULL;
+    if (home && home[0] == '/')
+        return asprintf(&ret, "%s/.local/share/hypefs", home) >= 0 ? ret : NULL;
+    return NULL;
+}

@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * import: publishes files that another tool saved as a snapshot. They are all looked at first; what
+ * is copied lies hidden in the store until it is whole. A daemon may have the store open meanwhile.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "cli/cli.h"
+#include "cli/progress.h"
+#include "hypervisor/import.h"
+#include "store/snapshot_entry.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/sparse.h"
+#include "util/text.h"
+
+static const char help[] =
+    "Usage: hypefs import --id ID --hypervisor NAME --memory FILE --state FILE [OPTION]…\n"
+    "Publish files that another tool saved as a snapshot. A daemon shows it at once.\n"
+    "\n"
+    "  --id ID            what the snapshot is to be called\n"
+    "  --hypervisor NAME  whose files they are: qemu, firecracker or cloud-hypervisor\n"
+    "  --memory FILE      the guest's memory, raw: Firecracker's mem_file, Cloud Hypervisor's\n"
+    "                     memory-ranges\n"
+    "  --state FILE       the devices' state: Firecracker's snapshot file, state.json, what\n"
+    "                     QEMU's xen-save-devices-state wrote\n"
+    "  --config FILE      the machine: Firecracker's configuration, which names its drives and\n"
+    "                     interfaces; config.json; for qemu, which needs it, a snapshot.json\n"
+    "  --copy             copy the memory (the default): a reflink where the file system can,\n"
+    "                     else its data\n"
+    "  --link             make a hard link to the memory, which must never change again then\n"
+    "  --store DIR        where snapshots lie (default: as for hypefs mount)\n"
+    "  -h, --help         print this\n";
+
+struct arguments {
+    const char *id, *hypervisor, *memory, *state, *config, *store;
+    bool link, copy;
+};
+
+struct work {
+    const struct arguments *arguments;
+    struct import_files files;
+    struct import import;
+    struct progress progress;
+};
+
+/* Names of files may be in the text. */
+static int say(const char *text, const char *more)
+{
+    auto_free char *line = strdup(text);
+    if (line)
+        text_make_printable(line, strlen(line), '?');
+    fprintf(stderr, "hypefs import: %s%s\n", line ? line : "out of memory", more);
+    return *more ? CLI_USAGE : CLI_FAILED;
+}
+
+static int misuse(const char *text)
+{
+    return say(text, "; try: hypefs import --help");
+}
+
+static const struct option options[] = {
+    {"id", required_argument, NULL, 'i'},     {"hypervisor", required_argument, NULL, 'y'},
+    {"memory", required_argument, NULL, 'm'}, {"state", required_argument, NULL, 's'},
+    {"config", required_argument, NULL, 'c'}, {"store", required_argument, NULL, 'd'},
+    {"link", no_argument, NULL, 'l'},         {"copy", no_argument, NULL, 'k'},
+    {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+};
+
+/* What was given is complete and can be meant. -1: go on; else the exit status. */
+static int check_arguments(const struct arguments *arguments)
+{
+    const struct {
+        const char *value, *why;
+    } needed[] = {
+        {arguments->id, "no --id given"},
+        {arguments->hypervisor, "no --hypervisor given"},
+        {arguments->memory, "no --memory given"},
+        {arguments->state, "no --state given"},
+    };
+    struct error err;
+    for (size_t i = 0; i < array_length(needed); i++)
+        if (!needed[i].value)
+            return misuse(needed[i].why);
+    if (arguments->link && arguments->copy)
+        return misuse("--link and --copy exclude each other");
+    if (arguments->store && !arguments->store[0])
+        return misuse("--store needs a directory");
+    if (store_check_id(arguments->id, &err) < 0)
+        return misuse(err.text);
+    if (!import_is_known(arguments->hypervisor)) {
+        error_set(&err, EINVAL, "--hypervisor \"%.40s\" is none of %s", arguments->hypervisor,
+                  import_names);
+        return misuse(err.text);
+    }
+    return -1;
+}
+
+/* -1: go on; else the exit status. */
+static int read_arguments(int argc, char **argv, struct arguments *ret)
+{
+    argv[0] = (char[]){"hypefs import"};
+    for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
+        const struct {
+            int option;
+            const char **place;
+        } texts[] = {{'i', &ret->id},    {'y', &ret->hypervisor}, {'m', &ret->memory},
+                     {'s', &ret->state}, {'c', &ret->config},     {'d', &ret->store}};
+        if (option == 'h')
+            return cli_print("hypefs import", help);
+        if (option == '?') {
+            fputs("try: hypefs import --help\n", stderr);
+            return CLI_USAGE;
+        }
+        ret->link |= option == 'l';
+        ret->copy |= option == 'k';
+        for (size_t i = 0; i < array_length(texts); i++)
+            if (texts[i].option == option)
+                *texts[i].place = optarg;
+    }
+    return optind < argc ? misuse("every file is given with an option") : check_arguments(ret);
+}
+
+/* ---- being interrupted ---- */
+
+static volatile sig_atomic_t interrupted;
+
+static void interrupt(int number)
+{
+    (void)number;
+    interrupted = 1;
+}
+
+/* What is ignored, in the background say, stays ignored. */
+static void take_signals(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = interrupt}, before;
+    for (size_t i = 0; i < array_length(numbers); i++)
+        if (sigaction(numbers[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+            sigaction(numbers[i], &action, NULL);
+}
+
+static bool go_on(void *context, uint64_t done, uint64_t size)
+{
+    struct work *work = context;
+    progress_draw(&work->progress, done, size);
+    return !interrupted;
+}
+
+/* ---- filling the entry ---- */
+
+static int copy_file(struct work *work, const struct import_file *file, int directory_fd,
+                     const char *name, struct error *err)
+{
+    auto_close int to =
+        openat(directory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (to < 0)
+        return error_errno(err, errno, "cannot make %s in the store", name);
+    progress_end(&work->progress);
+    progress_begin(&work->progress, "copying");
+    int r = sparse_copy(file->fd, to, &file->st, go_on, work, err);
+    return r < 0 ? error_prefix(err, r, "copying %s", file->path) : 0;
+}
+
+/* The file that was looked at, whatever its name leads to by now. */
+static int link_memory(const struct import_file *file, int directory_fd, struct error *err)
+{
+    char path[48];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
+    if (linkat(AT_FDCWD, path, directory_fd, "memory", AT_SYMLINK_FOLLOW) == 0)
+        return 0;
+    const char *why = errno == EXDEV   ? ": it is on another file system than the store"
+                      : errno == EPERM ? ": this user may not link it"
+                                       : "";
+    return error_errno(err, errno, "%s cannot be linked into the store%s, use --copy", file->path,
+                       why);
+}
+
+static int copy_disk(struct work *work, const char *path, int directory_fd, const char *name,
+                     struct error *err)
+{
+    struct import_file file;
+    int r = import_file_open(path, &file, err);
+    if (r < 0)
+        return r;
+    r = copy_file(work, &file, directory_fd, name, err);
+    import_file_close(&file);
+    return r;
+}
+
+static int fill(void *context, int directory_fd, struct error *err)
+{
+    struct work *work = context;
+    const struct import *import = &work->import;
+    int r = work->arguments->link
+                ? link_memory(&work->files.memory, directory_fd, err)
+                : copy_file(work, &work->files.memory, directory_fd, "memory", err);
+    if (r == 0)
+        r = copy_file(work, &work->files.state, directory_fd, "state", err);
+    for (size_t i = 0; i < import->machine.disk_count && r == 0; i++)
+        if (import->frozen_from[i])
+            r = copy_disk(work, import->frozen_from[i], directory_fd,
+                          import->machine.disks[i].frozen, err);
+    progress_end(&work->progress);
+    progress_begin(&work->progress, "scanning");
+    return r;
+}
+
+/* ---- the whole ---- */
+
+static int publish(struct work *work, const struct store *store, struct error *err)
+{
+    auto_json cJSON *json = import_describe(&work->import, &work->files);
+    const struct snapshot_import parts = {
+        .id = work->arguments->id, .json = json, .fill = fill, .progress = go_on, .context = work};
+    if (!json)
+        return error_set(err, ENOMEM, "out of memory");
+    if (work->arguments->link)
+        snapshot_note_link(json, &work->files.memory.st);
+    if (snapshot_exists(store, parts.id))
+        return error_set(err, EEXIST,
+                         "there is a snapshot %s in the store already: give another --id, or "
+                         "remove that one",
+                         parts.id);
+    int r = snapshot_import(store, &parts, err);
+    progress_end(&work->progress);
+    return r == -ECANCELED ? error_set(err, ECANCELED, "interrupted, nothing was imported") : r;
+}
+
+static int open_files(struct work *work, struct error *err)
+{
+    const struct arguments *arguments = work->arguments;
+    int r = import_file_open(arguments->memory, &work->files.memory, err);
+    if (r == 0)
+        r = import_file_open(arguments->state, &work->files.state, err);
+    if (r == 0 && arguments->config)
+        r = import_file_open(arguments->config, &work->files.config, err);
+    return r < 0 ? r : import_check(arguments->hypervisor, &work->files, &work->import, err);
+}
+
+static int import_into(struct work *work, const char *store_path, struct error *err)
+{
+    struct store store;
+    int r = open_files(work, err);
+    if (r < 0)
+        return r;
+    r = store_attach(store_path, &store, err);
+    if (r < 0)
+        return r;
+    r = publish(work, &store, err);
+    store_close(&store);
+    return r;
+}
+
+int cli_import(int argc, char **argv)
+{
+    struct arguments arguments = {0};
+    struct work work = {
+        .arguments = &arguments,
+        .files = {.memory = {.fd = -1}, .state = {.fd = -1}, .config = {.fd = -1}},
+    };
+    struct error err = {0};
+    int status = read_arguments(argc, argv, &arguments);
+    if (status >= 0)
+        return status;
+    auto_free char *store = arguments.store ? strdup(arguments.store) : cli_default_store();
+    if (!store)
+        return misuse("no HOME that the store could be in: give --store DIR");
+    umask(077);
+    take_signals();
+    status = import_into(&work, store, &err) < 0 ? say(err.text, "") : CLI_DONE;
+    import_finish(&work.import);
+    import_file_close(&work.files.memory);
+    import_file_close(&work.files.state);
+    import_file_close(&work.files.config);
+    return status;
+}
