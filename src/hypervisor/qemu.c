@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_record.h"
+#include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -32,7 +32,6 @@ enum {
 };
 
 static const char program_name[] = "qemu-system-x86_64";
-static const char console_name[] = "console.log";
 static const char memory_name[] = "memory";
 static const char state_name[] = "state";
 static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
@@ -89,42 +88,16 @@ static int version(struct vmm_programs *programs, const char *binary, char **ret
 
 /* ---- starting ---- */
 
-static int open_log(const struct vmm_context *context, const char *name, int *ret,
-                    struct error *err)
-{
-    int fd = openat(context->directory_fd, name,
-                    O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
-    if (fd < 0)
-        return error_errno(err, errno, "%s cannot be opened", name);
-    *ret = fd;
-    return 0;
-}
-
 static int spawn(const struct vmm_context *context, char *const *arguments, int listener,
                  struct vmm **ret, struct error *err)
 {
-    auto_close int output = -1, pidfd = -1, console = -1;
-    int r = open_log(context, QEMU_LOG_NAME, &output, err);
+    auto_close int output = -1, console = -1;
+    int r = vmm_log_open(context, VMM_LOG_NAME, &output, err);
     if (r == 0)
-        r = open_log(context, console_name, &console, err);
-    if (r < 0)
-        return r;
-    struct process_spec spec = {.path = arguments[0],
-                                .argv = arguments,
-                                .directory_fd = context->directory_fd,
-                                .output_fd = output,
-                                .inherit_fds = &listener,
-                                .inherit_count = 1};
-    pid_t pid;
-    struct error why;
-    if (process_spawn(&spec, &pid, &pidfd, &why) < 0)
-        return error_set(err, EIO, "%s", why.text);
-    r = vmm_create(&qemu_hypervisor, pid, pidfd, ret, err);
-    if (r < 0)
-        process_kill(pid, pidfd);
-    else
-        pidfd = -1;
-    return r;
+        r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
+    struct vmm_spawn spawn = {
+        .arguments = arguments, .output_fd = output, .error_fd = -1, .inherit_fd = listener};
+    return r < 0 ? r : vmm_spawn(&qemu_hypervisor, context, &spawn, ret, err);
 }
 
 /* Starts a QEMU and waits for its greeting. After a failure *ret may be a VMM, to be abandoned. */
@@ -154,18 +127,13 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     return qmp_open(steal_fd(&control), &wait, &qemu->qmp, err);
 }
 
-/* Ends a start that failed: no process and no socket stay behind. */
+/* Ends a start that failed, and says what QEMU said. */
 static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,
                    struct error *err)
 {
-    if (vmm) {
-        qemu_control_explain(context, vmm, from, r, err);
-        if (!vmm->exit.ended)
-            process_kill(vmm->pid, vmm->pidfd);
-        vmm_close(vmm);
-    }
-    unlinkat(context->directory_fd, QEMU_SOCKET_NAME, 0);
-    return r;
+    if (vmm)
+        vmm_explain(context, vmm, from, r, err);
+    return vmm_abandon(context, vmm, QEMU_SOCKET_NAME, r);
 }
 
 static int create_memory(int directory_fd, uint64_t size, int *ret, struct error *err)
@@ -211,7 +179,7 @@ static int start_booting(const struct vmm_context *context, const struct machine
     struct qemu_start start = {
         .program = program, .type = machine_board_names[machine->board], .memory = memory_name};
     struct vmm *vmm = NULL;
-    off_t from = qemu_control_log_size(context);
+    off_t from = vmm_log_size(context);
     r = launch(context, &told, &start, &vmm, err);
     if (r == 0)
         r = check_process(vmm, memory_fd, err);
@@ -353,7 +321,7 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     struct qemu_start start = {
         .program = program, .type = machine->type, .memory = image->memory, .restore = true};
     struct vmm *vmm = NULL;
-    off_t from = qemu_control_log_size(context);
+    off_t from = vmm_log_size(context);
     int r = launch(context, machine, &start, &vmm, err);
     if (r == 0)
         r = qemu_record_check_greeting(machine, vmm, err);
@@ -401,16 +369,16 @@ static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, siz
 
 static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    off_t from = qemu_control_log_size(context);
+    off_t from = vmm_log_size(context);
     int r = qemu_control_execute(context, vmm, "cont", NULL, -1, NULL, err);
-    return r < 0 ? qemu_control_explain(context, vmm, from, r, err) : 0;
+    return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
 static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    off_t from = qemu_control_log_size(context);
+    off_t from = vmm_log_size(context);
     int r = qemu_control_execute(context, vmm, "stop", NULL, -1, NULL, err);
-    return r < 0 ? qemu_control_explain(context, vmm, from, r, err) : 0;
+    return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
 /* QEMU does not say why a file could not be written. */
@@ -425,14 +393,14 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct error
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
     if (unlinkat(context->directory_fd, state_name, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", state_name);
-    off_t from = qemu_control_log_size(context);
+    off_t from = vmm_log_size(context);
     int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename",
                                         state_name, -1, err);
     if (r == 0)
         return 0;
     bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
     unlinkat(context->directory_fd, state_name, 0);
-    qemu_control_explain(context, vmm, from, r, err);
+    vmm_explain(context, vmm, from, r, err);
     if (!full)
         return r;
     if (err)

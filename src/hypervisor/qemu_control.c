@@ -2,23 +2,15 @@
 #include "hypervisor/qemu_control.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
 
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
-#include "util/text.h"
 #include "util/unix_socket.h"
 
 enum {
     COMMAND_MS = 60000, /* saving flushes disks; what takes longer will not come at all */
-    LAST_WORDS_MAX = 400,
-    STATUS_SIZE = 64,
     END_MS = 2000,
 };
 
@@ -59,57 +51,6 @@ int qemu_control_ended(struct vmm *vmm, int r, struct error *err)
         return r;
     process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
     return error_set(err, EIO, "QEMU has ended");
-}
-
-off_t qemu_control_log_size(const struct vmm_context *context)
-{
-    struct stat file;
-    return fstatat(context->directory_fd, QEMU_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0
-               ? 0
-               : file.st_size;
-}
-
-/* The end of what vmm.log got since it had `from` bytes, as one line. */
-static void read_last_words(const struct vmm_context *context, off_t from,
-                            char ret[static LAST_WORDS_MAX + 1])
-{
-    ret[0] = '\0';
-    auto_close int fd = openat(context->directory_fd, QEMU_LOG_NAME,
-                               O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    struct stat file;
-    if (fd < 0 || fstat(fd, &file) < 0 || file.st_size <= from)
-        return;
-    if (file.st_size - from > LAST_WORDS_MAX)
-        from = file.st_size - LAST_WORDS_MAX;
-    ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);
-    size_t size = got > 0 ? (size_t)got : 0;
-    while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
-        size--;
-    ret[size] = '\0';
-    /* The first character may have been cut. */
-    size_t cut = 0;
-    while (cut < size && ((unsigned char)ret[cut] & 0xC0) == 0x80)
-        cut++;
-    memmove(ret, ret + cut, size - cut + 1);
-    text_make_printable(ret, size - cut, ' ');
-}
-
-int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off_t from, int r,
-                         struct error *err)
-{
-    if (!err || r == -ECANCELED)
-        return r;
-    struct vmm_exit exit;
-    vmm_reap(vmm, &exit);
-    char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
-    read_last_words(context, from, words);
-    if (exit.ended && exit.signal)
-        snprintf(how, sizeof how, " (signal %d%s)", exit.signal,
-                 exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
-    else if (exit.ended && exit.code >= 0)
-        snprintf(how, sizeof how, " (status %d)", exit.code);
-    error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
-    return r;
 }
 
 static int connect_control(const struct vmm_context *context, struct vmm *vmm, struct qemu *qemu,

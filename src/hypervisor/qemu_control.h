@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * qemu_control: talking to a running QEMU through the socket in its directory, and finding out what
- * it said when that fails. For the QEMU backend only; one thread at a time per struct vmm.
+ * qemu_control: talking to a running QEMU through the socket in its directory. For the QEMU backend
+ * only; one thread at a time per struct vmm.
  */
 #ifndef HYPEFS_HYPERVISOR_QEMU_CONTROL_H
 #define HYPEFS_HYPERVISOR_QEMU_CONTROL_H
 
-#include <sys/types.h>
 #include <cjson/cJSON.h>
 
 #include "hypervisor/guest_memory.h"
@@ -17,7 +16,6 @@ enum { QEMU_GREETING_MS = 30000 };
 
 /* In the directory of an instance. */
 #define QEMU_SOCKET_NAME "qmp.sock"
-#define QEMU_LOG_NAME "vmm.log"
 
 /* What struct vmm's state is for QEMU. Either may be missing. */
 struct qemu {
@@ -46,13 +44,5 @@ int qemu_control_execute_string(const struct vmm_context *context, struct vmm *v
 
 /* Of what guest_memory returned: ESRCH becomes EIO, when the end of QEMU can be explained. */
 int qemu_control_ended(struct vmm *vmm, int r, struct error *err);
-
-/* How long vmm.log is: to be taken before something is tried. */
-off_t qemu_control_log_size(const struct vmm_context *context);
-
-/* Puts behind the text of a failure how QEMU ended and the last it said since vmm.log had
- * `log_size` bytes, as one line. Returns r. */
-int qemu_control_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
-                         struct error *err);
 
 #endif

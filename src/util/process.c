@@ -56,7 +56,8 @@ static int add_actions(posix_spawn_file_actions_t *actions, const struct process
     else if (!r)
         r = posix_spawn_file_actions_addopen(actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
     if (!r)
-        r = posix_spawn_file_actions_adddup2(actions, STDOUT_FILENO, STDERR_FILENO);
+        r = posix_spawn_file_actions_adddup2(
+            actions, spec->error_fd >= 0 ? spec->error_fd : STDOUT_FILENO, STDERR_FILENO);
     if (!r)
         r = posix_spawn_file_actions_addopen(actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
     for (size_t i = 0; !r && i < spec->inherit_count; i++) {
@@ -179,7 +180,8 @@ int process_output(const char *path, char *const *argv, size_t max, int timeout_
     auto_close int in = ends[0], out = ends[1];
     fcntl(in, F_SETFL, O_NONBLOCK);
 
-    struct process_spec spec = {.path = path, .argv = argv, .directory_fd = -1, .output_fd = out};
+    struct process_spec spec = {
+        .path = path, .argv = argv, .directory_fd = -1, .output_fd = out, .error_fd = -1};
     pid_t pid;
     auto_close int pidfd = -1;
     int r = process_spawn(&spec, &pid, &pidfd, err);

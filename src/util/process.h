@@ -17,7 +17,8 @@ struct process_spec {
     const char *path;       /* of the program; without a slash it is looked for in PATH */
     char *const *argv;      /* ends with NULL */
     int directory_fd;       /* working directory; -1: ours */
-    int output_fd;          /* stdout and stderr; -1: /dev/null. stdin is /dev/null */
+    int output_fd;          /* stdout; -1: /dev/null. stdin is /dev/null */
+    int error_fd;           /* stderr; -1: where stdout goes */
     const int *inherit_fds; /* stay open in the child under their own numbers */
     size_t inherit_count;
 };

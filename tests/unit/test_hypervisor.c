@@ -313,7 +313,7 @@ static struct vmm *start_shell(struct fixture *fixture, const char *command, cha
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     char *argv[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
     struct process_spec spec = {
-        .path = "/bin/sh", .argv = argv, .directory_fd = -1, .output_fd = ends[1]};
+        .path = "/bin/sh", .argv = argv, .directory_fd = -1, .output_fd = ends[1], .error_fd = -1};
     pid_t pid;
     int pidfd;
     struct vmm *vmm = NULL;

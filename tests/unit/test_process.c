@@ -154,6 +154,7 @@ static void spawn_passes_on_only_the_descriptors_named(void **state)
                                 .argv = argv,
                                 .directory_fd = -1,
                                 .output_fd = out[1],
+                                .error_fd = -1,
                                 .inherit_fds = &kept[0],
                                 .inherit_count = 1};
     pid_t pid;
@@ -183,7 +184,7 @@ static void spawn_starts_the_child_in_its_directory(void **state)
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     auto_close int directory = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     struct process_spec spec = {
-        .path = "sh", .argv = argv, .directory_fd = directory, .output_fd = out[1]};
+        .path = "sh", .argv = argv, .directory_fd = directory, .output_fd = out[1], .error_fd = -1};
     pid_t pid;
     auto_close int pidfd = -1;
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
@@ -194,10 +195,38 @@ static void spawn_starts_the_child_in_its_directory(void **state)
     close(out[1]);
 }
 
+static void spawn_keeps_stderr_apart_where_it_has_a_descriptor(void **state)
+{
+    int out[2], errors[2];
+    char seen[16] = "", *argv[] = {shell, (char[]){"-c"}, (char[]){"echo o; echo e >&2"}, NULL};
+
+    (void)state;
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(errors, O_CLOEXEC), 0);
+    struct process_spec spec = {.path = shell,
+                                .argv = argv,
+                                .directory_fd = -1,
+                                .output_fd = out[1],
+                                .error_fd = errors[1]};
+    pid_t pid;
+    auto_close int pidfd = -1;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    assert_int_equal(status_of(pidfd), 0);
+    assert_int_equal(read(out[0], seen, sizeof seen - 1), 2);
+    assert_string_equal(seen, "o\n");
+    assert_int_equal(read(errors[0], seen, sizeof seen - 1), 2);
+    assert_string_equal(seen, "e\n");
+    for (int i = 0; i < 2; i++) {
+        close(out[i]);
+        close(errors[i]);
+    }
+}
+
 static void kill_ends_and_reaps_a_child(void **state)
 {
     char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
-    struct process_spec spec = {.path = "sleep", .argv = argv, .directory_fd = -1, .output_fd = -1};
+    struct process_spec spec = {
+        .path = "sleep", .argv = argv, .directory_fd = -1, .output_fd = -1, .error_fd = -1};
     pid_t pid;
     auto_close int pidfd = -1;
 
@@ -252,6 +281,7 @@ int main(void)
         cmocka_unit_test(spawn_gives_the_child_a_session_and_no_signal_blocked_or_ignored),
         cmocka_unit_test(spawn_passes_on_only_the_descriptors_named),
         cmocka_unit_test(spawn_starts_the_child_in_its_directory),
+        cmocka_unit_test(spawn_keeps_stderr_apart_where_it_has_a_descriptor),
         cmocka_unit_test(kill_ends_and_reaps_a_child),
         cmocka_unit_test(poll_when_one_is_readable_names_it),
         cmocka_unit_test(poll_when_nothing_comes_ends_at_the_deadline),

@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 
 #include "hypervisor/qemu_control.h"
+#include "hypervisor/vmm_process.h"
 #include "util/json.h"
 #include "util/unix_socket.h"
 #include "vmm_fixture.h"
@@ -39,15 +40,15 @@ static struct error explained(struct fixture *fixture, const struct vmm_exit *ex
     struct vmm *vmm = running_vmm();
     struct error err = {0};
     if (log)
-        fixture_write(context.directory_fd, QEMU_LOG_NAME, 0600, log, size);
-    assert_int_equal(qemu_control_log_size(&context), size);
+        fixture_write(context.directory_fd, VMM_LOG_NAME, 0600, log, size);
+    assert_int_equal(vmm_log_size(&context), size);
     vmm->exit = *exit;
     int r = error_set(&err, EIO, "it failed");
-    assert_int_equal(qemu_control_explain(&context, vmm, before, r, &err), -EIO);
+    assert_int_equal(vmm_explain(&context, vmm, before, r, &err), -EIO);
     assert_int_equal(err.code, EIO);
     assert_true(json_utf8_valid(err.text, strlen(err.text)));
     vmm_close(vmm);
-    assert_int_equal(unlinkat(fixture->base_fd, "vm/" QEMU_LOG_NAME, 0), log ? 0 : -1);
+    assert_int_equal(unlinkat(fixture->base_fd, "vm/" VMM_LOG_NAME, 0), log ? 0 : -1);
     assert_int_equal(unlinkat(fixture->base_fd, "vm", AT_REMOVEDIR), 0);
     close(fixture->directories[--fixture->directory_count]);
     return err;
@@ -112,11 +113,11 @@ static void explain_when_cancelled_or_unasked_adds_nothing(void **state)
     struct vmm_context context = fixture_context(fixture, "vm", NULL);
     struct vmm *vmm = running_vmm();
     struct error err = {0};
-    fixture_write(context.directory_fd, QEMU_LOG_NAME, 0600, "words", 5);
+    fixture_write(context.directory_fd, VMM_LOG_NAME, 0600, "words", 5);
     int r = error_set(&err, ECANCELED, "ended");
-    assert_int_equal(qemu_control_explain(&context, vmm, 0, r, &err), -ECANCELED);
+    assert_int_equal(vmm_explain(&context, vmm, 0, r, &err), -ECANCELED);
     assert_string_equal(err.text, "ended");
-    assert_int_equal(qemu_control_explain(&context, vmm, 0, -EIO, NULL), -EIO);
+    assert_int_equal(vmm_explain(&context, vmm, 0, -EIO, NULL), -EIO);
     vmm_close(vmm);
 }
 
@@ -127,8 +128,8 @@ static void explain_when_the_text_is_full_cuts_it(void **state)
     struct vmm *vmm = running_vmm();
     struct error err = {.code = EIO};
     memset(err.text, 'x', sizeof err.text - 5);
-    fixture_write(context.directory_fd, QEMU_LOG_NAME, 0600, "\xE2\x82\xAC\xE2\x82\xAC", 6);
-    assert_int_equal(qemu_control_explain(&context, vmm, 0, -EIO, &err), -EIO);
+    fixture_write(context.directory_fd, VMM_LOG_NAME, 0600, "\xE2\x82\xAC\xE2\x82\xAC", 6);
+    assert_int_equal(vmm_explain(&context, vmm, 0, -EIO, &err), -EIO);
     assert_string_equal(err.text + sizeof err.text - 6, "x: ");
     vmm_close(vmm);
 }
@@ -142,12 +143,12 @@ static void log_when_it_is_no_file_is_not_read(void **state)
     struct error err = {0};
     int r = error_set(&err, EIO, "it failed");
     fixture_write(fixture->base_fd, "secret", 0600, "secret", 6);
-    assert_int_equal(symlinkat("../secret", context.directory_fd, QEMU_LOG_NAME), 0);
-    assert_int_equal(qemu_control_explain(&context, vmm, 0, r, &err), r);
+    assert_int_equal(symlinkat("../secret", context.directory_fd, VMM_LOG_NAME), 0);
+    assert_int_equal(vmm_explain(&context, vmm, 0, r, &err), r);
     assert_string_equal(err.text, "it failed");
-    assert_int_equal(unlinkat(context.directory_fd, QEMU_LOG_NAME, 0), 0);
-    assert_int_equal(mkfifoat(context.directory_fd, QEMU_LOG_NAME, 0600), 0);
-    assert_int_equal(qemu_control_explain(&context, vmm, 0, r, &err), r);
+    assert_int_equal(unlinkat(context.directory_fd, VMM_LOG_NAME, 0), 0);
+    assert_int_equal(mkfifoat(context.directory_fd, VMM_LOG_NAME, 0600), 0);
+    assert_int_equal(vmm_explain(&context, vmm, 0, r, &err), r);
     assert_string_equal(err.text, "it failed");
     vmm_close(vmm);
 }

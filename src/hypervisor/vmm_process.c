@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/vmm_process.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/process.h"
+#include "util/text.h"
+
+enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64 };
+
+int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)
+{
+    int fd = openat(context->directory_fd, name,
+                    O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "%s cannot be opened", name);
+    *ret = fd;
+    return 0;
+}
+
+off_t vmm_log_size(const struct vmm_context *context)
+{
+    struct stat file;
+    return fstatat(context->directory_fd, VMM_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0
+               ? 0
+               : file.st_size;
+}
+
+int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
+{
+    struct process_spec spec = {.path = spawn->arguments[0],
+                                .argv = spawn->arguments,
+                                .directory_fd = context->directory_fd,
+                                .output_fd = spawn->output_fd,
+                                .error_fd = spawn->error_fd,
+                                .inherit_fds = &spawn->inherit_fd,
+                                .inherit_count = spawn->inherit_fd >= 0 ? 1 : 0};
+    pid_t pid;
+    auto_close int pidfd = -1;
+    struct error why;
+    if (process_spawn(&spec, &pid, &pidfd, &why) < 0)
+        return error_set(err, EIO, "%s", why.text);
+    int r = vmm_create(hypervisor, pid, pidfd, ret, err);
+    if (r < 0)
+        process_kill(pid, pidfd);
+    else
+        pidfd = -1;
+    return r;
+}
+
+/* The end of what vmm.log got since it had `from` bytes, as one line. */
+static void read_last_words(const struct vmm_context *context, off_t from,
+                            char ret[static LAST_WORDS_MAX + 1])
+{
+    ret[0] = '\0';
+    auto_close int fd =
+        openat(context->directory_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    struct stat file;
+    if (fd < 0 || fstat(fd, &file) < 0 || file.st_size <= from)
+        return;
+    if (file.st_size - from > LAST_WORDS_MAX)
+        from = file.st_size - LAST_WORDS_MAX;
+    ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);
+    size_t size = got > 0 ? (size_t)got : 0;
+    while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
+        size--;
+    ret[size] = '\0';
+    /* The first character may have been cut. */
+    size_t cut = 0;
+    while (cut < size && ((unsigned char)ret[cut] & 0xC0) == 0x80)
+        cut++;
+    memmove(ret, ret + cut, size - cut + 1);
+    text_make_printable(ret, size - cut, ' ');
+}
+
+int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
+                struct error *err)
+{
+    if (!err || r == -ECANCELED)
+        return r;
+    struct vmm_exit exit;
+    vmm_reap(vmm, &exit);
+    char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
+    read_last_words(context, log_size, words);
+    if (exit.ended && exit.signal)
+        snprintf(how, sizeof how, " (signal %d%s)", exit.signal,
+                 exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
+    else if (exit.ended && exit.code >= 0)
+        snprintf(how, sizeof how, " (status %d)", exit.code);
+    error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
+    return r;
+}
+
+int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r)
+{
+    if (vmm) {
+        if (!vmm->exit.ended)
+            process_kill(vmm->pid, vmm->pidfd);
+        vmm_close(vmm);
+    }
+    unlinkat(context->directory_fd, socket, 0);
+    return r;
+}

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vmm_process: a VMM's process and the log of what it says, for the backends. One thread at a time
+ * per struct vmm.
+ */
+#ifndef HYPEFS_HYPERVISOR_VMM_PROCESS_H
+#define HYPEFS_HYPERVISOR_VMM_PROCESS_H
+
+#include <sys/types.h>
+
+#include "hypervisor/hypervisor.h"
+
+/* In the directory of an instance. */
+#define VMM_LOG_NAME "vmm.log"
+#define VMM_CONSOLE_NAME "console.log"
+
+/* A file of the directory to write to: made if it is not there, and appended to. */
+int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err);
+
+/* How long vmm.log is: to be taken before something is tried. */
+off_t vmm_log_size(const struct vmm_context *context);
+
+/* Starts `arguments` in the context's directory, with these descriptors for stdout and stderr (-1:
+ * the same), and `inherit_fd` (-1: none) open under its own number. EIO. */
+struct vmm_spawn {
+    char *const *arguments;
+    int output_fd, error_fd, inherit_fd;
+};
+int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);
+
+/* Puts behind the text of a failure how the VMM ended and the last it said since vmm.log had
+ * `log_size` bytes, as one line. Returns r. */
+int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
+                struct error *err);
+
+/* Ends a start that failed: no process and no socket stay behind. `vmm` may be NULL. Returns r. */
+int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r);
+
+#endif
