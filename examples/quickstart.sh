@@ -13,8 +13,8 @@
 # What stays behind: the build folder (build/), and the guest's kernel in ~/.cache/hypefs.
 set -eu
 
-packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
-          qemu-system-x86 busybox-static cpio"
+packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
+          libcurl4-openssl-dev uthash-dev qemu-system-x86 busybox-static cpio"
 deadline_seconds=120 # for everything that is waited for
 
 repo=$(dirname "$(dirname "$(readlink -f "$0")")")

@@ -16,8 +16,8 @@
 # user run as one, too.
 set -eu
 
-packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev uthash-dev
-          libcmocka-dev clang valgrind qemu-system-x86 busybox-static cpio procps util-linux
+packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
+          libcurl4-openssl-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 busybox-static cpio procps util-linux
           bash dash sed vim jq python3-minimal iproute2"
 suites="unit mount vm"
 fuzz_seconds=20

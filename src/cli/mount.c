@@ -32,12 +32,14 @@ static const char help[] =
     "  -f, --foreground     do not go into the background; the log goes to stderr\n"
     "  --ack-address ADDR   where guests' acks are received (default: 127.0.0.1)\n"
     "  --qemu PATH          QEMU's program (default: qemu-system-x86_64 from PATH)\n"
+    "  --firecracker PATH   Firecracker's program (default: firecracker from PATH)\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
     "  -h, --help           print this\n";
 
 struct arguments {
-    char *store, *qemu, *mountpoint; /* owned, absolute */
+    char *store, *mountpoint; /* owned, absolute */
+    char *qemu, *firecracker; /* owned, absolute or without a slash; NULL: the backend's own */
     const char *ack_address;
     bool foreground, require_token;
     struct fuse_args fuse;
@@ -48,7 +50,7 @@ struct daemon {
     int ready_fd; /* the parent waits here for a byte; -1 in the foreground */
     struct store store;
     struct vmm_programs *programs;
-    struct vmm_binary binaries[1];
+    struct vmm_binary binaries[2];
     struct ack_ports *ack_ports;
     struct snapshots snapshots;
     struct instances instances;
@@ -84,19 +86,36 @@ static char *absolute(const char *path)
     return here && asprintf(&ret, "%s/%s", here, path) >= 0 ? ret : NULL;
 }
 
-enum { OPTION_STORE = 256, OPTION_ACK_ADDRESS, OPTION_QEMU, OPTION_REQUIRE_TOKEN };
+enum {
+    OPTION_STORE = 256,
+    OPTION_ACK_ADDRESS,
+    OPTION_QEMU,
+    OPTION_FIRECRACKER,
+    OPTION_REQUIRE_TOKEN
+};
 
 static const struct option options[] = {
     {"store", required_argument, NULL, OPTION_STORE},
     {"foreground", no_argument, NULL, 'f'},
     {"ack-address", required_argument, NULL, OPTION_ACK_ADDRESS},
     {"qemu", required_argument, NULL, OPTION_QEMU},
+    {"firecracker", required_argument, NULL, OPTION_FIRECRACKER},
     {"require-token", no_argument, NULL, OPTION_REQUIRE_TOKEN},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
 };
 
 /* -1: go on; else the exit status. */
+static int take_program(const char *value, const char *if_empty, char **ret)
+{
+    if (!value[0])
+        return misuse(if_empty);
+    free(*ret);
+    *ret = strchr(value, '/') ? absolute(value) : strdup(value);
+    return *ret ? -1 : fail(no_directory);
+}
+
+/* The same. */
 static int take_option(int option, const char *value, struct arguments *ret)
 {
     switch (option) {
@@ -111,9 +130,9 @@ static int take_option(int option, const char *value, struct arguments *ret)
         return ack_address_valid(value) ? -1
                                         : misuse("--ack-address must be an IP address in numbers");
     case OPTION_QEMU:
-        free(ret->qemu);
-        ret->qemu = strchr(value, '/') ? absolute(value) : strdup(value);
-        return !value[0] ? misuse("--qemu needs a program") : ret->qemu ? -1 : fail(no_directory);
+        return take_program(value, "--qemu needs a program", &ret->qemu);
+    case OPTION_FIRECRACKER:
+        return take_program(value, "--firecracker needs a program", &ret->firecracker);
     case OPTION_REQUIRE_TOKEN:
         ret->require_token = true;
         return -1;
@@ -342,6 +361,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .complain = complain,
                                                     .context = daemon};
     daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
+    daemon->binaries[1] = (struct vmm_binary){"firecracker", arguments->firecracker};
     int r = ack_ports_create(&daemon->ack_ports, err);
     fs_setup.ack_ports = daemon->ack_ports;
     if (r == 0)
@@ -428,6 +448,7 @@ int cli_mount(int argc, char **argv)
     fuse_opt_free_args(&daemon.arguments.fuse);
     free(daemon.arguments.store);
     free(daemon.arguments.qemu);
+    free(daemon.arguments.firecracker);
     free(daemon.arguments.mountpoint);
     return status;
 }

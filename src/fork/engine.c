@@ -126,7 +126,7 @@ static int locate(struct fork *fork, struct error *err)
 
 static struct vmm_context context_of(const struct fork *fork)
 {
-    return instance_context(fork->engine->instances, fork->machine.hypervisor, fork->entry.fd,
+    return instance_context(fork->instance, fork->machine.hypervisor, fork->entry.fd,
                             fork->engine->cancel_fd);
 }
 

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/firecracker.h"
 #include "hypervisor/qemu.h"
 #include "util/cleanup.h"
 #include "util/process.h"
@@ -21,7 +22,7 @@ enum {
     KILL_MS = 30000,     /* for one that was killed: it may have much memory to give back */
 };
 
-static const struct hypervisor *const backends[] = {&qemu_hypervisor};
+static const struct hypervisor *const backends[] = {&qemu_hypervisor, &firecracker_hypervisor};
 
 const struct hypervisor *hypervisor_find(const char *name)
 {
@@ -51,6 +52,11 @@ int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *progra
                 const char *binary, char **ret, struct error *err)
 {
     return hypervisor->version(programs, binary, ret, err);
+}
+
+int vmm_check(const struct machine *machine, struct error *err)
+{
+    return machine->hypervisor->check ? machine->hypervisor->check(machine, err) : 0;
 }
 
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,

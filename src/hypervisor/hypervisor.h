@@ -34,9 +34,10 @@ struct machine_disk {
 enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16 };
 
 struct machine_interface {
-    char *id;  /* as a disk's */
-    char *tap; /* the host's interface behind it */
-    char *mac; /* NULL: the VMM's choice */
+    char *id;      /* as a disk's */
+    char *tap;     /* the host's interface behind it */
+    char *mac;     /* NULL: the VMM's choice */
+    bool replaced; /* `tap` is not the one of the saved state; not kept in JSON */
 };
 
 enum machine_board { MACHINE_MICROVM, MACHINE_Q35, MACHINE_BOARDS };
@@ -75,7 +76,7 @@ struct machine {
 void machine_finish(struct machine *machine);
 int machine_copy(const struct machine *machine, struct machine *ret, struct error *err);
 
-/* Puts its interface on another tap. EINVAL unless it has exactly one. */
+/* Puts its interface on another tap than a saved state's. EINVAL unless it has exactly one. */
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err);
 
 /* Everything but the boot members and the hypervisor, for snapshot.json; and back (untrusted:
@@ -106,6 +107,8 @@ struct vmm_context {
     int directory_fd; /* the instance's directory: the VMM's working directory, for its socket,
                          vmm.log and console.log, which are created 0600 or appended to */
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
+    const char *id;   /* the instance's, which a VMM that wants one is told; NULL: none */
+    int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */
 };
 
 /* How a VMM ended. */
@@ -126,9 +129,14 @@ struct vmm {
 };
 
 struct hypervisor {
-    const char *name; /* "qemu" */
-    bool can_fork;    /* from a standby snapshot */
-    bool can_patch;   /* guest memory before resume */
+    const char *name;                     /* "qemu" */
+    bool can_fork;                        /* from a standby snapshot */
+    bool can_patch;                       /* guest memory before resume */
+    enum machine_network default_network; /* of a config that names none */
+
+    /* NULL: whatever a config may ask for is possible. EINVAL, EOPNOTSUPP: it is not, as this
+     * machine that is to be booted. */
+    int (*check)(const struct machine *machine, struct error *err);
 
     /* The program's version, such as "7.2.22". */
     int (*version)(struct vmm_programs *programs, const char *binary, char **ret,
@@ -181,6 +189,7 @@ struct vmm_binary {
 
 int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
                 const char *binary, char **ret, struct error *err);
+int vmm_check(const struct machine *machine, struct error *err);
 /* By the machine's hypervisor, as vmm_load() too. */
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err);

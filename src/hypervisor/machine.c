@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <net/if.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -97,11 +98,13 @@ static bool copy_interfaces(const struct machine *from, struct machine *to)
     if (!to->interfaces)
         return false;
     to->interface_count = from->interface_count;
-    for (size_t i = 0; i < from->interface_count; i++)
+    for (size_t i = 0; i < from->interface_count; i++) {
+        to->interfaces[i].replaced = from->interfaces[i].replaced;
         if (!copy_string(from->interfaces[i].id, &to->interfaces[i].id) ||
             !copy_string(from->interfaces[i].tap, &to->interfaces[i].tap) ||
             !copy_string(from->interfaces[i].mac, &to->interfaces[i].mac))
             return false;
+    }
     return true;
 }
 
@@ -136,8 +139,21 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
     char *copy = strdup(tap);
     if (!copy)
         return error_set(err, ENOMEM, "no memory for a machine's description");
-    free(machine->interfaces[0].tap);
-    machine->interfaces[0].tap = copy;
+    struct machine_interface *interface = &machine->interfaces[0];
+    interface->replaced = interface->replaced || strcmp(interface->tap, tap) != 0;
+    free(interface->tap);
+    interface->tap = copy;
+    return 0;
+}
+
+int machine_check_taps(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->interface_count; i++) {
+        const char *tap = machine->interfaces[i].tap;
+        if (if_nametoindex(tap) == 0)
+            return error_set(err, EIO, "the tap %s: %s: make it first, with ip tuntap add", tap,
+                             strerrordesc_np(errno));
+    }
     return 0;
 }
 

@@ -24,4 +24,8 @@ int machine_host_cpu(char **ret, struct error *err);
  */
 unsigned machine_host_tsc_khz(void);
 
+/* That the host has the interfaces behind the machine's: a VMM that may would make one that leads
+ * nowhere. EIO. */
+int machine_check_taps(const struct machine *machine, struct error *err);
+
 #endif

@@ -412,6 +412,7 @@ const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
     .can_fork = true,
     .can_patch = true,
+    .default_network = NETWORK_USER,
     .version = version,
     .boot = boot,
     .load = load,

@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <net/if.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -293,12 +292,7 @@ static int check_network(const struct machine *machine, struct error *err)
         return error_set(err, EOPNOTSUPP,
                          "the machine has %zu network interfaces: with QEMU it can have one",
                          machine->interface_count);
-    /* QEMU would make one that leads nowhere, if it may. */
-    const char *tap = machine->interfaces[0].tap;
-    if (if_nametoindex(tap) == 0)
-        return error_set(err, EIO, "the tap %s: %s: make it first, with ip tuntap add", tap,
-                         strerrordesc_np(errno));
-    return 0;
+    return machine_check_taps(machine, err);
 }
 
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,

@@ -42,7 +42,9 @@ struct qmp_limits qemu_control_limits(const struct vmm_context *context, const s
 {
     return (struct qmp_limits){.pidfd = vmm->pidfd,
                                .cancel_fd = context->cancel_fd,
-                               .deadline_ms = process_now_ms() + timeout_ms};
+                               .deadline_ms =
+                                   process_now_ms() +
+                                   (context->answer_ms > 0 ? context->answer_ms : timeout_ms)};
 }
 
 int qemu_control_ended(struct vmm *vmm, int r, struct error *err)

@@ -180,7 +180,7 @@ static int add_interface(struct network_config *network, struct machine *machine
 
 static int read_network(const cJSON *json, struct machine *machine, struct error *err)
 {
-    struct network_config network = {.mode = NETWORK_USER};
+    struct network_config network = {.mode = (int)machine->hypervisor->default_network};
     int r = json ? json_read(json, network_fields, array_length(network_fields), &network, err) : 0;
     if (r == 0)
         r = check_network(&network, err);
@@ -213,7 +213,9 @@ static int interpret(struct config *config, struct machine *machine, struct erro
         r = check_path("initrd", machine->initrd, err);
     if (r == 0)
         r = read_network(config->network, machine, err);
-    return r < 0 ? r : read_disks(config->disks, machine, err);
+    if (r == 0)
+        r = read_disks(config->disks, machine, err);
+    return r < 0 ? r : vmm_check(machine, err);
 }
 
 int config_parse(const char *text, size_t size, struct machine *ret, struct error *err)

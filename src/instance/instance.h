@@ -131,8 +131,9 @@ struct instance_fork {
 /* Publishes a reserved instance as running. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
-/* Where a VMM runs, with the setup's programs. */
-struct vmm_context instance_context(const struct instances *instances,
+/* Where an instance's VMM runs, in that directory, with the setup's programs. Valid as long as the
+ * instance. */
+struct vmm_context instance_context(const struct instance *instance,
                                     const struct hypervisor *hypervisor, int directory_fd,
                                     int cancel_fd);
 

@@ -188,7 +188,7 @@ void instance_end(struct instance *instance)
 static struct vmm_context context_of(const struct instance *instance,
                                      const struct hypervisor *hypervisor)
 {
-    return instance_context(instance->table, hypervisor, instance->image.directory_fd,
+    return instance_context(instance, hypervisor, instance->image.directory_fd,
                             instance->cancel_fd);
 }
 

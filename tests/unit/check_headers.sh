@@ -16,7 +16,7 @@ headers=$(find src fs -name '*.h' | sort)
 }
 flags="-std=gnu17 -D_GNU_SOURCE -Wall -Wextra -Werror -Wno-missing-field-initializers -Isrc -I."
 # shellcheck disable=SC2046,SC2086 # lists of words
-set -- "$@" $flags $(pkg-config --cflags fuse3 libcjson)
+set -- "$@" $flags $(pkg-config --cflags fuse3 libcjson libcurl)
 
 failed=0
 for header in $headers; do

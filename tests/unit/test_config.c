@@ -252,23 +252,58 @@ static int boot_nothing(const struct vmm_context *context, struct machine *machi
 
 static void config_when_a_backend_can_boot_names_its_hypervisor(void **state)
 {
-    static const struct hypervisor boots = {.name = "firecracker", .boot = boot_nothing},
-                                   shows = {.name = "firecracker"};
-    static const char text[] = "{\"hypervisor\":\"firecracker\"}";
-    static const struct case_ refused = {text, "\"firecracker\" cannot be run yet", EOPNOTSUPP};
+    static const struct hypervisor boots = {.name = "cloud-hypervisor", .boot = boot_nothing},
+                                   shows = {.name = "cloud-hypervisor"};
+    static const char text[] = "{\"hypervisor\":\"cloud-hypervisor\"}";
+    static const struct case_ refused = {text, "\"cloud-hypervisor\" cannot be run yet",
+                                         EOPNOTSUPP};
     (void)state;
-    later_name = "firecracker";
+    later_name = "cloud-hypervisor";
     later = &boots;
     struct machine machine = parsed(text);
     assert_ptr_equal(machine.hypervisor, &boots);
     auto_json cJSON *json = config_to_json(&machine);
     const cJSON *name = cJSON_GetObjectItemCaseSensitive(json, "hypervisor");
-    assert_string_equal(cJSON_GetStringValue(name), "firecracker");
+    assert_string_equal(cJSON_GetStringValue(name), "cloud-hypervisor");
     machine_finish(&machine);
     later = &shows;
     check(&refused, 1);
     later_name = NULL;
     check(&refused, 1);
+}
+
+static void config_of_firecracker_has_its_own_defaults(void **state)
+{
+    (void)state;
+    struct machine machine = parsed("{\"hypervisor\":\"firecracker\",\"accel\":\"kvm\"}");
+    assert_string_equal(machine.hypervisor->name, "firecracker");
+    assert_int_equal(machine.network, NETWORK_NONE);
+    auto_json cJSON *json = config_to_json(&machine);
+    auto_free char *text = json_print(json);
+    struct machine again = parsed(text);
+    assert_ptr_equal(again.hypervisor, machine.hypervisor);
+    machine_finish(&again);
+    machine_finish(&machine);
+}
+
+static void config_of_firecracker_when_it_asks_for_what_only_qemu_has_is_refused(void **state)
+{
+    static const struct {
+        const char *members, *why;
+    } cases[] = {
+        {"\"network\":{\"mode\":\"user\"}", "\"network\": Firecracker has no network of its own"},
+        {"\"machine\":\"q35\"", "\"machine\": with Firecracker it can only be \"microvm\""},
+        {"\"accel\":\"tcg\"", "\"accel\": Firecracker runs VMs with \"kvm\" only"},
+        {"\"disks\":[{\"path\":\"/a\",\"format\":\"qcow2\",\"readonly\":true}]",
+         "disk 0: with Firecracker the format can only be \"raw\""},
+    };
+    (void)state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        char text[256];
+        snprintf(text, sizeof text, "{\"hypervisor\":\"firecracker\",%s}", cases[i].members);
+        const struct case_ one = {text, cases[i].why, EINVAL};
+        check(&one, 1);
+    }
 }
 
 static void config_when_there_are_many_disks_takes_sixteen(void **state)
@@ -290,7 +325,6 @@ static void config_when_there_are_many_disks_takes_sixteen(void **state)
 static void config_when_it_asks_for_what_comes_later_is_not_supported(void **state)
 {
     static const struct case_ cases[] = {
-        {"{\"hypervisor\":\"firecracker\"}", "cannot be run yet", EOPNOTSUPP},
         {"{\"hypervisor\":\"cloud-hypervisor\"}", "cannot be run yet", EOPNOTSUPP},
         {"{\"network\":{\"mode\":\"bridge\"}}", "\"mode\" must be one of", EINVAL},
         {"{\"network\":{\"mode\":\"user\",\"restrict\":\"on\"}}",
@@ -313,6 +347,8 @@ int main(void)
         cmocka_unit_test(config_when_the_tap_is_wrong_says_so),
         cmocka_unit_test(config_when_a_disk_is_wrong_says_which),
         cmocka_unit_test(config_when_a_backend_can_boot_names_its_hypervisor),
+        cmocka_unit_test(config_of_firecracker_has_its_own_defaults),
+        cmocka_unit_test(config_of_firecracker_when_it_asks_for_what_only_qemu_has_is_refused),
         cmocka_unit_test(config_when_there_are_many_disks_takes_sixteen),
         cmocka_unit_test(config_when_it_asks_for_what_comes_later_is_not_supported),
     };

@@ -102,7 +102,7 @@ static void from_json_when_an_older_version_wrote_it_has_defaults(void **state)
     assert_true(machine.network_restrict);
     assert_int_equal(machine.interface_count, 0);
     assert_int_equal(machine.disk_count, 1);
-    assert_true(!machine.disks[0].id && !machine.disks[0].frozen);
+    assert_true(!machine.disks[0].id && !machine.disks[0].frozen && !machine.vsock);
     machine_finish(&machine);
 }
 
@@ -118,11 +118,11 @@ static void to_json_when_never_booted_has_nulls_and_no_boot_members(void **state
     (void)state;
     auto_json cJSON *json = machine_to_json(&machine);
     auto_free char *text = cJSON_PrintUnformatted(json);
-    assert_string_equal(
-        text, "{\"memory_bytes\":1099511627776,\"vcpus\":1,\"machine\":\"microvm\","
-              "\"accel\":\"auto\",\"network\":{\"mode\":\"none\","
-              "\"restrict\":false,\"interfaces\":[]},\"disks\":[],\"type\":null,\"cpu\":null,"
-              "\"host_cpu\":null,\"version\":null}");
+    assert_string_equal(text, "{\"memory_bytes\":1099511627776,\"vcpus\":1,\"machine\":\"microvm\","
+                              "\"accel\":\"auto\",\"network\":{\"mode\":\"none\","
+                              "\"restrict\":false,\"interfaces\":[]},\"disks\":[],"
+                              "\"type\":null,\"cpu\":null,"
+                              "\"host_cpu\":null,\"version\":null}");
     assert_int_equal(machine_from_json(json, &again, &err), 0);
     assert_null(again.type);
     machine_finish(&again);
@@ -211,6 +211,27 @@ static void copy_is_deep(void **state)
     machine_finish(NULL);
 }
 
+static void set_tap_marks_the_interface_only_when_the_tap_is_another(void **state)
+{
+    static const char text[] =
+        "{\"memory_bytes\":4096,\"vcpus\":1,\"machine\":\"microvm\",\"accel\":\"kvm\","
+        "\"network\":{\"mode\":\"tap\",\"restrict\":false,\"interfaces\":[{\"tap\":\"t0\"}]},"
+        "\"disks\":[]}";
+    struct machine machine = {0}, copy = {0};
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(from_text(text, &machine, &err), 0);
+    assert_int_equal(machine_set_tap(&machine, "t0", &err), 0);
+    assert_false(machine.interfaces[0].replaced);
+    assert_int_equal(machine_set_tap(&machine, "t1", &err), 0);
+    assert_true(machine.interfaces[0].replaced);
+    assert_int_equal(machine_copy(&machine, &copy, &err), 0);
+    assert_true(copy.interfaces[0].replaced);
+    machine_finish(&copy);
+    machine_finish(&machine);
+}
+
 static void cpuinfo_flags_are_whole_words_of_the_first_cpu(void **state)
 {
     (void)state;
@@ -281,6 +302,7 @@ int main(void)
         cmocka_unit_test(to_json_when_never_booted_has_nulls_and_no_boot_members),
         cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
         cmocka_unit_test(copy_is_deep),
+        cmocka_unit_test(set_tap_marks_the_interface_only_when_the_tap_is_another),
         cmocka_unit_test(cpuinfo_flags_are_whole_words_of_the_first_cpu),
         cmocka_unit_test(cpuinfo_hash_tells_models_and_flags_apart_and_nothing_else),
         cmocka_unit_test(resolve_accel_keeps_what_was_chosen_and_never_leaves_auto),

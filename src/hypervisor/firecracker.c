@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/firecracker.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "hypervisor/firecracker_control.h"
+#include "hypervisor/firecracker_drives.h"
+#include "hypervisor/guest_memory.h"
+#include "hypervisor/machine.h"
+#include "hypervisor/programs.h"
+#include "hypervisor/vmm_process.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+enum { PROBE_MS = 10000, PROBE_OUTPUT_MAX = 4096, MIB_SHIFT = 20, ID_SIZE = 16, PATH_SIZE = 48 };
+
+static const char program_name[] = "firecracker";
+static const char memory_name[] = "memory";
+static const char state_name[] = "state";
+static const char vsock_name[] = "vsock.sock";
+
+/* ---- the program ---- */
+
+static int probe(struct program *ret, struct error *err)
+{
+    char *arguments[] = {ret->path, (char[]){"--version"}, NULL};
+    auto_free char *text = NULL;
+    struct firecracker firecracker;
+    int r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, err);
+    if (r < 0)
+        return r;
+    static const char before[] = "Firecracker ";
+    const char *found = strstr(text, before);
+    if (found)
+        text[found - text + (ptrdiff_t)strcspn(found, "\r\n")] = '\0';
+    if (!found || !firecracker_parse_version(found + strlen(before), &firecracker))
+        return error_set(err, EIO, "%s --version does not tell a Firecracker's version", ret->path);
+    snprintf(ret->version, sizeof ret->version, "%s", firecracker.version);
+    return 0;
+}
+
+static int find_program(struct vmm_programs *programs, const char *binary, struct program *ret,
+                        struct error *err)
+{
+    return programs_find(programs, binary ? binary : program_name, probe, ret, err);
+}
+
+static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
+{
+    struct program program;
+    int r = find_program(programs, binary, &program, err);
+    if (r < 0)
+        return r;
+    char *copy = strdup(program.version);
+    if (!copy)
+        return error_set(err, ENOMEM, "no memory for a version");
+    *ret = copy;
+    return 0;
+}
+
+static int start(const struct vmm_context *context, const struct machine *machine, struct vmm **ret,
+                 struct error *err)
+{
+    struct program program;
+    int r = machine_check_taps(machine, err);
+    if (r == 0)
+        r = find_program(context->programs, context->binary, &program, err);
+    return r < 0 ? r : firecracker_start(context, program.path, ret, err);
+}
+
+/* ---- requests ---- */
+
+/* Takes the body; `complete` is false when memory ran out while it was built. */
+static int send_body(const struct vmm_context *context, struct vmm *vmm,
+                     struct firecracker_call call, bool complete, struct error *err)
+{
+    if (complete)
+        return firecracker_call(context, vmm, &call, NULL, err);
+    cJSON_Delete(call.body);
+    return error_set(err, ENOMEM, "no memory for a request to Firecracker");
+}
+
+static int send_words(const struct vmm_context *context, struct vmm *vmm, const char *method,
+                      const char *path, const char *name, const char *value, struct error *err)
+{
+    cJSON *body = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(body, name, value);
+    struct firecracker_call call = {.method = method, .path = path, .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+/* ---- booting ---- */
+
+static int check(const struct machine *machine, struct error *err)
+{
+    if (machine->network == NETWORK_USER)
+        return error_set(err, EINVAL,
+                         "\"network\": Firecracker has no network of its own: use \"mode\": "
+                         "\"none\", or \"tap\"");
+    if (machine->board != MACHINE_MICROVM)
+        return error_set(err, EINVAL, "\"machine\": with Firecracker it can only be \"microvm\"");
+    if (machine->accel == ACCEL_TCG)
+        return error_set(err, EINVAL, "\"accel\": Firecracker runs VMs with \"kvm\" only");
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (strcmp(machine->disks[i].format, "raw") != 0)
+            return error_set(err, EINVAL,
+                             "disk %zu: with Firecracker the format can only be \"raw\"", i);
+    return 0;
+}
+
+static int configure_machine(const struct vmm_context *context, struct vmm *vmm,
+                             const struct machine *machine, struct error *err)
+{
+    cJSON *body = cJSON_CreateObject();
+    bool complete =
+        cJSON_AddNumberToObject(body, "vcpu_count", machine->vcpus) &&
+        cJSON_AddNumberToObject(body, "mem_size_mib", (double)(machine->memory_bytes >> MIB_SHIFT));
+    struct firecracker_call call = {.method = "PUT", .path = "/machine-config", .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+static int configure_boot(const struct vmm_context *context, struct vmm *vmm,
+                          const struct machine *machine, struct error *err)
+{
+    cJSON *body = cJSON_CreateObject();
+    bool complete =
+        cJSON_AddStringToObject(body, "kernel_image_path",
+                                machine->kernel ? machine->kernel : "") &&
+        (!machine->initrd || cJSON_AddStringToObject(body, "initrd_path", machine->initrd)) &&
+        (!machine->cmdline || cJSON_AddStringToObject(body, "boot_args", machine->cmdline));
+    struct firecracker_call call = {.method = "PUT", .path = "/boot-source", .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+/* What is root is said in the command line: with is_root_device Firecracker would add to it. */
+static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
+                           const struct machine_disk *disk, const char *id, struct error *err)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/drives/%s", id);
+    cJSON *body = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(body, "drive_id", id) &&
+                    cJSON_AddStringToObject(body, "path_on_host", disk->path) &&
+                    cJSON_AddBoolToObject(body, "is_root_device", false) &&
+                    cJSON_AddBoolToObject(body, "is_read_only", true);
+    struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+static int configure_interface(const struct vmm_context *context, struct vmm *vmm,
+                               const struct machine_interface *interface, const char *id,
+                               struct error *err)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/network-interfaces/%s", id);
+    cJSON *body = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(body, "iface_id", id) &&
+                    cJSON_AddStringToObject(body, "host_dev_name", interface->tap) &&
+                    (!interface->mac || cJSON_AddStringToObject(body, "guest_mac", interface->mac));
+    struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+static int set_id(char **place, const char *kind, size_t index, struct error *err)
+{
+    free(*place);
+    if (asprintf(place, "%s%zu", kind, index) >= 0)
+        return 0;
+    *place = NULL;
+    return error_set(err, ENOMEM, "no memory for a machine's description");
+}
+
+/* Gives what it configures its id, which a fork will need. */
+static int configure(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                     struct error *err)
+{
+    int r = configure_machine(context, vmm, machine, err);
+    if (r == 0)
+        r = configure_boot(context, vmm, machine, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        r = set_id(&disk->id, "disk", i, err);
+        if (r == 0)
+            r = configure_drive(context, vmm, disk, disk->id, err);
+    }
+    for (size_t i = 0; i < machine->interface_count && r == 0; i++) {
+        struct machine_interface *interface = &machine->interfaces[i];
+        r = set_id(&interface->id, "net", i, err);
+        if (r == 0)
+            r = configure_interface(context, vmm, interface, interface->id, err);
+    }
+    return r;
+}
+
+static int record(const struct vmm *vmm, struct machine *machine, struct error *err)
+{
+    const struct firecracker *firecracker = vmm->state;
+    char *copy = strdup(firecracker->version);
+    if (!copy)
+        return error_set(err, ENOMEM, "no memory for a version");
+    free(machine->version);
+    machine->version = copy;
+    machine->accel = ACCEL_KVM;
+    return 0;
+}
+
+static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+                struct error *err)
+{
+    struct vmm *vmm = NULL;
+    int r = start(context, machine, &vmm, err);
+    if (r < 0)
+        return r;
+    r = configure(context, vmm, machine, err);
+    if (r == 0)
+        r = send_words(context, vmm, "PUT", "/actions", "action_type", "InstanceStart", err);
+    if (r == 0)
+        r = record(vmm, machine, err);
+    if (r < 0)
+        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
+    *ret = vmm;
+    return 0;
+}
+
+/* ---- restoring ---- */
+
+/* The saved state names the taps that it was on. */
+static int add_network(const struct firecracker *firecracker, const struct machine *machine,
+                       cJSON *body, struct error *err)
+{
+    cJSON *overrides = NULL;
+    for (size_t i = 0; i < machine->interface_count; i++) {
+        const struct machine_interface *interface = &machine->interfaces[i];
+        if (!interface->replaced)
+            continue;
+        if (!firecracker_is_at_least(firecracker, 1, 12))
+            return error_set(err, EOPNOTSUPP,
+                             "a fork on another tap needs Firecracker 1.12, and this one is %s: "
+                             "leave out the option \"tap\", or use a newer one",
+                             firecracker->version);
+        if (!interface->id)
+            return error_set(err, EOPNOTSUPP,
+                             "a fork on another tap needs the id of the interface, which the "
+                             "snapshot does not tell: import it again with --config");
+        if (!overrides)
+            overrides = cJSON_AddArrayToObject(body, "network_overrides");
+        cJSON *item = cJSON_CreateObject();
+        if (!cJSON_AddItemToArray(overrides, item) ||
+            !cJSON_AddStringToObject(item, "iface_id", interface->id) ||
+            !cJSON_AddStringToObject(item, "host_dev_name", interface->tap))
+            return error_set(err, ENOMEM, "no memory for a request to Firecracker");
+    }
+    return 0;
+}
+
+/* In this fork's directory, where the saved state's would be the same for all. Before 1.16 it is as
+ * it was saved. */
+static bool add_vsock(const struct firecracker *firecracker, const struct machine *machine,
+                      cJSON *body)
+{
+    if (!machine->vsock || !firecracker_is_at_least(firecracker, 1, 16))
+        return true;
+    cJSON *override = cJSON_AddObjectToObject(body, "vsock_override");
+    return cJSON_AddStringToObject(override, "uds_path", vsock_name);
+}
+
+static bool add_file(cJSON *json, const char *member, const char *image, const char *name)
+{
+    auto_free char *path = NULL;
+    return asprintf(&path, "%s/%s", image, name) >= 0 &&
+           cJSON_AddStringToObject(json, member, path);
+}
+
+static int load_state(const struct vmm_context *context, struct vmm *vmm,
+                      const struct machine *machine, const char *image, struct error *err)
+{
+    const struct firecracker *firecracker = vmm->state;
+    cJSON *body = cJSON_CreateObject();
+    bool complete = add_file(body, "snapshot_path", image, state_name) &&
+                    cJSON_AddBoolToObject(body, "resume_vm", false);
+    cJSON *backend = cJSON_AddObjectToObject(body, "mem_backend");
+    complete = complete && cJSON_AddStringToObject(backend, "backend_type", "File") &&
+               add_file(backend, "backend_path", image, memory_name) &&
+               add_vsock(firecracker, machine, body);
+    int r = add_network(firecracker, machine, body, err);
+    if (r < 0) {
+        cJSON_Delete(body);
+        return r;
+    }
+    struct firecracker_call call = {.method = "PUT", .path = "/snapshot/load", .body = body};
+    return send_body(context, vmm, call, complete, err);
+}
+
+static int reach_memory(const struct vmm_context *context, struct vmm *vmm, const char *image,
+                        struct error *err)
+{
+    struct firecracker *firecracker = vmm->state;
+    auto_free char *path = NULL;
+    if (asprintf(&path, "%s/%s", image, memory_name) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
+    auto_close int fd =
+        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0)
+        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(errno));
+    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
+    if (r == 0)
+        r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &firecracker->memory, err);
+    return r;
+}
+
+static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
+                struct vmm **ret, struct error *err)
+{
+    struct vmm *vmm = NULL;
+    int r = start(context, machine, &vmm, err);
+    if (r < 0)
+        return r;
+    r = load_state(context, vmm, machine, image, err);
+    if (r == 0)
+        r = firecracker_place_drives(context, vmm, machine, image, err);
+    if (r == 0)
+        r = reach_memory(context, vmm, image, err);
+    if (r < 0)
+        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
+    *ret = vmm;
+    return 0;
+}
+
+static int read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
+                       struct error *err)
+{
+    const struct firecracker *firecracker = vmm->state;
+    return guest_memory_read(firecracker->memory, offset, bytes, size, err);
+}
+
+static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+                        struct error *err)
+{
+    const struct firecracker *firecracker = vmm->state;
+    return guest_memory_write(firecracker->memory, offset, bytes, size, err);
+}
+
+/* ---- a VM's life ---- */
+
+static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    return send_words(context, vmm, "PATCH", "/vm", "state", "Resumed", err);
+}
+
+static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    return send_words(context, vmm, "PATCH", "/vm", "state", "Paused", err);
+}
+
+static int remove_saved(const struct vmm_context *context, struct error *err)
+{
+    static const char *const names[] = {state_name, memory_name};
+    for (size_t i = 0; i < array_length(names); i++)
+        if (unlinkat(context->directory_fd, names[i], 0) < 0 && errno != ENOENT)
+            return error_errno(err, errno, "the old %s cannot be removed", names[i]);
+    return 0;
+}
+
+static int save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    /* Firecracker would write into older files, which may be a snapshot's too by a hard link. */
+    int r = remove_saved(context, err);
+    if (r < 0)
+        return r;
+    cJSON *body = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(body, "snapshot_type", "Full") &&
+                    cJSON_AddStringToObject(body, "snapshot_path", state_name) &&
+                    cJSON_AddStringToObject(body, "mem_file_path", memory_name);
+    struct firecracker_call call = {.method = "PUT",
+                                    .path = "/snapshot/create",
+                                    .body = body,
+                                    .timeout_ms = FIRECRACKER_SAVE_MS};
+    r = send_body(context, vmm, call, complete, err);
+    if (r < 0)
+        remove_saved(context, NULL);
+    return r;
+}
+
+const struct hypervisor firecracker_hypervisor = {
+    .name = "firecracker",
+    .can_fork = true,
+    .can_patch = true,
+    .default_network = NETWORK_NONE,
+    .check = check,
+    .version = version,
+    .boot = boot,
+    .load = load,
+    .read_memory = read_memory,
+    .write_memory = write_memory,
+    .resume = resume,
+    .pause = pause_guest,
+    .save = save,
+    .release = firecracker_release,
+};

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/http.h"
+
+#include <curl/curl.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "util/cleanup.h"
+#include "util/process.h"
+
+enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 500, POLL_SLICE_MS = 60 * 60 * 1000 };
+
+/* A request under way. */
+struct call {
+    const struct http_request *request;
+    CURL *easy;
+    CURLM *multi;
+    struct curl_slist *headers;
+    struct http_reply reply;
+    bool too_long, no_memory;
+};
+
+static void finish(struct call *call)
+{
+    if (call->multi && call->easy)
+        curl_multi_remove_handle(call->multi, call->easy);
+    curl_easy_cleanup(call->easy);
+    curl_multi_cleanup(call->multi);
+    curl_slist_free_all(call->headers);
+    free(call->reply.body);
+}
+
+/* libcurl's callback: what it does not get all of, it reports as a failure. */
+static size_t collect(char *bytes, size_t one, size_t size, void *context)
+{
+    struct call *call = context;
+    struct http_reply *reply = &call->reply;
+    (void)one;
+    call->too_long = size > HTTP_REPLY_MAX - reply->size;
+    if (call->too_long)
+        return 0;
+    char *body = realloc(reply->body, reply->size + size + 1);
+    call->no_memory = !body;
+    if (!body)
+        return 0;
+    memcpy(body + reply->size, bytes, size);
+    reply->body = body;
+    reply->size += size;
+    body[reply->size] = '\0';
+    return size;
+}
+
+/* Nothing of the environment (proxies) and of other places has a say. */
+static bool set_up(struct call *call)
+{
+    const struct http_request *request = call->request;
+    char path[SOCKET_PATH_SIZE], url[URL_SIZE];
+    CURL *easy = call->easy;
+    int path_size =
+        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", request->directory_fd, request->socket);
+    int url_size = snprintf(url, sizeof url, "http://localhost%s", request->path);
+    static const char *const headers[] = {"Accept: application/json",
+                                          "Expect:", "Content-Type: application/json"};
+    for (size_t i = 0; i < array_length(headers) - !request->body; i++) {
+        struct curl_slist *longer = curl_slist_append(call->headers, headers[i]);
+        if (!longer)
+            return false;
+        call->headers = longer;
+    }
+    return path_size < (int)sizeof path && url_size < (int)sizeof url &&
+           curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, path) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 1L) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, request->method) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers) == CURLE_OK &&
+           (!request->body ||
+            curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->body) == CURLE_OK) &&
+           curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, collect) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_WRITEDATA, call) == CURLE_OK &&
+           curl_multi_add_handle(call->multi, easy) == CURLM_OK;
+}
+
+/* Waits until something has happened on the connection. 1 if the VMM has ended. */
+static int await(const struct call *call, const struct http_limits *limits, struct error *err)
+{
+    const char *peer = call->request->peer;
+    struct curl_waitfd fds[] = {{.fd = limits->pidfd, .events = CURL_WAIT_POLLIN},
+                                {.fd = limits->cancel_fd, .events = CURL_WAIT_POLLIN}};
+    double left_ms = limits->deadline_ms - process_now_ms();
+    int wait_ms = left_ms <= 0 ? 0 : left_ms > POLL_SLICE_MS ? POLL_SLICE_MS : (int)left_ms + 1;
+    if (curl_multi_poll(call->multi, fds, limits->cancel_fd >= 0 ? 2 : 1, wait_ms, NULL) !=
+        CURLM_OK)
+        return error_set(err, EIO, "waiting for %s failed", peer);
+    if (fds[1].revents)
+        return error_set(err, ECANCELED, "given up while waiting for %s", peer);
+    if (!fds[0].revents && left_ms <= 0)
+        return error_set(err, EIO, "%s does not answer", peer);
+    return fds[0].revents != 0;
+}
+
+/* Until libcurl is done. A VMM that has ended may have answered before. */
+static int perform(struct call *call, const struct http_limits *limits, CURLcode *ret,
+                   struct error *err)
+{
+    bool ended = false;
+    for (;;) {
+        int running = 0, left;
+        if (curl_multi_perform(call->multi, &running) != CURLM_OK)
+            return error_set(err, EIO, "talking to %s failed", call->request->peer);
+        const CURLMsg *message = curl_multi_info_read(call->multi, &left);
+        if (message && message->msg == CURLMSG_DONE) {
+            *ret = message->data.result;
+            return 0;
+        }
+        if (ended)
+            return error_set(err, EIO, "%s has ended", call->request->peer);
+        int r = await(call, limits, err);
+        if (r < 0)
+            return r;
+        ended = r > 0;
+    }
+}
+
+/* What libcurl calls it, and what it is here: none of its texts know of VMMs. */
+static const struct {
+    CURLcode code;
+    const char *what;
+} failures[] = {
+    {CURLE_GOT_NOTHING, "has closed the connection without an answer"},
+    {CURLE_RECV_ERROR, "has closed the connection without an answer"},
+    {CURLE_SEND_ERROR, "has closed the connection without an answer"},
+    {CURLE_PARTIAL_FILE, "has closed the connection within its answer"},
+    {CURLE_UNSUPPORTED_PROTOCOL, "answers with something that is not HTTP"},
+    {CURLE_WEIRD_SERVER_REPLY, "answers with something that is not HTTP"},
+};
+
+static int explain(const struct call *call, const struct http_limits *limits, CURLcode code,
+                   struct error *err)
+{
+    const char *peer = call->request->peer;
+    if (call->too_long)
+        return error_set(err, EIO, "the answer of %s has more than %d bytes", peer, HTTP_REPLY_MAX);
+    if (call->no_memory || code == CURLE_OUT_OF_MEMORY)
+        return error_set(err, ENOMEM, "no memory for the answer of %s", peer);
+    if (code == CURLE_COULDNT_CONNECT)
+        return error_set(err, ECONNREFUSED, "%s does not listen at its socket %s", peer,
+                         call->request->socket);
+    for (size_t i = 0; i < array_length(failures); i++) {
+        if (failures[i].code != code)
+            continue;
+        /* One that ends closes its connections some moments before. */
+        if (process_poll(&limits->pidfd, 1, process_now_ms() + END_MS) > 0)
+            return error_set(err, EIO, "%s has ended", peer);
+        return error_set(err, EIO, "%s %s", peer, failures[i].what);
+    }
+    return error_set(err, EIO, "talking to %s failed: %s", peer, curl_easy_strerror(code));
+}
+
+static int run(struct call *call, const struct http_limits *limits, struct error *err)
+{
+    CURLcode code = CURLE_OK;
+    long status = 0;
+    if (!call->easy || !call->multi || !set_up(call))
+        return error_set(err, ENOMEM, "no memory for a request to %s", call->request->peer);
+    int r = perform(call, limits, &code, err);
+    if (r < 0)
+        return r;
+    if (code != CURLE_OK)
+        return explain(call, limits, code, err);
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    call->reply.status = (int)status;
+    if (!call->reply.body && !(call->reply.body = strdup("")))
+        return error_set(err, ENOMEM, "no memory for the answer of %s", call->request->peer);
+    return 0;
+}
+
+int http_call(const struct http_request *request, const struct http_limits *limits,
+              struct http_reply *ret, struct error *err)
+{
+    struct call call = {.request = request, .easy = curl_easy_init(), .multi = curl_multi_init()};
+    int r = run(&call, limits, err);
+    if (r == 0) {
+        *ret = call.reply;
+        call.reply.body = NULL;
+    }
+    finish(&call);
+    return r;
+}

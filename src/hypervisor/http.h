@@ -1,0 +1,50 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * http: one request to a VMM that is controlled by HTTP over a Unix socket, and its reply (RFC
+ * 9112). Each request has a connection of its own: nothing is ever sent twice, and a VMM that was
+ * left alone for days is reached as one that has just started.
+ *
+ * What the VMM sends is not trusted: a reply is bounded, and is bytes until the caller has parsed
+ * it. Any thread.
+ */
+#ifndef HYPEFS_HYPERVISOR_HTTP_H
+#define HYPEFS_HYPERVISOR_HTTP_H
+
+#include <stddef.h>
+
+#include "util/error.h"
+
+enum { HTTP_REPLY_MAX = 64 * 1024 }; /* bytes of a reply's body */
+
+/* Borrowed for the call. */
+struct http_request {
+    const char *peer; /* who is asked, for texts: "Firecracker" */
+    int directory_fd; /* where the socket is: its path may be too long for an address */
+    const char *socket;
+    const char *method; /* "GET", "PUT", "PATCH" */
+    const char *path;   /* begins with '/'; only characters that need no escape */
+    const char *body;   /* JSON; NULL: none */
+};
+
+/* What may end a wait. */
+struct http_limits {
+    int pidfd;          /* readable: the VMM has ended */
+    int cancel_fd;      /* readable: ECANCELED; -1: never */
+    double deadline_ms; /* process_now_ms() */
+};
+
+struct http_reply {
+    int status;
+    char *body; /* owned (free); `size` bytes and a NUL; "" if there was none */
+    size_t size;
+};
+
+/*
+ * 0 when there was a whole reply, whatever its status. ECONNREFUSED: nobody listens at the socket,
+ * or there is none (yet). ECANCELED, ENOMEM. EIO: the VMM has ended, does not answer in time,
+ * closed the connection before its reply was whole, or what it sent is no reply.
+ */
+int http_call(const struct http_request *request, const struct http_limits *limits,
+              struct http_reply *ret, struct error *err);
+
+#endif
