@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* fake: what the files of fake_firecracker share. fake_firecracker.c says what it is. */
+#ifndef HYPEFS_TESTS_FAKE_FIRECRACKER_FAKE_H
+#define HYPEFS_TESTS_FAKE_FIRECRACKER_FAKE_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cjson/cJSON.h>
+
+enum {
+    FAKE_TEXT_SIZE = 1024,
+    FAKE_REGIONS_MAX = 8,
+    FAKE_DEVICES_MAX = 16,
+    FAKE_MAILBOXES_MAX = 64,
+    FAKE_PAGE = 4096,
+};
+
+/* A part of the guest's memory, and of the memory file. */
+struct fake_region {
+    uint64_t offset, size; /* bytes, in the file */
+    bool plugged;          /* false: a slot that the guest does not have, mapped PROT_NONE */
+    uint8_t *address;
+};
+
+struct fake_drive {
+    char id[64], path[512];
+    bool readonly;
+    int fd;
+};
+
+struct fake_interface {
+    char id[64], tap[32], mac[32];
+    int fd; /* the tap; -1: not opened */
+};
+
+enum fake_state { FAKE_NOT_STARTED, FAKE_RUNNING, FAKE_PAUSED };
+
+struct fake {
+    /* As told by arguments and environment. */
+    const char *id, *socket, *version;
+    unsigned major, minor;
+    int log_fd;
+
+    enum fake_state state;
+    bool boot_path; /* something was configured: no load any more */
+    uint64_t memory_bytes;
+    unsigned vcpus;
+    char kernel[512], boot_args[1024], vsock[512];
+    struct fake_drive drives[FAKE_DEVICES_MAX];
+    size_t drive_count;
+    struct fake_interface interfaces[FAKE_DEVICES_MAX];
+    size_t interface_count;
+    struct fake_region regions[FAKE_REGIONS_MAX];
+    size_t region_count;
+    int memory_fd; /* the image that the regions map; -1: booted */
+
+    pthread_mutex_t running; /* held by the guest while it runs, and by who has paused it */
+    bool guest_started;
+};
+
+/* A line of the log, and the program's end. */
+void fake_log(const struct fake *fake, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
+
+/* ---- vm.c: what a VM is made of. 0, or -1 with the fault's text. ---- */
+
+void vm_lay_out(struct fake *fake, uint64_t size);
+int vm_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE]);
+int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE]);
+int vm_create(struct fake *fake, const char *state, const char *memory,
+              char fault[static FAKE_TEXT_SIZE]);
+int vm_open_drive(struct fake_drive *drive, const char *path);
+int vm_open_tap(struct fake_interface *interface);
+/* Where the byte of the memory file is; NULL: in no plugged region. */
+uint8_t *vm_address(const struct fake *fake, uint64_t offset);
+
+/* ---- guest.c ---- */
+
+/* Puts the mailboxes that boot_args name into the memory of a VM that boots. */
+void guest_plant(struct fake *fake);
+/* Begins to run, as soon as `running` is free. */
+void guest_start(struct fake *fake);
+/* The offset of each page that holds a mailbox. */
+size_t guest_pages(const struct fake *fake, uint64_t ret[static FAKE_MAILBOXES_MAX]);
+
+/* ---- api.c ---- */
+
+struct fake_reply {
+    int status;
+    char *body; /* owned; NULL: none */
+    bool end;   /* the process ends after it */
+};
+/* The name of the call in FAKE_FIRECRACKER_FAULT. */
+const char *api_name(const char *method, const char *path);
+void api_call(struct fake *fake, const char *method, const char *path, const char *body,
+              size_t body_size, struct fake_reply *ret);
+
+/* ---- server.c ---- */
+
+/* Listens and answers until the process ends. */
+int server_run(struct fake *fake);
+
+#endif

@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: MIT */
+/* guest: what takes the guest's place: one thread that looks into the mailboxes. */
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fake.h"
+#include "guest/internal.h"
+#include "mailbox/frame.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { LOOK_NS = 1000000, DATAGRAM_SIZE = 512 };
+
+static const char host[] = "127.0.0.1";
+
+/* Its mailboxes, in its own memory. */
+struct guest {
+    struct fake *fake;
+    struct hypefs_mailbox boxes[FAKE_MAILBOXES_MAX], *pointers[FAKE_MAILBOXES_MAX];
+    size_t count;
+    uint8_t *network; /* a resume-network frame; NULL: none */
+};
+
+/* ---- planting ---- */
+
+static void plant(struct fake *fake, enum frame_kind kind, const char *name, uint64_t offset)
+{
+    struct frame_marker marker = {.kind = kind};
+    uint8_t *page = vm_address(fake, offset);
+    char token[FRAME_TOKEN_MAX];
+    snprintf(marker.name, sizeof marker.name, "%s", name);
+    marker.token_size =
+        (size_t)snprintf(token, sizeof token, "token-%s", kind == FRAME_FORK ? name : "network");
+    memcpy(marker.token, token, marker.token_size);
+    if (!page || frame_encode_marker(&marker, page) == 0)
+        fake_log(fake, "the mailbox %s cannot be planted", name);
+}
+
+/* mailboxes=m,a,b in the command line: one in each second page; network: one of the other kind; a
+ * name after a '+' lies in the last region. */
+void guest_plant(struct fake *fake)
+{
+    char args[sizeof fake->boot_args], *rest = args, *word;
+    uint64_t offset = FAKE_PAGE;
+    memcpy(args, fake->boot_args, sizeof args);
+    while ((word = strsep(&rest, " "))) {
+        if (strcmp(word, "network") == 0)
+            plant(fake, FRAME_NETWORK, "", offset += 2 * FAKE_PAGE);
+        if (strncmp(word, "mailboxes=", 10) != 0)
+            continue;
+        word += 10;
+        for (char *name; (name = strsep(&word, ","));) {
+            size_t last = fake->region_count - 1;
+            last -= !fake->regions[last].plugged;
+            const struct fake_region *region = &fake->regions[last];
+            if (name[0] == '+')
+                plant(fake, FRAME_FORK, name + 1, region->offset + region->size - FAKE_PAGE);
+            else
+                plant(fake, FRAME_FORK, name, offset += 2 * FAKE_PAGE);
+        }
+    }
+}
+
+/* ---- finding ---- */
+
+/* Calls `visit` for each page that begins with a marker. A booted VM has them at the beginning and
+ * the end, a loaded one anywhere where its image has data. */
+static void walk(const struct fake *fake,
+                 void (*visit)(void *context, uint64_t offset, const struct frame_marker *marker),
+                 void *context)
+{
+    uint64_t window = 1 << 20;
+    for (uint64_t offset = 0; offset < fake->memory_bytes; offset += FAKE_PAGE) {
+        if (fake->memory_fd >= 0) {
+            off_t data = lseek(fake->memory_fd, (off_t)offset, SEEK_DATA);
+            if (data < 0)
+                return;
+            offset = (uint64_t)data & ~(uint64_t)(FAKE_PAGE - 1);
+        } else if (offset == window && fake->memory_bytes > 3 * window) {
+            offset = fake->memory_bytes - window;
+        }
+        const uint8_t *page = vm_address(fake, offset);
+        struct frame_marker marker;
+        for (enum frame_kind kind = 0; page && kind < FRAME_KINDS; kind++)
+            if (frame_decode_marker(kind, page, FAKE_PAGE, &marker))
+                visit(context, offset, &marker);
+    }
+}
+
+struct pages {
+    uint64_t *offsets;
+    size_t count;
+};
+
+static void add_page(void *context, uint64_t offset, const struct frame_marker *marker)
+{
+    struct pages *pages = context;
+    (void)marker;
+    if (pages->count < FAKE_MAILBOXES_MAX)
+        pages->offsets[pages->count++] = offset;
+}
+
+size_t guest_pages(const struct fake *fake, uint64_t ret[static FAKE_MAILBOXES_MAX])
+{
+    struct pages pages = {.offsets = ret};
+    walk(fake, add_page, &pages);
+    return pages.count;
+}
+
+static void add_mailbox(void *context, uint64_t offset, const struct frame_marker *marker)
+{
+    struct guest *guest = context;
+    uint8_t *page = vm_address(guest->fake, offset);
+    if (marker->kind == FRAME_NETWORK) {
+        guest->network = page;
+    } else if (guest->count < FAKE_MAILBOXES_MAX) {
+        struct hypefs_mailbox *box = &guest->boxes[guest->count];
+        box->frame = (void *)page;
+        snprintf(box->name, sizeof box->name, "%s", marker->name);
+        guest->pointers[guest->count++] = box;
+    }
+}
+
+/* ---- answering ---- */
+
+static void send_to(int port, const char *text)
+{
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
+    auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    inet_pton(AF_INET, host, &to.sin_addr);
+    if (port > 0)
+        sendto(fd, text, strlen(text), 0, (struct sockaddr *)&to, sizeof to);
+}
+
+static bool behaves(const char *how)
+{
+    const char *told = getenv("FAKE_FIRECRACKER_GUEST");
+    return strcmp(told ? told : "ack", how) == 0;
+}
+
+/* Another mailbox's name, and its own with another key. */
+static void lie(const struct hypefs_mailbox *box)
+{
+    char text[DATAGRAM_SIZE];
+    snprintf(text, sizeof text, "stage=applied mailbox=%s-not%s%s", box->name,
+             box->ack_key[0] ? " key=" : "", box->ack_key);
+    send_to(box->ack_port, text);
+    if (!box->ack_key[0])
+        return;
+    snprintf(text, sizeof text, "stage=applied mailbox=%s key=00000000000000000000000000000000",
+             box->name);
+    send_to(box->ack_port, text);
+    snprintf(text, sizeof text, "stage=applied mailbox=%s", box->name);
+    send_to(box->ack_port, text);
+}
+
+static void take(struct hypefs_mailbox *box)
+{
+    printf("%s %s\n", box->name, hypefs_mailbox_payload(box, NULL));
+    fflush(stdout);
+    if (behaves("ack"))
+        hypefs_mailbox_ack(box, host);
+    else if (behaves("refuse"))
+        hypefs_mailbox_fail(box, "the disk is full", host);
+    else if (behaves("lie"))
+        lie(box);
+    hypefs_mailbox_rearm(box);
+}
+
+static const char *text_of(const cJSON *json, const char *name)
+{
+    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
+    return text ? text : "";
+}
+
+static void take_network(uint8_t *frame)
+{
+    const struct frame_layout *layout = &frame_layouts[FRAME_NETWORK];
+    const char *payload = (const char *)frame + layout->payload;
+    size_t size = frame_load_u32(frame + layout->length);
+    char text[DATAGRAM_SIZE];
+    auto_json cJSON *json = NULL;
+    if (frame_load_u32(frame + layout->sequence) == 0 || size > FAKE_PAGE - layout->payload)
+        return;
+    printf("network %.*s\n", (int)size, payload);
+    fflush(stdout);
+    if (json_parse(payload, size, &json, NULL) == 0 && !behaves("silent")) {
+        const cJSON *port = cJSON_GetObjectItemCaseSensitive(json, "ack_port");
+        snprintf(text, sizeof text, "stage=%s mac=%s ip=%s%s",
+                 behaves("refuse") ? "failed" : "applied", text_of(json, "mac"),
+                 behaves("lie") ? "10.9.9.9" : text_of(json, "ipv4"),
+                 behaves("refuse") ? " reason=no_such_interface" : "");
+        send_to(port ? port->valueint : 0, text);
+    }
+    memset(frame + layout->length, 0, FAKE_PAGE - layout->length);
+    frame_store_u32(frame + layout->sequence, 0);
+}
+
+/* What a guest does to its disk, for a test to see whose it was. */
+static void write_drives(const struct fake *fake)
+{
+    for (size_t i = 0; i < fake->drive_count; i++)
+        if (!fake->drives[i].readonly &&
+            pwrite(fake->drives[i].fd, fake->id, strlen(fake->id), 0) < 0)
+            fake_log(fake, "the drive %s cannot be written to", fake->drives[i].id);
+}
+
+static void *run(void *argument)
+{
+    static const struct timespec interval = {.tv_nsec = LOOK_NS};
+    struct fake *fake = argument;
+    static struct guest guest;
+    guest.fake = fake;
+    pthread_mutex_lock(&fake->running);
+    walk(fake, add_mailbox, &guest);
+    write_drives(fake);
+    if (fake->memory_fd < 0) {
+        puts("ready");
+        fflush(stdout);
+    }
+    while (fake->guest_started) {
+        struct hypefs_mailbox *full;
+        if (guest.network)
+            take_network(guest.network);
+        while (guest.count > 0 && hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
+            take(full);
+        pthread_mutex_unlock(&fake->running);
+        nanosleep(&interval, NULL);
+        pthread_mutex_lock(&fake->running);
+    }
+    return NULL;
+}
+
+void guest_start(struct fake *fake)
+{
+    pthread_t thread;
+    if (fake->guest_started)
+        return;
+    fake->guest_started = true;
+    if (pthread_create(&thread, NULL, run, fake) != 0)
+        abort();
+}
