@@ -19,7 +19,14 @@
 #include "util/json.h"
 #include "util/process.h"
 
-enum { PROBE_MS = 10000, PROBE_OUTPUT_MAX = 4096, MIB_SHIFT = 20, ID_SIZE = 16, PATH_SIZE = 48 };
+enum {
+    PROBE_MS = 10000,
+    END_MS = 200,
+    PROBE_OUTPUT_MAX = 4096,
+    MIB_SHIFT = 20,
+    ID_SIZE = 16,
+    PATH_SIZE = 48
+};
 
 static const char program_name[] = "firecracker";
 static const char memory_name[] = "memory";
@@ -315,6 +322,14 @@ static int reach_memory(const struct vmm_context *context, struct vmm *vmm, cons
     return r;
 }
 
+/* Mostly because it has just ended, which is not what the texts of files in /proc say. */
+static void explain_unreached(const struct vmm_context *context, struct vmm *vmm, int r,
+                              struct error *err)
+{
+    if (process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS) > 0)
+        vmm_explain(context, vmm, 0, error_set(err, -r, "Firecracker has ended"), err);
+}
+
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
@@ -325,8 +340,8 @@ static int load(const struct vmm_context *context, const struct machine *machine
     r = load_state(context, vmm, machine, image, err);
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, image, err);
-    if (r == 0)
-        r = reach_memory(context, vmm, image, err);
+    if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
+        explain_unreached(context, vmm, r, err);
     if (r < 0)
         return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
     *ret = vmm;

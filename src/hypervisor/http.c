@@ -11,7 +11,7 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 500, POLL_SLICE_MS = 60 * 60 * 1000 };
+enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 200, POLL_SLICE_MS = 60 * 60 * 1000 };
 
 /* A request under way. */
 struct call {
@@ -20,6 +20,7 @@ struct call {
     CURLM *multi;
     struct curl_slist *headers;
     struct http_reply reply;
+    bool whole_header; /* up to its empty line */
     bool too_long, no_memory;
 };
 
@@ -53,6 +54,16 @@ static size_t collect(char *bytes, size_t one, size_t size, void *context)
     return size;
 }
 
+/* A line of the header. libcurl takes a connection that is closed between two of them for the end
+ * of a reply without a body. An empty line is the last, or that of a reply before the final one. */
+static size_t watch_header(char *line, size_t one, size_t size, void *context)
+{
+    struct call *call = context;
+    (void)one;
+    call->whole_header = size > 0 && (line[0] == '\r' || line[0] == '\n');
+    return size;
+}
+
 /* Nothing of the environment (proxies) and of other places has a say. */
 static bool set_up(struct call *call)
 {
@@ -81,6 +92,8 @@ static bool set_up(struct call *call)
            curl_easy_setopt(easy, CURLOPT_HTTPHEADER, call->headers) == CURLE_OK &&
            (!request->body ||
             curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, request->body) == CURLE_OK) &&
+           curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, watch_header) == CURLE_OK &&
+           curl_easy_setopt(easy, CURLOPT_HEADERDATA, call) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, collect) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_WRITEDATA, call) == CURLE_OK &&
            curl_multi_add_handle(call->multi, easy) == CURLM_OK;
@@ -130,14 +143,15 @@ static int perform(struct call *call, const struct http_limits *limits, CURLcode
 /* What libcurl calls it, and what it is here: none of its texts know of VMMs. */
 static const struct {
     CURLcode code;
+    bool closed;
     const char *what;
 } failures[] = {
-    {CURLE_GOT_NOTHING, "has closed the connection without an answer"},
-    {CURLE_RECV_ERROR, "has closed the connection without an answer"},
-    {CURLE_SEND_ERROR, "has closed the connection without an answer"},
-    {CURLE_PARTIAL_FILE, "has closed the connection within its answer"},
-    {CURLE_UNSUPPORTED_PROTOCOL, "answers with something that is not HTTP"},
-    {CURLE_WEIRD_SERVER_REPLY, "answers with something that is not HTTP"},
+    {CURLE_GOT_NOTHING, true, "has closed the connection without an answer"},
+    {CURLE_RECV_ERROR, true, "has closed the connection without an answer"},
+    {CURLE_SEND_ERROR, true, "has closed the connection without an answer"},
+    {CURLE_PARTIAL_FILE, true, "has closed the connection within its answer"},
+    {CURLE_UNSUPPORTED_PROTOCOL, false, "answers with something that is not HTTP"},
+    {CURLE_WEIRD_SERVER_REPLY, false, "answers with something that is not HTTP"},
 };
 
 static int explain(const struct call *call, const struct http_limits *limits, CURLcode code,
@@ -155,7 +169,7 @@ static int explain(const struct call *call, const struct http_limits *limits, CU
         if (failures[i].code != code)
             continue;
         /* One that ends closes its connections some moments before. */
-        if (process_poll(&limits->pidfd, 1, process_now_ms() + END_MS) > 0)
+        if (failures[i].closed && process_poll(&limits->pidfd, 1, process_now_ms() + END_MS) > 0)
             return error_set(err, EIO, "%s has ended", peer);
         return error_set(err, EIO, "%s %s", peer, failures[i].what);
     }
@@ -171,6 +185,8 @@ static int run(struct call *call, const struct http_limits *limits, struct error
     int r = perform(call, limits, &code, err);
     if (r < 0)
         return r;
+    if (code == CURLE_OK && !call->whole_header)
+        code = CURLE_PARTIAL_FILE;
     if (code != CURLE_OK)
         return explain(call, limits, code, err);
     curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: MIT */
+/* The backend against tests/fake_firecracker, which is not Firecracker: see there. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <sys/eventfd.h>
+
+#include "vmm_fixture.h"
+
+enum { MEMORY_BYTES = 8 << 20, SOON_MS = 200, PAGE = 4096, TEXT_SIZE = 1024 };
+
+static char kernel[] = "/etc/passwd", cmdline[] = "mailboxes=m,a";
+
+static const char *fake(void)
+{
+    const char *path = getenv("FAKE_FIRECRACKER");
+    assert_non_null(path);
+    return path;
+}
+
+static struct vmm_context context_in(struct fixture *fixture, const char *name)
+{
+    struct vmm_context context = fixture_context(fixture, name, fake());
+    context.id = name;
+    return context;
+}
+
+static struct machine plain_machine(void)
+{
+    return (struct machine){.hypervisor = hypervisor_find("firecracker"),
+                            .memory_bytes = MEMORY_BYTES,
+                            .vcpus = 1,
+                            .kernel = kernel,
+                            .cmdline = cmdline};
+}
+
+/* Fills in what a boot records; the texts that were given are not the machine's. */
+static void finish_booted(struct machine *machine)
+{
+    machine->kernel = machine->cmdline = NULL;
+    machine_finish(machine);
+}
+
+/* A saved state by hand: `members` is the JSON behind the version, and the image is sparse. */
+static void make_base(const struct vmm_context *context, off_t memory_bytes, const char *version,
+                      const char *members)
+{
+    static const char magic[] = {0, 0, 0x64, (char)0x86, (char)0x84, 0x19, 0x10, 0x07};
+    char state[TEXT_SIZE];
+    memcpy(state, magic, sizeof magic);
+    int size = snprintf(state + sizeof magic, sizeof state - sizeof magic,
+                        "{\"version\":\"%s\"%s%s}", version, members[0] ? "," : "", members);
+    mkdirat(context->directory_fd, "../base", 0700);
+    auto_close int base = openat(context->directory_fd, "../base", O_RDONLY | O_CLOEXEC);
+    fixture_write(base, "state", 0600, state, sizeof magic + (size_t)size);
+    fixture_write(base, "memory", 0600, "", 0);
+    auto_close int fd = openat(base, "memory", O_RDWR | O_CLOEXEC);
+    assert_int_equal(ftruncate(fd, memory_bytes), 0);
+}
+
+static void assert_nothing_left(const struct vmm_context *context)
+{
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
+    assert_int_equal(errno, ECHILD);
+    assert_false(fixture_has(context->directory_fd, "vmm.sock"));
+}
+
+static struct vmm *load(const struct vmm_context *context, const struct machine *machine)
+{
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    if (vmm_load(context, machine, "../base", &vmm, &err) < 0)
+        fail_msg("%s", err.text);
+    return vmm;
+}
+
+static void try_to_load(const struct vmm_context *context, const struct machine *machine, int code,
+                        const char *words)
+{
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    int r = vmm_load(context, machine, "../base", &vmm, &err);
+    if (r != -code || err.code != code || !strstr(err.text, words))
+        fail_msg("%d: %s, not %s", r, err.text, words);
+    assert_null(vmm);
+}
+
+static void assert_load_fails(const struct vmm_context *context, const struct machine *machine,
+                              int code, const char *words)
+{
+    try_to_load(context, machine, code, words);
+    assert_nothing_left(context);
+}
+
+static void stop(struct vmm *vmm)
+{
+    struct error err = {0};
+    if (vmm_stop(vmm, &err) < 0)
+        fail_msg("%s", err.text);
+    vmm_close(vmm);
+}
+
+/* Waits for a text in a file of the directory. */
+static void await_file(const struct vmm_context *context, const char *name, const char *text)
+{
+    double deadline_ms = process_now_ms() + FAR_MS;
+    for (;;) {
+        auto_free char *content = fixture_read(context->directory_fd, name, NULL);
+        if (content && strstr(content, text))
+            return;
+        if (process_now_ms() > deadline_ms)
+            fail_msg("\"%s\" is not in %s: %s", text, name, content);
+        process_poll(NULL, 0, process_now_ms() + 5);
+    }
+}
+
+static void version_is_that_of_the_program(void **state)
+{
+    struct fixture *fixture = *state;
+    const struct hypervisor *firecracker = hypervisor_find("firecracker");
+    auto_free char *text = NULL;
+    auto_free char *other = fixture_script(fixture, "other", "#!/bin/sh\necho Firecracker vOne\n");
+    struct error err = {0};
+    assert_true(firecracker->can_fork && firecracker->can_patch);
+    assert_int_equal(vmm_version(firecracker, NULL, fake(), &text, &err), 0);
+    assert_string_equal(text, "1.7.0");
+    assert_int_equal(vmm_version(firecracker, NULL, other, &text, &err), -EIO);
+    assert_non_null(strstr(err.text, "does not tell a Firecracker's version"));
+}
+
+static void boot_save_and_load_deliver_what_is_written_into_memory(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context base = context_in(fixture, "base"), fork = context_in(fixture, "fork");
+    struct machine machine = plain_machine();
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    uint8_t bytes[16];
+
+    assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), 0);
+    assert_int_equal(machine.accel, ACCEL_KVM);
+    assert_string_equal(machine.version, "1.7.0");
+    await_file(&base, "console.log", "ready");
+    vmm_release(vmm);
+    assert_int_equal(vmm_save(&base, vmm, &err), -EIO); /* it runs */
+    assert_non_null(
+        strstr(err.text, "saving the VM: PUT /snapshot/create: Create snapshot error: "));
+    assert_int_equal(vmm_pause(&base, vmm, &err), 0);
+    assert_int_equal(vmm_save(&base, vmm, &err), 0);
+    assert_int_equal(vmm_resume(&base, vmm, &err), 0);
+    stop(vmm);
+
+    auto_free char *before = fixture_read(base.directory_fd, "memory", NULL);
+    vmm = load(&fork, &machine);
+    const size_t at = 3 * PAGE; /* of "m" */
+    assert_int_equal(vmm_read_memory(vmm, at, bytes, sizeof bytes, &err), 0);
+    assert_memory_equal(bytes, "HYPEMAN_FORK_MAI", sizeof bytes);
+    assert_int_equal(vmm_write_memory(vmm, at + 264, "{\"a\":1}", 7, &err), 0);
+    assert_int_equal(vmm_write_memory(vmm, at + 260, "\7\0\0\0", 4, &err), 0);
+    assert_int_equal(vmm_write_memory(vmm, at + 256, "\1\0\0\0", 4, &err), 0);
+    assert_int_equal(vmm_resume(&fork, vmm, &err), 0);
+    vmm_release(vmm);
+    await_file(&fork, "console.log", "m {\"a\":1}\n");
+    auto_free char *after = fixture_read(base.directory_fd, "memory", NULL);
+    assert_memory_equal(before, after, MEMORY_BYTES);
+    stop(vmm);
+    finish_booted(&machine);
+}
+
+static void save_never_writes_into_what_was_saved_before(void **state)
+{
+    struct vmm_context base = context_in(*state, "base");
+    struct machine machine = plain_machine();
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    fixture_write(base.directory_fd, "memory", 0600, "older memory", 12);
+    fixture_write(base.directory_fd, "state", 0600, "older state", 11);
+    assert_int_equal(linkat(base.directory_fd, "memory", base.directory_fd, "memory2", 0), 0);
+    assert_int_equal(linkat(base.directory_fd, "state", base.directory_fd, "state2", 0), 0);
+    assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), 0);
+    assert_int_equal(vmm_pause(&base, vmm, &err), 0);
+    assert_int_equal(vmm_save(&base, vmm, &err), 0);
+    auto_free char *memory = fixture_read(base.directory_fd, "memory2", NULL);
+    auto_free char *saved = fixture_read(base.directory_fd, "state2", NULL);
+    assert_string_equal(memory, "older memory");
+    assert_string_equal(saved, "older state");
+    stop(vmm);
+    finish_booted(&machine);
+}
+
+static void boot_when_it_is_refused_has_the_words_and_leaves_nothing(void **state)
+{
+    struct vmm_context base = context_in(*state, "base");
+    struct machine machine = plain_machine();
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    machine.kernel = (char[]){"/no/such/kernel"};
+    assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), -EIO);
+    assert_string_equal(err.text, "booting the VM: PUT /boot-source: Boot source error: The kernel "
+                                  "file cannot be opened: No such file or directory (os error 2)");
+    assert_nothing_left(&base);
+}
+
+static void memory_of_a_large_image_is_reached_in_all_its_regions(void **state)
+{
+    static const uint64_t gib = 1 << 30;
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    struct error err = {0};
+    uint8_t bytes[8];
+    machine.memory_bytes = 3 * gib + (64 << 20);
+    make_base(&fork, (off_t)machine.memory_bytes, "1.7.0", "");
+    struct vmm *vmm = load(&fork, &machine);
+    const uint64_t places[] = {0, 3 * gib - PAGE, 3 * gib, 3 * gib + (63 << 20)};
+    for (size_t i = 0; i < array_length(places); i++) {
+        assert_int_equal(vmm_write_memory(vmm, places[i], "payload", 8, &err), 0);
+        assert_int_equal(vmm_read_memory(vmm, places[i], bytes, 8, &err), 0);
+        assert_string_equal((char *)bytes, "payload");
+    }
+    /* Across both regions; in the slot that is not plugged in; behind the end. */
+    assert_int_equal(vmm_read_memory(vmm, 3 * gib - 4, bytes, 8, &err), -EIO);
+    assert_int_equal(vmm_write_memory(vmm, machine.memory_bytes - PAGE, "payload", 8, &err), -EIO);
+    assert_non_null(strstr(err.text, "not private and writable"));
+    assert_int_equal(vmm_read_memory(vmm, machine.memory_bytes, bytes, 8, &err), -EIO);
+    stop(vmm);
+    auto_close int image = openat(fork.directory_fd, "../base/memory", O_RDONLY | O_CLOEXEC);
+    assert_int_equal(lseek(image, 0, SEEK_DATA), -1);
+}
+
+/* ---- drives ---- */
+
+static const char drives[] =
+    "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"../base/origin\","
+    "\"is_read_only\":false},{\"drive_id\":\"data\",\"path_on_host\":\"../base/shared\","
+    "\"is_read_only\":true}]";
+
+static void make_base_with_drives(const struct vmm_context *context)
+{
+    make_base(context, MEMORY_BYTES, "1.7.0", drives);
+    auto_close int base = openat(context->directory_fd, "../base", O_RDONLY | O_CLOEXEC);
+    fixture_write(base, "origin", 0600, "later content", 13);
+    fixture_write(base, "shared", 0400, "shared", 6);
+    fixture_write(base, "disk-0", 0400, "frozen content", 14);
+}
+
+static struct machine_disk frozen_disk(void)
+{
+    static char id[] = "rootfs", path[] = "/origin", format[] = "raw", frozen[] = "disk-0";
+    return (struct machine_disk){.id = id, .path = path, .format = format, .frozen = frozen};
+}
+
+static void drives_that_can_be_written_to_are_each_forks_own(void **state)
+{
+    struct vmm_context a = context_in(*state, "fork-a"), b = context_in(*state, "fork-b");
+    struct machine machine = plain_machine();
+    struct machine_disk disk = frozen_disk();
+    struct error err = {0};
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    make_base_with_drives(&a);
+    struct vmm *first = load(&a, &machine), *second = load(&b, &machine);
+    auto_free char *copy = fixture_read(a.directory_fd, "drive-rootfs", NULL);
+    assert_string_equal(copy, "frozen content");
+    assert_int_equal(vmm_resume(&a, first, &err), 0);
+    assert_int_equal(vmm_resume(&b, second, &err), 0);
+    await_file(&a, "drive-rootfs", "fork-a content"); /* the fake's guest writes its id there */
+    await_file(&b, "drive-rootfs", "fork-b content");
+    auto_free char *frozen = fixture_read(a.directory_fd, "../base/disk-0", NULL);
+    auto_free char *origin = fixture_read(a.directory_fd, "../base/origin", NULL);
+    assert_string_equal(frozen, "frozen content");
+    assert_string_equal(origin, "later content");
+    stop(first);
+    stop(second);
+}
+
+static void drives_that_nobody_named_are_refused_unless_they_are_readonly(void **state)
+{
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    struct machine_disk disk = frozen_disk();
+    make_base_with_drives(&fork);
+    assert_load_fails(&fork, &machine, EOPNOTSUPP,
+                      "the drive rootfs (../base/origin), which it can write to");
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    disk.frozen = NULL;
+    assert_load_fails(&fork, &machine, EOPNOTSUPP, "import the snapshot again with --config");
+    disk.frozen = (char[]){"disk-1"};
+    assert_load_fails(&fork, &machine, EIO, "the frozen copy disk-1 cannot be opened: No such");
+    disk = frozen_disk();
+    disk.id = (char[]){"other"};
+    assert_load_fails(&fork, &machine, EOPNOTSUPP, "the drive rootfs");
+    make_base(&fork, MEMORY_BYTES, "1.7.0", "");
+    assert_load_fails(&fork, &machine, EIO, "PATCH /drives/other: Drive config error");
+}
+
+/* ---- network, vsock ---- */
+
+static void tap_that_is_another_needs_a_version_that_can(void **state)
+{
+    static char tap[] = "lo", id[] = "eth0";
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    struct machine_interface interface = {.id = id, .tap = tap, .replaced = true};
+    machine.network = NETWORK_TAP;
+    machine.interfaces = &interface;
+    machine.interface_count = 1;
+    make_base(&fork, MEMORY_BYTES, "1.11.9", "");
+    setenv("FAKE_FIRECRACKER_VERSION", "1.11.9", 1);
+    assert_load_fails(&fork, &machine, EOPNOTSUPP,
+                      "needs Firecracker 1.12, and this one is 1.11.9");
+    setenv("FAKE_FIRECRACKER_VERSION", "1.12.0-dev", 1);
+    make_base(&fork, MEMORY_BYTES, "1.12.0-dev", "");
+    assert_load_fails(&fork, &machine, EIO, "Unknown Network Device."); /* it was sent */
+    interface.id = NULL;
+    assert_load_fails(&fork, &machine, EOPNOTSUPP, "import it again with --config");
+    interface.tap = (char[]){"no-such-tap"};
+    assert_load_fails(&fork, &machine, EIO, "the tap no-such-tap: No such device");
+    interface.tap = tap;
+    interface.replaced = false;
+    stop(load(&fork, &machine));
+    unsetenv("FAKE_FIRECRACKER_VERSION");
+}
+
+static void vsock_when_the_version_can_is_each_forks_own(void **state)
+{
+    struct vmm_context a = context_in(*state, "a"), b = context_in(*state, "b");
+    struct machine machine = plain_machine();
+    machine.vsock = true;
+    setenv("FAKE_FIRECRACKER_VERSION", "1.16.0", 1);
+    make_base(&a, MEMORY_BYTES, "1.16.0", "\"vsock\":\"../base/v.sock\"");
+    struct vmm *first = load(&a, &machine), *second = load(&b, &machine);
+    assert_true(fixture_has(a.directory_fd, "vsock.sock"));
+    assert_true(fixture_has(b.directory_fd, "vsock.sock"));
+    assert_false(fixture_has(a.directory_fd, "../base/v.sock"));
+    stop(first);
+    stop(second);
+    assert_int_equal(unlinkat(a.directory_fd, "vsock.sock", 0), 0);
+    /* Before, the path is that of the saved state, and two forks cannot both have it. */
+    setenv("FAKE_FIRECRACKER_VERSION", "1.15.0", 1);
+    make_base(&a, MEMORY_BYTES, "1.15.0", "\"vsock\":\"../base/v.sock\"");
+    first = load(&a, &machine);
+    assert_true(fixture_has(a.directory_fd, "../base/v.sock"));
+    try_to_load(&b, &machine, EIO, "Address in use");
+    stop(first);
+    unsetenv("FAKE_FIRECRACKER_VERSION");
+}
+
+/* ---- what goes wrong ---- */
+
+static void load_when_firecracker_refuses_has_its_words(void **state)
+{
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    make_base(&fork, MEMORY_BYTES, "1.8.0", "");
+    assert_load_fails(&fork, &machine, EIO,
+                      "loading the VM: PUT /snapshot/load: Load snapshot error: Failed to restore "
+                      "from snapshot: Failed to get snapshot state from file: Failed to load "
+                      "snapshot state from file: Invalid snapshot version");
+}
+
+static const struct {
+    const char *what, *words;
+} faults[] = {
+    {"die", "(status 3)"},
+    {"hang", "Firecracker does not "},
+    {"garbage", "Firecracker answers with something that is not HTTP"},
+    {"half", "Firecracker has closed the connection within its answer"},
+    {"400", "told to refuse"},
+    {"500", "told to refuse"},
+};
+
+/* A load, and a resume that must fail if the load does not. */
+static void assert_fault(const struct vmm_context *context, const char *fault, const char *words)
+{
+    struct machine machine = plain_machine();
+    struct machine_disk disk = frozen_disk();
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    setenv("FAKE_FIRECRACKER_FAULT", fault, 1);
+    int r = vmm_load(context, &machine, "../base", &vmm, &err);
+    if (r == 0) {
+        r = vmm_resume(context, vmm, &err);
+        if (r == 0 && strstr(fault, "after:die")) /* after the last answer: the watch will see it */
+            assert_int_equal(process_poll(&vmm->pidfd, 1, process_now_ms() + FAR_MS), 1);
+        assert_true(r == -EIO || strstr(fault, "after:"));
+        stop(vmm);
+        unlinkat(context->directory_fd, "vmm.sock", 0);
+    } else {
+        assert_int_equal(r, -EIO);
+    }
+    if (r < 0 && !strstr(err.text, words))
+        fail_msg("%s: %s", fault, err.text);
+    unsetenv("FAKE_FIRECRACKER_FAULT");
+    assert_nothing_left(context);
+}
+
+static void faults_of_each_call_are_eio_and_leave_nothing(void **state)
+{
+    static const char *const calls[] = {"version", "load", "config", "drive", "vm"};
+    static const char *const whens[] = {"before", "during", "after"};
+    struct vmm_context fork = context_in(*state, "fork");
+    fork.answer_ms = SOON_MS;
+    make_base_with_drives(&fork);
+    for (size_t call = 0; call < array_length(calls); call++)
+        for (size_t when = 0; when < array_length(whens); when++)
+            for (size_t i = 0; i < array_length(faults); i++) {
+                char fault[64];
+                snprintf(fault, sizeof fault, "%s:%s:%s", calls[call], whens[when], faults[i].what);
+                assert_fault(&fork, fault, faults[i].words);
+            }
+}
+
+static void start_when_it_fails_says_why(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context fork = context_in(fixture, "fork");
+    struct machine machine = plain_machine();
+    make_base(&fork, MEMORY_BYTES, "1.7.0", "");
+    fork.answer_ms = SOON_MS;
+    setenv("FAKE_FIRECRACKER_FAULT", "start:before:die", 1);
+    assert_load_fails(&fork, &machine, EIO,
+                      "Firecracker has ended before it listened at its socket (status 3): ");
+    setenv("FAKE_FIRECRACKER_FAULT", "start:before:hang", 1);
+    assert_load_fails(&fork, &machine, EIO, "Firecracker does not listen at its socket vmm.sock");
+    unsetenv("FAKE_FIRECRACKER_FAULT");
+    auto_free char *script =
+        fixture_script(fixture, "script",
+                       "#!/bin/sh\n[ $1 = --version ] && exec echo Firecracker v1.7.0\n"
+                       "echo no room for it >&2; exit 9\n");
+    fork.binary = script;
+    assert_load_fails(&fork, &machine, EIO, "(status 9): no room for it");
+    fork.binary = "/nonexistent/firecracker";
+    assert_load_fails(&fork, &machine, EIO, "/nonexistent/firecracker");
+}
+
+static void load_when_cancelled_is_ecanceled_at_once(void **state)
+{
+    static const char *const hangs[] = {"start:before:hang", "version:during:hang",
+                                        "load:before:hang"};
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    make_base(&fork, MEMORY_BYTES, "1.7.0", "");
+    auto_close int cancel = eventfd(1, EFD_CLOEXEC);
+    fork.cancel_fd = cancel;
+    for (size_t i = 0; i < array_length(hangs); i++) {
+        setenv("FAKE_FIRECRACKER_FAULT", hangs[i], 1);
+        assert_load_fails(&fork, &machine, ECANCELED, "given up");
+    }
+    unsetenv("FAKE_FIRECRACKER_FAULT");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH(version_is_that_of_the_program),
+        WITH(boot_save_and_load_deliver_what_is_written_into_memory),
+        WITH(save_never_writes_into_what_was_saved_before),
+        WITH(boot_when_it_is_refused_has_the_words_and_leaves_nothing),
+        WITH(memory_of_a_large_image_is_reached_in_all_its_regions),
+        WITH(drives_that_can_be_written_to_are_each_forks_own),
+        WITH(drives_that_nobody_named_are_refused_unless_they_are_readonly),
+        WITH(tap_that_is_another_needs_a_version_that_can),
+        WITH(vsock_when_the_version_can_is_each_forks_own),
+        WITH(load_when_firecracker_refuses_has_its_words),
+        WITH(faults_of_each_call_are_eio_and_leave_nothing),
+        WITH(start_when_it_fails_says_why),
+        WITH(load_when_cancelled_is_ecanceled_at_once),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
