@@ -35,6 +35,8 @@ const char *harness_make_taps(const char *base, int count)
         return "only root can make a network namespace with taps";
     if (user && !open_tun_to_all(base))
         return "no /dev/net/tun for users can be laid over the host's";
+    if (system("ip link set lo up") != 0)
+        return "ip(8) cannot start the loopback interface";
     for (int i = 0; i < count; i++) {
         snprintf(command, sizeof command,
                  "ip tuntap add t%d mode tap user %s && ip link set t%d up", i, user ? user : "0",

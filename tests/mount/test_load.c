@@ -81,7 +81,7 @@ static const struct {
      "load", "/nonexistent/disk", EIO},
     {"del(.machine)", "validate", "machine", EIO},
     {".kind = \"live\"", "validate", "\"live\"", EOPNOTSUPP},
-    {".hypervisor = \"firecracker\"", "validate", "firecracker", EOPNOTSUPP},
+    {".hypervisor = \"cloud-hypervisor\"", "validate", "cloud-hypervisor", EOPNOTSUPP},
 };
 
 static void commit_of_a_snapshot_that_says_something_else_is_refused(void **state)

@@ -7,16 +7,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "taps.h"
 #include "tiny_guest.h"
 
-enum { TAPS = 3 };
-
 static const char in_use[] = "the tap t0 is in use by the instance ";
-
-static const char *make_taps(const char *base)
-{
-    return harness_make_taps(base, TAPS);
-}
 
 static void make(struct harness *h, const char *id)
 {
@@ -28,12 +22,6 @@ static void make(struct harness *h, const char *id)
                                "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"tap\","
                                "\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}}",
                                kernel));
-}
-
-/* Has a VMM opened it? */
-static void assert_tap(struct harness *h, const char *tap, bool used)
-{
-    assert_shell("bash", harness_format(h, "ip link show %s | grep -q LOWER_UP", tap), !used);
 }
 
 static char *forks(struct harness *h, const char *name)
@@ -57,7 +45,7 @@ static int setup(void **state)
     make(h, "x");
     harness_put(harness_path(h, "instances/x/state"), "running");
     harness_await(h, harness_path(h, "instances/x/console"), "ready");
-    assert_tap(h, "t0", true);
+    taps_assert(h, "t0", true);
     return 0;
 }
 
@@ -68,7 +56,7 @@ static int setup_snapshot(void **state)
     struct harness *h = *state;
     harness_put(harness_path(h, "instances/x/state"), "standby");
     harness_put(harness_path(h, "instances/x/snapshot"), "base");
-    assert_tap(h, "t0", false);
+    taps_assert(h, "t0", false);
     return 0;
 }
 
@@ -81,7 +69,7 @@ static void instance_when_its_tap_is_in_use_does_not_boot(void **state)
     assert_string_equal(harness_get(h, harness_path(h, "instances/y/state")), "created\n");
     harness_put(harness_path(h, "instances/x/state"), "stopped");
     harness_put(harness_path(h, "instances/y/state"), "running");
-    assert_tap(h, "t0", true);
+    taps_assert(h, "t0", true);
     const char *info = harness_get(h, harness_path(h, "instances/y/info"));
     assert_string_equal(harness_json(h, info, "config.network.mac"), "02:00:00:00:00:01");
 }
@@ -90,16 +78,16 @@ static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **stat
 {
     struct harness *h = *state;
     assert_errno(commit(h, "f0", "{}"), 0);
-    assert_tap(h, "t0", true);
+    taps_assert(h, "t0", true);
     assert_errno(commit(h, "f1", "{}"), EBUSY);
     assert_file_contains(forks(h, "new/error"), in_use);
     assert_errno(commit(h, "f1", "{\"tap\":\"t0\"}"), EBUSY);
     assert_file_contains(forks(h, "new/error"), "f0");
-    assert_tap(h, "t1", false);
+    taps_assert(h, "t1", false);
     harness_put(forks(h, "new/mailboxes/m"), "{\"word\":\"hello\"}");
     assert_errno(commit(h, "f1", "{\"tap\":\"t1\"}"), 0);
     harness_await(h, harness_path(h, "instances/f1/console"), "m {\"word\":\"hello\"}");
-    assert_tap(h, "t1", true);
+    taps_assert(h, "t1", true);
     const char *info = harness_get(h, harness_path(h, "instances/f1/info"));
     assert_string_equal(harness_json(h, info, "config.network.tap"), "t1");
     assert_errno(commit(h, "f2", "{\"tap\":\"t1\"}"), EBUSY);
@@ -110,7 +98,7 @@ static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **stat
     assert_errno(commit(h, "f2", "{}"), EBUSY);
     harness_put(harness_path(h, "instances/f0/state"), "stopped");
     assert_errno(commit(h, "f2", "{}"), 0);
-    assert_tap(h, "t0", true);
+    taps_assert(h, "t0", true);
 }
 
 static void fork_when_the_tap_is_not_there_is_eio(void **state)
@@ -167,7 +155,7 @@ int main(void)
         tap_test(fork_when_the_source_has_no_tap_is_einval, tiny_guest_setup),
         tap_test(forks_when_two_want_one_tap_at_once_are_one, setup_snapshot),
     };
-    harness_enter_with(make_taps);
+    harness_enter_with(taps_make);
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     return cmocka_run_group_tests_name("taps", tests, NULL, NULL);

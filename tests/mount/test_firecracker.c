@@ -1,0 +1,444 @@
+/* SPDX-License-Identifier: MIT */
+/* Firecracker through the mount, played by tests/fake_firecracker, which is not Firecracker: what
+ * is shown here is how hypefs behaves, not that the real one does as the fake. */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "taps.h"
+#include "util/cleanup.h"
+
+enum { LONG_MS = 30000, SHORT_MS = 150, STATE_SIZE = 1024 };
+
+static char *forks(struct harness *h, const char *file)
+{
+    return harness_path(h, "snapshots/base/forks/%s", file);
+}
+
+static char *instance(struct harness *h, const char *id, const char *file)
+{
+    return harness_path(h, "instances/%s/%s", id, file);
+}
+
+/* Variables of the fake, from its next start on. */
+static void tell(struct harness *h, const char *variables)
+{
+    harness_put(harness_format(h, "%s/how", h->directory),
+                harness_format(h, "export %s\n", variables));
+}
+
+static char *fake_options(struct harness *h)
+{
+    const char *fake = getenv("FAKE_FIRECRACKER");
+    assert_non_null(fake);
+    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    return fixture_script(
+        h, "firecracker",
+        harness_format(h, "#!/bin/sh\n. \"${0%%/*}/how\"\nexec '%s' \"$@\"\n", fake));
+}
+
+static void mount_it(struct harness *h)
+{
+    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), NULL});
+}
+
+static void make(struct harness *h, const char *id, const char *cmdline, const char *members)
+{
+    assert_works(mkdir(instance(h, id, ""), 0755));
+    harness_put(instance(h, id, "config"),
+                harness_format(h,
+                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "\"memory_mib\":8,\"cmdline\":\"%s\"%s}",
+                               cmdline, members));
+}
+
+/* Boots it, puts it to rest and publishes snapshots/base; the instance is gone. */
+static void publish(struct harness *h, const char *cmdline, const char *members)
+{
+    make(h, "base", cmdline, members);
+    harness_put(instance(h, "base", "state"), "running");
+    harness_await(h, instance(h, "base", "console"), "ready");
+    harness_put(instance(h, "base", "state"), "standby");
+    harness_put(instance(h, "base", "snapshot"), "base");
+    assert_works(rmdir(instance(h, "base", "")));
+}
+
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    mount_it(*state);
+    publish(*state, "mailboxes=m,a network", "");
+    return 0;
+}
+
+static void stage(struct harness *h, const char *mailbox, const char *payload, const char *ack,
+                  int timeout_ms)
+{
+    harness_put(forks(h, harness_format(h, "new/mailboxes/%s", mailbox)),
+                harness_format(h,
+                               "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"%s\","
+                               "\"ack_timeout_ms\":%d}",
+                               payload, ack, timeout_ms));
+}
+
+static int commit(struct harness *h, const char *id)
+{
+    return harness_write(forks(h, "new/commit"), id);
+}
+
+static void assert_refused(struct harness *h, int code, const char *phase, const char *words)
+{
+    assert_errno(commit(h, "f"), code);
+    const char *result = harness_get(h, forks(h, "new/result"));
+    assert_string_equal(harness_json(h, result, "error.phase"), phase);
+    assert_file_contains(forks(h, "new/error"), words);
+    assert_no_instance(h);
+}
+
+static void drop(struct harness *h, const char *id)
+{
+    harness_put(instance(h, id, "state"), "stopped");
+    assert_works(rmdir(instance(h, id, "")));
+}
+
+/* ---- what works ---- */
+
+static void fork_has_its_payloads_and_acks_them(void **state)
+{
+    struct harness *h = *state;
+    const char *before = assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out;
+    stage(h, "m", "{\"n\":1}", "udp", LONG_MS);
+    stage(h, "a", "{\"n\":2}", "keyed", LONG_MS);
+    harness_put(forks(h, "new/network"),
+                "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
+                "\"ipv4\":\"10.0.0.7\",\"prefix\":24}");
+    assert_errno(commit(h, "f1"), 0);
+    const char *result = harness_get(h, forks(h, "f1/result"));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+    assert_string_equal(harness_json(h, result, "mailboxes.1.acked"), "true");
+    assert_string_equal(harness_json(h, result, "network.status"), "applied");
+    const char *console = harness_get(h, instance(h, "f1", "console"));
+    assert_contains(console, "network {\"interface_name\":\"eth0\"");
+    assert_contains(console, "m {\"n\":1,\"ack_port\":");
+    assert_contains(console, "\"ack_key\":\"");
+    /* Another one has the same image and nothing of the first. */
+    assert_errno(commit(h, "f2"), 0);
+    assert_string_equal(harness_get(h, instance(h, "f2", "console")), "");
+    assert_string_equal(assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out,
+                        before);
+    assert_fails(rmdir(harness_path(h, "snapshots/base")), EBUSY);
+    drop(h, "f1");
+    drop(h, "f2");
+    assert_no_instance(h);
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+}
+
+static void instance_when_the_daemon_starts_again_is_saved_all_the_same(void **state)
+{
+    struct harness *h = *state;
+    make(h, "x", "mailboxes=m",
+         ",\"disks\":[{\"path\":\"/etc/passwd\",\"format\":\"raw\","
+         "\"readonly\":true}]");
+    harness_put(instance(h, "x", "state"), "running");
+    assert_int_equal(harness_unmount(h), 0);
+    mount_it(h);
+    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
+    harness_put(instance(h, "x", "state"), "standby");
+    assert_works(access(instance(h, "x", "mailboxes/m"), F_OK));
+    harness_put(instance(h, "x", "snapshot"), "other");
+    const char *info = harness_get(h, harness_path(h, "snapshots/other/info"));
+    assert_string_equal(harness_json(h, info, "hypervisor"), "firecracker");
+    assert_string_equal(harness_json(h, info, "hypervisor_version"), "1.7.0");
+    assert_errno(harness_write(harness_path(h, "snapshots/other/forks/new/commit"), "f"), 0);
+    drop(h, "f");
+    drop(h, "x");
+}
+
+static void fork_on_another_tap_needs_a_version_that_can(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0 && !getenv("HYPEFS_TEST_UID")) {
+        print_message("skipped: only root can make taps\n");
+        skip();
+    }
+    tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+    publish(h, "mailboxes=m",
+            ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
+    assert_errno(commit(h, "f1"), 0);
+    taps_assert(h, "t0", true);
+    assert_errno(commit(h, "f2"), EBUSY);
+    harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
+    taps_assert(h, "t1", false);
+    assert_errno(commit(h, "f2"), 0);
+    taps_assert(h, "t1", true);
+    drop(h, "f1");
+    drop(h, "f2");
+    tell(h, "FAKE_FIRECRACKER_VERSION=1.11.0");
+    harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
+    assert_refused(h, EOPNOTSUPP, "load", "needs Firecracker 1.12, and this one is 1.11.0");
+}
+
+/* ---- guests that do not ---- */
+
+static void guest_that_refuses_has_its_reason_told(void **state)
+{
+    struct harness *h = *state;
+    static const char *const hows[] = {"udp", "keyed"};
+    tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    for (size_t i = 0; i < array_length(hows); i++) {
+        stage(h, "m", "{}", hows[i], LONG_MS);
+        assert_refused(h, EREMOTEIO, "ack", "the_disk_is_full");
+    }
+    /* A network that does not come up is no lost fork. */
+    assert_works(unlink(forks(h, "new/mailboxes/m")));
+    harness_put(forks(h, "new/network"),
+                "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
+                "\"ipv4\":\"10.0.0.7\",\"prefix\":24}");
+    assert_errno(commit(h, "f"), 0);
+    const char *result = harness_get(h, forks(h, "f/result"));
+    assert_string_equal(harness_json(h, result, "network.status"), "degraded");
+    assert_contains(harness_json(h, result, "network.message"), "no_such_interface");
+}
+
+static void guest_that_is_silent_or_lies_is_destroyed(void **state)
+{
+    struct harness *h = *state;
+    static const char *const guests[] = {"silent", "lie"}, *const hows[] = {"udp", "keyed"};
+    for (size_t i = 0; i < array_length(guests); i++) {
+        tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s", guests[i]));
+        for (size_t j = 0; j < array_length(hows); j++) {
+            stage(h, "m", "{}", hows[j], SHORT_MS);
+            assert_refused(h, ETIMEDOUT, "ack", "no ack for mailbox m within 150 ms");
+        }
+    }
+    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    assert_errno(commit(h, "f"), 0);
+}
+
+/* ---- snapshots that others made ---- */
+
+/* snapshots/base as an import leaves it; `edit` is jq's, of its snapshot.json. */
+static void craft(struct harness *h, const struct harness_snapshot *snapshot, const char *members,
+                  const char *edit)
+{
+    static const char magic[] = {0, 0, 0x64, (char)0x86, (char)0x84, 0x19, 0x10, 0x07};
+    char state[STATE_SIZE];
+    memcpy(state, magic, sizeof magic);
+    int size = snprintf(state + sizeof magic, sizeof state - sizeof magic,
+                        "{\"version\":\"1.7.0\"%s%s}", members[0] ? "," : "", members);
+    harness_craft(h, snapshot);
+    struct harness_steps steps =
+        harness_write_steps(harness_store_path(h, "snapshots/base/state"), O_WRONLY | O_TRUNC,
+                            state, sizeof magic + (size_t)size);
+    assert_int_equal(steps.open | steps.write | steps.close, 0);
+    assert_shell("bash",
+                 harness_format(h,
+                                "cd $S/snapshots/base && jq '.machine.accel=\"kvm\"|%s' "
+                                "snapshot.json > j && mv j snapshot.json",
+                                edit),
+                 0);
+}
+
+static const struct harness_snapshot small = {
+    .id = "base",
+    .hypervisor = "firecracker",
+    .frames = (const struct harness_frame[]){{.offset = 4096, .name = "m", .token = "t"}},
+    .count = 1};
+
+static void image_over_3_gib_is_reached_in_both_regions(void **state)
+{
+    struct harness *h = *state;
+    static const uint64_t gib3 = UINT64_C(3) << 30, all = (UINT64_C(3) << 30) + (64 << 20);
+    const struct harness_frame frames[] = {
+        {.offset = 4096, .name = "low", .token = "t"},
+        {.offset = gib3 - 4096, .name = "below", .token = "t"},
+        {.offset = gib3, .name = "above", .token = "t"},
+        {.offset = all - 4096, .name = "unplugged", .token = "t"},
+    };
+    craft(h,
+          &(struct harness_snapshot){.id = "base",
+                                     .hypervisor = "firecracker",
+                                     .memory_bytes = all,
+                                     .frames = frames,
+                                     .count = array_length(frames)},
+          "", ".");
+    mount_it(h);
+    for (size_t i = 0; i < 3; i++)
+        stage(h, frames[i].name, harness_format(h, "{\"i\":%zu}", i), "keyed", LONG_MS);
+    assert_errno(commit(h, "f1"), 0);
+    assert_file_contains(instance(h, "f1", "console"), "above {\"i\":2,");
+    drop(h, "f1");
+    harness_put(forks(h, "new/mailboxes/unplugged"), "{}");
+    assert_refused(h, EIO, "patch", "not private and writable");
+}
+
+#define TWO_DRIVES                                                                                 \
+    "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"%s/origin\",\"is_read_only\":false}," \
+    "{\"drive_id\":\"data\",\"path_on_host\":\"%s/shared\",\"is_read_only\":true}]"
+
+static void drives_are_each_forks_own_or_shared(void **state)
+{
+    struct harness *h = *state;
+    const char *T = h->directory;
+    craft(h, &small, harness_format(h, TWO_DRIVES, T, T),
+          harness_format(h,
+                         ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
+                         "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"disk-0\"},"
+                         "{\"id\":\"data\",\"path\":\"%s/shared\",\"format\":\"raw\","
+                         "\"readonly\":true}]",
+                         T, T));
+    assert_shell("bash",
+                 "echo later > $T/origin; echo shared > $T/shared; chmod 400 $T/shared; "
+                 "echo -n frozen content > $S/snapshots/base/disk-0",
+                 0);
+    mount_it(h);
+    stage(h, "m", "{}", "udp", LONG_MS);
+    assert_errno(commit(h, "fork-1"), 0);
+    stage(h, "m", "{}", "udp", LONG_MS);
+    assert_errno(commit(h, "fork-2"), 0);
+    /* Each guest has written its id to what it takes for its disk. */
+    harness_await(h, harness_store_path(h, "instances/fork-1/drive-rootfs"), "fork-1 content");
+    harness_await(h, harness_store_path(h, "instances/fork-2/drive-rootfs"), "fork-2 content");
+    assert_shell("bash",
+                 "[ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ] && "
+                 "[ \"$(cat $T/origin)\" = later ] && [ \"$(cat $T/shared)\" = shared ] && "
+                 "[ ! -e $S/instances/fork-1/drive-data ]",
+                 0);
+}
+
+static void drive_that_nobody_named_is_refused(void **state)
+{
+    struct harness *h = *state;
+    const char *T = h->directory;
+    craft(h, &small, harness_format(h, TWO_DRIVES, T, T), ".");
+    assert_shell("bash", "echo later > $T/origin; echo shared > $T/shared", 0);
+    mount_it(h);
+    assert_refused(h, EOPNOTSUPP, "load", "the drive rootfs");
+    assert_file_contains(forks(h, "new/error"), "import the snapshot again with --config");
+    assert_shell("bash", "[ \"$(cat $T/origin)\" = later ]", 0);
+}
+
+/* ---- what goes wrong ---- */
+
+static void faults_are_eio_with_words_and_leave_nothing(void **state)
+{
+    static const char *const calls[] = {"version", "load", "config", "vm"};
+    static const char *const whens[] = {"before", "during", "after"};
+    static const struct {
+        const char *what, *words;
+    } faults[] = {
+        {"die", "status 3"},
+        {"garbage", "Firecracker answers with something that is not HTTP"},
+        {"half", "Firecracker has closed the connection within its answer"},
+        {"400", "told to refuse"},
+        {"500", "told to refuse"},
+    };
+    struct harness *h = *state;
+    stage(h, "m", "{}", "udp", LONG_MS);
+    for (size_t call = 0; call < array_length(calls); call++)
+        for (size_t when = 0; when < array_length(whens); when++)
+            for (size_t i = 0; i < array_length(faults); i++) {
+                bool last = call == 3, after_all = last && when == 2 && i == 0;
+                tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s:%s:%s", calls[call],
+                                       whens[when], faults[i].what));
+                /* It acks before it dies, or after: both are possible. */
+                if (!after_all)
+                    assert_refused(h, EIO, last ? "resume" : "load", faults[i].words);
+            }
+    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    assert_errno(commit(h, "f"), 0);
+}
+
+static void firecrackers_own_words_are_told(void **state)
+{
+    struct harness *h = *state;
+    tell(h, "FAKE_FIRECRACKER_VERSION=1.8.0");
+    assert_refused(
+        h, EIO, "load",
+        "loading the VM: PUT /snapshot/load: Load snapshot error: Failed to restore from "
+        "snapshot: Failed to get snapshot state from file: Failed to load snapshot state "
+        "from file: Invalid snapshot version\n");
+    tell(h, "FAKE_FIRECRACKER_FAULT=create:before:400");
+    make(h, "x", "mailboxes=m", "");
+    harness_put(instance(h, "x", "state"), "running");
+    assert_errno(harness_write(instance(h, "x", "state"), "standby"), EIO);
+    assert_file_contains(instance(h, "x", "error"), "told to refuse create with 400");
+    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
+    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
+    drop(h, "x");
+    make(h, "y", "mailboxes=m", ",\"initrd\":\"/no/initrd\"");
+    assert_errno(harness_write(instance(h, "y", "state"), "running"), EIO);
+    assert_file_contains(instance(h, "y", "error"),
+                         "Boot source error: The initrd file cannot be opened: No such file");
+    assert_shell("bash", "[ ! -e $S/instances/y/vmm.sock ]", 0);
+}
+
+static bool vmm_hangs(void *argument)
+{
+    struct harness *h = argument;
+    return harness_shell(h, "bash",
+                         "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -qF $S/instances/.new-")
+               .status == 0;
+}
+
+static void stop_of_the_daemon_ends_a_commit_that_hangs(void **state)
+{
+    struct harness *h = *state;
+    tell(h, "FAKE_FIRECRACKER_FAULT=load:during:hang");
+    struct harness_child child =
+        harness_start_shell(h, "bash", "echo f > snapshots/base/forks/new/commit");
+    harness_await_that(vmm_hangs, h, "Firecracker is started");
+    assert_int_equal(harness_unmount(h), 0);
+    assert_contains(harness_finish(h, &child).err, "Cannot send after transport endpoint shutdown");
+    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    mount_it(h);
+    assert_no_instance(h);
+    assert_errno(commit(h, "f"), 0);
+}
+
+static void program_that_is_missing_is_named(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, (const char *const[]){"--firecracker", "/nonexistent/firecracker", NULL});
+    assert_refused(h, EIO, "load", "/nonexistent/firecracker");
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, (const char *const[]){"--firecracker", "no-such-program", NULL});
+    assert_refused(h, EIO, "load", "no-such-program is not in PATH");
+}
+
+/* Where taps cannot be made, all but their test can run. */
+static const char *prepare(const char *base)
+{
+    if (geteuid() == 0)
+        return taps_make(base);
+    return NULL;
+}
+
+#define fork_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        fork_test(fork_has_its_payloads_and_acks_them),
+        fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),
+        fork_test(fork_on_another_tap_needs_a_version_that_can),
+        fork_test(guest_that_refuses_has_its_reason_told),
+        fork_test(guest_that_is_silent_or_lies_is_destroyed),
+        bare_test(image_over_3_gib_is_reached_in_both_regions),
+        bare_test(drives_are_each_forks_own_or_shared),
+        bare_test(drive_that_nobody_named_is_refused),
+        fork_test(faults_are_eio_with_words_and_leave_nothing),
+        fork_test(firecrackers_own_words_are_told),
+        fork_test(stop_of_the_daemon_ends_a_commit_that_hangs),
+        fork_test(program_that_is_missing_is_named),
+    };
+    harness_enter_with(prepare);
+    return cmocka_run_group_tests_name("firecracker", tests, NULL, NULL);
+}
