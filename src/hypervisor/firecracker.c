@@ -21,7 +21,7 @@
 
 enum {
     PROBE_MS = 10000,
-    END_MS = 200,
+
     PROBE_OUTPUT_MAX = 4096,
     MIB_SHIFT = 20,
     ID_SIZE = 16,
@@ -326,7 +326,7 @@ static int reach_memory(const struct vmm_context *context, struct vmm *vmm, cons
 static void explain_unreached(const struct vmm_context *context, struct vmm *vmm, int r,
                               struct error *err)
 {
-    if (process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS) > 0)
+    if (process_poll(&vmm->pidfd, 1, process_now_ms() + FIRECRACKER_END_MS) > 0)
         vmm_explain(context, vmm, 0, error_set(err, -r, "Firecracker has ended"), err);
 }
 

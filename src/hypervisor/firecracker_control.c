@@ -120,7 +120,7 @@ int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
     int timeout_ms = call->timeout_ms > 0 ? call->timeout_ms : FIRECRACKER_ANSWER_MS;
     int r = request(context, vmm, &http, deadline_ms(context, timeout_ms), ret, &told, err);
     if (r == -ECONNREFUSED) {
-        if (process_poll(&vmm->pidfd, 1, 0) > 0)
+        if (process_poll(&vmm->pidfd, 1, process_now_ms() + FIRECRACKER_END_MS) > 0)
             error_set(err, EIO, "%s has ended", peer);
         else if (err)
             err->code = EIO;

@@ -22,6 +22,7 @@ enum {
     FIRECRACKER_VERSION_SIZE = 32,
     FIRECRACKER_ANSWER_MS = 60000, /* what takes longer will not come at all */
     FIRECRACKER_SAVE_MS = 600000,  /* it writes all of the guest's memory */
+    FIRECRACKER_END_MS = 200,      /* from when its descriptors are closed to its end */
 };
 
 /* What struct vmm's state is for Firecracker, from the start to the release. */

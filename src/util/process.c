@@ -45,6 +45,27 @@ int process_poll(const int *fds, size_t count, double deadline_ms)
     }
 }
 
+static bool is_named(const struct process_spec *spec, int fd)
+{
+    for (size_t i = 0; i < spec->inherit_count; i++)
+        if (spec->inherit_fds[i] == fd)
+            return true;
+    return false;
+}
+
+/* Libraries have descriptors that are not CLOEXEC: libcurl's, for one. Closing one that is not open
+ * is no mistake here. */
+static int close_others(posix_spawn_file_actions_t *actions, const struct process_spec *spec)
+{
+    int last = STDERR_FILENO, r = 0;
+    for (size_t i = 0; i < spec->inherit_count; i++)
+        last = spec->inherit_fds[i] > last ? spec->inherit_fds[i] : last;
+    for (int fd = STDERR_FILENO + 1; fd < last && !r; fd++)
+        if (!is_named(spec, fd))
+            r = posix_spawn_file_actions_addclose(actions, fd);
+    return r ? r : posix_spawn_file_actions_addclosefrom_np(actions, last + 1);
+}
+
 /* What the child does between fork and exec. */
 static int add_actions(posix_spawn_file_actions_t *actions, const struct process_spec *spec)
 {
@@ -65,7 +86,7 @@ static int add_actions(posix_spawn_file_actions_t *actions, const struct process
         /* Onto itself: glibc then clears CLOEXEC in the child alone. */
         r = posix_spawn_file_actions_adddup2(actions, spec->inherit_fds[i], spec->inherit_fds[i]);
     }
-    return r;
+    return r ? r : close_others(actions, spec);
 }
 
 static int set_attributes(posix_spawnattr_t *attributes)

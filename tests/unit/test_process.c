@@ -18,7 +18,7 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { FAR_MS = 20000, OUTPUT_MAX = 65536 };
+enum { FAR_MS = 20000, FAR_FD = 100, OUTPUT_MAX = 65536 };
 
 /* Signals 1 to 31: the next ones are the C library's own, and nobody can set them. */
 static const uint64_t ORDINARY_SIGNALS = UINT64_C(0x7fffffff);
@@ -144,11 +144,18 @@ static void spawn_passes_on_only_the_descriptors_named(void **state)
 
     (void)state;
     assert_int_equal(pipe2(kept, O_CLOEXEC), 0);
-    assert_int_equal(pipe2(other, O_CLOEXEC), 0);
+    assert_int_equal(pipe2(other, 0), 0); /* one before, and one behind */
+    assert_int_equal(dup3(kept[0], FAR_FD, O_CLOEXEC), FAR_FD);
+    close(kept[0]);
+    kept[0] = FAR_FD;
+    assert_int_equal(dup2(other[0], FAR_FD + 1), FAR_FD + 1);
+    close(other[0]);
+    other[0] = FAR_FD + 1;
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
-    snprintf(command, sizeof command,
-             "for f in %d %d %d; do [ -e /proc/$$/fd/$f ] && echo $f; done; readlink /proc/$$/fd/0",
-             kept[0], kept[1], other[0]);
+    snprintf(
+        command, sizeof command,
+        "for f in %d %d %d %d; do [ -e /proc/$$/fd/$f ] && echo $f; done; readlink /proc/$$/fd/0",
+        kept[0], kept[1], other[0], other[1]);
     char *argv[] = {shell, (char[]){"-c"}, command, NULL};
     struct process_spec spec = {.path = shell,
                                 .argv = argv,
