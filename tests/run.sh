@@ -22,7 +22,7 @@ packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjs
 suites="unit mount vm"
 fuzz_seconds=20
 sanitize_timeouts=2 # times those of a plain build
-valgrind_units="error json json_read frame scan scan_json deliver ack machine config qmp programs
+valgrind_units="error json json_read frame scan scan_json deliver ack machine config http qmp programs
                 guest_answer"
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
