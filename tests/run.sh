@@ -22,8 +22,8 @@ packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjs
 suites="unit mount vm"
 fuzz_seconds=20
 sanitize_timeouts=2 # times those of a plain build
-valgrind_units="error json json_read frame scan scan_json deliver ack machine config http qmp programs
-                guest_answer"
+valgrind_units="error json json_read sparse frame scan scan_json deliver ack machine import
+                import_firecracker config http qmp programs guest_answer"
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
