@@ -168,6 +168,8 @@ static int copy_file(struct work *work, const struct import_file *file, int dire
     progress_end(&work->progress);
     progress_begin(&work->progress, "copying");
     int r = sparse_copy(file->fd, to, &file->st, go_on, work, err);
+    if (r == 0 && fsync(to) < 0)
+        r = error_errno(err, errno, "cannot write the copy");
     return r < 0 ? error_prefix(err, r, "copying %s", file->path) : 0;
 }
 

@@ -10,8 +10,9 @@
 
 #include "hypervisor/firecracker_control.h"
 #include "util/cleanup.h"
-#include "util/copy.h"
 #include "util/json.h"
+#include "util/process.h"
+#include "util/sparse.h"
 #include "util/text.h"
 
 enum { PATH_SIZE = 128, NAME_SIZE = 80 };
@@ -90,6 +91,14 @@ static int open_frozen(const struct vmm_context *context, const struct machine_d
     return 0;
 }
 
+static bool go_on(void *context, uint64_t done, uint64_t size)
+{
+    const int *cancel_fd = context;
+    (void)done;
+    (void)size;
+    return *cancel_fd < 0 || process_poll(cancel_fd, 1, 0) <= 0;
+}
+
 /* A new file `name` in the context's directory. */
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
                        const char *image, const char *name, struct error *err)
@@ -104,7 +113,11 @@ static int copy_frozen(const struct vmm_context *context, const struct machine_d
                                O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (to < 0)
         return error_errno(err, errno, "%s cannot be made", name);
-    return copy_file(from, to, context->cancel_fd, err);
+    struct stat file;
+    if (fstat(from, &file) < 0)
+        return error_errno(err, errno, "the frozen copy %s", disk->frozen);
+    int cancel_fd = context->cancel_fd;
+    return sparse_copy(from, to, &file, go_on, &cancel_fd, err);
 }
 
 static int place(const struct vmm_context *context, struct vmm *vmm,

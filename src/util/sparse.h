@@ -25,7 +25,7 @@ int sparse_next(int fd, uint64_t at, uint64_t size, uint64_t *ret_start, uint64_
 typedef bool sparse_progress(void *context, uint64_t done, uint64_t size);
 
 /*
- * Copies `from` into the new file `to`, and fsyncs it: as a reflink where the file system can, else
+ * Copies `from` into the new file `to` (no fsync): as a reflink where the file system can, else
  * the data, of which blocks of zeros become holes. `known` is what fstat() told of `from` when it
  * was looked at: EIO if it has another size or mtime when the copy is complete, for then the copy
  * may be a bit of both. ECANCELED if `progress` (may be NULL) said so.

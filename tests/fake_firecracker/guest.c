@@ -12,7 +12,6 @@
 #include "guest/internal.h"
 #include "mailbox/frame.h"
 #include "util/cleanup.h"
-#include "util/json.h"
 
 enum { LOOK_NS = 1000000, DATAGRAM_SIZE = 512 };
 
@@ -23,7 +22,6 @@ struct guest {
     struct fake *fake;
     struct hypefs_mailbox boxes[FAKE_MAILBOXES_MAX], *pointers[FAKE_MAILBOXES_MAX];
     size_t count;
-    uint8_t *network; /* a resume-network frame; NULL: none */
 };
 
 /* ---- planting ---- */
@@ -112,17 +110,20 @@ size_t guest_pages(const struct fake *fake, uint64_t ret[static FAKE_MAILBOXES_M
     return pages.count;
 }
 
+/* The network's comes first, as in a real guest. */
 static void add_mailbox(void *context, uint64_t offset, const struct frame_marker *marker)
 {
     struct guest *guest = context;
-    uint8_t *page = vm_address(guest->fake, offset);
+    if (guest->count == FAKE_MAILBOXES_MAX)
+        return;
+    struct hypefs_mailbox *box = &guest->boxes[guest->count];
+    box->frame = vm_address(guest->fake, offset);
+    box->layout = &frame_layouts[marker->kind];
+    snprintf(box->name, sizeof box->name, "%s", marker->name);
+    guest->pointers[guest->count++] = box;
     if (marker->kind == FRAME_NETWORK) {
-        guest->network = page;
-    } else if (guest->count < FAKE_MAILBOXES_MAX) {
-        struct hypefs_mailbox *box = &guest->boxes[guest->count];
-        box->frame = (void *)page;
-        snprintf(box->name, sizeof box->name, "%s", marker->name);
-        guest->pointers[guest->count++] = box;
+        guest->pointers[guest->count - 1] = guest->pointers[0];
+        guest->pointers[0] = box;
     }
 }
 
@@ -147,6 +148,10 @@ static bool behaves(const char *how)
 static void lie(const struct hypefs_mailbox *box)
 {
     char text[DATAGRAM_SIZE];
+    if (!box->name[0]) {
+        send_to(box->ack_port, "stage=applied mac=02:09:09:09:09:09 ip=10.9.9.9");
+        return;
+    }
     snprintf(text, sizeof text, "stage=applied mailbox=%s-not%s%s", box->name,
              box->ack_key[0] ? " key=" : "", box->ack_key);
     send_to(box->ack_port, text);
@@ -161,44 +166,15 @@ static void lie(const struct hypefs_mailbox *box)
 
 static void take(struct hypefs_mailbox *box)
 {
-    printf("%s %s\n", box->name, hypefs_mailbox_payload(box, NULL));
+    printf("%s %s\n", box->name[0] ? box->name : "network", hypefs_mailbox_payload(box, NULL));
     fflush(stdout);
     if (behaves("ack"))
         hypefs_mailbox_ack(box, host);
     else if (behaves("refuse"))
-        hypefs_mailbox_fail(box, "the disk is full", host);
+        hypefs_mailbox_fail(box, box->name[0] ? "the disk is full" : "no such interface", host);
     else if (behaves("lie"))
         lie(box);
     hypefs_mailbox_rearm(box);
-}
-
-static const char *text_of(const cJSON *json, const char *name)
-{
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
-    return text ? text : "";
-}
-
-static void take_network(uint8_t *frame)
-{
-    const struct frame_layout *layout = &frame_layouts[FRAME_NETWORK];
-    const char *payload = (const char *)frame + layout->payload;
-    size_t size = frame_load_u32(frame + layout->length);
-    char text[DATAGRAM_SIZE];
-    auto_json cJSON *json = NULL;
-    if (frame_load_u32(frame + layout->sequence) == 0 || size > FAKE_PAGE - layout->payload)
-        return;
-    printf("network %.*s\n", (int)size, payload);
-    fflush(stdout);
-    if (json_parse(payload, size, &json, NULL) == 0 && !behaves("silent")) {
-        const cJSON *port = cJSON_GetObjectItemCaseSensitive(json, "ack_port");
-        snprintf(text, sizeof text, "stage=%s mac=%s ip=%s%s",
-                 behaves("refuse") ? "failed" : "applied", text_of(json, "mac"),
-                 behaves("lie") ? "10.9.9.9" : text_of(json, "ipv4"),
-                 behaves("refuse") ? " reason=no_such_interface" : "");
-        send_to(port ? port->valueint : 0, text);
-    }
-    memset(frame + layout->length, 0, FAKE_PAGE - layout->length);
-    frame_store_u32(frame + layout->sequence, 0);
 }
 
 /* What a guest does to its disk, for a test to see whose it was. */
@@ -225,8 +201,6 @@ static void *run(void *argument)
     }
     while (fake->guest_started) {
         struct hypefs_mailbox *full;
-        if (guest.network)
-            take_network(guest.network);
         while (guest.count > 0 && hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
             take(full);
         pthread_mutex_unlock(&fake->running);

@@ -16,7 +16,7 @@
 
 #include "fake.h"
 #include "util/cleanup.h"
-#include "util/copy.h"
+#include "util/sparse.h"
 #include "util/json.h"
 
 enum { MAGIC_SIZE = 8, STATE_MAX = 65536 };
@@ -178,7 +178,9 @@ static int write_memory(const struct fake *fake, int fd)
 {
     uint64_t pages[FAKE_MAILBOXES_MAX];
     size_t count = guest_pages(fake, pages);
-    if (fake->memory_fd >= 0 && copy_file(fake->memory_fd, fd, -1, NULL) < 0)
+    struct stat file;
+    if (fake->memory_fd >= 0 && (fstat(fake->memory_fd, &file) < 0 ||
+                                 sparse_copy(fake->memory_fd, fd, &file, NULL, NULL, NULL) < 0))
         return -1;
     if (ftruncate(fd, (off_t)fake->memory_bytes) < 0)
         return -1;
