@@ -318,15 +318,7 @@ static int reach_memory(const struct vmm_context *context, struct vmm *vmm, cons
     int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &firecracker->memory, err);
-    return r;
-}
-
-/* Mostly because it has just ended, which is not what the texts of files in /proc say. */
-static void explain_unreached(const struct vmm_context *context, struct vmm *vmm, int r,
-                              struct error *err)
-{
-    if (process_poll(&vmm->pidfd, 1, process_now_ms() + FIRECRACKER_END_MS) > 0)
-        vmm_explain(context, vmm, 0, error_set(err, -r, "Firecracker has ended"), err);
+    return vmm_ended(vmm, "Firecracker", r, err);
 }
 
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
@@ -340,7 +332,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, image, err);
     if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
-        explain_unreached(context, vmm, r, err);
+        vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
         return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
     *ret = vmm;

@@ -162,7 +162,7 @@ static int check_process(struct vmm *vmm, int memory_fd, struct error *err)
     int r = guest_memory_create(vmm->pid, -1, memory_fd, &memory, err);
     if (r == 0)
         guest_memory_destroy(memory);
-    return qemu_control_ended(vmm, r, err);
+    return vmm_ended(vmm, "QEMU", r, err);
 }
 
 /* `recorded` is filled in on success. */
@@ -276,7 +276,7 @@ static int reach_memory(struct vmm *vmm, int image_fd, struct error *err)
     int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
-    return qemu_control_ended(vmm, r, err);
+    return vmm_ended(vmm, "QEMU", r, err);
 }
 
 /* The image as QEMU gets it: memory by its path, the state by a descriptor. */

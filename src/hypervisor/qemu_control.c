@@ -11,7 +11,6 @@
 
 enum {
     COMMAND_MS = 60000, /* saving flushes disks; what takes longer will not come at all */
-    END_MS = 2000,
 };
 
 void qemu_control_release(struct vmm *vmm)
@@ -45,14 +44,6 @@ struct qmp_limits qemu_control_limits(const struct vmm_context *context, const s
                                .deadline_ms =
                                    process_now_ms() +
                                    (context->answer_ms > 0 ? context->answer_ms : timeout_ms)};
-}
-
-int qemu_control_ended(struct vmm *vmm, int r, struct error *err)
-{
-    if (r != -ESRCH)
-        return r;
-    process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
-    return error_set(err, EIO, "QEMU has ended");
 }
 
 static int connect_control(const struct vmm_context *context, struct vmm *vmm, struct qemu *qemu,

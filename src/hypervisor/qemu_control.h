@@ -42,7 +42,4 @@ int qemu_control_execute_string(const struct vmm_context *context, struct vmm *v
                                 const char *command, const char *name, const char *value,
                                 int send_fd, struct error *err);
 
-/* Of what guest_memory returned: ESRCH becomes EIO, when the end of QEMU can be explained. */
-int qemu_control_ended(struct vmm *vmm, int r, struct error *err);
-
 #endif

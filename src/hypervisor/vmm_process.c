@@ -13,7 +13,7 @@
 #include "util/process.h"
 #include "util/text.h"
 
-enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64 };
+enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
 
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)
 {
@@ -79,6 +79,14 @@ static void read_last_words(const struct vmm_context *context, off_t from,
         cut++;
     memmove(ret, ret + cut, size - cut + 1);
     text_make_printable(ret, size - cut, ' ');
+}
+
+int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err)
+{
+    if (r != -ESRCH)
+        return r;
+    process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
+    return error_set(err, EIO, "%s has ended", name);
 }
 
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,

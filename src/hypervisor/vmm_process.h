@@ -29,6 +29,9 @@ struct vmm_spawn {
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
               const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);
 
+/* Of what guest_memory returned: ESRCH becomes EIO, when the end of the VMM can be explained. */
+int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err);
+
 /* Puts behind the text of a failure how the VMM ended and the last it said since vmm.log had
  * `log_size` bytes, as one line. Returns r. */
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
