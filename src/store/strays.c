@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "util/cleanup.h"
+#include "util/process.h"
 
 enum { END_MS = 5000 };
 
@@ -48,13 +49,13 @@ void strays_finish(struct strays *strays)
     *strays = (struct strays){0};
 }
 
-/* The pid may be another process's by now: its directory is looked at again. */
+/* The pid may be another process's by now: so its directory is looked at again. */
 static void end(const struct stray *stray)
 {
     struct stat cwd;
     auto_close int pidfd = pidfd_open(stray->pid, 0);
     if (pidfd < 0 || directory_of(stray->pid, &cwd) < 0 || cwd.st_dev != stray->device ||
-        cwd.st_ino != stray->inode)
+        cwd.st_ino != stray->inode || !process_has_mark(stray->pid))
         return;
     if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) == 0)
         poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, END_MS);

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * strays: processes that an earlier daemon started in a directory of the store and could not put on
- * record before it was killed. A VMM's working directory is its entry, so that is where to look.
+ * record before it was killed. A VMM's working directory is its entry, and it has the mark of
+ * process.h; who else is there (a shell, tail -f vmm.log) has no business with us.
+ *
+ * No start is missed: until its exec, from when on it has the mark, a child holds the lock of the
+ * store, by which the next daemon waits for it.
  */
 #ifndef HYPEFS_STORE_STRAYS_H
 #define HYPEFS_STORE_STRAYS_H
@@ -19,7 +23,8 @@ struct strays {
 void strays_find(struct strays *ret);
 void strays_finish(struct strays *strays);
 
-/* Kills those that are in the directory, but for `keep` (0: all), and waits until they are gone. */
+/* Kills those with the mark that are in the directory, but for `keep` (0: all), and waits until
+ * they are gone. */
 void strays_end(const struct strays *strays, int directory_fd, pid_t keep);
 
 #endif

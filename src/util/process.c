@@ -7,6 +7,8 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
@@ -17,6 +19,8 @@
 #include "util/cleanup.h"
 
 enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
+
+static const char mark[] = "HYPEFS_CHILD=1";
 
 double process_now_ms(void)
 {
@@ -103,8 +107,25 @@ static int set_attributes(posix_spawnattr_t *attributes)
     return r;
 }
 
+/* Ours and the mark. Returns owned; the strings are borrowed. */
+static char **make_environment(void)
+{
+    size_t count = 0;
+    while (environ[count])
+        count++;
+    char **ret = calloc(count + 2, sizeof *ret);
+    if (!ret)
+        return NULL;
+    ret[0] = (char *)(uintptr_t)mark;
+    memcpy(ret + 1, environ, count * sizeof *ret);
+    return ret;
+}
+
 static int spawn(const struct process_spec *spec, pid_t *ret)
 {
+    auto_free char **environment = make_environment();
+    if (!environment)
+        return ENOMEM;
     posix_spawn_file_actions_t actions;
     int r = posix_spawn_file_actions_init(&actions);
     if (r)
@@ -116,7 +137,7 @@ static int spawn(const struct process_spec *spec, pid_t *ret)
         if (!r)
             r = set_attributes(&attributes);
         if (!r)
-            r = posix_spawnp(ret, spec->path, &actions, &attributes, spec->argv, environ);
+            r = posix_spawnp(ret, spec->path, &actions, &attributes, spec->argv, environment);
         posix_spawnattr_destroy(&attributes);
     }
     posix_spawn_file_actions_destroy(&actions);
@@ -140,6 +161,19 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
     *ret_pid = pid;
     *ret_pidfd = pidfd;
     return 0;
+}
+
+bool process_has_mark(pid_t pid)
+{
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
+    auto_fclose FILE *file = fopen(path, "re");
+    auto_free char *entry = NULL;
+    size_t size = 0;
+    while (file && getdelim(&entry, &size, 0, file) > 0)
+        if (strcmp(entry, mark) == 0)
+            return true;
+    return false;
 }
 
 void process_kill(pid_t pid, int pidfd)

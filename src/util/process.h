@@ -3,7 +3,9 @@
  * process: starting a program and knowing when it ends. Never a shell, never a bare pid.
  *
  * The daemon has set umask 077, RLIMIT_CORE 0 and blocked its signals before; a child starts in a
- * session of its own with no signal blocked or ignored, and with only the descriptors named.
+ * session of its own with no signal blocked or ignored, and with only the descriptors named. Each
+ * has a mark in its environment, and what it starts inherits that: so a later daemon can tell what
+ * an earlier one started from everything else.
  */
 #ifndef HYPEFS_UTIL_PROCESS_H
 #define HYPEFS_UTIL_PROCESS_H
@@ -26,6 +28,10 @@ struct process_spec {
 /* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */
 int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
                   struct error *err);
+
+/* Was it started by process_spawn() of this daemon or another, or by such a process? False when it
+ * may not be looked at. */
+bool process_has_mark(pid_t pid);
 
 /* Kills our child, which is not reaped yet, with what it started in its session, and reaps it. */
 void process_kill(pid_t pid, int pidfd);

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -276,6 +277,24 @@ static void vmm_that_is_killed_leaves_a_stopped_instance(void **state)
     assert_string_equal(info(h, "exit"), "null");
 }
 
+/* Somebody reads a log where it lies in the store. */
+static void daemon_that_starts_ends_nobody_who_looks_around_in_the_store(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    struct harness_child tail = harness_start_shell(
+        h, "bash", "cd $S/instances/x && echo there > $T/seen && exec tail -f vmm.log");
+    harness_await(h, harness_format(h, "%s/seen", h->directory), "there\n");
+    auto_close int pidfd = pidfd_open(tail.pid, 0);
+    const char *pid = info(h, "pid");
+    harness_kill(h);
+    harness_mount(h, NULL);
+    assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 0), 0);
+    assert_string_equal(info(h, "pid"), pid);
+    kill(tail.pid, SIGTERM);
+    harness_finish(h, &tail);
+}
+
 static void boot_of_what_qemu_refuses_says_its_words(void **state)
 {
     struct harness *h = *state;
@@ -348,6 +367,7 @@ int main(void)
         lifecycle_test(state_and_info_when_polled_tell_of_changes),
         lifecycle_test(state_when_it_changes_can_be_acted_on),
         lifecycle_test(vmm_that_is_killed_leaves_a_stopped_instance),
+        lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
         lifecycle_test(cmdline_with_commas_reaches_qemu_as_it_is),
         lifecycle_test(walk_with_vms_of_all_states_finishes),

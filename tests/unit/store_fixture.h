@@ -392,14 +392,21 @@ static const char world_qemu_that_dies[] =
     "echo 'qemu: no such luck' >&2\n"
     "exit 3\n";
 
+static inline size_t world_adopt(struct world *world, pid_t pid, int pidfd)
+{
+    assert_true(world->child_count < FIXTURE_CHILDREN);
+    world->children[world->child_count].pid = pid;
+    world->children[world->child_count].pidfd = pidfd;
+    return world->child_count++;
+}
+
 /* A process that lives until it is ended, in that directory, with no descriptor of ours (the
- * store's lock is one). Returns its index in `children`. */
+ * store's lock is one). Returns its index in `children`. Nothing tells that it is ours. */
 static inline size_t world_spawn(struct world *world, const char *directory)
 {
     enum { READY = STDERR_FILENO + 1 };
     int ends[2];
     char byte;
-    assert_true(world->child_count < FIXTURE_CHILDREN);
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     pid_t parent = getpid(), pid = fork();
     assert_true(pid >= 0);
@@ -417,10 +424,21 @@ static inline size_t world_spawn(struct world *world, const char *directory)
     auto_close int ready = ends[0];
     int pidfd = pidfd_open(pid, 0);
     assert_true(pidfd >= 0);
-    world->children[world->child_count].pid = pid;
-    world->children[world->child_count].pidfd = pidfd;
     assert_int_equal(read(ready, &byte, 1), 1);
-    return world->child_count++;
+    return world_adopt(world, pid, pidfd);
+}
+
+/* The same, started as VMMs are. */
+static inline size_t world_spawn_vmm(struct world *world, const char *directory)
+{
+    char *argv[] = {(char[]){"tail"}, (char[]){"-f"}, (char[]){"/dev/null"}, NULL};
+    auto_close int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct process_spec spec = {.path = argv[0], .argv = argv, .directory_fd = fd, .output_fd = -1};
+    pid_t pid;
+    int pidfd;
+    assert_true(fd >= 0);
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, &world->err), 0);
+    return world_adopt(world, pid, pidfd);
 }
 
 static inline bool world_child_ended(const struct world *world, size_t child, int timeout_ms)

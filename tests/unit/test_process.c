@@ -229,6 +229,30 @@ static void spawn_keeps_stderr_apart_where_it_has_a_descriptor(void **state)
     }
 }
 
+static void children_and_theirs_are_known_and_others_are_not(void **state)
+{
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"sleep 1000 & echo $!; wait"}, NULL};
+    char text[32] = "";
+    int out[2];
+    pid_t pid;
+    auto_close int pidfd = -1;
+
+    (void)state;
+    assert_int_equal(pipe2(out, O_CLOEXEC), 0);
+    struct process_spec spec = {
+        .path = shell, .argv = argv, .directory_fd = -1, .output_fd = out[1], .error_fd = -1};
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    assert_true(read(out[0], text, sizeof text - 1) > 0);
+    bool own = process_has_mark(pid), grandchild = process_has_mark(atoi(text));
+    process_kill(pid, pidfd);
+    close(out[0]);
+    close(out[1]);
+    assert_true(own);
+    assert_true(grandchild);
+    assert_false(process_has_mark(pid)); /* any more */
+    assert_false(process_has_mark(getpid()));
+}
+
 static void kill_ends_and_reaps_a_child(void **state)
 {
     char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
@@ -289,6 +313,7 @@ int main(void)
         cmocka_unit_test(spawn_passes_on_only_the_descriptors_named),
         cmocka_unit_test(spawn_starts_the_child_in_its_directory),
         cmocka_unit_test(spawn_keeps_stderr_apart_where_it_has_a_descriptor),
+        cmocka_unit_test(children_and_theirs_are_known_and_others_are_not),
         cmocka_unit_test(kill_ends_and_reaps_a_child),
         cmocka_unit_test(poll_when_one_is_readable_names_it),
         cmocka_unit_test(poll_when_nothing_comes_ends_at_the_deadline),

@@ -234,8 +234,8 @@ static void processes_when_their_entry_is_a_leftover_are_ended(void **state)
     world_close(world);
     leave(world, "instances/.new-1");
     leave(world, "instances/web-1");
-    size_t inside = world_spawn(world, world_path(world, "store/instances/.new-1"));
-    size_t beside = world_spawn(world, world_path(world, "store/instances/web-1"));
+    size_t inside = world_spawn_vmm(world, world_path(world, "store/instances/.new-1"));
+    size_t beside = world_spawn_vmm(world, world_path(world, "store/instances/web-1"));
     world_open_store(world);
     assert_true(world_child_ended(world, inside, FIXTURE_FAR_MS));
     assert_false(world_child_ended(world, beside, 0));

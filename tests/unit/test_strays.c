@@ -19,7 +19,7 @@ static int make_directory(const struct world *world, const char *name)
 
 static size_t spawn_in(struct world *world, const char *name)
 {
-    return world_spawn(world, world_path(world, "%s", name));
+    return world_spawn_vmm(world, world_path(world, "%s", name));
 }
 
 static void strays_when_in_the_directory_are_ended_and_all_others_kept(void **state)
@@ -67,34 +67,68 @@ static void stray_when_its_directory_was_renamed_is_ended(void **state)
     strays_finish(&strays);
 }
 
-/* A process in the directory of its own that goes to another one, "aside", when it is told to. */
+/* Somebody looks around there: with a shell, or with tail -f vmm.log. */
+static void process_when_we_did_not_start_it_is_kept(void **state)
+{
+    struct world *world = *state;
+    struct strays strays;
+    auto_close int entry = make_directory(world, "entry");
+    size_t guest = world_spawn(world, world_path(world, "entry"));
+    size_t stray = spawn_in(world, "entry");
+
+    strays_find(&strays);
+    strays_end(&strays, entry, 0);
+    assert_true(world_child_ended(world, stray, 0));
+    assert_false(world_child_ended(world, guest, 0));
+    strays_finish(&strays);
+}
+
+/* A process of ours in a directory that goes to another one, "aside", when it is told to. */
 struct mover {
-    pid_t pid;
+    size_t child;
     int told, went;
 };
 
-static struct mover start_mover(const struct world *world, const char *from)
+static void await_mover(const struct mover *mover)
 {
-    struct mover mover;
-    int told[2], went[2];
-    char byte = 'r', aside[PATH_MAX];
+    char byte;
+    assert_int_equal(read(mover->went, &byte, 1), 1);
+}
+
+static void tell_mover(const struct mover *mover)
+{
+    assert_int_equal(write(mover->told, "\n", 1), 1);
+}
+
+static struct mover start_mover(struct world *world, const char *from)
+{
+    int told[2], went[2], fds[2];
+    char aside[PATH_MAX], in[32], out[32];
     snprintf(aside, sizeof aside, "%s", world_path(world, "aside"));
     assert_int_equal(pipe2(told, O_CLOEXEC) | pipe2(went, O_CLOEXEC), 0);
-    mover.pid = fork();
-    assert_true(mover.pid >= 0);
-    if (mover.pid == 0) {
-        prctl(PR_SET_PDEATHSIG, SIGKILL);
-        close(told[1]);
-        if (chdir(world_path(world, "%s", from)) < 0 || write(went[1], &byte, 1) != 1 ||
-            read(told[0], &byte, 1) != 1 || chdir(aside) < 0 || write(went[1], &byte, 1) != 1)
-            _exit(1);
-        _exit(read(told[0], &byte, 1) == 1 ? 0 : 1);
-    }
+    snprintf(in, sizeof in, "/proc/self/fd/%d", fds[0] = told[0]);
+    snprintf(out, sizeof out, "/proc/self/fd/%d", fds[1] = went[1]);
+    char *argv[] = {(char[]){"sh"},
+                    (char[]){"-c"},
+                    (char[]){"echo > $1; read x < $0; cd \"$2\" && echo > $1; read x < $0"},
+                    in,
+                    out,
+                    aside,
+                    NULL};
+    auto_close int directory = open(world_path(world, "%s", from), O_RDONLY | O_CLOEXEC);
+    struct process_spec spec = {.path = argv[0],
+                                .argv = argv,
+                                .directory_fd = directory,
+                                .output_fd = -1,
+                                .inherit_fds = fds,
+                                .inherit_count = array_length(fds)};
+    pid_t pid;
+    int pidfd;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, &world->err), 0);
     close(told[0]);
     close(went[1]);
-    mover.told = told[1];
-    mover.went = went[0];
-    assert_int_equal(read(mover.went, &byte, 1), 1);
+    struct mover mover = {world_adopt(world, pid, pidfd), told[1], went[0]};
+    await_mover(&mover);
     return mover;
 }
 
@@ -102,20 +136,21 @@ static void stray_when_it_has_left_the_directory_since_is_kept(void **state)
 {
     struct world *world = *state;
     struct strays strays;
-    char byte = 'x';
-    int status;
     auto_close int entry = make_directory(world, "entry");
     auto_close int aside = make_directory(world, "aside");
     struct mover mover = start_mover(world, "entry");
 
     strays_find(&strays);
-    assert_int_equal(write(mover.told, &byte, 1), 1);
-    assert_int_equal(read(mover.went, &byte, 1), 1);
+    tell_mover(&mover);
+    await_mover(&mover);
     strays_end(&strays, entry, 0);
     strays_end(&strays, aside, 0); /* nor was it there when they were found */
-    assert_int_equal(write(mover.told, &byte, 1), 1);
-    assert_int_equal(waitpid(mover.pid, &status, 0), mover.pid);
-    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    assert_false(world_child_ended(world, mover.child, 0));
+    strays_finish(&strays);
+
+    strays_find(&strays);
+    strays_end(&strays, aside, 0);
+    assert_true(world_child_ended(world, mover.child, 0));
     strays_finish(&strays);
     close(mover.told);
     close(mover.went);
@@ -153,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_EMPTY(strays_when_in_the_directory_are_ended_and_all_others_kept),
         IN_EMPTY(stray_when_its_directory_was_renamed_is_ended),
+        IN_EMPTY(process_when_we_did_not_start_it_is_kept),
         IN_EMPTY(stray_when_it_has_left_the_directory_since_is_kept),
         IN_EMPTY(process_when_it_came_after_they_were_found_is_kept),
         IN_EMPTY(we_ourselves_are_no_stray),
