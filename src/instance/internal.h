@@ -5,7 +5,8 @@
 
 #include "instance/instance.h"
 
-/* record.c: instance.json. `instance` is owned by the caller (busy, or not published). */
+/* record.c: instance.json. `instance` is owned by the caller (busy, or not published). A load
+ * fails, and changes nothing, when it cannot be told whether a VMM still runs. */
 int instance_save(struct instance *instance, int directory_fd, struct error *err);
 /* The same, as if it were in another state already. */
 int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
@@ -27,6 +28,11 @@ void instance_end(struct instance *instance);
 void instance_settle(struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
 void instance_forget_vmm(struct instance *instance);
+/* The memory of an instance that is neither running nor in standby. Snapshots made of it hold links
+ * of their own, so nothing is lost. */
+void instance_drop_image(struct instance *instance);
+/* A daemon was killed during a save: the VM goes on as if that had never begun. */
+void instance_undo_cut_save(struct instance *instance, struct error *err);
 
 /* taps.c: the machine's taps become the instance's. EBUSY if another has one of them. */
 int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);

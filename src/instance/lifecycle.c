@@ -9,7 +9,6 @@
 
 #include "instance/config.h"
 #include "instance/internal.h"
-#include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -108,9 +107,7 @@ void instance_forget_vmm(struct instance *instance)
     }
 }
 
-/* The memory of an instance that is neither running nor in standby. Snapshots made of it hold links
- * of their own, so nothing is lost. */
-static void drop_image(struct instance *instance)
+void instance_drop_image(struct instance *instance)
 {
     static const char *const names[] = {"memory", "state", "mailboxes.json", "saving"};
     for (size_t i = 0; i < array_length(names); i++)
@@ -166,7 +163,7 @@ void instance_end(struct instance *instance)
     if (exit.ended) {
         instance_forget_vmm(instance);
         set_state(instance, INSTANCE_STOPPED);
-        drop_image(instance);
+        instance_drop_image(instance);
         tell_exit(instance);
     }
     if (instance_save(instance, instance->image.directory_fd, &why) < 0)
@@ -273,7 +270,7 @@ static int undo_save(struct instance *instance, struct error *err)
     return r;
 }
 
-static void undo_cut_save(struct instance *instance, struct error *err)
+void instance_undo_cut_save(struct instance *instance, struct error *err)
 {
     struct stat st;
     if (instance->vmm && fstatat(instance->image.directory_fd, saving_name, &st, 0) == 0 &&
@@ -321,7 +318,7 @@ static int stop(struct instance *instance, struct error *err)
         instance_forget_vmm(instance);
     }
     set_state(instance, INSTANCE_STOPPED);
-    drop_image(instance);
+    instance_drop_image(instance);
     return 0;
 }
 
@@ -364,7 +361,7 @@ int instance_change(struct instance *instance, enum instance_state target, struc
         return r;
     transition *go = transitions[instance->state][target];
     if (instance->state == target && target == INSTANCE_STOPPED)
-        drop_image(instance); /* what a VM that ended by itself has left */
+        instance_drop_image(instance); /* what a VM that ended by itself has left */
     else if (instance->state == target)
         r = 0; /* another thread was faster: its image stays */
     else if (!go)
@@ -426,49 +423,6 @@ int instance_snapshot(struct instance *instance, const char *id, struct error *e
     return r;
 }
 
-struct load_context {
-    struct instances *table;
-    struct strays strays;
-};
-
-static int load_one(void *context, const char *id, struct error *err)
-{
-    struct load_context *load_context = context;
-    struct instances *table = load_context->table;
-    struct instance *instance;
-    struct error why = {0};
-    (void)err;
-    if (instance_load(table, id, &instance, &why) < 0) {
-        table->setup.complain(table->setup.context, why.text);
-        return 0;
-    }
-    strays_end(&load_context->strays, instance->image.directory_fd,
-               instance->vmm ? instance->vmm->pid : 0);
-    undo_cut_save(instance, &why);
-    if (why.code)
-        table->setup.complain(table->setup.context, why.text);
-    instance_insert(instance);
-    if (instance->vmm && instance_watch(instance, &why) < 0)
-        table->setup.complain(table->setup.context, why.text);
-    instance_unref(instance);
-    return 0;
-}
-
-int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err)
-{
-    *ret = (struct instances){.setup = *setup, .epoll_fd = -1, .stop_fd = -1};
-    pthread_mutex_init(&ret->lock, NULL);
-    pthread_cond_init(&ret->idle, NULL);
-    int r = instances_watch(ret, err);
-    if (r < 0)
-        return r;
-    struct load_context context = {.table = ret};
-    strays_find(&context.strays);
-    r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
-    strays_finish(&context.strays);
-    return r;
-}
-
 void instances_stop(struct instances *instances)
 {
     pthread_mutex_lock(&instances->lock);
@@ -476,17 +430,4 @@ void instances_stop(struct instances *instances)
     for (struct instance *i = instances->by_id; i; i = i->hh.next)
         cancel(i);
     pthread_mutex_unlock(&instances->lock);
-}
-
-void instances_close(struct instances *instances)
-{
-    if (instances->epoll_fd >= 0)
-        instances_unwatch(instances);
-    struct instance *instance, *next;
-    HASH_ITER (hh, instances->by_id, instance, next) {
-        HASH_DEL(instances->by_id, instance);
-        instance_unref(instance);
-    }
-    pthread_cond_destroy(&instances->idle);
-    pthread_mutex_destroy(&instances->lock);
 }

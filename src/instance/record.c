@@ -12,44 +12,61 @@
 
 enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48 };
 
-/* Tells a process from a later one of the same pid: field 22 of /proc/PID/stat. */
-static void start_time(pid_t pid, char ret[32])
+/* A small file of /proc, with a NUL. 0 or -errno. */
+static int read_proc(const char *path, char *ret, size_t size)
+{
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t got = fd >= 0 ? read(fd, ret, size - 1) : -1;
+    if (got < 0)
+        return -errno;
+    ret[got] = 0;
+    return 0;
+}
+
+/* Tells a process from a later one of the same pid: field 22 of /proc/PID/stat. "" if there is no
+ * such process, or none that we may see. */
+static int start_time(pid_t pid, char ret[32])
 {
     char path[48], text[1024];
     ret[0] = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
-    ssize_t size = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
-    if (size <= 0)
-        return;
-    text[size] = 0;
-    char *field = strrchr(text, ')'); /* the end of field 2, which may hold anything */
+    int r = read_proc(path, text, sizeof text);
+    if (r == -ENOENT || r == -ESRCH)
+        return 0;
+    char *field = r == 0 ? strrchr(text, ')') : NULL; /* the end of field 2, of any bytes */
     for (int i = 2; field && i < 22; i++)
         field = strchr(field + 1, ' ');
     if (field)
         snprintf(ret, 32, "%.*s", (int)strcspn(field + 1, " "), field + 1);
+    return r < 0 ? r : ret[0] ? 0 : -EIO;
 }
 
-static void boot_id(char ret[48])
+static int boot_id(char ret[48])
 {
-    auto_close int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
-    ssize_t size = fd >= 0 ? read(fd, ret, 47) : -1;
-    ret[size > 0 ? size : 0] = 0;
-    ret[strcspn(ret, "\n")] = 0;
+    int r = read_proc("/proc/sys/kernel/random/boot_id", ret, 48);
+    if (r == 0)
+        ret[strcspn(ret, "\n")] = 0;
+    return r;
 }
 
-static cJSON *vmm_to_json(const struct vmm *vmm)
+static int vmm_to_json(const struct vmm *vmm, cJSON **ret, struct error *err)
 {
     char started[32], booted[48];
-    if (!vmm)
-        return cJSON_CreateNull();
-    start_time(vmm->pid, started);
-    boot_id(booted);
+    if (!vmm) {
+        *ret = cJSON_CreateNull();
+        return 0;
+    }
+    int r = start_time(vmm->pid, started);
+    if (r == 0)
+        r = boot_id(booted);
+    if (r < 0)
+        return error_errno(err, -r, "cannot describe the VMM with the pid %d", (int)vmm->pid);
     cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "pid", vmm->pid);
     cJSON_AddStringToObject(json, "start_time", started);
     cJSON_AddStringToObject(json, "boot_id", booted);
-    return json;
+    *ret = json;
+    return 0;
 }
 
 int instance_save(struct instance *instance, int directory_fd, struct error *err)
@@ -60,6 +77,10 @@ int instance_save(struct instance *instance, int directory_fd, struct error *err
 int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
                      struct error *err)
 {
+    cJSON *vmm = NULL;
+    int r = vmm_to_json(instance->vmm, &vmm, err);
+    if (r < 0)
+        return error_prefix(err, r, "instance %s", instance->id);
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
     cJSON_AddStringToObject(json, "id", instance->id);
@@ -74,14 +95,14 @@ int instance_save_as(struct instance *instance, enum instance_state state, int d
         cJSON_AddStringToObject(source, "snapshot", instance->source);
         cJSON_AddStringToObject(source, "uuid", instance->source_uuid);
     }
-    cJSON_AddItemToObject(json, "vmm", vmm_to_json(instance->vmm));
+    cJSON_AddItemToObject(json, "vmm", vmm);
     if (instance->exit.ended) {
         cJSON *exit = cJSON_AddObjectToObject(json, "exit");
         cJSON_AddNumberToObject(exit, "code", instance->exit.code);
         cJSON_AddNumberToObject(exit, "signal", instance->exit.signal);
         cJSON_AddStringToObject(exit, "at", instance->exit_at);
     }
-    int r = store_write_json(directory_fd, "instance.json", json, err);
+    r = store_write_json(directory_fd, "instance.json", json, err);
     return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
 }
 
@@ -98,27 +119,42 @@ static int number_of(const cJSON *json, const char *name)
     return cJSON_IsNumber(item) ? item->valueint : 0;
 }
 
-/* The process of the kept pid, if it is the very one. */
-static struct vmm *find_vmm(const struct hypervisor *hypervisor, const cJSON *json)
+/* Is the process with that pid, of which `pidfd` is to be, the very one? 1; 0: that one has ended;
+ * -errno: there is no telling. */
+static int identify(const cJSON *json, int pid, int *ret_pidfd)
 {
     char kept[48], now[48];
-    int pid = number_of(json, "pid");
-    auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
-    if (pidfd < 0)
-        return NULL;
     copy_text(kept, sizeof kept, json, "boot_id");
-    boot_id(now);
-    if (strcmp(kept, now) != 0)
-        return NULL;
+    int r = boot_id(now);
+    if (r < 0 || strcmp(kept, now) != 0 || pid <= 0)
+        return r;
+    auto_close int pidfd = pidfd_open(pid, 0);
+    if (pidfd < 0) /* with the two others it is a thread by now, or was never a pid */
+        return errno == ESRCH || errno == EINVAL || errno == ENOENT ? 0 : -errno;
     copy_text(kept, sizeof kept, json, "start_time");
-    start_time(pid, now);
-    if (!now[0] || strcmp(kept, now) != 0)
-        return NULL;
-    struct vmm *vmm = calloc(1, sizeof *vmm);
-    if (vmm)
-        *vmm = (struct vmm){
-            .hypervisor = hypervisor, .pid = pid, .pidfd = steal_fd(&pidfd), .memory_fd = -1};
-    return vmm;
+    r = start_time(pid, now);
+    if (r < 0 || !now[0] || strcmp(kept, now) != 0)
+        return r;
+    *ret_pidfd = steal_fd(&pidfd);
+    return 1;
+}
+
+/* *ret stays NULL when it has ended. */
+static int find_vmm(const struct hypervisor *hypervisor, const cJSON *json, struct vmm **ret,
+                    struct error *err)
+{
+    auto_close int pidfd = -1;
+    int pid = number_of(json, "pid");
+    int r = identify(json, pid, &pidfd);
+    if (r < 0)
+        return error_errno(err, -r,
+                           "it is not known whether its VMM, with the pid %d, still runs, so the "
+                           "instance is left out until the next start of the daemon",
+                           pid);
+    r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
+    if (*ret)
+        pidfd = -1;
+    return r;
 }
 
 static int read_state(struct instance *instance, const cJSON *json, struct error *err)
@@ -154,7 +190,7 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
 }
 
 /* What ran when the daemon ended: found again, or noted as ended. */
-static void adopt(struct instance *instance, const cJSON *json)
+static int adopt(struct instance *instance, const cJSON *json, struct error *err)
 {
     const cJSON *exit = cJSON_GetObjectItemCaseSensitive(json, "exit");
     if (cJSON_IsObject(exit)) {
@@ -163,15 +199,17 @@ static void adopt(struct instance *instance, const cJSON *json)
         copy_text(instance->exit_at, sizeof instance->exit_at, exit, "at");
     }
     if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
-        return;
-    instance->vmm =
-        find_vmm(instance->machine.hypervisor, cJSON_GetObjectItemCaseSensitive(json, "vmm"));
+        return 0;
+    int r = find_vmm(instance->machine.hypervisor, cJSON_GetObjectItemCaseSensitive(json, "vmm"),
+                     &instance->vmm, err);
+    if (r < 0)
+        return r;
     if (!instance->vmm) {
         instance->state = INSTANCE_STOPPED;
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);
         instance_save(instance, instance->image.directory_fd, NULL); /* else the next start tells */
-        return;
+        return 0;
     }
     instance_keep_taps(instance, &instance->machine);
     struct snapshots *snapshots = instance->table->setup.snapshots;
@@ -182,6 +220,7 @@ static void adopt(struct instance *instance, const cJSON *json)
         instance->mapped = source;
     else
         snapshot_unref(source);
+    return 0;
 }
 
 static int interpret(struct instance *instance, const cJSON *json, struct error *err)
@@ -198,9 +237,7 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     int r = read_state(instance, json, err);
     if (r == 0)
         r = read_machine(instance, json, err);
-    if (r == 0)
-        adopt(instance, json);
-    return r;
+    return r == 0 ? adopt(instance, json, err) : r;
 }
 
 int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)

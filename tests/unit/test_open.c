@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT */
+/* What a start of the daemon makes of VMs whose end, or life, it cannot see. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "instance/internal.h"
+#include "store_fixture.h"
+
+/* What fails with `failing`: pidfd_open(), or open() of a process's stat. See the build file. */
+static int failing;
+static bool fail_pidfd, fail_stat;
+
+int __real_pidfd_open(pid_t pid, unsigned flags);
+int __wrap_pidfd_open(pid_t pid, unsigned flags);
+int __real_open64(const char *path, int flags, ...);
+int __wrap_open64(const char *path, int flags, ...);
+
+int __wrap_pidfd_open(pid_t pid, unsigned flags)
+{
+    if (!fail_pidfd)
+        return __real_pidfd_open(pid, flags);
+    errno = failing;
+    return -1;
+}
+
+int __wrap_open64(const char *path, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    size_t size = strlen(path);
+    if (!fail_stat || size < 5 || strcmp(path + size - 5, "/stat") != 0)
+        return __real_open64(path, flags, mode);
+    errno = failing;
+    return -1;
+}
+
+static void open_world(struct world *world)
+{
+    world_open_store(world);
+    world_open_layers(world);
+}
+
+static void leave(struct world *world, const char *id, const char *state, const char *vmm)
+{
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "\"state\":\"%s\",%s,\"vmm\":%s", state, world_machine, vmm) > 0);
+    world_leave_instance(world, id, json);
+}
+
+/* Running, in its own directory. */
+static size_t leave_running(struct world *world, const char *id)
+{
+    char vmm[256];
+    leave(world, id, "running", "null");
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", id));
+    world_describe_child(world, child, vmm, sizeof vmm);
+    remove(world_path(world, "store/instances/%s/instance.json", id));
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json,
+                         "{\"version\":1,\"hypervisor\":\"qemu\",\"state\":\"running\",%s,"
+                         "\"vmm\":%s}",
+                         world_machine, vmm) > 0);
+    world_write_text(world_path(world, "store/instances/%s/instance.json", id), json);
+    return child;
+}
+
+static void assert_runs(struct world *world, const char *id)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    assert_non_null(instance);
+    assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
+    instance_unref(instance);
+}
+
+/* Whether it runs is not known: it is not ended, and nothing is changed. */
+static void assert_left_alone(struct world *world, size_t child)
+{
+    open_world(world);
+    fail_pidfd = fail_stat = false;
+    assert_null(instances_find(&world->instances, "web-1"));
+    assert_non_null(strstr(world->complaints, "instance web-1: it is not known whether"));
+    assert_non_null(strstr(world->complaints, strerrordesc_np(failing)));
+    assert_false(world_child_ended(world, child, 0));
+    assert_int_equal(instances_create(&world->instances, "web-1", &world->err), -EEXIST);
+    world->complaints[0] = 0;
+    world_close(world);
+}
+
+static void vmm_when_there_is_no_telling_whether_it_runs_is_left_alone(void **state)
+{
+    static const int codes[] = {EMFILE, ENFILE, ENOMEM};
+    struct world *world = *state;
+    size_t child = leave_running(world, "web-1");
+    for (size_t i = 0; i < array_length(codes); i++) {
+        failing = codes[i];
+        fail_pidfd = true;
+        assert_left_alone(world, child);
+        fail_stat = true;
+        assert_left_alone(world, child);
+    }
+    open_world(world);
+    assert_runs(world, "web-1");
+    assert_string_equal(world->complaints, "");
+}
+
+/* On record it would be no process: the next start would end it. */
+static void vmm_when_it_cannot_be_described_is_not_put_on_record(void **state)
+{
+    struct world *world = *state;
+    leave_running(world, "web-1");
+    open_world(world);
+    struct instance *instance = instances_find(&world->instances, "web-1");
+    assert_non_null(instance);
+    failing = EMFILE;
+    fail_stat = true;
+    int r = instance_save(instance, instance->image.directory_fd, &world->err);
+    fail_stat = false;
+    instance_unref(instance);
+    assert_int_equal(r, -EMFILE);
+    world_restart(world);
+    assert_runs(world, "web-1");
+}
+
+/* What a daemon that was killed, or none, has left of a VM's memory is of no use. */
+static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
+{
+    static const char *const states[] = {"created", "running", "standby", "stopped"};
+    static const char *const files[] = {"memory", "state", "mailboxes.json", "saving"};
+    struct world *world = *state;
+    for (size_t i = 0; i < array_length(states); i++) {
+        leave(world, states[i], states[i], "null");
+        for (size_t j = 0; j < array_length(files); j++)
+            world_write_text(world_path(world, "store/instances/%s/%s", states[i], files[j]), "x");
+    }
+    open_world(world);
+    for (size_t i = 0; i < array_length(states); i++) {
+        bool saved = strcmp(states[i], "standby") == 0;
+        for (size_t j = 0; j < array_length(files); j++)
+            if (world_has(world_path(world, "store/instances/%s/%s", states[i], files[j])) != saved)
+                fail_msg("%s of %s", files[j], states[i]);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_EMPTY(vmm_when_there_is_no_telling_whether_it_runs_is_left_alone),
+        IN_EMPTY(vmm_when_it_cannot_be_described_is_not_put_on_record),
+        IN_EMPTY(memory_when_no_vmm_runs_and_none_was_saved_is_dropped),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
