@@ -8,8 +8,13 @@
 /* record.c: instance.json. `instance` is owned by the caller (busy, or not published). A load
  * fails, and changes nothing, when it cannot be told whether a VMM still runs. */
 int instance_save(struct instance *instance, int directory_fd, struct error *err);
-/* The same, as if it were in another state already. */
-int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
+/* The same, with what the instance is about to become. */
+struct instance_next {
+    enum instance_state state;
+    const struct machine *machine;
+    const struct vmm *vmm; /* NULL: none */
+};
+int instance_save_as(struct instance *instance, const struct instance_next *next, int directory_fd,
                      struct error *err);
 int instance_load(struct instances *table, const char *id, struct instance **ret,
                   struct error *err);

@@ -189,23 +189,43 @@ static struct vmm_context context_of(const struct instance *instance,
                             instance->cancel_fd);
 }
 
+/* A VMM that is on no record is ended by the next start of the daemon: then rather at once. */
+static int boot_on_record(struct instance *instance, struct machine *machine, struct vmm **ret,
+                          struct error *err)
+{
+    struct vmm_context context = context_of(instance, machine->hypervisor);
+    struct vmm *vmm;
+    int r = vmm_boot(&context, machine, &vmm, err);
+    if (r < 0)
+        return r;
+    vmm_release(vmm);
+    const struct instance_next next = {INSTANCE_RUNNING, machine, vmm};
+    r = instance_save_as(instance, &next, instance->image.directory_fd, err);
+    if (r < 0) {
+        vmm_stop(vmm, NULL);
+        vmm_close(vmm);
+        instance_drop_image(instance);
+        return error_prefix(err, r, "the VM cannot be put on record, and was ended again");
+    }
+    *ret = vmm;
+    return 0;
+}
+
 static int boot(struct instance *instance, struct error *err)
 {
     struct machine machine;
-    struct vmm *vmm;
+    struct vmm *vmm = NULL;
     int r = machine_to_boot(instance, &machine, err);
     if (r < 0)
         return r;
-    struct vmm_context context = context_of(instance, machine.hypervisor);
     r = instance_take_taps(instance, &machine, err);
     if (r == 0)
-        r = vmm_boot(&context, &machine, &vmm, err);
+        r = boot_on_record(instance, &machine, &vmm, err);
     if (r < 0) {
         instance_drop_taps(instance);
         machine_finish(&machine);
         return r;
     }
-    vmm_release(vmm);
     pthread_mutex_lock(&instance->table->lock);
     struct machine old = instance->machine;
     instance->machine = machine;
@@ -282,6 +302,7 @@ static int standby(struct instance *instance, struct error *err)
 {
     const int directory_fd = instance->image.directory_fd;
     struct vmm_context context = context_of(instance, instance->vmm->hypervisor);
+    const struct instance_next saved = {INSTANCE_STANDBY, &instance->machine, NULL};
     struct error why = {0}, resume_error = {0};
     if (instance->source[0])
         return error_set(err, EOPNOTSUPP, "forks cannot be put into standby yet");
@@ -291,7 +312,7 @@ static int standby(struct instance *instance, struct error *err)
     if (r == 0)
         r = save_paused(instance, &context, &why);
     if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
-        r = instance_save_as(instance, INSTANCE_STANDBY, directory_fd, &why);
+        r = instance_save_as(instance, &saved, directory_fd, &why);
     if (r == 0)
         r = vmm_stop(instance->vmm, &why);
     if (r < 0) {

@@ -71,32 +71,33 @@ static int vmm_to_json(const struct vmm *vmm, cJSON **ret, struct error *err)
 
 int instance_save(struct instance *instance, int directory_fd, struct error *err)
 {
-    return instance_save_as(instance, instance->state, directory_fd, err);
+    const struct instance_next same = {instance->state, &instance->machine, instance->vmm};
+    return instance_save_as(instance, &same, directory_fd, err);
 }
 
-int instance_save_as(struct instance *instance, enum instance_state state, int directory_fd,
+int instance_save_as(struct instance *instance, const struct instance_next *next, int directory_fd,
                      struct error *err)
 {
     cJSON *vmm = NULL;
-    int r = vmm_to_json(instance->vmm, &vmm, err);
+    int r = vmm_to_json(next->vmm, &vmm, err);
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
     cJSON_AddStringToObject(json, "id", instance->id);
-    cJSON_AddStringToObject(json, "state", instance_state_names[state]);
+    cJSON_AddStringToObject(json, "state", instance_state_names[next->state]);
     cJSON_AddStringToObject(json, "created_at", instance->created_at);
-    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
+    cJSON_AddStringToObject(json, "hypervisor", next->machine->hypervisor->name);
     if (instance->config)
         cJSON_AddStringToObject(json, "config", instance->config);
-    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
+    cJSON_AddItemToObject(json, "machine", machine_to_json(next->machine));
     if (instance->source[0]) {
         cJSON *source = cJSON_AddObjectToObject(json, "source");
         cJSON_AddStringToObject(source, "snapshot", instance->source);
         cJSON_AddStringToObject(source, "uuid", instance->source_uuid);
     }
     cJSON_AddItemToObject(json, "vmm", vmm);
-    if (instance->exit.ended) {
+    if (instance->exit.ended && next->state == INSTANCE_STOPPED) {
         cJSON *exit = cJSON_AddObjectToObject(json, "exit");
         cJSON_AddNumberToObject(exit, "code", instance->exit.code);
         cJSON_AddNumberToObject(exit, "signal", instance->exit.signal);

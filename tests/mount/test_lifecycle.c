@@ -277,6 +277,28 @@ static void vmm_that_is_killed_leaves_a_stopped_instance(void **state)
     assert_string_equal(info(h, "exit"), "null");
 }
 
+/* The next daemon would know nothing of it, and end it. */
+static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
+{
+    struct harness *h = *state;
+    make(h);
+    const char *before = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
+    assert_works(mkdir(harness_store_path(h, "instances/x/instance.json.tmp"), 0700));
+    assert_errno(harness_write(file(h, "state"), "running"), EISDIR);
+    assert_file_contains(file(h, "error"), "cannot be put on record, and was ended again");
+    assert_file_contains(file(h, "error"), "instance.json");
+    assert_string_equal(harness_get(h, file(h, "state")), "created\n");
+    assert_string_equal(info(h, "pid"), "null");
+    assert_shell("bash", "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -xF $S/instances/x", 1);
+    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    assert_string_equal(harness_get(h, harness_store_path(h, "instances/x/instance.json")), before);
+    assert_works(rmdir(harness_store_path(h, "instances/x/instance.json.tmp")));
+    harness_put(file(h, "state"), "running");
+    harness_kill(h);
+    harness_mount(h, NULL);
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+}
+
 /* Somebody reads a log where it lies in the store. */
 static void daemon_that_starts_ends_nobody_who_looks_around_in_the_store(void **state)
 {
@@ -367,6 +389,7 @@ int main(void)
         lifecycle_test(state_and_info_when_polled_tell_of_changes),
         lifecycle_test(state_when_it_changes_can_be_acted_on),
         lifecycle_test(vmm_that_is_killed_leaves_a_stopped_instance),
+        lifecycle_test(boot_that_cannot_be_put_on_record_is_taken_back),
         lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
         lifecycle_test(cmdline_with_commas_reaches_qemu_as_it_is),
