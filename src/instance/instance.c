@@ -365,7 +365,12 @@ int instance_remove(struct instance *instance, struct error *err)
     instance_settle(instance);
     if (instance->removed)
         r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    else if (instance->busy || instance->vmm)
+    else if (instance->busy)
+        r = error_set(err, EBUSY,
+                      "the instance %s cannot be removed while a change of it is under way: wait "
+                      "for it",
+                      instance->id);
+    else if (instance->vmm)
         r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
                       instance->id, instance_state_names[instance->state]);
     else
