@@ -147,13 +147,16 @@ static void wait_for_end(pid_t pid)
         poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, LOCK_WAIT_MS);
 }
 
-static bool try_lock(int fd, char owner[OWNER_SIZE])
+/* -EWOULDBLOCK: another has it, whose pid is in `owner` if that is known. */
+static int try_lock(int fd, char owner[OWNER_SIZE])
 {
     if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-        return true;
-    ssize_t size = errno == EWOULDBLOCK ? pread(fd, owner, OWNER_SIZE - 1, 0) : -1;
+        return 0;
+    if (errno != EWOULDBLOCK)
+        return -errno;
+    ssize_t size = pread(fd, owner, OWNER_SIZE - 1, 0);
     owner[size > 0 ? strcspn(owner, "\n") : 0] = 0;
-    return false;
+    return -EWOULDBLOCK;
 }
 
 static int take_lock(int store_fd, const char *path, struct error *err)
@@ -162,12 +165,14 @@ static int take_lock(int store_fd, const char *path, struct error *err)
     auto_close int fd = openat(store_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return error_errno(err, errno, "cannot open the store's lock %s/lock", path);
-    bool locked = try_lock(fd, owner);
-    if (!locked) {
+    int r = try_lock(fd, owner);
+    if (r == -EWOULDBLOCK) {
         wait_for_end((pid_t)strtol(owner, NULL, 10));
-        locked = try_lock(fd, owner);
+        r = try_lock(fd, owner);
     }
-    if (!locked)
+    if (r < 0 && r != -EWOULDBLOCK)
+        return error_errno(err, -r, "cannot lock the store, by flock() of %s/lock", path);
+    if (r < 0)
         return error_set(err, EBUSY,
                          "the store %s is in use by another hypefs (pid %s): stop that one, or "
                          "give this one another --store",

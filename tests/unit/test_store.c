@@ -8,6 +8,20 @@
 
 #include "store_fixture.h"
 
+/* What flock() fails with, or 0; see the build file. */
+static int flock_errno;
+
+int __real_flock(int fd, int operation);
+int __wrap_flock(int fd, int operation);
+
+int __wrap_flock(int fd, int operation)
+{
+    if (flock_errno == 0)
+        return __real_flock(fd, operation);
+    errno = flock_errno;
+    return -1;
+}
+
 static void id_when_letters_digits_and_dashes_is_valid(void **state)
 {
     static const char *const good[] = {"a", "ab", "a1", "web-1", "a-b-c", "a--b", "newer", "new1"};
@@ -152,6 +166,20 @@ static void leftovers_when_the_store_opens_are_removed(void **state)
         assert_false(world_has(world_path(world, "store/%s", gone[i])));
     for (size_t i = 0; i < array_length(kept); i++)
         assert_int_equal(world_count(world_path(world, "store/%s", kept[i])), 2);
+}
+
+/* As on a file system without locks. */
+static void store_when_it_cannot_be_locked_says_why(void **state)
+{
+    struct world *world = *state;
+    struct store store;
+    flock_errno = ENOLCK;
+    int r = store_open(world->path, &store, &world->err);
+    flock_errno = 0;
+    assert_int_equal(r, -ENOLCK);
+    assert_non_null(strstr(world->err.text, "cannot lock the store"));
+    assert_non_null(strstr(world->err.text, strerrordesc_np(ENOLCK)));
+    assert_null(strstr(world->err.text, "another hypefs"));
 }
 
 static void leftovers_when_the_store_is_in_use_are_left_alone(void **state)
@@ -491,6 +519,7 @@ int main(void)
         IN_EMPTY(store_when_in_use_tells_by_whom_and_what_to_do),
         IN_EMPTY(store_when_a_file_is_in_its_place_is_refused),
         IN_EMPTY(leftovers_when_the_store_opens_are_removed),
+        IN_EMPTY(store_when_it_cannot_be_locked_says_why),
         IN_EMPTY(leftovers_when_the_store_is_in_use_are_left_alone),
         IN_EMPTY(entry_when_it_is_being_written_is_no_leftover),
         IN_EMPTY(entries_when_daemons_start_again_and_again_stay),
