@@ -43,11 +43,20 @@ static struct document *config_document(const struct place *place)
     return &unit_of(place)->config;
 }
 
+/* The outcome of the write of that number: an earlier one that is answered later is history. */
+static void set_error_of(struct fs *fs, struct unit *unit, uint64_t number, const char *text)
+{
+    if (number >= unit->told) {
+        unit->told = number;
+        free(unit->error);
+        unit->error = text ? strdup(text) : NULL;
+    }
+    fs_changed(fs, &unit->object);
+}
+
 static void set_error(struct fs *fs, struct unit *unit, const char *text)
 {
-    free(unit->error);
-    unit->error = text ? strdup(text) : NULL;
-    fs_changed(fs, &unit->object);
+    set_error_of(fs, unit, ++unit->writes, text);
 }
 
 static int config_may_write(struct fs *fs, const struct place *place)
@@ -107,7 +116,7 @@ static void finish_job(struct job *job)
     struct unit *unit = (struct unit *)job->object;
     if (unit->job == job)
         unit->job = NULL;
-    set_error(job->fs, unit, job->result < 0 ? job->error.text : NULL);
+    set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
     fs_changed(job->fs, &job->fs->root); /* snapshots/ */
 }
 
@@ -130,6 +139,7 @@ static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), con
 {
     struct error err = {0};
     if (unit->job && unit->job->run == run && strcmp(unit->job->text, text) == 0) {
+        unit->job->number = ++unit->writes;
         *ret = job_ref(unit->job);
         return FS_LATER;
     }
@@ -140,6 +150,7 @@ static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), con
     job->run = run;
     job->finish = finish_job;
     job->target = target;
+    job->number = ++unit->writes;
     int r = job_start(job_ref(job), &err);
     if (r < 0) {
         set_error(fs, unit, err.text);
@@ -222,16 +233,21 @@ static bool is_standby(const struct place *place)
     return instance_is_standby(unit_of(place)->instance);
 }
 
-/* A fork whose snapshot is there: one that came later under the same id is another. */
-static bool is_fork(const struct place *place)
+/* NULL if there is none: of no fork, of one whose record could not be read, or whose snapshot is
+ * gone. One that came later under the same id is another. */
+static struct draft *record_of(struct fs *fs, const struct instance *instance)
 {
-    const struct instance *instance = unit_of(place)->instance;
-    struct snapshot *source =
-        instance->source[0] ? snapshots_find(instance->table->setup.snapshots, instance->source)
-                            : NULL;
-    bool same = source && strcmp(source->uuid, instance->source_uuid) == 0;
-    snapshot_unref(source);
-    return same;
+    struct source *source = instance->source[0] ? fs_source(fs, instance->source) : NULL;
+    struct draft *draft = source && strcmp(source->snapshot->uuid, instance->source_uuid) == 0
+                              ? draft_find(source, instance->id)
+                              : NULL;
+    return draft && draft->record ? draft : NULL;
+}
+
+static bool has_record(const struct place *place)
+{
+    const struct unit *unit = unit_of(place);
+    return record_of(unit->fs, unit->instance) != NULL;
 }
 
 static void fork_link(const struct place *place, char ret[256])
@@ -249,7 +265,7 @@ static const struct entry instance_entries[] = {
     {"console", S_IFREG | 0400, 7, .file = &console_file},
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
     {"mailboxes", S_IFDIR | 0755, 9, .directory = &markers_directory, .present = is_standby},
-    {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = is_fork},
+    {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = has_record},
 };
 
 static const struct directory instance_directory = {.entries = instance_entries,
@@ -296,17 +312,6 @@ static int instances_make(struct fs *fs, const struct place *directory, const ch
     return r;
 }
 
-/* The record of the fork goes with its instance. */
-static void remove_record(struct fs *fs, const struct instance *instance)
-{
-    struct source *source = instance->source[0] ? fs_source(fs, instance->source) : NULL;
-    struct draft *draft = source && strcmp(source->snapshot->uuid, instance->source_uuid) == 0
-                              ? draft_find(source, instance->id)
-                              : NULL;
-    if (draft && draft->record)
-        draft_remove(fs, draft);
-}
-
 static int instances_remove(struct fs *fs, const struct place *directory, const char *name)
 {
     struct unit *unit = fs_unit(fs, name);
@@ -318,8 +323,10 @@ static int instances_remove(struct fs *fs, const struct place *directory, const 
     fs_unlock(fs);
     int r = instance_remove(unit->instance, &err);
     fs_lock(fs);
+    struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
+    if (record)
+        draft_remove(fs, record);
     if (r == 0) {
-        remove_record(fs, unit->instance);
         fs_forget_unit(fs, unit);
     } else {
         set_error(fs, unit, err.text);

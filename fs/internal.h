@@ -53,6 +53,7 @@ struct unit { /* OBJECT_INSTANCE */
     struct instance *instance;
     struct document config; /* only its marks */
     char *error;            /* owned: why the last write to config, state or snapshot failed */
+    uint64_t writes, told;  /* how many there were of these, and which of them `error` is of */
     struct job *job;        /* the transition under way; not counted */
     UT_hash_handle hh;
 };
@@ -134,6 +135,7 @@ struct job {
     struct fork_request request;     /* of commits */
     struct fork_outcome outcome;
     enum instance_state target; /* of transitions */
+    uint64_t number;            /* of the last write that waits for it, among its unit's */
     struct error error;
     bool limited; /* counts for FS_COMMITS_MAX */
     bool done;

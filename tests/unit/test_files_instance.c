@@ -286,6 +286,76 @@ static void transition_when_another_is_under_way_joins_waits_or_ends_it(void **s
     assert_int_equal(tree_rmdir(tree, "instances/one"), 0);
 }
 
+/* The first change is told of while `held` is not posted. */
+static struct gate held;
+static atomic_bool holding;
+static void (*pass_on)(struct world *world, const char *id);
+
+static void hold_up(struct world *world, const char *id)
+{
+    pass_on(world, id);
+    if (atomic_exchange(&holding, false))
+        gate_wait(&held, FIXTURE_FAR_MS);
+}
+
+/* The boot that was ended comes to its end after the stop that ended it. */
+static void error_when_an_earlier_write_is_answered_later_is_that_of_the_last(void **state)
+{
+    struct tree *tree = *state;
+    struct caller *caller = calloc(1, sizeof *caller);
+    char byte;
+    install_qemu_that_hangs(tree->world);
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/k\"}");
+    auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
+    gate_init(&held);
+    pass_on = tree->world->on_changed;
+    tree->world->on_changed = hold_up;
+    holding = true;
+    struct handle *handle = tree_open(tree, ONE "state", O_WRONLY);
+    caller_init(caller);
+    int r = fs_write(tree->fs, handle, "running", 7, 0, false, &caller->waiter);
+    assert_int_equal(read(started, &byte, 1), 1);
+    assert_int_equal(tree_put(tree, ONE "state", "stopped"), 0);
+    gate_post(&held);
+    assert_int_equal(caller_wait(caller, r), -ECANCELED);
+    tree_assert_text(tree, ONE "error", "");
+    assert_int_equal(tree_put(tree, ONE "state", "paused"), -EINVAL); /* one after that counts */
+    tree_assert_has(tree, ONE "error", "stopped cannot become paused");
+    fs_release(tree->fs, handle);
+    free(caller);
+    tree->world->on_changed = pass_on;
+    gate_finish(&held);
+}
+
+static void fork_when_its_record_cannot_be_read_is_not_linked(void **state)
+{
+    static const char *const records[] = {"{\"options\":", "{}"};
+    struct tree *tree = *state;
+    struct stat st;
+    auto_free char *json = NULL;
+    world_publish_box(tree->world, "base");
+    struct snapshot *base = snapshots_find(&tree->world->snapshots, "base");
+    assert_true(asprintf(&json,
+                         "\"state\":\"stopped\",%s,\"source\":{\"snapshot\":\"base\","
+                         "\"uuid\":\"%s\"}",
+                         world_machine, base->uuid) > 0);
+    snapshot_unref(base);
+    world_leave_instance(tree->world, "web-1", json);
+    for (size_t i = 0; i < array_length(records); i++) {
+        world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"), records[i]);
+        tree_restart(tree);
+        tree_assert_names(tree, "instances/web-1",
+                          "info config state snapshot error console vmm.log ");
+        assert_int_equal(tree_try_walk(tree, "instances/web-1/fork", &st), -ENOENT);
+        tree_assert_names(tree, "snapshots/base/forks", "new ");
+    }
+    world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"),
+                     "{\"result\":{\"status\":\"committed\"}}");
+    tree_restart(tree);
+    assert_true(tree_try_walk(tree, "instances/web-1/fork", &st) > 0);
+    assert_true(S_ISLNK(st.st_mode));
+}
+
 static void transitions_when_the_daemon_stops_are_answered(void **state)
 {
     struct tree *tree = *state;
@@ -320,6 +390,8 @@ int main(void)
         WITH_ONE(log_when_it_is_no_file_does_not_stop_the_mount),
         WITH_ONE(poll_when_the_vmm_ends_wakes_state_and_info),
         WITH_ONE(transition_when_another_is_under_way_joins_waits_or_ends_it),
+        WITH_ONE(error_when_an_earlier_write_is_answered_later_is_that_of_the_last),
+        WITH_ONE(fork_when_its_record_cannot_be_read_is_not_linked),
         WITH_ONE(transitions_when_the_daemon_stops_are_answered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
