@@ -9,6 +9,7 @@
 
 #include "fork/internal.h"
 #include "util/process.h"
+#include "util/text.h"
 
 enum { NETWORK_WAIT_MS = 5000 };
 
@@ -32,6 +33,14 @@ static int prepare(struct fork *fork, struct error *err)
     return r < 0 ? r : handoff_add(fork, FRAME_NETWORK, mailbox, err);
 }
 
+static void degrade(struct fork_network *network, const char *reason)
+{
+    snprintf(network->degraded, sizeof network->degraded,
+             "the guest could not apply its network: %.900s",
+             reason[0] ? reason : "no reason given");
+    text_make_utf8(network->degraded);
+}
+
 static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     struct fork_network *network = &fork->request->network;
@@ -39,9 +48,7 @@ static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
     (void)err;
     *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
     if (ack->state == ACK_REFUSED)
-        snprintf(network->degraded, sizeof network->degraded,
-                 "the guest could not apply its network: %.900s",
-                 ack->reason[0] ? ack->reason : "no reason given");
+        degrade(network, ack->reason);
     else if (ack->state == ACK_WAITING && process_now_ms() < *ret_deadline_ms)
         return 0;
     else if (ack->state == ACK_WAITING)

@@ -5,26 +5,14 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A text that was cut to fit ends with a whole character: it becomes part of JSON. */
-static void end_cleanly(struct error *err)
-{
-    size_t size = strlen(err->text), lead = size;
-    if (size < sizeof err->text - 1)
-        return;
-    while (lead > 0 && size - lead < 3 && ((unsigned char)err->text[lead - 1] & 0xC0) == 0x80)
-        lead--;
-    unsigned char c = lead > 0 ? (unsigned char)err->text[lead - 1] : 0;
-    size_t follow = c >= 0xF0 ? 3 : c >= 0xE0 ? 2 : c >= 0xC0 ? 1 : 0;
-    if (size - lead < follow)
-        err->text[lead - 1] = 0;
-}
+#include "util/text.h"
 
 __attribute__((format(printf, 3, 0))) static void put(struct error *err, int code,
                                                       const char *format, va_list args)
 {
     err->code = code;
     vsnprintf(err->text, sizeof err->text, format, args);
-    end_cleanly(err);
+    text_make_utf8(err->text); /* it becomes part of JSON */
 }
 
 int error_set(struct error *err, int code, const char *format, ...)
@@ -47,7 +35,7 @@ void error_append(struct error *err, const char *format, ...)
     va_start(args, format);
     vsnprintf(err->text + used, sizeof err->text - used, format, args);
     va_end(args);
-    end_cleanly(err);
+    text_make_utf8(err->text);
 }
 
 int error_errno(struct error *err, int code, const char *format, ...)

@@ -73,12 +73,17 @@ static enum json_status utf8_step(const uint8_t *bytes, size_t size, size_t *at)
     return JSON_COMPLETE;
 }
 
+size_t json_utf8_length(const void *bytes, size_t size)
+{
+    size_t length = 0, at = 0;
+    while (at < size && utf8_step(bytes, size, &at) == JSON_COMPLETE)
+        length = at;
+    return length;
+}
+
 bool json_utf8_valid(const void *bytes, size_t size)
 {
-    for (size_t at = 0; at < size;)
-        if (utf8_step(bytes, size, &at) != JSON_COMPLETE)
-            return false;
-    return true;
+    return json_utf8_length(bytes, size) == size;
 }
 
 static enum json_status scan_escape(struct scanner *s)

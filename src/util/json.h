@@ -65,6 +65,9 @@ bool json_name_is(const char *text, struct json_span name, const char *ascii);
 /* Does the complete object have a member of that name? */
 bool json_has_member(const char *text, struct json_span object, const char *ascii);
 
+/* How many of the bytes, from the first, are whole characters of UTF-8. */
+size_t json_utf8_length(const void *bytes, size_t size);
+
 /* Are the bytes UTF-8 (RFC 3629: no surrogates, no overlong forms)? NUL counts as valid. */
 bool json_utf8_valid(const void *bytes, size_t size);
 

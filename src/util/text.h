@@ -9,4 +9,8 @@
  * a whole becomes '?'. The size stays. */
 void text_make_printable(char *text, size_t size, char instead);
 
+/* Makes UTF-8 of a text with a NUL whose parts may have been cut inside a character: what is left
+ * of one at the end goes, other wrong bytes become '?'. */
+void text_make_utf8(char *text);
+
 #endif

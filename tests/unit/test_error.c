@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "util/error.h"
@@ -86,6 +87,41 @@ static void error_texts_when_cut_end_with_a_whole_character(void **state)
     }
 }
 
+/* By a precision, say: not at the end of the text. */
+static void error_texts_when_words_in_them_were_cut_are_utf8(void **state)
+{
+    static const struct {
+        const char *words, *shown;
+    } cases[] = {
+        {"a\xC3\xA4", "a\xC3\xA4"},
+        {"a\xC3", "a?"},
+        {"a\xE2\x82", "a??"},
+        {"\xF0\x9F\x98", "???"},
+        {"\xC3\xE2\x82\xAC", "?\xE2\x82\xAC"},
+        {"\xC0\xAF", "??"},
+    };
+    struct error err = {0};
+    char wanted[64];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        error_set(&err, EIO, "%s; and", cases[i].words);
+        snprintf(wanted, sizeof wanted, "%s; and", cases[i].shown);
+        assert_string_equal(err.text, wanted);
+        error_set(&err, EIO, "x");
+        error_prefix(&err, 0, "%s", cases[i].words);
+        snprintf(wanted, sizeof wanted, "%s: x", cases[i].shown);
+        assert_string_equal(err.text, wanted);
+        error_append(&err, "%s.", cases[i].words);
+        snprintf(wanted, sizeof wanted, "%s: x%s.", cases[i].shown, cases[i].shown);
+        assert_string_equal(err.text, wanted);
+    }
+    error_set(&err, EIO, "%.2s", "a\xC3\xA4"); /* at the end it is left out */
+    assert_string_equal(err.text, "a");
+    error_set(&err, EIO, "%.3s", "a\xE2\x82\xAC");
+    assert_string_equal(err.text, "a");
+}
+
 static void error_name_when_known_is_the_macros_name(void **state)
 {
     (void)state;
@@ -103,6 +139,7 @@ int main(void)
         cmocka_unit_test(error_functions_when_err_is_null_return_the_number),
         cmocka_unit_test(error_texts_when_too_long_are_cut_and_ended),
         cmocka_unit_test(error_texts_when_cut_end_with_a_whole_character),
+        cmocka_unit_test(error_texts_when_words_in_them_were_cut_are_utf8),
         cmocka_unit_test(error_name_when_known_is_the_macros_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
