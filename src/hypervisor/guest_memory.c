@@ -54,6 +54,16 @@ static int ended(const char *process, struct error *err)
     return error_set(err, ESRCH, "process %s has ended", process);
 }
 
+static int cannot_open(const char *path, int code, struct error *err)
+{
+    if (code != EACCES && code != EPERM)
+        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(code));
+    return error_set(err, EIO,
+                     "the VMM's memory is closed to hypefs: the VMM runs as another user, its "
+                     "program has file capabilities (setcap -r takes them away), or ptrace is "
+                     "restricted here (kernel.yama.ptrace_scope)");
+}
+
 /* Calls `visit` for each mapping of a process until it returns other than 0. */
 static int walk(const char *pid, int (*visit)(const struct mapping *mapping, void *context),
                 void *context, struct error *err)
@@ -64,7 +74,7 @@ static int walk(const char *pid, int (*visit)(const struct mapping *mapping, voi
     if (!file && errno == ESRCH)
         return ended(pid, err);
     if (!file)
-        return error_errno(err, EIO, "%s cannot be opened", path);
+        return cannot_open(path, errno, err);
     auto_free char *line = NULL;
     size_t size = 0;
     int r = 0;
@@ -100,7 +110,7 @@ static int identify(int image_fd, struct identity *ret, struct error *err)
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     void *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
     if (mapped == MAP_FAILED)
-        return error_errno(err, EIO, "the memory image cannot be mapped");
+        return error_set(err, EIO, "the memory image cannot be mapped: %s", strerrordesc_np(errno));
     struct own_page page = {.address = (uintptr_t)mapped};
     int r = walk("self", find_own_page, &page, err);
     munmap(mapped, size);
@@ -142,14 +152,10 @@ int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%d/mem", (int)pid);
     int fd = open(path, O_RDWR | O_CLOEXEC);
-    if (fd < 0 && (errno == EACCES || errno == EPERM))
-        return error_set(err, EIO,
-                         "the VMM's memory may not be written to: it runs as another user, has "
-                         "file capabilities, or ptrace is restricted here");
     if (fd < 0 && errno == ESRCH)
         return error_set(err, ESRCH, "process %d has ended", (int)pid);
     if (fd < 0)
-        return error_errno(err, EIO, "%s cannot be opened", path);
+        return cannot_open(path, errno, err);
     *ret_fd = fd;
     return 0;
 }
@@ -225,6 +231,13 @@ static int translate(const struct guest_memory *memory, uint64_t offset, size_t 
     return 0;
 }
 
+/* What pread or pwrite returned: 0 of a process that has no memory any more. */
+static int access_failed(const char *what, ssize_t result, struct error *err)
+{
+    return error_set(err, EIO, "the VMM's memory cannot be %s (has it ended?)%s%s", what,
+                     result < 0 ? ": " : "", result < 0 ? strerrordesc_np(errno) : "");
+}
+
 int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
                       struct error *err)
 {
@@ -237,7 +250,7 @@ int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *
         if (got < 0 && errno == EINTR)
             continue;
         if (got <= 0)
-            return error_errno(err, EIO, "the VMM's memory cannot be read (has it ended?)");
+            return access_failed("read", got, err);
         done += (size_t)got;
     }
     return 0;
@@ -272,7 +285,7 @@ int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const
         if (put < 0 && errno == EINTR)
             continue;
         if (put <= 0)
-            return error_errno(err, EIO, "the VMM's memory cannot be written (has it ended?)");
+            return access_failed("written", put, err);
         done += (size_t)put;
     }
     return verify(memory, offset, bytes, size, err);

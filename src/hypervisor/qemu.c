@@ -269,13 +269,18 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm, int st
     return r < 0 ? r : await_loaded(context, vmm, err);
 }
 
-/* After the greeting: before, the process may still be a script that is about to exec QEMU. */
-static int reach_memory(struct vmm *vmm, int image_fd, struct error *err)
+/* After the greeting: before, the process may still be a script that is about to exec QEMU. And
+ * before the state is loaded, which takes long and is in vain where this is refused. */
+static int open_process(struct vmm *vmm, struct error *err)
+{
+    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
+    return vmm_ended(vmm, "QEMU", r, err);
+}
+
+static int find_memory(struct vmm *vmm, int image_fd, struct error *err)
 {
     struct qemu *qemu = vmm->state;
-    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
-    if (r == 0)
-        r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
+    int r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
     return vmm_ended(vmm, "QEMU", r, err);
 }
 
@@ -326,9 +331,11 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     if (r == 0)
         r = qemu_record_check_greeting(machine, vmm, err);
     if (r == 0)
+        r = open_process(vmm, err);
+    if (r == 0)
         r = load_state(context, vmm, image->state_fd, err);
     if (r == 0)
-        r = reach_memory(vmm, image->memory_fd, err);
+        r = find_memory(vmm, image->memory_fd, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
     *ret = vmm;

@@ -105,7 +105,7 @@ static int read_more(struct qmp *qmp, const struct qmp_limits *limits, struct er
         if (got == 0 || errno == ECONNRESET)
             return closed(limits, err);
         if (errno != EINTR && errno != EAGAIN)
-            return error_errno(err, EIO, "QEMU's control connection failed");
+            return error_set(err, EIO, "QEMU's control connection: %s", strerrordesc_np(errno));
         r = await(qmp, limits, err);
         if (r < 0)
             return r;

@@ -7,11 +7,14 @@
 #include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -253,6 +256,78 @@ static void create_when_the_process_is_ending_is_esrch(void **state)
     assert_null(memory);
 }
 
+/* As an ordinary user, and of a process that is not dumpable, as one with file capabilities is. */
+static int look_at_undumpable(int image, struct error *err)
+{
+    struct guest_memory *memory = NULL;
+    char byte;
+    int ready[2], mem = -1;
+    if (pipe2(ready, O_CLOEXEC) < 0 || (getuid() == 0 && setuid(65534) < 0))
+        return -1;
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        prctl(PR_SET_DUMPABLE, 0);
+        if (write(ready[1], "r", 1) == 1)
+            pause();
+        _exit(0);
+    }
+    bool there = pid > 0 && read(ready[0], &byte, 1) == 1;
+    int opened = there ? guest_memory_open_process(pid, &mem, &err[0]) : 0;
+    int created = there ? guest_memory_create(pid, -1, image, &memory, &err[1]) : 0;
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    return opened == -EIO && created == -EIO ? 0 : -1;
+}
+
+static void process_when_it_may_not_be_looked_at_is_eio_with_cause_and_remedy(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err[2] = {0};
+    int ends[2], status;
+
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        int r = look_at_undumpable(fixture->image, err);
+        _exit(r == 0 && write(ends[1], err, sizeof err) == sizeof err ? 0 : 1);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+    assert_int_equal(read(ends[0], err, sizeof err), sizeof err);
+    close(ends[0]);
+    close(ends[1]);
+    for (size_t i = 0; i < array_length(err); i++) {
+        assert_non_null(strstr(err[i].text, "file capabilities"));
+        assert_non_null(strstr(err[i].text, "setcap -r"));
+        assert_non_null(strstr(err[i].text, "ptrace_scope"));
+    }
+}
+
+/* EIO is what the caller gets, and the text has the true reason. */
+static void failure_of_the_system_is_told_by_its_own_words(void **state)
+{
+    struct fixture *fixture = *state;
+    struct guest_memory *memory = NULL;
+    struct error err = {0};
+    char byte;
+    auto_close int directory = open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    assert_int_equal(guest_memory_create(getpid(), fixture->mem, directory, &memory, &err), -EIO);
+    assert_string_equal(err.text, "the memory image cannot be mapped: No such device");
+    map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    assert_int_equal(guest_memory_create(getpid(), directory, fixture->image, &memory, &err), 0);
+    assert_int_equal(guest_memory_read(memory, 0, &byte, 1, &err), -EIO);
+    assert_non_null(strstr(err.text, "cannot be read (has it ended?): Is a directory"));
+    assert_int_equal(guest_memory_write(memory, 0, "x", 1, &err), -EIO);
+    assert_non_null(strstr(err.text, "cannot be written (has it ended?): Bad file descriptor"));
+    guest_memory_destroy(memory);
+    assert_int_equal(guest_memory_open_process(INT_MAX, &(int){0}, &err), -EIO);
+    assert_string_equal(err.text,
+                        "/proc/2147483647/mem cannot be opened: No such file or directory");
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -268,6 +343,8 @@ int main(void)
         WITH(access_at_the_end_of_the_image_stays_inside),
         WITH(create_when_the_process_does_not_map_the_image_is_eio),
         WITH(create_when_the_process_is_ending_is_esrch),
+        WITH(process_when_it_may_not_be_looked_at_is_eio_with_cause_and_remedy),
+        WITH(failure_of_the_system_is_told_by_its_own_words),
         WITH(access_when_the_process_has_ended_is_eio),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
