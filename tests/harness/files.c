@@ -95,6 +95,14 @@ int harness_read_errno(const char *path)
     return size < 0 ? (int)-size : 0;
 }
 
+/* What the file "error" in the same directory says, where there is one. */
+static const char *error_beside(struct harness *h, const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    const char *error = harness_format(h, "%.*serror", slash ? (int)(slash - path) + 1 : 0, path);
+    return access(error, R_OK) == 0 ? harness_get(h, error) : "";
+}
+
 char *harness_await(struct harness *h, const char *path, const char *wanted)
 {
     double deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS;
@@ -107,8 +115,8 @@ char *harness_await(struct harness *h, const char *path, const char *wanted)
         if (size >= 0 && strstr(text, wanted))
             return keep_text(h, steal_pointer(text), (size_t)size);
         if (process_now_ms() > deadline_ms)
-            give_up("%s never has \"%s\"; it has \"%s\"", path, wanted,
-                    size < 0 ? strerrordesc_np((int)-size) : text);
+            give_up("%s never has \"%s\"; it has \"%s\"; error: \"%s\"", path, wanted,
+                    size < 0 ? strerrordesc_np((int)-size) : text, error_beside(h, path));
         struct pollfd look = {.fd = fd, .events = POLLPRI};
         poll(&look, fd >= 0, LOOK_AGAIN_MS);
     }
