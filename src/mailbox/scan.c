@@ -188,6 +188,8 @@ int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
     int r = scan_data(fd, (uint64_t)size, progress, context, &scan, err);
     if (r == 0 && (fstat(fd, &st) < 0 || st.st_size < size))
         r = became_shorter(err);
+    if (r == 0 && scan_mark_first(&scan) < 0)
+        r = error_errno(err, ENOMEM, "cannot scan the image");
     if (r < 0) {
         scan_finish(&scan);
         return r;
@@ -204,15 +206,33 @@ void scan_finish(struct scan *scan)
     *scan = (struct scan){0};
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const struct candidate *one = *(struct candidate *const *)a;
+    const struct candidate *other = *(struct candidate *const *)b;
+    int r = strcmp(one->marker.name, other->marker.name);
+    return r ? r : (one > other) - (one < other);
+}
+
+int scan_mark_first(struct scan *scan)
+{
+    auto_free struct candidate **sorted = calloc(scan->count + 1, sizeof *sorted);
+
+    if (!sorted)
+        return -ENOMEM;
+    for (size_t i = 0; i < scan->count; i++)
+        sorted[i] = &scan->candidates[i];
+    qsort(sorted, scan->count, sizeof *sorted, by_name);
+    for (size_t i = 0; i < scan->count; i++)
+        sorted[i]->first =
+            sorted[i]->marker.kind == FRAME_FORK &&
+            (i == 0 || strcmp(sorted[i - 1]->marker.name, sorted[i]->marker.name) != 0);
+    return 0;
+}
+
 size_t scan_next_name(const struct scan *scan, size_t from)
 {
-    for (size_t i = from; i < scan->count; i++) {
-        const struct frame_marker *marker = &scan->candidates[i].marker;
-        size_t first = 0;
-        while (strcmp(scan->candidates[first].marker.name, marker->name) != 0)
-            first++;
-        if (first == i && marker->kind == FRAME_FORK)
-            return i;
-    }
-    return scan->count;
+    while (from < scan->count && !scan->candidates[from].first)
+        from++;
+    return from;
 }

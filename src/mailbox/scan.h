@@ -27,6 +27,7 @@ struct candidate {
     bool pending; /* sequence is not 0 */
     bool clean;   /* behind the marker, to the end of the page: zeros, an earlier payload
                      (a JSON object of the length given, then zeros) or a refusal */
+    bool first;   /* a fork candidate whose name none before it has */
 };
 
 struct scan {
@@ -56,6 +57,10 @@ int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *s
 /* NULL and a zeroed struct are fine. */
 void scan_finish(struct scan *scan);
 
+/* Sets `first` of all; scan_image() and scan_from_json() have done it. A guest may have planted
+ * thousands of names, and users walk them often. -ENOMEM. */
+int scan_mark_first(struct scan *scan);
+
 /* The list as JSON, to be kept beside an image, and back. The text from the store is untrusted:
  * EINVAL for anything that scan_to_json() could not have written for an image of that size. */
 cJSON *scan_to_json(const struct scan *scan);
@@ -71,8 +76,8 @@ int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, str
  */
 cJSON *scan_describe(const struct scan *scan, const char *name);
 
-/* The index of the next fork candidate at or behind `from` whose name no candidate before it has;
- * scan->count when there is none: for walking the names in order of their first offset. */
+/* The index of the next candidate at or behind `from` that is the first of its name; scan->count
+ * when there is none: for walking the names in order of their first offset. */
 size_t scan_next_name(const struct scan *scan, size_t from);
 
 #endif

@@ -179,6 +179,8 @@ int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, str
                         .noise = (uint64_t)index.noise,
                         .data_bytes = (uint64_t)index.data_bytes};
     r = read_candidates(index.candidates, image_size, &scan, err);
+    if (r == 0 && scan_mark_first(&scan) < 0)
+        r = error_errno(err, ENOMEM, "list of candidates");
     if (r < 0) {
         scan_finish(&scan);
         return r;
