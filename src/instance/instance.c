@@ -230,7 +230,7 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     memcpy(instance->source, fork->source->id, sizeof instance->source);
     memcpy(instance->source_uuid, fork->source->uuid, sizeof instance->source_uuid);
 
-    int r = store_write_json(fd, "fork.json", *fork->record, err);
+    int r = store_stage_json(fd, "fork.json", *fork->record, err);
     if (r == 0)
         r = instance_save(instance, fd, err);
     if (r == 0)

@@ -330,14 +330,22 @@ static int standby(struct instance *instance, struct error *err)
     return 0;
 }
 
+/* On record before the image goes: a record of standby must not outlive its image. Only a disk that
+ * is full does not count, for dropping the image is what makes room on it. */
+static int record_stop(struct instance *instance, struct error *err)
+{
+    const struct instance_next next = {.state = INSTANCE_STOPPED, .machine = &instance->machine};
+    int r = instance_save_as(instance, &next, instance->image.directory_fd, err);
+    return r == -ENOSPC || r == -EDQUOT ? 0 : r;
+}
+
 static int stop(struct instance *instance, struct error *err)
 {
-    if (instance->vmm) {
-        int r = vmm_stop(instance->vmm, err);
-        if (r < 0)
-            return r;
+    int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
+    if (r < 0)
+        return r;
+    if (instance->vmm)
         instance_forget_vmm(instance);
-    }
     set_state(instance, INSTANCE_STOPPED);
     instance_drop_image(instance);
     return 0;
@@ -390,56 +398,6 @@ int instance_change(struct instance *instance, enum instance_state target, struc
                       instance_state_names[instance->state], instance_state_names[target]);
     else
         r = explain_cancel(instance, go(instance, err), err);
-    instance_end(instance);
-    return r;
-}
-
-static int link_image(void *context, int directory_fd, struct error *err)
-{
-    static const char *const names[] = {"memory", "state"};
-    struct instance *instance = context;
-    for (size_t i = 0; i < array_length(names); i++)
-        if (linkat(instance->image.directory_fd, names[i], directory_fd, names[i], 0) < 0)
-            return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
-                               names[i]);
-    return 0;
-}
-
-static cJSON *describe(const struct instance *instance)
-{
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "kind", "standby");
-    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
-    cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
-    cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
-    cJSON_AddStringToObject(json, "source_instance", instance->id);
-    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
-    return json;
-}
-
-int instance_snapshot(struct instance *instance, const char *id, struct error *err)
-{
-    int r = instance_begin(instance, false, err);
-    if (r < 0)
-        return r;
-    enum instance_state state = instance->state;
-    if (state == INSTANCE_STANDBY) {
-        auto_json cJSON *json = describe(instance);
-        r = snapshots_publish(instance->table->setup.snapshots, id, json, link_image, instance,
-                              err);
-    } else if (state == INSTANCE_RUNNING || state == INSTANCE_PAUSED) {
-        r = instance->source[0]
-                ? error_set(err, EOPNOTSUPP, "forks cannot be snapshotted yet")
-                : error_set(err, EOPNOTSUPP,
-                            "a %s instance cannot be snapshotted yet: write standby to its state "
-                            "first",
-                            instance_state_names[state]);
-    } else {
-        r = error_set(err, EINVAL,
-                      "an instance that is %s has no memory to snapshot: write running, then "
-                      "standby to its state first",
-                      instance_state_names[state]);
-    }
     instance_end(instance);
     return r;
 }

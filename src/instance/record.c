@@ -103,7 +103,8 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
         cJSON_AddNumberToObject(exit, "signal", instance->exit.signal);
         cJSON_AddStringToObject(exit, "at", instance->exit_at);
     }
-    r = store_write_json(directory_fd, "instance.json", json, err);
+    r = instance->published ? store_write_json(directory_fd, "instance.json", json, err)
+                            : store_stage_json(directory_fd, "instance.json", json, err);
     return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
 }
 

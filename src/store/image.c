@@ -71,7 +71,7 @@ static int index_save(int directory_fd, const struct image_index *index, struct 
         cJSON_Delete(found);
         return error_set(err, ENOMEM, "out of memory");
     }
-    return store_write_json(directory_fd, index_name, json, err);
+    return store_stage_json(directory_fd, index_name, json, err);
 }
 
 /* The kept list, if there is a valid one for this very image; else NULL. */

@@ -41,7 +41,7 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
     cJSON_AddStringToObject(json, "uuid", uuid);
     cJSON_AddStringToObject(json, "created_at", now);
     cJSON_AddItemToObject(json, "undelivered", snapshot_undelivered(scan));
-    return store_write_json(entry->fd, "snapshot.json", json, err);
+    return store_stage_json(entry->fd, "snapshot.json", json, err);
 }
 
 int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,

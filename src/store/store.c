@@ -363,7 +363,7 @@ static int write_all(int fd, const char *text, size_t size)
     return 0;
 }
 
-int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
 {
     char temporary[48];
     auto_free char *text = json_print(json);
@@ -384,6 +384,14 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
         return error_errno(err, -r, "cannot write %s in the store", name);
     }
     return 0;
+}
+
+int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+{
+    int r = store_stage_json(directory_fd, name, json, err);
+    if (r == 0 && fsync(directory_fd) < 0)
+        r = error_errno(err, errno, "cannot write %s in the store", name);
+    return r;
 }
 
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)

@@ -83,8 +83,12 @@ int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *id, struct error *err), void *context,
                struct error *err);
 
-/* Writes `name` in the directory as a whole (temporary file, fsync, rename). */
+/* Writes `name` in the directory as a whole (temporary file, fsync, rename). What was written
+ * outlives a power cut. */
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
+/* The same, but after a power cut it may be the old one: for an entry that is published next, which
+ * syncs its directory, and for what can be made again. */
+int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
 /* Parsed and known to be an object. Returns owned. */
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err);
 

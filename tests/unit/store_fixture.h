@@ -433,11 +433,18 @@ static inline size_t world_spawn_vmm(struct world *world, const char *directory)
 {
     char *argv[] = {(char[]){"tail"}, (char[]){"-f"}, (char[]){"/dev/null"}, NULL};
     auto_close int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct process_spec spec = {.path = argv[0], .argv = argv, .directory_fd = fd, .output_fd = -1};
+    struct process_spec spec = {
+        .path = argv[0], .argv = argv, .directory_fd = fd, .output_fd = -1, .error_fd = -1};
     pid_t pid;
     int pidfd;
     assert_true(fd >= 0);
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, &world->err), 0);
+    /* The kernel lets the parent of a vfork go on some moments before the child's environment can
+     * be seen in /proc. */
+    double deadline_ms = process_now_ms() + 10000;
+    while (!process_has_mark(pid) && process_now_ms() < deadline_ms)
+        process_poll(&pidfd, 1, process_now_ms() + 1);
+    assert_true(process_has_mark(pid));
     return world_adopt(world, pid, pidfd);
 }
 

@@ -328,7 +328,8 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
 {
     struct vmm_context a = context_in(*state, "a"), b = context_in(*state, "b");
     struct machine machine = plain_machine();
-    machine.vsock = strdup("./v.sock");
+    char vsock[] = "./v.sock";
+    machine.vsock = vsock;
     setenv("FAKE_FIRECRACKER_VERSION", "1.16.0", 1);
     make_base(&a, MEMORY_BYTES, "1.16.0", "\"vsock\":\"../base/v.sock\"");
     struct vmm *first = load(&a, &machine), *second = load(&b, &machine);

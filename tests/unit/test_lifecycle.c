@@ -181,28 +181,6 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
 }
 
-static void stop_when_from_standby_drops_the_saved_memory(void **state)
-{
-    static const char *const files[] = {"memory", "state", "mailboxes.json"};
-    struct world *world = *state;
-    leave(world, "web-1", "standby", "\"config\":\"{}\"");
-    for (size_t i = 0; i < array_length(files); i++)
-        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
-    assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
-    assert_non_null(strstr(world->err.text, "standby"));
-    assert_non_null(strstr(world->err.text, "write stopped to state first"));
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
-    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
-    assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
-    instance_unref(instance);
-    world_restart(world);
-    instance = found(world, "web-1");
-    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
-    instance_unref(instance);
-}
-
 static void boot_when_the_program_is_missing_or_dies_leaves_the_state(void **state)
 {
     struct world *world = *state;
@@ -419,58 +397,12 @@ static void snapshot_when_there_is_no_saved_memory_is_refused(void **state)
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
 }
 
-static void leave_standby(struct world *world)
-{
-    struct world_image image = {.size = FIXTURE_MEMORY};
-    frames_arm(world_page(&image, 1), "box", "token");
-    leave(world, "web-1", "standby", "\"config\":\"{}\"");
-    world_write(world_path(world, "store/instances/web-1/memory"), 0600, image.bytes, image.size);
-    world_write_text(world_path(world, "store/instances/web-1/state"), "device");
-}
-
-static ino_t inode_of(const char *path)
-{
-    struct stat st;
-    assert_int_equal(stat(path, &st), 0);
-    return st.st_ino;
-}
-
-static void snapshot_when_in_standby_shares_the_instances_image(void **state)
-{
-    struct world *world = *state;
-    leave_standby(world);
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
-    assert_int_equal(instance_snapshot(instance, "Base", &world->err), -EINVAL);
-    assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
-    assert_int_equal(instance_snapshot(instance, "base", &world->err), -EEXIST);
-    assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
-    assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
-    ino_t inode = inode_of(world_path(world, "store/instances/web-1/memory"));
-    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
-    struct snapshot *base = snapshots_find(&world->snapshots, "base");
-    assert_non_null(base);
-    auto_free char *info = snapshot_info(base);
-    assert_non_null(strstr(info, "\"source_instance\": \"web-1\""));
-    assert_non_null(strstr(info, "\"kind\": \"standby\""));
-    assert_non_null(strstr(info, "\"hypervisor_version\": \"7.2.22\""));
-    assert_non_null(strstr(info, "\"memory_bytes\": 268435456"));
-    assert_non_null(strstr(info, "\"box\""));
-    snapshot_unref(base);
-    /* The snapshot outlives the instance's own image, and the instance. */
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
-    assert_int_equal(instance_remove(instance, &world->err), 0);
-    instance_unref(instance);
-    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_EMPTY(transition_when_the_table_has_none_is_refused),
         IN_EMPTY(transition_when_it_is_there_already_does_nothing),
         IN_EMPTY(stop_when_from_any_state_ends_what_there_is),
-        IN_EMPTY(stop_when_from_standby_drops_the_saved_memory),
         IN_EMPTY(boot_when_the_program_is_missing_or_dies_leaves_the_state),
         IN_EMPTY(standby_when_the_vmm_does_not_answer_leaves_it_running),
         IN_EMPTY(standby_when_it_is_a_fork_is_not_supported),
@@ -480,7 +412,6 @@ int main(void)
         IN_EMPTY(vmm_when_it_ends_at_the_end_of_a_transition_is_noticed),
         IN_EMPTY(vmm_when_it_ends_during_a_transition_is_noticed),
         IN_EMPTY(snapshot_when_there_is_no_saved_memory_is_refused),
-        IN_EMPTY(snapshot_when_in_standby_shares_the_instances_image),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -426,6 +426,47 @@ static void json_when_written_is_read_back(void **state)
     assert_int_equal(world_count(world_path(world, "d")), 1);
 }
 
+/* What was done to the disk, one letter each: a file or a directory was synced, a file renamed. */
+static char disk[16];
+
+static void note_disk(char what)
+{
+    size_t used = strlen(disk);
+    if (used < sizeof disk - 1)
+        disk[used] = what;
+}
+
+int __real_fsync(int fd);
+int __wrap_fsync(int fd);
+int __real_renameat(int old_fd, const char *old_name, int new_fd, const char *new_name);
+int __wrap_renameat(int old_fd, const char *old_name, int new_fd, const char *new_name);
+
+int __wrap_fsync(int fd)
+{
+    struct stat st;
+    note_disk(fstat(fd, &st) == 0 && S_ISDIR(st.st_mode) ? 'd' : 'f');
+    return __real_fsync(fd);
+}
+
+int __wrap_renameat(int old_fd, const char *old_name, int new_fd, const char *new_name)
+{
+    note_disk('r');
+    return __real_renameat(old_fd, old_name, new_fd, new_name);
+}
+
+static void json_when_written_outlives_a_power_cut(void **state)
+{
+    struct world *world = *state;
+    auto_close int fd = open_directory(world, "d");
+    auto_json cJSON *json = object_of("{}");
+    memset(disk, 0, sizeof disk);
+    assert_int_equal(store_write_json(fd, "x.json", json, &world->err), 0);
+    assert_string_equal(disk, "frd");
+    memset(disk, 0, sizeof disk);
+    assert_int_equal(store_stage_json(fd, "x.json", json, &world->err), 0);
+    assert_string_equal(disk, "fr");
+}
+
 static void json_when_it_cannot_be_written_leaves_the_old(void **state)
 {
     struct world *world = *state;
@@ -531,6 +572,7 @@ int main(void)
         IN_EMPTY(entry_when_it_is_a_link_is_not_followed),
         IN_EMPTY(list_when_called_names_ids_only_and_stops_at_a_failure),
         IN_EMPTY(json_when_written_is_read_back),
+        IN_EMPTY(json_when_written_outlives_a_power_cut),
         IN_EMPTY(json_when_it_cannot_be_written_leaves_the_old),
         IN_EMPTY(json_when_a_directory_is_in_its_place_leaves_no_temporary),
         IN_EMPTY(json_when_its_temporary_is_a_link_is_not_written_through_it),

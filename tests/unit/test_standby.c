@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: MIT */
+/* What becomes of the saved memory of an instance in standby. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "store_fixture.h"
+
+/* The state on record when the memory was unlinked. */
+static char state_on_record[16];
+
+int __real_unlinkat(int directory_fd, const char *name, int flags);
+int __wrap_unlinkat(int directory_fd, const char *name, int flags);
+
+int __wrap_unlinkat(int directory_fd, const char *name, int flags)
+{
+    auto_json cJSON *json = NULL;
+    if (strcmp(name, "memory") == 0 &&
+        store_read_json(directory_fd, "instance.json", &json, NULL) == 0)
+        snprintf(state_on_record, sizeof state_on_record, "%s",
+                 cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state")));
+    return __real_unlinkat(directory_fd, name, flags);
+}
+
+static void leave(struct world *world)
+{
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "\"state\":\"standby\",\"config\":\"{}\",%s", world_machine) > 0);
+    world_leave_instance(world, "web-1", json);
+}
+
+static void open_world(struct world *world)
+{
+    world_open_store(world);
+    world_open_layers(world);
+    assert_string_equal(world->complaints, "");
+}
+
+static struct instance *found(struct world *world, const char *id)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    assert_non_null(instance);
+    return instance;
+}
+
+static void stop_when_from_standby_drops_the_saved_memory(void **state)
+{
+    static const char *const files[] = {"memory", "state", "mailboxes.json"};
+    struct world *world = *state;
+    leave(world);
+    for (size_t i = 0; i < array_length(files); i++)
+        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
+    assert_non_null(strstr(world->err.text, "standby"));
+    assert_non_null(strstr(world->err.text, "write stopped to state first"));
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_string_equal(state_on_record, "stopped"); /* before the memory went */
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
+    instance_unref(instance);
+    world_restart(world);
+    instance = found(world, "web-1");
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    instance_unref(instance);
+}
+
+static void stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory(void **state)
+{
+    struct world *world = *state;
+    leave(world);
+    world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
+    assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), -EISDIR);
+    assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
+    assert_true(world_has(world_path(world, "store/instances/web-1/memory")));
+    assert_int_equal(rmdir(world_path(world, "store/instances/web-1/instance.json.tmp")), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_false(world_has(world_path(world, "store/instances/web-1/memory")));
+    instance_unref(instance);
+}
+
+static void leave_standby(struct world *world)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    frames_arm(world_page(&image, 1), "box", "token");
+    leave(world);
+    world_write(world_path(world, "store/instances/web-1/memory"), 0600, image.bytes, image.size);
+    world_write_text(world_path(world, "store/instances/web-1/state"), "device");
+}
+
+static ino_t inode_of(const char *path)
+{
+    struct stat st;
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_ino;
+}
+
+static void snapshot_when_in_standby_shares_the_instances_image(void **state)
+{
+    struct world *world = *state;
+    leave_standby(world);
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(instance_snapshot(instance, "Base", &world->err), -EINVAL);
+    assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
+    assert_int_equal(instance_snapshot(instance, "base", &world->err), -EEXIST);
+    assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
+    assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
+    ino_t inode = inode_of(world_path(world, "store/instances/web-1/memory"));
+    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    assert_non_null(base);
+    auto_free char *info = snapshot_info(base);
+    assert_non_null(strstr(info, "\"source_instance\": \"web-1\""));
+    assert_non_null(strstr(info, "\"kind\": \"standby\""));
+    assert_non_null(strstr(info, "\"hypervisor_version\": \"7.2.22\""));
+    assert_non_null(strstr(info, "\"memory_bytes\": 268435456"));
+    assert_non_null(strstr(info, "\"box\""));
+    snapshot_unref(base);
+    /* The snapshot outlives the instance's own image, and the instance. */
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_remove(instance, &world->err), 0);
+    instance_unref(instance);
+    assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_EMPTY(stop_when_from_standby_drops_the_saved_memory),
+        IN_EMPTY(stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory),
+        IN_EMPTY(snapshot_when_in_standby_shares_the_instances_image),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
