@@ -120,6 +120,7 @@ static struct mover start_mover(struct world *world, const char *from)
                                 .argv = argv,
                                 .directory_fd = directory,
                                 .output_fd = -1,
+                                .error_fd = -1,
                                 .inherit_fds = fds,
                                 .inherit_count = array_length(fds)};
     pid_t pid;
