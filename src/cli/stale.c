@@ -62,7 +62,7 @@ static int look(const char *path, struct error *err)
     auto_free char *output = NULL;
     char *argv[] = {(char[]){"fusermount3"}, (char[]){"-u"}, (char[]){"-z"},
                     (char[]){"--"},          (char *)path,   NULL};
-    int r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, &output, err);
+    int r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
     return r == 0 || !is_ours(path) ? 1 : r;
 }
 

@@ -106,14 +106,14 @@ static void keep(struct vmm_programs *programs, const struct known *known)
 }
 
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,
-                  struct program *ret, struct error *err)
+                  int cancel_fd, struct program *ret, struct error *err)
 {
     struct known known = {0};
     int r = locate(binary, &known, err);
     if (r < 0)
         return r;
     if (!programs || !recall(programs, &known)) {
-        r = probe(&known.program, err);
+        r = probe(cancel_fd, &known.program, err);
         if (r < 0)
             return r;
         if (programs)

@@ -19,14 +19,15 @@ struct program {
     bool sandbox; /* can lock itself up */
 };
 
-/* Runs ret->path to learn the other members. */
-typedef int program_probe(struct program *ret, struct error *err);
+/* Runs ret->path to learn the other members. ECANCELED when cancel_fd becomes readable. */
+typedef int program_probe(int cancel_fd, struct program *ret, struct error *err);
 
 /*
  * Looks for `binary` (in PATH if it has no slash), and probes it unless that was done. No lock is
  * held while probing: two threads may both do it. EIO if there is none that can be executed.
+ * cancel_fd is the probe's, -1: none.
  */
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,
-                  struct program *ret, struct error *err);
+                  int cancel_fd, struct program *ret, struct error *err);
 
 #endif

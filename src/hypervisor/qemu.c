@@ -38,11 +38,12 @@ static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
 
 /* ---- the program ---- */
 
-static int ask_version(const char *path, char ret[static PROGRAM_VERSION_SIZE], struct error *err)
+static int ask_version(const char *path, int cancel_fd, char ret[static PROGRAM_VERSION_SIZE],
+                       struct error *err)
 {
     char *arguments[] = {(char *)(uintptr_t)path, (char[]){"--version"}, NULL};
     auto_free char *text = NULL;
-    int r = process_output(path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, err);
+    int r = process_output(path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
     if (r < 0)
         return r;
     static const char before[] = "version ";
@@ -54,29 +55,30 @@ static int ask_version(const char *path, char ret[static PROGRAM_VERSION_SIZE], 
     return 0;
 }
 
-static int probe(struct program *ret, struct error *err)
+static int probe(int cancel_fd, struct program *ret, struct error *err)
 {
-    int r = ask_version(ret->path, ret->version, err);
+    int r = ask_version(ret->path, cancel_fd, ret->version, err);
     if (r < 0)
         return r;
     char *arguments[] = {ret->path, (char[]){"-sandbox"}, (char[]){QEMU_SANDBOX},
                          (char[]){"--version"}, NULL};
     auto_free char *text = NULL;
-    ret->sandbox =
-        process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, NULL) == 0;
-    return 0;
+    struct error why;
+    r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, &why);
+    ret->sandbox = r == 0;
+    return r == -ECANCELED ? error_set(err, ECANCELED, "%s", why.text) : 0;
 }
 
-static int find_program(struct vmm_programs *programs, const char *binary, struct program *ret,
-                        struct error *err)
+static int find_program(struct vmm_programs *programs, const char *binary, int cancel_fd,
+                        struct program *ret, struct error *err)
 {
-    return programs_find(programs, binary ? binary : program_name, probe, ret, err);
+    return programs_find(programs, binary ? binary : program_name, probe, cancel_fd, ret, err);
 }
 
 static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
 {
     struct program program;
-    int r = find_program(programs, binary, &program, err);
+    int r = find_program(programs, binary, -1, &program, err);
     if (r < 0)
         return r;
     char *copy = strdup(program.version);
@@ -196,7 +198,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 {
     struct program program;
     auto_close int memory = -1;
-    int r = find_program(context->programs, context->binary, &program, err);
+    int r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
     if (r == 0)
         r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
     if (r < 0)
@@ -347,7 +349,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
 {
     struct program program;
     struct image image = {.memory_fd = -1, .state_fd = -1};
-    int r = find_program(context->programs, context->binary, &program, err);
+    int r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
     if (r == 0)
         r = qemu_record_check(machine, &program, err);
     if (r == 0)

@@ -204,15 +204,17 @@ static int drain(int fd, char *text, size_t max, size_t *used)
 }
 
 /* Reads until the process has ended; what it wrote before is in the pipe by then. */
-static int collect(int pidfd, int fd, char *text, size_t max, double deadline_ms)
+static int collect(int pidfd, int fd, int cancel_fd, char *text, size_t max, double deadline_ms)
 {
     size_t used = 0;
     bool open = true;
     for (;;) {
-        int fds[] = {pidfd, open ? fd : -1};
+        int fds[] = {pidfd, open ? fd : -1, cancel_fd};
         int ready = process_poll(fds, array_length(fds), deadline_ms);
         if (ready <= 0)
             return ready ? ready : -ETIMEDOUT;
+        if (ready & 4)
+            return -ECANCELED;
         int r = open ? drain(fd, text, max, &used) : 0;
         if (r < 0)
             return r;
@@ -223,8 +225,18 @@ static int collect(int pidfd, int fd, char *text, size_t max, double deadline_ms
     }
 }
 
-int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, char **ret,
-                   struct error *err)
+/* Of collect(): the process is gone. */
+static int no_output(const char *path, int timeout_ms, int r, struct error *err)
+{
+    if (r == -ETIMEDOUT)
+        return error_set(err, EIO, "%s was not done within %d ms", path, timeout_ms);
+    if (r == -ECANCELED)
+        return error_set(err, ECANCELED, "given up while waiting for %s", path);
+    return error_errno(err, -r, "the output of %s cannot be read", path);
+}
+
+int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
+                   char **ret, struct error *err)
 {
     auto_free char *text = calloc(1, max + 1);
     if (!text)
@@ -243,12 +255,10 @@ int process_output(const char *path, char *const *argv, size_t max, int timeout_
     if (r < 0)
         return r;
     close(steal_fd(&out));
-    r = collect(pidfd, in, text, max, process_now_ms() + timeout_ms);
+    r = collect(pidfd, in, cancel_fd, text, max, process_now_ms() + timeout_ms);
     if (r < 0) {
         process_kill(pid, pidfd);
-        if (r == -ETIMEDOUT)
-            return error_set(err, EIO, "%s was not done within %d ms", path, timeout_ms);
-        return error_errno(err, -r, "the output of %s cannot be read", path);
+        return no_output(path, timeout_ms, r, err);
     }
     siginfo_t info;
     if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0)

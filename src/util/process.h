@@ -44,9 +44,9 @@ int process_poll(const int *fds, size_t count, double deadline_ms);
 double process_now_ms(void);
 
 /* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
- * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms (it is
- * killed then). */
-int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, char **ret,
-                   struct error *err);
+ * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED
+ * if cancel_fd (-1: none) becomes readable: it is killed then. */
+int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
+                   char **ret, struct error *err);
 
 #endif

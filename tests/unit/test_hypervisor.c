@@ -96,6 +96,39 @@ static void version_when_the_program_changes_is_asked_again(void **state)
     assert_string_equal(third, "10.12.3");
 }
 
+/* Boots with a program that asks to be given up as soon as it gets a question, and then takes its
+ * time. */
+static void give_up_when_asked(struct fixture *fixture, const char *name, const char *question)
+{
+    char text[256], fifo[64];
+    snprintf(fifo, sizeof fifo, "%s fifo", name);
+    assert_int_equal(mkfifoat(fixture->base_fd, fifo, 0600), 0);
+    auto_close int asked = openat(fixture->base_fd, fifo, O_RDWR | O_CLOEXEC);
+    snprintf(text, sizeof text,
+             "#!/bin/sh\ncase \"$*\" in %s*) echo > \"$0 fifo\"; sleep 1000;; esac\n"
+             "echo QEMU version 9.1.0\n",
+             question);
+    auto_free char *path = fixture_script(fixture, name, text);
+    struct vmm_context context = fixture_context(fixture, "boot", path);
+    struct machine machine = {
+        .hypervisor = fixture->qemu, .memory_bytes = MEMORY_BYTES, .vcpus = 1, .accel = ACCEL_TCG};
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+
+    context.cancel_fd = asked;
+    assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -ECANCELED);
+    assert_int_equal(err.code, ECANCELED);
+    assert_false(fixture_has(context.directory_fd, "memory"));
+    assert_no_child_left();
+    assert_int_equal(unlinkat(fixture->base_fd, "boot", AT_REMOVEDIR), 0);
+}
+
+static void boot_when_the_program_takes_long_to_answer_can_be_cancelled(void **state)
+{
+    give_up_when_asked(*state, "slow", "--version");
+    give_up_when_asked(*state, "slow sandbox", "-sandbox");
+}
+
 static void version_when_the_program_is_none_is_eio(void **state)
 {
     struct fixture *fixture = *state;
@@ -417,6 +450,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(find_knows_qemu_and_nothing_else),
         WITH(version_when_the_program_changes_is_asked_again),
+        WITH(boot_when_the_program_takes_long_to_answer_can_be_cancelled),
         WITH(version_when_the_program_is_none_is_eio),
         WITH(load_when_the_memory_does_not_fit_spawns_nothing),
         WITH(load_when_the_record_does_not_fit_spawns_nothing),

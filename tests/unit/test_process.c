@@ -31,7 +31,7 @@ static char *output_of(const char *command, size_t max)
     char *argv[] = {shell, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
     char *text = NULL;
     struct error err = {0};
-    int r = process_output(shell, argv, max, FAR_MS, &text, &err);
+    int r = process_output(shell, argv, max, FAR_MS, -1, &text, &err);
     if (r < 0)
         fail_msg("%s: %s", command, err.text);
     return text;
@@ -67,7 +67,7 @@ static void output_when_the_program_fails_is_eio_with_its_words(void **state)
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, &text, &err), -EIO);
+    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -EIO);
     assert_int_equal(err.code, EIO);
     assert_non_null(strstr(err.text, "status 3"));
     assert_non_null(strstr(err.text, "no luck"));
@@ -82,10 +82,29 @@ static void output_when_the_program_does_not_end_kills_it(void **state)
 
     (void)state;
     double start_ms = process_now_ms();
-    assert_int_equal(process_output("sleep", argv, OUTPUT_MAX, 50, &text, &err), -EIO);
+    assert_int_equal(process_output("sleep", argv, OUTPUT_MAX, 50, -1, &text, &err), -EIO);
     assert_true(process_now_ms() - start_ms < FAR_MS);
     assert_non_null(strstr(err.text, "50 ms"));
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nobody is left to reap */
+    assert_int_equal(errno, ECHILD);
+}
+
+static void output_when_it_is_cancelled_kills_the_program(void **state)
+{
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"echo; exec sleep 1000"}, NULL};
+    char *text = NULL;
+    struct error err = {0};
+    int ends[2];
+
+    (void)state;
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    assert_int_equal(write(ends[1], "x", 1), 1);
+    int r = process_output(shell, argv, OUTPUT_MAX, 1000 * FAR_MS, ends[0], &text, &err);
+    close(ends[0]);
+    close(ends[1]);
+    assert_int_equal(r, -ECANCELED);
+    assert_null(text);
+    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
     assert_int_equal(errno, ECHILD);
 }
 
@@ -107,7 +126,7 @@ static void output_when_there_is_no_program_is_enoent(void **state)
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_output("/no/such/program", argv, 1, FAR_MS, &text, &err), -ENOENT);
+    assert_int_equal(process_output("/no/such/program", argv, 1, FAR_MS, -1, &text, &err), -ENOENT);
     assert_non_null(strstr(err.text, "/no/such/program"));
 }
 
@@ -307,6 +326,7 @@ int main(void)
         cmocka_unit_test(output_when_longer_than_allowed_is_cut_and_the_program_ends),
         cmocka_unit_test(output_when_the_program_fails_is_eio_with_its_words),
         cmocka_unit_test(output_when_the_program_does_not_end_kills_it),
+        cmocka_unit_test(output_when_it_is_cancelled_kills_the_program),
         cmocka_unit_test(output_when_a_grandchild_keeps_the_pipe_does_not_wait_for_it),
         cmocka_unit_test(output_when_there_is_no_program_is_enoent),
         cmocka_unit_test(spawn_gives_the_child_a_session_and_no_signal_blocked_or_ignored),

@@ -13,15 +13,17 @@ enum { KNOWN_MAX = 8 };
 
 static int probes; /* so far */
 
-static int probe(struct program *ret, struct error *err)
+static int probe(int cancel_fd, struct program *ret, struct error *err)
 {
+    (void)cancel_fd;
     (void)err;
     snprintf(ret->version, sizeof ret->version, "%d", ++probes);
     return 0;
 }
 
-static int probe_in_vain(struct program *ret, struct error *err)
+static int probe_in_vain(int cancel_fd, struct program *ret, struct error *err)
 {
+    (void)cancel_fd;
     snprintf(ret->version, sizeof ret->version, "none");
     probes++;
     return error_set(err, EIO, "it does not say");
@@ -45,7 +47,7 @@ static int find_in(const struct fixture *fixture, const char *path, const char *
 {
     auto_free char *before = strdup(getenv("PATH"));
     path ? setenv("PATH", path, 1) : unsetenv("PATH");
-    int r = programs_find(fixture->programs, binary, probe, ret, err);
+    int r = programs_find(fixture->programs, binary, probe, -1, ret, err);
     setenv("PATH", before, 1);
     return r;
 }
@@ -102,7 +104,7 @@ static void path_when_relative_is_made_absolute(void **state)
     auto_free char *wanted = path_of(fixture, "vmm");
     make_program(fixture, "vmm");
     assert_int_equal(fchdir(fixture->base_fd), 0);
-    int r = programs_find(fixture->programs, "./vmm", probe, &program, &err);
+    int r = programs_find(fixture->programs, "./vmm", probe, -1, &program, &err);
     assert_int_equal(fchdir(before), 0);
     assert_int_equal(r, 0);
     assert_string_equal(program.path, wanted);
@@ -115,11 +117,11 @@ static void program_when_known_is_not_asked_until_its_file_changes(void **state)
     auto_free char *path = path_of(fixture, "vmm"), *other = path_of(fixture, "other");
     make_program(fixture, "vmm");
     make_program(fixture, "other");
-    assert_int_equal(programs_find(fixture->programs, path, probe, &first, NULL), 0);
-    assert_int_equal(programs_find(fixture->programs, path, probe, &second, NULL), 0);
+    assert_int_equal(programs_find(fixture->programs, path, probe, -1, &first, NULL), 0);
+    assert_int_equal(programs_find(fixture->programs, path, probe, -1, &second, NULL), 0);
     assert_string_equal(first.version, second.version);
     assert_int_equal(rename(other, path), 0);
-    assert_int_equal(programs_find(fixture->programs, path, probe, &second, NULL), 0);
+    assert_int_equal(programs_find(fixture->programs, path, probe, -1, &second, NULL), 0);
     assert_string_not_equal(first.version, second.version);
 }
 
@@ -132,13 +134,13 @@ static void program_when_its_probe_failed_is_asked_again(void **state)
     int before = probes;
     make_program(fixture, "vmm");
     for (int i = 0; i < 2; i++) {
-        assert_int_equal(programs_find(fixture->programs, path, probe_in_vain, &program, &err),
+        assert_int_equal(programs_find(fixture->programs, path, probe_in_vain, -1, &program, &err),
                          -EIO);
         assert_string_equal(err.text, "it does not say");
         assert_string_equal(program.path, "untouched");
     }
     assert_int_equal(probes, before + 2);
-    assert_int_equal(programs_find(fixture->programs, path, probe, &program, &err), 0);
+    assert_int_equal(programs_find(fixture->programs, path, probe, -1, &program, &err), 0);
 }
 
 static void program_when_nothing_is_kept_is_asked_every_time(void **state)
@@ -147,8 +149,8 @@ static void program_when_nothing_is_kept_is_asked_every_time(void **state)
     struct program first, second;
     auto_free char *path = path_of(fixture, "vmm");
     make_program(fixture, "vmm");
-    assert_int_equal(programs_find(NULL, path, probe, &first, NULL), 0);
-    assert_int_equal(programs_find(NULL, path, probe, &second, NULL), 0);
+    assert_int_equal(programs_find(NULL, path, probe, -1, &first, NULL), 0);
+    assert_int_equal(programs_find(NULL, path, probe, -1, &second, NULL), 0);
     assert_string_not_equal(first.version, second.version);
 }
 
@@ -166,7 +168,7 @@ static void programs_when_too_many_forget_the_oldest(void **state)
             auto_free char *path = path_of(fixture, name);
             if (round == 0)
                 make_program(fixture, name);
-            assert_int_equal(programs_find(fixture->programs, path, probe, &program, NULL), 0);
+            assert_int_equal(programs_find(fixture->programs, path, probe, -1, &program, NULL), 0);
             if (round == 0)
                 strcpy(versions[number], program.version);
             else
