@@ -34,12 +34,12 @@ static const char vsock_name[] = "vsock.sock";
 
 /* ---- the program ---- */
 
-static int probe(struct program *ret, struct error *err)
+static int probe(int cancel_fd, struct program *ret, struct error *err)
 {
     char *arguments[] = {ret->path, (char[]){"--version"}, NULL};
     auto_free char *text = NULL;
     struct firecracker firecracker;
-    int r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, &text, err);
+    int r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
     if (r < 0)
         return r;
     static const char before[] = "Firecracker ";
@@ -52,16 +52,16 @@ static int probe(struct program *ret, struct error *err)
     return 0;
 }
 
-static int find_program(struct vmm_programs *programs, const char *binary, struct program *ret,
-                        struct error *err)
+static int find_program(struct vmm_programs *programs, const char *binary, int cancel_fd,
+                        struct program *ret, struct error *err)
 {
-    return programs_find(programs, binary ? binary : program_name, probe, ret, err);
+    return programs_find(programs, binary ? binary : program_name, probe, cancel_fd, ret, err);
 }
 
 static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
 {
     struct program program;
-    int r = find_program(programs, binary, &program, err);
+    int r = find_program(programs, binary, -1, &program, err);
     if (r < 0)
         return r;
     char *copy = strdup(program.version);
@@ -77,7 +77,7 @@ static int start(const struct vmm_context *context, const struct machine *machin
     struct program program;
     int r = machine_check_taps(machine, err);
     if (r == 0)
-        r = find_program(context->programs, context->binary, &program, err);
+        r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
     return r < 0 ? r : firecracker_start(context, program.path, ret, err);
 }
 
