@@ -378,6 +378,7 @@ int instance_remove(struct instance *instance, struct error *err)
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
+        image_drop(&instance->image);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)

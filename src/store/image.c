@@ -155,12 +155,29 @@ void image_finish(struct image *image)
     pthread_mutex_destroy(&image->lock);
 }
 
+static bool still_wanted(void *context, uint64_t done, uint64_t size)
+{
+    const struct image *image = context;
+    (void)done;
+    (void)size;
+    return !atomic_load(&image->dropped) && !(image->stop && atomic_load(image->stop));
+}
+
+void image_drop(struct image *image)
+{
+    atomic_store(&image->dropped, true);
+}
+
 static void *scan_again(void *argument)
 {
     struct image *image = argument;
     struct image_index *index = NULL;
     struct error failure = {0};
-    image_scan(image->directory_fd, image->stop, &index, &failure);
+    int r = image_scan_with(image->directory_fd, still_wanted, image, &index, &failure);
+    if (r == -ECANCELED && atomic_load(&image->dropped))
+        error_set(&failure, ENODEV, "the memory image is removed");
+    else if (r == -ECANCELED)
+        error_set(&failure, ESHUTDOWN, "cannot scan the memory image: the daemon is stopping");
 
     pthread_mutex_lock(&image->lock);
     image_index_unref(image->index);

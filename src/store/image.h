@@ -54,12 +54,15 @@ struct image {
     void (*scanned)(void *context);
     void *context;
     const atomic_bool *stop; /* borrowed */
+    atomic_bool dropped;     /* what it is of is removed: a scan under way ends */
 };
 
 /* Takes the descriptor. `scanned` is called, without locks, when a scan in the background ended;
  * `stop` ends one under way. */
 void image_init(struct image *image, int directory_fd, void (*scanned)(void *context),
                 void *context, const atomic_bool *stop);
+/* Ends a scan under way, soon, with ENODEV: nobody needs it any more. Any thread. */
+void image_drop(struct image *image);
 /* Waits for a scan that is under way. */
 void image_finish(struct image *image);
 

@@ -168,6 +168,7 @@ static void drop_vanished(struct snapshots *table)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
+        image_drop(&snapshot->image);
         LL_PREPEND2(table->vanished, snapshot, next_vanished);
     }
     pthread_mutex_unlock(&table->lock);
@@ -343,6 +344,7 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
         r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, hidden, err);
     if (r == 0) {
         snapshot->removed = true;
+        image_drop(&snapshot->image);
         HASH_DEL(table->by_id, snapshot);
     }
     pthread_mutex_unlock(&table->lock);

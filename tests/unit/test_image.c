@@ -283,6 +283,18 @@ static void finish_when_a_scan_runs_waits_for_it(void **state)
     assert_int_equal(world_descriptors(), before);
 }
 
+static void scan_when_the_image_is_dropped_ends(void **state)
+{
+    struct world *world = *state;
+    struct image_index *index = NULL;
+    struct image image;
+    start(world, &image);
+    image_drop(&image);
+    assert_int_equal(image_index_wait(&image, &index, &world->err), -ENODEV);
+    assert_false(world_has(world_path(world, "d/mailboxes.json")));
+    image_finish(&image);
+}
+
 static void scan_when_the_daemon_stops_ends(void **state)
 {
     struct world *world = *state;
@@ -313,6 +325,7 @@ int main(void)
         IN_EMPTY(image_when_many_wait_gives_all_the_same_list),
         IN_EMPTY(finish_when_a_scan_runs_waits_for_it),
         IN_EMPTY(scan_when_the_daemon_stops_ends),
+        IN_EMPTY(scan_when_the_image_is_dropped_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
