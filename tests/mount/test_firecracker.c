@@ -423,6 +423,26 @@ static const char *prepare(const char *base)
 
 #define fork_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
+/* As another tool would have left them: two files, and the configuration that Firecracker had. */
+static void snapshot_that_another_tool_saved_is_imported_and_forked(void **state)
+{
+    struct harness *h = *state;
+    assert_shell(
+        "bash",
+        "echo '{\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":8}}' > $T/vm.json && "
+        "cp --sparse=always $S/snapshots/base/memory $T/mem && "
+        "cp $S/snapshots/base/state $T/vmstate && "
+        "$HYPEFS import --id other --hypervisor firecracker --memory $T/mem "
+        "--state $T/vmstate --config $T/vm.json --store $S && ls snapshots/other/mailboxes",
+        0);
+    harness_put(harness_path(h, "snapshots/other/forks/new/mailboxes/m"),
+                "{\"payload\":{\"a\":1},\"wait_for_ack\":true,\"ack\":\"keyed\"}");
+    assert_errno(harness_write(harness_path(h, "snapshots/other/forks/new/commit"), "f"), 0);
+    assert_file_contains(instance(h, "f", "console"), "m {\"a\":1,\"ack_port\":");
+    char *result = harness_get(h, harness_path(h, "snapshots/other/forks/f/result"));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -438,6 +458,7 @@ int main(void)
         fork_test(firecrackers_own_words_are_told),
         fork_test(stop_of_the_daemon_ends_a_commit_that_hangs),
         fork_test(program_that_is_missing_is_named),
+        fork_test(snapshot_that_another_tool_saved_is_imported_and_forked),
     };
     harness_enter_with(prepare);
     return cmocka_run_group_tests_name("firecracker", tests, NULL, NULL);
