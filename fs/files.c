@@ -420,6 +420,8 @@ static int truncate_handle(struct fs *fs, struct handle *handle, size_t size)
     int r = size == 0 ? document_begin(handle->place.entry->file->document(&handle->place)) : 0;
     if (r < 0)
         return r;
+    if (handle->text) /* freeing wipes no more than what is left */
+        explicit_bzero(handle->text + size, handle->size - size);
     handle->dirty = size > 0 && (handle->dirty || size < handle->size);
     handle->refused = size == 0 ? 0 : handle->refused;
     handle->size = size;

@@ -8,6 +8,7 @@
 #include <poll.h>
 
 #include "fork/request.h"
+#include "fs/internal.h"
 #include "tree_fixture.h"
 
 static void file_when_written_reads_back_as_it_was_written(void **state)
@@ -220,6 +221,19 @@ static void file_when_opened_without_truncation_starts_from_its_text(void **stat
     tree_assert_text(tree, BOX, "{\"a\":2}\n\n ");
 }
 
+/* Freeing wipes no more than the size, and what was cut off may be a secret. */
+static void truncation_when_it_cuts_something_off_wipes_it(void **state)
+{
+    static const char text[] = "{\"secret\":1}", zeros[sizeof text] = "";
+    struct tree *tree = *state;
+    tree_must_put(tree, BOX, text);
+    struct handle *handle = tree_open(tree, BOX, O_WRONLY);
+    assert_int_equal(fs_truncate(tree->fs, tree_walk(tree, BOX), handle, 2), 0);
+    assert_memory_equal(handle->text, text, 2);
+    assert_memory_equal(handle->text + 2, zeros, strlen(text) - 2);
+    fs_release(tree->fs, handle);
+}
+
 static void truncation_when_to_a_length_keeps_the_beginning(void **state)
 {
     struct tree *tree = *state;
@@ -402,6 +416,7 @@ int main(void)
         WITH_BASE(file_when_refused_keeps_its_mark_until_mended),
         WITH_BASE(file_when_too_big_is_refused),
         WITH_BASE(file_when_opened_without_truncation_starts_from_its_text),
+        WITH_BASE(truncation_when_it_cuts_something_off_wipes_it),
         WITH_BASE(truncation_when_to_a_length_keeps_the_beginning),
         WITH_BASE(file_when_open_twice_takes_the_last_flush),
         WITH_BASE(options_when_written_replace_all),
