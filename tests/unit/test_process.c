@@ -250,7 +250,8 @@ static void spawn_keeps_stderr_apart_where_it_has_a_descriptor(void **state)
 
 static void children_and_theirs_are_known_and_others_are_not(void **state)
 {
-    char *argv[] = {shell, (char[]){"-c"}, (char[]){"sleep 1000 & echo $!; wait"}, NULL};
+    /* It says who it is when it has been executed: before, its environment may not be there yet. */
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"sh -c 'echo $$; sleep 1000; :' & wait"}, NULL};
     char text[32] = "";
     int out[2];
     pid_t pid;
