@@ -136,11 +136,14 @@ static void complain_once(struct snapshots *table, const char *text)
         if (strcmp(complaint->text, text) == 0)
             return;
     table->complain(table->context, text);
-    complaint = malloc(sizeof *complaint + strlen(text) + 1);
-    if (complaint) {
-        strcpy(complaint->text, text);
+    complaint = calloc(1, sizeof *complaint);
+    if (!complaint)
+        return; /* it is told again */
+    complaint->text = strdup(text);
+    if (complaint->text)
         LL_PREPEND(table->complaints, complaint);
-    }
+    else
+        free(complaint);
 }
 
 static int look_at(void *context, const char *id, struct error *err)
@@ -237,8 +240,10 @@ void snapshots_close(struct snapshots *snapshots)
     }
     LL_FOREACH_SAFE2(snapshots->vanished, snapshot, next, next_vanished)
     snapshot_unref(snapshot);
-    LL_FOREACH_SAFE (snapshots->complaints, complaint, after)
+    LL_FOREACH_SAFE (snapshots->complaints, complaint, after) {
+        free(complaint->text);
         free(complaint);
+    }
     pthread_mutex_destroy(&snapshots->looking);
     pthread_mutex_destroy(&snapshots->lock);
 }

@@ -54,7 +54,7 @@ struct snapshot {
 
 struct snapshots_complaint {
     struct snapshots_complaint *next;
-    char text[];
+    char *text; /* owned */
 };
 
 struct snapshots {
