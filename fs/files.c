@@ -108,7 +108,7 @@ static int open_document(struct fs *fs, struct handle *handle, const struct plac
 static int open_log(struct handle *handle, const struct place *place)
 {
     const struct unit *unit = (const struct unit *)place->object;
-    handle->log_fd = openat(unit->instance->image.directory_fd, place->entry->file->log,
+    handle->log_fd = openat(unit->instance->image->directory_fd, place->entry->file->log,
                             O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     return handle->log_fd < 0 ? -errno : 0;
 }

@@ -15,8 +15,6 @@ static char *info_text(struct fs *fs, const struct place *place, size_t *ret_siz
     return text;
 }
 
-static const struct file_type info_file = {.text = info_text, .pollable = true};
-
 /* mailboxes/: the names of the markers in the memory image of a snapshot, or of an instance in
  * standby. A marker's place is told apart by the index of its first candidate. */
 
@@ -25,23 +23,35 @@ static const struct file_type info_file = {.text = info_text, .pollable = true};
 static int index_now(const struct place *place, struct image_index **ret)
 {
     if (place->object->kind == OBJECT_SNAPSHOT)
-        return image_index(&((struct source *)place->object)->snapshot->image, ret, NULL);
+        return image_index(((struct source *)place->object)->snapshot->image, ret, NULL);
     struct instance *instance = ((struct unit *)place->object)->instance;
-    return instance_is_standby(instance) ? image_index(&instance->image, ret, NULL) : -ENOENT;
+    return instance_is_standby(instance) ? image_index(instance->image, ret, NULL) : -ENOENT;
 }
 
-/* The list of candidates, or FS_LATER with the waiter queued. */
-static int index_of(struct fs *fs, const struct place *place, struct waiter *waiter,
+/* The list of candidates, or FS_LATER with the waiter queued. Who is not patient waits for a kept
+ * list to be read, and for no scan. */
+static int index_of(struct fs *fs, const struct place *place, bool patient, struct waiter *waiter,
                     struct image_index **ret)
 {
     int r = index_now(place, ret);
-    if (r != -EINPROGRESS)
+    if (r != -IMAGE_READING && !(patient && r == -IMAGE_SCANNING))
         return r;
     if (!waiter)
         return -EBUSY;
     scan_wait(fs, waiter);
     return FS_LATER;
 }
+
+static int info_ready(struct fs *fs, const struct place *place, struct waiter *waiter)
+{
+    struct image_index *index = NULL;
+    int r = index_of(fs, place, false, waiter, &index);
+    image_index_unref(index);
+    return r == FS_LATER ? r : 0; /* else it says null */
+}
+
+static const struct file_type info_file = {
+    .text = info_text, .ready = info_ready, .pollable = true};
 
 /* scan->count if there is none. A look at each candidate and no more: a guest may have planted
  * thousands, and every name of a walk comes here. */
@@ -58,7 +68,7 @@ static int markers_find(struct fs *fs, const struct place *directory, const char
                         struct waiter *waiter, struct place *ret)
 {
     struct image_index *index;
-    int r = index_of(fs, directory, waiter, &index);
+    int r = index_of(fs, directory, true, waiter, &index);
     if (r != 0)
         return r;
     size_t i = first_named(&index->scan, name);
@@ -75,7 +85,7 @@ static int markers_list(struct fs *fs, const struct place *directory, struct wai
                         struct handle *handle)
 {
     struct image_index *index;
-    int r = index_of(fs, directory, waiter, &index);
+    int r = index_of(fs, directory, true, waiter, &index);
     if (r != 0)
         return r;
     const struct scan *scan = &index->scan;
@@ -110,7 +120,7 @@ static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_s
 static int marker_ready(struct fs *fs, const struct place *place, struct waiter *waiter)
 {
     struct image_index *index = NULL;
-    int r = index_of(fs, place, waiter, &index);
+    int r = index_of(fs, place, true, waiter, &index);
     image_index_unref(index);
     return r;
 }
@@ -150,7 +160,8 @@ int network_find(struct fs *fs, const struct place *directory, const char *name,
                  struct waiter *waiter, struct place *ret)
 {
     struct image_index *index;
-    int r = strcmp(name, network_name) == 0 ? index_of(fs, directory, waiter, &index) : -ENOENT;
+    int r =
+        strcmp(name, network_name) == 0 ? index_of(fs, directory, true, waiter, &index) : -ENOENT;
     if (r != 0)
         return r;
     if (has_network(index))
@@ -161,16 +172,14 @@ int network_find(struct fs *fs, const struct place *directory, const char *name,
     return r;
 }
 
-/* Does not wait: the rest of the directory is there. */
+/* Does not wait for a scan: the rest of the directory is there. */
 int network_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
                  struct handle *handle)
 {
     struct image_index *index;
-    int r = 0;
-    (void)fs;
-    (void)waiter;
-    if (index_now(directory, &index) < 0)
-        return 0;
+    int r = index_of(fs, directory, false, waiter, &index);
+    if (r != 0)
+        return r == FS_LATER ? r : 0;
     if (has_network(index))
         r = listing_add(handle, network_name, directory->object, &network_entry, 0);
     image_index_unref(index);

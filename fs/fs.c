@@ -15,24 +15,9 @@ void fs_lock(struct fs *fs)
     pthread_mutex_lock(&fs->lock);
 }
 
-/* Who lets go of a snapshot or an instance last waits for a scan of its image, and that scan has to
- * tell the tree first: never with the lock held. */
-static void let_go(struct object *buried)
-{
-    struct object *object, *next;
-    LL_FOREACH_SAFE (buried, object, next) {
-        if (object->kind == OBJECT_SNAPSHOT)
-            snapshot_unref(((struct source *)object)->snapshot);
-        else
-            instance_unref(((struct unit *)object)->instance);
-        free(object);
-    }
-}
-
 void fs_unlock(struct fs *fs)
 {
     struct waiter *answers = steal_pointer(fs->answers);
-    struct object *buried = steal_pointer(fs->buried);
     void **wakes = steal_pointer(fs->wakes);
     size_t wake_count = fs->wake_count;
     fs->wake_count = 0;
@@ -46,7 +31,6 @@ void fs_unlock(struct fs *fs)
         DL_DELETE(answers, waiter);
         waiter->done(waiter, waiter->result);
     }
-    let_go(buried);
 }
 
 void object_init(struct object *object, enum object_kind kind, uint64_t serial,
@@ -88,7 +72,9 @@ void fs_changed(struct fs *fs, struct object *object)
 
 static void source_destroy(struct object *object)
 {
-    LL_PREPEND(((struct source *)object)->fs->buried, object);
+    struct source *source = (struct source *)object;
+    snapshot_unref(source->snapshot);
+    free(source);
 }
 
 static void load_records(struct fs *fs, struct source *source)
@@ -137,7 +123,8 @@ static void unit_destroy(struct object *object)
     struct unit *unit = (struct unit *)object;
     document_finish(&unit->config);
     free(unit->error);
-    LL_PREPEND(unit->fs->buried, object);
+    instance_unref(unit->instance);
+    free(unit);
 }
 
 struct unit *fs_unit(struct fs *fs, const char *id)
@@ -163,24 +150,28 @@ struct unit *fs_unit(struct fs *fs, const char *id)
     return unit;
 }
 
+/* Who waits for a scan of its image looks again, and finds nothing. */
+static void gone(struct fs *fs, struct object *object)
+{
+    object->removed = true;
+    fs_changed(fs, object);
+    fs_changed(fs, &fs->root);
+    waiters_answer(fs, NULL, 0);
+    object_unref(object);
+}
+
 void fs_forget_source(struct fs *fs, struct source *source)
 {
     HASH_DEL(fs->sources, source);
     while (source->drafts)
         draft_remove(fs, source->drafts);
-    source->object.removed = true;
-    fs_changed(fs, &source->object);
-    fs_changed(fs, &fs->root);
-    object_unref(&source->object);
+    gone(fs, &source->object);
 }
 
 void fs_forget_unit(struct fs *fs, struct unit *unit)
 {
     HASH_DEL(fs->units, unit);
-    unit->object.removed = true;
-    fs_changed(fs, &unit->object);
-    fs_changed(fs, &fs->root);
-    object_unref(&unit->object);
+    gone(fs, &unit->object);
 }
 
 void fs_instance_changed(struct fs *fs, const char *id)

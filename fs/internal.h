@@ -26,7 +26,6 @@ struct object {
     bool removed;
     struct timespec changed;
     void (*destroy)(struct object *object);
-    struct object *next; /* in fs.buried */
 };
 
 /* A collected file's text and marks. */
@@ -165,14 +164,14 @@ struct fs {
     struct waiter *answers;
     void **wakes;
     size_t wake_count;
-    struct object *buried; /* sources and units that nobody uses any more */
 };
 
 /* What a file is. A file has `text`, or `log`; what can be written has `document` or `command`. */
 struct file_type {
     /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
     char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);
-    /* Can that be done now? 0, -errno, or FS_LATER with the waiter queued. NULL: always. */
+    /* Can that be done now? Asked by lookups too, for the size. 0, -errno, or FS_LATER with the
+     * waiter queued. NULL: always. */
     int (*ready)(struct fs *fs, const struct place *place, struct waiter *waiter);
     bool pollable;
 

@@ -98,7 +98,7 @@ static int stat_log(const struct place *place, struct stat *ret)
 {
     struct stat st;
     const struct unit *unit = (const struct unit *)place->object;
-    if (fstatat(unit->instance->image.directory_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(unit->instance->image->directory_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     ret->st_size = st.st_size;
     ret->st_mtim = st.st_mtim;
@@ -174,6 +174,8 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
     if (r < 0)
         return r;
     r = find(fs, &directory, name, waiter, &child);
+    if (r == 0 && child.entry->file && child.entry->file->ready)
+        r = child.entry->file->ready(fs, &child, waiter);
     if (r == 0)
         r = enter(fs, &child, ret_node, ret);
     place_give(fs, &directory);

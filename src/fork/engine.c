@@ -93,7 +93,7 @@ static int preflight(struct fork *fork, const struct memory_io *io, struct error
 static int open_image(const struct snapshot *source, int *ret, struct error *err)
 {
     struct stat st;
-    auto_close int fd = openat(source->image.directory_fd, "memory",
+    auto_close int fd = openat(source->image->directory_fd, "memory",
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_set(err, EIO, "the memory image of the snapshot %s cannot be opened: %s",
@@ -117,7 +117,7 @@ static int locate(struct fork *fork, struct error *err)
     auto_close int fd = -1;
     int r = open_image(fork->source, &fd, err);
     if (r == 0 && (fork->request->count > 0 || fork->request->network.staged))
-        r = image_index_wait(&fork->source->image, &fork->index, err);
+        r = image_index_wait(fork->source->image, &fork->index, err);
     if (r == 0)
         r = handoffs_prepare(fork, err);
     struct memory_io io = {.read = read_image, .context = &fd};

@@ -27,10 +27,15 @@ struct instance *instance_create(struct instances *table, const char *id)
     return instance;
 }
 
+int instance_set_directory(struct instance *instance, int fd, struct error *err)
+{
+    return image_create(fd, "instances", instance->id, &instance->table->setup.snapshots->scans,
+                        &instance->image, err);
+}
+
 static void instance_free(struct instance *instance)
 {
-    if (instance->has_image)
-        image_finish(&instance->image);
+    image_unref(instance->image);
     if (instance->mapped) {
         snapshot_leave(instance->mapped);
         snapshot_unref(instance->mapped);
@@ -201,11 +206,8 @@ int instances_create(struct instances *instances, const char *id, struct error *
     int fd = r == 0 ? fcntl(entry.fd, F_DUPFD_CLOEXEC, 0) : -1;
     if (r == 0 && fd < 0)
         r = error_errno(err, errno, "cannot make the instance %s", id);
-    if (fd >= 0) {
-        image_init(&instance->image, fd, instances->setup.snapshots->scanned,
-                   instances->setup.snapshots->context, &instance->table->setup.snapshots->stop);
-        instance->has_image = true;
-    }
+    if (r == 0)
+        r = instance_set_directory(instance, fd, err);
     if (r == 0)
         r = store_entry_publish(&entry, id, err);
     if (r == 0)
@@ -221,16 +223,16 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     int fd = fcntl(fork->entry->fd, F_DUPFD_CLOEXEC, 0);
     if (fd < 0)
         return error_errno(err, errno, "cannot publish the fork %s", instance->id);
-    image_init(&instance->image, fd, table->setup.snapshots->scanned,
-               table->setup.snapshots->context, &instance->table->setup.snapshots->stop);
-    instance->has_image = true;
+    int r = instance_set_directory(instance, fd, err);
+    if (r < 0)
+        return r;
     instance->state = INSTANCE_RUNNING;
     instance->machine = *fork->machine;
     instance->vmm = *fork->vmm;
     memcpy(instance->source, fork->source->id, sizeof instance->source);
     memcpy(instance->source_uuid, fork->source->uuid, sizeof instance->source_uuid);
 
-    int r = store_stage_json(fd, "fork.json", *fork->record, err);
+    r = store_stage_json(fd, "fork.json", *fork->record, err);
     if (r == 0)
         r = instance_save(instance, fd, err);
     if (r == 0)
@@ -331,7 +333,7 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     }
     pthread_mutex_unlock(&table->lock);
     if (r == 0) {
-        r = instance_save(instance, instance->image.directory_fd, err);
+        r = instance_save(instance, instance->image->directory_fd, err);
         pthread_mutex_lock(&table->lock);
         if (r < 0)
             swap_config(instance, &machine, &copy);
@@ -378,11 +380,11 @@ int instance_remove(struct instance *instance, struct error *err)
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
-        image_drop(&instance->image);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
         return r;
+    image_remove(instance->image);
     store_erase(table->setup.store, STORE_INSTANCES, hidden);
     instance_unref(instance);
     return 0;

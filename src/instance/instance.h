@@ -45,8 +45,8 @@ struct instance {
     uint64_t serial; /* unique in this process, never reused */
     char id[STORE_ID_MAX + 1];
     char created_at[STORE_TIME_SIZE];
-    struct image image; /* its directory_fd is the instance's directory */
-    bool has_image;     /* image is initialised: the directory is known */
+    struct image *image; /* owned; its directory_fd is the instance's directory; NULL while the id
+                            is only reserved */
 
     bool published; /* false: the id is only reserved, nobody sees it */
     bool removed;

@@ -22,6 +22,8 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
 /* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
 void instance_insert(struct instance *instance);
+/* Takes the descriptor, also when it fails. */
+int instance_set_directory(struct instance *instance, int fd, struct error *err);
 
 /* lifecycle.c: begin makes the caller the owner (busy) or fails; end gives that up, records what is
  * there now and tells `changed`. */

@@ -111,7 +111,7 @@ void instance_drop_image(struct instance *instance)
 {
     static const char *const names[] = {"memory", "state", "mailboxes.json", "saving"};
     for (size_t i = 0; i < array_length(names); i++)
-        unlinkat(instance->image.directory_fd, names[i], 0);
+        unlinkat(instance->image->directory_fd, names[i], 0);
 }
 
 static int nothing_to_boot(const struct instance *instance, struct error *err)
@@ -166,7 +166,7 @@ void instance_end(struct instance *instance)
         instance_drop_image(instance);
         tell_exit(instance);
     }
-    if (instance_save(instance, instance->image.directory_fd, &why) < 0)
+    if (instance_save(instance, instance->image->directory_fd, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
 
     pthread_mutex_lock(&table->lock);
@@ -185,7 +185,7 @@ void instance_end(struct instance *instance)
 static struct vmm_context context_of(const struct instance *instance,
                                      const struct hypervisor *hypervisor)
 {
-    return instance_context(instance, hypervisor, instance->image.directory_fd,
+    return instance_context(instance, hypervisor, instance->image->directory_fd,
                             instance->cancel_fd);
 }
 
@@ -200,7 +200,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
         return r;
     vmm_release(vmm);
     const struct instance_next next = {INSTANCE_RUNNING, machine, vmm};
-    r = instance_save_as(instance, &next, instance->image.directory_fd, err);
+    r = instance_save_as(instance, &next, instance->image->directory_fd, err);
     if (r < 0) {
         vmm_stop(vmm, NULL);
         vmm_close(vmm);
@@ -239,7 +239,7 @@ static int boot(struct instance *instance, struct error *err)
 
 static int sync_file(struct instance *instance, const char *name, struct error *err)
 {
-    auto_close int fd = openat(instance->image.directory_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = openat(instance->image->directory_fd, name, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fsync(fd) < 0)
         return error_errno(err, errno, "cannot write %s in the store", name);
     return 0;
@@ -256,7 +256,7 @@ static int save_paused(struct instance *instance, const struct vmm_context *cont
     if (r == 0)
         r = sync_file(instance, "memory", err);
     if (r == 0)
-        r = image_scan(instance->image.directory_fd, &instance->cancelled, &index, err);
+        r = image_scan(instance->image->directory_fd, &instance->cancelled, &index, err);
     image_index_unref(index);
     return r;
 }
@@ -267,13 +267,13 @@ static const char saving_name[] = "saving";
 static int mark_saving(struct instance *instance, struct error *err)
 {
     auto_close int fd =
-        openat(instance->image.directory_fd, saving_name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        openat(instance->image->directory_fd, saving_name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
     return fd >= 0 ? 0 : error_errno(err, errno, "cannot write %s in the store", saving_name);
 }
 
 static void unmark_saving(struct instance *instance)
 {
-    unlinkat(instance->image.directory_fd, saving_name, 0);
+    unlinkat(instance->image->directory_fd, saving_name, 0);
 }
 
 /* The save has failed, or was cut short: the VM goes on as if it had never begun. */
@@ -281,8 +281,8 @@ static int undo_save(struct instance *instance, struct error *err)
 {
     struct vmm_context context = context_of(instance, instance->vmm->hypervisor);
     context.cancel_fd = -1;
-    unlinkat(instance->image.directory_fd, "state", 0);
-    unlinkat(instance->image.directory_fd, "mailboxes.json", 0);
+    unlinkat(instance->image->directory_fd, "state", 0);
+    unlinkat(instance->image->directory_fd, "mailboxes.json", 0);
     int r = vmm_resume(&context, instance->vmm, err);
     vmm_release(instance->vmm);
     if (r == 0)
@@ -293,14 +293,14 @@ static int undo_save(struct instance *instance, struct error *err)
 void instance_undo_cut_save(struct instance *instance, struct error *err)
 {
     struct stat st;
-    if (instance->vmm && fstatat(instance->image.directory_fd, saving_name, &st, 0) == 0 &&
+    if (instance->vmm && fstatat(instance->image->directory_fd, saving_name, &st, 0) == 0 &&
         undo_save(instance, err) < 0)
         error_prefix(err, -1, "%s is paused, for a save of it was cut short", instance->id);
 }
 
 static int standby(struct instance *instance, struct error *err)
 {
-    const int directory_fd = instance->image.directory_fd;
+    const int directory_fd = instance->image->directory_fd;
     struct vmm_context context = context_of(instance, instance->vmm->hypervisor);
     const struct instance_next saved = {INSTANCE_STANDBY, &instance->machine, NULL};
     struct error why = {0}, resume_error = {0};
@@ -335,7 +335,7 @@ static int standby(struct instance *instance, struct error *err)
 static int record_stop(struct instance *instance, struct error *err)
 {
     const struct instance_next next = {.state = INSTANCE_STOPPED, .machine = &instance->machine};
-    int r = instance_save_as(instance, &next, instance->image.directory_fd, err);
+    int r = instance_save_as(instance, &next, instance->image->directory_fd, err);
     return r == -ENOSPC || r == -EDQUOT ? 0 : r;
 }
 

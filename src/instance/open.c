@@ -19,7 +19,7 @@ static int load_one(void *context, const char *id, struct error *err)
         table->setup.complain(table->setup.context, why.text);
         return 0;
     }
-    strays_end(&load_context->strays, instance->image.directory_fd,
+    strays_end(&load_context->strays, instance->image->directory_fd,
                instance->vmm ? instance->vmm->pid : 0);
     if (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED)
         instance_drop_image(instance); /* of a VM that ended when no daemon was there to do it */

@@ -12,7 +12,7 @@ static int link_image(void *context, int directory_fd, struct error *err)
     static const char *const names[] = {"memory", "state"};
     struct instance *instance = context;
     for (size_t i = 0; i < array_length(names); i++)
-        if (linkat(instance->image.directory_fd, names[i], directory_fd, names[i], 0) < 0)
+        if (linkat(instance->image->directory_fd, names[i], directory_fd, names[i], 0) < 0)
             return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
                                names[i]);
     return 0;

@@ -210,7 +210,8 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         instance->state = INSTANCE_STOPPED;
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);
-        instance_save(instance, instance->image.directory_fd, NULL); /* else the next start tells */
+        instance_save(instance, instance->image->directory_fd,
+                      NULL); /* else the next start tells */
         return 0;
     }
     instance_keep_taps(instance, &instance->machine);
@@ -251,12 +252,10 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
         return error_set(err, ENOMEM, "out of memory");
     int fd = store_open_entry(table->setup.store, STORE_INSTANCES, id, err);
     int r = fd;
-    if (fd >= 0) {
-        image_init(&instance->image, fd, table->setup.snapshots->scanned,
-                   table->setup.snapshots->context, &table->setup.snapshots->stop);
-        instance->has_image = true;
+    if (r >= 0)
+        r = instance_set_directory(instance, fd, err);
+    if (r >= 0)
         r = store_read_json(fd, "instance.json", &json, err);
-    }
     if (r >= 0)
         r = interpret(instance, json, err);
     /* A record that cannot be read must not hide a VM that runs. */

@@ -3,28 +3,37 @@
  * image: the memory image of a snapshot or of an instance in standby, and the kept list of what was
  * found in it (the file "mailboxes.json" beside the file "memory").
  *
- * The list belongs to an image of a certain size, inode and mtime. When those no longer fit (a
- * backup was restored), the image is scanned again in a thread of its own; until that has ended
- * image_index() says EINPROGRESS. Locks: image.lock, innermost; nothing is called with it held.
+ * The list belongs to an image of a certain size, inode and mtime. When the one in memory does not
+ * fit (the daemon has just started, a backup was restored), a thread of its own reads the kept list
+ * or else scans the image; until then image_index() says so. The thread counts a reference of the
+ * image, so that whoever lets go of one never waits for a scan. All threads are waited for once,
+ * when the daemon ends.
+ *
+ * Locks: image.writing, then image.lock, then image_scans.lock, innermost; with the latter two
+ * nothing is called.
  */
 #ifndef HYPEFS_STORE_IMAGE_H
 #define HYPEFS_STORE_IMAGE_H
 
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "mailbox/scan.h"
+#include "store/store.h"
 #include "util/error.h"
+
+/* What tells that an image is still the one that was looked at: size, inode and mtime in a text. */
+enum { IMAGE_KEY_SIZE = 128 };
+void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE]);
 
 /* What was found in an image; constant once made. Counted references. */
 struct image_index {
     atomic_uint references;
     struct scan scan;
-    uint64_t size, inode;
-    struct timespec mtime;
+    char key[IMAGE_KEY_SIZE];
 };
 
 struct image_index *image_index_ref(struct image_index *index);
@@ -35,40 +44,70 @@ void image_index_unref(struct image_index *index);
 int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                struct error *err);
 
-/* The same; ECANCELED as soon as `progress` (may be NULL) says so. */
+/* The same, unless there is a kept list that fits: then that is it. */
+int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+                       struct error *err);
+
+/* As image_scan(); ECANCELED as soon as `progress` (may be NULL) says so. */
 int image_scan_with(int directory_fd, scan_progress *progress, void *context,
                     struct image_index **ret, struct error *err);
 
-/* What tells that an image is still the one that was looked at: size, inode and mtime in a text. */
-enum { IMAGE_KEY_SIZE = 128 };
-void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE]);
-
-struct image {
+/* The threads of one daemon that read lists and scan. */
+struct image_scans {
     pthread_mutex_t lock;
-    pthread_cond_t changed;    /* a scan or its thread ended */
-    int directory_fd;          /* owned */
-    struct image_index *index; /* NULL until known */
-    bool scanning;
-    unsigned threads;     /* of scans, that still use this struct */
-    struct error failure; /* of the last scan; code 0: none */
-    void (*scanned)(void *context);
-    void *context;
-    const atomic_bool *stop; /* borrowed */
-    atomic_bool dropped;     /* what it is of is removed: a scan under way ends */
+    pthread_cond_t ended;
+    unsigned running;
+    atomic_bool stop;
+    void (*scanned)(void *context); /* what is known of an image has changed; without locks */
+    void (*complain)(void *context, const char *text);
+    void *context; /* of these two */
 };
 
-/* Takes the descriptor. `scanned` is called, without locks, when a scan in the background ended;
- * `stop` ends one under way. */
-void image_init(struct image *image, int directory_fd, void (*scanned)(void *context),
-                void *context, const atomic_bool *stop);
-/* Ends a scan under way, soon, with ENODEV: nobody needs it any more. Any thread. */
+void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
+                      void (*complain)(void *context, const char *text), void *context);
+/* They end with ESHUTDOWN, soon, and no new one begins. */
+void image_scans_stop(struct image_scans *scans);
+/* The same, and waits until none runs: neither function will be called any more. */
+void image_scans_wait(struct image_scans *scans);
+void image_scans_finish(struct image_scans *scans);
+
+/* errnos of image_index(): what is being done to find the list out. */
+enum { IMAGE_READING = EALREADY, IMAGE_SCANNING = EINPROGRESS };
+
+/* Counted references. */
+struct image {
+    atomic_uint references;
+    int directory_fd;          /* owned; constant */
+    struct image_scans *scans; /* borrowed; constant */
+    char name[STORE_ID_MAX + 16];
+    atomic_bool dropped;
+    pthread_mutex_t writing; /* the list; not once it is dropped */
+    pthread_mutex_t lock;
+    pthread_cond_t changed;     /* `finding` or `dropped` */
+    struct image_index *index;  /* NULL until known */
+    int finding;                /* 0, or what a thread is doing: IMAGE_READING, IMAGE_SCANNING */
+    char tried[IMAGE_KEY_SIZE]; /* the image that was scanned last */
+    struct error failure;       /* of that scan; code 0: none */
+};
+
+/* Takes the descriptor, also when it fails. `name` is for complaints, "snapshots/ID". */
+int image_create(int directory_fd, const char *kind, const char *id, struct image_scans *scans,
+                 struct image **ret, struct error *err);
+struct image *image_ref(struct image *image);
+/* NULL is fine. */
+void image_unref(struct image *image);
+
+/* What it is of is removed: who waits gets ENODEV at once, a scan under way ends
+ * soon. What is known stays. */
 void image_drop(struct image *image);
-/* Waits for a scan that is under way. */
-void image_finish(struct image *image);
+/* The same; when it returns, nothing is written into the directory any more. */
+void image_remove(struct image *image);
 
 /*
- * Returns a reference to the list that fits the image as it is now. EINPROGRESS: it is being made;
- * `scanned` will be called. EIO and others: there is no readable image.
+ * Returns a reference to the list that fits the image as it is now. IMAGE_READING, for a moment, or
+ * IMAGE_SCANNING: it is being found out, `scanned` will be called. ENODEV: dropped. EIO and others:
+ * there is no readable image. A scan that failed is not tried again until the image is another one
+ * or somebody waits for it.
  */
 int image_index(struct image *image, struct image_index **ret, struct error *err);
 

@@ -16,7 +16,7 @@ static void snapshot_free(struct snapshot *snapshot)
 {
     if (!snapshot)
         return;
-    image_finish(&snapshot->image);
+    image_unref(snapshot->image);
     cJSON_Delete(snapshot->json);
     free(snapshot);
 }
@@ -55,15 +55,14 @@ static int interpret(struct snapshot *snapshot, struct error *err)
 }
 
 /* Takes the directory's descriptor. */
-static int load(struct snapshots *table, const char *id, int fd, struct snapshot **ret,
+static int load(struct snapshots *table, const char *id, int directory_fd, struct snapshot **ret,
                 struct error *err)
 {
+    auto_close int fd = directory_fd;
     struct stat st = {0};
     struct snapshot *snapshot = calloc(1, sizeof *snapshot);
-    if (!snapshot) {
-        close(fd);
+    if (!snapshot)
         return error_set(err, ENOMEM, "out of memory");
-    }
     snapshot->table = table;
     snapshot->references = 1;
     strncpy(snapshot->id, id, sizeof snapshot->id - 1);
@@ -71,7 +70,8 @@ static int load(struct snapshots *table, const char *id, int fd, struct snapshot
     snapshot->device = st.st_dev;
     snapshot->inode = st.st_ino;
     int r = store_read_json(fd, "snapshot.json", &snapshot->json, err);
-    image_init(&snapshot->image, fd, table->scanned, table->context, &table->stop);
+    if (r == 0)
+        r = image_create(steal_fd(&fd), "snapshots", id, &table->scans, &snapshot->image, err);
     if (r == 0)
         r = interpret(snapshot, err);
     if (r < 0) {
@@ -157,8 +157,7 @@ static int look_at(void *context, const char *id, struct error *err)
 }
 
 /* Those whose directory is gone, or another, by somebody else's hand. Whoever has one keeps it, but
- * it cannot be forked any more. The last reference is dropped at the end, for that may wait for a
- * scan, and we may be called with the lock that the scan's end needs. */
+ * it cannot be forked any more. */
 static void drop_vanished(struct snapshots *table)
 {
     struct snapshot *snapshot, *next;
@@ -171,8 +170,9 @@ static void drop_vanished(struct snapshots *table)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
-        image_drop(&snapshot->image);
-        LL_PREPEND2(table->vanished, snapshot, next_vanished);
+        image_drop(snapshot->image);
+        if (--snapshot->references == 0)
+            snapshot_free(snapshot);
     }
     pthread_mutex_unlock(&table->lock);
 }
@@ -216,8 +216,8 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err)
 {
-    *ret = (struct snapshots){
-        .store = store, .scanned = scanned, .complain = complain, .context = context};
+    *ret = (struct snapshots){.store = store, .complain = complain, .context = context};
+    image_scans_init(&ret->scans, scanned, complain, context);
     pthread_mutex_init(&ret->lock, NULL);
     pthread_mutex_init(&ret->looking, NULL);
     int r = look(ret, err);
@@ -227,19 +227,18 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
 
 void snapshots_stop(struct snapshots *snapshots)
 {
-    atomic_store(&snapshots->stop, true);
+    image_scans_stop(&snapshots->scans);
 }
 
 void snapshots_close(struct snapshots *snapshots)
 {
     struct snapshot *snapshot, *next;
     struct snapshots_complaint *complaint, *after;
+    image_scans_finish(&snapshots->scans);
     HASH_ITER (hh, snapshots->by_id, snapshot, next) {
         HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);
     }
-    LL_FOREACH_SAFE2(snapshots->vanished, snapshot, next, next_vanished)
-    snapshot_unref(snapshot);
     LL_FOREACH_SAFE (snapshots->complaints, complaint, after) {
         free(complaint->text);
         free(complaint);
@@ -323,7 +322,7 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *
     }
     int r = snapshot_entry_begin(snapshots->store, id, fill, context, &entry, err);
     if (r == 0)
-        r = image_scan(entry.fd, &snapshots->stop, &index, err);
+        r = image_load_or_scan(entry.fd, &snapshots->scans.stop, &index, err);
     if (r == 0)
         r = snapshot_entry_describe(&entry, json, &index->scan, err);
     if (r == 0)
@@ -349,12 +348,12 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
         r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, hidden, err);
     if (r == 0) {
         snapshot->removed = true;
-        image_drop(&snapshot->image);
         HASH_DEL(table->by_id, snapshot);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
         return r;
+    image_remove(snapshot->image);
     store_erase(table->store, STORE_SNAPSHOTS, hidden);
     snapshot_unref(snapshot);
     return 0;
@@ -415,7 +414,7 @@ char *snapshot_info(struct snapshot *snapshot)
     cJSON_AddStringToObject(info, "id", snapshot->id);
     for (size_t i = 0; i < array_length(before); i++)
         copy_member(info, snapshot->json, before[i]);
-    image_index(&snapshot->image, &index, NULL);
+    image_index(snapshot->image, &index, NULL);
     snapshot_describe_image(info, index);
     for (size_t i = 0; i < array_length(after); i++)
         copy_member(info, snapshot->json, after[i]);

@@ -43,11 +43,10 @@ struct snapshot {
     const cJSON *machine;
     uint64_t memory_bytes;
 
-    struct image image;
-    dev_t device; /* of its directory: another one under the same id is another snapshot */
+    struct image *image; /* owned; constant */
+    dev_t device;        /* of its directory: another one under the same id is another snapshot */
     ino_t inode;
     bool removed;
-    struct snapshot *next_vanished;
     unsigned users;    /* VMMs that map the memory, commits under way */
     UT_hash_handle hh; /* in the table, by id */
 };
@@ -61,7 +60,6 @@ struct snapshots {
     pthread_mutex_t lock;
     const struct store *store;
     struct snapshot *by_id;
-    struct snapshot *vanished; /* in the table until their directory was gone */
     uint64_t last_serial;
 
     pthread_mutex_t looking; /* at the store; of what follows, and of adding to the table */
@@ -70,19 +68,20 @@ struct snapshots {
     struct snapshots_complaint *complaints; /* that were told */
     bool open;                              /* what turns up is new */
 
-    void (*scanned)(void *context); /* a background scan of some image ended */
+    struct image_scans scans; /* of instances' images too */
     void (*complain)(void *context, const char *text);
-    void *context;
-    atomic_bool stop; /* scans end */
+    void *context; /* of complain() */
 };
 
 /* Loads all. One that cannot be read is left out and named by `complain`, with the reason, now or
- * when it turns up later. */
+ * when it turns up later; so is a list that cannot be kept. `scanned` is called when what is known
+ * of some image has changed. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);
-/* Scans under way, of instances' images too, end with ESHUTDOWN. */
+/* Scans under way end with ESHUTDOWN. */
 void snapshots_stop(struct snapshots *snapshots);
+/* Waits until they have ended. */
 void snapshots_close(struct snapshots *snapshots);
 
 /* Returns a reference, or NULL. Waits for the reading of small files at most. */
@@ -100,8 +99,9 @@ struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_co
 
 /*
  * Publishes a new snapshot. `fill` puts "memory" and "state" (fsynced) into the directory; the
- * image is scanned, snapshot.json written from `json` (completed here: version, uuid, created_at,
- * undelivered). EEXIST for a taken id, EINVAL for a bad one.
+ * image is scanned, unless it puts a "mailboxes.json" there that fits; snapshot.json is written
+ * from `json` (completed here: version, uuid, created_at, undelivered). EEXIST for a taken id,
+ * EINVAL for a bad one.
  */
 int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
                       int (*fill)(void *context, int directory_fd, struct error *err),

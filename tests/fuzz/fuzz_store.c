@@ -201,11 +201,13 @@ static void put_list(const char *text, size_t size)
 /* One that does not fit is made anew. */
 static bool check_list(void)
 {
-    struct image image;
+    struct image_scans scans;
+    struct image *image;
     struct image_index *index;
     world.scans = 0;
-    image_init(&image, dup(world.snapshot_fd), scanned, NULL, NULL);
-    MUST(image_index_wait(&image, &index, NULL) == 0);
+    image_scans_init(&scans, scanned, complain, NULL);
+    MUST(image_create(dup(world.snapshot_fd), "snapshots", "base", &scans, &image, NULL) == 0);
+    MUST(image_index_wait(image, &index, NULL) == 0);
     for (size_t i = 0; i < index->scan.count; i++) {
         const struct candidate *candidate = &index->scan.candidates[i];
         MUST(candidate->offset < MEMORY_SIZE);
@@ -214,8 +216,9 @@ static bool check_list(void)
              FRAME_SIZE);
     }
     image_index_unref(index);
-    image_finish(&image);
-    return world.scans == 0;
+    image_unref(image);
+    image_scans_finish(&scans);
+    return world.scans == 1; /* it was read; else it was read and scanned */
 }
 
 bool fuzz(const uint8_t *data, size_t size)

@@ -14,12 +14,12 @@
 
 static bool is_image(int fd)
 {
-    static const char name[] = "/memory";
     char link[40], path[4096];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     ssize_t size = readlink(link, path, sizeof path - 1);
     path[size > 0 ? size : 0] = 0;
-    return size >= (ssize_t)sizeof name && strcmp(path + size - (sizeof name - 1), name) == 0;
+    const char *name = strrchr(path, '/');
+    return name && (strcmp(name, "/memory") == 0 || strcmp(name, "/memory (deleted)") == 0);
 }
 
 static ssize_t slow_read(int fd, void *bytes, size_t size, off64_t at)

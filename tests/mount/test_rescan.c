@@ -52,10 +52,15 @@ static int teardown(void **state)
 }
 
 /* The list no longer fits: as if a backup had been restored. */
-static void touch_image(struct harness *h)
+static void touch_image_of(struct harness *h, const char *id)
 {
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1700000000}};
-    assert_works(utimensat(AT_FDCWD, harness_store_path(h, "snapshots/base/memory"), times, 0));
+    assert_works(utimensat(AT_FDCWD, harness_store_path(h, "snapshots/%s/memory", id), times, 0));
+}
+
+static void touch_image(struct harness *h)
+{
+    touch_image_of(h, "base");
 }
 
 static char *mailboxes_of_info(struct harness *h)
@@ -168,6 +173,52 @@ static void marker_that_changed_behind_the_list_fails_the_commit(void **state)
     assert_file_contains(harness_path(h, "snapshots/base/forks/new/error"), "changed");
 }
 
+/* What was waiting for the image ends at once, and nothing is left of the snapshot. */
+static void snapshot_removed_while_it_is_scanned_is_gone_at_once(void **state)
+{
+    struct harness *h = *state;
+    hold(h);
+    touch_image(h);
+    struct harness_child list = harness_start_shell(h, "bash", "ls snapshots/base/mailboxes");
+    struct harness_child look = harness_start_shell(h, "bash", "cat snapshots/base/mailboxes/m");
+    harness_await_blocked(h, list.pid);
+    harness_await_blocked(h, look.pid);
+    assert_shell("bash", "timeout 20 rmdir snapshots/base", 0);
+    assert_contains(harness_finish(h, &list).err, "No such device");
+    assert_contains(harness_finish(h, &look).err, "No such");
+    assert_string_equal(assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v :", 0).out,
+                        "\n");
+    let_go(h);
+    assert_int_equal(harness_unmount(h), 0);
+    assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "");
+}
+
+/* The kernel's word that it has forgotten them must not wait for the scans: libfuse believes a
+ * thread that takes such a word to be free, and starts no other. */
+static void snapshots_removed_while_they_are_scanned_stop_nobody(void **state)
+{
+    enum { SNAPSHOTS = 4 };
+    static const struct harness_frame frame = {.offset = 4096, .name = "m", .token = "t"};
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    for (int i = 0; i < SNAPSHOTS; i++)
+        harness_craft(h, &(struct harness_snapshot){
+                             .id = harness_format(h, "s%d", i), .frames = &frame, .count = 1});
+    setenv("LD_PRELOAD", getenv("HYPEFS_SLOW_DISK"), 1);
+    harness_mount(h, NULL);
+    unsetenv("LD_PRELOAD");
+    hold(h);
+    for (int i = 0; i < SNAPSHOTS; i++) {
+        const char *id = harness_format(h, "s%d", i);
+        touch_image_of(h, id);
+        assert_shell("bash", harness_format(h, "timeout 10 cat snapshots/%s/info", id), 0);
+        assert_shell("bash", harness_format(h, "timeout 10 rmdir snapshots/%s", id), 0);
+    }
+    assert_shell("bash", "timeout 10 cat README", 0);
+    assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "base\n");
+    let_go(h);
+}
+
 static void commit_while_the_image_is_scanned_waits(void **state)
 {
     struct harness *h = *state;
@@ -267,6 +318,8 @@ int main(void)
         mounted_test(list_that_was_removed_is_made_again),
         mounted_test(list_that_is_damaged_is_made_again),
         mounted_test(marker_that_changed_behind_the_list_fails_the_commit),
+        slow_test(snapshot_removed_while_it_is_scanned_is_gone_at_once),
+        slow_test(snapshots_removed_while_they_are_scanned_stop_nobody),
         slow_test(commit_while_the_image_is_scanned_waits),
         slow_test(commit_while_1024_others_are_under_way_gives_eagain),
         mounted_test(image_that_cannot_be_scanned_gives_eio),

@@ -59,7 +59,7 @@ struct world {
     void (*on_changed)(struct world *world, const char *id);
     void *context; /* of these two */
     char complaints[4096];
-    atomic_bool stop; /* for images of its own */
+    struct image_scans scans; /* of images that the test makes itself */
 
     struct {
         pid_t pid;
@@ -171,6 +171,7 @@ static inline int world_setup_empty(void **state)
         return -1;
     gate_init(&world->scanned);
     gate_init(&world->changed);
+    image_scans_init(&world->scans, world_scanned, world_complain, world);
     world->store = (struct store){.lock_fd = -1, .kind_fd = {-1, -1}};
     snprintf(world->base, sizeof world->base, "%.512s/hypefs store,x=y-XXXXXX",
              tmp && tmp[0] == '/' ? tmp : "/tmp");
@@ -198,6 +199,7 @@ static inline int world_teardown(void **state)
 {
     struct world *world = *state;
     world_close(world);
+    image_scans_finish(&world->scans);
     for (size_t i = 0; i < world->child_count; i++) {
         pidfd_send_signal(world->children[i].pidfd, SIGKILL, NULL, 0);
         waitid(P_PIDFD, (id_t)world->children[i].pidfd, &(siginfo_t){0}, WEXITED);
@@ -377,6 +379,24 @@ static inline void world_publish_box(struct world *world, const char *id)
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     world_publish(world, id, &image);
+}
+
+/* A list that is made anew is another file. */
+static inline ino_t world_kept_list(const struct world *world, const char *id)
+{
+    struct stat st;
+    assert_int_equal(stat(world_path(world, "store/snapshots/%s/mailboxes.json", id), &st), 0);
+    return st.st_ino;
+}
+
+/* When its kept list is read; owned. */
+static inline char *world_info(struct world *world, struct snapshot *snapshot)
+{
+    struct image_index *index;
+    if (image_index_wait(snapshot->image, &index, &world->err) < 0)
+        fail_msg("image_index_wait: %s", world->err.text);
+    image_index_unref(index);
+    return snapshot_info(snapshot);
 }
 
 /* A program in QEMU's place. */

@@ -111,6 +111,7 @@ static void commit_when_the_mount_wants_tokens_needs_them(void **state)
 {
     struct tree *tree = *state;
     tree_stop(tree);
+    world_restart(tree->world);
     tree_open_fs(tree, true);
     assert_int_equal(tree_put(tree, BOX, "{}"), -EINVAL);
     tree_assert_has(tree, NEW "error", "mailboxes/box: this mount wants tokens");

@@ -11,6 +11,21 @@
 
 enum { NO_SUCH_THREAD = 0x3FFFFFFF };
 
+/* What scans fail with, see scan_image in the build file. */
+static atomic_int scan_failure;
+
+int __real_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err);
+int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err);
+
+int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err)
+{
+    return scan_failure ? error_errno(err, scan_failure, "cannot read the image")
+                        : __real_scan_image(fd, progress, context, ret, err);
+}
+
 /* Scans that have ended and do not say so before they are let go. */
 struct held {
     struct tree *tree;
@@ -34,6 +49,7 @@ static int setup(void **state)
     if (!held || tree_setup_empty((void **)&held->tree) < 0)
         return -1;
     *state = held;
+    scan_failure = 0;
     tree = held->tree;
     gate_init(&held->ended);
     gate_init(&held->let_go);
@@ -153,19 +169,25 @@ static void lookup_when_the_daemon_stops_is_answered(void **state)
     finish_scan(held);
 }
 
-static void lookup_when_the_scan_fails_fails_and_later_tries_again(void **state)
+/* Nobody who merely looks has it scanned again and again. */
+static void lookup_when_the_scan_failed_fails_until_the_image_is_another(void **state)
 {
     struct held *held = *state;
     struct tree *tree = held->tree;
     struct stat st;
-    const char *kept = world_path(tree->world, "store/snapshots/base/mailboxes.json");
-    assert_int_equal(mkdir(kept, 0700), 0); /* the list cannot be written */
+    const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1700000000}};
+    scan_failure = EIO;
     struct caller *caller = begin_lookup(tree);
     assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
     finish_scan(held);
     assert_int_equal(end_lookup(caller), 0); /* look again */
-    assert_int_equal(tree_try_walk(tree, "snapshots/base/mailboxes/box", &st), -EISDIR);
-    assert_int_equal(remove(world_path(tree->world, "store/snapshots/base/mailboxes.json")), 0);
+    scan_failure = 0;
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(tree_try_walk(tree, "snapshots/base/mailboxes/box", &st), -EIO);
+        tree_assert_has(tree, "snapshots/base/info", "\"mailboxes\": null");
+    }
+    const char *memory = world_path(tree->world, "store/snapshots/base/memory");
+    assert_int_equal(utimensat(AT_FDCWD, memory, times, 0), 0);
     caller = begin_lookup(tree);
     assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
     finish_scan(held);
@@ -173,49 +195,50 @@ static void lookup_when_the_scan_fails_fails_and_later_tries_again(void **state)
     tree_assert_names(tree, "snapshots/base/mailboxes", "box ");
 }
 
-struct remover {
-    struct tree *tree;
-    struct gate removed;
-    pid_t tid;
-    int result;
-};
-
-/* And the kernel forgets everything of it. */
-static void *remove_snapshot(void *argument)
+/* Read by a thread, and waited for by who wants to know it: at the first look it is there. */
+static void kept_list_when_it_is_looked_at_first_is_waited_for(void **state)
 {
-    struct remover *remover = argument;
-    struct tree *tree = remover->tree;
-    uint64_t last = tree_walk(tree, "snapshots/base/forks/new/commit");
-    remover->tid = gettid();
-    remover->result = tree_rmdir(tree, "snapshots/base");
-    gate_post(&remover->removed);
-    for (uint64_t node = 2; node <= last; node++)
-        fs_forget(tree->fs, node, UINT64_MAX);
-    return NULL;
+    struct tree *tree = *state;
+    struct caller *caller;
+    struct handle *info;
+    tree_restart(tree);
+    scan_failure = EIO; /* none is made */
+    caller = begin_lookup(tree);
+    assert_int_equal(end_lookup(caller), 0);
+    tree_assert_names(tree, "snapshots/base/mailboxes", "box ");
+    tree_restart(tree);
+    tree_assert_has(tree, "snapshots/base/info", "\"box\"");
+    tree_restart(tree);
+    info = tree_open(tree, "snapshots/base/info", O_RDONLY);
+    auto_free char *text = tree_read_open(tree, info);
+    assert_int_equal(tree_stat(tree, "snapshots/base/info").st_size, strlen(text));
+    fs_release(tree->fs, info);
+    scan_failure = 0;
 }
 
-/* The last to let go of a snapshot waits for its scan, which in turn has to tell the tree. */
+static void forget_all(struct tree *tree, uint64_t last)
+{
+    for (uint64_t node = 2; node <= last; node++)
+        fs_forget(tree->fs, node, UINT64_MAX);
+}
+
+/* The kernel forgets everything of it while its scan goes on: nobody waits for that. */
 static void snapshot_when_removed_while_it_is_scanned_stops_nobody(void **state)
 {
     struct held *held = *state;
     struct tree *tree = held->tree;
-    static struct remover remover; /* for the thread, even when the test has failed */
-    pthread_t thread;
-    remover = (struct remover){.tree = tree, .result = 1};
-    gate_init(&remover.removed);
-    free(tree_read(tree, "snapshots/base/info")); /* begins a scan */
+    struct caller *caller = begin_lookup(tree);
     assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    uint64_t last = tree_walk(tree, "snapshots/base/forks/new/commit");
     alarm(FIXTURE_FAR_MS / 1000);
-    assert_int_equal(pthread_create(&thread, NULL, remove_snapshot, &remover), 0);
-    assert_true(gate_wait(&remover.removed, FIXTURE_FAR_MS));
-    assert_int_equal(remover.result, 0);
-    world_await_asleep(remover.tid);           /* forgetting it has to wait */
-    tree_assert_has(tree, "README", "hypefs"); /* everyone else goes on */
-    gate_post(&held->let_go);
-    assert_int_equal(pthread_join(thread, NULL), 0);
-    alarm(0);
-    gate_finish(&remover.removed);
+    assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);
+    assert_int_equal(end_lookup(caller), 0); /* at once: it looks again, and there is none */
+    forget_all(tree, last);
+    tree_assert_has(tree, "README", "hypefs");
     tree_assert_names(tree, "snapshots", "");
+    assert_int_equal(world_count(world_path(tree->world, "store/snapshots")), 0);
+    alarm(0);
+    finish_scan(held);
 }
 
 /* No scan of its image was begun: none is under way, none has told of its end, none left a list. */
@@ -223,11 +246,11 @@ static void assert_not_scanned(struct world *world, const char *id)
 {
     struct instance *instance = instances_find(&world->instances, id);
     assert_non_null(instance);
-    pthread_mutex_lock(&instance->image.lock);
-    unsigned threads = instance->image.threads;
-    pthread_mutex_unlock(&instance->image.lock);
+    pthread_mutex_lock(&instance->image->lock);
+    int finding = instance->image->finding;
+    pthread_mutex_unlock(&instance->image->lock);
     instance_unref(instance);
-    assert_int_equal(threads, 0);
+    assert_int_equal(finding, 0);
     assert_false(gate_wait(&world->scanned, 0));
     assert_false(world_has(world_path(world, "store/instances/%s/mailboxes.json", id)));
 }
@@ -258,6 +281,7 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     uint64_t mailboxes = tree_walk(tree, "instances/one/mailboxes");
     uint64_t box = tree_walk(tree, "instances/one/mailboxes/box");
     tree_assert_has(tree, "instances/one/mailboxes/box", "\"name\": \"box\"");
+    assert_true(gate_wait(&world->scanned, FIXTURE_FAR_MS)); /* the list was read */
     assert_int_equal(tree_put(tree, "instances/one/state", "stopped"), 0);
     world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
     caller_init(&caller);
@@ -277,8 +301,9 @@ int main(void)
         SCANNED(info_when_the_image_is_scanned_says_null_and_wakes_later),
         SCANNED(lookup_when_interrupted_waits_no_more),
         SCANNED(lookup_when_the_daemon_stops_is_answered),
-        SCANNED(lookup_when_the_scan_fails_fails_and_later_tries_again),
+        SCANNED(lookup_when_the_scan_failed_fails_until_the_image_is_another),
         SCANNED(snapshot_when_removed_while_it_is_scanned_stops_nobody),
+        WITH_BASE(kept_list_when_it_is_looked_at_first_is_waited_for),
         SCANNED(mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -68,9 +68,10 @@ static void snapshot_when_another_process_publishes_it_is_found(void **state)
         assert_listed(world, id, true);
     }
     struct snapshot *snapshot = snapshots_find(&world->snapshots, "first");
-    auto_free char *info = snapshot_info(snapshot);
+    ino_t kept = world_kept_list(world, "first");
+    auto_free char *info = world_info(world, snapshot);
     assert_non_null(strstr(info, "\"box\""));
-    assert_int_equal(world->scanned.count, 0); /* it was scanned by who made it */
+    assert_int_equal(world_kept_list(world, "first"), kept); /* who made it has scanned it */
     snapshot_unref(snapshot);
     assert_string_equal(world->complaints, "");
     const struct world_image image = {.size = FIXTURE_MEMORY};
@@ -109,6 +110,7 @@ static void snapshot_when_it_vanishes_from_the_store_is_not_listed(void **state)
     import_box(world, "base");
     struct snapshot *snapshot = snapshots_find(&world->snapshots, "base");
     assert_non_null(snapshot);
+    free(world_info(world, snapshot));
     take_away(world, "base", "away");
     assert_listed(world, "base", false);
     assert_int_equal(snapshot_use(snapshot, &world->err), -ENODEV);
@@ -188,7 +190,6 @@ static void snapshots_when_they_come_and_go_while_many_look_are_each_one(void **
         assert_int_equal(pthread_join(threads[i], NULL), 0);
     assert_string_equal(world->complaints, "");
     assert_int_equal(HASH_COUNT(world->snapshots.by_id), 0);
-    assert_null(world->snapshots.vanished);
 }
 
 static void link_when_its_file_was_written_to_is_eio(void **state)

@@ -116,7 +116,7 @@ static void snapshot_when_in_standby_shares_the_instances_image(void **state)
     assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     assert_non_null(base);
-    auto_free char *info = snapshot_info(base);
+    auto_free char *info = world_info(world, base);
     assert_non_null(strstr(info, "\"source_instance\": \"web-1\""));
     assert_non_null(strstr(info, "\"kind\": \"standby\""));
     assert_non_null(strstr(info, "\"hypervisor_version\": \"7.2.22\""));

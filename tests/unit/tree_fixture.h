@@ -90,6 +90,7 @@ static inline void tree_stop(struct tree *tree)
     if (!tree->fs)
         return;
     fs_stop(tree->fs);
+    image_scans_wait(&tree->world->snapshots.scans); /* they tell the tree */
     tree->world->on_scanned = NULL;
     tree->world->on_changed = NULL;
     fs_close(tree->fs);
@@ -269,7 +270,13 @@ static inline char *tree_read_open(struct tree *tree, struct handle *handle)
     for (;;) {
         auto_free char *bytes = NULL;
         size_t size = 0;
-        int r = fs_read(tree->fs, handle, PIECE, (off_t)used, NULL, &bytes, &size);
+        struct caller caller;
+        caller_init(&caller);
+        int r = fs_read(tree->fs, handle, PIECE, (off_t)used, &caller.waiter, &bytes, &size);
+        bool later = r == FS_LATER;
+        r = caller_wait(&caller, r);
+        if (later && r == 0)
+            continue;
         if (r < 0)
             fail_msg("read: %s", strerrorname_np(-r));
         text = realloc(text, used + size + 1);
