@@ -15,6 +15,8 @@ static int link_image(void *context, int directory_fd, struct error *err)
         if (linkat(instance->image->directory_fd, names[i], directory_fd, names[i], 0) < 0)
             return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
                                names[i]);
+    /* What was found in it when it was saved. If that cannot be had, the image is scanned again. */
+    linkat(instance->image->directory_fd, "mailboxes.json", directory_fd, "mailboxes.json", 0);
     return 0;
 }
 

@@ -24,6 +24,21 @@ int __wrap_unlinkat(int directory_fd, const char *name, int flags)
     return __real_unlinkat(directory_fd, name, flags);
 }
 
+/* How many images were scanned; see the build file. */
+static atomic_uint scans;
+
+int __real_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err);
+int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err);
+
+int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
+                      struct error *err)
+{
+    scans++;
+    return __real_scan_image(fd, progress, context, ret, err);
+}
+
 static void leave(struct world *world)
 {
     auto_free char *json = NULL;
@@ -130,11 +145,39 @@ static void snapshot_when_in_standby_shares_the_instances_image(void **state)
     assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
 }
 
+/* It was scanned when it was saved, and its image is the same file. */
+static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **state)
+{
+    struct world *world = *state;
+    struct image_index *index = NULL;
+    leave_standby(world);
+    open_world(world);
+    struct instance *instance = found(world, "web-1");
+    assert_int_equal(image_index_wait(instance->image, &index, &world->err), 0);
+    image_index_unref(index);
+    scans = 0;
+    assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
+    assert_true(world_has(world_path(world, "store/snapshots/base/mailboxes.json")));
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    assert_int_equal(image_index_wait(base->image, &index, &world->err), 0);
+    assert_int_equal(index->scan.count, 1);
+    assert_int_equal(scans, 0);
+    image_index_unref(index);
+    snapshot_unref(base);
+    /* A list of another image is not believed. */
+    assert_int_equal(
+        utimensat(AT_FDCWD, world_path(world, "store/instances/web-1/memory"), NULL, 0), 0);
+    assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
+    assert_int_equal(scans, 1);
+    instance_unref(instance);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_EMPTY(stop_when_from_standby_drops_the_saved_memory),
         IN_EMPTY(stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory),
+        IN_EMPTY(snapshot_when_the_image_was_scanned_is_not_scanned_again),
         IN_EMPTY(snapshot_when_in_standby_shares_the_instances_image),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
