@@ -20,7 +20,8 @@ struct call {
     CURLM *multi;
     struct curl_slist *headers;
     struct http_reply reply;
-    bool whole_header; /* up to its empty line */
+    size_t header_size; /* trailers and earlier replies' too */
+    bool whole_header;  /* up to its empty line */
     bool too_long, no_memory;
 };
 
@@ -55,13 +56,15 @@ static size_t collect(char *bytes, size_t one, size_t size, void *context)
 }
 
 /* A line of the header. libcurl takes a connection that is closed between two of them for the end
- * of a reply without a body. An empty line is the last, or that of a reply before the final one. */
+ * of a reply without a body. An empty line is the last, or that of a reply before the final one.
+ * libcurl keeps lines, and has no limit for those behind the body. */
 static size_t watch_header(char *line, size_t one, size_t size, void *context)
 {
     struct call *call = context;
     (void)one;
+    call->header_size += size;
     call->whole_header = size > 0 && (line[0] == '\r' || line[0] == '\n');
-    return size;
+    return call->header_size <= HTTP_HEADER_MAX ? size : 0;
 }
 
 /* Nothing of the environment (proxies) and of other places has a say. */
@@ -160,6 +163,11 @@ static int explain(const struct call *call, const struct http_limits *limits, CU
     const char *peer = call->request->peer;
     if (call->too_long)
         return error_set(err, EIO, "the answer of %s has more than %d bytes", peer, HTTP_REPLY_MAX);
+    /* libcurl says of a line that is too long for it that it has no memory. */
+    if (call->header_size > HTTP_HEADER_MAX ||
+        (code == CURLE_OUT_OF_MEMORY && call->header_size > 0))
+        return error_set(err, EIO, "the header of the answer of %s has more than %d bytes", peer,
+                         HTTP_HEADER_MAX);
     if (call->no_memory || code == CURLE_OUT_OF_MEMORY)
         return error_set(err, ENOMEM, "no memory for the answer of %s", peer);
     if (code == CURLE_COULDNT_CONNECT)

@@ -14,7 +14,10 @@
 
 #include "util/error.h"
 
-enum { HTTP_REPLY_MAX = 64 * 1024 }; /* bytes of a reply's body */
+enum {
+    HTTP_REPLY_MAX = 64 * 1024,  /* bytes of a reply's body */
+    HTTP_HEADER_MAX = 64 * 1024, /* of all its lines that are not the body */
+};
 
 /* Borrowed for the call. */
 struct http_request {

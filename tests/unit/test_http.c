@@ -198,6 +198,47 @@ static void call_when_the_reply_is_too_long_is_eio(void **state)
     finish(&peer);
 }
 
+/* A reply that never ends: `first`, and then `unit` until the client has had enough. */
+static int call_endless(struct peer *peer, const char *first, const char *unit, struct error *err)
+{
+    enum { ENDLESS = 4 << 20 };
+    size_t first_size = strlen(first), unit_size = strlen(unit);
+    auto_free char *answer = malloc(ENDLESS);
+    struct http_reply reply = {0};
+    assert_non_null(answer);
+    memcpy(answer, first, first_size);
+    for (size_t i = first_size; i < ENDLESS; i++)
+        answer[i] = unit[(i - first_size) % unit_size];
+    memset(peer->server.heard, 0, sizeof peer->server.heard);
+    peer->server.answer = answer;
+    peer->server.size = ENDLESS;
+    peer->server.stays = true;
+    int r = call_with(peer, NULL, &reply, err);
+    assert_null(reply.body);
+    return r;
+}
+
+static void call_when_the_header_does_not_end_is_eio(void **state)
+{
+    static const struct {
+        const char *first, *unit;
+    } cases[] = {
+        {"HTTP/1.1 200 OK\r\n", "X-Line: of many\r\n"},
+        {"HTTP/1.1 200 OK\r\nX-Line: ", "of one"},
+        {"", "HTTP/1.1 100 Continue\r\n\r\n"},
+        {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n",
+         "X-Trailer: behind the body\r\n"},
+    };
+    struct peer peer = listen_as(*state, "a");
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct error err = {0};
+        int r = call_endless(&peer, cases[i].first, cases[i].unit, &err);
+        if (r != -EIO || !strstr(err.text, "the header of the answer of The VMM has more than"))
+            fail_msg("%s%s: %d, %s", cases[i].first, cases[i].unit, r, err.text);
+    }
+    finish(&peer);
+}
+
 static void call_when_nobody_answers_ends_at_the_deadline(void **state)
 {
     struct peer peer = listen_as(*state, "a");
@@ -278,6 +319,7 @@ int main(void)
         WITH(call_when_the_status_is_no_success_returns_it),
         WITH(call_when_there_is_no_whole_reply_is_eio),
         WITH(call_when_the_reply_is_too_long_is_eio),
+        WITH(call_when_the_header_does_not_end_is_eio),
         WITH(call_when_nobody_answers_ends_at_the_deadline),
         WITH(call_when_cancelled_is_ecanceled_at_once),
         WITH(call_when_the_vmm_ends_is_eio),
