@@ -132,6 +132,7 @@ struct hypervisor {
     const char *name;                     /* "qemu" */
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
+    bool shares_memory;                   /* with the file "memory", once booted */
     enum machine_network default_network; /* of a config that names none */
 
     /* NULL: whatever a config may ask for is possible. EINVAL, EOPNOTSUPP: it is not, as this
@@ -142,8 +143,8 @@ struct hypervisor {
     int (*version)(struct vmm_programs *programs, const char *binary, char **ret,
                    struct error *err);
 
-    /* NULL: cannot. Boots `machine`; a VMM that can share guest memory with a file does so with the
-     * new file "memory" of the directory. Fills machine's recorded members. Running. */
+    /* NULL: cannot. Boots `machine`; with `shares_memory` the guest's memory is the new file
+     * "memory" of the directory. Fills machine's recorded members. Running. */
     int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err);
 

@@ -421,6 +421,7 @@ const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
     .can_fork = true,
     .can_patch = true,
+    .shares_memory = true,
     .default_network = NETWORK_USER,
     .version = version,
     .boot = boot,

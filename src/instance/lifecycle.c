@@ -283,6 +283,8 @@ static int undo_save(struct instance *instance, struct error *err)
     context.cancel_fd = -1;
     unlinkat(instance->image->directory_fd, "state", 0);
     unlinkat(instance->image->directory_fd, "mailboxes.json", 0);
+    if (!instance->vmm->hypervisor->shares_memory)
+        unlinkat(instance->image->directory_fd, "memory", 0); /* a copy, as large as the guest */
     int r = vmm_resume(&context, instance->vmm, err);
     vmm_release(instance->vmm);
     if (r == 0)

@@ -159,6 +159,20 @@ static void instance_when_the_daemon_starts_again_is_saved_all_the_same(void **s
     drop(h, "x");
 }
 
+static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
+{
+    struct harness *h = *state;
+    make(h, "x", "mailboxes=m", "");
+    harness_put(instance(h, "x", "state"), "running");
+    assert_works(mkdir(harness_store_path(h, "instances/x/mailboxes.json"), 0700));
+    assert_errno(harness_write(instance(h, "x", "state"), "standby"), EISDIR);
+    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
+    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
+    assert_works(rmdir(harness_store_path(h, "instances/x/mailboxes.json")));
+    harness_put(instance(h, "x", "state"), "standby");
+    assert_works(access(instance(h, "x", "mailboxes/m"), F_OK));
+}
+
 static void fork_on_another_tap_needs_a_version_that_can(void **state)
 {
     struct harness *h = *state;
@@ -448,6 +462,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         fork_test(fork_has_its_payloads_and_acks_them),
         fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),
+        fork_test(standby_that_fails_after_the_save_keeps_none_of_it),
         fork_test(fork_on_another_tap_needs_a_version_that_can),
         fork_test(guest_that_refuses_has_its_reason_told),
         fork_test(guest_that_is_silent_or_lies_is_destroyed),
