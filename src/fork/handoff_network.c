@@ -5,6 +5,7 @@
  * degraded.
  */
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 
 #include "fork/internal.h"
@@ -41,6 +42,15 @@ static void degrade(struct fork_network *network, const char *reason)
     text_make_utf8(network->degraded);
 }
 
+/* That ends the commit, or keeps a fork that has failed: either way nothing is left to wait for. */
+static bool mailbox_refused(const struct fork *fork)
+{
+    for (size_t i = 0; i < fork->request->count; i++)
+        if (fork->request->mailboxes[i].ack.state == ACK_REFUSED)
+            return true;
+    return false;
+}
+
 static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     struct fork_network *network = &fork->request->network;
@@ -49,6 +59,9 @@ static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
     *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
     if (ack->state == ACK_REFUSED)
         degrade(network, ack->reason);
+    else if (ack->state == ACK_WAITING && mailbox_refused(fork))
+        snprintf(network->degraded, sizeof network->degraded,
+                 "its ack was not waited for any longer, for the guest refused a mailbox");
     else if (ack->state == ACK_WAITING && process_now_ms() < *ret_deadline_ms)
         return 0;
     else if (ack->state == ACK_WAITING)

@@ -163,6 +163,21 @@ static void network_when_refused_degrades_and_the_fork_goes_on(void **state)
     assert_string_equal(harness_get(h, harness_path(h, "instances/f/state")), "running\n");
 }
 
+static void mailbox_when_refused_is_not_kept_waiting_by_the_network(void **state)
+{
+    struct harness *h = *state;
+    make_draft(h, "f");
+    harness_put(in(h, "f", "network"), IDENTITY);
+    tiny_guest_stage(h, "f", "m", "{}", 30000);
+    struct harness_child commit = tiny_guest_commit(h, "f", "1");
+    tiny_guest_send(tiny_guest_port(h, "m"), "stage=failed mailbox=m reason=disk-full");
+    assert_int_equal(harness_finish(h, &commit).status, 1);
+    assert_string_equal(result_of(h, "f", "error.code"), "EREMOTEIO");
+    assert_string_equal(result_of(h, "f", "error.phase"), "ack");
+    assert_contains(result_of(h, "f", "network.message"), "the guest refused a mailbox");
+    assert_no_instance(h);
+}
+
 static void network_when_nobody_acks_degrades_after_a_while(void **state)
 {
     struct harness *h = *state;
@@ -288,6 +303,7 @@ int main(void)
         test(snapshot_with_the_frame_shows_it),
         test(network_and_mailbox_when_acked_are_both_in_the_result),
         test(network_when_refused_degrades_and_the_fork_goes_on),
+        test(mailbox_when_refused_is_not_kept_waiting_by_the_network),
         test(network_when_nobody_acks_degrades_after_a_while),
         test(network_when_not_waited_for_has_no_port),
         test(token_of_the_network_when_wrong_is_rejected),
