@@ -137,6 +137,8 @@ static int get_config(struct fake *fake, const char *id, const cJSON *body, cJSO
         cJSON_AddStringToObject(drive, "path_on_host", fake->drives[i].path);
         cJSON_AddItemToArray(drives, drive);
     }
+    if (fake->pmem)
+        cJSON_AddItemToObject(*ret, "pmem", cJSON_Duplicate(fake->pmem, true));
     cJSON *machine = cJSON_AddObjectToObject(*ret, "machine-config");
     cJSON_AddNumberToObject(machine, "vcpu_count", fake->vcpus);
     cJSON_AddNumberToObject(machine, "mem_size_mib", (double)(fake->memory_bytes >> 20));
@@ -263,10 +265,27 @@ static int put_action(struct fake *fake, const char *id, const cJSON *body, cJSO
     return vm_boot(fake, fault);
 }
 
+/* The objects in a load are as strict as the load itself. */
+static int check_overrides(const struct fake *fake, const cJSON *body, char *fault)
+{
+    static const struct member network[] = {
+        {"iface_id", cJSON_String, true, 0}, {"host_dev_name", cJSON_String, true, 0}, {0}};
+    static const struct member vsock[] = {{"uds_path", cJSON_String, true, 0}, {0}};
+    const cJSON *item = cJSON_GetObjectItemCaseSensitive(body, "vsock_override");
+    if (item && check_members(fake, item, vsock, fault) < 0)
+        return -1;
+    cJSON_ArrayForEach (item, cJSON_GetObjectItemCaseSensitive(body, "network_overrides"))
+        if (!cJSON_IsObject(item) || check_members(fake, item, network, fault) < 0)
+            return -1;
+    return 0;
+}
+
 static int put_load(struct fake *fake, const char *id, const cJSON *body, cJSON **ret, char *fault)
 {
     (void)id;
     (void)ret;
+    if (check_overrides(fake, body, fault) < 0)
+        return -1;
     if (fake->boot_path)
         return refuse(fault, "Load snapshot error: Loading a microVM snapshot not allowed after "
                              "configuring boot-specific resources.");
@@ -296,9 +315,7 @@ static int patch_vm(struct fake *fake, const char *id, const cJSON *body, cJSON 
         pthread_mutex_lock(&fake->running);
         fake->state = FAKE_PAUSED;
     } else if (strcmp(state, "Resumed") == 0 && fake->state == FAKE_PAUSED) {
-        fake->state = FAKE_RUNNING;
-        guest_start(fake);
-        pthread_mutex_unlock(&fake->running);
+        vm_resume(fake);
     } else if (strcmp(state, "Paused") != 0 && strcmp(state, "Resumed") != 0) {
         return deserializing(fault, "unknown variant `%s`, expected `Paused` or `Resumed`", state);
     }

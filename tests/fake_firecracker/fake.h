@@ -50,6 +50,7 @@ struct fake {
     char kernel[512], boot_args[1024], vsock[512];
     struct fake_drive drives[FAKE_DEVICES_MAX];
     size_t drive_count;
+    cJSON *pmem; /* devices, as the state has them; NULL: none */
     struct fake_interface interfaces[FAKE_DEVICES_MAX];
     size_t interface_count;
     struct fake_region regions[FAKE_REGIONS_MAX];
@@ -57,6 +58,7 @@ struct fake {
     int memory_fd; /* the image that the regions map; -1: booted */
 
     pthread_mutex_t running; /* held by the guest while it runs, and by who has paused it */
+    pthread_cond_t resumed;
     bool guest_started;
 };
 
@@ -67,6 +69,7 @@ void fake_log(const struct fake *fake, const char *format, ...)
 /* ---- vm.c: what a VM is made of. 0, or -1 with the fault's text. ---- */
 
 void vm_lay_out(struct fake *fake, uint64_t size);
+void vm_resume(struct fake *fake);
 int vm_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE]);
 int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE]);
 int vm_create(struct fake *fake, const char *state, const char *memory,

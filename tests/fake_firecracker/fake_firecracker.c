@@ -19,8 +19,8 @@
  * The state file begins with Firecracker's magic for x86-64, 8 bytes, little-endian. The rest is
  * this program's own, JSON: {"version": "1.7.0", "memory_bytes": N, "vcpus": N, "drives":
  * [{"drive_id","path_on_host","is_read_only"}], "interfaces": [{"iface_id","host_dev_name",
- * "guest_mac"}], "vsock": "path" or null, "regions": [{"offset","size","plugged"}]} (all but the
- * version may be missing).
+ * "guest_mac"}], "vsock": "path" or null, "pmem": [{"id","path_on_host","read_only"}], "regions":
+ * [{"offset","size","plugged"}]} (all but the version may be missing; of pmem it only tells).
  *
  * Environment:
  *   FAKE_FIRECRACKER_VERSION  what it says it is; default 1.7.0
@@ -97,7 +97,8 @@ int main(int argc, char **argv)
                         .memory_fd = -1,
                         .memory_bytes = 128 << 20,
                         .vcpus = 1,
-                        .running = PTHREAD_MUTEX_INITIALIZER};
+                        .running = PTHREAD_MUTEX_INITIALIZER,
+                        .resumed = PTHREAD_COND_INITIALIZER};
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) >= 0;) {
         if (option == API_SOCK)
             fake.socket = optarg;

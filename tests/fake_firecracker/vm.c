@@ -118,6 +118,15 @@ uint8_t *vm_address(const struct fake *fake, uint64_t offset)
 
 /* ---- boot ---- */
 
+/* Of one that is paused. */
+void vm_resume(struct fake *fake)
+{
+    fake->state = FAKE_RUNNING;
+    guest_start(fake);
+    pthread_cond_signal(&fake->resumed);
+    pthread_mutex_unlock(&fake->running);
+}
+
 int vm_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
 {
     vm_lay_out(fake, fake->memory_bytes);
@@ -349,8 +358,10 @@ int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SI
         load_interfaces(fake, state, cJSON_GetObjectItem(body, "network_overrides"), fault) < 0 ||
         load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0)
         return -1;
+    fake->pmem = cJSON_DetachItemFromObject(state, "pmem");
     pthread_mutex_lock(&fake->running);
     fake->state = FAKE_PAUSED;
-    guest_start(fake);
+    if (cJSON_IsTrue(cJSON_GetObjectItem(body, "resume_vm")))
+        vm_resume(fake);
     return 0;
 }

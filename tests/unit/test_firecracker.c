@@ -296,6 +296,19 @@ static void drives_that_nobody_named_are_refused_unless_they_are_readonly(void *
     assert_load_fails(&fork, &machine, EIO, "PATCH /drives/other: Drive config error");
 }
 
+static void pmem_that_can_be_written_to_is_refused(void **state)
+{
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    make_base(&fork, MEMORY_BYTES, "1.7.0",
+              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"/a\",\"read_only\":true},"
+              "{\"id\":\"b\",\"path_on_host\":\"/b\",\"read_only\":false}]");
+    assert_load_fails(&fork, &machine, EOPNOTSUPP, "the pmem device b (/b), which it can write to");
+    make_base(&fork, MEMORY_BYTES, "1.7.0",
+              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"/a\",\"read_only\":true}]");
+    stop(load(&fork, &machine));
+}
+
 /* ---- network, vsock ---- */
 
 static void tap_that_is_another_needs_a_version_that_can(void **state)
@@ -465,6 +478,7 @@ int main(void)
         WITH(memory_of_a_large_image_is_reached_in_all_its_regions),
         WITH(drives_that_can_be_written_to_are_each_forks_own),
         WITH(drives_that_nobody_named_are_refused_unless_they_are_readonly),
+        WITH(pmem_that_can_be_written_to_is_refused),
         WITH(tap_that_is_another_needs_a_version_that_can),
         WITH(vsock_when_the_version_can_is_each_forks_own),
         WITH(load_when_firecracker_refuses_has_its_words),
