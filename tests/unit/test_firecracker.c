@@ -5,116 +5,8 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <sys/eventfd.h>
 
-#include "vmm_fixture.h"
-
-enum { MEMORY_BYTES = 8 << 20, SOON_MS = 200, PAGE = 4096, TEXT_SIZE = 1024 };
-
-static char kernel[] = "/etc/passwd", cmdline[] = "mailboxes=m,a";
-
-static const char *fake(void)
-{
-    const char *path = getenv("FAKE_FIRECRACKER");
-    assert_non_null(path);
-    return path;
-}
-
-static struct vmm_context context_in(struct fixture *fixture, const char *name)
-{
-    struct vmm_context context = fixture_context(fixture, name, fake());
-    context.id = name;
-    return context;
-}
-
-static struct machine plain_machine(void)
-{
-    return (struct machine){.hypervisor = hypervisor_find("firecracker"),
-                            .memory_bytes = MEMORY_BYTES,
-                            .vcpus = 1,
-                            .kernel = kernel,
-                            .cmdline = cmdline};
-}
-
-/* Fills in what a boot records; the texts that were given are not the machine's. */
-static void finish_booted(struct machine *machine)
-{
-    machine->kernel = machine->cmdline = NULL;
-    machine_finish(machine);
-}
-
-/* A saved state by hand: `members` is the JSON behind the version, and the image is sparse. */
-static void make_base(const struct vmm_context *context, off_t memory_bytes, const char *version,
-                      const char *members)
-{
-    static const char magic[] = {0, 0, 0x64, (char)0x86, (char)0x84, 0x19, 0x10, 0x07};
-    char state[TEXT_SIZE];
-    memcpy(state, magic, sizeof magic);
-    int size = snprintf(state + sizeof magic, sizeof state - sizeof magic,
-                        "{\"version\":\"%s\"%s%s}", version, members[0] ? "," : "", members);
-    mkdirat(context->directory_fd, "../base", 0700);
-    auto_close int base = openat(context->directory_fd, "../base", O_RDONLY | O_CLOEXEC);
-    fixture_write(base, "state", 0600, state, sizeof magic + (size_t)size);
-    fixture_write(base, "memory", 0600, "", 0);
-    auto_close int fd = openat(base, "memory", O_RDWR | O_CLOEXEC);
-    assert_int_equal(ftruncate(fd, memory_bytes), 0);
-}
-
-static void assert_nothing_left(const struct vmm_context *context)
-{
-    assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
-    assert_int_equal(errno, ECHILD);
-    assert_false(fixture_has(context->directory_fd, "vmm.sock"));
-}
-
-static struct vmm *load(const struct vmm_context *context, const struct machine *machine)
-{
-    struct vmm *vmm = NULL;
-    struct error err = {0};
-    if (vmm_load(context, machine, "../base", &vmm, &err) < 0)
-        fail_msg("%s", err.text);
-    return vmm;
-}
-
-static void try_to_load(const struct vmm_context *context, const struct machine *machine, int code,
-                        const char *words)
-{
-    struct vmm *vmm = NULL;
-    struct error err = {0};
-    int r = vmm_load(context, machine, "../base", &vmm, &err);
-    if (r != -code || err.code != code || !strstr(err.text, words))
-        fail_msg("%d: %s, not %s", r, err.text, words);
-    assert_null(vmm);
-}
-
-static void assert_load_fails(const struct vmm_context *context, const struct machine *machine,
-                              int code, const char *words)
-{
-    try_to_load(context, machine, code, words);
-    assert_nothing_left(context);
-}
-
-static void stop(struct vmm *vmm)
-{
-    struct error err = {0};
-    if (vmm_stop(vmm, &err) < 0)
-        fail_msg("%s", err.text);
-    vmm_close(vmm);
-}
-
-/* Waits for a text in a file of the directory. */
-static void await_file(const struct vmm_context *context, const char *name, const char *text)
-{
-    double deadline_ms = process_now_ms() + FAR_MS;
-    for (;;) {
-        auto_free char *content = fixture_read(context->directory_fd, name, NULL);
-        if (content && strstr(content, text))
-            return;
-        if (process_now_ms() > deadline_ms)
-            fail_msg("\"%s\" is not in %s: %s", text, name, content);
-        process_poll(NULL, 0, process_now_ms() + 5);
-    }
-}
+#include "firecracker_fixture.h"
 
 static void version_is_that_of_the_program(void **state)
 {
@@ -231,26 +123,6 @@ static void memory_of_a_large_image_is_reached_in_all_its_regions(void **state)
 
 /* ---- drives ---- */
 
-static const char drives[] =
-    "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"../base/origin\","
-    "\"is_read_only\":false},{\"drive_id\":\"data\",\"path_on_host\":\"../base/shared\","
-    "\"is_read_only\":true}]";
-
-static void make_base_with_drives(const struct vmm_context *context)
-{
-    make_base(context, MEMORY_BYTES, "1.7.0", drives);
-    auto_close int base = openat(context->directory_fd, "../base", O_RDONLY | O_CLOEXEC);
-    fixture_write(base, "origin", 0600, "later content", 13);
-    fixture_write(base, "shared", 0400, "shared", 6);
-    fixture_write(base, "disk-0", 0400, "frozen content", 14);
-}
-
-static struct machine_disk frozen_disk(void)
-{
-    static char id[] = "rootfs", path[] = "/origin", format[] = "raw", frozen[] = "disk-0";
-    return (struct machine_disk){.id = id, .path = path, .format = format, .frozen = frozen};
-}
-
 static void drives_that_can_be_written_to_are_each_forks_own(void **state)
 {
     struct vmm_context a = context_in(*state, "fork-a"), b = context_in(*state, "fork-b");
@@ -362,112 +234,6 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
     unsetenv("FAKE_FIRECRACKER_VERSION");
 }
 
-/* ---- what goes wrong ---- */
-
-static void load_when_firecracker_refuses_has_its_words(void **state)
-{
-    struct vmm_context fork = context_in(*state, "fork");
-    struct machine machine = plain_machine();
-    make_base(&fork, MEMORY_BYTES, "1.8.0", "");
-    assert_load_fails(&fork, &machine, EIO,
-                      "loading the VM: PUT /snapshot/load: Load snapshot error: Failed to restore "
-                      "from snapshot: Failed to get snapshot state from file: Failed to load "
-                      "snapshot state from file: Invalid snapshot version");
-}
-
-static const struct {
-    const char *what, *words;
-} faults[] = {
-    {"die", "(status 3)"},
-    {"hang", "Firecracker does not "},
-    {"garbage", "Firecracker answers with something that is not HTTP"},
-    {"half", "Firecracker has closed the connection within its answer"},
-    {"400", "told to refuse"},
-    {"500", "told to refuse"},
-};
-
-/* A load, and a resume that must fail if the load does not. */
-static void assert_fault(const struct vmm_context *context, const char *fault, const char *words)
-{
-    struct machine machine = plain_machine();
-    struct machine_disk disk = frozen_disk();
-    struct vmm *vmm = NULL;
-    struct error err = {0};
-    machine.disks = &disk;
-    machine.disk_count = 1;
-    setenv("FAKE_FIRECRACKER_FAULT", fault, 1);
-    int r = vmm_load(context, &machine, "../base", &vmm, &err);
-    if (r == 0) {
-        r = vmm_resume(context, vmm, &err);
-        if (r == 0 && strstr(fault, "after:die")) /* after the last answer: the watch will see it */
-            assert_int_equal(process_poll(&vmm->pidfd, 1, process_now_ms() + FAR_MS), 1);
-        assert_true(r == -EIO || strstr(fault, "after:"));
-        stop(vmm);
-        unlinkat(context->directory_fd, "vmm.sock", 0);
-    } else {
-        assert_int_equal(r, -EIO);
-    }
-    if (r < 0 && !strstr(err.text, words))
-        fail_msg("%s: %s", fault, err.text);
-    unsetenv("FAKE_FIRECRACKER_FAULT");
-    assert_nothing_left(context);
-}
-
-static void faults_of_each_call_are_eio_and_leave_nothing(void **state)
-{
-    static const char *const calls[] = {"version", "load", "config", "drive", "vm"};
-    static const char *const whens[] = {"before", "during", "after"};
-    struct vmm_context fork = context_in(*state, "fork");
-    fork.answer_ms = SOON_MS;
-    make_base_with_drives(&fork);
-    for (size_t call = 0; call < array_length(calls); call++)
-        for (size_t when = 0; when < array_length(whens); when++)
-            for (size_t i = 0; i < array_length(faults); i++) {
-                char fault[64];
-                snprintf(fault, sizeof fault, "%s:%s:%s", calls[call], whens[when], faults[i].what);
-                assert_fault(&fork, fault, faults[i].words);
-            }
-}
-
-static void start_when_it_fails_says_why(void **state)
-{
-    struct fixture *fixture = *state;
-    struct vmm_context fork = context_in(fixture, "fork");
-    struct machine machine = plain_machine();
-    make_base(&fork, MEMORY_BYTES, "1.7.0", "");
-    fork.answer_ms = SOON_MS;
-    setenv("FAKE_FIRECRACKER_FAULT", "start:before:die", 1);
-    assert_load_fails(&fork, &machine, EIO,
-                      "Firecracker has ended before it listened at its socket (status 3): ");
-    setenv("FAKE_FIRECRACKER_FAULT", "start:before:hang", 1);
-    assert_load_fails(&fork, &machine, EIO, "Firecracker does not listen at its socket vmm.sock");
-    unsetenv("FAKE_FIRECRACKER_FAULT");
-    auto_free char *script =
-        fixture_script(fixture, "script",
-                       "#!/bin/sh\n[ $1 = --version ] && exec echo Firecracker v1.7.0\n"
-                       "echo no room for it >&2; exit 9\n");
-    fork.binary = script;
-    assert_load_fails(&fork, &machine, EIO, "(status 9): no room for it");
-    fork.binary = "/nonexistent/firecracker";
-    assert_load_fails(&fork, &machine, EIO, "/nonexistent/firecracker");
-}
-
-static void load_when_cancelled_is_ecanceled_at_once(void **state)
-{
-    static const char *const hangs[] = {"start:before:hang", "version:during:hang",
-                                        "load:before:hang"};
-    struct vmm_context fork = context_in(*state, "fork");
-    struct machine machine = plain_machine();
-    make_base(&fork, MEMORY_BYTES, "1.7.0", "");
-    auto_close int cancel = eventfd(1, EFD_CLOEXEC);
-    fork.cancel_fd = cancel;
-    for (size_t i = 0; i < array_length(hangs); i++) {
-        setenv("FAKE_FIRECRACKER_FAULT", hangs[i], 1);
-        assert_load_fails(&fork, &machine, ECANCELED, "given up");
-    }
-    unsetenv("FAKE_FIRECRACKER_FAULT");
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -481,10 +247,6 @@ int main(void)
         WITH(pmem_that_can_be_written_to_is_refused),
         WITH(tap_that_is_another_needs_a_version_that_can),
         WITH(vsock_when_the_version_can_is_each_forks_own),
-        WITH(load_when_firecracker_refuses_has_its_words),
-        WITH(faults_of_each_call_are_eio_and_leave_nothing),
-        WITH(start_when_it_fails_says_why),
-        WITH(load_when_cancelled_is_ecanceled_at_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
