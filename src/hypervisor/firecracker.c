@@ -52,23 +52,10 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
     return 0;
 }
 
-static int find_program(struct vmm_programs *programs, const char *binary, int cancel_fd,
-                        struct program *ret, struct error *err)
+static int find_program(const struct vmm_context *context, struct program *ret, struct error *err)
 {
-    return programs_find(programs, binary ? binary : program_name, probe, cancel_fd, ret, err);
-}
-
-static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
-{
-    struct program program;
-    int r = find_program(programs, binary, -1, &program, err);
-    if (r < 0)
-        return r;
-    char *copy = strdup(program.version);
-    if (!copy)
-        return error_set(err, ENOMEM, "no memory for a version");
-    *ret = copy;
-    return 0;
+    return programs_find(context->programs, context->binary ? context->binary : program_name, probe,
+                         context->cancel_fd, ret, err);
 }
 
 static int start(const struct vmm_context *context, const struct machine *machine, struct vmm **ret,
@@ -77,7 +64,7 @@ static int start(const struct vmm_context *context, const struct machine *machin
     struct program program;
     int r = machine_check_taps(machine, err);
     if (r == 0)
-        r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
+        r = find_program(context, &program, err);
     return r < 0 ? r : firecracker_start(context, program.path, ret, err);
 }
 
@@ -400,7 +387,6 @@ const struct hypervisor firecracker_hypervisor = {
     .can_patch = true,
     .default_network = NETWORK_NONE,
     .check = check,
-    .version = version,
     .boot = boot,
     .load = load,
     .read_memory = read_memory,

@@ -48,12 +48,6 @@ static int doing(const char *what, int r, struct error *err)
     return r < 0 ? error_prefix(err, r, "%s", what) : r;
 }
 
-int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
-                const char *binary, char **ret, struct error *err)
-{
-    return hypervisor->version(programs, binary, ret, err);
-}
-
 int vmm_check(const struct machine *machine, struct error *err)
 {
     return machine->hypervisor->check ? machine->hypervisor->check(machine, err) : 0;

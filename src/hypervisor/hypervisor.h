@@ -139,10 +139,6 @@ struct hypervisor {
      * machine that is to be booted. */
     int (*check)(const struct machine *machine, struct error *err);
 
-    /* The program's version, such as "7.2.22". */
-    int (*version)(struct vmm_programs *programs, const char *binary, char **ret,
-                   struct error *err);
-
     /* NULL: cannot. Boots `machine`; with `shares_memory` the guest's memory is the new file
      * "memory" of the directory. Fills machine's recorded members. Running. */
     int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
@@ -188,8 +184,6 @@ struct vmm_binary {
     const char *path; /* NULL: the backend's own from PATH */
 };
 
-int vmm_version(const struct hypervisor *hypervisor, struct vmm_programs *programs,
-                const char *binary, char **ret, struct error *err);
 int vmm_check(const struct machine *machine, struct error *err);
 /* By the machine's hypervisor, as vmm_load() too. */
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,

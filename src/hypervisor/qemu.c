@@ -69,23 +69,10 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
     return r == -ECANCELED ? error_set(err, ECANCELED, "%s", why.text) : 0;
 }
 
-static int find_program(struct vmm_programs *programs, const char *binary, int cancel_fd,
-                        struct program *ret, struct error *err)
+static int find_program(const struct vmm_context *context, struct program *ret, struct error *err)
 {
-    return programs_find(programs, binary ? binary : program_name, probe, cancel_fd, ret, err);
-}
-
-static int version(struct vmm_programs *programs, const char *binary, char **ret, struct error *err)
-{
-    struct program program;
-    int r = find_program(programs, binary, -1, &program, err);
-    if (r < 0)
-        return r;
-    char *copy = strdup(program.version);
-    if (!copy)
-        return error_set(err, ENOMEM, "no memory for a version");
-    *ret = copy;
-    return 0;
+    return programs_find(context->programs, context->binary ? context->binary : program_name, probe,
+                         context->cancel_fd, ret, err);
 }
 
 /* ---- starting ---- */
@@ -198,7 +185,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 {
     struct program program;
     auto_close int memory = -1;
-    int r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
+    int r = find_program(context, &program, err);
     if (r == 0)
         r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
     if (r < 0)
@@ -349,7 +336,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
 {
     struct program program;
     struct image image = {.memory_fd = -1, .state_fd = -1};
-    int r = find_program(context->programs, context->binary, context->cancel_fd, &program, err);
+    int r = find_program(context, &program, err);
     if (r == 0)
         r = qemu_record_check(machine, &program, err);
     if (r == 0)
@@ -423,7 +410,6 @@ const struct hypervisor qemu_hypervisor = {
     .can_patch = true,
     .shares_memory = true,
     .default_network = NETWORK_USER,
-    .version = version,
     .boot = boot,
     .load = load,
     .read_memory = read_memory,

@@ -8,18 +8,18 @@
 
 #include "firecracker_fixture.h"
 
-static void version_is_that_of_the_program(void **state)
+static void program_that_tells_no_version_is_not_used(void **state)
 {
     struct fixture *fixture = *state;
-    const struct hypervisor *firecracker = hypervisor_find("firecracker");
-    auto_free char *text = NULL;
-    auto_free char *other = fixture_script(fixture, "other", "#!/bin/sh\necho Firecracker vOne\n");
+    struct vmm_context base = context_in(fixture, "base");
+    struct machine machine = plain_machine();
+    struct vmm *vmm = NULL;
     struct error err = {0};
-    assert_true(firecracker->can_fork && firecracker->can_patch);
-    assert_int_equal(vmm_version(firecracker, NULL, fake(), &text, &err), 0);
-    assert_string_equal(text, "1.7.0");
-    assert_int_equal(vmm_version(firecracker, NULL, other, &text, &err), -EIO);
+    auto_free char *other = fixture_script(fixture, "other", "#!/bin/sh\necho Firecracker vOne\n");
+    base.binary = other;
+    assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "does not tell a Firecracker's version"));
+    assert_nothing_left(&base);
 }
 
 static void boot_save_and_load_deliver_what_is_written_into_memory(void **state)
@@ -237,7 +237,7 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        WITH(version_is_that_of_the_program),
+        WITH(program_that_tells_no_version_is_not_used),
         WITH(boot_save_and_load_deliver_what_is_written_into_memory),
         WITH(save_never_writes_into_what_was_saved_before),
         WITH(boot_when_it_is_refused_has_the_words_and_leaves_nothing),

@@ -73,29 +73,6 @@ static void find_knows_qemu_and_nothing_else(void **state)
     assert_null(hypervisor_find(""));
 }
 
-static void version_when_the_program_changes_is_asked_again(void **state)
-{
-    struct fixture *fixture = *state;
-    struct error err = {0};
-    char text[1024];
-    snprintf(text, sizeof text, "#!/bin/sh\necho >> '%s/asked'\necho QEMU version 9.1.0\n",
-             fixture->base);
-    auto_free char *path = fixture_script(fixture, "fake", text), *first = NULL, *second = NULL,
-                   *third = NULL;
-
-    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &first, &err), 0);
-    assert_string_equal(first, "9.1.0");
-    auto_free char *asked = fixture_read(fixture->base_fd, "asked", NULL);
-    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &second, &err), 0);
-    auto_free char *asked_again = fixture_read(fixture->base_fd, "asked", NULL);
-    assert_string_equal(asked, asked_again);
-    char *digit = strstr(text, "9.1.0");
-    memcpy(digit, "10.12.3\n", 9);
-    fixture_write(fixture->base_fd, "fake", 0700, text, strlen(text));
-    assert_int_equal(vmm_version(fixture->qemu, fixture->programs, path, &third, &err), 0);
-    assert_string_equal(third, "10.12.3");
-}
-
 /* Boots with a program that asks to be given up as soon as it gets a question, and then takes its
  * time. */
 static void give_up_when_asked(struct fixture *fixture, const char *name, const char *question)
@@ -129,13 +106,15 @@ static void boot_when_the_program_takes_long_to_answer_can_be_cancelled(void **s
     give_up_when_asked(*state, "slow sandbox", "-sandbox");
 }
 
-static void version_when_the_program_is_none_is_eio(void **state)
+static void load_when_the_program_is_none_is_eio(void **state)
 {
     struct fixture *fixture = *state;
     auto_free char *silent = fixture_script(fixture, "silent", "#!/bin/sh\necho version one\n");
     auto_free char *failing = fixture_script(fixture, "failing", "#!/bin/sh\necho bad >&2; exit 9");
     auto_free char *plain = fixture_script(fixture, "plain", "");
     assert_int_equal(chmod(plain, 0600), 0);
+    struct vmm_context context = fixture_context(fixture, "vm", NULL);
+    struct machine machine = recorded_machine();
     const struct {
         const char *path, *word;
     } cases[] = {
@@ -147,13 +126,12 @@ static void version_when_the_program_is_none_is_eio(void **state)
         {fixture->base, "executed"},
     };
 
+    make_memory(&context, MEMORY_BYTES);
     for (size_t i = 0; i < array_length(cases); i++) {
         struct error err = {0};
-        char *told = NULL;
-        if (vmm_version(fixture->qemu, fixture->programs, cases[i].path, &told, &err) != -EIO ||
-            !strstr(err.text, cases[i].word))
+        context.binary = cases[i].path;
+        if (load(&context, &machine, &err) != -EIO || !strstr(err.text, cases[i].word))
             fail_msg("%s: %s", cases[i].path, err.text);
-        assert_null(told);
     }
 }
 
@@ -449,9 +427,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(find_knows_qemu_and_nothing_else),
-        WITH(version_when_the_program_changes_is_asked_again),
         WITH(boot_when_the_program_takes_long_to_answer_can_be_cancelled),
-        WITH(version_when_the_program_is_none_is_eio),
+        WITH(load_when_the_program_is_none_is_eio),
         WITH(load_when_the_memory_does_not_fit_spawns_nothing),
         WITH(load_when_the_record_does_not_fit_spawns_nothing),
         WITH(load_when_a_file_is_none_spawns_nothing),
