@@ -74,7 +74,6 @@ struct machine {
 };
 
 void machine_finish(struct machine *machine);
-int machine_copy(const struct machine *machine, struct machine *ret, struct error *err);
 
 /* Puts its interface on another tap than a saved state's. EINVAL unless it has exactly one. */
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err);
