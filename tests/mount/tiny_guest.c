@@ -190,14 +190,13 @@ char *tiny_guest_config(struct harness *h, const char *const *names)
 
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names)
 {
-    char *instance = harness_path(h, "instances/%s", id);
-    assert_return_code(mkdir(instance, 0755), 0);
-    harness_put(harness_format(h, "%s/config", instance), tiny_guest_config(h, names));
-    harness_put(harness_format(h, "%s/state", instance), "running\n");
-    harness_await(h, harness_format(h, "%s/console", instance), "ready");
-    harness_put(harness_format(h, "%s/state", instance), "standby\n");
-    harness_put(harness_format(h, "%s/snapshot", instance), id);
-    assert_return_code(rmdir(instance), 0);
+    assert_return_code(mkdir(harness_path(h, "instances/%s", id), 0755), 0);
+    harness_put(harness_path(h, "instances/%s/config", id), tiny_guest_config(h, names));
+    harness_put(harness_path(h, "instances/%s/state", id), "running\n");
+    harness_await(h, harness_path(h, "instances/%s/console", id), "ready");
+    harness_put(harness_path(h, "instances/%s/state", id), "standby\n");
+    harness_put(harness_path(h, "instances/%s/snapshot", id), id);
+    assert_return_code(rmdir(harness_path(h, "instances/%s", id)), 0);
 }
 
 int tiny_guest_setup(void **state)
