@@ -17,15 +17,15 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "cli/stale.h"
+#include "cli/mountpoint.h"
 #include "fs/ops.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 
 static const char help[] =
     "Usage: hypefs mount [OPTION]… MOUNTPOINT\n"
-    "Serve the tree of snapshots and instances at the directory MOUNTPOINT. Returns when the\n"
-    "mount answers. To end it: fusermount3 -u MOUNTPOINT, or SIGTERM; VMs keep running.\n"
+    "Serve the tree of snapshots and instances at the empty directory MOUNTPOINT. Returns when\n"
+    "the mount answers. To end it: fusermount3 -u MOUNTPOINT, or SIGTERM; VMs keep running.\n"
     "\n"
     "  --store DIR          where snapshots and instances lie (default: /var/lib/hypefs,\n"
     "                       or $XDG_DATA_HOME/hypefs when not root)\n"
@@ -398,19 +398,10 @@ static int run(struct daemon *daemon, struct error *err)
 
 static int check_mountpoint(struct arguments *arguments, struct error *err)
 {
-    const char *mountpoint = arguments->mountpoint;
-    struct stat st;
-    int r = stale_clear(mountpoint, err);
+    char *real = NULL;
+    int r = mountpoint_prepare(arguments->mountpoint, arguments->store, &real, err);
     if (r < 0)
         return r;
-    if (stat(mountpoint, &st) < 0)
-        return error_errno(err, errno, "cannot mount at %s", mountpoint);
-    if (!S_ISDIR(st.st_mode))
-        return error_set(err, ENOTDIR, "cannot mount at %s: it is not a directory", mountpoint);
-    /* libfuse would look at a "." at the end when the mount is there and not served yet. */
-    char *real = realpath(mountpoint, NULL);
-    if (!real)
-        return error_errno(err, errno, "cannot mount at %s", mountpoint);
     free(arguments->mountpoint);
     arguments->mountpoint = real;
     return 0;

@@ -44,6 +44,15 @@ static const struct usage {
     {"echo > file; $H mount --store file $M", 1, "", "file"},
     {"echo > file; $H mount --store file/s $M", 1, "", "file"},
     {"$H mount -f --store file $M", 1, "", "file"},
+    {"mkdir full; echo > full/.x; $H mount --store $S full", 1, "", "full: it is not empty"},
+    {"$H mount --store $M $M", 1, "", "it is the store"},
+    {"$H mount --store $M/../mount/. $M", 1, "", "it is the store"},
+    {"$H mount --store $M/a/b $M && ls $M/a", 1, "", "it contains the store"},
+    {"mkdir full/m; $H mount --store full/nowhere/.. full/m", 1, "", "it lies in the store"},
+    {"ln -s full link; $H mount --store link full/m", 1, "", "it lies in the store"},
+    {"cd $M; $H mount --store . .", 1, "", "it is the store"},
+    {"cd full/m; $H mount -f --store ../../link .", 1, "", "it lies in the store"},
+    {"$H mount --store / $M", 1, "", "it lies in the store /:"},
     {"$H mount --store /proc/store $M", 1, "", "/proc/store"},
     {"$H mount -o frobnicate=1 --store $S $M", 2, "", ""},
     {"$H scan", 2, "", ""},
@@ -70,7 +79,7 @@ static void command_line_when_wrong_says_why_in_one_line(void **state)
         else if (size == 0 || result.err[size - 1] != '\n' || size > 400 ||
                  (result.status == 1 && strchr(result.err, '\n') != result.err + size - 1))
             fail_msg("%s says \"%s\"", usages[i].script, result.err);
-        assert_shell("bash", "! findmnt -n $M", 0);
+        assert_shell("bash", "! findmnt -n $M && rmdir $M && mkdir $M", 0);
     }
 }
 
@@ -119,6 +128,17 @@ static void mount_with_relative_paths_works(void **state)
     end_in_background(h, h->store, "fusermount3 -u $M");
     assert_shell("bash", "cd $M && $HYPEFS mount --store ../store . && ls $M/README", 0);
     end_in_background(h, h->store, "cd /; fusermount3 -u $M");
+}
+
+/* One path begins like the other, and is none within it. */
+static void mount_beside_the_store_works(void **state)
+{
+    struct harness *h = *state;
+    h->store = harness_format(h, "%s-store/new/", h->mount);
+    assert_shell("bash", "$HYPEFS mount --store $M-store/new/ $M && ls $M/README", 0);
+    end_in_background(h, h->store, "fusermount3 -u $M");
+    assert_shell("bash", "$HYPEFS mount --store $M-store/new $M && ls $M/README", 0);
+    end_in_background(h, h->store, "fusermount3 -u $M");
 }
 
 static void store_by_default_lies_in_the_home_of_a_user(void **state)
@@ -217,6 +237,7 @@ int main(void)
         bare_test(command_line_when_wrong_says_why_in_one_line),
         bare_test(mount_in_the_background_answers_when_the_command_returns),
         bare_test(mount_with_relative_paths_works),
+        bare_test(mount_beside_the_store_works),
         bare_test(store_by_default_lies_in_the_home_of_a_user),
         bare_test(store_when_made_is_closed_to_others),
         bare_test(second_daemon_on_a_store_is_refused),

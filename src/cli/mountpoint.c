@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/mountpoint.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "cli/stale.h"
+#include "util/cleanup.h"
+
+/* Adds what is not there yet to a real path: such directories are made, so there are no links. */
+static bool append(char *real, const char *rest)
+{
+    size_t used = strlen(real);
+    for (size_t size; *rest; rest += size) {
+        rest += strspn(rest, "/");
+        size = strcspn(rest, "/");
+        if (size == 2 && rest[0] == '.' && rest[1] == '.') {
+            char *slash = strrchr(real, '/');
+            used = slash == real ? 1 : (size_t)(slash - real);
+        } else if (size > 0 && !(size == 1 && rest[0] == '.')) {
+            if (used + 1 + size >= PATH_MAX)
+                return false;
+            if (used > 1)
+                real[used++] = '/';
+            memcpy(real + used, rest, size);
+            used += size;
+        }
+        real[used] = 0;
+    }
+    return true;
+}
+
+/* Without links; the last parts need not be there. False: nothing can be told, nor made there. */
+static bool resolve(const char *path, char ret[static PATH_MAX])
+{
+    auto_free char *start = strdup(path);
+    size_t size = start ? strlen(start) : 0;
+    while (size > 0 && !realpath(start, ret)) {
+        while (size > 0 && start[size - 1] == '/')
+            start[--size] = 0;
+        while (size > 0 && start[size - 1] != '/')
+            start[--size] = 0;
+    }
+    return size > 0 && append(ret, path + size);
+}
+
+/* Is it the folder or something in it? */
+static bool is_within(const char *path, const char *folder)
+{
+    size_t size = strcmp(folder, "/") == 0 ? 0 : strlen(folder);
+    return strncmp(path, folder, size) == 0 && (path[size] == '/' || path[size] == 0);
+}
+
+/* The tree would cover the store, or the store would be written through its own tree. */
+static int check_store(const char *mountpoint, const char *store, struct error *err)
+{
+    char real[PATH_MAX];
+    if (!resolve(store, real))
+        return 0;
+    bool in_store = is_within(mountpoint, real), around_store = is_within(real, mountpoint);
+    if (!in_store && !around_store)
+        return 0;
+    return error_set(err, EINVAL,
+                     "cannot mount at %s: it %s the store %s: give another directory, or another "
+                     "--store",
+                     mountpoint,
+                     !around_store ? "lies in"
+                     : in_store    ? "is"
+                                   : "contains",
+                     real);
+}
+
+static int check_empty(const char *mountpoint, struct error *err)
+{
+    auto_closedir DIR *dir = opendir(mountpoint);
+    if (!dir)
+        return error_errno(err, errno, "cannot mount at %s", mountpoint);
+    errno = 0;
+    for (struct dirent *entry; (entry = readdir(dir)); errno = 0)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            return error_set(err, ENOTEMPTY,
+                             "cannot mount at %s: it is not empty, and what is in it would be out "
+                             "of sight: give an empty directory",
+                             mountpoint);
+    return errno ? error_errno(err, errno, "cannot mount at %s", mountpoint) : 0;
+}
+
+int mountpoint_prepare(const char *path, const char *store, char **ret, struct error *err)
+{
+    struct stat st;
+    int r = stale_clear(path, err);
+    if (r < 0)
+        return r;
+    if (stat(path, &st) < 0)
+        return error_errno(err, errno, "cannot mount at %s", path);
+    if (!S_ISDIR(st.st_mode))
+        return error_set(err, ENOTDIR, "cannot mount at %s: it is not a directory", path);
+    /* libfuse would look at a "." at the end when the mount is there and not served yet. */
+    auto_free char *real = realpath(path, NULL);
+    if (!real)
+        return error_errno(err, errno, "cannot mount at %s", path);
+    r = check_store(real, store, err);
+    if (r == 0)
+        r = check_empty(real, err);
+    if (r == 0)
+        *ret = steal_pointer(real);
+    return r;
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* mountpoint: the directory that the tree is to cover, looked at before anything is made. */
+#ifndef HYPEFS_CLI_MOUNTPOINT_H
+#define HYPEFS_CLI_MOUNTPOINT_H
+
+#include "util/error.h"
+
+/*
+ * Clears a stale mount of ours, and puts the mountpoint's real path into `ret` (owned). Both paths
+ * are absolute; the store's need not be there yet. ENOTDIR; ENOTEMPTY: something would be covered;
+ * EINVAL: the mountpoint is the store, or one of them lies in the other; EBUSY: of stale_clear().
+ */
+int mountpoint_prepare(const char *path, const char *store, char **ret, struct error *err);
+
+#endif
