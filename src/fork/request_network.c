@@ -9,9 +9,10 @@
 #include <string.h>
 
 #include "fork/internal.h"
+#include "mailbox/address.h"
 #include "util/cleanup.h"
 
-enum { INTERFACE_NAME_MAX = 15, MAC_BYTES = 6, PREFIX_MAX = 32 };
+enum { INTERFACE_NAME_MAX = 15, MAC_BYTES = 6 };
 
 struct network_members {
     char *interface_name, *mac, *ipv4, *gateway, *token, *token_hex;
@@ -23,7 +24,7 @@ static const struct json_field network_fields[] = {
     {MEMBER(interface_name), .kind = JSON_STRING, .required = true},
     {MEMBER(mac), .kind = JSON_STRING, .required = true},
     {MEMBER(ipv4), .kind = JSON_STRING, .required = true},
-    {MEMBER(prefix), .kind = JSON_INTEGER, .required = true, .min = 0, .max = PREFIX_MAX},
+    {MEMBER(prefix), .kind = JSON_INTEGER, .required = true, .min = 0, .max = ADDRESS_PREFIX_MAX},
     {MEMBER(gateway), .kind = JSON_STRING, .nullable = true},
     {MEMBER(token), .kind = JSON_STRING},
     {MEMBER(token_hex), .kind = JSON_STRING},
@@ -52,10 +53,28 @@ static bool is_mac(const char *mac)
            (bytes[0] | bytes[1] | bytes[2] | bytes[3] | bytes[4] | bytes[5]) != 0;
 }
 
-static bool is_ipv4(const char *address)
+static bool parse_ipv4(const char *address, struct in_addr *ret)
 {
-    struct in_addr parsed;
-    return inet_pton(AF_INET, address, &parsed) == 1 && parsed.s_addr != INADDR_ANY;
+    return inet_pton(AF_INET, address, ret) == 1 && address_is_host(*ret);
+}
+
+/* What the guest would refuse. */
+static int check_addresses(const struct network_members *members, struct error *err)
+{
+    struct in_addr address, gateway;
+    if (!parse_ipv4(members->ipv4, &address))
+        return error_set(err, EINVAL, "\"ipv4\" must be a host's IPv4 address, as in 10.0.0.7");
+    if (!address_is_host_in(address, (unsigned)members->prefix))
+        return error_set(err, EINVAL,
+                         "\"ipv4\" must be a host's address: with that \"prefix\" it is its "
+                         "network's own, or the one for all in it");
+    if (!members->gateway)
+        return 0;
+    if (!parse_ipv4(members->gateway, &gateway))
+        return error_set(err, EINVAL, "\"gateway\" must be a host's IPv4 address, as in 10.0.0.1");
+    if (gateway.s_addr == address.s_addr)
+        return error_set(err, EINVAL, "\"gateway\" must be another host than \"ipv4\"");
+    return 0;
 }
 
 static int check_members(const struct network_members *members, struct error *err)
@@ -68,11 +87,7 @@ static int check_members(const struct network_members *members, struct error *er
     if (!is_mac(members->mac))
         return error_set(err, EINVAL,
                          "\"mac\" must be the address of one device, as in 02:00:00:00:00:01");
-    if (!is_ipv4(members->ipv4))
-        return error_set(err, EINVAL, "\"ipv4\" must be an IPv4 address, as in 10.0.0.7");
-    if (members->gateway && !is_ipv4(members->gateway))
-        return error_set(err, EINVAL, "\"gateway\" must be an IPv4 address, as in 10.0.0.1");
-    return 0;
+    return check_addresses(members, err);
 }
 
 /* All of it was checked: nothing has to be escaped. */

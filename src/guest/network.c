@@ -12,11 +12,12 @@
 
 #include "guest/internal.h"
 #include "guest/netlink.h"
+#include "mailbox/address.h"
 
 /* Both together leave some of the 5 s that the host waits for the network. */
 enum { LINK_PATIENCE_MS = 2000, ACK_PATIENCE_MS = 2000 };
 
-enum { IPV4_BITS = 32, MAC_TEXT_MAX = 3 * NETWORK_MAC_SIZE - 1 };
+enum { MAC_TEXT_MAX = 3 * NETWORK_MAC_SIZE - 1 };
 
 static const uint32_t events = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE;
 
@@ -54,13 +55,9 @@ static bool parse_mac(const char *text, uint8_t ret[NETWORK_MAC_SIZE])
     return all != 0 && (ret[0] & 1) == 0;
 }
 
-/* Of one host, reached through an interface. */
 static bool parse_ipv4(const char *text, struct in_addr *ret)
 {
-    if (inet_pton(AF_INET, text, ret) != 1)
-        return false;
-    uint32_t top = ntohl(ret->s_addr) >> 24;
-    return top != 0 && top != IN_LOOPBACKNET && top < 224;
+    return inet_pton(AF_INET, text, ret) == 1 && address_is_host(*ret);
 }
 
 static bool parse_prefix(struct guest_span value, unsigned *ret)
@@ -74,15 +71,7 @@ static bool parse_prefix(struct guest_span value, unsigned *ret)
         prefix = prefix * 10 + (unsigned)(value.text[i] - '0');
     }
     *ret = prefix;
-    return prefix <= IPV4_BITS;
-}
-
-/* Is it a host's, or the network's own or the one for all in it? */
-static bool is_host_in(struct in_addr address, unsigned prefix)
-{
-    uint32_t mask = prefix > 0 && prefix < IPV4_BITS - 1 ? UINT32_MAX >> prefix : 0;
-    uint32_t host = ntohl(address.s_addr) & mask;
-    return mask == 0 || (host != 0 && host != mask);
+    return prefix <= ADDRESS_PREFIX_MAX;
 }
 
 /* Not there and "" say both that there is none. */
@@ -120,7 +109,7 @@ bool network_parse(const char *payload, size_t size, struct network_identity *re
     else if (!guest_member_find(payload, size, "prefix", &prefix) ||
              !parse_prefix(prefix, &identity.prefix))
         wrong = "prefix is not a whole number from 0 to 32";
-    else if (!is_host_in(identity.address, identity.prefix))
+    else if (!address_is_host_in(identity.address, identity.prefix))
         wrong = "ipv4 is not a host's address in a network of that prefix";
     else if (!parse_gateway(payload, size, &identity))
         wrong = "gateway is not another host's IPv4 address";
@@ -165,10 +154,10 @@ static int set_up(int fd, int interface, const struct network_identity *identity
 static bool is_near(const struct network_identity *identity)
 {
     unsigned prefix = identity->prefix;
-    if (prefix == 0 || prefix == IPV4_BITS)
+    if (prefix == 0 || prefix == ADDRESS_PREFIX_MAX)
         return false;
     uint32_t difference = ntohl(identity->gateway.s_addr ^ identity->address.s_addr);
-    return difference >> (IPV4_BITS - prefix) == 0;
+    return difference >> (ADDRESS_PREFIX_MAX - prefix) == 0;
 }
 
 /* The one that led through this interface is gone since it was set down. */

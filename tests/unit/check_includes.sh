@@ -49,7 +49,7 @@ function backend_of(path) {
     layer = file
     sub(/^src\//, "", layer)
     sub(/\/.*/, "", layer)
-    if (file ~ /^src\/mailbox\/frame\./ && what !~ /^</ && what != "mailbox/frame.h")
+    if (file ~ /^src\/mailbox\/(frame|address)\./ && what !~ /^<|^mailbox\/(frame|address)\.h$/)
         complain("guests link it, it may use libc alone")
     if (what ~ /^<fuse/) {
         if (file !~ /^fs\/ops/ && file !~ /^src\/cli\/mount/)
@@ -62,7 +62,7 @@ function backend_of(path) {
         complain("the folder " layer " is no layer known here")
         next
     }
-    if (layer == "guest" && what == "mailbox/frame.h")
+    if (layer == "guest" && what ~ /^mailbox\/(frame|address)\.h$/)
         next
     to = what
     sub(/\/.*/, "", to)

@@ -28,6 +28,9 @@ static void network_when_complete_becomes_a_payload(void **state)
         {" { \"prefix\" : 0 ,\n" ADDRESSES "}\n", "{" ADDRESSES ",\"prefix\":0}"},
         {"{" ADDRESSES ",\"prefix\":32,\"gateway\":null,\"token\":\"t0k3n\"}",
          "{" ADDRESSES ",\"prefix\":32}"},
+        /* the gateway need not be in the same network */
+        {"{" ADDRESSES ",\"prefix\":31,\"gateway\":\"223.255.255.255\"}",
+         "{" ADDRESSES ",\"prefix\":31,\"gateway\":\"223.255.255.255\"}"},
     };
     (void)state;
     for (size_t i = 0; i < array_length(cases); i++) {
@@ -59,6 +62,9 @@ static void network_when_wrong_is_refused_by_the_members_name(void **state)
 {
 #define REST ",\"ipv4\":\"10.0.0.7\",\"prefix\":24}"
 #define MAC(mac) "{\"interface_name\":\"eth0\",\"mac\":\"" mac "\"" REST
+#define IPV4(ipv4, prefix, gateway)                                                                \
+    "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:01\",\"ipv4\":\"" ipv4 "\","            \
+    "\"prefix\":" prefix ",\"gateway\":" gateway "}"
 #define NAME(name) "{\"interface_name\":\"" name "\",\"mac\":\"02:00:00:00:00:01\"" REST
     static const struct {
         const char *text, *why;
@@ -84,6 +90,17 @@ static void network_when_wrong_is_refused_by_the_members_name(void **state)
         {"{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:01\",\"ipv4\":\"0.0.0.0\","
          "\"prefix\":24}",
          "ipv4"},
+        {IPV4("127.0.0.1", "24", "null"), "\"ipv4\" must be a host's IPv4"},
+        {IPV4("224.0.0.1", "24", "null"), "\"ipv4\" must be a host's IPv4"},
+        {IPV4("255.255.255.255", "24", "null"), "\"ipv4\" must be a host's IPv4"},
+        {IPV4("10.0.0.0", "8", "null"), "with that \"prefix\""},
+        {IPV4("10.0.0.255", "24", "null"), "with that \"prefix\""},
+        {IPV4("10.0.0.7", "29", "null"), "with that \"prefix\""},
+        {IPV4("10.0.0.8", "30", "null"), "with that \"prefix\""},
+        {IPV4("10.0.0.7", "24", "\"10.0.0.7\""), "\"gateway\" must be another host"},
+        {IPV4("10.0.0.7", "24", "\"0.0.0.0\""), "\"gateway\" must be a host's"},
+        {IPV4("10.0.0.7", "24", "\"127.0.0.1\""), "\"gateway\" must be a host's"},
+        {IPV4("10.0.0.7", "24", "\"224.0.0.1\""), "\"gateway\" must be a host's"},
         {MAC(""), "mac"},
         {MAC("02:00:00:00:00"), "mac"},
         {MAC("02:00:00:00:00:1"), "mac"},
