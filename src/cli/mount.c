@@ -118,6 +118,7 @@ static int take_program(const char *value, const char *if_empty, char **ret)
 /* The same. */
 static int take_option(int option, const char *value, struct arguments *ret)
 {
+    struct error err = {0};
     switch (option) {
     case OPTION_STORE:
         free(ret->store);
@@ -127,8 +128,7 @@ static int take_option(int option, const char *value, struct arguments *ret)
                             : fail(no_directory);
     case OPTION_ACK_ADDRESS:
         ret->ack_address = value;
-        return ack_address_valid(value) ? -1
-                                        : misuse("--ack-address must be an IP address in numbers");
+        return ack_address_check("--ack-address", value, &err) < 0 ? misuse(err.text) : -1;
     case OPTION_QEMU:
         return take_program(value, "--qemu needs a program", &ret->qemu);
     case OPTION_FIRECRACKER:

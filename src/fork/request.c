@@ -324,9 +324,8 @@ static int check_options(const struct option_members *members, struct error *err
         return error_set(err, EOPNOTSUPP, "\"identity\" is not supported yet: use false");
     if (members->from_running)
         return error_set(err, EOPNOTSUPP, "\"from_running\" is not supported yet: use false");
-    if (members->ack_address && !ack_address_valid(members->ack_address))
-        return error_set(err, EINVAL, "\"ack_address\" must be an IPv4 or IPv6 address in numbers");
-    return 0;
+    return members->ack_address ? ack_address_check("\"ack_address\"", members->ack_address, err)
+                                : 0;
 }
 
 int fork_parse_options(const char *text, size_t size, struct fork_options *ret, struct error *err)

@@ -138,10 +138,38 @@ static socklen_t parse_address(const char *text, union address *ret)
     return 0;
 }
 
-bool ack_address_valid(const char *address)
+/* The one for any, a group's or the one for all: a socket can be bound to it, and gets no ack. */
+static bool is_no_hosts(const union address *address)
+{
+    const struct in6_addr *v6 = &address->v6.sin6_addr;
+    struct in_addr v4 = address->v4.sin_addr;
+    if (address->any.sa_family == AF_INET6 && !IN6_IS_ADDR_V4MAPPED(v6))
+        return IN6_IS_ADDR_UNSPECIFIED(v6) || IN6_IS_ADDR_MULTICAST(v6);
+    if (address->any.sa_family == AF_INET6)
+        memcpy(&v4, &v6->s6_addr[12], sizeof v4);
+    return v4.s_addr == htonl(INADDR_ANY) || v4.s_addr == htonl(INADDR_BROADCAST) ||
+           IN_MULTICAST(ntohl(v4.s_addr));
+}
+
+int ack_address_check(const char *what, const char *address, struct error *err)
 {
     union address parsed;
-    return parse_address(address, &parsed) != 0;
+    if (parse_address(address, &parsed) == 0)
+        return error_set(err, EINVAL, "%s must be an IPv4 or IPv6 address in numbers", what);
+    return is_no_hosts(&parsed)
+               ? error_set(err, EINVAL,
+                           "%s must be the one address of this host that guests send to, not one "
+                           "for any host or for many",
+                           what)
+               : 0;
+}
+
+/* Of a network of this host: only the kernel knows, which lets nobody send there who did not ask.
+ */
+static bool is_broadcast(const union address *address, socklen_t size)
+{
+    auto_close int fd = socket(address->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    return fd >= 0 && connect(fd, &address->any, size) < 0 && errno == EACCES;
 }
 
 struct ack_ports {
@@ -211,13 +239,19 @@ int ack_socket_open(const char *address, struct ack_ports *ports, struct ack_soc
 {
     union address to;
     socklen_t size = parse_address(address, &to);
-    if (size == 0)
-        return error_set(err, EINVAL, "the ack address is not an IPv4 or IPv6 address in numbers");
+    int r = ack_address_check("the ack address", address, err);
+    if (r < 0)
+        return r;
+    if (is_broadcast(&to, size))
+        return error_set(err, EINVAL,
+                         "cannot receive acks at %s, which is for all hosts of a network: give the "
+                         "address of this one",
+                         address);
 
     /* Those that rest stay bound meanwhile, so that they are not given again. */
     int resting[BIND_TRIES], count = 0, fd = -1;
     uint16_t port = 0;
-    int r = bind_socket(address, &to, size, &fd, &port, err);
+    r = bind_socket(address, &to, size, &fd, &port, err);
     while (r == 0 && rests(ports, port) && count < BIND_TRIES) {
         resting[count++] = fd;
         r = bind_socket(address, &to, size, &fd, &port, err);

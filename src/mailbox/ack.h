@@ -61,12 +61,14 @@ struct ack_socket {
     struct ack_ports *ports;
 };
 
-/* Is it an IPv4 or IPv6 address in numbers? */
-bool ack_address_valid(const char *address);
+/* Can it be an address of this host, by which a guest finds it? EINVAL unless it is an IPv4 or IPv6
+ * address in numbers, and neither the one for any nor that of a group. The text begins with `what`.
+ */
+int ack_address_check(const char *what, const char *address, struct error *err);
 
 /* A UDP socket bound to that address (in numbers) and a free port that has rested. `ports`
- * (borrowed until the close) may be NULL: any port. EINVAL if it is no address of this host, EAGAIN
- * if all ports are taken or rest. */
+ * (borrowed until the close) may be NULL: any port. EINVAL if it is no address of this host or a
+ * network's broadcast address, EAGAIN if all ports are taken or rest. */
 int ack_socket_open(const char *address, struct ack_ports *ports, struct ack_socket *ret,
                     struct error *err);
 void ack_socket_close(struct ack_socket *socket);

@@ -37,6 +37,8 @@ static const struct usage {
     {"$H mount --ack-address localhost $M", 2, "", "--ack-address must be"},
     {"$H mount --ack-address 1.2.3 $M", 2, "", "--ack-address must be"},
     {"$H mount --ack-address '' $M", 2, "", "--ack-address must be"},
+    {"$H mount --ack-address 0.0.0.0 $M", 2, "", "--ack-address must be the one address"},
+    {"$H mount --ack-address ff02::1 $M", 2, "", "--ack-address must be the one address"},
     {"$H mount --require-token=yes $M", 2, "", "require-token"},
     {"$H mount --store $S nowhere", 1, "", "nowhere"},
     {"$H mount --store $S ''", 2, "", "no MOUNTPOINT given"},

@@ -130,17 +130,28 @@ static void parse_when_over_1024_bytes_refuses(void **state)
     assert_false(ack_parse(datagram, ACK_DATAGRAM_MAX + 1, &message));
 }
 
-static void address_valid_takes_numbers_only(void **state)
+static void address_check_takes_one_hosts_in_numbers(void **state)
 {
-    static const char *const good[] = {"127.0.0.1", "0.0.0.0", "::1", "fe80::1", "192.168.100.1"};
+    static const char *const good[] = {"127.0.0.1", "::1", "fe80::1", "192.168.100.1",
+                                       "::ffff:127.0.0.1"};
     static const char *const bad[] = {"",          "localhost", "127.1",      "127.0.0.1:80",
                                       "1.2.3.4.5", "256.0.0.1", "fe80::1%lo", " 127.0.0.1"};
+    static const char *const many[] = {
+        "0.0.0.0", "255.255.255.255", "224.0.0.1",      "239.255.255.255",
+        "::",      "ff02::1",         "::ffff:0.0.0.0", "::ffff:224.0.0.1"};
+    struct error err = {0};
 
     (void)state;
     for (size_t i = 0; i < array_length(good); i++)
-        assert_true(ack_address_valid(good[i]));
-    for (size_t i = 0; i < array_length(bad); i++)
-        assert_false(ack_address_valid(bad[i]));
+        assert_int_equal(ack_address_check("it", good[i], NULL), 0);
+    for (size_t i = 0; i < array_length(bad); i++) {
+        assert_int_equal(ack_address_check("it", bad[i], &err), -EINVAL);
+        assert_string_equal(err.text, "it must be an IPv4 or IPv6 address in numbers");
+    }
+    for (size_t i = 0; i < array_length(many); i++) {
+        assert_int_equal(ack_address_check("it", many[i], &err), -EINVAL);
+        assert_non_null(strstr(err.text, "it must be the one address of this host"));
+    }
 }
 
 /* A socket that acks come to, and one that a guest would send from. */
@@ -210,6 +221,9 @@ static void socket_when_the_address_is_wrong_or_not_ours_fails(void **state)
     assert_non_null(strstr(err.text, "192.0.2.1, which is no address of this host"));
     assert_int_equal(ack_socket_open("2001:db8::1", NULL, &socket, &err), -EINVAL);
     assert_non_null(strstr(err.text, "2001:db8::1, which is no address of this host"));
+    assert_int_equal(ack_socket_open("0.0.0.0", NULL, &socket, &err), -EINVAL);
+    assert_int_equal(ack_socket_open("127.255.255.255", NULL, &socket, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "127.255.255.255, which is for all hosts of a network"));
     assert_int_equal(socket.fd, -7);
     assert_int_equal(socket.port, 7);
 }
@@ -460,7 +474,7 @@ int main(void)
         cmocka_unit_test(parse_when_not_well_formed_refuses_and_leaves_the_result),
         cmocka_unit_test(parse_when_there_is_white_space_around_keeps_the_text_without_it),
         cmocka_unit_test(parse_when_over_1024_bytes_refuses),
-        cmocka_unit_test(address_valid_takes_numbers_only),
+        cmocka_unit_test(address_check_takes_one_hosts_in_numbers),
         TEST(socket_when_opened_is_cloexec_non_blocking_and_bound),
         cmocka_unit_test(socket_when_the_address_is_wrong_or_not_ours_fails),
         cmocka_unit_test(socket_close_takes_null_and_a_closed_one),

@@ -455,6 +455,8 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"ack_address\":\"10.0.0.1:5\"}", EINVAL, "\"ack_address\""},
         {"{\"ack_address\":\"10.0.0\"}", EINVAL, "\"ack_address\""},
         {"{\"ack_address\":1}", EINVAL, "\"ack_address\""},
+        {"{\"ack_address\":\"0.0.0.0\"}", EINVAL, "\"ack_address\" must be the one address"},
+        {"{\"ack_address\":\"224.0.0.1\"}", EINVAL, "\"ack_address\" must be the one address"},
     };
     (void)state;
     for (size_t i = 0; i < array_length(refusals); i++) {
