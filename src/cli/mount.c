@@ -407,6 +407,19 @@ static int check_mountpoint(struct arguments *arguments, struct error *err)
     return 0;
 }
 
+/* Those that were asked for. The backends' own need not be there, as long as none is used. */
+static int check_programs(const struct arguments *arguments, struct error *err)
+{
+    const struct {
+        const char *option, *program;
+    } programs[] = {{"--qemu", arguments->qemu}, {"--firecracker", arguments->firecracker}};
+    int r = 0;
+    for (size_t i = 0; i < array_length(programs) && r == 0; i++)
+        if (programs[i].program && (r = vmm_program_check(programs[i].program, err)) < 0)
+            r = error_prefix(err, r, "%s", programs[i].option);
+    return r;
+}
+
 int cli_mount(int argc, char **argv)
 {
     struct daemon daemon = {.ready_fd = -1,
@@ -424,7 +437,9 @@ int cli_mount(int argc, char **argv)
     }
     if (status < 0) {
         daemon.ops.argument = &daemon;
-        int r = check_mountpoint(&daemon.arguments, &err);
+        int r = check_programs(&daemon.arguments, &err);
+        if (r == 0)
+            r = check_mountpoint(&daemon.arguments, &err);
         prepare_process();
         if (r == 0 && !daemon.arguments.foreground) {
             openlog("hypefs", LOG_PID, LOG_DAEMON);

@@ -99,6 +99,9 @@ struct vmm_programs;
 int vmm_programs_create(struct vmm_programs **ret, struct error *err);
 void vmm_programs_destroy(struct vmm_programs *programs);
 
+/* Is there such a program (in PATH if it has no slash) that can be executed? It is not run. EIO. */
+int vmm_program_check(const char *binary, struct error *err);
+
 /* Where a VMM is to run. Borrowed for the call. */
 struct vmm_context {
     const char *binary; /* path of the VMM's program; NULL: the backend's own from PATH */

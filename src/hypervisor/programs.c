@@ -77,6 +77,12 @@ static int locate(const char *binary, struct known *ret, struct error *err)
     return error_set(err, EIO, "%s is not a program that can be executed", binary);
 }
 
+int vmm_program_check(const char *binary, struct error *err)
+{
+    struct known known;
+    return locate(binary, &known, err);
+}
+
 static bool same(const struct known *a, const struct known *b)
 {
     return strcmp(a->program.path, b->program.path) == 0 && a->file.st_dev == b->file.st_dev &&
