@@ -53,11 +53,32 @@ int vmm_check(const struct machine *machine, struct error *err)
     return machine->hypervisor->check ? machine->hypervisor->check(machine, err) : 0;
 }
 
+/* A VMM would wait for the other end of a FIFO. Of one that is missing it says so itself. */
+static int check_boot_file(const char *what, const char *path, struct error *err)
+{
+    struct stat st;
+    if (path && stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return error_set(err, EINVAL, "the %s %s is not a regular file: give another in config",
+                         what, path);
+    return 0;
+}
+
+static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
+                struct error *err)
+{
+    int r = check_boot_file("kernel", machine->kernel, err);
+    if (r == 0)
+        r = check_boot_file("initrd", machine->initrd, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        r = check_boot_file("disk", machine->disks[i].path, err);
+    return r < 0 ? r : machine->hypervisor->boot(context, machine, ret, err);
+}
+
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err)
 {
     assert(machine->memory_bytes > 0 && machine->vcpus > 0 && machine->hypervisor->boot);
-    return doing("booting the VM", machine->hypervisor->boot(context, machine, ret, err), err);
+    return doing("booting the VM", boot(context, machine, ret, err), err);
 }
 
 /* One file of an image. VMMs get it by its path, so links and what else is no file are kept from

@@ -187,7 +187,8 @@ struct vmm_binary {
 };
 
 int vmm_check(const struct machine *machine, struct error *err);
-/* By the machine's hypervisor, as vmm_load() too. */
+/* By the machine's hypervisor, as vmm_load() too. EINVAL, before anything is spawned, if kernel,
+ * initrd or a disk is there and no regular file. */
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err);
 /* `image` is a snapshot's directory, by its path from the context's. EIO, before anything is

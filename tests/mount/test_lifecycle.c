@@ -326,8 +326,12 @@ static void boot_of_what_qemu_refuses_says_its_words(void **state)
     assert_file_contains(file(h, "error"), "/nonexistent/kernel");
     assert_file_contains(file(h, "vmm.log"), "/nonexistent/kernel");
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
-    harness_put(file(h, "config"), "{\"kernel\":\"/dev/null\",\"disks\":[{\"path\":\"/nonexistent/"
-                                   "disk\",\"format\":\"raw\",\"readonly\":true}]}");
+    harness_put(file(h, "config"), "{\"kernel\":\"/dev/null\",\"memory_mib\":8}");
+    assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+    assert_file_contains(file(h, "error"), "the kernel /dev/null is not a regular file");
+    harness_put(file(h, "config"),
+                "{\"kernel\":\"/nonexistent/kernel\",\"disks\":[{\"path\":\"/nonexistent/"
+                "disk\",\"format\":\"raw\",\"readonly\":true}]}");
     assert_errno(harness_write(file(h, "state"), "running"), EIO);
     assert_file_contains(file(h, "error"), "/nonexistent/disk");
     harness_put(file(h, "config"), tiny_guest_config(h, names));

@@ -317,6 +317,36 @@ static void boot_when_the_vmm_dies_leaves_only_logs(void **state)
     assert_no_child_left();
 }
 
+/* A VMM would wait for a FIFO's other end, and read a device for ever. */
+static void boot_of_what_is_no_regular_file_is_refused_before_anything_is_spawned(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", "#!/bin/sh\necho > \"$0.started\"\n");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    char fifo[256];
+    snprintf(fifo, sizeof fifo, "%s/fifo", fixture->base);
+    assert_int_equal(mkfifo(fifo, 0600), 0);
+#define MACHINE .hypervisor = fixture->qemu, .memory_bytes = MEMORY_BYTES, .vcpus = 1
+    struct machine_disk disk = {.path = fifo, .format = (char[]){"raw"}, .readonly = true};
+    const struct {
+        struct machine machine;
+        const char *why;
+    } cases[] = {
+        {{MACHINE, .kernel = fifo}, "the kernel "},
+        {{MACHINE, .kernel = fake, .initrd = fixture->base}, "the initrd "},
+        {{MACHINE, .kernel = fake, .disks = &disk, .disk_count = 1}, "the disk "},
+    };
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct machine machine = cases[i].machine;
+        struct vmm *vmm = NULL;
+        struct error err = {0};
+        assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -EINVAL);
+        if (!strstr(err.text, cases[i].why) || !strstr(err.text, "is not a regular file"))
+            fail_msg("%s", err.text);
+        assert_false(fixture_has(fixture->base_fd, "fake.started"));
+    }
+}
+
 /* Starts a shell and returns it as a VMM once it has printed a line, which is given back too. */
 static struct vmm *start_shell(struct fixture *fixture, const char *command, char line[static 64])
 {
@@ -437,6 +467,7 @@ int main(void)
         WITH(load_when_the_vmm_talks_long_keeps_the_end),
         WITH(load_when_cancelled_ends_the_vmm_at_once),
         WITH(boot_when_the_vmm_dies_leaves_only_logs),
+        WITH(boot_of_what_is_no_regular_file_is_refused_before_anything_is_spawned),
         WITH(stop_when_the_process_obeys_knows_its_status),
         WITH(stop_when_the_process_ignores_it_kills),
         WITH(stop_when_the_process_is_not_our_child_ends_it_too),
