@@ -229,10 +229,7 @@ static int publish(struct work *work, const struct store *store, struct error *e
     if (work->arguments->link)
         snapshot_note_link(json, &work->files.memory.st);
     if (snapshot_exists(store, parts.id))
-        return error_set(err, EEXIST,
-                         "there is a snapshot %s in the store already: give another --id, or "
-                         "remove that one",
-                         parts.id);
+        return store_taken(store->kind_fd[STORE_SNAPSHOTS], parts.id, err);
     int r = snapshot_import(store, &parts, err);
     progress_end(&work->progress);
     return r == -ECANCELED ? error_set(err, ECANCELED, "interrupted, nothing was imported") : r;

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/file.h>
@@ -280,18 +281,26 @@ int store_entry_create(const struct store *store, enum store_kind kind, struct s
     return r;
 }
 
+int store_taken(int kind_fd, const char *id, struct error *err)
+{
+    char link[40], path[PATH_MAX] = "";
+    snprintf(link, sizeof link, "/proc/self/fd/%d", kind_fd);
+    if (readlink(link, path, sizeof path - 1) < 0)
+        path[0] = 0;
+    return error_set(err, EEXIST,
+                     "the id %s is taken in the store, by %s/%s: take another one; if nothing is "
+                     "shown under it, that cannot be read (the daemon's log tells why) and may be "
+                     "moved away",
+                     id, path, id);
+}
+
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
 {
     if (fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
     if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
-        return errno == EEXIST
-                   ? error_set(err, EEXIST,
-                               "the id %s is taken in the store: take another one; if nothing is "
-                               "shown under it, what lies there cannot be read (the daemon's log "
-                               "tells why) and may be moved away",
-                               id)
-                   : error_errno(err, errno, "cannot publish %s", id);
+        return errno == EEXIST ? store_taken(entry->kind_fd, id, err)
+                               : error_errno(err, errno, "cannot publish %s", id);
     close(steal_fd(&entry->fd));
     fsync(entry->kind_fd);
     return 0;

@@ -62,6 +62,9 @@ struct store_entry {
 
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
                        struct error *err);
+/* Sets EEXIST for an id of that directory of the store. What has it may be nothing that can be read
+ * and shown: the text names its path. */
+int store_taken(int kind_fd, const char *id, struct error *err);
 /* EEXIST if the id is taken. The entry's files are fsynced by who wrote them, directories here. */
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err);
 /* Removes what was not published, and closes. */
