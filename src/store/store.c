@@ -15,9 +15,10 @@
 #include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/process.h"
 
 static const char *const kind_names[STORE_KINDS] = {"snapshots", "instances"};
-enum { LOCK_WAIT_MS = 2000, OWNER_SIZE = 24 };
+enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
 
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
@@ -140,12 +141,15 @@ static int open_kind(int store_fd, const char *name, struct error *err)
     return fd >= 0 ? fd : error_errno(err, errno, "cannot open %s/ in the store", name);
 }
 
-/* A daemon that was told to end may not be gone yet. */
-static void wait_for_end(pid_t pid)
+/* Returns when that one has ended, or soon if it is not known or has ended and another is next. */
+static void wait_for_end(pid_t pid, int timeout_ms)
 {
     auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
-    if (pidfd >= 0)
-        poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, LOCK_WAIT_MS);
+    struct pollfd end = {.fd = pidfd, .events = POLLIN};
+    if (pidfd < 0 || poll(&end, 1, 0) > 0)
+        poll(NULL, 0, LOCK_LOOK_MS);
+    else
+        poll(&end, 1, timeout_ms);
 }
 
 /* -EWOULDBLOCK: another has it, whose pid is in `owner` if that is known. */
@@ -160,23 +164,31 @@ static int try_lock(int fd, char owner[OWNER_SIZE])
     return -EWOULDBLOCK;
 }
 
+/* A daemon that was told to end may not be gone yet. */
+static int lock_patiently(int fd, char owner[OWNER_SIZE])
+{
+    double deadline_ms = process_now_ms() + LOCK_WAIT_MS, left_ms = LOCK_WAIT_MS;
+    int r;
+    while ((r = try_lock(fd, owner)) == -EWOULDBLOCK && left_ms > 0) {
+        wait_for_end((pid_t)strtol(owner, NULL, 10), (int)left_ms + 1);
+        left_ms = deadline_ms - process_now_ms();
+    }
+    return r;
+}
+
 static int take_lock(int store_fd, const char *path, struct error *err)
 {
     char owner[OWNER_SIZE] = "";
     auto_close int fd = openat(store_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return error_errno(err, errno, "cannot open the store's lock %s/lock", path);
-    int r = try_lock(fd, owner);
-    if (r == -EWOULDBLOCK) {
-        wait_for_end((pid_t)strtol(owner, NULL, 10));
-        r = try_lock(fd, owner);
-    }
+    int r = lock_patiently(fd, owner);
     if (r < 0 && r != -EWOULDBLOCK)
         return error_errno(err, -r, "cannot lock the store, by flock() of %s/lock", path);
     if (r < 0)
         return error_set(err, EBUSY,
-                         "the store %s is in use by another hypefs (pid %s): stop that one, or "
-                         "give this one another --store",
+                         "the store %s is in use by another hypefs (pid %s): stop that one and "
+                         "wait until it has ended, or give this one another --store",
                          path, owner[0] ? owner : "unknown");
     snprintf(owner, sizeof owner, "%d\n", (int)getpid());
     if (ftruncate(fd, 0) < 0 || pwrite(fd, owner, strlen(owner), 0) < 0)

@@ -8,8 +8,8 @@
 
 #include "store_fixture.h"
 
-/* What flock() fails with, or 0; see the build file. */
-static int flock_errno;
+/* What flock() fails with, or 0, and how often, if not always; see the build file. */
+static int flock_errno, flock_failures;
 
 int __real_flock(int fd, int operation);
 int __wrap_flock(int fd, int operation);
@@ -19,6 +19,8 @@ int __wrap_flock(int fd, int operation)
     if (flock_errno == 0)
         return __real_flock(fd, operation);
     errno = flock_errno;
+    if (flock_failures > 0 && --flock_failures == 0)
+        flock_errno = 0;
     return -1;
 }
 
@@ -126,6 +128,19 @@ static void store_when_in_use_tells_by_whom_and_what_to_do(void **state)
     assert_int_equal(world_descriptors(), before);
     world_close(world);
     world_open_store(world);
+}
+
+/* The daemon that has it may be ending, or another be just starting that has not said so yet. */
+static void store_when_in_use_for_a_moment_is_waited_for(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    world_close(world);
+    flock_errno = EWOULDBLOCK;
+    flock_failures = 3;
+    world_write_text(world_path(world, "store/lock"), "");
+    world_open_store(world);
+    assert_int_equal(flock_failures, 0);
 }
 
 static void store_when_a_file_is_in_its_place_is_refused(void **state)
@@ -559,6 +574,7 @@ int main(void)
         IN_EMPTY(store_when_not_there_is_made_for_the_owner_alone),
         IN_EMPTY(store_when_opened_and_closed_leaks_no_descriptor),
         IN_EMPTY(store_when_in_use_tells_by_whom_and_what_to_do),
+        IN_EMPTY(store_when_in_use_for_a_moment_is_waited_for),
         IN_EMPTY(store_when_a_file_is_in_its_place_is_refused),
         IN_EMPTY(leftovers_when_the_store_opens_are_removed),
         IN_EMPTY(store_when_it_cannot_be_locked_says_why),
