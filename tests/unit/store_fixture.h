@@ -381,24 +381,6 @@ static inline void world_publish_box(struct world *world, const char *id)
     world_publish(world, id, &image);
 }
 
-/* A list that is made anew is another file. */
-static inline ino_t world_kept_list(const struct world *world, const char *id)
-{
-    struct stat st;
-    assert_int_equal(stat(world_path(world, "store/snapshots/%s/mailboxes.json", id), &st), 0);
-    return st.st_ino;
-}
-
-/* When its kept list is read; owned. */
-static inline char *world_info(struct world *world, struct snapshot *snapshot)
-{
-    struct image_index *index;
-    if (image_index_wait(snapshot->image, &index, &world->err) < 0)
-        fail_msg("image_index_wait: %s", world->err.text);
-    image_index_unref(index);
-    return snapshot_info(snapshot);
-}
-
 /* A program in QEMU's place. */
 static inline void world_install_qemu(const struct world *world, const char *script)
 {

@@ -5,7 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "store_fixture.h"
+#include "list_fixture.h"
 
 static const char *text_of(const cJSON *json, const char *name)
 {

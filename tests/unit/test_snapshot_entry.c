@@ -6,8 +6,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "list_fixture.h"
 #include "store/snapshot_entry.h"
-#include "store_fixture.h"
 
 /* As hypefs import does it: with nothing of the daemon's but the store's path. */
 static int import(struct world *world, const char *id, const struct world_image *image,

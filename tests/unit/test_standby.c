@@ -6,7 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "store_fixture.h"
+#include "list_fixture.h"
 
 /* The state on record when the memory was unlinked. */
 static char state_on_record[16];
