@@ -271,7 +271,7 @@ static int staged_list(struct fs *fs, const struct place *directory, struct wait
     (void)waiter;
     LL_FOREACH (draft_of(directory)->files, file)
         if (r == 0)
-            r = listing_add(handle, file->name, &file->object, &staged_entry, 0);
+            r = listing_add(handle, file->name, &file->object, &staged_entry, NULL);
     return r;
 }
 
@@ -397,7 +397,7 @@ static int forks_list(struct fs *fs, const struct place *directory, struct waite
     (void)waiter;
     LL_FOREACH (source_of(directory)->drafts, draft)
         if (r == 0)
-            r = listing_add(handle, draft->id, &draft->object, &draft_entry, 0);
+            r = listing_add(handle, draft->id, &draft->object, &draft_entry, NULL);
     return r;
 }
 

@@ -298,7 +298,7 @@ static int instances_list_all(struct fs *fs, const struct place *directory, stru
     (void)waiter;
     for (size_t i = 0; i < count && r == 0; i++) {
         const struct object object = {.kind = OBJECT_INSTANCE, .serial = names[i].serial};
-        r = listing_add(handle, names[i].id, &object, &instance_entry, 0);
+        r = listing_add(handle, names[i].id, &object, &instance_entry, NULL);
     }
     return r;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* files_snapshot: what lies in a snapshot's directory, and the mailboxes of any memory image. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "fs/internal.h"
@@ -16,7 +17,29 @@ static char *info_text(struct fs *fs, const struct place *place, size_t *ret_siz
 }
 
 /* mailboxes/: the names of the markers in the memory image of a snapshot, or of an instance in
- * standby. A marker's place is told apart by the index of its first candidate. */
+ * standby. */
+
+void markers_free(struct object *object)
+{
+    struct marker *marker, *next;
+    HASH_ITER (hh, object->markers, marker, next) {
+        HASH_DEL(object->markers, marker);
+        free(marker);
+    }
+}
+
+/* NULL without memory. */
+static const struct marker *marker_of(struct object *object, const char *name)
+{
+    struct marker *marker;
+    HASH_FIND_STR(object->markers, name, marker);
+    if (marker || !(marker = calloc(1, sizeof *marker)))
+        return marker;
+    marker->number = HASH_COUNT(object->markers);
+    snprintf(marker->name, sizeof marker->name, "%s", name);
+    HASH_ADD_STR(object->markers, name, marker);
+    return marker;
+}
 
 /* What is known of the image now. An instance that has left standby has none, whatever lies there:
  * it is the memory of a VM that runs, or of one that ended. */
@@ -53,15 +76,15 @@ static int info_ready(struct fs *fs, const struct place *place, struct waiter *w
 static const struct file_type info_file = {
     .text = info_text, .ready = info_ready, .pollable = true};
 
-/* scan->count if there is none. A look at each candidate and no more: a guest may have planted
- * thousands, and every name of a walk comes here. */
-static size_t first_named(const struct scan *scan, const char *name)
+/* A look at each candidate and no more: a guest may have planted thousands, and every name of a
+ * walk comes here. */
+static bool has_marker(const struct scan *scan, const char *name)
 {
-    size_t i = 0;
-    while (i < scan->count && (scan->candidates[i].marker.kind != FRAME_FORK ||
-                               strcmp(scan->candidates[i].marker.name, name) != 0))
-        i++;
-    return i;
+    for (size_t i = 0; i < scan->count; i++)
+        if (scan->candidates[i].marker.kind == FRAME_FORK &&
+            strcmp(scan->candidates[i].marker.name, name) == 0)
+            return true;
+    return false;
 }
 
 static int markers_find(struct fs *fs, const struct place *directory, const char *name,
@@ -71,14 +94,15 @@ static int markers_find(struct fs *fs, const struct place *directory, const char
     int r = index_of(fs, directory, true, waiter, &index);
     if (r != 0)
         return r;
-    size_t i = first_named(&index->scan, name);
-    if (i < index->scan.count)
-        *ret =
-            (struct place){.object = directory->object, .entry = &marker_entry, .sub = (unsigned)i};
-    else
-        r = -ENOENT;
+    bool there = has_marker(&index->scan, name);
     image_index_unref(index);
-    return r;
+    if (!there)
+        return -ENOENT;
+    const struct marker *marker = marker_of(directory->object, name);
+    if (!marker)
+        return -ENOMEM;
+    *ret = (struct place){.object = directory->object, .entry = &marker_entry, .marker = marker};
+    return 0;
 }
 
 static int markers_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
@@ -90,9 +114,11 @@ static int markers_list(struct fs *fs, const struct place *directory, struct wai
         return r;
     const struct scan *scan = &index->scan;
     for (size_t i = scan_next_name(scan, 0); i < scan->count && r == 0;
-         i = scan_next_name(scan, i + 1))
-        r = listing_add(handle, scan->candidates[i].marker.name, directory->object, &marker_entry,
-                        (unsigned)i);
+         i = scan_next_name(scan, i + 1)) {
+        const struct marker *marker = marker_of(directory->object, scan->candidates[i].marker.name);
+        r = marker ? listing_add(handle, marker->name, directory->object, &marker_entry, marker)
+                   : -ENOMEM;
+    }
     image_index_unref(index);
     return r;
 }
@@ -102,17 +128,13 @@ const struct directory markers_directory = {.find = markers_find, .list = marker
 static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_size)
 {
     struct image_index *index;
-    char *text = NULL;
     (void)fs;
     *ret_size = 0;
     if (index_now(place, &index) < 0)
         return NULL;
-    if (place->sub < index->scan.count) {
-        auto_json cJSON *json =
-            scan_describe(&index->scan, index->scan.candidates[place->sub].marker.name);
-        text = json ? json_print(json) : NULL;
-        *ret_size = text ? strlen(text) : 0;
-    }
+    auto_json cJSON *json = scan_describe(&index->scan, place->marker->name);
+    char *text = json ? json_print(json) : NULL;
+    *ret_size = text ? strlen(text) : 0;
     image_index_unref(index);
     return text;
 }
@@ -121,6 +143,8 @@ static int marker_ready(struct fs *fs, const struct place *place, struct waiter 
 {
     struct image_index *index = NULL;
     int r = index_of(fs, place, true, waiter, &index);
+    if (r == 0 && place->marker && !has_marker(&index->scan, place->marker->name))
+        r = -ENODEV; /* the image is another one */
     image_index_unref(index);
     return r;
 }
@@ -181,7 +205,7 @@ int network_list(struct fs *fs, const struct place *directory, struct waiter *wa
     if (r != 0)
         return r == FS_LATER ? r : 0;
     if (has_network(index))
-        r = listing_add(handle, network_name, directory->object, &network_entry, 0);
+        r = listing_add(handle, network_name, directory->object, &network_entry, NULL);
     image_index_unref(index);
     return r;
 }
@@ -222,7 +246,7 @@ static int snapshots_dir_list(struct fs *fs, const struct place *directory, stru
     (void)waiter;
     for (size_t i = 0; i < count && r == 0; i++) {
         const struct object object = {.kind = OBJECT_SNAPSHOT, .serial = names[i].serial};
-        r = listing_add(handle, names[i].id, &object, &snapshot_entry, 0);
+        r = listing_add(handle, names[i].id, &object, &snapshot_entry, NULL);
     }
     return r;
 }

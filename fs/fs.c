@@ -48,8 +48,10 @@ struct object *object_ref(struct object *object)
 
 void object_unref(struct object *object)
 {
-    if (object && --object->references == 0)
-        object->destroy(object);
+    if (!object || --object->references > 0)
+        return;
+    markers_free(object);
+    object->destroy(object);
 }
 
 static void queue_wake(struct fs *fs, struct handle *handle)

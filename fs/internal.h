@@ -26,6 +26,15 @@ struct object {
     bool removed;
     struct timespec changed;
     void (*destroy)(struct object *object);
+    struct marker *markers; /* of snapshots and instances: by name, those that were looked at */
+};
+
+/* A mailbox in a memory image, for as long as its object lives. When the image is another one, or
+ * scanned anew, the same name is the same file. */
+struct marker {
+    unsigned number; /* unique in its object; part of st_ino */
+    char name[FRAME_NAME_MAX + 1];
+    UT_hash_handle hh;
 };
 
 /* A collected file's text and marks. */
@@ -82,11 +91,11 @@ struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
     struct draft *next;
 };
 
-/* What is at a name: a table's entry of an object, and which, where a table's entry is many. */
+/* What is at a name: a table's entry of an object, and which, where an entry is many. */
 struct place {
     struct object *object;
     const struct entry *entry;
-    unsigned sub;
+    const struct marker *marker; /* of the object; NULL if there is only one */
 };
 
 struct node {
@@ -245,7 +254,7 @@ extern const struct entry root_entry, snapshot_entry, instance_entry, marker_ent
 void node_drop(struct fs *fs, struct node *node);
 /* Adds one name to a listing. */
 int listing_add(struct handle *handle, const char *name, const struct object *object,
-                const struct entry *entry, unsigned sub);
+                const struct entry *entry, const struct marker *marker);
 
 /* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
 int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, uint64_t *ret_node,
@@ -298,7 +307,9 @@ void draft_load_record(struct fs *fs, struct source *source, struct instance *in
 int draft_writable(const struct draft *draft);
 int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret);
 
-/* files_snapshot.c: the entry `network` of a directory with a memory image. */
+/* files_snapshot.c */
+void markers_free(struct object *object);
+/* The entry `network` of a directory with a memory image. */
 int network_find(struct fs *fs, const struct place *directory, const char *name,
                  struct waiter *waiter, struct place *ret);
 int network_list(struct fs *fs, const struct place *directory, struct waiter *waiter,

@@ -14,20 +14,21 @@
 
 enum { NAME_BLOCK = 512 };
 
-static ino_t ino_of(const struct object *object, const struct entry *entry, unsigned sub)
+static ino_t ino_of(const struct object *object, const struct entry *entry,
+                    const struct marker *marker)
 {
-    return (ino_t)object->serial << 28 | (ino_t)sub << 12 | (ino_t)object->kind << 8 |
-           entry->number;
+    ino_t number = marker ? marker->number & 0xFFFF : 0;
+    return (ino_t)object->serial << 28 | number << 12 | (ino_t)object->kind << 8 | entry->number;
 }
 
 /* Zeroes the padding too, since places are hash keys. */
 static void place_set(struct place *ret, struct object *object, const struct entry *entry,
-                      unsigned sub)
+                      const struct marker *marker)
 {
     memset(ret, 0, sizeof *ret);
     ret->object = object;
     ret->entry = entry;
-    ret->sub = sub;
+    ret->marker = marker;
 }
 
 static struct node *node_by_id(struct fs *fs, uint64_t id)
@@ -56,7 +57,7 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     node = calloc(1, sizeof *node);
     if (!node)
         return NULL;
-    place_set(&node->place, object_ref(place->object), place->entry, place->sub);
+    place_set(&node->place, object_ref(place->object), place->entry, place->marker);
     node->id =
         place->object->kind == OBJECT_ROOT && place->entry == &root_entry ? 1 : ++fs->last_node + 1;
     HASH_ADD(hh, fs->nodes, id, sizeof node->id, node);
@@ -71,7 +72,7 @@ int place_take(struct fs *fs, uint64_t id, struct place *ret)
     struct node *node = node_by_id(fs, id);
     if (!node && id == 1) {
         struct place root;
-        place_set(&root, &fs->root, &root_entry, 0);
+        place_set(&root, &fs->root, &root_entry, NULL);
         node = node_of(fs, &root);
     }
     if (!node || node->place.object->removed) {
@@ -110,7 +111,7 @@ static int stat_place(struct fs *fs, const struct place *place, struct stat *ret
     const struct entry *entry = place->entry;
     char target[256];
     int r = 0;
-    *ret = (struct stat){.st_ino = ino_of(place->object, entry, place->sub),
+    *ret = (struct stat){.st_ino = ino_of(place->object, entry, place->marker),
                          .st_mode = entry->mode,
                          .st_nlink = 1,
                          .st_uid = geteuid(),
@@ -144,7 +145,7 @@ static int find(struct fs *fs, const struct place *parent, const char *name, str
         const struct entry *entry = &directory->entries[i];
         if (strcmp(entry->name, name) != 0 || (entry->present && !entry->present(parent)))
             continue;
-        place_set(ret, parent->object, entry, 0);
+        place_set(ret, parent->object, entry, NULL);
         return 0;
     }
     return directory->find ? directory->find(fs, parent, name, waiter, ret) : -ENOENT;
@@ -154,7 +155,7 @@ static int find(struct fs *fs, const struct place *parent, const char *name, str
 static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, struct stat *ret)
 {
     struct place clean;
-    place_set(&clean, place->object, place->entry, place->sub);
+    place_set(&clean, place->object, place->entry, place->marker);
     int r = stat_place(fs, &clean, ret);
     struct node *node = r == 0 ? node_of(fs, &clean) : NULL;
     if (r == 0 && !node)
@@ -314,7 +315,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 }
 
 int listing_add(struct handle *handle, const char *name, const struct object *object,
-                const struct entry *entry, unsigned sub)
+                const struct entry *entry, const struct marker *marker)
 {
     enum { BLOCK = 32 };
     if (handle->name_count % BLOCK == 0) {
@@ -325,7 +326,7 @@ int listing_add(struct handle *handle, const char *name, const struct object *ob
         handle->names = longer;
     }
     struct fs_name *place = &handle->names[handle->name_count++];
-    *place = (struct fs_name){.ino = ino_of(object, entry, sub), .mode = entry->mode};
+    *place = (struct fs_name){.ino = ino_of(object, entry, marker), .mode = entry->mode};
     strncpy(place->name, name, sizeof place->name - 1);
     return 0;
 }
@@ -336,13 +337,13 @@ static int list(struct fs *fs, const struct place *place, struct waiter *waiter,
     const struct directory *directory = place->entry->directory;
     if (!directory)
         return -ENOTDIR;
-    int r = listing_add(handle, ".", place->object, place->entry, place->sub);
+    int r = listing_add(handle, ".", place->object, place->entry, place->marker);
     if (r == 0)
-        r = listing_add(handle, "..", place->object, place->entry, place->sub);
+        r = listing_add(handle, "..", place->object, place->entry, place->marker);
     for (size_t i = 0; i < directory->count && r == 0; i++) {
         const struct entry *entry = &directory->entries[i];
         if (!entry->present || entry->present(place))
-            r = listing_add(handle, entry->name, place->object, entry, 0);
+            r = listing_add(handle, entry->name, place->object, entry, NULL);
     }
     return r == 0 && directory->list ? directory->list(fs, place, waiter, handle) : r;
 }

@@ -292,6 +292,39 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     assert_not_scanned(world, "one");
 }
 
+/* The snapshot's image, with these mailboxes in a row. */
+static void put_image(const struct world *world, const char *first, const char *second)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    frames_arm(world_page(&image, 1), first, first);
+    if (second)
+        frames_arm(world_page(&image, 2), second, second);
+    assert_int_equal(remove(world_path(world, "store/snapshots/base/memory")), 0);
+    world_write(world_path(world, "store/snapshots/base/memory"), 0600, image.bytes, image.size);
+}
+
+/* What is open of a mailbox must not show the tokens of another one, whatever the image is. */
+static void mailbox_when_the_image_is_another_is_the_one_of_its_name(void **state)
+{
+    struct tree *tree = *state;
+    struct stat st;
+    char *bytes = NULL;
+    size_t size;
+    struct handle *box = tree_open(tree, "snapshots/base/mailboxes/box", O_RDONLY);
+    ino_t ino = tree_stat(tree, "snapshots/base/mailboxes/box").st_ino;
+    put_image(tree->world, "zap", "box");
+    assert_int_equal(tree_stat(tree, "snapshots/base/mailboxes/box").st_ino, ino);
+    assert_int_not_equal(tree_stat(tree, "snapshots/base/mailboxes/zap").st_ino, ino);
+    auto_free char *text = tree_read_open(tree, box);
+    assert_non_null(strstr(text, "\"name\": \"box\""));
+    assert_non_null(strstr(text, "\"offset\": 8192"));
+    assert_null(strstr(text, "zap"));
+    put_image(tree->world, "zap", NULL);
+    assert_int_equal(tree_try_walk(tree, "snapshots/base/mailboxes/box", &st), -ENOENT);
+    assert_int_equal(fs_read(tree->fs, box, 100, 0, NULL, &bytes, &size), -ENODEV);
+    fs_release(tree->fs, box);
+}
+
 #define SCANNED(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -304,6 +337,7 @@ int main(void)
         SCANNED(lookup_when_the_scan_failed_fails_until_the_image_is_another),
         SCANNED(snapshot_when_removed_while_it_is_scanned_stops_nobody),
         WITH_BASE(kept_list_when_it_is_looked_at_first_is_waited_for),
+        WITH_BASE(mailbox_when_the_image_is_another_is_the_one_of_its_name),
         SCANNED(mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
