@@ -11,7 +11,14 @@
 
 enum { NO_SUCH_THREAD = 0x3FFFFFFF };
 
-/* What scans fail with, see scan_image in the build file. */
+/* Scans in the background, see scan_image in the build file: they begin, and go on when they are
+ * let go. */
+struct held {
+    struct tree *tree;
+    struct gate begun, let_go;
+};
+
+static struct held *holding; /* NULL: they are not held */
 static atomic_int scan_failure;
 
 int __real_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
@@ -22,23 +29,13 @@ int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct sca
 int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
                       struct error *err)
 {
+    if (progress && holding) {
+        gate_post(&holding->begun);
+        if (!gate_wait(&holding->let_go, FIXTURE_FAR_MS))
+            abort();
+    }
     return scan_failure ? error_errno(err, scan_failure, "cannot read the image")
                         : __real_scan_image(fd, progress, context, ret, err);
-}
-
-/* Scans that have ended and do not say so before they are let go. */
-struct held {
-    struct tree *tree;
-    struct gate ended, let_go;
-};
-
-static void hold(struct world *world)
-{
-    struct held *held = world->context;
-    gate_post(&held->ended);
-    if (!gate_wait(&held->let_go, FIXTURE_FAR_MS))
-        abort();
-    fs_image_scanned(held->tree->fs);
 }
 
 /* "base" as a backup brought it back: the kept list is of another image. Its scans are held. */
@@ -51,7 +48,7 @@ static int setup(void **state)
     *state = held;
     scan_failure = 0;
     tree = held->tree;
-    gate_init(&held->ended);
+    gate_init(&held->begun);
     gate_init(&held->let_go);
     world_open_store(tree->world);
     world_open_layers(tree->world);
@@ -59,9 +56,7 @@ static int setup(void **state)
     world_close(tree->world);
     assert_int_equal(remove(world_path(tree->world, "store/snapshots/base/mailboxes.json")), 0);
     tree_start(tree);
-    tree->world->on_scanned = hold;
-    tree->world->context = held;
-    tree->world->on_changed = NULL;
+    holding = held;
     return 0;
 }
 
@@ -71,7 +66,8 @@ static int teardown(void **state)
     void *tree = held->tree;
     gate_post(&held->let_go); /* a test that failed has a scan held still */
     int r = tree_teardown(&tree);
-    gate_finish(&held->ended);
+    holding = NULL;
+    gate_finish(&held->begun);
     gate_finish(&held->let_go);
     free(held);
     return r;
@@ -117,7 +113,7 @@ static void lookup_when_the_image_is_scanned_waits_for_it(void **state)
     assert_int_equal(fs_opendir(tree->fs, tree_walk(tree, "snapshots/base/mailboxes"),
                                 &listing->waiter, &handle),
                      FS_LATER);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     tree_assert_text(tree, NEW "status", "empty\n"); /* nobody else waits */
     assert_false(gate_wait(&first->answered, 0));
     finish_scan(held);
@@ -136,7 +132,7 @@ static void info_when_the_image_is_scanned_says_null_and_wakes_later(void **stat
     struct handle *info = tree_open(tree, "snapshots/base/info", O_RDONLY);
     auto_free char *before = tree_read_open(tree, info);
     assert_non_null(strstr(before, "\"mailboxes\": null"));
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     finish_scan(held);
     assert_int_equal(fs_poll(tree->fs, info, NULL), POLLIN | POLLRDNORM | POLLPRI);
     auto_free char *after = tree_read_open(tree, info);
@@ -153,7 +149,7 @@ static void lookup_when_interrupted_waits_no_more(void **state)
     caller->waiter.tid = NO_SUCH_THREAD;
     fs_interrupt(tree->fs, caller);
     assert_int_equal(end_lookup(caller), -EINTR);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     finish_scan(held);
     tree_assert_names(tree, "snapshots/base/mailboxes", "box ");
 }
@@ -163,7 +159,7 @@ static void lookup_when_the_daemon_stops_is_answered(void **state)
     struct held *held = *state;
     struct tree *tree = held->tree;
     struct caller *caller = begin_lookup(tree);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     fs_stop(tree->fs);
     assert_int_equal(end_lookup(caller), -ESHUTDOWN);
     finish_scan(held);
@@ -178,7 +174,7 @@ static void lookup_when_the_scan_failed_fails_until_the_image_is_another(void **
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1700000000}};
     scan_failure = EIO;
     struct caller *caller = begin_lookup(tree);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     finish_scan(held);
     assert_int_equal(end_lookup(caller), 0); /* look again */
     scan_failure = 0;
@@ -189,7 +185,7 @@ static void lookup_when_the_scan_failed_fails_until_the_image_is_another(void **
     const char *memory = world_path(tree->world, "store/snapshots/base/memory");
     assert_int_equal(utimensat(AT_FDCWD, memory, times, 0), 0);
     caller = begin_lookup(tree);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     finish_scan(held);
     assert_int_equal(end_lookup(caller), 0);
     tree_assert_names(tree, "snapshots/base/mailboxes", "box ");
@@ -228,7 +224,7 @@ static void snapshot_when_removed_while_it_is_scanned_stops_nobody(void **state)
     struct held *held = *state;
     struct tree *tree = held->tree;
     struct caller *caller = begin_lookup(tree);
-    assert_true(gate_wait(&held->ended, FIXTURE_FAR_MS));
+    assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     uint64_t last = tree_walk(tree, "snapshots/base/forks/new/commit");
     alarm(FIXTURE_FAR_MS / 1000);
     assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);

@@ -97,6 +97,29 @@ static void import_when_it_fails_leaves_nothing(void **state)
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
 }
 
+/* While it fills, another process is faster. */
+static int fill_slowly(void *context, int directory_fd, struct error *err)
+{
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    import_box(context, "base");
+    return world_fill(&image, directory_fd, err);
+}
+
+static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void **state)
+{
+    struct world *world = *state;
+    auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
+    assert_int_equal(
+        snapshots_publish(&world->snapshots, "base", json, fill_slowly, world, &world->err),
+        -EEXIST);
+    assert_non_null(strstr(world->err.text, "the id base is taken in the store: take another"));
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    auto_free char *info = world_info(world, base);
+    assert_non_null(strstr(info, "\"box\""));
+    snapshot_unref(base);
+    assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
+}
+
 static void take_away(struct world *world, const char *id, const char *to)
 {
     char from[PATH_MAX];
@@ -221,6 +244,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_WORLD(snapshot_when_another_process_publishes_it_is_found),
         IN_WORLD(import_when_it_fails_leaves_nothing),
+        IN_WORLD(snapshot_when_another_was_faster_is_refused_and_leaves_that_one),
         IN_WORLD(snapshot_when_it_vanishes_from_the_store_is_not_listed),
         IN_WORLD(snapshot_when_replaced_in_the_store_is_another_one),
         IN_WORLD(snapshot_when_it_turns_up_damaged_is_named_once),
