@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/hex.h"
 
 const char fork_options_default[] = "{\n"
                                     "  \"target_state\": \"running\",\n"
@@ -105,30 +106,6 @@ static int read_timeout(const cJSON *item, int *ret, struct error *err)
     return 0;
 }
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-}
-
-static bool decode_hex(const char *hex, uint8_t *ret, size_t max, size_t *ret_size)
-{
-    size_t size = strlen(hex);
-    if (size % 2 != 0 || size / 2 > max)
-        return false;
-    for (size_t i = 0; i < size; i += 2) {
-        int high = hex_digit(hex[i]), low = hex_digit(hex[i + 1]);
-        if (high < 0 || low < 0)
-            return false;
-        ret[i / 2] = (uint8_t)(high << 4 | low);
-    }
-    *ret_size = size / 2;
-    return true;
-}
-
 int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
                     struct fork_mailbox *mailbox, struct error *err)
 {
@@ -142,7 +119,7 @@ int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
         mailbox->token_size = valid ? size : 0;
         memcpy(mailbox->token, token, mailbox->token_size);
     } else if (hex) {
-        valid = decode_hex(hex, mailbox->token, max, &mailbox->token_size);
+        valid = hex_decode(hex, mailbox->token, max, &mailbox->token_size);
     } else {
         return 0;
     }

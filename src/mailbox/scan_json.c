@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/hex.h"
 #include "util/json.h"
 
 static const char *const kind_words[] = {
@@ -14,29 +15,9 @@ static const char *const kind_words[] = {
 
 static cJSON *add_hex(cJSON *object, const char *name, const struct frame_marker *marker)
 {
-    static const char digits[] = "0123456789abcdef";
-    char text[2 * FRAME_TOKEN_MAX + 1] = "";
-    for (size_t i = 0; i < marker->token_size; i++) {
-        text[2 * i] = digits[marker->token[i] >> 4];
-        text[2 * i + 1] = digits[marker->token[i] & 15];
-    }
+    char text[2 * FRAME_TOKEN_MAX + 1];
+    hex_encode(marker->token, marker->token_size, text);
     return cJSON_AddStringToObject(object, name, text);
-}
-
-static bool read_hex(const char *text, struct frame_marker *marker)
-{
-    size_t length = strlen(text);
-    if (length % 2 != 0 || length > 2 * sizeof marker->token)
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        char c = text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-        if (digit < 0)
-            return false;
-        marker->token[i / 2] = (uint8_t)(marker->token[i / 2] << 4 | digit);
-    }
-    marker->token_size = length / 2;
-    return true;
 }
 
 static bool add_candidate(cJSON *array, const struct candidate *candidate)
@@ -105,7 +86,8 @@ static bool fill(const struct kept *kept, uint64_t image_size, struct candidate 
     if (named ? !frame_name_valid(kept->name, name_size) : name_size != 0)
         return false;
     memcpy(candidate.marker.name, kept->name, name_size);
-    if (!read_hex(kept->token, &candidate.marker) ||
+    if (!hex_decode(kept->token, candidate.marker.token, sizeof candidate.marker.token,
+                    &candidate.marker.token_size) ||
         !frame_token_valid(candidate.marker.kind, candidate.marker.token,
                            candidate.marker.token_size) ||
         !place(&candidate, image_size))

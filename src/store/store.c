@@ -14,6 +14,7 @@
 
 #include "store/strays.h"
 #include "util/cleanup.h"
+#include "util/hex.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -45,15 +46,13 @@ int store_check_id(const char *id, struct error *err)
 
 void store_random_hex(char *ret, size_t bytes)
 {
-    static const char digits[] = "0123456789abcdef";
+    *ret = '\0';
     for (size_t i = 0; i < bytes; i++) {
-        unsigned char byte = 0;
+        uint8_t byte = 0;
         while (getrandom(&byte, 1, 0) != 1)
             ;
-        ret[2 * i] = digits[byte >> 4];
-        ret[2 * i + 1] = digits[byte & 15];
+        hex_encode(&byte, 1, ret + 2 * i);
     }
-    ret[2 * bytes] = 0;
 }
 
 void store_time_now(char ret[STORE_TIME_SIZE])

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/hex.h"
 
 /* What may stand next between tokens. */
 enum expect { TOP, VALUE, VALUE_OR_END, NAME, NAME_OR_END, COLON, COMMA_OR_END, NOTHING };
@@ -32,14 +33,6 @@ static bool is_space(uint8_t c)
 static bool is_digit(uint8_t c)
 {
     return c >= '0' && c <= '9';
-}
-
-static int hex_digit(uint8_t c)
-{
-    if (is_digit(c))
-        return c - '0';
-    c |= 0x20;
-    return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
 }
 
 /* RFC 3629, table 3-7 of Unicode: how many bytes follow a first byte, and what the second may be.
@@ -97,7 +90,7 @@ static enum json_status scan_escape(struct scanner *s)
     for (int i = 0; c == 'u' && i < 4; i++, s->at++) {
         if (s->at == s->size)
             return JSON_INCOMPLETE;
-        if (hex_digit(s->text[s->at]) < 0)
+        if (hex_digit((char)s->text[s->at]) < 0)
             return wrong(s, "\\u must be followed by four hex digits");
     }
     return JSON_COMPLETE;
@@ -362,7 +355,7 @@ static unsigned next_unit(const char *text, size_t *at)
     }
     unsigned unit = 0;
     for (int i = 0; i < 4; i++)
-        unit = unit << 4 | (unsigned)hex_digit((uint8_t)text[(*at)++]);
+        unit = unit << 4 | (unsigned)hex_digit(text[(*at)++]);
     return unit;
 }
 

@@ -242,7 +242,6 @@ static void json_when_a_scan_could_not_have_written_it_is_refused(void **state)
         INDEX(CANDIDATE("fork", "n", "", "0")),
         INDEX(CANDIDATE("fork", "n", "747", "0")),
         INDEX(CANDIDATE("fork", "n", "7G", "0")),
-        INDEX(CANDIDATE("fork", "n", "7A", "0")),
         INDEX(CANDIDATE("fork", "n", "00", "0")),
         INDEX(CANDIDATE("fork", "n", "2020", "0")),
         INDEX(CANDIDATE("fork", "n", "74", "-4096")),
