@@ -15,7 +15,7 @@
 #include "util/sparse.h"
 #include "util/text.h"
 
-enum { PATH_SIZE = 128, NAME_SIZE = 80 };
+enum { PATH_SIZE = 128, NAME_SIZE = 96 };
 
 static const char *text_of(const cJSON *json, const char *name)
 {

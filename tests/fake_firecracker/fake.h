@@ -25,7 +25,7 @@ struct fake_region {
 };
 
 struct fake_drive {
-    char id[64], path[512];
+    char id[96], path[512];
     bool readonly;
     int fd;
 };

@@ -168,6 +168,26 @@ static void drives_that_nobody_named_are_refused_unless_they_are_readonly(void *
     assert_load_fails(&fork, &machine, EIO, "PATCH /drives/other: Drive config error");
 }
 
+static void drives_with_long_ids_have_files_of_their_own(void **state)
+{
+#define LONG "r123456789012345678901234567890123456789012345678901234567890123456789012"
+#define DRIVE(id, file)                                                                            \
+    "{\"drive_id\":\"" id "\",\"path_on_host\":\"../base/" file "\",\"is_read_only\":false}"
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    struct machine_disk disks[] = {frozen_disk(), frozen_disk()};
+    disks[0].id = (char[]){LONG "a"};
+    disks[1].id = (char[]){LONG "b"};
+    machine.disks = disks;
+    machine.disk_count = array_length(disks);
+    make_base_with_drives(&fork);
+    make_base(&fork, MEMORY_BYTES, "1.7.0",
+              "\"drives\":[" DRIVE(LONG "a", "origin") "," DRIVE(LONG "b", "shared") "]");
+    stop(load(&fork, &machine));
+    assert_true(fixture_has(fork.directory_fd, "drive-" LONG "a"));
+    assert_true(fixture_has(fork.directory_fd, "drive-" LONG "b"));
+}
+
 static void pmem_that_can_be_written_to_is_refused(void **state)
 {
     struct vmm_context fork = context_in(*state, "fork");
@@ -244,6 +264,7 @@ int main(void)
         WITH(memory_of_a_large_image_is_reached_in_all_its_regions),
         WITH(drives_that_can_be_written_to_are_each_forks_own),
         WITH(drives_that_nobody_named_are_refused_unless_they_are_readonly),
+        WITH(drives_with_long_ids_have_files_of_their_own),
         WITH(pmem_that_can_be_written_to_is_refused),
         WITH(tap_that_is_another_needs_a_version_that_can),
         WITH(vsock_when_the_version_can_is_each_forks_own),
