@@ -177,6 +177,8 @@ static int copy_file(struct work *work, const struct import_file *file, int dire
 static int link_memory(const struct import_file *file, int directory_fd, struct error *err)
 {
     char path[48];
+    if (fsync(file->fd) < 0) /* whoever wrote it may not have */
+        return error_errno(err, errno, "%s: cannot write it to the disk", file->path);
     snprintf(path, sizeof path, "/proc/self/fd/%d", file->fd);
     if (linkat(AT_FDCWD, path, directory_fd, "memory", AT_SYMLINK_FOLLOW) == 0)
         return 0;
