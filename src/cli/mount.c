@@ -21,6 +21,7 @@
 #include "fs/ops.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
+#include "util/text.h"
 
 static const char help[] =
     "Usage: hypefs mount [OPTION]… MOUNTPOINT\n"
@@ -68,9 +69,11 @@ static int fail(const char *text)
     return CLI_FAILED;
 }
 
+static const char hint[] = "try: hypefs mount --help\n";
+
 static int misuse(const char *text)
 {
-    fprintf(stderr, "hypefs mount: %s; try: hypefs mount --help\n", text);
+    fprintf(stderr, "hypefs mount: %s; %s", text, hint);
     return CLI_USAGE;
 }
 
@@ -146,7 +149,7 @@ static int take_option(int option, const char *value, struct arguments *ret)
     case 'h':
         return cli_print("hypefs mount", help);
     default:
-        fputs("try: hypefs mount --help\n", stderr);
+        fputs(hint, stderr);
         return CLI_USAGE;
     }
 }
@@ -420,6 +423,35 @@ static int check_programs(const struct arguments *arguments, struct error *err)
     return r;
 }
 
+__attribute__((format(printf, 2, 0))) static void say_nothing(enum fuse_log_level level,
+                                                              const char *format, va_list arguments)
+{
+    (void)level;
+    (void)format;
+    (void)arguments;
+}
+
+/* What libfuse says of options is a line beside ours; of what it got it leaves nothing. */
+static int open_session(struct daemon *daemon)
+{
+    struct fuse_args *args = &daemon->arguments.fuse;
+    char text[ERROR_TEXT_SIZE] = "";
+    size_t used = 0;
+    for (int i = 0; i < args->argc && used < sizeof text; i++)
+        if (i > 0 && strcmp(args->argv[i - 1], "-o") == 0)
+            used += (size_t)snprintf(text + used, sizeof text - used, " -o %s", args->argv[i]);
+    text_make_utf8(text);
+    text_make_printable(text, strlen(text), '?');
+    fuse_set_log_func(say_nothing);
+    daemon->session = fuse_session_new(args, &ops_callbacks, sizeof ops_callbacks, &daemon->ops);
+    fuse_set_log_func(NULL);
+    if (daemon->session)
+        return -1;
+    fprintf(stderr, "hypefs mount: libfuse does not know or cannot use something in%s; %s", text,
+            hint);
+    return CLI_USAGE;
+}
+
 int cli_mount(int argc, char **argv)
 {
     struct daemon daemon = {.ready_fd = -1,
@@ -429,12 +461,8 @@ int cli_mount(int argc, char **argv)
                             .tree_lock = PTHREAD_RWLOCK_INITIALIZER};
     struct error err = {0};
     int status = read_arguments(argc, argv, &daemon.arguments);
-    if (status < 0) {
-        daemon.session = fuse_session_new(&daemon.arguments.fuse, &ops_callbacks,
-                                          sizeof ops_callbacks, &daemon.ops);
-        if (!daemon.session)
-            status = misuse("libfuse does not know what is given with -o");
-    }
+    if (status < 0)
+        status = open_session(&daemon);
     if (status < 0) {
         daemon.ops.argument = &daemon;
         int r = check_programs(&daemon.arguments, &err);

@@ -9,21 +9,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "cli/cli.h"
 #include "cli/progress.h"
 #include "mailbox/scan.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
 
-static const char usage[] = "usage: hypefs scan [--json] FILE...\n";
+static const char help[] =
+    "Usage: hypefs scan [OPTION]… FILE…\n"
+    "List the mailboxes in raw memory images of virtual machines. The mailboxes' tokens are among\n"
+    "what is printed.\n"
+    "\n"
+    "  --json      print JSON, not a table\n"
+    "  -h, --help  print this\n";
 
-static const char help[] = "List the mailboxes in raw memory images of virtual machines.\n"
-                           "\n"
-                           "  --json      print JSON instead of a table\n"
-                           "  -h, --help  print this help\n"
-                           "\n"
-                           "Exit status: 0 done, 1 an image could not be read, 2 wrong usage.\n"
-                           "What is printed holds the mailboxes' tokens.\n";
+static const char hint[] = "try: hypefs scan --help\n";
 
 /* A file's name as it can be printed: no control characters, UTF-8. Returns owned. */
 static char *printable(const char *name)
@@ -179,19 +180,17 @@ int cli_scan(int argc, char **argv)
     optind = 0;                      /* glibc: begin anew, whatever was parsed before */
     argv[0] = (char *)"hypefs scan"; /* what getopt's messages begin with */
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        if (c == 'h') {
-            printf("%s%s", usage, help);
-            return fflush(stdout) == 0 ? 0 : 1;
-        }
+        if (c == 'h')
+            return cli_print("hypefs scan", help);
         if (c != 'j') {
-            fputs(usage, stderr);
-            return 2;
+            fputs(hint, stderr);
+            return CLI_USAGE;
         }
         json = true;
     }
     if (optind == argc) {
-        fprintf(stderr, "hypefs scan: no file was given\n%s", usage);
-        return 2;
+        fprintf(stderr, "hypefs scan: no FILE given; %s", hint);
+        return CLI_USAGE;
     }
     return show_all(argc - optind, argv + optind, json);
 }

@@ -158,7 +158,7 @@ static void scan_when_used_wrongly_says_how_and_gives_2(void **state)
     for (size_t i = 0; i < array_length(wrong); i++) {
         assert_int_equal(scan(run, wrong[i], wrong[i] ? run->path : NULL), 2);
         assert_int_equal(strncmp(run->err, "hypefs scan: ", 13), 0);
-        assert_non_null(strstr(run->err, "usage: hypefs scan"));
+        assert_non_null(strstr(run->err, "try: hypefs scan --help\n"));
         assert_string_equal(run->out, "");
     }
 }
