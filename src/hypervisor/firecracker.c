@@ -383,6 +383,7 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct error
 
 const struct hypervisor firecracker_hypervisor = {
     .name = "firecracker",
+    .socket = FIRECRACKER_SOCKET_NAME,
     .can_fork = true,
     .can_patch = true,
     .default_network = NETWORK_NONE,

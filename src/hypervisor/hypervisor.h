@@ -132,6 +132,7 @@ struct vmm {
 
 struct hypervisor {
     const char *name;                     /* "qemu" */
+    const char *socket;                   /* of its control, in the instance's directory */
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */

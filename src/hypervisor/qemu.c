@@ -406,6 +406,7 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct error
 
 const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
+    .socket = QEMU_SOCKET_NAME,
     .can_fork = true,
     .can_patch = true,
     .shares_memory = true,

@@ -35,6 +35,8 @@ void instance_end(struct instance *instance);
 void instance_settle(struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
 void instance_forget_vmm(struct instance *instance);
+/* What the end of a VMM leaves: a socket that nobody listens at. */
+void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor);
 /* The memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
 void instance_drop_image(struct instance *instance);

@@ -100,11 +100,17 @@ void instance_forget_vmm(struct instance *instance)
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
     instance_drop_taps(instance);
+    instance_drop_socket(instance, vmm->hypervisor);
     vmm_close(vmm);
     if (mapped) {
         snapshot_leave(mapped);
         snapshot_unref(mapped);
     }
+}
+
+void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor)
+{
+    unlinkat(instance->image.directory_fd, hypervisor->socket, 0);
 }
 
 void instance_drop_image(struct instance *instance)
@@ -204,6 +210,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
     if (r < 0) {
         vmm_stop(vmm, NULL);
         vmm_close(vmm);
+        instance_drop_socket(instance, machine->hypervisor);
         instance_drop_image(instance);
         return error_prefix(err, r, "the VM cannot be put on record, and was ended again");
     }

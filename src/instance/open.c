@@ -21,6 +21,8 @@ static int load_one(void *context, const char *id, struct error *err)
     }
     strays_end(&load_context->strays, instance->image->directory_fd,
                instance->vmm ? instance->vmm->pid : 0);
+    if (!instance->vmm)
+        instance_drop_socket(instance, instance->machine.hypervisor);
     if (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED)
         instance_drop_image(instance); /* of a VM that ended when no daemon was there to do it */
     instance_undo_cut_save(instance, &why);

@@ -78,6 +78,34 @@ static void transitions_that_are_not_there_yet_say_so(void **state)
     assert_string_equal(harness_get(h, file(h, "state")), "standby\n");
 }
 
+/* Whoever ended it, nobody listens at its socket any more. */
+static void socket_of_a_vmm_goes_with_it(void **state)
+{
+    struct harness *h = *state;
+    const char *socket = harness_store_path(h, "instances/x/qmp.sock");
+    boot(h);
+    assert_works(access(socket, F_OK));
+    harness_put(file(h, "state"), "standby");
+    assert_fails(access(socket, F_OK), ENOENT);
+    harness_put(file(h, "state"), "stopped");
+    harness_put(file(h, "state"), "running");
+    harness_put(file(h, "state"), "stopped");
+    assert_fails(access(socket, F_OK), ENOENT);
+    harness_put(file(h, "state"), "running");
+    assert_works(kill(atoi(info(h, "pid")), SIGKILL));
+    harness_await(h, file(h, "state"), "stopped");
+    assert_fails(access(socket, F_OK), ENOENT);
+    harness_put(file(h, "state"), "running");
+    pid_t pid = atoi(info(h, "pid"));
+    auto_close int pidfd = pidfd_open(pid, 0);
+    assert_int_equal(harness_unmount(h), 0);
+    assert_works(kill(pid, SIGKILL));
+    assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, HARNESS_DEADLINE_MS),
+                     1);
+    harness_mount(h, NULL);
+    assert_fails(access(socket, F_OK), ENOENT);
+}
+
 static void instance_in_standby_has_mailboxes_and_no_vmm(void **state)
 {
     struct harness *h = *state;
@@ -291,6 +319,7 @@ static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
     assert_string_equal(info(h, "pid"), "null");
     assert_shell("bash", "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -xF $S/instances/x", 1);
     assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/qmp.sock"), F_OK), ENOENT);
     assert_string_equal(harness_get(h, harness_store_path(h, "instances/x/instance.json")), before);
     assert_works(rmdir(harness_store_path(h, "instances/x/instance.json.tmp")));
     harness_put(file(h, "state"), "running");
@@ -383,6 +412,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         lifecycle_test(instance_when_running_is_what_info_says),
         lifecycle_test(transitions_that_are_not_there_yet_say_so),
+        lifecycle_test(socket_of_a_vmm_goes_with_it),
         lifecycle_test(instance_in_standby_has_mailboxes_and_no_vmm),
         lifecycle_test(snapshot_of_an_instance_in_standby_outlives_it),
         lifecycle_test(snapshot_when_its_id_is_none_is_refused),
