@@ -7,7 +7,7 @@
 #include <cmocka.h>
 #include <sys/epoll.h>
 
-#include "store_fixture.h"
+#include "instance_fixture.h"
 
 /* The child that dies as soon as its descriptor is watched again; see epoll_ctl in the build file.
  */
@@ -65,27 +65,9 @@ static void leave(struct world *world, const char *id, const char *state, const 
 /* Left running (or paused), with a child as its VMM. Returns the child. */
 static size_t leave_with_vmm(struct world *world, const char *id, const char *state)
 {
-    char vmm[256];
-    auto_free char *more = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
-    assert_true(asprintf(&more, "\"config\":\"{}\",\"vmm\":%s", vmm) > 0);
-    leave(world, id, state, more);
-    return child;
-}
-
-static void open_world(struct world *world)
-{
-    world_open_store(world);
-    world_open_layers(world);
-    assert_string_equal(world->complaints, "");
-}
-
-static struct instance *found(struct world *world, const char *id)
-{
-    struct instance *instance = instances_find(&world->instances, id);
-    assert_non_null(instance);
-    return instance;
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "\"state\":\"%s\",%s,\"config\":\"{}\"", state, world_machine) > 0);
+    return world_leave_with_vmm(world, id, json);
 }
 
 static void transition_when_the_table_has_none_is_refused(void **state)
@@ -114,9 +96,9 @@ static void transition_when_the_table_has_none_is_refused(void **state)
     leave(world, "standby", "standby", "\"config\":\"{}\"");
     size_t running = leave_with_vmm(world, "running", "running");
     size_t paused = leave_with_vmm(world, "paused", "paused");
-    open_world(world);
+    world_open_whole(world);
     for (size_t i = 0; i < array_length(cases); i++) {
-        struct instance *instance = found(world, cases[i].id);
+        struct instance *instance = world_found(world, cases[i].id);
         enum instance_state before = instance_state(instance);
         int r = instance_change(instance, cases[i].to, &world->err);
         if (r != -cases[i].code || !strstr(world->err.text, cases[i].why))
@@ -144,9 +126,9 @@ static void transition_when_it_is_there_already_does_nothing(void **state)
     leave(world, "stopped", "stopped", "\"config\":\"{}\"");
     size_t running = leave_with_vmm(world, "running", "running");
     leave_with_vmm(world, "paused", "paused");
-    open_world(world);
+    world_open_whole(world);
     for (size_t i = 0; i < array_length(cases); i++) {
-        struct instance *instance = found(world, cases[i].id);
+        struct instance *instance = world_found(world, cases[i].id);
         assert_int_equal(instance_change(instance, cases[i].state, &world->err), 0);
         assert_int_equal(instance_state(instance), cases[i].state);
         instance_unref(instance);
@@ -166,9 +148,9 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
     size_t paused = leave_with_vmm(world, "paused", "paused");
     for (size_t i = 0; i < array_length(files); i++)
         world_write_text(world_path(world, "store/instances/standby/%s", files[i]), "x");
-    open_world(world);
+    world_open_whole(world);
     for (size_t i = 0; i < array_length(ids); i++) {
-        struct instance *instance = found(world, ids[i]);
+        struct instance *instance = world_found(world, ids[i]);
         if (instance_change(instance, INSTANCE_STOPPED, &world->err) < 0)
             fail_msg("%s: %s", ids[i], world->err.text);
         assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
@@ -185,8 +167,8 @@ static void boot_when_the_program_is_missing_or_dies_leaves_the_state(void **sta
 {
     struct world *world = *state;
     leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, world->qemu));
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
@@ -206,8 +188,8 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
 {
     struct world *world = *state;
     size_t child = leave_with_vmm(world, "web-1", "running");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "pausing the VM"));
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
@@ -221,16 +203,15 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
 static void standby_when_it_is_a_fork_is_not_supported(void **state)
 {
     struct world *world = *state;
-    char vmm[256];
-    auto_free char *more = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
-    assert_true(
-        asprintf(&more, "\"source\":{\"snapshot\":\"gone\",\"uuid\":\"x\"},\"vmm\":%s", vmm) > 0);
-    leave(world, "fork-1", "running", more);
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json,
+                         "\"state\":\"running\",%s,\"source\":{\"snapshot\":\"gone\","
+                         "\"uuid\":\"x\"}",
+                         world_machine) > 0);
+    world_leave_with_vmm(world, "fork-1", json);
     world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{}");
-    open_world(world);
-    struct instance *instance = found(world, "fork-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "fork-1");
     assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EOPNOTSUPP);
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
@@ -275,8 +256,8 @@ static pthread_t begin_boot(struct world *world, struct change *change)
     char byte;
     install_qemu_that_hangs(world);
     leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
-    open_world(world);
-    *change = (struct change){.instance = found(world, "web-1"), .target = INSTANCE_RUNNING};
+    world_open_whole(world);
+    *change = (struct change){.instance = world_found(world, "web-1"), .target = INSTANCE_RUNNING};
     auto_close int fd = open(world_path(world, "started"), O_RDWR | O_CLOEXEC);
     assert_true(fd >= 0);
     assert_int_equal(pthread_create(&thread, NULL, run_change, change), 0);
@@ -333,8 +314,8 @@ static void vmm_when_it_ends_by_itself_leaves_a_stopped_instance(void **state)
 {
     struct world *world = *state;
     size_t child = leave_with_vmm(world, "web-1", "running");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     pidfd_send_signal(world->children[child].pidfd, SIGTERM, NULL, 0);
     await_stopped(world, instance);
     auto_free char *info = instance_info(instance);
@@ -348,8 +329,8 @@ static void vmm_when_it_ends_at_the_end_of_a_transition_is_noticed(void **state)
 {
     struct world *world = *state;
     dying_child = leave_with_vmm(world, "web-1", "running");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     dying_world = world;
     assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
     assert_null(dying_world);
@@ -362,8 +343,8 @@ static void vmm_when_it_ends_during_a_transition_is_noticed(void **state)
 {
     struct world *world = *state;
     size_t child = leave_with_vmm(world, "web-1", "running");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
     int r = instance_change(instance, INSTANCE_STANDBY, &world->err);
     assert_true(r == -EIO || r == -EINVAL || r == -EBUSY); /* who was first? */
@@ -378,7 +359,7 @@ static void snapshot_when_there_is_no_saved_memory_is_refused(void **state)
     leave(world, "stopped", "stopped", "\"config\":\"{}\"");
     leave(world, "standby", "standby", "\"config\":\"{}\"");
     leave_with_vmm(world, "running", "running");
-    open_world(world);
+    world_open_whole(world);
     static const struct {
         const char *id;
         int code;
@@ -388,7 +369,7 @@ static void snapshot_when_there_is_no_saved_memory_is_refused(void **state)
                  {"running", EOPNOTSUPP, "write standby to its state first"},
                  {"standby", ENOENT, "cannot link the instance's memory"}};
     for (size_t i = 0; i < array_length(cases); i++) {
-        struct instance *instance = found(world, cases[i].id);
+        struct instance *instance = world_found(world, cases[i].id);
         int r = instance_snapshot(instance, "base", &world->err);
         if (r != -cases[i].code || !strstr(world->err.text, cases[i].why))
             fail_msg("%s: %d, %s", cases[i].id, r, world->err.text);

@@ -7,7 +7,7 @@
 #include <cmocka.h>
 
 #include "instance/internal.h"
-#include "store_fixture.h"
+#include "instance_fixture.h"
 
 /* What fails with `failing`: pidfd_open(), or open() of a process's stat. See the build file. */
 static int failing;

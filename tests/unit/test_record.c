@@ -6,15 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "store_fixture.h"
-
-static struct instance *found(struct world *world, const char *id)
-{
-    struct instance *instance = instances_find(&world->instances, id);
-    if (!instance)
-        fail_msg("%s is not there: %s", id, world->complaints);
-    return instance;
-}
+#include "instance_fixture.h"
 
 static void open_world(struct world *world)
 {
@@ -25,7 +17,7 @@ static void open_world(struct world *world)
 /* Everything that `info` says of the instance; owned. */
 static cJSON *info_of(struct world *world, const char *id)
 {
-    struct instance *instance = found(world, id);
+    struct instance *instance = world_found(world, id);
     auto_free char *text = instance_info(instance);
     cJSON *json = cJSON_Parse(text);
     instance_unref(instance);
@@ -46,14 +38,14 @@ static void instance_when_the_daemon_starts_again_is_the_same(void **state)
     struct world *world = *state;
     open_world(world);
     assert_int_equal(instances_create(&world->instances, "web-1", &world->err), 0);
-    struct instance *instance = found(world, "web-1");
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_set_config(instance, config, sizeof config - 1, &world->err), 0);
     instance_unref(instance);
     auto_json cJSON *before = info_of(world, "web-1");
     world_restart(world);
     auto_json cJSON *after = info_of(world, "web-1");
     assert_true(cJSON_Compare(before, after, true));
-    instance = found(world, "web-1");
+    instance = world_found(world, "web-1");
     auto_free char *text = instance_config(instance);
     assert_string_equal(text, config);
     assert_string_equal(instance->machine.kernel, "/k");
@@ -76,7 +68,7 @@ static void instance_when_it_was_at_rest_is_at_rest(void **state)
     open_world(world);
     for (size_t i = 0; i < array_length(states); i++) {
         auto_json cJSON *info = info_of(world, states[i]);
-        struct instance *instance = found(world, states[i]);
+        struct instance *instance = world_found(world, states[i]);
         assert_string_equal(instance_state_names[instance_state(instance)], states[i]);
         assert_string_equal(instance->machine.type, "pc-q35-7.2");
         assert_true(instance_is_standby(instance) == (strcmp(states[i], "standby") == 0));
@@ -139,7 +131,7 @@ static void vmm_when_it_is_the_very_one_is_adopted(void **state)
     assert_info(info, "state", "\"running\"");
     assert_info(info, "pid", pid);
     assert_info(info, "exit", "null");
-    struct instance *instance = found(world, "web-1");
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_remove(instance, &world->err), -EBUSY);
     instance_unref(instance);
     world_close(world); /* VMs outlive the daemon */
@@ -185,7 +177,7 @@ static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
         assert_info(info, "pid", "null");
         const cJSON *exit = cJSON_GetObjectItemCaseSensitive(info, "exit");
         assert_true(cJSON_IsNull(cJSON_GetObjectItemCaseSensitive(exit, "code")));
-        struct instance *instance = found(world, names[i].id);
+        struct instance *instance = world_found(world, names[i].id);
         assert_int_equal(instance_remove(instance, &world->err), 0);
         instance_unref(instance);
     }
@@ -224,7 +216,7 @@ static void vmm_when_it_ends_after_the_start_is_noticed(void **state)
     world_describe_child(world, child, vmm, sizeof vmm);
     leave_running(world, "web-1", vmm, "");
     open_world(world);
-    struct instance *instance = found(world, "web-1");
+    struct instance *instance = world_found(world, "web-1");
     pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
     await_state(world, instance, INSTANCE_STOPPED);
     instance_unref(instance);
@@ -243,7 +235,7 @@ static void boot_when_the_vm_ended_while_no_daemon_ran_knows_its_kernel(void **s
                   ",\"config\":\"{\\\"kernel\\\":\\\"/no/such/kernel\\\",\\\"vcpus\\\":2}\"");
     world_install_qemu(world, world_qemu_that_dies);
     open_world(world);
-    struct instance *instance = found(world, "web-1");
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
     assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "no such luck"));
@@ -282,7 +274,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     auto_free struct snapshot_name *forks = instances_forks(&world->instances, base, &count);
     assert_non_null(forks);
     assert_int_equal(count, 2);
-    struct instance *fork = found(world, "fork-1");
+    struct instance *fork = world_found(world, "fork-1");
     assert_non_null(fork->fork);
     assert_int_equal(instance_change(fork, INSTANCE_STOPPED, &world->err), 0);
     instance_unref(fork);
@@ -300,7 +292,7 @@ static void fork_when_its_record_is_damaged_is_there_without_it(void **state)
     world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{\"error\":\"\xE2\"}");
     open_world(world);
     assert_non_null(strstr(world->complaints, "the record of the fork fork-1"));
-    struct instance *fork = found(world, "fork-1");
+    struct instance *fork = world_found(world, "fork-1");
     assert_null(fork->fork);
     instance_unref(fork);
 }
@@ -347,7 +339,7 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
     assert_int_equal(mkdir(world_path(world, "store/instances/nothing"), 0700), 0);
     world_write_text(world_path(world, "store/instances/file"), "");
     open_world(world);
-    instance_unref(found(world, "good"));
+    instance_unref(world_found(world, "good"));
     for (size_t i = 0; i < array_length(damages); i++) {
         char line[128];
         assert_null(instances_find(&world->instances, damages[i].id));

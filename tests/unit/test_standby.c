@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "instance_fixture.h"
 #include "list_fixture.h"
 
 /* The state on record when the memory was unlinked. */
@@ -46,20 +47,6 @@ static void leave(struct world *world)
     world_leave_instance(world, "web-1", json);
 }
 
-static void open_world(struct world *world)
-{
-    world_open_store(world);
-    world_open_layers(world);
-    assert_string_equal(world->complaints, "");
-}
-
-static struct instance *found(struct world *world, const char *id)
-{
-    struct instance *instance = instances_find(&world->instances, id);
-    assert_non_null(instance);
-    return instance;
-}
-
 static void stop_when_from_standby_drops_the_saved_memory(void **state)
 {
     static const char *const files[] = {"memory", "state", "mailboxes.json"};
@@ -67,8 +54,8 @@ static void stop_when_from_standby_drops_the_saved_memory(void **state)
     leave(world);
     for (size_t i = 0; i < array_length(files); i++)
         world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "standby"));
     assert_non_null(strstr(world->err.text, "write stopped to state first"));
@@ -78,7 +65,7 @@ static void stop_when_from_standby_drops_the_saved_memory(void **state)
     assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
     instance_unref(instance);
     world_restart(world);
-    instance = found(world, "web-1");
+    instance = world_found(world, "web-1");
     assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
     instance_unref(instance);
 }
@@ -89,8 +76,8 @@ static void stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory(void **s
     leave(world);
     world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
     assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), -EISDIR);
     assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
     assert_true(world_has(world_path(world, "store/instances/web-1/memory")));
@@ -120,8 +107,8 @@ static void snapshot_when_in_standby_shares_the_instances_image(void **state)
 {
     struct world *world = *state;
     leave_standby(world);
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_snapshot(instance, "Base", &world->err), -EINVAL);
     assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
     assert_int_equal(instance_snapshot(instance, "base", &world->err), -EEXIST);

@@ -8,7 +8,7 @@
 
 #include "fork/engine.h"
 #include "instance/internal.h"
-#include "store_fixture.h"
+#include "instance_fixture.h"
 
 #define ON_TAP(tap) "{\"mode\":\"tap\",\"restrict\":false,\"interfaces\":[{\"tap\":\"" tap "\"}]}"
 #define CONFIG_ON_TAP(tap) "{\"kernel\":\"/k\",\"network\":{\"mode\":\"tap\",\"tap\":\"" tap "\"}}"
@@ -60,31 +60,12 @@ static void assert_fork_fails(struct world *world, const char *source, const cha
 /* An instance whose VMM, a child, runs on the tap t0. */
 static size_t leave_on_tap(struct world *world)
 {
-    char vmm[256];
-    auto_free char *json = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
-    assert_true(asprintf(&json,
-                         "\"state\":\"running\",\"machine\":{\"memory_bytes\":8192,\"vcpus\":1,"
-                         "\"machine\":\"microvm\",\"accel\":\"tcg\",\"network\":%s,\"disks\":[],"
-                         "\"type\":\"microvm\",\"cpu\":\"max\",\"version\":\"7.2.22\"},\"vmm\":%s",
-                         ON_TAP("t0"), vmm) > 0);
-    world_leave_instance(world, "web-1", json);
-    return child;
-}
-
-static void open_world(struct world *world)
-{
-    world_open_store(world);
-    world_open_layers(world);
-    assert_string_equal(world->complaints, "");
-}
-
-static struct instance *found(struct world *world, const char *id)
-{
-    struct instance *instance = instances_find(&world->instances, id);
-    assert_non_null(instance);
-    return instance;
+    return world_leave_with_vmm(
+        world, "web-1",
+        "\"state\":\"running\",\"machine\":{\"memory_bytes\":8192,\"vcpus\":1,"
+        "\"machine\":\"microvm\",\"accel\":\"tcg\",\"network\":" ON_TAP(
+            "t0") ",\"disks\":[],"
+                  "\"type\":\"microvm\",\"cpu\":\"max\",\"version\":\"7.2.22\"}");
 }
 
 static void tap_when_reserved_is_nobody_elses_until_given_back(void **state)
@@ -190,10 +171,10 @@ static void vmm_when_found_running_has_its_tap_until_it_ends(void **state)
     struct world *world = *state;
     struct instance *other = NULL;
     leave_on_tap(world);
-    open_world(world);
+    world_open_whole(world);
     assert_int_equal(reserve(world, "web-2", (char[]){"t0"}, &other), -EBUSY);
     assert_non_null(strstr(world->err.text, in_use));
-    struct instance *instance = found(world, "web-1");
+    struct instance *instance = world_found(world, "web-1");
     auto_free char *info = instance_info(instance);
     assert_non_null(strstr(info, "\"tap\": \"t0\""));
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
@@ -207,9 +188,9 @@ static void boot_when_the_tap_is_in_use_is_busy(void **state)
     struct world *world = *state;
     struct instance *other = NULL;
     leave_on_tap(world);
-    open_world(world);
+    world_open_whole(world);
     assert_int_equal(instances_create(&world->instances, "web-2", &world->err), 0);
-    struct instance *first = found(world, "web-1"), *instance = found(world, "web-2");
+    struct instance *first = world_found(world, "web-1"), *instance = world_found(world, "web-2");
     static const char config[] = CONFIG_ON_TAP("t0");
     assert_int_equal(instance_set_config(instance, config, strlen(config), &world->err), 0);
     assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EBUSY);

@@ -9,7 +9,7 @@
 #include <sys/epoll.h>
 
 #include "instance/internal.h"
-#include "store_fixture.h"
+#include "instance_fixture.h"
 
 static atomic_bool holding;
 static struct gate told, let_go; /* while holding */
@@ -49,21 +49,9 @@ static int teardown(void **state)
 /* Left running by an earlier daemon, with a child as its VMM. Returns the child. */
 static size_t leave_running(struct world *world, const char *id)
 {
-    char vmm[256];
     auto_free char *json = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
-    assert_true(asprintf(&json, "\"state\":\"running\",%s,\"config\":\"{}\",\"vmm\":%s",
-                         world_machine, vmm) > 0);
-    world_leave_instance(world, id, json);
-    return child;
-}
-
-static void open_world(struct world *world)
-{
-    world_open_store(world);
-    world_open_layers(world);
-    assert_string_equal(world->complaints, "");
+    assert_true(asprintf(&json, "\"state\":\"running\",%s,\"config\":\"{}\"", world_machine) > 0);
+    return world_leave_with_vmm(world, id, json);
 }
 
 static void end_child(const struct world *world, size_t child)
@@ -72,16 +60,9 @@ static void end_child(const struct world *world, size_t child)
     assert_true(world_child_ended(world, child, FIXTURE_FAR_MS));
 }
 
-static struct instance *found(struct world *world, const char *id)
-{
-    struct instance *instance = instances_find(&world->instances, id);
-    assert_non_null(instance);
-    return instance;
-}
-
 static enum instance_state state_of(struct world *world, const char *id)
 {
-    struct instance *instance = found(world, id);
+    struct instance *instance = world_found(world, id);
     enum instance_state state = instance_state(instance);
     instance_unref(instance);
     return state;
@@ -105,7 +86,7 @@ static void vmms_when_they_end_all_at_once_are_each_noticed(void **state)
         assert_int_equal(leave_running(world, id), i);
     }
     holding = true;
-    open_world(world);
+    world_open_whole(world);
     for (size_t i = 0; i < COUNT; i++)
         end_child(world, i);
     assert_true(gate_wait(&told, FIXTURE_FAR_MS));
@@ -120,7 +101,7 @@ static void vmms_when_they_end_all_at_once_are_each_noticed(void **state)
 /* As a fork gets its VMM. */
 static void give_vmm(struct world *world, const char *id, size_t child)
 {
-    struct instance *instance = found(world, id);
+    struct instance *instance = world_found(world, id);
     int pidfd = fcntl(world->children[child].pidfd, F_DUPFD_CLOEXEC, 0);
     assert_int_equal(vmm_create(hypervisor_find("qemu"), world->children[child].pid, pidfd,
                                 &instance->vmm, &world->err),
@@ -136,11 +117,11 @@ static void end_when_the_id_is_another_instances_by_now_is_not_that_ones(void **
     struct world *world = *state;
     size_t first = leave_running(world, "web-1"), last = leave_running(world, "last");
     size_t second = world_spawn(world, NULL);
-    open_world(world);
+    world_open_whole(world);
     holding = true;
     end_child(world, first);
     assert_true(gate_wait(&told, FIXTURE_FAR_MS));
-    struct instance *old = found(world, "web-1");
+    struct instance *old = world_found(world, "web-1");
     assert_int_equal(instance_change(old, INSTANCE_STOPPED, &world->err), 0);
     assert_int_equal(instance_remove(old, &world->err), 0);
     instance_unref(old);
@@ -163,7 +144,7 @@ static void vmm_when_it_ended_before_it_was_watched_is_noticed(void **state)
 {
     struct world *world = *state;
     size_t child = world_spawn(world, NULL);
-    open_world(world);
+    world_open_whole(world);
     assert_int_equal(instances_create(&world->instances, "web-1", &world->err), 0);
     end_child(world, child);
     give_vmm(world, "web-1", child);
@@ -175,8 +156,8 @@ static void vmm_when_watched_twice_is_noticed_once(void **state)
 {
     struct world *world = *state;
     size_t child = leave_running(world, "web-1"), last = leave_running(world, "last");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_watch(instance, &world->err), 0);
     instance_unref(instance);
     end_child(world, child);
@@ -189,8 +170,8 @@ static void vmm_when_it_cannot_be_watched_is_told_of(void **state)
 {
     struct world *world = *state;
     leave_running(world, "web-1");
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     int pidfd = instance->vmm->pidfd;
     instance->vmm->pidfd = -1;
     assert_int_equal(instance_watch(instance, &world->err), -EBADF);
@@ -204,7 +185,7 @@ static void watch_when_closed_leaves_vmms_and_no_descriptor(void **state)
     struct world *world = *state;
     size_t child = leave_running(world, "web-1");
     int before = world_descriptors();
-    open_world(world);
+    world_open_whole(world);
     world_close(world);
     assert_int_equal(world_descriptors(), before);
     assert_false(world_child_ended(world, child, 0));

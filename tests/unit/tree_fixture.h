@@ -7,7 +7,7 @@
 #define HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
 
 #include "fs/fs.h"
-#include "store_fixture.h"
+#include "instance_fixture.h"
 
 struct tree {
     struct world *world;
