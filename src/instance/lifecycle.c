@@ -110,7 +110,7 @@ void instance_forget_vmm(struct instance *instance)
 
 void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor)
 {
-    unlinkat(instance->image.directory_fd, hypervisor->socket, 0);
+    unlinkat(instance->image->directory_fd, hypervisor->socket, 0);
 }
 
 void instance_drop_image(struct instance *instance)

@@ -112,7 +112,7 @@ static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void
     assert_int_equal(
         snapshots_publish(&world->snapshots, "base", json, fill_slowly, world, &world->err),
         -EEXIST);
-    assert_non_null(strstr(world->err.text, "the id base is taken in the store: take another"));
+    assert_non_null(strstr(world->err.text, "the id base is taken in the store, by "));
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     auto_free char *info = world_info(world, base);
     assert_non_null(strstr(info, "\"box\""));

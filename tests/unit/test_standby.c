@@ -138,8 +138,8 @@ static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **stat
     struct world *world = *state;
     struct image_index *index = NULL;
     leave_standby(world);
-    open_world(world);
-    struct instance *instance = found(world, "web-1");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
     assert_int_equal(image_index_wait(instance->image, &index, &world->err), 0);
     image_index_unref(index);
     scans = 0;
