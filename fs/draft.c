@@ -15,23 +15,23 @@
 
 enum { ERRNO_MAX = 134 };
 
-struct draft *draft_create(struct fs *fs, struct source *source, const char *id)
+struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id)
 {
     struct draft *draft = calloc(1, sizeof *draft);
     if (!draft)
         return NULL;
     object_init(&draft->object, OBJECT_DRAFT, ++fs->last_draft, draft_destroy);
-    draft->source = source;
-    object_ref(&source->object);
+    draft->forks = forks;
+    object_ref(forks->owner);
     strncpy(draft->id, id, sizeof draft->id - 1);
-    LL_APPEND(source->drafts, draft);
+    LL_APPEND(forks->drafts, draft);
     return draft;
 }
 
 void draft_destroy(struct object *object)
 {
     struct draft *draft = (struct draft *)object;
-    object_unref(&draft->source->object);
+    object_unref(draft->forks->owner);
     document_finish(&draft->options);
     document_finish(&draft->network);
     cJSON_Delete(draft->record);
@@ -41,10 +41,10 @@ void draft_destroy(struct object *object)
     free(draft);
 }
 
-struct draft *draft_find(struct source *source, const char *id)
+struct draft *draft_find(const struct forks *forks, const char *id)
 {
     struct draft *draft;
-    LL_FOREACH (source->drafts, draft)
+    LL_FOREACH (forks->drafts, draft)
         if (strcmp(draft->id, id) == 0)
             return draft;
     return NULL;
@@ -56,10 +56,19 @@ void draft_remove(struct fs *fs, struct draft *draft)
         draft->files->object.removed = true;
         draft_drop_file(fs, draft->files);
     }
-    LL_DELETE(draft->source->drafts, draft);
+    LL_DELETE(draft->forks->drafts, draft);
     draft->object.removed = true;
     fs_changed(fs, &draft->object);
     object_unref(&draft->object);
+}
+
+bool forks_busy(const struct forks *forks)
+{
+    const struct draft *draft;
+    LL_FOREACH (forks->drafts, draft)
+        if (draft->job)
+            return true;
+    return false;
 }
 
 struct staged *draft_file(struct draft *draft, const char *name)
@@ -195,14 +204,14 @@ static void set_failure(struct draft *draft, const char *text)
     draft->failure = text ? strdup(text) : NULL;
 }
 
-void draft_load_record(struct fs *fs, struct source *source, struct instance *instance)
+void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance)
 {
     const cJSON *result = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
     const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     const char *options =
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(instance->fork, "options"));
     cJSON *copy = recorded_status(result) ? cJSON_Duplicate(result, true) : NULL;
-    struct draft *draft = copy ? draft_create(fs, source, instance->id) : NULL;
+    struct draft *draft = copy ? draft_create(fs, forks, instance->id) : NULL;
     if (!draft) {
         cJSON_Delete(copy);
         return;
@@ -299,7 +308,7 @@ static void choose_id(struct draft *draft, const char *text, struct job *job)
     } else {
         snprintf(request->id, sizeof request->id, "%s", text);
     }
-    if (draft_find(draft->source, request->id) && !request->refused.code)
+    if (draft_find(draft->forks, request->id) && !request->refused.code)
         error_set(&request->refused, EEXIST, "forks/%s is there already", request->id);
 }
 
@@ -311,7 +320,13 @@ static int run_commit(struct job *job)
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
                                  .cancel_fd = fs->stop_fd};
-    return fork_run(&engine, draft->source->snapshot, &job->request, &job->outcome, &job->error);
+    struct object *owner = draft->forks->owner;
+    struct fork_source source = {0};
+    if (owner->kind == OBJECT_SNAPSHOT)
+        source.snapshot = ((struct source *)owner)->snapshot;
+    else
+        source.instance = ((struct unit *)owner)->instance;
+    return fork_run(&engine, &source, &job->request, &job->outcome, &job->error);
 }
 
 /* Empties `new` for the next fork; its `result` stays. */
@@ -326,7 +341,7 @@ static void empty(struct fs *fs, struct draft *draft)
 
 static void record_from_new(struct fs *fs, struct draft *draft, struct job *job)
 {
-    struct draft *record = draft_create(fs, draft->source, job->request.id);
+    struct draft *record = draft_create(fs, draft->forks, job->request.id);
     if (!record)
         return; /* it is in the store and appears with the next start */
     if (draft->options.text &&
@@ -363,7 +378,7 @@ static void finish_commit(struct job *job)
     if (job->result == 0 && is_new)
         empty(fs, draft);
     fs_changed(fs, &draft->object);
-    fs_changed(fs, &draft->source->object);
+    fs_changed(fs, draft->forks->owner);
     fs_changed(fs, &fs->root); /* instances/ */
     if (job->outcome.published && !there && !is_new && !draft->object.removed)
         draft_remove(fs, draft); /* a record goes with its instance */

@@ -371,15 +371,16 @@ static const struct directory staged_directory = {.find = staged_find,
 
 /* forks/ */
 
-static struct source *source_of(const struct place *place)
+static struct forks *forks_of(const struct place *place)
 {
-    return (struct source *)place->object;
+    return place->object->kind == OBJECT_SNAPSHOT ? &((struct source *)place->object)->forks
+                                                  : &((struct unit *)place->object)->forks;
 }
 
 static int forks_find(struct fs *fs, const struct place *directory, const char *name,
                       struct waiter *waiter, struct place *ret)
 {
-    struct draft *draft = draft_find(source_of(directory), name);
+    struct draft *draft = draft_find(forks_of(directory), name);
     (void)fs;
     (void)waiter;
     if (!draft)
@@ -395,35 +396,35 @@ static int forks_list(struct fs *fs, const struct place *directory, struct waite
     int r = 0;
     (void)fs;
     (void)waiter;
-    LL_FOREACH (source_of(directory)->drafts, draft)
+    LL_FOREACH (forks_of(directory)->drafts, draft)
         if (r == 0)
             r = listing_add(handle, draft->id, &draft->object, &draft_entry, NULL);
     return r;
 }
 
 /* A commit of `new` takes the name that its record will have. */
-static bool fork_name_taken(struct source *source, const char *name)
+static bool fork_name_taken(const struct forks *forks, const char *name)
 {
-    const struct draft *always = source->drafts;
-    return draft_find(source, name) || (always->job && strcmp(always->instance, name) == 0);
+    const struct draft *always = forks->drafts;
+    return draft_find(forks, name) || (always->job && strcmp(always->instance, name) == 0);
 }
 
 static int forks_make(struct fs *fs, const struct place *directory, const char *name)
 {
     if (!store_id_valid(name))
         return -EINVAL;
-    if (fork_name_taken(source_of(directory), name))
+    if (fork_name_taken(forks_of(directory), name))
         return -EEXIST;
     fs_changed(fs, directory->object);
-    return draft_create(fs, source_of(directory), name) ? 0 : -ENOMEM;
+    return draft_create(fs, forks_of(directory), name) ? 0 : -ENOMEM;
 }
 
 static int forks_remove(struct fs *fs, const struct place *directory, const char *name)
 {
-    struct draft *draft = draft_find(source_of(directory), name);
+    struct draft *draft = draft_find(forks_of(directory), name);
     if (!draft)
         return -ENOENT;
-    if (draft == source_of(directory)->drafts)
+    if (draft == forks_of(directory)->drafts)
         return -EPERM;
     if (draft->job || draft->record)
         return -EBUSY;

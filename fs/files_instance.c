@@ -233,14 +233,23 @@ static bool is_standby(const struct place *place)
     return instance_is_standby(unit_of(place)->instance);
 }
 
-/* NULL if there is none: of no fork, of one whose record could not be read, or whose snapshot is
+/* NULL if there is none: of no fork, of one whose record could not be read, or whose source is
  * gone. One that came later under the same id is another. */
 static struct draft *record_of(struct fs *fs, const struct instance *instance)
 {
-    struct source *source = instance->source[0] ? fs_source(fs, instance->source) : NULL;
-    struct draft *draft = source && strcmp(source->snapshot->uuid, instance->source_uuid) == 0
-                              ? draft_find(source, instance->id)
-                              : NULL;
+    const struct forks *forks = NULL;
+    const char *uuid = "";
+    if (instance->of_instance) {
+        const struct unit *unit = fs_unit(fs, instance->source);
+        forks = unit ? &unit->forks : NULL;
+        uuid = unit ? unit->instance->uuid : "";
+    } else if (instance->source[0]) {
+        const struct source *source = fs_source(fs, instance->source);
+        forks = source ? &source->forks : NULL;
+        uuid = source ? source->snapshot->uuid : "";
+    }
+    struct draft *draft =
+        forks && strcmp(uuid, instance->source_uuid) == 0 ? draft_find(forks, instance->id) : NULL;
     return draft && draft->record ? draft : NULL;
 }
 
@@ -253,7 +262,8 @@ static bool has_record(const struct place *place)
 static void fork_link(const struct place *place, char ret[256])
 {
     const struct instance *instance = unit_of(place)->instance;
-    snprintf(ret, 256, "../../snapshots/%s/forks/%s", instance->source, instance->id);
+    snprintf(ret, 256, "../../%s/%s/forks/%s", instance->of_instance ? "instances" : "snapshots",
+             instance->source, instance->id);
 }
 
 static const struct entry instance_entries[] = {
@@ -266,6 +276,7 @@ static const struct entry instance_entries[] = {
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
     {"mailboxes", S_IFDIR | 0755, 9, .directory = &markers_directory, .present = is_standby},
     {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = has_record},
+    {"forks", S_IFDIR | 0755, 12, .directory = &forks_directory},
 };
 
 static const struct directory instance_directory = {.entries = instance_entries,
@@ -319,6 +330,10 @@ static int instances_remove(struct fs *fs, const struct place *directory, const 
     (void)directory;
     if (!unit)
         return -ENOENT;
+    if (forks_busy(&unit->forks)) {
+        set_error(fs, unit, "the instance cannot be removed while it is forked: wait for that");
+        return -EBUSY;
+    }
     object_ref(&unit->object);
     fs_unlock(fs);
     int r = instance_remove(unit->instance, &err);

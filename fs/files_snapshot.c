@@ -255,13 +255,11 @@ static int snapshots_dir_list(struct fs *fs, const struct place *directory, stru
 static int snapshots_dir_remove(struct fs *fs, const struct place *directory, const char *name)
 {
     struct source *source = fs_source(fs, name);
-    const struct draft *draft;
     (void)directory;
     if (!source)
         return -ENOENT;
-    for (draft = source->drafts; draft; draft = draft->next)
-        if (draft->job)
-            return -EBUSY;
+    if (forks_busy(&source->forks))
+        return -EBUSY;
     object_ref(&source->object);
     fs_unlock(fs);
     int r = snapshot_remove(source->snapshot, NULL);

@@ -79,17 +79,33 @@ static void source_destroy(struct object *object)
     free(source);
 }
 
-static void load_records(struct fs *fs, struct source *source)
+/* With the draft that is always there, and the records of the forks in the store. */
+static bool forks_open(struct fs *fs, struct forks *forks, struct object *owner, const char *uuid)
 {
     size_t count;
-    auto_free struct snapshot_name *forks =
-        instances_forks(fs->setup.instances, source->snapshot, &count);
-    for (size_t i = 0; i < count && forks; i++) {
-        struct instance *instance = instances_find(fs->setup.instances, forks[i].id);
+    forks->owner = owner;
+    if (!draft_create(fs, forks, "new"))
+        return false;
+    auto_free struct snapshot_name *names = instances_forks(fs->setup.instances, uuid, &count);
+    for (size_t i = 0; i < count && names; i++) {
+        struct instance *instance = instances_find(fs->setup.instances, names[i].id);
         if (instance)
-            draft_load_record(fs, source, instance);
+            draft_load_record(fs, forks, instance);
         instance_unref(instance);
     }
+    return true;
+}
+
+/* What has forks is removed: its drafts go with it. */
+static void forks_close(struct fs *fs, struct forks *forks)
+{
+    while (forks->drafts)
+        draft_remove(fs, forks->drafts);
+    forks->owner->removed = true;
+    fs_changed(fs, forks->owner);
+    fs_changed(fs, &fs->root);
+    waiters_answer(fs, NULL, 0);
+    object_unref(forks->owner);
 }
 
 struct source *fs_source(struct fs *fs, const char *id)
@@ -111,12 +127,11 @@ struct source *fs_source(struct fs *fs, const char *id)
     object_init(&source->object, OBJECT_SNAPSHOT, snapshot->serial, source_destroy);
     source->fs = fs;
     source->snapshot = snapshot;
-    if (!draft_create(fs, source, "new")) {
+    if (!forks_open(fs, &source->forks, &source->object, snapshot->uuid)) {
         object_unref(&source->object);
         return NULL;
     }
     HASH_ADD(hh, fs->sources, object.serial, sizeof source->object.serial, source);
-    load_records(fs, source);
     return source;
 }
 
@@ -148,32 +163,24 @@ struct unit *fs_unit(struct fs *fs, const char *id)
     object_init(&unit->object, OBJECT_INSTANCE, instance->serial, unit_destroy);
     unit->fs = fs;
     unit->instance = instance;
+    if (!forks_open(fs, &unit->forks, &unit->object, instance->uuid)) {
+        object_unref(&unit->object);
+        return NULL;
+    }
     HASH_ADD(hh, fs->units, object.serial, sizeof unit->object.serial, unit);
     return unit;
-}
-
-/* Who waits for a scan of its image looks again, and finds nothing. */
-static void gone(struct fs *fs, struct object *object)
-{
-    object->removed = true;
-    fs_changed(fs, object);
-    fs_changed(fs, &fs->root);
-    waiters_answer(fs, NULL, 0);
-    object_unref(object);
 }
 
 void fs_forget_source(struct fs *fs, struct source *source)
 {
     HASH_DEL(fs->sources, source);
-    while (source->drafts)
-        draft_remove(fs, source->drafts);
-    gone(fs, &source->object);
+    forks_close(fs, &source->forks);
 }
 
 void fs_forget_unit(struct fs *fs, struct unit *unit)
 {
     HASH_DEL(fs->units, unit);
-    gone(fs, &unit->object);
+    forks_close(fs, &unit->forks);
 }
 
 void fs_instance_changed(struct fs *fs, const char *id)

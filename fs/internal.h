@@ -47,16 +47,23 @@ struct document {
 
 struct draft;
 
+/* What has the directory forks/. */
+struct forks {
+    struct object *owner; /* a source or a unit; the list is a part of it */
+    struct draft *drafts; /* by creation; the first is "new" */
+};
+
 struct source { /* OBJECT_SNAPSHOT */
     struct object object;
+    struct forks forks;
     struct fs *fs;
     struct snapshot *snapshot;
-    struct draft *drafts; /* by creation; the first is "new" */
-    UT_hash_handle hh;    /* in fs.sources, by the snapshot's serial */
+    UT_hash_handle hh; /* in fs.sources, by the snapshot's serial */
 };
 
 struct unit { /* OBJECT_INSTANCE */
     struct object object;
+    struct forks forks;
     struct fs *fs;
     struct instance *instance;
     struct document config; /* only its marks */
@@ -76,7 +83,7 @@ struct staged { /* OBJECT_STAGED: a file in a draft's mailboxes/ */
 
 struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
     struct object object;
-    struct source *source;
+    struct forks *forks;       /* counts a reference of its owner */
     char id[STORE_ID_MAX + 1]; /* "new" for the one that is always there */
     struct staged *files;
     struct document options;
@@ -285,10 +292,10 @@ void scan_wait(struct fs *fs, struct waiter *waiter);
 void waiters_answer(struct fs *fs, const struct job *job, int result);
 
 /* draft.c */
-struct draft *draft_create(struct fs *fs, struct source *source, const char *id);
+struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id);
 void draft_destroy(struct object *object);
-struct draft *draft_find(struct source *source, const char *id);
-/* Takes it out of its source; what is open of it gives ENODEV. */
+struct draft *draft_find(const struct forks *forks, const char *id);
+/* Takes it out of its list; what is open of it gives ENODEV. */
 void draft_remove(struct fs *fs, struct draft *draft);
 struct staged *draft_file(struct draft *draft, const char *name);
 struct staged *draft_add_file(struct fs *fs, struct draft *draft, const char *name);
@@ -302,7 +309,9 @@ int draft_note(struct fs *fs, struct draft *draft, const struct error *err);
 const char *draft_status(const struct draft *draft);
 bool draft_scratch_name(const char *name);
 /* The record of a fork that lies in the store. */
-void draft_load_record(struct fs *fs, struct source *source, struct instance *instance);
+void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance);
+/* Does one of them commit? */
+bool forks_busy(const struct forks *forks);
 /* -EBUSY while it commits, -EPERM as a record. */
 int draft_writable(const struct draft *draft);
 int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret);

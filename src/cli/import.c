@@ -201,19 +201,18 @@ static int copy_disk(struct work *work, const char *path, int directory_fd, cons
     return r;
 }
 
-static int fill(void *context, int directory_fd, struct error *err)
+static int fill(void *context, const struct store_entry *entry, struct error *err)
 {
     struct work *work = context;
     const struct import *import = &work->import;
-    int r = work->arguments->link
-                ? link_memory(&work->files.memory, directory_fd, err)
-                : copy_file(work, &work->files.memory, directory_fd, "memory", err);
+    int r = work->arguments->link ? link_memory(&work->files.memory, entry->fd, err)
+                                  : copy_file(work, &work->files.memory, entry->fd, "memory", err);
     if (r == 0)
-        r = copy_file(work, &work->files.state, directory_fd, "state", err);
+        r = copy_file(work, &work->files.state, entry->fd, "state", err);
     for (size_t i = 0; i < import->machine.disk_count && r == 0; i++)
         if (import->frozen_from[i])
-            r = copy_disk(work, import->frozen_from[i], directory_fd,
-                          import->machine.disks[i].frozen, err);
+            r = copy_disk(work, import->frozen_from[i], entry->fd, import->machine.disks[i].frozen,
+                          err);
     progress_end(&work->progress);
     progress_begin(&work->progress, "scanning");
     return r;

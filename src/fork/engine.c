@@ -15,14 +15,31 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
+static const char *origin_id(const struct fork *fork)
+{
+    return fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id;
+}
+
+/* "the snapshot base", for texts. */
+struct label {
+    char text[STORE_ID_MAX + 16];
+};
+
+static struct label origin(const struct fork *fork)
+{
+    struct label label;
+    snprintf(label.text, sizeof label.text, "the %s %s",
+             fork->origin->instance ? "instance" : "snapshot", origin_id(fork));
+    return label;
+}
+
 /* The id, and the taps of the machine as it will run. */
 static int reserve(struct fork *fork, struct error *err)
 {
     const struct fork_request *request = fork->request;
     int r = request->options.tap ? machine_set_tap(&fork->machine, request->options.tap, err) : 0;
     if (r < 0)
-        return error_prefix(err, r, "options: \"tap\" cannot be used with the snapshot %s",
-                            fork->source->id);
+        return error_prefix(err, r, "options: \"tap\" cannot be used with %s", origin(fork).text);
     return instances_reserve(fork->engine->instances, request->id, &fork->machine, &fork->instance,
                              err);
 }
@@ -30,44 +47,65 @@ static int reserve(struct fork *fork, struct error *err)
 /* Who is not resumed cannot take a payload. */
 static int check_target(const struct fork_request *request, struct error *err)
 {
-    if (!request->options.standby)
+    if (!request->options.standby || (request->count == 0 && !request->network.staged))
         return 0;
-    if (request->count > 0 || request->network.staged)
-        return error_set(err, EINVAL,
-                         "with \"target_state\": \"standby\" nothing can be delivered: remove what "
-                         "is staged, or set it to \"running\"");
-    return error_set(err, EOPNOTSUPP,
-                     "\"target_state\": \"standby\" is not supported yet: use \"running\"");
+    return error_set(err, EINVAL,
+                     "with \"target_state\": \"standby\" nothing can be delivered: remove what "
+                     "is staged, or set it to \"running\"");
 }
 
-/* Everything that the snapshot's own words can tell, before any work. */
+/* From here on the snapshot is not removed; of an instance a copy will be made. */
+static int use_origin(struct fork *fork, struct error *err)
+{
+    const struct fork_source *origin = fork->origin;
+    if (origin->instance) {
+        int r = instance_check_fork(origin->instance, fork->request->options.from_running, err);
+        fork->description = r == 0 ? instance_describe(origin->instance) : NULL;
+        return r;
+    }
+    int r = snapshot_use(origin->snapshot, err);
+    if (r < 0)
+        return r;
+    fork->using_source = true;
+    fork->source = snapshot_ref(origin->snapshot);
+    fork->description = cJSON_Duplicate(fork->source->json, true);
+    return 0;
+}
+
+static int read_machine(struct fork *fork, struct error *err)
+{
+    const cJSON *json = fork->description;
+    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
+    const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
+    const struct hypervisor *hypervisor = name ? hypervisor_find(name) : NULL;
+    struct error why;
+    if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
+        return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
+                         name ? name : "an unknown hypervisor");
+    if (!kind || strcmp(kind, "standby") != 0)
+        return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
+                         kind ? kind : "");
+    if (machine_from_json(cJSON_GetObjectItemCaseSensitive(json, "machine"), &fork->machine, &why) <
+        0)
+        return error_set(err, EIO, "the machine of %s: %s", origin(fork).text, why.text);
+    fork->machine.hypervisor = hypervisor;
+    return 0;
+}
+
+/* Everything that the source's own words can tell, before any work. */
 static int validate(struct fork *fork, struct error *err)
 {
-    const struct snapshot *source = fork->source;
-    const struct hypervisor *hypervisor = hypervisor_find(source->hypervisor);
     if (fork->request->refused.code != 0) {
         if (fork->request->refused_mailbox[0])
             fork->failed_mailbox = fork->request->refused_mailbox;
         return error_set(err, fork->request->refused.code, "%s", fork->request->refused.text);
     }
-    int r = snapshot_use(fork->source, err);
-    if (r < 0)
-        return r;
-    fork->using_source = true;
-    r = check_target(fork->request, err);
-    if (r < 0)
-        return r;
-    if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
-        return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
-                         source->hypervisor);
-    if (strcmp(source->kind, "standby") != 0)
-        return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
-                         source->kind);
-    struct error why;
-    if (machine_from_json(source->machine, &fork->machine, &why) < 0)
-        return error_set(err, EIO, "snapshot.json of %s: machine: %s", source->id, why.text);
-    fork->machine.hypervisor = hypervisor;
-    return reserve(fork, err);
+    int r = use_origin(fork, err);
+    if (r == 0)
+        r = check_target(fork->request, err);
+    if (r == 0)
+        r = read_machine(fork, err);
+    return r < 0 ? r : reserve(fork, err);
 }
 
 static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -90,23 +128,39 @@ static int preflight(struct fork *fork, const struct memory_io *io, struct error
     return 0;
 }
 
-static int open_image(const struct snapshot *source, int *ret, struct error *err)
+static int open_image(const struct fork *fork, int *ret, struct error *err)
 {
+    const struct snapshot *source = fork->source;
     struct stat st;
     auto_close int fd = openat(source->image->directory_fd, "memory",
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
-        return error_set(err, EIO, "the memory image of the snapshot %s cannot be opened: %s",
-                         source->id, strerrordesc_np(errno));
+        return error_set(err, EIO, "the memory image of %s cannot be opened: %s", origin(fork).text,
+                         strerrordesc_np(errno));
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != source->memory_bytes)
         return error_set(err, EIO,
-                         "the memory image of the snapshot %s has %jd bytes, not the %" PRIu64
+                         "the memory image of %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",
-                         source->id, (intmax_t)st.st_size, source->memory_bytes);
+                         origin(fork).text, (intmax_t)st.st_size, source->memory_bytes);
     int r = snapshot_check_link(source->json, &st, err);
     if (r < 0)
-        return error_prefix(err, r, "the snapshot %s", source->id);
+        return error_prefix(err, r, "%s", origin(fork).text);
     *ret = steal_fd(&fd);
+    return 0;
+}
+
+/* The copy of an instance's memory; it may have become another machine meanwhile. */
+static int take_copy(struct fork *fork, struct error *err)
+{
+    struct instance *instance = fork->origin->instance;
+    int r = instance_take_private(instance, fork->request->options.from_running, &fork->copy,
+                                  &fork->source, err);
+    if (r < 0)
+        return r;
+    if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(fork->description, "machine"),
+                       fork->source->machine, true))
+        return error_set(err, EBUSY, "the instance %s was booted anew meanwhile: commit again",
+                         instance->id);
     return 0;
 }
 
@@ -115,7 +169,9 @@ static int open_image(const struct snapshot *source, int *ret, struct error *err
 static int locate(struct fork *fork, struct error *err)
 {
     auto_close int fd = -1;
-    int r = open_image(fork->source, &fd, err);
+    int r = fork->origin->instance ? take_copy(fork, err) : 0;
+    if (r == 0)
+        r = open_image(fork, &fd, err);
     if (r == 0 && (fork->request->count > 0 || fork->request->network.staged))
         r = image_index_wait(fork->source->image, &fork->index, err);
     if (r == 0)
@@ -130,6 +186,16 @@ static struct vmm_context context_of(const struct fork *fork)
                             fork->engine->cancel_fd);
 }
 
+static int link_file(struct fork *fork, const char *name, const char *as, struct error *err)
+{
+    if (linkat(fork->source->image->directory_fd, name, fork->entry.fd, as, 0) == 0)
+        return 0;
+    return error_set(err, EIO, "the %s of %s cannot be linked into the fork's directory: %s", name,
+                     origin(fork).text, strerrordesc_np(errno));
+}
+
+/* A fork that is not to run only gets the image. One that runs keeps hold of it too: it can be
+ * saved again, and forked, whatever becomes of the source. */
 static int load(struct fork *fork, struct error *err)
 {
     char image[STORE_ID_MAX + 32];
@@ -137,9 +203,14 @@ static int load(struct fork *fork, struct error *err)
                                err);
     if (r < 0)
         return r;
+    if (fork->request->options.standby) {
+        r = link_file(fork, "memory", "memory", err);
+        return r < 0 ? r : link_file(fork, "state", "state", err);
+    }
     struct vmm_context context = context_of(fork);
     snprintf(image, sizeof image, "../../snapshots/%s", fork->source->id);
-    return vmm_load(&context, &fork->machine, image, &fork->vmm, err);
+    r = vmm_load(&context, &fork->machine, image, &fork->vmm, err);
+    return r < 0 ? r : link_file(fork, "memory", "base", err);
 }
 
 static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -189,7 +260,7 @@ static int run_steps(struct fork *fork, struct error *err)
     int r = 0;
     for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
         fork->phase = (enum fork_phase)phase;
-        r = steps[phase](fork, err);
+        r = phase > FORK_LOAD && !fork->vmm ? 0 : steps[phase](fork, err);
         double now = process_now_ms();
         fork->phase_ms[phase] = now - before;
         fork->total_ms = now - begun;
@@ -204,11 +275,16 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
     struct instance_fork parts = {.entry = &fork->entry,
                                   .vmm = &fork->vmm,
                                   .machine = &fork->machine,
-                                  .source = fork->source,
+                                  .mapped = fork->using_source && fork->vmm ? fork->source : NULL,
+                                  .source = origin_id(fork),
+                                  .source_uuid = fork->origin->instance
+                                                     ? fork->origin->instance->uuid
+                                                     : fork->origin->snapshot->uuid,
+                                  .of_instance = fork->origin->instance != NULL,
                                   .record = &record};
     int r = instance_publish_fork(fork->instance, &parts, err);
     cJSON_Delete(record);
-    if (r == 0)
+    if (r == 0 && parts.mapped)
         fork->using_source = false;
     return r;
 }
@@ -226,15 +302,19 @@ static void take_back(struct fork *fork)
         snapshot_leave(fork->source);
     handoffs_close(fork);
     image_index_unref(fork->index);
+    snapshot_unref(fork->source);
+    store_entry_discard(&fork->copy);
+    cJSON_Delete(fork->description);
     machine_finish(&fork->machine);
 }
 
-int fork_run(const struct fork_engine *engine, struct snapshot *source,
+int fork_run(const struct fork_engine *engine, const struct fork_source *source,
              struct fork_request *request, struct fork_outcome *ret, struct error *err)
 {
     struct fork fork = {.engine = engine,
-                        .source = source,
+                        .origin = source,
                         .request = request,
+                        .copy = {.fd = -1},
                         .socket = {.fd = -1},
                         .entry = {.fd = -1}};
     struct error why = {0};

@@ -22,6 +22,12 @@ struct fork_engine {
     int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
 };
 
+/* What is forked: one of the two, borrowed. */
+struct fork_source {
+    struct snapshot *snapshot;
+    struct instance *instance; /* in standby, or with the option from_running */
+};
+
 struct fork_outcome {
     cJSON *result;   /* the tree's `result`; owned; also on failure */
     uint64_t serial; /* if published: the instance's */
@@ -29,10 +35,10 @@ struct fork_outcome {
 };
 
 /*
- * Wipes the request's payloads and finishes it; its id stays. `source` is borrowed. Returns 0 or
+ * Wipes the request's payloads and finishes it; its id stays. Returns 0 or
  * -errno (the table in docs/filesystem.md); *ret is set either way.
  */
-int fork_run(const struct fork_engine *engine, struct snapshot *source,
+int fork_run(const struct fork_engine *engine, const struct fork_source *source,
              struct fork_request *request, struct fork_outcome *ret, struct error *err);
 
 #endif

@@ -21,10 +21,13 @@ enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
 
 struct fork {
     const struct fork_engine *engine;
-    struct snapshot *source;
+    const struct fork_source *origin;
     struct fork_request *request;
 
-    bool using_source; /* snapshot_use() is to be undone */
+    struct snapshot *source; /* whose files the fork is made of; a reference */
+    bool using_source;       /* snapshot_use() is to be undone */
+    struct store_entry copy; /* of an instance's memory, of which `source` is then */
+    cJSON *description;      /* what snapshot.json says, or would say of an instance */
     struct instance *instance;
     struct machine machine;
     struct image_index *index;

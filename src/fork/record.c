@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "fork/internal.h"
+#include "mailbox/rearm.h"
 #include "util/json.h"
 
 const char *const fork_phase_names[FORK_PHASES] = {
@@ -10,12 +11,6 @@ const char *const fork_phase_names[FORK_PHASES] = {
     [FORK_PATCH] = "patch",       [FORK_RESUME] = "resume", [FORK_NETWORK] = "network",
     [FORK_ACK] = "ack",
 };
-
-/* Milliseconds to three digits behind the point: more was not measured. */
-static double rounded(double ms)
-{
-    return (double)(long long)(ms * 1000 + 0.5) / 1000;
-}
 
 static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
 {
@@ -38,7 +33,7 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
     add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
-    add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
+    add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
     cJSON_AddNullToObject(json, "consumed");
     return json;
 }
@@ -61,7 +56,7 @@ static cJSON *network_result(const struct fork_network *network)
     add_if(json, "payload_bytes", mailbox->delivered,
            cJSON_CreateNumber((double)mailbox->payload_size));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
-    add_if(json, "ack_ms", answered, cJSON_CreateNumber(rounded(mailbox->ack.ms)));
+    add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
     add_if(json, "message", network->degraded[0], cJSON_CreateString(network->degraded));
     return json;
 }
@@ -86,7 +81,8 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
 {
     char source[STORE_ID_MAX + 16];
     cJSON *json = cJSON_CreateObject();
-    snprintf(source, sizeof source, "snapshots/%s", fork->source->id);
+    snprintf(source, sizeof source, fork->origin->instance ? "instances/%s" : "snapshots/%s",
+             fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id);
     cJSON_AddStringToObject(json, "status", err ? "failed" : "committed");
     cJSON_AddStringToObject(json, "source", source);
     add_if(json, "instance", fork->request->id[0], cJSON_CreateString(fork->request->id));
@@ -98,8 +94,9 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
     cJSON_AddItemToObject(json, "network", network_result(&fork->request->network));
     cJSON *timings = cJSON_AddObjectToObject(json, "timings_ms");
     for (int phase = 0; phase < FORK_PHASES; phase++)
-        cJSON_AddNumberToObject(timings, fork_phase_names[phase], rounded(fork->phase_ms[phase]));
-    cJSON_AddNumberToObject(timings, "total", rounded(fork->total_ms));
+        cJSON_AddItemToObject(timings, fork_phase_names[phase],
+                              json_milliseconds(fork->phase_ms[phase]));
+    cJSON_AddItemToObject(timings, "total", json_milliseconds(fork->total_ms));
     return json;
 }
 
@@ -109,5 +106,9 @@ cJSON *fork_record(const struct fork *fork, const cJSON *result)
     cJSON_AddNumberToObject(json, "version", 1);
     cJSON_AddStringToObject(json, "options", fork->request->options_text);
     cJSON_AddItemToObject(json, "result", cJSON_Duplicate(result, true));
+    cJSON *delivered = cJSON_AddArrayToObject(json, "delivered");
+    for (size_t i = 0; i < fork->count; i++)
+        if (fork->mailboxes[i]->delivered)
+            cJSON_AddItemToArray(delivered, rearm_record(&fork->deliveries[i]));
     return json;
 }

@@ -299,8 +299,6 @@ static int check_options(const struct option_members *members, struct error *err
             MACHINE_TAP_MAX);
     if (members->identity)
         return error_set(err, EOPNOTSUPP, "\"identity\" is not supported yet: use false");
-    if (members->from_running)
-        return error_set(err, EOPNOTSUPP, "\"from_running\" is not supported yet: use false");
     return members->ack_address ? ack_address_check("\"ack_address\"", members->ack_address, err)
                                 : 0;
 }
@@ -320,6 +318,7 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
         return r;
     }
     *ret = (struct fork_options){.standby = members.target_state != 0,
+                                 .from_running = members.from_running,
                                  .wait_for_network = members.wait_for_network,
                                  .keep = members.on_ack_failure != 0,
                                  .tap = members.tap,

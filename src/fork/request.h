@@ -49,7 +49,8 @@ struct fork_network {
 };
 
 struct fork_options {
-    bool standby; /* target_state */
+    bool standby;      /* target_state */
+    bool from_running; /* an instance that runs may be paused for a copy of its memory */
     bool wait_for_network;
     bool keep;         /* on_ack_failure */
     char *tap;         /* owned; the fork's in place of the source's; NULL: that */

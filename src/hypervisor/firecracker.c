@@ -17,6 +17,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
+#include "util/sparse.h"
 
 enum {
     PROBE_MS = 10000,
@@ -24,7 +25,7 @@ enum {
     PROBE_OUTPUT_MAX = 4096,
     MIB_SHIFT = 20,
     ID_SIZE = 16,
-    PATH_SIZE = 48
+    PATH_SIZE = 128
 };
 
 static const char program_name[] = "firecracker";
@@ -352,32 +353,43 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return send_words(context, vmm, "PATCH", "/vm", "state", "Paused", err);
 }
 
-static int remove_saved(const struct vmm_context *context, struct error *err)
+static void remove_saved(const struct vmm_context *context, const char *state, const char *memory)
 {
-    static const char *const names[] = {state_name, memory_name};
-    for (size_t i = 0; i < array_length(names); i++)
-        if (unlinkat(context->directory_fd, names[i], 0) < 0 && errno != ENOENT)
-            return error_errno(err, errno, "the old %s cannot be removed", names[i]);
-    return 0;
+    unlinkat(context->directory_fd, state, 0);
+    unlinkat(context->directory_fd, memory, 0);
 }
 
-static int save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+/* Firecracker writes all bytes. */
+static int dig_holes(const struct vmm_context *context, const char *memory, struct error *err)
 {
+    struct vmm_context copy = *context;
+    auto_close int fd = openat(context->directory_fd, memory, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "Firecracker has written no %s", memory);
+    return sparse_dig(fd, vmm_copy_goes_on, &copy, err);
+}
+
+static int save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+                struct error *err)
+{
+    char state[PATH_SIZE], memory[PATH_SIZE];
+    snprintf(state, sizeof state, "%s/%s", save->directory, state_name);
+    snprintf(memory, sizeof memory, "%s/%s", save->directory, memory_name);
     /* Firecracker would write into older files, which may be a snapshot's too by a hard link. */
-    int r = remove_saved(context, err);
-    if (r < 0)
-        return r;
+    remove_saved(context, state, memory);
     cJSON *body = cJSON_CreateObject();
     bool complete = cJSON_AddStringToObject(body, "snapshot_type", "Full") &&
-                    cJSON_AddStringToObject(body, "snapshot_path", state_name) &&
-                    cJSON_AddStringToObject(body, "mem_file_path", memory_name);
+                    cJSON_AddStringToObject(body, "snapshot_path", state) &&
+                    cJSON_AddStringToObject(body, "mem_file_path", memory);
     struct firecracker_call call = {.method = "PUT",
                                     .path = "/snapshot/create",
                                     .body = body,
                                     .timeout_ms = FIRECRACKER_SAVE_MS};
-    r = send_body(context, vmm, call, complete, err);
+    int r = send_body(context, vmm, call, complete, err);
+    if (r == 0)
+        r = dig_holes(context, memory, err);
     if (r < 0)
-        remove_saved(context, NULL);
+        remove_saved(context, state, memory);
     return r;
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "hypervisor/firecracker_control.h"
+#include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -91,14 +92,6 @@ static int open_frozen(const struct vmm_context *context, const struct machine_d
     return 0;
 }
 
-static bool go_on(void *context, uint64_t done, uint64_t size)
-{
-    const int *cancel_fd = context;
-    (void)done;
-    (void)size;
-    return *cancel_fd < 0 || process_poll(cancel_fd, 1, 0) <= 0;
-}
-
 /* A new file `name` in the context's directory. */
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
                        const char *image, const char *name, struct error *err)
@@ -107,17 +100,15 @@ static int copy_frozen(const struct vmm_context *context, const struct machine_d
     int r = open_frozen(context, disk, image, &from, err);
     if (r < 0)
         return r;
-    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", name);
-    auto_close int to = openat(context->directory_fd, name,
-                               O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (to < 0)
-        return error_errno(err, errno, "%s cannot be made", name);
+    auto_close int to = -1;
+    r = vmm_new_file(context, name, &to, err);
+    if (r < 0)
+        return r;
     struct stat file;
     if (fstat(from, &file) < 0)
         return error_errno(err, errno, "the frozen copy %s", disk->frozen);
-    int cancel_fd = context->cancel_fd;
-    return sparse_copy(from, to, &file, go_on, &cancel_fd, err);
+    struct vmm_context copy = *context;
+    return sparse_copy(from, to, &file, vmm_copy_goes_on, &copy, err);
 }
 
 static int place(const struct vmm_context *context, struct vmm *vmm,

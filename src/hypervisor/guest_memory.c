@@ -12,6 +12,8 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/process.h"
+#include "util/sparse.h"
 
 enum { PATH_SIZE = 64, CHUNK_SIZE = 4096, MAPPINGS_MAX = 4096 };
 
@@ -289,4 +291,105 @@ int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const
         done += (size_t)put;
     }
     return verify(memory, offset, bytes, size, err);
+}
+
+/* ---- what was written ---- */
+
+/* An entry of /proc/PID/pagemap: the kernel's Documentation/admin-guide/mm/pagemap.rst. */
+static const uint64_t page_is_file = UINT64_C(1) << 61, page_is_swapped = UINT64_C(1) << 62,
+                      page_is_present = UINT64_C(1) << 63;
+
+static bool is_written(uint64_t entry)
+{
+    return entry & (page_is_present | page_is_swapped) && !(entry & page_is_file);
+}
+
+enum { ENTRIES = 4096, RUN_PAGES = 64 }; /* read at a time */
+
+struct written {
+    const struct guest_memory *memory;
+    int pagemap_fd, image_fd;
+    size_t page_size;
+    uint64_t entries[ENTRIES];
+    uint8_t *bytes; /* RUN_PAGES pages */
+};
+
+/* `count` pages that lie one after another, at most RUN_PAGES. */
+static int copy_run(struct written *written, uint64_t address, uint64_t offset, size_t count,
+                    struct error *err)
+{
+    size_t size = count * written->page_size;
+    for (size_t done = 0; done < size;) {
+        ssize_t got =
+            pread(written->memory->fd, written->bytes + done, size - done, (off_t)(address + done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return access_failed("read", got, err);
+        done += (size_t)got;
+    }
+    return sparse_put(written->image_fd, written->bytes, size, offset, err);
+}
+
+/* The entries of `count` pages from `address` on, which are offset `offset` of the image. */
+static int copy_entries(struct written *written, uint64_t address, uint64_t offset, size_t count,
+                        struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0, run; i < count && r == 0; i += run) {
+        bool wanted = is_written(written->entries[i]);
+        for (run = 1; i + run < count && is_written(written->entries[i + run]) == wanted &&
+                      (!wanted || run < RUN_PAGES);)
+            run++;
+        if (wanted)
+            r = copy_run(written, address + i * written->page_size, offset + i * written->page_size,
+                         run, err);
+    }
+    return r;
+}
+
+static int copy_mapping(struct written *written, const struct mapping *mapping, int cancel_fd,
+                        struct error *err)
+{
+    const uint64_t page_size = written->page_size;
+    for (uint64_t at = mapping->start; at < mapping->end;) {
+        uint64_t pages = (mapping->end - at) / page_size;
+        size_t count = pages < ENTRIES ? (size_t)pages : ENTRIES;
+        ssize_t got = pread(written->pagemap_fd, written->entries, count * sizeof(uint64_t),
+                            (off_t)(at / page_size * sizeof(uint64_t)));
+        if (got != (ssize_t)(count * sizeof(uint64_t)))
+            return access_failed("looked through", got, err);
+        int r = copy_entries(written, at, mapping->offset + (at - mapping->start), count, err);
+        if (r < 0)
+            return r;
+        if (cancel_fd >= 0 && process_poll(&cancel_fd, 1, 0) > 0)
+            return error_set(err, ECANCELED, "cancelled");
+        at += count * page_size;
+    }
+    return 0;
+}
+
+int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
+                              struct error *err)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
+    auto_close int pagemap = open(path, O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0)
+        return cannot_open(path, errno, err);
+    auto_free struct written *written = malloc(sizeof *written);
+    size_t page_size = (size_t)sysconf(_SC_PAGESIZE);
+    auto_free uint8_t *bytes = malloc(RUN_PAGES * page_size);
+    if (!written || !bytes)
+        return error_set(err, ENOMEM, "no memory for a copy of the VM's");
+    *written = (struct written){.memory = memory,
+                                .pagemap_fd = pagemap,
+                                .image_fd = fd,
+                                .page_size = page_size,
+                                .bytes = bytes};
+    int r = 0;
+    for (size_t i = 0; i < memory->count && r == 0; i++)
+        if (memory->mappings[i].usable)
+            r = copy_mapping(written, &memory->mappings[i], cancel_fd, err);
+    return r;
 }

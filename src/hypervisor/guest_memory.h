@@ -35,4 +35,12 @@ int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *
 int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
                        size_t size, struct error *err);
 
+/*
+ * Writes into `fd`, a copy of the image, the pages that the VMM has written to: those that
+ * /proc/PID/pagemap shows to be the process's own. What became zeros becomes a hole. The VM is
+ * paused. ECANCELED when `cancel_fd` (-1: never) becomes readable.
+ */
+int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
+                              struct error *err);
+
 #endif

@@ -143,9 +143,10 @@ int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *
     return doing("pausing the VM", vmm->hypervisor->pause(context, vmm, err), err);
 }
 
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+             struct error *err)
 {
-    return doing("saving the VM", vmm->hypervisor->save(context, vmm, err), err);
+    return doing("saving the VM", vmm->hypervisor->save(context, vmm, save, err), err);
 }
 
 void vmm_release(struct vmm *vmm)

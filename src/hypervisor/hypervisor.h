@@ -113,6 +113,14 @@ struct vmm_context {
     int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */
 };
 
+/* What is to be saved, and where to. */
+struct vmm_save {
+    const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
+                              the memory that a booted one shares with its file is not copied */
+    bool loaded;           /* the VM was not booted but loaded from an image, whose memory is the
+                              file "base" in the context's directory */
+};
+
 /* How a VMM ended. */
 struct vmm_exit {
     bool ended;
@@ -163,11 +171,12 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused: afterwards the device state is in the new file "state" of the directory, and guest
-     * memory in "memory": the one that the VM shares, or a new one. Older files are not written
-     * into, for a snapshot may have them by a hard link. The VM stays paused; its disks are flushed
-     * and released. */
-    int (*save)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+    /* Paused: afterwards the device state is in the new file "state" of save->directory, and guest
+     * memory in the new file "memory" there, with holes where it is zeros. Older files are not
+     * written into, for a snapshot may have them by a hard link. The VM stays paused; its disks are
+     * flushed and released. */
+    int (*save)(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+                struct error *err);
 
     /* Lets go of control connection and memory, not of the process: what a running VM needs no
      * more. Later calls connect again. */
@@ -202,7 +211,8 @@ int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t
                      struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+             struct error *err);
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "hypervisor/guest_memory.h"
@@ -28,7 +27,6 @@ enum {
     LOAD_POLL_MIN_MS = 1,
     LOAD_POLL_MAX_MS = 16,
     PROBE_OUTPUT_MAX = 4096,
-    STATE_ROOM = 1024 * 1024, /* bytes that a device state may need */
 };
 
 static const char program_name[] = "qemu-system-x86_64";
@@ -377,33 +375,6 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
-/* QEMU does not say why a file could not be written. */
-static bool disk_is_full(int directory_fd)
-{
-    struct statvfs disk;
-    return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
-}
-
-static int save(const struct vmm_context *context, struct vmm *vmm, struct error *err)
-{
-    /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
-    if (unlinkat(context->directory_fd, state_name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", state_name);
-    off_t from = vmm_log_size(context);
-    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename",
-                                        state_name, -1, err);
-    if (r == 0)
-        return 0;
-    bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
-    unlinkat(context->directory_fd, state_name, 0);
-    vmm_explain(context, vmm, from, r, err);
-    if (!full)
-        return r;
-    if (err)
-        err->code = ENOSPC;
-    return error_prefix(err, -ENOSPC, "the disk of the store is full");
-}
-
 const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
     .socket = QEMU_SOCKET_NAME,
@@ -417,6 +388,6 @@ const struct hypervisor qemu_hypervisor = {
     .write_memory = write_memory,
     .resume = resume,
     .pause = pause_guest,
-    .save = save,
+    .save = qemu_save,
     .release = qemu_control_release,
 };

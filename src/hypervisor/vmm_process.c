@@ -15,6 +15,26 @@
 
 enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
 
+bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size)
+{
+    const struct vmm_context *vmm_context = context;
+    (void)done;
+    (void)size;
+    return vmm_context->cancel_fd < 0 || process_poll(&vmm_context->cancel_fd, 1, 0) <= 0;
+}
+
+int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err)
+{
+    if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", path);
+    int fd = openat(context->directory_fd, path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
+                    0600);
+    if (fd < 0)
+        return error_errno(err, errno, "%s cannot be made", path);
+    *ret = fd;
+    return 0;
+}
+
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)
 {
     int fd = openat(context->directory_fd, name,

@@ -20,6 +20,12 @@ int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, 
 /* How long vmm.log is: to be taken before something is tried. */
 off_t vmm_log_size(const struct vmm_context *context);
 
+/* A sparse_progress, with the context as its context: until cancel_fd becomes readable. */
+bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size);
+
+/* A new file of the context's directory, or one below it, in place of an older one. EIO. */
+int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err);
+
 /* Starts `arguments` in the context's directory, with these descriptors for stdout and stderr (-1:
  * the same), and `inherit_fd` (-1: none) open under its own number. EIO. */
 struct vmm_spawn {

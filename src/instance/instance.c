@@ -24,6 +24,7 @@ struct instance *instance_create(struct instances *table, const char *id)
     instance->cancel_fd = -1;
     strncpy(instance->id, id, sizeof instance->id - 1);
     store_time_now(instance->created_at);
+    store_random_hex(instance->uuid, 16);
     return instance;
 }
 
@@ -116,10 +117,10 @@ struct snapshot_name *instances_list(struct instances *instances, size_t *ret_co
     return list(instances, NULL, ret_count);
 }
 
-struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,
+struct snapshot_name *instances_forks(struct instances *instances, const char *uuid,
                                       size_t *ret_count)
 {
-    return list(instances, snapshot->uuid, ret_count);
+    return list(instances, uuid, ret_count);
 }
 
 /* With the lock held. */
@@ -226,13 +227,17 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     int r = instance_set_directory(instance, fd, err);
     if (r < 0)
         return r;
-    instance->state = INSTANCE_RUNNING;
+    instance->state = *fork->vmm ? INSTANCE_RUNNING : INSTANCE_STANDBY;
     instance->machine = *fork->machine;
     instance->vmm = *fork->vmm;
-    memcpy(instance->source, fork->source->id, sizeof instance->source);
-    memcpy(instance->source_uuid, fork->source->uuid, sizeof instance->source_uuid);
+    instance->loaded = *fork->vmm != NULL;
+    instance->of_instance = fork->of_instance;
+    snprintf(instance->source, sizeof instance->source, "%s", fork->source);
+    snprintf(instance->source_uuid, sizeof instance->source_uuid, "%s", fork->source_uuid);
 
-    r = store_stage_json(fd, "fork.json", *fork->record, err);
+    r = make_logs(fd, err);
+    if (r == 0)
+        r = store_stage_json(fd, "fork.json", *fork->record, err);
     if (r == 0)
         r = instance_save(instance, fd, err);
     if (r == 0)
@@ -242,14 +247,16 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
         instance->machine = (struct machine){0};
         return r;
     }
-    instance->mapped = snapshot_ref(fork->source);
+    instance->mapped = fork->mapped ? snapshot_ref(fork->mapped) : NULL;
     instance->fork = *fork->record;
     *fork->vmm = NULL;
     *fork->machine = (struct machine){0};
     *fork->record = NULL;
     /* Before anyone can see it and end its VMM. */
-    if (instance_watch(instance, err) < 0)
+    if (instance->vmm && instance_watch(instance, err) < 0)
         table->setup.complain(table->setup.context, err->text);
+    if (!instance->vmm)
+        instance_drop_taps(instance); /* taken again when it runs */
     publish(instance);
     return 0;
 }
@@ -358,9 +365,20 @@ bool instance_is_standby(struct instance *instance)
     return instance_state(instance) == INSTANCE_STANDBY;
 }
 
+/* With the lock held: a VMM that maps the memory of the instance, which has none itself. */
+static const struct instance *mapped_by(const struct instance *instance)
+{
+    for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
+        if (other->vmm && other->loaded && strcmp(other->source_uuid, instance->uuid) == 0 &&
+            instance_shares_file(other, "base", instance->image->directory_fd, "memory"))
+            return other;
+    return NULL;
+}
+
 int instance_remove(struct instance *instance, struct error *err)
 {
     struct instances *table = instance->table;
+    const struct instance *user;
     char hidden[32];
     int r = 0;
     pthread_mutex_lock(&table->lock);
@@ -375,6 +393,11 @@ int instance_remove(struct instance *instance, struct error *err)
     else if (instance->vmm)
         r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
                       instance->id, instance_state_names[instance->state]);
+    else if ((user = mapped_by(instance)))
+        r = error_set(err, EBUSY,
+                      "the memory of %s is in use by its fork %s: stop that first, or put it into "
+                      "standby",
+                      instance->id, user->id);
     else
         r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden, err);
     if (r == 0) {
@@ -438,7 +461,8 @@ char *instance_info(struct instance *instance)
     cJSON_AddStringToObject(info, "created_at", instance->created_at);
     if (instance->source[0]) {
         source = cJSON_AddObjectToObject(info, "source");
-        cJSON_AddStringToObject(source, "snapshot", instance->source);
+        cJSON_AddStringToObject(source, instance->of_instance ? "instance" : "snapshot",
+                                instance->source);
     } else {
         cJSON_AddNullToObject(info, "source");
     }

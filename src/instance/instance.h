@@ -43,6 +43,7 @@ struct instance {
     struct instances *table;
     unsigned references;
     uint64_t serial; /* unique in this process, never reused */
+    char uuid[33];   /* tells it from a later one of the same id, for forks of it */
     char id[STORE_ID_MAX + 1];
     char created_at[STORE_TIME_SIZE];
     struct image *image; /* owned; its directory_fd is the instance's directory; NULL while the id
@@ -60,8 +61,10 @@ struct instance {
     struct vmm *vmm;                                        /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
-    struct snapshot *mapped;       /* whose memory the VMM maps; a user of it */
-    char source[STORE_ID_MAX + 1]; /* the snapshot that it was forked from, or "" */
+    bool loaded;                   /* the VMM maps the file "base", rather than share "memory" */
+    struct snapshot *mapped;       /* of which that is the memory; a user of it */
+    bool of_instance;              /* `source` is an instance, not a snapshot */
+    char source[STORE_ID_MAX + 1]; /* what it was forked from, or "" */
     char source_uuid[33];
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
@@ -105,8 +108,9 @@ void instance_unref(struct instance *instance);
 
 /* The ids, each with its serial. Returns owned (free). */
 struct snapshot_name *instances_list(struct instances *instances, size_t *ret_count);
-/* The ids of the published forks of that snapshot. Returns owned (free), NULL without memory. */
-struct snapshot_name *instances_forks(struct instances *instances, const struct snapshot *snapshot,
+/* The ids of the published forks of the snapshot or instance with that uuid. Returns owned (free),
+ * NULL without memory. */
+struct snapshot_name *instances_forks(struct instances *instances, const char *uuid,
                                       size_t *ret_count);
 
 /* Takes the id for an instance that nobody sees yet, and in one step the taps of the machine that
@@ -123,12 +127,15 @@ int instances_create(struct instances *instances, const char *id, struct error *
 /* What a fork's engine hands over when the fork has succeeded. */
 struct instance_fork {
     struct store_entry *entry; /* taken when it succeeds */
-    struct vmm **vmm;          /* taken when it succeeds */
+    struct vmm **vmm;          /* taken when it succeeds; NULL in it: the fork is in standby */
     struct machine *machine;   /* taken when it succeeds */
-    struct snapshot *source;   /* borrowed; the caller's use of it becomes the instance's */
-    cJSON **record;            /* fork.json; taken when it succeeds */
+    struct snapshot *mapped;   /* whose memory the VMM maps, or NULL; borrowed; the caller's use of
+                                  it becomes the instance's */
+    const char *source, *source_uuid;
+    bool of_instance;
+    cJSON **record; /* fork.json; taken when it succeeds */
 };
-/* Publishes a reserved instance as running. */
+/* Publishes a reserved instance. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
 /* Where an instance's VMM runs, in that directory, with the setup's programs. Valid as long as the
@@ -151,8 +158,18 @@ bool instance_is_standby(struct instance *instance);
 /* Blocks until the instance is there. EINVAL no such transition, EOPNOTSUPP not supported, EBUSY
  * another one is under way, ECANCELED ended by "stopped", ESHUTDOWN, EIO. */
 int instance_change(struct instance *instance, enum instance_state target, struct error *err);
-/* Publishes a snapshot of an instance in standby. Blocks. */
+/* Publishes a snapshot of an instance that is running (it is paused for as long as the copy takes),
+ * paused or in standby. Blocks. Errors as before; EINVAL in other states, EEXIST. */
 int instance_snapshot(struct instance *instance, const char *id, struct error *err);
+
+/* EOPNOTSUPP: it cannot be forked in its state, or only if asked to be copied while it runs. */
+int instance_check_fork(struct instance *instance, bool from_running, struct error *err);
+/* What snapshot.json would say of it now. Returns owned. */
+cJSON *instance_describe(struct instance *instance);
+/* A snapshot of it that nobody else sees, for one fork: snapshots_make_private(). Waits for a
+ * transition under way, blocks. */
+int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
+                          struct snapshot **ret, struct error *err);
 /* rmdir. EBUSY unless created, standby or stopped. */
 int instance_remove(struct instance *instance, struct error *err);
 

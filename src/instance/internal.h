@@ -13,11 +13,16 @@ struct instance_next {
     enum instance_state state;
     const struct machine *machine;
     const struct vmm *vmm; /* NULL: none */
+    bool loaded;
 };
 int instance_save_as(struct instance *instance, const struct instance_next *next, int directory_fd,
                      struct error *err);
 int instance_load(struct instances *table, const char *id, struct instance **ret,
                   struct error *err);
+
+/* Are these two one file? */
+bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
+                          const char *other);
 
 /* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
@@ -27,7 +32,14 @@ int instance_set_directory(struct instance *instance, int fd, struct error *err)
 
 /* lifecycle.c: begin makes the caller the owner (busy) or fails; end gives that up, records what is
  * there now and tells `changed`. */
-int instance_begin(struct instance *instance, bool stop, struct error *err);
+enum instance_begin {
+    BEGIN_OR_FAIL,  /* EBUSY while another transition is under way */
+    BEGIN_STOPPING, /* ends that one */
+    BEGIN_WAITING,  /* waits for it */
+};
+int instance_begin(struct instance *instance, enum instance_begin how, struct error *err);
+/* Of a transition that was ended from outside: the errno and text that say by whom. */
+int instance_explain_cancel(struct instance *instance, int r, struct error *err);
 /* The same for the end of a VMM, if there is one and nobody else looks after it. */
 bool instance_begin_ended(struct instance *instance);
 void instance_end(struct instance *instance);
@@ -37,11 +49,41 @@ void instance_settle(struct instance *instance);
 void instance_forget_vmm(struct instance *instance);
 /* What the end of a VMM leaves: a socket that nobody listens at. */
 void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor);
-/* The memory of an instance that is neither running nor in standby. Snapshots made of it hold links
+/* From here on others see the state, and may act on it; with and without the lock held. */
+void instance_reach(struct instance *instance, enum instance_state state);
+void instance_set_state(struct instance *instance, enum instance_state state);
+
+/* transitions.c: [from][to]; NULL: there is no such transition. */
+typedef int instance_transition(struct instance *instance, struct error *err);
+extern instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE_STATES];
+
+/* saving.c. All by the instance's owner. Marks are empty files of its directory. */
+extern const char instance_hold[], instance_restoring[];
+int instance_mark(struct instance *instance, const char *name, struct error *err);
+void instance_unmark(struct instance *instance, const char *name);
+/* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
 void instance_drop_image(struct instance *instance);
-/* A daemon was killed during a save: the VM goes on as if that had never begun. */
-void instance_undo_cut_save(struct instance *instance, struct error *err);
+/* What a save has left beside a VM that goes on. */
+void instance_drop_saved(struct instance *instance);
+/* Does `work` while the VM is paused: HELD_ENDED if it shall not go on, as it does after 0 or a
+ * failure. One that is paused already stays so. */
+enum { HELD_ENDED = 1 };
+typedef int held(struct instance *instance, void *context, struct error *err);
+int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
+/* The VM goes on, whatever cancels the transition. */
+int instance_go_on(struct instance *instance, struct error *err);
+/* The files memory and state of a paused VM, in that directory (by its path from the instance's),
+ */
+int instance_write_image(struct instance *instance, const char *directory, struct error *err);
+/* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
+ * `delivered` is from before. */
+const cJSON *instance_delivered(const struct instance *instance);
+int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err);
+struct vmm_context instance_own_context(const struct instance *instance);
+/* The daemon starts: what an earlier one that was killed had begun is ended, or as if never begun.
+ */
+int instance_recover(struct instance *instance, struct error *err);
 
 /* taps.c: the machine's taps become the instance's. EBUSY if another has one of them. */
 int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);

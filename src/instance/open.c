@@ -23,10 +23,7 @@ static int load_one(void *context, const char *id, struct error *err)
                instance->vmm ? instance->vmm->pid : 0);
     if (!instance->vmm)
         instance_drop_socket(instance, instance->machine.hypervisor);
-    if (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED)
-        instance_drop_image(instance); /* of a VM that ended when no daemon was there to do it */
-    instance_undo_cut_save(instance, &why);
-    if (why.code)
+    if (instance_recover(instance, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
     instance_insert(instance);
     if (instance->vmm && instance_watch(instance, &why) < 0)

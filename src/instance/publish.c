@@ -1,16 +1,40 @@
 /* SPDX-License-Identifier: MIT */
-/* publish: a snapshot of an instance. */
+/* publish: a snapshot of an instance, for everybody to see or for one fork only. */
 #include <errno.h>
 #include <unistd.h>
 
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/process.h"
 
-static int link_image(void *context, int directory_fd, struct error *err)
+cJSON *instance_describe(struct instance *instance)
+{
+    cJSON *json = cJSON_CreateObject();
+    pthread_mutex_lock(&instance->table->lock);
+    cJSON_AddStringToObject(json, "kind", "standby");
+    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
+    if (instance->machine.version)
+        cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
+    cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
+    cJSON_AddStringToObject(json, "source_instance", instance->id);
+    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
+    pthread_mutex_unlock(&instance->table->lock);
+    return json;
+}
+
+/* An image that is being taken. */
+struct taking {
+    struct instance *instance;
+    bool for_fork, from_running;
+    cJSON *json; /* described when the instance holds still */
+    const struct store_entry *entry;
+    double paused_at_ms;
+};
+
+static int link_image(const struct instance *instance, int directory_fd, struct error *err)
 {
     static const char *const names[] = {"memory", "state"};
-    struct instance *instance = context;
     for (size_t i = 0; i < array_length(names); i++)
         if (linkat(instance->image->directory_fd, names[i], directory_fd, names[i], 0) < 0)
             return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
@@ -20,41 +44,98 @@ static int link_image(void *context, int directory_fd, struct error *err)
     return 0;
 }
 
-static cJSON *describe(const struct instance *instance)
+static int write_copy(struct instance *instance, void *context, struct error *err)
 {
-    cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "kind", "standby");
-    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
-    cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
-    cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
-    cJSON_AddStringToObject(json, "source_instance", instance->id);
-    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
-    return json;
+    struct taking *taking = context;
+    char path[sizeof taking->entry->name + 32];
+    snprintf(path, sizeof path, "../../snapshots/%s", taking->entry->name);
+    taking->paused_at_ms = process_now_ms();
+    return instance_write_image(instance, path, err);
+}
+
+/* The VM goes on when it is written; how long it stood still is told. */
+static int copy_image(struct taking *taking, struct error *err)
+{
+    struct instance *instance = taking->instance;
+    struct instances *table = instance->table;
+    bool running = instance->state == INSTANCE_RUNNING;
+    struct error text;
+    int r = instance_hold_and(instance, write_copy, taking, err);
+    if (r < 0 || !running)
+        return r;
+    double pause_ms = process_now_ms() - taking->paused_at_ms;
+    cJSON_AddItemToObject(taking->json, "pause_ms", json_milliseconds(pause_ms));
+    error_set(&text, 0, "%s was paused for %.1f ms to be saved", instance->id, pause_ms);
+    table->setup.complain(table->setup.context, text.text);
+    return 0;
+}
+
+static int take_image(struct taking *taking, struct error *err)
+{
+    struct instance *instance = taking->instance;
+    cJSON_Delete(taking->json);
+    taking->json = instance_describe(instance);
+    int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
+    if (r < 0)
+        return r;
+    if (instance->state == INSTANCE_STANDBY)
+        return link_image(instance, taking->entry->fd, err);
+    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
+        return error_set(err, EINVAL,
+                         "an instance that is %s has no memory to snapshot: write running to its "
+                         "state first",
+                         instance_state_names[instance->state]);
+    return copy_image(taking, err);
+}
+
+/* A snapshot_fill. The instance is kept from changing only while its files are needed. */
+static int fill(void *context, const struct store_entry *entry, struct error *err)
+{
+    struct taking *taking = context;
+    struct instance *instance = taking->instance;
+    int r = instance_begin(instance, taking->for_fork ? BEGIN_WAITING : BEGIN_OR_FAIL, err);
+    if (r < 0)
+        return r;
+    const cJSON *delivered = instance_delivered(instance);
+    taking->entry = entry;
+    r = instance_explain_cancel(instance, take_image(taking, err), err);
+    instance_end(instance);
+    return r < 0 ? r : instance_finish_image(delivered, entry->fd, err);
 }
 
 int instance_snapshot(struct instance *instance, const char *id, struct error *err)
 {
-    int r = instance_begin(instance, false, err);
-    if (r < 0)
-        return r;
-    enum instance_state state = instance->state;
-    if (state == INSTANCE_STANDBY) {
-        auto_json cJSON *json = describe(instance);
-        r = snapshots_publish(instance->table->setup.snapshots, id, json, link_image, instance,
-                              err);
-    } else if (state == INSTANCE_RUNNING || state == INSTANCE_PAUSED) {
-        r = instance->source[0]
-                ? error_set(err, EOPNOTSUPP, "forks cannot be snapshotted yet")
-                : error_set(err, EOPNOTSUPP,
-                            "a %s instance cannot be snapshotted yet: write standby to its state "
-                            "first",
-                            instance_state_names[state]);
-    } else {
-        r = error_set(err, EINVAL,
-                      "an instance that is %s has no memory to snapshot: write running, then "
-                      "standby to its state first",
-                      instance_state_names[state]);
-    }
-    instance_end(instance);
+    struct taking taking = {.instance = instance};
+    int r =
+        snapshots_publish(instance->table->setup.snapshots, id, &taking.json, fill, &taking, err);
+    cJSON_Delete(taking.json);
+    return r;
+}
+
+int instance_check_fork(struct instance *instance, bool from_running, struct error *err)
+{
+    enum instance_state state = instance_state(instance);
+    if (state == INSTANCE_STANDBY)
+        return 0;
+    if (state != INSTANCE_RUNNING && state != INSTANCE_PAUSED)
+        return error_set(err, EOPNOTSUPP,
+                         "the instance %s is %s, and has no memory to fork from: write running to "
+                         "its state first",
+                         instance->id, instance_state_names[state]);
+    if (!from_running)
+        return error_set(err, EOPNOTSUPP,
+                         "the instance %s is %s: write {\"from_running\": true} to options to have "
+                         "it paused for a copy of its memory, or standby to its state",
+                         instance->id, instance_state_names[state]);
+    return 0;
+}
+
+int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
+                          struct snapshot **ret, struct error *err)
+{
+    struct taking taking = {.instance = instance, .for_fork = true, .from_running = from_running};
+    int r = snapshots_make_private(instance->table->setup.snapshots, &taking.json, fill, &taking,
+                                   entry, ret, err);
+    cJSON_Delete(taking.json);
     return r;
 }

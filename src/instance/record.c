@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 
 #include "instance/config.h"
 #include "instance/internal.h"
@@ -71,7 +72,8 @@ static int vmm_to_json(const struct vmm *vmm, cJSON **ret, struct error *err)
 
 int instance_save(struct instance *instance, int directory_fd, struct error *err)
 {
-    const struct instance_next same = {instance->state, &instance->machine, instance->vmm};
+    const struct instance_next same = {instance->state, &instance->machine, instance->vmm,
+                                       instance->loaded};
     return instance_save_as(instance, &same, directory_fd, err);
 }
 
@@ -85,6 +87,7 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
     cJSON_AddStringToObject(json, "id", instance->id);
+    cJSON_AddStringToObject(json, "uuid", instance->uuid);
     cJSON_AddStringToObject(json, "state", instance_state_names[next->state]);
     cJSON_AddStringToObject(json, "created_at", instance->created_at);
     cJSON_AddStringToObject(json, "hypervisor", next->machine->hypervisor->name);
@@ -93,10 +96,12 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
     cJSON_AddItemToObject(json, "machine", machine_to_json(next->machine));
     if (instance->source[0]) {
         cJSON *source = cJSON_AddObjectToObject(json, "source");
-        cJSON_AddStringToObject(source, "snapshot", instance->source);
+        cJSON_AddStringToObject(source, instance->of_instance ? "instance" : "snapshot",
+                                instance->source);
         cJSON_AddStringToObject(source, "uuid", instance->source_uuid);
     }
     cJSON_AddItemToObject(json, "vmm", vmm);
+    cJSON_AddBoolToObject(json, "loaded", next->loaded);
     if (instance->exit.ended && next->state == INSTANCE_STOPPED) {
         cJSON *exit = cJSON_AddObjectToObject(json, "exit");
         cJSON_AddNumberToObject(exit, "code", instance->exit.code);
@@ -191,6 +196,30 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
     return r;
 }
 
+bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
+                          const char *other)
+{
+    struct stat own, its;
+    return fstatat(instance->image->directory_fd, name, &own, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(directory_fd, other, &its, AT_SYMLINK_NOFOLLOW) == 0 &&
+           own.st_ino == its.st_ino && own.st_dev == its.st_dev;
+}
+
+/* The snapshot whose memory the VMM maps. One that was in standby since has an image of its own. */
+static void find_mapped(struct instance *instance)
+{
+    struct snapshot *source =
+        instance->loaded && instance->source[0] && !instance->of_instance
+            ? snapshots_find(instance->table->setup.snapshots, instance->source)
+            : NULL;
+    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
+        instance_shares_file(instance, "base", source->image->directory_fd, "memory") &&
+        snapshot_use(source, NULL) == 0)
+        instance->mapped = source;
+    else
+        snapshot_unref(source);
+}
+
 /* What ran when the daemon ended: found again, or noted as ended. */
 static int adopt(struct instance *instance, const cJSON *json, struct error *err)
 {
@@ -214,15 +243,9 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
                       NULL); /* else the next start tells */
         return 0;
     }
+    instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
     instance_keep_taps(instance, &instance->machine);
-    struct snapshots *snapshots = instance->table->setup.snapshots;
-    struct snapshot *source =
-        instance->source[0] ? snapshots_find(snapshots, instance->source) : NULL;
-    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
-        snapshot_use(source, NULL) == 0)
-        instance->mapped = source;
-    else
-        snapshot_unref(source);
+    find_mapped(instance);
     return 0;
 }
 
@@ -233,10 +256,14 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     if (!cJSON_IsNumber(version) || version->valuedouble != FORMAT_VERSION)
         return error_set(err, EINVAL, "instance.json: \"version\" is not %d", FORMAT_VERSION);
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");
-    copy_text(instance->source, sizeof instance->source, source, "snapshot");
+    instance->of_instance = cJSON_GetObjectItemCaseSensitive(source, "instance") != NULL;
+    copy_text(instance->source, sizeof instance->source, source,
+              instance->of_instance ? "instance" : "snapshot");
+    if (cJSON_GetObjectItemCaseSensitive(json, "uuid")) /* else it keeps the new one */
+        copy_text(instance->uuid, sizeof instance->uuid, json, "uuid");
     copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
     if (source && !store_id_valid(instance->source))
-        return error_set(err, EINVAL, "instance.json: \"source\" is no snapshot's id");
+        return error_set(err, EINVAL, "instance.json: \"source\" is no id");
     int r = read_state(instance, json, err);
     if (r == 0)
         r = read_machine(instance, json, err);

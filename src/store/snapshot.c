@@ -309,27 +309,47 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     return r;
 }
 
-int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
-                      int (*fill)(void *context, int directory_fd, struct error *err),
-                      void *context, struct error *err)
+/* The entry, complete but for being seen. `id` is only for its check. */
+static int make(struct snapshots *snapshots, cJSON *const *json, snapshot_fill *fill, void *context,
+                struct store_entry *entry, struct error *err)
+{
+    struct image_index *index = NULL;
+    int r = snapshot_entry_begin(snapshots->store, fill, context, entry, err);
+    if (r == 0)
+        r = image_load_or_scan(entry->fd, &snapshots->scans.stop, &index, err);
+    if (r == 0)
+        r = snapshot_entry_describe(entry, *json, &index->scan, err);
+    image_index_unref(index);
+    return r;
+}
+
+int snapshots_publish(struct snapshots *snapshots, const char *id, cJSON *const *json,
+                      snapshot_fill *fill, void *context, struct error *err)
 {
     struct store_entry entry = {.fd = -1};
-    struct image_index *index = NULL;
-    struct snapshot *snapshot = snapshots_find(snapshots, id);
+    int r = store_check_id(id, err);
+    struct snapshot *snapshot = r == 0 ? snapshots_find(snapshots, id) : NULL;
     if (snapshot) {
         snapshot_unref(snapshot);
         return error_set(err, EEXIST, "there is a snapshot %s already", id);
     }
-    int r = snapshot_entry_begin(snapshots->store, id, fill, context, &entry, err);
     if (r == 0)
-        r = image_load_or_scan(entry.fd, &snapshots->scans.stop, &index, err);
-    if (r == 0)
-        r = snapshot_entry_describe(&entry, json, &index->scan, err);
+        r = make(snapshots, json, fill, context, &entry, err);
     if (r == 0)
         r = appear(snapshots, &entry, id, err);
-    image_index_unref(index);
     store_entry_discard(&entry);
     return r < 0 ? error_prefix(err, r, "snapshot %s", id) : 0;
+}
+
+int snapshots_make_private(struct snapshots *snapshots, cJSON *const *json, snapshot_fill *fill,
+                           void *context, struct store_entry *ret_entry, struct snapshot **ret,
+                           struct error *err)
+{
+    int r = make(snapshots, json, fill, context, ret_entry, err);
+    int fd = r == 0 ? fcntl(ret_entry->fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (r == 0 && fd < 0)
+        r = error_errno(err, errno, "cannot keep the copy");
+    return r < 0 ? r : load(snapshots, ret_entry->name, fd, ret, err);
 }
 
 int snapshot_remove(struct snapshot *snapshot, struct error *err)

@@ -26,6 +26,7 @@
 #include <uthash.h>
 
 #include "store/image.h"
+#include "store/snapshot_entry.h"
 #include "store/store.h"
 
 struct snapshots;
@@ -100,12 +101,17 @@ struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_co
 /*
  * Publishes a new snapshot. `fill` puts "memory" and "state" (fsynced) into the directory; the
  * image is scanned, unless it puts a "mailboxes.json" there that fits; snapshot.json is written
- * from `json` (completed here: version, uuid, created_at, undelivered). EEXIST for a taken id,
- * EINVAL for a bad one.
+ * from *json, which `fill` may make or change (completed here: version, uuid, created_at,
+ * undelivered). EEXIST for a taken id, EINVAL for a bad one.
  */
-int snapshots_publish(struct snapshots *snapshots, const char *id, const cJSON *json,
-                      int (*fill)(void *context, int directory_fd, struct error *err),
-                      void *context, struct error *err);
+int snapshots_publish(struct snapshots *snapshots, const char *id, cJSON *const *json,
+                      snapshot_fill *fill, void *context, struct error *err);
+
+/* The same, but it is nobody's: it has no id, and goes with the entry, which the caller discards
+ * when it has let go of it. Its `id` is the entry's name. */
+int snapshots_make_private(struct snapshots *snapshots, cJSON *const *json, snapshot_fill *fill,
+                           void *context, struct store_entry *ret_entry, struct snapshot **ret,
+                           struct error *err);
 
 /* EBUSY while it is used; ENODEV if it is removed already. */
 int snapshot_remove(struct snapshot *snapshot, struct error *err);

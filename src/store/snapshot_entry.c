@@ -44,13 +44,11 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
     return store_stage_json(entry->fd, "snapshot.json", json, err);
 }
 
-int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,
-                         void *context, struct store_entry *ret, struct error *err)
+int snapshot_entry_begin(const struct store *store, snapshot_fill *fill, void *context,
+                         struct store_entry *ret, struct error *err)
 {
-    int r = store_check_id(id, err);
-    if (r == 0)
-        r = store_entry_create(store, STORE_SNAPSHOTS, ret, err);
-    return r < 0 ? r : fill(context, ret->fd, err);
+    int r = store_entry_create(store, STORE_SNAPSHOTS, ret, err);
+    return r < 0 ? r : fill(context, ret, err);
 }
 
 bool snapshot_exists(const struct store *store, const char *id)
@@ -63,7 +61,9 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
 {
     struct store_entry entry = {.fd = -1};
     struct image_index *index = NULL;
-    int r = snapshot_entry_begin(store, import->id, import->fill, import->context, &entry, err);
+    int r = store_check_id(import->id, err);
+    if (r == 0)
+        r = snapshot_entry_begin(store, import->fill, import->context, &entry, err);
     if (r == 0)
         r = image_scan_with(entry.fd, import->progress, import->context, &index, err);
     if (r == 0)

@@ -11,12 +11,12 @@
 
 enum { SNAPSHOT_FORMAT_VERSION = 1 }; /* "version" of snapshot.json */
 
-/* Puts "memory" and "state" (fsynced) into the directory. */
-typedef int snapshot_fill(void *context, int directory_fd, struct error *err);
+/* Puts "memory" and "state" (fsynced) into the entry's directory. */
+typedef int snapshot_fill(void *context, const struct store_entry *entry, struct error *err);
 
-/* Makes the entry and has it filled. EINVAL for a bad id. To be discarded, after a failure too. */
-int snapshot_entry_begin(const struct store *store, const char *id, snapshot_fill *fill,
-                         void *context, struct store_entry *ret, struct error *err);
+/* Makes the entry and has it filled. To be discarded, after a failure too. */
+int snapshot_entry_begin(const struct store *store, snapshot_fill *fill, void *context,
+                         struct store_entry *ret, struct error *err);
 
 /* Writes snapshot.json: `json`, completed by version, uuid, created_at, undelivered. */
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *json,

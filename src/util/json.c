@@ -430,3 +430,8 @@ char *json_print(const cJSON *item)
     cJSON_free(tabs);
     return text;
 }
+
+cJSON *json_milliseconds(double ms)
+{
+    return cJSON_CreateNumber((double)(long long)(ms * 1000 + 0.5) / 1000);
+}

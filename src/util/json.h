@@ -118,4 +118,7 @@ static inline void json_cleanup(cJSON **item)
 }
 #define auto_json __attribute__((cleanup(json_cleanup)))
 
+/* A number of milliseconds, to three digits behind the point: more was not measured. */
+cJSON *json_milliseconds(double ms);
+
 #endif

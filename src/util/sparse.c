@@ -2,6 +2,7 @@
 #include "util/sparse.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,20 +50,39 @@ static int write_whole(int fd, const uint8_t *bytes, size_t size, uint64_t at, s
     return 0;
 }
 
-/* What lies at `at`, without the blocks that are zeros. */
-static int write_data(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err)
+static int dig(int fd, size_t size, uint64_t at, const uint8_t *zeros, struct error *err)
 {
-    size_t start = 0; /* of what is not written yet */
-    for (size_t i = 0; i < size; i += SPARSE_BLOCK) {
-        size_t block = size - i < SPARSE_BLOCK ? size - i : SPARSE_BLOCK;
-        if (!all_zero(bytes + i, block))
-            continue;
-        int r = write_whole(fd, bytes + start, i - start, at + start, err);
-        if (r < 0)
-            return r;
-        start = i + block;
+    if (fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)at, (off_t)size) == 0)
+        return 0;
+    return write_whole(fd, zeros, size, at, err); /* a file system without holes */
+}
+
+/* What lies at `at`; blocks that are zeros are left out of a file that has none there, else dug. */
+static int write_data(int fd, const uint8_t *bytes, size_t size, uint64_t at, bool fresh,
+                      struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0, run; i < size && r == 0; i += run) {
+        bool zero = false;
+        for (run = 0; i + run < size;) {
+            size_t block = size - i - run < SPARSE_BLOCK ? size - i - run : SPARSE_BLOCK;
+            bool this = all_zero(bytes + i + run, block);
+            if (run > 0 && this != zero)
+                break;
+            zero = this;
+            run += block;
+        }
+        if (!zero)
+            r = write_whole(fd, bytes + i, run, at + i, err);
+        else if (!fresh)
+            r = dig(fd, run, at + i, bytes + i, err);
     }
-    return write_whole(fd, bytes + start, size - start, at + start, err);
+    return r;
+}
+
+int sparse_put(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err)
+{
+    return write_data(fd, bytes, size, at, false, err);
 }
 
 /* At most `size` bytes; 0 only when a signal came first, so that `progress` is asked soon. */
@@ -78,14 +98,22 @@ static int read_some(int fd, uint8_t *bytes, size_t size, uint64_t at, size_t *r
     return 0;
 }
 
-static int copy_data(int from, int to, uint64_t size, sparse_progress *progress, void *context,
-                     struct error *err)
+static int dig_zeros(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i + SPARSE_BLOCK <= size && r == 0; i += SPARSE_BLOCK)
+        if (all_zero(bytes + i, SPARSE_BLOCK))
+            r = dig(fd, SPARSE_BLOCK, at + i, bytes + i, err);
+    return r;
+}
+
+/* The data of `from` goes to `to`; where that is the same file, only its zeros are dug out. */
+static int work_through(int from, int to, uint64_t size, sparse_progress *progress, void *context,
+                        struct error *err)
 {
     auto_free uint8_t *chunk = malloc(CHUNK_SIZE);
     if (!chunk)
         return error_set(err, ENOMEM, "out of memory");
-    if (ftruncate(to, (off_t)size) < 0)
-        return error_errno(err, errno, "cannot make the copy as large as it is");
     for (uint64_t at = 0, end = 0; at < size;) {
         size_t part = 0;
         int r = at < end ? 0 : sparse_next(from, at, size, &at, &end, err);
@@ -93,7 +121,8 @@ static int copy_data(int from, int to, uint64_t size, sparse_progress *progress,
             r = read_some(from, chunk, end - at < CHUNK_SIZE ? (size_t)(end - at) : CHUNK_SIZE, at,
                           &part, err);
         if (r == 0)
-            r = write_data(to, chunk, part, at, err);
+            r = from == to ? dig_zeros(to, chunk, part, at, err)
+                           : write_data(to, chunk, part, at, true, err);
         if (r < 0)
             return r;
         at += part;
@@ -101,6 +130,14 @@ static int copy_data(int from, int to, uint64_t size, sparse_progress *progress,
             return error_set(err, ECANCELED, "the copy was cancelled");
     }
     return 0;
+}
+
+static int copy_data(int from, int to, uint64_t size, sparse_progress *progress, void *context,
+                     struct error *err)
+{
+    if (ftruncate(to, (off_t)size) < 0)
+        return error_errno(err, errno, "cannot make the copy as large as it is");
+    return work_through(from, to, size, progress, context, err);
 }
 
 static bool same(const struct stat *a, const struct stat *b)
@@ -124,4 +161,12 @@ int sparse_copy(int from, int to, const struct stat *known, sparse_progress *pro
     if (!same(known, &now))
         return error_set(err, EIO, "it changed while it was copied");
     return 0;
+}
+
+int sparse_dig(int fd, sparse_progress *progress, void *context, struct error *err)
+{
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot look at the file");
+    return work_through(fd, fd, (uint64_t)st.st_size, progress, context, err);
 }

@@ -7,6 +7,7 @@
 #define HYPEFS_UTIL_SPARSE_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/stat.h>
 
@@ -21,6 +22,10 @@ enum { SPARSE_BLOCK = 4096 };
 int sparse_next(int fd, uint64_t at, uint64_t size, uint64_t *ret_start, uint64_t *ret_end,
                 struct error *err);
 
+/* Writes whole blocks at a multiple of their size into a file that may hold other data there: those
+ * that are zeros become holes. */
+int sparse_put(int fd, const uint8_t *bytes, size_t size, uint64_t at, struct error *err);
+
 /* Called now and then with bytes of the file done. False: stop. */
 typedef bool sparse_progress(void *context, uint64_t done, uint64_t size);
 
@@ -32,5 +37,8 @@ typedef bool sparse_progress(void *context, uint64_t done, uint64_t size);
  */
 int sparse_copy(int from, int to, const struct stat *known, sparse_progress *progress,
                 void *context, struct error *err);
+
+/* Blocks of zeros of the file become holes, where the file system has such. ECANCELED as above. */
+int sparse_dig(int fd, sparse_progress *progress, void *context, struct error *err);
 
 #endif

@@ -350,8 +350,9 @@ static inline uint8_t *world_page(struct world_image *image, size_t number)
     return image->bytes + number * FRAME_SIZE;
 }
 
-static inline int world_fill(void *context, int directory_fd, struct error *err)
+static inline int world_fill(void *context, const struct store_entry *entry, struct error *err)
 {
+    int directory_fd = entry->fd;
     const struct world_image *image = context;
     auto_close int memory =
         openat(directory_fd, "memory", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
@@ -369,7 +370,7 @@ static inline void world_publish(struct world *world, const char *id,
 {
     struct world_image copy = *image;
     auto_json cJSON *json = world_snapshot_json(image->size);
-    if (snapshots_publish(&world->snapshots, id, json, world_fill, &copy, &world->err) < 0)
+    if (snapshots_publish(&world->snapshots, id, &json, world_fill, &copy, &world->err) < 0)
         fail_msg("snapshots_publish: %s", world->err.text);
 }
 

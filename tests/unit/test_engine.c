@@ -79,8 +79,9 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     char id[sizeof attempt->request.id];
     memcpy(id, attempt->request.id, sizeof id);
     attempt->descriptors = world_descriptors();
-    int r = fork_run(&attempt->engine, attempt->source, &attempt->request, &attempt->outcome,
-                     &attempt->err);
+    struct fork_source source = {.snapshot = attempt->source};
+    int r =
+        fork_run(&attempt->engine, &source, &attempt->request, &attempt->outcome, &attempt->err);
     if (r != -code || !strstr(attempt->err.text, why))
         fail_msg("%d (wanted %d), %s", r, -code, attempt->err.text);
     assert_int_equal(attempt->err.code, code);
@@ -167,8 +168,8 @@ static void fork_when_the_snapshot_cannot_be_forked_says_why(void **state)
         {"hypervisor", "\"cloud-hypervisor\"", "snapshots of cloud-hypervisor cannot be forked",
          EOPNOTSUPP},
         {"kind", "\"running\"", "kind \"running\" cannot be forked", EOPNOTSUPP},
-        {"machine", "null", "snapshot.json of base: ", EIO},
-        {"machine", "{\"vcpus\":1}", "snapshot.json of base: ", EIO},
+        {"machine", "null", "the machine of the snapshot base: ", EIO},
+        {"machine", "{\"vcpus\":1}", "the machine of the snapshot base: ", EIO},
     };
     struct world *world = *state;
     for (size_t i = 0; i < array_length(cases); i++) {
@@ -177,7 +178,8 @@ static void fork_when_the_snapshot_cannot_be_forked_says_why(void **state)
         auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
         cJSON_ReplaceItemInObjectCaseSensitive(json, cases[i].member, cJSON_Parse(cases[i].value));
         assert_int_equal(
-            snapshots_publish(&world->snapshots, "base", json, world_fill, &image, &world->err), 0);
+            snapshots_publish(&world->snapshots, "base", &json, world_fill, &image, &world->err),
+            0);
         prepare(world, &attempt);
         struct snapshot *source = snapshot_ref(attempt.source);
         assert_fails(&attempt, cases[i].code, "validate", NULL, cases[i].why);

@@ -15,6 +15,7 @@
 /* A fork of "base" to "web-1" with two mailboxes; nothing was done yet. */
 struct scene {
     struct snapshot source;
+    struct fork_source origin;
     struct fork_request request;
     struct fork fork;
 };
@@ -39,7 +40,8 @@ static int setup(void **state)
                                                         .payload_size = 2,
                                                         .wait_for_ack = true,
                                                         .ack_timeout_ms = 5000};
-    scene->fork = (struct fork){.source = &scene->source, .request = &scene->request};
+    scene->origin.snapshot = &scene->source;
+    scene->fork = (struct fork){.origin = &scene->origin, .request = &scene->request};
     return 0;
 }
 
@@ -135,7 +137,8 @@ static void record_when_made_holds_the_options_and_the_result(void **state)
     struct scene *scene = *state;
     auto_json cJSON *result = fork_result(&scene->fork, NULL);
     auto_json cJSON *record = fork_record(&scene->fork, result);
-    assert_int_equal(cJSON_GetArraySize(record), 3);
+    assert_int_equal(cJSON_GetArraySize(record), 4);
+    assert_same(cJSON_GetObjectItemCaseSensitive(record, "delivered"), "[]");
     assert_same(cJSON_GetObjectItemCaseSensitive(record, "version"), "1");
     assert_same(cJSON_GetObjectItemCaseSensitive(record, "options"),
                 "\"{ \\\"identity\\\":false }\\n\"");

@@ -447,7 +447,7 @@ static void calls_when_nobody_listens_are_eio(void **state)
     assert_int_equal(vmm_pause(&context, vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "pausing the VM: nobody answers"));
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
-    assert_int_equal(vmm_save(&context, vmm, &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, &fixture_save, &err), -EIO);
     assert_int_equal(vmm_stop(vmm, &err), 0);
     vmm_close(vmm);
     vmm_close(NULL);

@@ -229,7 +229,9 @@ static void make_parts(struct world *world, struct parts *parts)
     parts->fork = (struct instance_fork){.entry = &parts->entry,
                                          .vmm = &parts->vmm,
                                          .machine = &parts->machine,
-                                         .source = parts->source,
+                                         .mapped = parts->source,
+                                         .source = parts->source->id,
+                                         .source_uuid = parts->source->uuid,
                                          .record = &parts->record};
 }
 
@@ -254,7 +256,7 @@ static void fork_when_published_runs_and_is_watched(void **state)
     assert_int_equal(instance_state(fork), INSTANCE_RUNNING);
     assert_int_equal(parts.source->users, 1);
     auto_free struct snapshot_name *forks =
-        instances_forks(&world->instances, parts.source, &count);
+        instances_forks(&world->instances, parts.source->uuid, &count);
     assert_non_null(forks);
     assert_int_equal(count, 1);
     assert_int_equal(instance_check_config_writable(fork, &world->err), -EBUSY);

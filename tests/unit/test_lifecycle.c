@@ -85,10 +85,10 @@ static void transition_when_the_table_has_none_is_refused(void **state)
         {"stopped", INSTANCE_PAUSED, EINVAL, "stopped cannot become paused"},
         {"stopped", INSTANCE_STANDBY, EINVAL, "stopped cannot become standby"},
         {"standby", INSTANCE_PAUSED, EINVAL, "standby cannot become paused"},
-        {"standby", INSTANCE_RUNNING, EOPNOTSUPP, "cannot be resumed yet"},
-        {"running", INSTANCE_PAUSED, EOPNOTSUPP, "cannot be paused yet"},
-        {"paused", INSTANCE_RUNNING, EOPNOTSUPP, "cannot be paused yet"},
-        {"paused", INSTANCE_STANDBY, EOPNOTSUPP, "cannot be paused yet"},
+        {"standby", INSTANCE_RUNNING, EIO, "cannot link the memory image as base"},
+        {"running", INSTANCE_PAUSED, EIO, "pausing the VM: "},
+        {"paused", INSTANCE_RUNNING, EIO, "resuming the VM: "},
+        {"paused", INSTANCE_STANDBY, EIO, "saving the VM: "},
     };
     struct world *world = *state;
     leave(world, "created", "created", "\"config\":\"{}\"");
@@ -195,12 +195,12 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_false(world_child_ended(world, child, 0));
     /* It may be paused: the next daemon lets it go on. */
-    assert_true(world_has(world_path(world, "store/instances/web-1/saving")));
+    assert_true(world_has(world_path(world, "store/instances/web-1/hold")));
     assert_false(world_has(world_path(world, "store/instances/web-1/state")));
     instance_unref(instance);
 }
 
-static void standby_when_it_is_a_fork_is_not_supported(void **state)
+static void fork_when_stopped_has_nothing_to_boot_from(void **state)
 {
     struct world *world = *state;
     auto_free char *json = NULL;
@@ -212,8 +212,6 @@ static void standby_when_it_is_a_fork_is_not_supported(void **state)
     world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{}");
     world_open_whole(world);
     struct instance *instance = world_found(world, "fork-1");
-    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EOPNOTSUPP);
-    assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
     assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EOPNOTSUPP);
     assert_non_null(strstr(world->err.text, "nothing to boot from: give its config a \"kernel\""));
@@ -365,8 +363,8 @@ static void snapshot_when_there_is_no_saved_memory_is_refused(void **state)
         int code;
         const char *why;
     } cases[] = {{"created", EINVAL, "created has no memory to snapshot"},
-                 {"stopped", EINVAL, "write running, then standby to its state first"},
-                 {"running", EOPNOTSUPP, "write standby to its state first"},
+                 {"stopped", EINVAL, "write running to its state first"},
+                 {"running", EIO, "pausing the VM: "},
                  {"standby", ENOENT, "cannot link the instance's memory"}};
     for (size_t i = 0; i < array_length(cases); i++) {
         struct instance *instance = world_found(world, cases[i].id);
@@ -386,7 +384,7 @@ int main(void)
         IN_EMPTY(stop_when_from_any_state_ends_what_there_is),
         IN_EMPTY(boot_when_the_program_is_missing_or_dies_leaves_the_state),
         IN_EMPTY(standby_when_the_vmm_does_not_answer_leaves_it_running),
-        IN_EMPTY(standby_when_it_is_a_fork_is_not_supported),
+        IN_EMPTY(fork_when_stopped_has_nothing_to_boot_from),
         IN_EMPTY(stop_when_a_boot_is_under_way_ends_it),
         IN_EMPTY(transitions_when_the_daemon_stops_end),
         IN_EMPTY(vmm_when_it_ends_by_itself_leaves_a_stopped_instance),

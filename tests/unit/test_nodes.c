@@ -58,10 +58,10 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
         {"snapshots/base/forks/new/mailboxes", ""},
         {"snapshots/base/forks/web-1", "mailboxes options commit status result error instance "},
         {"snapshots/base/forks/web-1/mailboxes", "box "},
-        {"instances/one", "info config state snapshot error console vmm.log mailboxes "},
+        {"instances/one", "info config state snapshot error console vmm.log mailboxes forks "},
         {"instances/one/mailboxes", "fox box "},
-        {"instances/two", "info config state snapshot error console vmm.log "},
-        {"instances/web-1", "info config state snapshot error console vmm.log fork "},
+        {"instances/two", "info config state snapshot error console vmm.log forks "},
+        {"instances/web-1", "info config state snapshot error console vmm.log fork forks "},
     };
     struct tree *tree = *state;
     furnish(tree);

@@ -130,7 +130,7 @@ static void vmm_when_it_cannot_be_described_is_not_put_on_record(void **state)
 static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 {
     static const char *const states[] = {"created", "running", "standby", "stopped"};
-    static const char *const files[] = {"memory", "state", "mailboxes.json", "saving"};
+    static const char *const files[] = {"memory", "state", "mailboxes.json", "base", "hold"};
     struct world *world = *state;
     for (size_t i = 0; i < array_length(states); i++) {
         leave(world, states[i], states[i], "null");
@@ -141,8 +141,30 @@ static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
     for (size_t i = 0; i < array_length(states); i++) {
         bool saved = strcmp(states[i], "standby") == 0;
         for (size_t j = 0; j < array_length(files); j++)
-            if (world_has(world_path(world, "store/instances/%s/%s", states[i], files[j])) != saved)
+            if (world_has(world_path(world, "store/instances/%s/%s", states[i], files[j])) !=
+                (saved && j < 3))
                 fail_msg("%s of %s", files[j], states[i]);
+    }
+}
+
+/* It never ran: its memory is what counts. */
+static void instance_when_its_restore_was_cut_short_stands_by(void **state)
+{
+    static const char *const files[] = {"memory", "state", "base", "restoring"};
+    struct world *world = *state;
+    leave(world, "web-1", "running", "null");
+    for (size_t i = 0; i < array_length(files); i++)
+        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
+    for (int starts = 0; starts < 2; starts++) {
+        open_world(world);
+        struct instance *instance = instances_find(&world->instances, "web-1");
+        assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
+        assert_false(instance->exit.ended);
+        instance_unref(instance);
+        for (size_t i = 0; i < array_length(files); i++)
+            assert_int_equal(world_has(world_path(world, "store/instances/web-1/%s", files[i])),
+                             i < 2);
+        world_close(world);
     }
 }
 
@@ -152,6 +174,7 @@ int main(void)
         IN_EMPTY(vmm_when_there_is_no_telling_whether_it_runs_is_left_alone),
         IN_EMPTY(vmm_when_it_cannot_be_described_is_not_put_on_record),
         IN_EMPTY(memory_when_no_vmm_runs_and_none_was_saved_is_dropped),
+        IN_EMPTY(instance_when_its_restore_was_cut_short_stands_by),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

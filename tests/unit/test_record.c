@@ -249,8 +249,8 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     open_world(world);
     world_publish_box(world, "base");
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
-    snprintf(source, sizeof source, ",\"source\":{\"snapshot\":\"base\",\"uuid\":\"%s\"}",
-             base->uuid);
+    snprintf(source, sizeof source,
+             ",\"loaded\":true,\"source\":{\"snapshot\":\"base\",\"uuid\":\"%s\"}", base->uuid);
     snapshot_unref(base);
     world_close(world);
     size_t child = world_spawn(world, NULL);
@@ -263,6 +263,8 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     for (int i = 1; i <= 3; i++)
         world_write_text(world_path(world, "store/instances/fork-%d/fork.json", i),
                          "{\"version\":1,\"options\":\"{}\",\"result\":{}}");
+    auto_free char *memory = strdup(world_path(world, "store/snapshots/base/memory"));
+    assert_int_equal(link(memory, world_path(world, "store/instances/fork-1/base")), 0);
     open_world(world);
     assert_string_equal(world->complaints, "");
     base = snapshots_find(&world->snapshots, "base");
@@ -271,7 +273,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     auto_json cJSON *info = info_of(world, "fork-1");
     assert_info(info, "source", "{\"snapshot\":\"base\"}");
     size_t count;
-    auto_free struct snapshot_name *forks = instances_forks(&world->instances, base, &count);
+    auto_free struct snapshot_name *forks = instances_forks(&world->instances, base->uuid, &count);
     assert_non_null(forks);
     assert_int_equal(count, 2);
     struct instance *fork = world_found(world, "fork-1");
@@ -327,7 +329,7 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
         {"odd-source",
          "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
          "\"source\":{\"snapshot\":\"../../etc\",\"uuid\":\"x\"}}",
-         "no snapshot's id"},
+         "is no id"},
     };
     struct world *world = *state;
     world_leave_instance(world, "good", "\"state\":\"created\",\"config\":\"{}\"");

@@ -443,7 +443,6 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"on_ack_failure\":\"ignore\"}", EINVAL, "must be one of \"destroy\", \"keep\""},
         {"{\"on_ack_failure\":null}", EINVAL, "\"on_ack_failure\""},
         {"{\"wait_for_network\":0}", EINVAL, "\"wait_for_network\" must be true or false"},
-        {"{\"from_running\":true}", EOPNOTSUPP, "\"from_running\" is not supported yet"},
         {"{\"identity\":true}", EOPNOTSUPP, "\"identity\" is not supported yet"},
         {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
         {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},

@@ -38,10 +38,10 @@ static void snapshot_when_published_is_whole_and_found(void **state)
     snapshot_unref(snapshot);
 }
 
-static int fill_badly(void *context, int directory_fd, struct error *err)
+static int fill_badly(void *context, const struct store_entry *entry, struct error *err)
 {
     const struct world_image *image = context;
-    world_fill(context, directory_fd, err);
+    world_fill(context, entry, err);
     return image->size == 0 ? error_set(err, ENOSPC, "the disk is full") : 0;
 }
 
@@ -52,7 +52,7 @@ static void assert_not_published(struct world *world, const char *id, int code, 
     int before = world_count(world_path(world, "store/snapshots"));
     int descriptors = world_descriptors();
     assert_int_equal(
-        snapshots_publish(&world->snapshots, id, json, world_fill, &image, &world->err), -code);
+        snapshots_publish(&world->snapshots, id, &json, world_fill, &image, &world->err), -code);
     assert_int_equal(world->err.code, code);
     assert_non_null(strstr(world->err.text, why));
     assert_int_equal(world_count(world_path(world, "store/snapshots")), before);
@@ -79,7 +79,7 @@ static void snapshot_when_it_cannot_be_filled_leaves_nothing(void **state)
     auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
     int before = world_descriptors();
     assert_int_equal(
-        snapshots_publish(&world->snapshots, "base", json, fill_badly, &image, &world->err),
+        snapshots_publish(&world->snapshots, "base", &json, fill_badly, &image, &world->err),
         -ENOSPC);
     assert_string_equal(world->err.text, "snapshot base: the disk is full");
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
@@ -96,7 +96,7 @@ static void snapshot_when_its_description_is_not_whole_leaves_nothing(void **sta
         auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
         cJSON_DeleteItemFromObjectCaseSensitive(json, missing[i]);
         assert_int_equal(
-            snapshots_publish(&world->snapshots, "base", json, world_fill, &image, &world->err),
+            snapshots_publish(&world->snapshots, "base", &json, world_fill, &image, &world->err),
             -EINVAL);
         assert_non_null(strstr(world->err.text, missing[i]));
         assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
@@ -341,7 +341,7 @@ static void *publish(void *argument)
 {
     struct race *race = argument;
     auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
-    return (void *)(intptr_t)snapshots_publish(&race->world->snapshots, "base", json, world_fill,
+    return (void *)(intptr_t)snapshots_publish(&race->world->snapshots, "base", &json, world_fill,
                                                &race->image, NULL);
 }
 

@@ -50,7 +50,7 @@ static int publish(struct world *world, const char *id, const struct world_image
 {
     struct world_image copy = *image;
     auto_json cJSON *json = world_snapshot_json(image->size);
-    return snapshots_publish(&world->snapshots, id, json, world_fill, &copy, &world->err);
+    return snapshots_publish(&world->snapshots, id, &json, world_fill, &copy, &world->err);
 }
 
 static void snapshot_when_another_process_publishes_it_is_found(void **state)
@@ -98,11 +98,11 @@ static void import_when_it_fails_leaves_nothing(void **state)
 }
 
 /* While it fills, another process is faster. */
-static int fill_slowly(void *context, int directory_fd, struct error *err)
+static int fill_slowly(void *context, const struct store_entry *entry, struct error *err)
 {
     struct world_image image = {.size = FIXTURE_MEMORY};
     import_box(context, "base");
-    return world_fill(&image, directory_fd, err);
+    return world_fill(&image, entry, err);
 }
 
 static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void **state)
@@ -110,7 +110,7 @@ static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void
     struct world *world = *state;
     auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
     assert_int_equal(
-        snapshots_publish(&world->snapshots, "base", json, fill_slowly, world, &world->err),
+        snapshots_publish(&world->snapshots, "base", &json, fill_slowly, world, &world->err),
         -EEXIST);
     assert_non_null(strstr(world->err.text, "the id base is taken in the store, by "));
     struct snapshot *base = snapshots_find(&world->snapshots, "base");

@@ -35,7 +35,7 @@ static void publish(struct world *world, const char *id, const char *network)
     auto_json cJSON *json = world_snapshot_json(FIXTURE_MEMORY);
     cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
     cJSON_ReplaceItemInObjectCaseSensitive(machine, "network", cJSON_Parse(network));
-    if (snapshots_publish(&world->snapshots, id, json, world_fill, &image, &world->err) < 0)
+    if (snapshots_publish(&world->snapshots, id, &json, world_fill, &image, &world->err) < 0)
         fail_msg("%s", world->err.text);
 }
 
@@ -50,7 +50,8 @@ static void assert_fork_fails(struct world *world, const char *source, const cha
     struct error err = {0};
     struct snapshot *snapshot = snapshots_find(&world->snapshots, source);
     assert_non_null(snapshot);
-    int r = fork_run(&engine, snapshot, &request, &outcome, &err);
+    const struct fork_source origin = {.snapshot = snapshot};
+    int r = fork_run(&engine, &origin, &request, &outcome, &err);
     if (r != -code || !strstr(err.text, why))
         fail_msg("%d, %s", r, err.text);
     cJSON_Delete(outcome.result);
@@ -226,8 +227,13 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
     assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &entry, &world->err), 0);
     assert_int_equal(snapshot_use(base, &world->err), 0);
     cJSON *record = cJSON_CreateObject();
-    struct instance_fork fork = {
-        .entry = &entry, .vmm = &vmm, .machine = &machine, .source = base, .record = &record};
+    struct instance_fork fork = {.entry = &entry,
+                                 .vmm = &vmm,
+                                 .machine = &machine,
+                                 .mapped = base,
+                                 .source = base->id,
+                                 .source_uuid = base->uuid,
+                                 .record = &record};
     assert_int_equal(instance_publish_fork(instance, &fork, &world->err), 0);
     instance_abandon(instance);
     snapshot_unref(base);

@@ -37,6 +37,9 @@ struct fixture {
     const struct hypervisor *qemu;
 };
 
+/* For a VM that ends after it. */
+static const struct vmm_save fixture_save __attribute__((unused)) = {.directory = "."};
+
 static inline size_t fixture_descriptors(void)
 {
     auto_closedir DIR *directory = opendir("/proc/self/fd");

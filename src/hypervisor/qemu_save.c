@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qemu_save: a paused VM as files. QEMU writes the state of its devices; guest memory is copied
+ * from the files that it maps, with the pages laid over that the VM has written to by itself.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include "hypervisor/guest_memory.h"
+#include "hypervisor/qemu.h"
+#include "hypervisor/qemu_control.h"
+#include "hypervisor/vmm_process.h"
+#include "util/cleanup.h"
+#include "util/sparse.h"
+
+enum { STATE_ROOM = 1024 * 1024, PATH_SIZE = 128 }; /* bytes that a device state may need */
+
+static void path_of(const struct vmm_save *save, const char *name, char ret[PATH_SIZE])
+{
+    snprintf(ret, PATH_SIZE, "%s/%s", save->directory, name);
+}
+
+/* QEMU does not say why a file could not be written. */
+static bool disk_is_full(int directory_fd)
+{
+    struct statvfs disk;
+    return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
+}
+
+static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
+                      struct error *err)
+{
+    /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
+    if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", path);
+    off_t from = vmm_log_size(context);
+    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename", path,
+                                        -1, err);
+    if (r == 0)
+        return 0;
+    bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
+    vmm_explain(context, vmm, from, r, err);
+    if (!full)
+        return r;
+    if (err)
+        err->code = ENOSPC;
+    return error_prefix(err, -ENOSPC, "the disk of the store is full");
+}
+
+/* The pages that the VM has written to are in QEMU's private mapping of the file `base` only. */
+static int copy_written(const struct vmm_context *context, struct vmm *vmm, int base, int to,
+                        struct error *err)
+{
+    auto_close int process = -1;
+    struct guest_memory *memory;
+    int r = guest_memory_open_process(vmm->pid, &process, err);
+    if (r == 0)
+        r = guest_memory_create(vmm->pid, process, base, &memory, err);
+    if (r == 0) {
+        r = guest_memory_copy_written(memory, vmm->pid, to, context->cancel_fd, err);
+        guest_memory_destroy(memory);
+    }
+    return vmm_ended(vmm, "QEMU", r, err);
+}
+
+static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
+                       bool loaded, struct error *err)
+{
+    const char *name = loaded ? "base" : "memory";
+    struct vmm_context copy = *context;
+    struct stat known;
+    auto_close int to = -1;
+    auto_close int from = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (from < 0 || fstat(from, &known) < 0)
+        return error_errno(err, errno, "the VM's memory file %s", name);
+    int r = vmm_new_file(context, path, &to, err);
+    if (r == 0)
+        r = sparse_copy(from, to, &known, vmm_copy_goes_on, &copy, err);
+    if (r < 0)
+        return error_prefix(err, r, "copying the VM's memory");
+    return loaded ? copy_written(context, vmm, from, to, err) : 0;
+}
+
+int qemu_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+              struct error *err)
+{
+    char state[PATH_SIZE], memory[PATH_SIZE];
+    bool in_place = !save->loaded && strcmp(save->directory, ".") == 0;
+    path_of(save, "state", state);
+    path_of(save, "memory", memory);
+    int r = save_state(context, vmm, state, err);
+    if (r == 0 && !in_place)
+        r = save_memory(context, vmm, memory, save->loaded, err);
+    if (r == 0)
+        return 0;
+    unlinkat(context->directory_fd, state, 0);
+    if (!in_place)
+        unlinkat(context->directory_fd, memory, 0);
+    return r;
+}

@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * saving: a VM's memory and state as an image, and what keeps a daemon that is killed meanwhile
+ * from leaving the VM paused.
+ *
+ * Files of an instance's directory, besides those of store.h:
+ *   memory     of a VM that was booted: what it runs on. Else, with state: the image in standby.
+ *   base       the image that a VM was loaded from, a hard link; as long as that VM lives
+ *   hold       while a VM that runs is paused for some work of ours: it is to go on
+ *   restoring  while a VM comes out of standby: until it runs, memory and state are the instance
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "instance/internal.h"
+#include "mailbox/rearm.h"
+#include "util/cleanup.h"
+#include "util/process.h"
+
+const char instance_hold[] = "hold", instance_restoring[] = "restoring";
+
+int instance_mark(struct instance *instance, const char *name, struct error *err)
+{
+    auto_close int fd =
+        openat(instance->image->directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    return fd >= 0 ? 0 : error_errno(err, errno, "cannot write %s in the store", name);
+}
+
+void instance_unmark(struct instance *instance, const char *name)
+{
+    unlinkat(instance->image->directory_fd, name, 0);
+}
+
+static void drop(struct instance *instance, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        unlinkat(instance->image->directory_fd, names[i], 0);
+}
+
+void instance_drop_image(struct instance *instance)
+{
+    static const char *const names[] = {"memory", "state",       "mailboxes.json",
+                                        "base",   instance_hold, instance_restoring};
+    drop(instance, names, array_length(names));
+}
+
+void instance_drop_saved(struct instance *instance)
+{
+    static const char *const names[] = {"state", "mailboxes.json", "memory"};
+    bool shared = !instance->loaded && instance->vmm->hypervisor->shares_memory;
+    drop(instance, names, array_length(names) - shared);
+}
+
+static int sync_file(int directory_fd, const char *name, struct error *err)
+{
+    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || fsync(fd) < 0)
+        return error_errno(err, errno, "cannot write %s in the store", name);
+    return 0;
+}
+
+const cJSON *instance_delivered(const struct instance *instance)
+{
+    return instance->loaded ? cJSON_GetObjectItemCaseSensitive(instance->fork, "delivered") : NULL;
+}
+
+static int arm_again(int directory_fd, const cJSON *delivered, struct error *err)
+{
+    auto_close int fd = openat(directory_fd, "memory", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    return fd >= 0 ? rearm_image(fd, delivered, err)
+                   : error_errno(err, errno, "cannot open the memory image");
+}
+
+int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err)
+{
+    int r = delivered ? arm_again(directory_fd, delivered, err) : 0;
+    if (r == 0)
+        r = sync_file(directory_fd, "state", err);
+    return r == 0 ? sync_file(directory_fd, "memory", err) : r;
+}
+
+struct vmm_context instance_own_context(const struct instance *instance)
+{
+    return instance_context(instance, instance->machine.hypervisor, instance->image->directory_fd,
+                            instance->cancel_fd);
+}
+
+int instance_go_on(struct instance *instance, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    context.cancel_fd = -1;
+    int r = vmm_resume(&context, instance->vmm, err);
+    vmm_release(instance->vmm);
+    if (r == 0)
+        instance_unmark(instance, instance_hold);
+    return r;
+}
+
+/* A failure that is told with that of the VM's going on, which counts for more. */
+static int went_on(int r, struct error *why, int resumed, const struct error *resume_error,
+                   struct error *err)
+{
+    if (r == 0 && resumed < 0)
+        return error_set(err, resume_error->code, "the VM does not go on: %s", resume_error->text);
+    if (resumed < 0)
+        error_append(why, "; and the VM does not go on: %s", resume_error->text);
+    if (r < 0 && err)
+        *err = *why;
+    return r;
+}
+
+int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err)
+{
+    struct vmm_context vmm_context = instance_own_context(instance);
+    struct error why = {0}, resume_error = {0};
+    if (instance->state == INSTANCE_PAUSED) {
+        int done = work(instance, context, err);
+        return done == HELD_ENDED ? 0 : done;
+    }
+    int r = instance_mark(instance, instance_hold, err);
+    if (r < 0)
+        return r;
+    r = vmm_pause(&vmm_context, instance->vmm, &why);
+    if (r == 0)
+        r = work(instance, context, &why);
+    if (r == HELD_ENDED)
+        return 0;
+    return went_on(r, &why, instance_go_on(instance, &resume_error), &resume_error, err);
+}
+
+int instance_write_image(struct instance *instance, const char *directory, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    const struct vmm_save save = {.directory = directory, .loaded = instance->loaded};
+    return vmm_save(&context, instance->vmm, &save, err);
+}
+
+static bool has(const struct instance *instance, const char *name)
+{
+    return faccessat(instance->image->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* What a daemon that was killed has begun with a VM that still runs. */
+static int settle_vmm(struct instance *instance, struct error *err)
+{
+    bool restoring = has(instance, instance_restoring), on_hold = has(instance, instance_hold);
+    int r = restoring || on_hold ? instance_go_on(instance, err) : 0;
+    if (r < 0)
+        return error_prefix(err, r, "%s is paused, for what was done with it was cut short",
+                            instance->id);
+    instance_drop_saved(instance);
+    instance_unmark(instance, instance_restoring);
+    return 0;
+}
+
+int instance_recover(struct instance *instance, struct error *err)
+{
+    if (instance->vmm)
+        return settle_vmm(instance, err);
+    if (instance->state == INSTANCE_STOPPED && has(instance, instance_restoring) &&
+        has(instance, "memory") && has(instance, "state")) {
+        instance->state = INSTANCE_STANDBY; /* it never ran */
+        instance->exit = (struct vmm_exit){0};
+        instance->loaded = false;
+        int r = instance_save(instance, instance->image->directory_fd, err);
+        if (r < 0)
+            return r;
+    }
+    if (instance->state != INSTANCE_STANDBY) {
+        instance_drop_image(instance);
+        return 0;
+    }
+    static const char *const leftovers[] = {"base", instance_hold, instance_restoring};
+    drop(instance, leftovers, array_length(leftovers));
+    return 0;
+}

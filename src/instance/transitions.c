@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: MIT */
+/* transitions: how an instance gets from one state to another, one function for each way. Each is
+ * run by the owner of the instance (busy), without the lock, and either arrives or leaves all as it
+ * was. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "instance/config.h"
+#include "instance/internal.h"
+#include "util/cleanup.h"
+
+static int nothing_to_boot(const struct instance *instance, struct error *err)
+{
+    if (instance->source[0])
+        return error_set(err, EOPNOTSUPP,
+                         "this fork has nothing to boot from: give its config a \"kernel\"");
+    return error_set(err, EINVAL,
+                     "nothing to boot: write {\"kernel\":\"/path\", …} to config first");
+}
+
+/* As the config says: what is known of a machine that ran, or of a snapshot's, tells no kernel. */
+static int machine_to_boot(const struct instance *instance, struct machine *ret, struct error *err)
+{
+    struct machine machine;
+    if (!instance->config)
+        return nothing_to_boot(instance, err);
+    int r = config_parse(instance->config, strlen(instance->config), &machine, err);
+    if (r < 0)
+        return r;
+    if (!machine.kernel) {
+        machine_finish(&machine);
+        return nothing_to_boot(instance, err);
+    }
+    *ret = machine;
+    return 0;
+}
+
+/* A VMM that is on no record is ended by the next start of the daemon: then rather at once. */
+static int boot_on_record(struct instance *instance, struct machine *machine, struct vmm **ret,
+                          struct error *err)
+{
+    struct vmm_context context = instance_context(
+        instance, machine->hypervisor, instance->image->directory_fd, instance->cancel_fd);
+    struct vmm *vmm;
+    int r = vmm_boot(&context, machine, &vmm, err);
+    if (r < 0)
+        return r;
+    vmm_release(vmm);
+    const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false};
+    r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    if (r < 0) {
+        vmm_stop(vmm, NULL);
+        vmm_close(vmm);
+        instance_drop_socket(instance, machine->hypervisor);
+        instance_drop_image(instance);
+        return error_prefix(err, r, "the VM cannot be put on record, and was ended again");
+    }
+    *ret = vmm;
+    return 0;
+}
+
+static int boot(struct instance *instance, struct error *err)
+{
+    struct machine machine;
+    struct vmm *vmm = NULL;
+    int r = machine_to_boot(instance, &machine, err);
+    if (r < 0)
+        return r;
+    r = instance_take_taps(instance, &machine, err);
+    if (r == 0)
+        r = boot_on_record(instance, &machine, &vmm, err);
+    if (r < 0) {
+        instance_drop_taps(instance);
+        machine_finish(&machine);
+        return r;
+    }
+    pthread_mutex_lock(&instance->table->lock);
+    struct machine old = instance->machine;
+    instance->machine = machine;
+    instance->vmm = vmm;
+    instance->loaded = false;
+    instance->exit = (struct vmm_exit){0};
+    instance_reach(instance, INSTANCE_RUNNING);
+    pthread_mutex_unlock(&instance->table->lock);
+    machine_finish(&old);
+    return 0;
+}
+
+/* ---- pausing ---- */
+
+static int record_as(struct instance *instance, enum instance_state state, struct error *err)
+{
+    const struct instance_next next = {state, &instance->machine, instance->vmm, instance->loaded};
+    return instance_save_as(instance, &next, instance->image->directory_fd, err);
+}
+
+static int stay_paused(struct instance *instance, void *context, struct error *err)
+{
+    (void)context;
+    int r = record_as(instance, INSTANCE_PAUSED, err);
+    if (r < 0)
+        return r;
+    instance_unmark(instance, instance_hold);
+    vmm_release(instance->vmm);
+    instance_set_state(instance, INSTANCE_PAUSED);
+    return HELD_ENDED;
+}
+
+static int pause_guest(struct instance *instance, struct error *err)
+{
+    return instance_hold_and(instance, stay_paused, NULL, err);
+}
+
+/* On record first: a daemon that is killed between finds a VM that is to go on. */
+static int unpause(struct instance *instance, struct error *err)
+{
+    int r = instance_mark(instance, instance_hold, err);
+    if (r == 0)
+        r = record_as(instance, INSTANCE_RUNNING, err);
+    if (r == 0)
+        r = instance_go_on(instance, err);
+    if (r == 0)
+        instance_set_state(instance, INSTANCE_RUNNING);
+    else
+        instance_unmark(instance, instance_hold);
+    return r;
+}
+
+/* ---- standby, and back ---- */
+
+/* Everything that can fail is done while the VM could still go on. */
+static int save(struct instance *instance, struct error *err)
+{
+    const int directory_fd = instance->image->directory_fd;
+    const struct instance_next saved = {INSTANCE_STANDBY, &instance->machine, NULL, false};
+    struct image_index *index = NULL;
+    int r = instance_write_image(instance, ".", err);
+    if (r == 0)
+        r = instance_finish_image(instance_delivered(instance), directory_fd, err);
+    if (r == 0)
+        r = image_scan(directory_fd, &instance->cancelled, &index, err);
+    image_index_unref(index);
+    if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
+        r = instance_save_as(instance, &saved, directory_fd, err);
+    return r == 0 ? vmm_stop(instance->vmm, err) : r;
+}
+
+static int save_and_end(struct instance *instance, void *context, struct error *err)
+{
+    (void)context;
+    int r = save(instance, err);
+    if (r < 0) {
+        instance_drop_saved(instance);
+        return r;
+    }
+    instance_unmark(instance, instance_hold);
+    instance_forget_vmm(instance);
+    instance_unmark(instance, "base");
+    pthread_mutex_lock(&instance->table->lock);
+    instance->exit = (struct vmm_exit){0};
+    instance_reach(instance, INSTANCE_STANDBY);
+    pthread_mutex_unlock(&instance->table->lock);
+    return HELD_ENDED;
+}
+
+static int standby(struct instance *instance, struct error *err)
+{
+    return instance_hold_and(instance, save_and_end, NULL, err);
+}
+
+/* The VMM is loaded, and paused. From the record on it counts. */
+static int restore_on_record(struct instance *instance, struct vmm *vmm, struct error *err)
+{
+    const struct instance_next next = {INSTANCE_RUNNING, &instance->machine, vmm, true};
+    struct vmm_context context = instance_own_context(instance);
+    int r = instance_mark(instance, instance_restoring, err);
+    if (r == 0)
+        r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    if (r == 0)
+        r = vmm_resume(&context, vmm, err);
+    vmm_release(vmm);
+    return r;
+}
+
+static int load_own(struct instance *instance, struct vmm **ret, struct error *err)
+{
+    const int directory_fd = instance->image->directory_fd;
+    struct vmm_context context = instance_own_context(instance);
+    char path[STORE_ID_MAX + 8];
+    snprintf(path, sizeof path, "../%s", instance->id);
+    unlinkat(directory_fd, "base", 0);
+    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
+        return error_set(err, EIO, "cannot link the memory image as base: %s",
+                         strerrordesc_np(errno));
+    return vmm_load(&context, &instance->machine, path, ret, err);
+}
+
+static int restore(struct instance *instance, struct error *err)
+{
+    struct vmm *vmm = NULL;
+    int r = instance_take_taps(instance, &instance->machine, err);
+    if (r < 0)
+        return r;
+    r = load_own(instance, &vmm, err);
+    if (r == 0)
+        r = restore_on_record(instance, vmm, err);
+    if (r < 0) {
+        if (vmm)
+            vmm_stop(vmm, NULL);
+        vmm_close(vmm);
+        instance_drop_socket(instance, instance->machine.hypervisor);
+        instance_drop_taps(instance);
+        instance_unmark(instance, "base"); /* the record says standby again at the end */
+        return r;
+    }
+    pthread_mutex_lock(&instance->table->lock);
+    instance->vmm = vmm;
+    instance->loaded = true;
+    instance_reach(instance, INSTANCE_RUNNING);
+    pthread_mutex_unlock(&instance->table->lock);
+    instance_drop_saved(instance);
+    instance_unmark(instance, instance_restoring);
+    return 0;
+}
+
+/* ---- stopping ---- */
+
+/* On record before the image goes: a record of standby must not outlive its image. Only a disk that
+ * is full does not count, for dropping the image is what makes room on it. */
+static int record_stop(struct instance *instance, struct error *err)
+{
+    const struct instance_next next = {.state = INSTANCE_STOPPED, .machine = &instance->machine};
+    int r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    return r == -ENOSPC || r == -EDQUOT ? 0 : r;
+}
+
+static int stop(struct instance *instance, struct error *err)
+{
+    int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
+    if (r < 0)
+        return r;
+    if (instance->vmm)
+        instance_forget_vmm(instance);
+    instance_set_state(instance, INSTANCE_STOPPED);
+    instance_drop_image(instance);
+    return 0;
+}
+
+/* [from][to]; NULL: there is no such transition. */
+instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE_STATES] = {
+    [INSTANCE_CREATED] = {[INSTANCE_RUNNING] = boot, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_RUNNING] =
+        {[INSTANCE_PAUSED] = pause_guest, [INSTANCE_STANDBY] = standby, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_PAUSED] =
+        {[INSTANCE_RUNNING] = unpause, [INSTANCE_STANDBY] = standby, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_STANDBY] = {[INSTANCE_RUNNING] = restore, [INSTANCE_STOPPED] = stop},
+    [INSTANCE_STOPPED] = {[INSTANCE_RUNNING] = boot},
+};

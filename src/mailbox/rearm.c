@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+#include "mailbox/rearm.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <sha2.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+static const char *const kind_names[FRAME_KINDS] = {
+    [FRAME_FORK] = "fork", [FRAME_NETWORK] = "network"};
+
+typedef char digest[SHA256_DIGEST_STRING_LENGTH];
+
+static void digest_of(const void *bytes, size_t size, digest ret)
+{
+    SHA256Data(bytes, size, ret);
+}
+
+cJSON *rearm_record(const struct delivery *delivery)
+{
+    uint8_t marker[FRAME_MARKER_MAX];
+    digest marker_digest, payload_digest;
+    frame_encode_marker(&delivery->targets[0]->marker, marker);
+    digest_of(marker, frame_layouts[delivery->kind].sequence, marker_digest);
+    digest_of(delivery->payload, delivery->payload_size, payload_digest);
+    explicit_bzero(marker, sizeof marker);
+
+    cJSON *json = cJSON_CreateObject();
+    cJSON *offsets = cJSON_AddArrayToObject(json, "offsets");
+    bool complete = cJSON_AddStringToObject(json, "kind", kind_names[delivery->kind]) &&
+                    cJSON_AddNumberToObject(json, "bytes", (double)delivery->payload_size) &&
+                    cJSON_AddStringToObject(json, "marker", marker_digest) &&
+                    cJSON_AddStringToObject(json, "payload", payload_digest);
+    for (size_t i = 0; i < delivery->target_count; i++)
+        complete =
+            complete &&
+            cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)delivery->targets[i]->offset));
+    if (complete)
+        return json;
+    cJSON_Delete(json);
+    return NULL;
+}
+
+struct record {
+    enum frame_kind kind;
+    const cJSON *offsets;
+    size_t size;                  /* of the payload */
+    const char *marker, *payload; /* digests */
+};
+
+static bool read_record(const cJSON *json, struct record *ret)
+{
+    const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
+    const cJSON *bytes = cJSON_GetObjectItemCaseSensitive(json, "bytes");
+    *ret = (struct record){
+        .kind = FRAME_KINDS,
+        .offsets = cJSON_GetObjectItemCaseSensitive(json, "offsets"),
+        .marker = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "marker")),
+        .payload = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "payload"))};
+    for (int i = 0; i < FRAME_KINDS && kind; i++)
+        if (strcmp(kind, kind_names[i]) == 0)
+            ret->kind = (enum frame_kind)i;
+    if (ret->kind == FRAME_KINDS || !cJSON_IsArray(ret->offsets) || !ret->marker || !ret->payload ||
+        !cJSON_IsNumber(bytes) || bytes->valuedouble < 0 || bytes->valuedouble > FRAME_SIZE)
+        return false;
+    ret->size = (size_t)bytes->valuedouble;
+    return true;
+}
+
+/* A frame ends with the page that it begins in. */
+static int read_frame(int fd, const cJSON *offset, uint8_t frame[FRAME_SIZE], uint64_t *ret_offset,
+                      size_t *ret_size, struct error *err)
+{
+    if (!cJSON_IsNumber(offset) || offset->valuedouble < 0 || offset->valuedouble > 0x1p53)
+        return error_set(err, EIO, "the record of a delivery tells no offset");
+    uint64_t at = (uint64_t)offset->valuedouble;
+    size_t size = FRAME_SIZE - (size_t)(at % FRAME_SIZE);
+    ssize_t got = pread(fd, frame, size, (off_t)at);
+    if (got != (ssize_t)size)
+        return error_errno(err, got < 0 ? errno : EIO,
+                           "a frame at %" PRIu64 " cannot be read from the image", at);
+    *ret_offset = at;
+    *ret_size = size;
+    return 0;
+}
+
+enum verdict { OTHER, CONSUMED, TWIN };
+
+static enum verdict judge(const struct record *record, const uint8_t *frame, size_t size)
+{
+    const struct frame_layout *layout = &frame_layouts[record->kind];
+    digest found;
+    if (size < layout->payload)
+        return OTHER;
+    digest_of(frame, layout->sequence, found);
+    if (strcmp(found, record->marker) != 0)
+        return OTHER;
+    uint32_t sequence = frame_load_u32(frame + layout->sequence);
+    if (sequence == 0)
+        return CONSUMED;
+    if (sequence != 1 || frame_load_u32(frame + layout->length) != record->size ||
+        record->size > size - layout->payload)
+        return OTHER;
+    digest_of(frame + layout->payload, record->size, found);
+    return strcmp(found, record->payload) == 0 ? TWIN : OTHER;
+}
+
+/* Payload, length and sequence become zeros. */
+static int arm(int fd, const struct record *record, uint64_t offset, struct error *err)
+{
+    static const uint8_t zeros[FRAME_SIZE];
+    const struct frame_layout *layout = &frame_layouts[record->kind];
+    size_t size = layout->payload - layout->sequence + record->size;
+    ssize_t put = pwrite(fd, zeros, size, (off_t)(offset + layout->sequence));
+    return put == (ssize_t)size
+               ? 0
+               : error_errno(err, put < 0 ? errno : EIO,
+                             "a frame at %" PRIu64 " cannot be armed again", offset);
+}
+
+/* First to see whether one of them was consumed, then to arm the others. */
+static int go_through(int fd, const struct record *record, bool arming, bool *ret_consumed,
+                      struct error *err)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach (item, record->offsets) {
+        uint8_t frame[FRAME_SIZE];
+        uint64_t offset;
+        size_t size;
+        int r = read_frame(fd, item, frame, &offset, &size, err);
+        enum verdict verdict = r == 0 ? judge(record, frame, size) : OTHER;
+        explicit_bzero(frame, sizeof frame);
+        if (arming && verdict == TWIN)
+            r = arm(fd, record, offset, err);
+        if (r < 0)
+            return r;
+        *ret_consumed |= verdict == CONSUMED;
+    }
+    return 0;
+}
+
+int rearm_image(int fd, const cJSON *records, struct error *err)
+{
+    const cJSON *item;
+    int r = 0;
+    cJSON_ArrayForEach (item, records) {
+        struct record record;
+        bool consumed = false;
+        if (!read_record(item, &record))
+            return error_set(err, EIO, "the record of a delivery is none");
+        r = go_through(fd, &record, false, &consumed, err);
+        if (r == 0 && consumed)
+            r = go_through(fd, &record, true, &consumed, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
