@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * slow_qemu: laid over QEMU with LD_PRELOAD. It makes the file HYPEFS_TEST_MARK and stays in one
- * call for good, to be ended there: with HYPEFS_TEST_STAY=accept it has just taken its control
- * connection, with =state it is about to read the device state that it was told to load.
+ * slow_qemu: laid over QEMU with LD_PRELOAD. It opens the FIFO HYPEFS_TEST_MARK, which wakes up who
+ * reads that, and stays in one call for good, to be ended there: with HYPEFS_TEST_STAY=accept it
+ * has just taken its control connection, with =state it is about to read the device state that it
+ * was told to load.
  */
 #undef _FILE_OFFSET_BITS
 #include <fcntl.h>
@@ -20,7 +21,7 @@ static void stay(const char *where)
     const char *wanted = getenv("HYPEFS_TEST_STAY"), *mark = getenv("HYPEFS_TEST_MARK");
     if (!wanted || !mark || strcmp(wanted, where) != 0)
         return;
-    close(open(mark, O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    close(open(mark, O_WRONLY | O_CLOEXEC));
     for (;;)
         poll(NULL, 0, -1);
 }

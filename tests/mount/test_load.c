@@ -136,17 +136,17 @@ static void remount(struct harness *h, const char *qemu)
 static void qemu_that_is_missing_is_named(void **state)
 {
     struct harness *h = *state;
-    remount(h, "/nonexistent/qemu");
-    assert_refused(h, EIO, "load", "/nonexistent/qemu");
+    char *qemu = fixture_script(h, "gone", "#!/bin/false\n");
+    remount(h, qemu);
+    assert_works(unlink(qemu));
+    assert_refused(h, EIO, "load", qemu);
     assert_works(mkdir(harness_path(h, "instances/x"), 0755));
     harness_put(harness_path(h, "instances/x/config"),
                 tiny_guest_config(h, (const char *const[]){"m", NULL}));
     assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
-    assert_file_contains(harness_path(h, "instances/x/error"), "/nonexistent/qemu");
+    assert_file_contains(harness_path(h, "instances/x/error"), qemu);
     assert_works(rmdir(harness_path(h, "instances/x")));
-    remount(h, "no-such-qemu");
-    assert_refused(h, EIO, "load", "no-such-qemu is not in PATH");
-    remount(h, h->directory);
+    assert_works(mkdir(qemu, 0700));
     assert_refused(h, EIO, "load", "not a program");
 }
 
@@ -168,17 +168,17 @@ static void qemu_that_dies_while_loading_has_its_last_words_told(void **state)
  * does not stay in the directory of the VMM, for it may end a moment later. */
 static char *qemu_that_is_killed(struct harness *h, const char *place)
 {
+    assert_works(mkfifo(harness_format(h, "%s/%s.mark", h->directory, place), 0600));
     return fixture_script(
         h, harness_format(h, "qemu-%s", place),
-        harness_format(
-            h,
-            "#!/bin/bash\n"
-            "case \"$*\" in *-incoming*) ;; *) exec qemu-system-x86_64 \"$@\";; esac\n"
-            "mark=%s/%s.mark qemu=$$\n"
-            "{ cd ${0%%/*}; until [ -e $mark ]; do sleep 0.02; done; kill -9 $qemu; } &\n"
-            "export HYPEFS_TEST_MARK=$mark HYPEFS_TEST_STAY=%s LD_PRELOAD=%s\n"
-            "exec qemu-system-x86_64 \"$@\"\n",
-            h->directory, place, place, getenv("HYPEFS_SLOW_QEMU")));
+        harness_format(h,
+                       "#!/bin/bash\n"
+                       "case \"$*\" in *-incoming*) ;; *) exec qemu-system-x86_64 \"$@\";; esac\n"
+                       "mark=%s/%s.mark qemu=$$\n"
+                       "{ cd ${0%%/*}; read < $mark; : > $mark.read; kill -9 $qemu; } &\n"
+                       "export HYPEFS_TEST_MARK=$mark HYPEFS_TEST_STAY=%s LD_PRELOAD=%s\n"
+                       "exec qemu-system-x86_64 \"$@\"\n",
+                       h->directory, place, place, getenv("HYPEFS_SLOW_QEMU")));
 }
 
 static void qemu_that_is_killed_while_it_works_leaves_nothing(void **state)
@@ -188,7 +188,7 @@ static void qemu_that_is_killed_while_it_works_leaves_nothing(void **state)
     for (size_t i = 0; i < array_length(places); i++) {
         remount(h, qemu_that_is_killed(h, places[i]));
         assert_refused(h, EIO, "load", "QEMU has ended (signal 9)");
-        assert_works(access(harness_format(h, "%s/%s.mark", h->directory, places[i]), F_OK));
+        assert_works(access(harness_format(h, "%s/%s.mark.read", h->directory, places[i]), F_OK));
     }
     assert_file_contains(fork_path(h, "new", "error"), "query-migrate");
     remount(h, "qemu-system-x86_64");

@@ -256,15 +256,23 @@ static char *key_in(struct harness *h)
     return harness_format(h, "%.32s", at + strlen(member));
 }
 
-static void keyed_ack_when_forged_does_not_count(void **state)
+/* A fork f that waits for a keyed ack of m, at that port. */
+static struct harness_child commit_keyed(struct harness *h, int *ret_port)
 {
-    struct harness *h = *state;
     make_draft(h, "f");
     harness_put(
         in(h, "f", "mailboxes/m"),
         "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"keyed\",\"ack_timeout_ms\":30000}");
     struct harness_child commit = tiny_guest_commit(h, "f", "1");
-    int port = tiny_guest_port(h, "m");
+    *ret_port = tiny_guest_port(h, "m");
+    return commit;
+}
+
+static void keyed_ack_when_forged_does_not_count(void **state)
+{
+    struct harness *h = *state;
+    int port;
+    struct harness_child commit = commit_keyed(h, &port);
     char *key = key_in(h);
     assert_int_equal(strspn(key, "0123456789abcdef"), 32);
     tiny_guest_send(port, "stage=failed mailbox=m reason=forged");
@@ -280,12 +288,8 @@ static void keyed_ack_when_forged_does_not_count(void **state)
 static void keyed_refusal_counts(void **state)
 {
     struct harness *h = *state;
-    make_draft(h, "f");
-    harness_put(
-        in(h, "f", "mailboxes/m"),
-        "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"keyed\",\"ack_timeout_ms\":30000}");
-    struct harness_child commit = tiny_guest_commit(h, "f", "1");
-    int port = tiny_guest_port(h, "m");
+    int port;
+    struct harness_child commit = commit_keyed(h, &port);
     tiny_guest_send(port,
                     harness_format(h, "stage=failed mailbox=m reason=full key=%s", key_in(h)));
     assert_int_equal(harness_finish(h, &commit).status, 1);

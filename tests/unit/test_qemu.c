@@ -90,12 +90,10 @@ static void await_console(const struct vmm_context *context, const char *text)
     } while (0)
 
 /* Boots the guest in "template" until it runs. */
-static struct vmm *boot(struct fixture *fixture, const struct vmm_context *context,
-                        struct machine *machine)
+static struct vmm *boot(const struct vmm_context *context, struct machine *machine)
 {
     struct vmm *vmm = NULL;
     MUST(vmm_boot(context, machine, &vmm, why));
-    fixture_adopt(fixture, vmm->pid);
     await_console(context, "A");
     return vmm;
 }
@@ -111,7 +109,7 @@ static struct template make_template(struct fixture *fixture, enum machine_board
 {
     struct template template = {.machine = small_machine(fixture, board),
                                 .context = fixture_context(fixture, "template", NULL)};
-    struct vmm *vmm = boot(fixture, &template.context, &template.machine);
+    struct vmm *vmm = boot(&template.context, &template.machine);
     MUST(vmm_pause(&template.context, vmm, why));
     MUST(vmm_save(&template.context, vmm, &fixture_save, why));
     MUST(vmm_stop(vmm, why));
@@ -125,13 +123,10 @@ static void finish_template(struct template *template)
     machine_finish(&template->machine);
 }
 
-static int load(struct fixture *fixture, const struct template *template,
-                const struct vmm_context *context, struct vmm **ret, struct error *err)
+static int load(const struct template *template, const struct vmm_context *context,
+                struct vmm **ret, struct error *err)
 {
-    int r = vmm_load(context, &template->machine, "../template", ret, err);
-    if (r == 0)
-        fixture_adopt(fixture, (*ret)->pid);
-    return r;
+    return vmm_load(context, &template->machine, "../template", ret, err);
 }
 
 static void assert_no_child_left(void)
@@ -156,7 +151,7 @@ static void fork_twice(struct fixture *fixture, enum machine_board board, const 
     for (size_t i = 0; i < 2; i++) {
         char byte = 1;
         contexts[i] = fixture_context(fixture, letters[i], NULL);
-        MUST(load(fixture, &template, &contexts[i], &vmms[i], why));
+        MUST(load(&template, &contexts[i], &vmms[i], why));
         MUST(vmm_read_memory(vmms[i], LETTER, &byte, 1, why));
         assert_int_equal(byte, 0);
         MUST(vmm_write_memory(vmms[i], LETTER, letters[i], 1, why));
@@ -194,7 +189,7 @@ static void boot_when_running_shares_its_memory_file(void **state)
     struct fixture *fixture = *state;
     struct vmm_context context = fixture_context(fixture, "template", NULL);
     struct machine machine = small_machine(fixture, MACHINE_MICROVM);
-    struct vmm *vmm = boot(fixture, &context, &machine);
+    struct vmm *vmm = boot(&context, &machine);
 
     auto_close int memory = openat(context.directory_fd, "memory", O_RDWR | O_CLOEXEC);
     assert_int_equal(pwrite(memory, "Z", 1, LETTER), 1);
@@ -215,7 +210,7 @@ static void guest_that_resets_ends_its_vmm(void **state)
     struct fixture *fixture = *state;
     struct vmm_context context = fixture_context(fixture, "template", NULL);
     struct machine machine = small_machine(fixture, MACHINE_MICROVM);
-    struct vmm *vmm = boot(fixture, &context, &machine);
+    struct vmm *vmm = boot(&context, &machine);
     struct vmm_exit exit;
 
     vmm_reap(vmm, &exit);
@@ -235,7 +230,7 @@ static void save_when_an_old_state_is_linked_elsewhere_leaves_it(void **state)
     struct fixture *fixture = *state;
     struct vmm_context context = fixture_context(fixture, "template", NULL);
     struct machine machine = small_machine(fixture, MACHINE_MICROVM);
-    struct vmm *vmm = boot(fixture, &context, &machine);
+    struct vmm *vmm = boot(&context, &machine);
     struct error err = {0};
 
     fixture_write(context.directory_fd, "state", 0600, "frozen", 6);
@@ -265,7 +260,7 @@ static void load_fails(struct fixture *fixture, const struct template *template,
     struct vmm *vmm = NULL;
     struct error err = {0};
 
-    assert_int_equal(load(fixture, template, &context, &vmm, &err), -code);
+    assert_int_equal(load(template, &context, &vmm, &err), -code);
     assert_null(vmm);
     if (!strstr(err.text, words))
         fail_msg("no '%s' in '%s'", words, err.text);
@@ -340,7 +335,7 @@ static void load_when_a_script_execs_works(void **state)
     struct vmm_context context = fixture_context(fixture, "fork", wrapper);
     struct vmm *vmm = NULL;
 
-    MUST(load(fixture, &template, &context, &vmm, why));
+    MUST(load(&template, &context, &vmm, why));
     MUST(vmm_write_memory(vmm, LETTER, "W", 1, why));
     MUST(vmm_resume(&context, vmm, why));
     await_console(&context, "W");
@@ -365,11 +360,11 @@ static void disk_when_read_only_goes_along_into_forks(void **state)
     template.machine.disks = disk;
     template.machine.disk_count = 1;
 
-    struct vmm *vmm = boot(fixture, &context, &template.machine), *forked = NULL;
+    struct vmm *vmm = boot(&context, &template.machine), *forked = NULL;
     MUST(vmm_pause(&context, vmm, why));
     MUST(vmm_save(&context, vmm, &fixture_save, why));
     struct vmm_context fork_context = fixture_context(fixture, "fork", NULL);
-    MUST(load(fixture, &template, &fork_context, &forked, why));
+    MUST(load(&template, &fork_context, &forked, why));
     MUST(vmm_resume(&fork_context, forked, why));
     MUST(vmm_stop(forked, why));
     MUST(vmm_stop(vmm, why));

@@ -2,7 +2,7 @@
 /*
  * vmm_fixture: what the tests of VMMs share: a base directory with a comma and a space in its path,
  * folders and files in it, and scripts that stand for QEMU. The teardown ends what a failed test
- * has left running, and fails when descriptors stayed open. Header only.
+ * has left running, and fails when processes or descriptors were left. Header only.
  */
 #ifndef HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
 #define HYPEFS_TESTS_UNIT_VMM_FIXTURE_H
@@ -24,15 +24,13 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { FAR_MS = 30000, FIXTURE_DIRECTORIES = 8, FIXTURE_CHILDREN = 8, BASE_SIZE = 64 };
+enum { FAR_MS = 30000, FIXTURE_DIRECTORIES = 8, BASE_SIZE = 64 };
 
 struct fixture {
     size_t descriptors; /* open before the test */
     char base[BASE_SIZE];
     int base_fd, directories[FIXTURE_DIRECTORIES];
     size_t directory_count;
-    pid_t children[FIXTURE_CHILDREN]; /* that a test which fails leaves to the teardown */
-    size_t child_count;
     struct vmm_programs *programs;
     const struct hypervisor *qemu;
 };
@@ -73,22 +71,23 @@ static inline int fixture_remove(const char *path, const struct stat *file, int 
     return remove(path);
 }
 
-static inline void fixture_adopt(struct fixture *fixture, pid_t child)
+/* Those of this thread, with what they have started. Returns how many there were. */
+static inline size_t fixture_end_children(void)
 {
-    assert_true(fixture->child_count < FIXTURE_CHILDREN);
-    fixture->children[fixture->child_count++] = child;
+    auto_fclose FILE *file = fopen("/proc/thread-self/children", "re");
+    size_t count = 0;
+    for (int child; file && fscanf(file, "%d", &child) == 1; count++) {
+        kill(-child, SIGKILL);
+        kill(child, SIGKILL);
+        waitpid(child, NULL, 0);
+    }
+    return count;
 }
 
 static inline int fixture_teardown(void **state)
 {
     struct fixture *fixture = *state;
-    for (size_t i = 0; i < fixture->child_count; i++) {
-        /* One that was reaped is no child any more. */
-        if (waitpid(fixture->children[i], NULL, WNOHANG) == 0) {
-            kill(fixture->children[i], SIGKILL);
-            waitpid(fixture->children[i], NULL, 0);
-        }
-    }
+    size_t children = fixture_end_children();
     for (size_t i = 0; i < fixture->directory_count; i++)
         close(fixture->directories[i]);
     close(fixture->base_fd);
@@ -98,7 +97,9 @@ static inline int fixture_teardown(void **state)
     free(fixture);
     if (before != after)
         print_error("%zu descriptors were open before, and %zu after\n", before, after);
-    return before == after ? 0 : -1;
+    if (children > 0)
+        print_error("%zu processes were left\n", children);
+    return before == after && children == 0 ? 0 : -1;
 }
 
 /* A new folder, and the context of a VMM in it. */

@@ -23,6 +23,15 @@ static void mount_with_qemu(struct harness *h, const char *qemu)
     vm_stage(h, "new", box, VM_REQUEST("ack", ""));
 }
 
+/* It was there when the mount was made. */
+static char *mount_with_qemu_that_goes(struct harness *h)
+{
+    char *qemu = vm_script(h, "gone", "#!/bin/false\n");
+    mount_with_qemu(h, qemu);
+    assert_int_equal(unlink(qemu), 0);
+    return qemu;
+}
+
 static void assert_nothing_ran(struct harness *h)
 {
     vm_assert_running(h, (const char *const[]){NULL});
@@ -33,9 +42,8 @@ static void assert_nothing_ran(struct harness *h)
 static void commit_when_qemu_is_missing_names_it(void **state)
 {
     struct harness *h = *state;
-    mount_with_qemu(h, "/nonexistent/qemu");
-    char *result =
-        vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"/nonexistent/qemu", NULL});
+    const char *qemu = mount_with_qemu_that_goes(h);
+    char *result = vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){qemu, NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "load");
     assert_nothing_ran(h);
 }
@@ -43,12 +51,11 @@ static void commit_when_qemu_is_missing_names_it(void **state)
 static void boot_when_qemu_is_missing_names_it_and_stays_created(void **state)
 {
     struct harness *h = *state;
-    mount_with_qemu(h, "/nonexistent/qemu");
+    const char *qemu = mount_with_qemu_that_goes(h);
     assert_int_equal(mkdir(harness_path(h, "instances/vm"), 0755), 0);
-    harness_put(harness_path(h, "instances/vm/config"), "{\"kernel\":\"/dev/null\"}");
+    harness_put(harness_path(h, "instances/vm/config"), "{\"kernel\":\"/nonexistent/kernel\"}");
     assert_int_equal(vm_change(h, "vm", "running"), EIO);
-    assert_non_null(
-        strstr(harness_get(h, harness_path(h, "instances/vm/error")), "/nonexistent/qemu"));
+    assert_non_null(strstr(harness_get(h, harness_path(h, "instances/vm/error")), qemu));
     assert_string_equal(harness_get(h, harness_path(h, "instances/vm/state")), "created\n");
 }
 
