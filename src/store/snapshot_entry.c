@@ -15,15 +15,17 @@ cJSON *snapshot_undelivered(const struct scan *scan)
     cJSON *names = cJSON_CreateArray();
     for (size_t i = 0; i < scan->count; i++) {
         const struct candidate *candidate = &scan->candidates[i];
+        const char *name =
+            candidate->marker.kind == FRAME_FORK ? candidate->marker.name : "network";
         bool known = false;
         const cJSON *item;
-        if (!candidate->pending || candidate->marker.kind != FRAME_FORK)
+        if (!candidate->pending)
             continue;
         cJSON_ArrayForEach (item, names)
-            if (strcmp(item->valuestring, candidate->marker.name) == 0)
+            if (strcmp(item->valuestring, name) == 0)
                 known = true;
         if (!known)
-            cJSON_AddItemToArray(names, cJSON_CreateString(candidate->marker.name));
+            cJSON_AddItemToArray(names, cJSON_CreateString(name));
     }
     return names;
 }

@@ -22,7 +22,8 @@ int snapshot_entry_begin(const struct store *store, snapshot_fill *fill, void *c
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *json,
                             const struct scan *scan, struct error *err);
 
-/* Names of mailboxes whose frame holds a payload that no guest has taken. Returns owned. */
+/* Names of mailboxes whose frame holds a payload that no guest has taken; "network" for that of the
+ * network. Returns owned. */
 cJSON *snapshot_undelivered(const struct scan *scan);
 
 /* Whether the store has something under that id. */
