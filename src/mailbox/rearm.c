@@ -129,8 +129,8 @@ static int go_through(int fd, const struct record *record, bool arming, bool *re
     const cJSON *item;
     cJSON_ArrayForEach (item, record->offsets) {
         uint8_t frame[FRAME_SIZE];
-        uint64_t offset;
-        size_t size;
+        uint64_t offset = 0;
+        size_t size = 0;
         int r = read_frame(fd, item, frame, &offset, &size, err);
         enum verdict verdict = r == 0 ? judge(record, frame, size) : OTHER;
         explicit_bzero(frame, sizeof frame);
