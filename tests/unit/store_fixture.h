@@ -305,6 +305,13 @@ static inline bool world_has(const char *path)
     return lstat(path, &file) == 0;
 }
 
+static inline mode_t world_mode(const char *path)
+{
+    struct stat st;
+    assert_int_equal(lstat(path, &st), 0);
+    return st.st_mode;
+}
+
 /* How many names there are in a directory of the base, hidden ones too. */
 static inline int world_count(const char *path)
 {

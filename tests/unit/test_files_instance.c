@@ -332,15 +332,8 @@ static void fork_when_its_record_cannot_be_read_is_not_linked(void **state)
     static const char *const records[] = {"{\"options\":", "{}"};
     struct tree *tree = *state;
     struct stat st;
-    auto_free char *json = NULL;
     world_publish_box(tree->world, "base");
-    struct snapshot *base = snapshots_find(&tree->world->snapshots, "base");
-    assert_true(asprintf(&json,
-                         "\"state\":\"stopped\",%s,\"source\":{\"snapshot\":\"base\","
-                         "\"uuid\":\"%s\"}",
-                         world_machine, base->uuid) > 0);
-    snapshot_unref(base);
-    world_leave_instance(tree->world, "web-1", json);
+    tree_leave_fork(tree, "");
     for (size_t i = 0; i < array_length(records); i++) {
         world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"), records[i]);
         tree_restart(tree);

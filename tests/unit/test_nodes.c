@@ -8,42 +8,6 @@
 
 #include "tree_fixture.h"
 
-static const char record[] =
-    "{\"version\":1,\"options\":\"{}\\n\",\"result\":{\"status\":\"committed\",\"source\":"
-    "\"snapshots/base\",\"instance\":\"web-1\",\"error\":null,\"mailboxes\":[{\"name\":\"box\","
-    "\"offset\":4096,\"acked\":null}]}}";
-
-/* A snapshot "base" with the mailboxes box and fox, its fork "web-1", an instance "one" in standby
- * and a new one "two". */
-static void furnish(struct tree *tree)
-{
-    struct world *world = tree->world;
-    struct world_image image = {.size = FIXTURE_MEMORY};
-    auto_free char *json = NULL;
-    frames_arm(world_page(&image, 1), "fox", "token");
-    frames_arm(world_page(&image, 2), "box", "token");
-    world_open_store(world);
-    world_open_layers(world);
-    world_publish(world, "base", &image);
-    struct snapshot *base = snapshots_find(&world->snapshots, "base");
-    assert_true(asprintf(&json,
-                         "\"state\":\"stopped\",%s,\"source\":{\"snapshot\":\"base\","
-                         "\"uuid\":\"%s\"}",
-                         world_machine, base->uuid) > 0);
-    snapshot_unref(base);
-    world_leave_instance(world, "web-1", json);
-    world_write_text(world_path(world, "store/instances/web-1/fork.json"), record);
-    world_write_text(world_path(world, "store/instances/web-1/console.log"), "hello\n");
-    free(json);
-    assert_true(asprintf(&json, "\"state\":\"standby\",%s", world_machine) > 0);
-    world_leave_instance(world, "one", json);
-    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
-    world_restart(world);
-    assert_string_equal(world->complaints, "");
-    tree_open_fs(tree, false);
-    assert_int_equal(tree_mkdir(tree, "instances/two"), 0);
-}
-
 static void tree_when_listed_has_the_names_of_its_tables(void **state)
 {
     static const struct {
@@ -64,7 +28,7 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
         {"instances/web-1", "info config state snapshot error console vmm.log fork forks "},
     };
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++)
         tree_assert_names(tree, cases[i].path, cases[i].names);
 }
@@ -101,7 +65,7 @@ static void modes_when_asked_are_those_of_their_kind(void **state)
         {"instances/web-1/fork", S_IFLNK | 0777},
     };
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++)
         if (tree_stat(tree, cases[i].path).st_mode != cases[i].mode)
             fail_msg("%s has mode %o", cases[i].path, tree_stat(tree, cases[i].path).st_mode);
@@ -171,7 +135,7 @@ static void tree_when_walked_is_consistent(void **state)
 {
     struct tree *tree = *state;
     struct inodes first = {0}, second = {0};
-    furnish(tree);
+    tree_furnish(tree);
     assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
     assert_int_equal(tree_put(tree, "snapshots/base/forks/mine/mailboxes/box", "{}\n"), 0);
     first.seen[first.count++] = tree_stat(tree, "").st_ino;
@@ -190,7 +154,7 @@ static void node_when_looked_up_again_is_the_same_but_for_commands(void **state)
     static const char *const new[] = {"snapshots/base/forks/new/commit", "instances/one/state",
                                       "instances/one/snapshot"};
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(same); i++)
         assert_int_equal(tree_walk(tree, same[i]), tree_walk(tree, same[i]));
     for (size_t i = 0; i < array_length(new); i++) {
@@ -207,7 +171,7 @@ static void node_when_forgotten_is_gone_and_its_id_never_reused(void **state)
 {
     struct tree *tree = *state;
     struct stat st;
-    furnish(tree);
+    tree_furnish(tree);
     uint64_t base = tree_walk(tree, "snapshots/base"), node, again;
     assert_int_equal(tree_lookup(tree, base, "info", &node, &st), 0);
     assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
@@ -251,7 +215,7 @@ static void lookup_when_there_is_nothing_fails(void **state)
     };
     struct tree *tree = *state;
     struct stat st;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++)
         if (tree_try_walk(tree, cases[i].path, &st) != -cases[i].code)
             fail_msg("%s: %jd", cases[i].path, (intmax_t)tree_try_walk(tree, cases[i].path, &st));
@@ -261,7 +225,7 @@ static void links_when_read_lead_to_each_other(void **state)
 {
     struct tree *tree = *state;
     char target[256];
-    furnish(tree);
+    tree_furnish(tree);
     assert_int_equal(
         fs_readlink(tree->fs, tree_walk(tree, "snapshots/base/forks/web-1/instance"), target), 0);
     assert_string_equal(target, "../../../../instances/web-1");
@@ -293,7 +257,7 @@ static void mkdir_when_its_name_or_place_is_wrong_fails(void **state)
         {"instances/two/other", EPERM},
     };
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++)
         if (tree_mkdir(tree, cases[i].path) != -cases[i].code)
             fail_msg("%s: %d", cases[i].path, tree_mkdir(tree, cases[i].path));
@@ -330,7 +294,7 @@ static void removal_when_not_allowed_fails(void **state)
         {"instances/web-1/fork", EPERM, EPERM},
     };
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++) {
         int removed = tree_rmdir(tree, cases[i].path), unlinked = tree_unlink(tree, cases[i].path);
         if (removed != -cases[i].rmdir_code || unlinked != -cases[i].unlink_code)
@@ -366,7 +330,7 @@ static void creation_when_not_in_a_drafts_mailboxes_fails(void **state)
     };
     struct tree *tree = *state;
     struct handle *handle;
-    furnish(tree);
+    tree_furnish(tree);
     for (size_t i = 0; i < array_length(cases); i++) {
         int r = tree_open_flags(tree, cases[i].path, O_WRONLY | O_CREAT, &handle);
         if (r != -cases[i].code)
@@ -375,104 +339,10 @@ static void creation_when_not_in_a_drafts_mailboxes_fails(void **state)
     tree_assert_names(tree, "snapshots/base/forks/new/mailboxes", "");
 }
 
-static void assert_gone(struct tree *tree, uint64_t node, struct handle *handle)
-{
-    struct stat st;
-    char *bytes;
-    size_t size;
-    struct handle *other;
-    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), -ENODEV);
-    assert_int_equal(fs_open_file(tree->fs, node, O_RDONLY, gettid(), &other), -ENODEV);
-    assert_int_equal(fs_read(tree->fs, handle, 10, 0, NULL, &bytes, &size), -ENODEV);
-    assert_int_equal(tree_write_at(tree, handle, "{}", 0), -ENODEV);
-    assert_int_equal(fs_poll(tree->fs, handle, NULL), 0x8 | 0x10); /* POLLERR, POLLHUP */
-}
-
-static void instance_when_removed_takes_all_of_it_away(void **state)
-{
-    struct tree *tree = *state;
-    furnish(tree);
-    ino_t ino = tree_stat(tree, "instances/web-1").st_ino;
-    uint64_t state_node = tree_walk(tree, "instances/web-1/state");
-    struct handle *state_file = tree_open(tree, "instances/web-1/state", O_RDWR);
-    uint64_t record_node = tree_walk(tree, "snapshots/base/forks/web-1/options");
-    struct handle *record_file = tree_open(tree, "snapshots/base/forks/web-1/options", O_RDONLY);
-    struct handle *console = tree_open(tree, "instances/web-1/console", O_RDONLY);
-    auto_free char *log = tree_read_open(tree, console);
-    assert_string_equal(log, "hello\n");
-    assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
-    tree_assert_names(tree, "snapshots/base/forks", "new ");
-    assert_gone(tree, state_node, state_file);
-    assert_gone(tree, record_node, record_file);
-    auto_free char *bytes = NULL;
-    size_t size;
-    assert_int_equal(fs_read(tree->fs, console, 10, 0, NULL, &bytes, &size), -ENODEV);
-    fs_release(tree->fs, state_file);
-    fs_release(tree->fs, record_file);
-    fs_release(tree->fs, console);
-    assert_int_equal(tree_mkdir(tree, "instances/web-1"), 0);
-    struct stat st;
-    assert_int_equal(fs_getattr(tree->fs, state_node, NULL, &st), -ENODEV);
-    assert_int_not_equal(tree_stat(tree, "instances/web-1").st_ino, ino);
-    assert_int_not_equal(tree_walk(tree, "instances/web-1/state"), state_node);
-    tree_assert_text(tree, "instances/web-1/state", "created\n");
-    assert_int_equal(tree_rmdir(tree, "instances/one"), 0);
-    assert_int_equal(tree_rmdir(tree, "instances/two"), 0);
-}
-
-static void snapshot_when_removed_takes_its_drafts_along(void **state)
-{
-    struct tree *tree = *state;
-    furnish(tree);
-    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
-    assert_int_equal(tree_put(tree, "snapshots/base/forks/mine/mailboxes/box", "{}"), 0);
-    uint64_t info = tree_walk(tree, "snapshots/base/info");
-    struct handle *info_file = tree_open(tree, "snapshots/base/info", O_RDONLY);
-    uint64_t box = tree_walk(tree, "snapshots/base/forks/mine/mailboxes/box");
-    struct handle *box_file = tree_open(tree, "snapshots/base/forks/mine/mailboxes/box", O_RDWR);
-    struct snapshot *snapshot = snapshots_find(&tree->world->snapshots, "base");
-    assert_int_equal(snapshot_use(snapshot, NULL), 0);
-    assert_int_equal(tree_rmdir(tree, "snapshots/base"), -EBUSY);
-    tree_assert_names(tree, "snapshots/base/forks/mine/mailboxes", "box ");
-    snapshot_leave(snapshot);
-    snapshot_unref(snapshot);
-    assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);
-    tree_assert_names(tree, "snapshots", "");
-    assert_gone(tree, info, info_file);
-    assert_gone(tree, box, box_file);
-    assert_int_equal(fs_flush(tree->fs, box_file, gettid()), 0); /* nothing was written */
-    fs_release(tree->fs, info_file);
-    fs_release(tree->fs, box_file);
-    tree_assert_text(tree, "instances/web-1/state", "stopped\n");
-    assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
-}
-
-static void draft_when_removed_takes_what_was_staged_along(void **state)
-{
-    struct tree *tree = *state;
-    furnish(tree);
-    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
-    uint64_t node = tree_walk(tree, "snapshots/base/forks/mine/commit");
-    struct handle *commit = tree_open(tree, "snapshots/base/forks/mine/commit", O_RDWR);
-    struct handle *box =
-        tree_open(tree, "snapshots/base/forks/mine/mailboxes/box", O_RDWR | O_CREAT);
-    assert_int_equal(tree_write_at(tree, box, "{}", 0), 0);
-    ino_t ino = tree_stat(tree, "snapshots/base/forks/mine").st_ino;
-    assert_int_equal(tree_rmdir(tree, "snapshots/base/forks/mine"), 0);
-    assert_gone(tree, node, commit);
-    assert_int_equal(fs_flush(tree->fs, box, gettid()), -ENODEV);
-    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
-    assert_int_not_equal(tree_stat(tree, "snapshots/base/forks/mine").st_ino, ino);
-    assert_int_equal(tree_write_at(tree, commit, "1", 0), -ENODEV);
-    tree_assert_names(tree, "snapshots/base/forks/mine/mailboxes", "");
-    fs_release(tree->fs, commit);
-    fs_release(tree->fs, box);
-}
-
 static void listing_when_the_directory_changes_stays_as_it_was_opened(void **state)
 {
     struct tree *tree = *state;
-    furnish(tree);
+    tree_furnish(tree);
     struct handle *handle = tree_opendir(tree, tree_walk(tree, "instances"));
     size_t count = 0;
     while (fs_readdir(handle, count))
@@ -506,9 +376,6 @@ int main(void)
         IN_EMPTY_TREE(mkdir_when_its_name_or_place_is_wrong_fails),
         IN_EMPTY_TREE(removal_when_not_allowed_fails),
         IN_EMPTY_TREE(creation_when_not_in_a_drafts_mailboxes_fails),
-        IN_EMPTY_TREE(instance_when_removed_takes_all_of_it_away),
-        IN_EMPTY_TREE(snapshot_when_removed_takes_its_drafts_along),
-        IN_EMPTY_TREE(draft_when_removed_takes_what_was_staged_along),
         IN_EMPTY_TREE(listing_when_the_directory_changes_stays_as_it_was_opened),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

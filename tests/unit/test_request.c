@@ -391,93 +391,13 @@ static void port_when_the_payload_has_one_already_is_refused(void **state)
                    "{\"x\":{\"ack_port\":1}}");
 }
 
-static struct fork_options options_of(const char *text)
-{
-    struct fork_options options = {0};
-    struct error err = {0};
-    if (fork_parse_options(text, strlen(text), &options, &err) < 0)
-        fail_msg("%s: %s", text, err.text);
-    return options;
-}
-
-static void options_when_not_given_are_the_defaults(void **state)
-{
-    const char *const texts[] = {"{}", fork_options_default};
-    (void)state;
-    for (size_t i = 0; i < array_length(texts); i++) {
-        struct fork_options options = options_of(texts[i]);
-        assert_true(options.wait_for_network && !options.standby && !options.keep);
-        assert_null(options.ack_address);
-    }
-    auto_json cJSON *json = cJSON_Parse(fork_options_default);
-    assert_int_equal(cJSON_GetArraySize(json), 7);
-    assert_true(fork_options_default[strlen(fork_options_default) - 1] == '\n');
-}
-
-static void options_when_given_are_taken(void **state)
-{
-    (void)state;
-    struct fork_options options = options_of(
-        "{\"wait_for_network\":false,\"on_ack_failure\":\"keep\",\"ack_address\":\"::1\","
-        "\"target_state\":\"running\",\"tap\":null,\"identity\":false}");
-    assert_true(!options.wait_for_network && options.keep);
-    assert_string_equal(options.ack_address, "::1");
-    free(options.ack_address);
-    assert_null(options.tap);
-    options = options_of("{\"tap\":\"a-b.C_d01234567\"}");
-    assert_string_equal(options.tap, "a-b.C_d01234567");
-    free(options.tap);
-    options = options_of("{\"ack_address\":\"10.0.0.1\",\"on_ack_failure\":\"destroy\"}");
-    assert_false(options.keep);
-    free(options.ack_address);
-}
-
-static void options_when_wrong_or_not_supported_are_refused(void **state)
-{
-    static const struct refusal refusals[] = {
-        {"", EINVAL, "ends too early"},
-        {"[]", EINVAL, "line 1"},
-        {"{\"target\":\"running\"}", EINVAL, "unknown member \"target\""},
-        {"{\"identity\":false,\"identity\":false}", EINVAL, "given twice"},
-        {"{\"target_state\":\"paused\"}", EINVAL, "must be one of \"running\", \"standby\""},
-        {"{\"on_ack_failure\":\"ignore\"}", EINVAL, "must be one of \"destroy\", \"keep\""},
-        {"{\"on_ack_failure\":null}", EINVAL, "\"on_ack_failure\""},
-        {"{\"wait_for_network\":0}", EINVAL, "\"wait_for_network\" must be true or false"},
-        {"{\"identity\":true}", EOPNOTSUPP, "\"identity\" is not supported yet"},
-        {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
-        {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},
-        {"{\"tap\":\"0123456789abcdef\"}", EINVAL, "\"tap\" must be the name"},
-        {"{\"tap\":\"t0\",\"ack_address\":\"x\"}", EINVAL, "\"ack_address\""},
-        {"{\"tap\":7}", EINVAL, "\"tap\" must be a string, or null"},
-        {"{\"ack_address\":\"localhost\"}", EINVAL, "\"ack_address\" must be an IPv4 or IPv6"},
-        {"{\"ack_address\":\"\"}", EINVAL, "\"ack_address\""},
-        {"{\"ack_address\":\"10.0.0.1:5\"}", EINVAL, "\"ack_address\""},
-        {"{\"ack_address\":\"10.0.0\"}", EINVAL, "\"ack_address\""},
-        {"{\"ack_address\":1}", EINVAL, "\"ack_address\""},
-        {"{\"ack_address\":\"0.0.0.0\"}", EINVAL, "\"ack_address\" must be the one address"},
-        {"{\"ack_address\":\"224.0.0.1\"}", EINVAL, "\"ack_address\" must be the one address"},
-    };
-    (void)state;
-    for (size_t i = 0; i < array_length(refusals); i++) {
-        char untouched;
-        struct fork_options options = {.ack_address = &untouched};
-        struct error err = {0};
-        const char *text = refusals[i].text;
-        int r = fork_parse_options(text, strlen(text), &options, &err);
-        if (r != -refusals[i].code || !strstr(err.text, refusals[i].why))
-            fail_msg("%s: %d, %s", text, r, err.text);
-        assert_ptr_equal(options.ack_address, &untouched);
-        assert_int_equal(fork_parse_options(text, strlen(text), NULL, NULL), r);
-    }
-}
-
 static void request_when_finished_is_empty(void **state)
 {
     struct fork_request request = {.count = 2, .id = "web-1"};
     (void)state;
     request.mailboxes[0] = parsed("{\"payload\":{\"a\":1},\"token\":\"t\"}");
     request.mailboxes[1] = (struct fork_mailbox){.name = "no.payload"};
-    request.options = options_of("{\"ack_address\":\"::1\"}");
+    request.options.ack_address = strdup("::1");
     request.options_text = strdup("{}");
     fork_request_finish(&request);
     fork_request_finish(&request);
@@ -502,9 +422,6 @@ int main(void)
         cmocka_unit_test(members_when_appended_stand_last),
         cmocka_unit_test(port_when_the_payload_is_as_large_as_allowed_fits),
         cmocka_unit_test(port_when_the_payload_has_one_already_is_refused),
-        cmocka_unit_test(options_when_not_given_are_the_defaults),
-        cmocka_unit_test(options_when_given_are_taken),
-        cmocka_unit_test(options_when_wrong_or_not_supported_are_refused),
         cmocka_unit_test(request_when_finished_is_empty),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -426,6 +426,49 @@ static inline void tree_assert_committable(struct tree *tree)
 }
 
 #define IN_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup, tree_teardown)
+/* The fork "web-1" of "base" with that record, for the next start. */
+static inline void tree_leave_fork(struct tree *tree, const char *record)
+{
+    struct world *world = tree->world;
+    auto_free char *json = NULL;
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    assert_true(asprintf(&json,
+                         "\"state\":\"stopped\",%s,\"source\":{\"snapshot\":\"base\","
+                         "\"uuid\":\"%s\"}",
+                         world_machine, base->uuid) > 0);
+    snapshot_unref(base);
+    world_leave_instance(world, "web-1", json);
+    world_write_text(world_path(world, "store/instances/web-1/fork.json"), record);
+}
+
+static const char tree_record[] =
+    "{\"version\":1,\"options\":\"{}\\n\",\"result\":{\"status\":\"committed\",\"source\":"
+    "\"snapshots/base\",\"instance\":\"web-1\",\"error\":null,\"mailboxes\":[{\"name\":\"box\","
+    "\"offset\":4096,\"acked\":null}]}}";
+
+/* A snapshot "base" with the mailboxes box and fox, its fork "web-1", an instance "one" in standby
+ * and a new one "two". */
+static inline void tree_furnish(struct tree *tree)
+{
+    struct world *world = tree->world;
+    struct world_image image = {.size = FIXTURE_MEMORY};
+    auto_free char *json = NULL;
+    frames_arm(world_page(&image, 1), "fox", "token");
+    frames_arm(world_page(&image, 2), "box", "token");
+    world_open_store(world);
+    world_open_layers(world);
+    world_publish(world, "base", &image);
+    tree_leave_fork(tree, tree_record);
+    world_write_text(world_path(world, "store/instances/web-1/console.log"), "hello\n");
+    assert_true(asprintf(&json, "\"state\":\"standby\",%s", world_machine) > 0);
+    world_leave_instance(world, "one", json);
+    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
+    world_restart(world);
+    assert_string_equal(world->complaints, "");
+    tree_open_fs(tree, false);
+    assert_int_equal(tree_mkdir(tree, "instances/two"), 0);
+}
+
 #define WITH_BASE(test) cmocka_unit_test_setup_teardown(test, tree_setup_base, tree_teardown)
 #define IN_EMPTY_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup_empty, tree_teardown)
 
