@@ -63,19 +63,41 @@ static void instance_when_running_is_what_info_says(void **state)
     assert_fails(access(file(h, "mailboxes"), F_OK), ENOENT);
 }
 
-static void transitions_that_are_not_there_yet_say_so(void **state)
+static void assert_no_way(struct harness *h, const char *from, const char *const *words)
 {
+    for (; *words; words++) {
+        assert_errno(harness_write(file(h, "state"), *words), EINVAL);
+        assert_file_contains(
+            file(h, "error"),
+            harness_format(h, "an instance that is %s cannot become %s\n", from, *words));
+        assert_string_equal(harness_get(h, file(h, "state")), harness_format(h, "%s\n", from));
+    }
+}
+
+static void assert_nothing_to_save(struct harness *h, const char *from)
+{
+    assert_errno(harness_write(file(h, "snapshot"), "s"), EINVAL);
+    assert_file_contains(file(h, "error"),
+                         harness_format(h, "an instance that is %s has no memory", from));
+    assert_errno(harness_write(file(h, "forks/new/commit"), "f"), EOPNOTSUPP);
+    assert_file_contains(file(h, "forks/new/error"), "has no memory to fork from");
+}
+
+static void transitions_that_do_not_exist_are_refused(void **state)
+{
+    static const char *const resting[] = {"paused", "standby", NULL};
     struct harness *h = *state;
-    boot(h);
-    assert_errno(harness_write(file(h, "state"), "paused"), EOPNOTSUPP);
-    assert_file_contains(file(h, "error"), "cannot be paused yet");
-    assert_errno(harness_write(file(h, "snapshot"), "s"), EOPNOTSUPP);
-    assert_file_contains(file(h, "error"), "standby");
-    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    make(h);
+    assert_no_way(h, "created", resting);
+    assert_nothing_to_save(h, "created");
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
     harness_put(file(h, "state"), "standby");
     assert_string_equal(harness_get(h, file(h, "error")), "");
-    assert_errno(harness_write(file(h, "state"), "running"), EOPNOTSUPP);
-    assert_string_equal(harness_get(h, file(h, "state")), "standby\n");
+    assert_no_way(h, "standby", (const char *const[]){"paused", NULL});
+    harness_put(file(h, "state"), "stopped");
+    assert_no_way(h, "stopped", resting);
+    assert_nothing_to_save(h, "stopped");
 }
 
 /* Whoever ended it, nobody listens at its socket any more. */
@@ -411,7 +433,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         lifecycle_test(instance_when_running_is_what_info_says),
-        lifecycle_test(transitions_that_are_not_there_yet_say_so),
+        lifecycle_test(transitions_that_do_not_exist_are_refused),
         lifecycle_test(socket_of_a_vmm_goes_with_it),
         lifecycle_test(instance_in_standby_has_mailboxes_and_no_vmm),
         lifecycle_test(snapshot_of_an_instance_in_standby_outlives_it),

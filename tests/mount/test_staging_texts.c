@@ -102,7 +102,8 @@ static const struct text options[] = {
     {"{\"tap\":\"0123456789abcdef\"}", EINVAL, EINVAL, "\"tap\" must be the name"},
     {"{\"tap\":0}", EINVAL, EINVAL, "\"tap\" must be a string, or null"},
     {"{\"identity\":true}", EOPNOTSUPP, EOPNOTSUPP, "identity"},
-    {"{\"from_running\":true}", EOPNOTSUPP, EOPNOTSUPP, "from_running"},
+    {"{\"from_running\":true}", 0, 0, ""},
+    {"{\"from_running\":1}", EINVAL, EINVAL, "from_running"},
 };
 
 /* Written at once, and byte by byte: the refusal comes, at the latest, with the last one. */

@@ -43,6 +43,14 @@ static const struct place {
     {"instances/x/error", S_IFREG | 0444},
     {"instances/x/console", S_IFREG | 0400},
     {"instances/x/vmm.log", S_IFREG | 0400},
+    {"instances/x/forks", S_IFDIR | 0755},
+    {"instances/x/forks/new", S_IFDIR | 0755},
+    {"instances/x/forks/new/mailboxes", S_IFDIR | 0755},
+    {"instances/x/forks/new/options", S_IFREG | 0644},
+    {"instances/x/forks/new/commit", S_IFREG | 0200},
+    {"instances/x/forks/new/status", S_IFREG | 0444},
+    {"instances/x/forks/new/result", S_IFREG | 0400},
+    {"instances/x/forks/new/error", S_IFREG | 0444},
 };
 
 static void furnish(struct harness *h)

@@ -35,16 +35,6 @@ static void fork_when_it_took_its_payload_is_armed_again(void **state)
     vm_await_payload(h, "web-1", box, "{\"n\":2}");
 }
 
-static void fork_when_told_to_stand_by_says_that_it_cannot_yet(void **state)
-{
-    struct harness *h = *state;
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
-    assert_int_equal(vm_change(h, "web-1", "standby"), EOPNOTSUPP);
-    assert_non_null(
-        strstr(harness_get(h, harness_path(h, "instances/web-1/error")), "forks cannot"));
-    vm_assert_running(h, (const char *const[]){"web-1", NULL});
-}
-
 static void fork_when_stopped_has_no_process_and_nothing_to_boot_from(void **state)
 {
     struct harness *h = *state;
@@ -154,7 +144,6 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(fork_when_it_took_its_payload_is_armed_again),
-        test(fork_when_told_to_stand_by_says_that_it_cannot_yet),
         test(fork_when_stopped_has_no_process_and_nothing_to_boot_from),
         test(fork_when_its_guest_reboots_is_stopped),
         test(poll_when_the_vmm_ends_wakes_state_and_info),
