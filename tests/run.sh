@@ -3,15 +3,17 @@
 #
 # Everything that must hold before a change lands, from a fresh clone on a fresh machine.
 #
-#   run.sh
+#   run.sh [--soak]
 #
-# Installs what is missing, builds three times (gcc; gcc with sanitizers; clang with fuzzers), runs
-# all suites in the first two, some units under valgrind, and each fuzzer for a while; and looks
-# whether what is installed works, and the quickstart. The last line is "N passed, N failed, N
+# Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
+# undefined behaviour, and with that for threads; clang with fuzzers), runs all suites in the first
+# two, the units and the soak in the third, some units under valgrind, and each fuzzer for a while;
+# and looks whether what is installed works, and the quickstart. With --soak only the soak is run,
+# for long, plain and with the sanitizer for threads. The last line is "N passed, N failed, N
 # skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
 # have run it.
 #
-# What stays behind: the folders build-gcc, build-sanitize, build-clang and build (which is the
+# What stays behind: the folders build-gcc, build-sanitize, build-thread, build-clang and build (which is the
 # quickstart's), and the guests' kernel in ~/.cache/hypefs. Run as root, the suites for an ordinary
 # user run as one, too.
 set -eu
@@ -22,12 +24,15 @@ packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjs
 suites="unit mount vm"
 fuzz_seconds=20
 sanitize_timeouts=2 # times those of a plain build
+thread_timeouts=4
+soak_times=40 # as much as the soak of every run
 valgrind_units="error json json_read sparse frame scan scan_json deliver ack machine import
                 import_firecracker config http qmp programs guest_answer"
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
 passed=0 failed=0 skipped=0
+only_soak=false
 complaints= # why the exit status is not 0, where no test says it
 
 fail() {
@@ -168,7 +173,7 @@ may_skip() {
     esac
 }
 
-# suite FOLDER SUITE MESON-ARGUMENT…
+# suite FOLDER SUITE MESON-ARGUMENT… (of which those that are no options name single tests)
 suite() {
     folder=$root/$1 name=$2
     shift 2
@@ -295,9 +300,32 @@ prepare_environment() {
     export TMPDIR="$work/tmp"
     export ASAN_OPTIONS="log_path=$work/reports/asan:detect_leaks=1"
     export UBSAN_OPTIONS="log_path=$work/reports/ubsan:halt_on_error=1:print_stacktrace=1"
+    export TSAN_OPTIONS="log_path=$work/reports/tsan"
     export HYPEFS_TEST_KERNEL="$cache/kernel"
 }
 
+# The last lines, and the exit.
+finish() {
+    check_leftovers
+    heading "Done"
+    [ -z "$complaints" ] || echo "What failed:$complaints"
+    echo "$passed passed, $failed failed, $skipped skipped"
+    [ -z "$complaints" ]
+    exit
+}
+
+# soak TIMES
+soak() {
+    export HYPEFS_SOAK="$1"
+    suite build-gcc mount --timeout-multiplier "$1" mount_soak
+    suite build-thread mount --timeout-multiplier $(($1 * thread_timeouts)) mount_soak
+    unset HYPEFS_SOAK
+}
+
+if [ $# = 1 ] && [ "$1" = --soak ]; then
+    only_soak=true
+    shift
+fi
 if [ $# -gt 0 ]; then
     sed -n '4,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
     [ "$1" = --help ] || exit 2
@@ -317,14 +345,21 @@ heading "The guests' kernel"
 
 build build-gcc --werror
 # Sanitizers make gcc warn of what cannot happen.
-build build-sanitize -Db_sanitize=address,undefined
+$only_soak || build build-sanitize -Db_sanitize=address,undefined
+build build-thread -Db_sanitize=thread
 prepare_environment
+if $only_soak; then
+    soak $soak_times
+    finish
+fi
 for name in $suites; do
     suite build-gcc "$name"
 done
 for name in $suites; do
     suite build-sanitize "$name" --timeout-multiplier $sanitize_timeouts
 done
+suite build-thread unit --timeout-multiplier $thread_timeouts
+suite build-thread mount --timeout-multiplier $thread_timeouts mount_soak
 heading "Installing into a folder"
 check "meson install" meson install -C "$root/build-gcc" --no-rebuild --destdir "$work/installed"
 check "what is installed" "$root/tests/check_install.sh" "$work/installed" \
@@ -345,8 +380,4 @@ else
     echo "skipped: the fuzzers, for clang's runtime is not there"
     skipped=$((skipped + 1))
 fi
-check_leftovers
-heading "Done"
-[ -z "$complaints" ] || echo "What failed:$complaints"
-echo "$passed passed, $failed failed, $skipped skipped"
-[ -z "$complaints" ]
+finish

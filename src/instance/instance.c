@@ -369,7 +369,8 @@ bool instance_is_standby(struct instance *instance)
 static const struct instance *mapped_by(const struct instance *instance)
 {
     for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
-        if (other->vmm && other->loaded && strcmp(other->source_uuid, instance->uuid) == 0 &&
+        if (other->published && other->vmm && other->loaded &&
+            strcmp(other->source_uuid, instance->uuid) == 0 &&
             instance_shares_file(other, "base", instance->image->directory_fd, "memory"))
             return other;
     return NULL;
