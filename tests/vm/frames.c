@@ -33,7 +33,7 @@ static struct held hold(struct harness *h, const char *id)
     pid_t pid = vm_pid(h, id);
     held.context.directory_fd =
         open(harness_store_path(h, "instances/%s", id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    held.image_fd = open(harness_store_path(h, "snapshots/base/memory"), O_RDONLY | O_CLOEXEC);
+    held.image_fd = open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
     assert_true(held.context.directory_fd >= 0 && held.image_fd >= 0);
     MUST(vmm_create(hypervisor_find("qemu"), pid, pidfd_open(pid, 0), &held.vmm, &err));
     MUST(vmm_pause(&held.context, held.vmm, &err));
@@ -110,4 +110,28 @@ void vm_write_frames(struct harness *h, const char *id, const char *mailbox, con
                                     parts[j].size, &err));
     }
     let_go(&held);
+}
+
+void vm_assert_image(struct harness *h, const char *id, const char *path)
+{
+    enum { CHUNK = 1 << 20 };
+    struct guest_memory *memory;
+    char *live = harness_alloc(h, CHUNK), *saved = harness_alloc(h, CHUNK);
+    pid_t pid = vm_pid(h, id);
+    auto_close int image =
+        open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    auto_close int process = -1;
+    assert_true(image >= 0 && fd >= 0);
+    MUST(guest_memory_open_process(pid, &process, &err));
+    MUST(guest_memory_create(pid, process, image, &memory, &err));
+    off_t size = lseek(fd, 0, SEEK_END);
+    assert_true(size > 0 && size % CHUNK == 0);
+    for (off_t at = 0; at < size; at += CHUNK) {
+        MUST(guest_memory_read(memory, (uint64_t)at, live, CHUNK, &err));
+        assert_int_equal(pread(fd, saved, CHUNK, at), CHUNK);
+        if (memcmp(live, saved, CHUNK) != 0)
+            fail_msg("%s is not the memory of %s, from %jd on", path, id, (intmax_t)at);
+    }
+    guest_memory_destroy(memory);
 }

@@ -340,6 +340,37 @@ int vm_change(struct harness *h, const char *id, const char *state)
     return harness_write(harness_path(h, "instances/%s/state", id), state);
 }
 
+unsigned vm_last_tick(struct harness *h, const char *id)
+{
+    static const char words[] = "vm_guest: tick ";
+    unsigned tick = 0;
+    const char *console = harness_get(h, vm_console(h, id));
+    for (const char *at = console; (at = strstr(at, words));) {
+        at += strlen(words);
+        if (strchr(at, '\n')) /* else it is only begun */
+            tick = (unsigned)strtoul(at, NULL, 10);
+    }
+    return tick;
+}
+
+struct ticking {
+    struct harness *h;
+    const char *id;
+    unsigned tick;
+};
+
+static bool has_ticked(void *argument)
+{
+    const struct ticking *ticking = argument;
+    return vm_last_tick(ticking->h, ticking->id) > ticking->tick;
+}
+
+void vm_await_tick_after(struct harness *h, const char *id, unsigned tick)
+{
+    struct ticking ticking = {.h = h, .id = id, .tick = tick};
+    harness_await_that(has_ticked, &ticking, harness_format(h, "the guest of %s goes on", id));
+}
+
 /* Names that do not begin with a dot; a hidden entry is one that a commit left behind. */
 static size_t count_entries(const char *path, bool hidden)
 {

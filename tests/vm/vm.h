@@ -97,6 +97,12 @@ size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
                       struct vm_frame ret[VM_FRAMES_MAX]);
 /* Delivers as a host does, to each. */
 void vm_write_frames(struct harness *h, const char *id, const char *mailbox, const char *payload);
+/* The file is, byte for byte, the memory of that fork, which is paused. */
+void vm_assert_image(struct harness *h, const char *id, const char *path);
+/* Of guests with hypefs.ticks: the last tick that is on the console (0: none); and one behind it is
+ * waited for. */
+unsigned vm_last_tick(struct harness *h, const char *id);
+void vm_await_tick_after(struct harness *h, const char *id, unsigned tick);
 /* The checksum of base's memory image. */
 char *vm_checksum(struct harness *h);
 

@@ -8,10 +8,15 @@
  *     hypefs.network_deed=DEED          what is done with its payloads (default: apply)
  *     hypefs.child                      forks, once all are armed, a child that keeps writing
  *                                       memory
+ *     hypefs.asleep=NAME                arms that mailbox too, and never looks into it
+ *     hypefs.twin                       keeps a copy of the first mailbox's page, as migration
+ *                                       leaves them behind, and never looks into it
+ *     hypefs.ticks                      prints "vm_guest: tick N" every 100 ms
  *
  * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
  * characters as \xNN; the network's NAME is "(network)". The payload's member "do" is one of the
- * `deeds` below; without it: ack. A network payload says nothing like that.
+ * `deeds` below; without it: ack. What says "hush" is acked and not printed. A network payload says
+ * nothing like that.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -19,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -31,6 +37,7 @@ enum {
     COMMAND_LINE_MAX = 4096,
     CHILD_BYTES = 4 << 20,
     CHILD_PAUSE_MS = 5,
+    TICK_MS = 100,
     DEED_MAX = 31,
 };
 
@@ -141,6 +148,7 @@ static const struct {
     void (*run)(struct hypefs_mailbox *box);
 } deeds[] = {
     {"ack", ack},
+    {"hush", ack},
     {"apply", apply_network},
     {"silent", keep_silent},
     {"longer-name", ack_longer_name},
@@ -177,7 +185,8 @@ static void obey(struct hypefs_mailbox *box)
         if (guest_member_find(payload, size, "do", &any))
             guest_member_word(payload, size, "do", told, DEED_MAX);
     }
-    print_payload(name, payload, size);
+    if (strcmp(told, "hush") != 0)
+        print_payload(name, payload, size);
     for (size_t i = 0; i < sizeof deeds / sizeof deeds[0]; i++)
         if (strcmp(told, deeds[i].name) == 0)
             deeds[i].run(box);
@@ -194,6 +203,38 @@ static _Noreturn void run_child(void)
     for (int i = 0;; i++) {
         memset(memory, i, CHILD_BYTES);
         poll(NULL, 0, CHILD_PAUSE_MS);
+    }
+}
+
+static void keep_twin(const struct hypefs_mailbox *box)
+{
+    void *page = mmap(NULL, FRAME_SIZE, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+    if (page == MAP_FAILED)
+        die("hypefs.twin", -errno);
+    memcpy(page, (const void *)(uintptr_t)box->frame, FRAME_SIZE);
+}
+
+static void arm_asleep(const char *name)
+{
+    struct hypefs_mailbox *box;
+    int r = hypefs_mailbox_arm(name, NULL, 0, &box);
+    if (r < 0)
+        die(name, r);
+}
+
+/* Never returns. */
+static void serve(struct hypefs_mailbox *const *boxes, size_t count, bool ticks)
+{
+    for (unsigned tick = 1;;) {
+        struct hypefs_mailbox *full;
+        int r = hypefs_mailbox_wait(boxes, count, ticks ? TICK_MS : -1, &full);
+        if (r == -ETIMEDOUT)
+            printf("vm_guest: tick %u\n", tick++);
+        else if (r < 0)
+            die("wait", r);
+        else
+            obey(full);
     }
 }
 
@@ -238,10 +279,19 @@ static char *parameter(const char *line, const char *name)
     return NULL;
 }
 
+static bool has_parameter(const char *line, const char *name)
+{
+    char *value = parameter(line, name);
+    if (!value)
+        return false;
+    free(value);
+    return true;
+}
+
 int main(void)
 {
     char line[COMMAND_LINE_MAX], default_names[] = "test.mailbox";
-    struct hypefs_mailbox *boxes[MAILBOXES_MAX], *full;
+    struct hypefs_mailbox *boxes[MAILBOXES_MAX];
 
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     FILE *file = fopen("/proc/cmdline", "re");
@@ -261,11 +311,12 @@ int main(void)
     for (size_t i = 0; i < count; i++)
         boxes[i]->frame[boxes[i]->layout->length] = 0;
     free(child);
+    char *asleep = parameter(line, "hypefs.asleep");
+    if (asleep)
+        arm_asleep(asleep);
+    free(asleep);
+    if (has_parameter(line, "hypefs.twin"))
+        keep_twin(boxes[0]);
     puts("vm_guest: ready");
-    for (;;) {
-        int r = hypefs_mailbox_wait(boxes, count, -1, &full);
-        if (r < 0)
-            die("wait", r);
-        obey(full);
-    }
+    serve(boxes, count, has_parameter(line, "hypefs.ticks"));
 }
