@@ -116,7 +116,10 @@ int instance_hold_and(struct instance *instance, held *work, void *context, stru
     struct error why = {0}, resume_error = {0};
     if (instance->state == INSTANCE_PAUSED) {
         int done = work(instance, context, err);
-        return done == HELD_ENDED ? 0 : done;
+        if (done == HELD_ENDED)
+            return 0;
+        vmm_release(instance->vmm);
+        return done;
     }
     int r = instance_mark(instance, instance_hold, err);
     if (r < 0)

@@ -141,6 +141,7 @@ static void snapshot_of_one_that_is_paused_is_its_memory_byte_for_byte(void **st
     vm_commit(h, "new", "web-1");
     goes_on(h, "web-1");
     assert_int_equal(vm_change(h, "web-1", "paused"), 0);
+    size_t sockets = vm_daemon_sockets(h);
     seen[0] = harness_get(h, vm_console(h, "web-1"));
     put(in(h, "web-1", "snapshot"), "s");
     put(in(h, "web-1", "snapshot"), "again");
@@ -150,6 +151,7 @@ static void snapshot_of_one_that_is_paused_is_its_memory_byte_for_byte(void **st
     vm_assert_image(h, "web-1", harness_store_path(h, "snapshots/again/memory"));
     seen[1] = harness_get(h, vm_console(h, "web-1"));
     assert_string_equal(seen[0], seen[1]);
+    assert_int_equal(vm_daemon_sockets(h), sockets);
     /* Holes stay holes: not more than the source's and what was written since. */
     blkcnt_t source = blocks(h, "base", &size), copy = blocks(h, "s", &same);
     assert_int_equal(size, same);
