@@ -17,48 +17,6 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-void document_finish(struct document *document)
-{
-    free_wiped(document->text, document->size);
-    free(document->refused);
-    *document = (struct document){0};
-}
-
-void document_refuse(struct document *document, const char *why)
-{
-    free(document->refused);
-    document->refused = strdup(why);
-}
-
-void document_mend(struct document *document)
-{
-    document->unfinished = false;
-    free(steal_pointer(document->refused));
-}
-
-static int document_set(struct document *document, const char *text, size_t size)
-{
-    char *copy = malloc(size + 1);
-    if (!copy)
-        return -ENOMEM;
-    memcpy(copy, text, size);
-    free_wiped(document->text, document->size);
-    document->text = copy;
-    document->size = size;
-    return 0;
-}
-
-/* O_TRUNC, truncation to 0; a file that was just created is like this too. */
-static int document_begin(struct document *document)
-{
-    int r = document_set(document, "", 0);
-    if (r == 0) {
-        document_mend(document);
-        document->unfinished = true;
-    }
-    return r;
-}
-
 void handle_register(struct fs *fs, struct handle *handle, const struct place *place)
 {
     handle->place = *place;

@@ -273,9 +273,14 @@ void place_give(struct fs *fs, struct place *place);
 /* files.c */
 /* The handle is of that place, counted, and in fs.handles. */
 void handle_register(struct fs *fs, struct handle *handle, const struct place *place);
+
+/* document.c */
 void document_finish(struct document *document);
 void document_refuse(struct document *document, const char *why);
 void document_mend(struct document *document);
+int document_set(struct document *document, const char *text, size_t size);
+/* O_TRUNC, truncation to 0; a file that was just created is like this too. */
+int document_begin(struct document *document);
 
 /* jobs.c */
 int jobs_open(struct fs *fs, struct error *err);
