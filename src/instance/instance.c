@@ -28,6 +28,14 @@ struct instance *instance_create(struct instances *table, const char *id)
     return instance;
 }
 
+void instance_tell(const struct instance *instance, enum instance_happening what,
+                   enum instance_state from)
+{
+    const struct instances_setup *setup = &instance->table->setup;
+    if (setup->happened)
+        setup->happened(setup->listener, instance, what, from);
+}
+
 int instance_set_directory(struct instance *instance, int fd, struct error *err)
 {
     return image_create(fd, "instances", instance->id, &instance->table->setup.snapshots->scans,
@@ -176,6 +184,8 @@ static void publish(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
     instance->published = true;
+    instance_tell(instance, INSTANCE_MADE, instance->state);
+    pthread_cond_broadcast(&instance->table->idle);
     pthread_mutex_unlock(&instance->table->lock);
 }
 
@@ -404,6 +414,7 @@ int instance_remove(struct instance *instance, struct error *err)
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
+        instance_tell(instance, INSTANCE_REMOVED, instance->state);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
@@ -414,7 +425,7 @@ int instance_remove(struct instance *instance, struct error *err)
     return 0;
 }
 
-static cJSON *exit_to_json(const struct instance *instance)
+cJSON *instance_exit(const struct instance *instance)
 {
     if (!instance->exit.ended)
         return cJSON_CreateNull();
@@ -469,7 +480,7 @@ char *instance_info(struct instance *instance)
     }
     cJSON_AddNumberToObject(info, "memory_bytes", (double)instance->machine.memory_bytes);
     cJSON_AddItemToObject(info, "config", configured(instance));
-    cJSON_AddItemToObject(info, "exit", exit_to_json(instance));
+    cJSON_AddItemToObject(info, "exit", instance_exit(instance));
     pthread_mutex_unlock(&instance->table->lock);
     return json_print(info);
 }

@@ -72,6 +72,14 @@ struct instance {
     UT_hash_handle hh; /* in the table, by id */
 };
 
+/* What happened to an instance, at the moment from which others can see it. */
+enum instance_happening {
+    INSTANCE_MADE,      /* by mkdir or a fork */
+    INSTANCE_STATE,     /* its state is another than `from` */
+    INSTANCE_VMM_ENDED, /* by itself; the state follows */
+    INSTANCE_REMOVED,
+};
+
 /* What the mount was told about VMMs and whom to tell about changes. Borrowed. */
 struct instances_setup {
     const struct store *store;
@@ -82,6 +90,11 @@ struct instances_setup {
     void (*changed)(void *context, const char *id);
     void (*complain)(void *context, const char *text);
     void *context;
+    /* Called with the lock held, so that what is told comes in the order in which it happened: may
+     * read the instance, takes no lock of fs/ or here. NULL: nobody is told. */
+    void (*happened)(void *listener, const struct instance *instance, enum instance_happening what,
+                     enum instance_state from);
+    void *listener;
 };
 
 struct instances {
@@ -175,5 +188,7 @@ int instance_remove(struct instance *instance, struct error *err);
 
 /* The text of `info`. Returns owned. */
 char *instance_info(struct instance *instance);
+/* Its member `exit`: for happened(). Returns owned. */
+cJSON *instance_exit(const struct instance *instance);
 
 #endif

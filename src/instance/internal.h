@@ -27,6 +27,9 @@ bool instance_shares_file(const struct instance *instance, const char *name, int
 /* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
 void instance_insert(struct instance *instance);
+/* With the lock held. */
+void instance_tell(const struct instance *instance, enum instance_happening what,
+                   enum instance_state from);
 /* Takes the descriptor, also when it fails. */
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
 

@@ -65,6 +65,8 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
 bool instance_begin_ended(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
+    while (!instance->published) /* in a moment: first it is told that it was made */
+        pthread_cond_wait(&instance->table->idle, &instance->table->lock);
     bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
     if (begun)
         instance->busy = instance->settling = true;
@@ -74,8 +76,11 @@ bool instance_begin_ended(struct instance *instance)
 
 void instance_reach(struct instance *instance, enum instance_state state)
 {
+    enum instance_state from = instance->state;
     instance->state = state;
     instance->settling = true;
+    if (state != from)
+        instance_tell(instance, INSTANCE_STATE, from);
 }
 
 void instance_set_state(struct instance *instance, enum instance_state state)
@@ -123,6 +128,14 @@ static void tell_exit(struct instance *instance)
     table->setup.complain(table->setup.context, text.text);
 }
 
+static void reach_end(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance_tell(instance, INSTANCE_VMM_ENDED, instance->state);
+    instance_reach(instance, INSTANCE_STOPPED);
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
 void instance_end(struct instance *instance)
 {
     struct instances *table = instance->table;
@@ -132,7 +145,7 @@ void instance_end(struct instance *instance)
         vmm_reap(instance->vmm, &exit);
     if (exit.ended) {
         instance_forget_vmm(instance);
-        instance_set_state(instance, INSTANCE_STOPPED);
+        reach_end(instance);
         instance_drop_image(instance);
         tell_exit(instance);
     }

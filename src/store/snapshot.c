@@ -82,11 +82,19 @@ static int load(struct snapshots *table, const char *id, int directory_fd, struc
     return 0;
 }
 
+/* With the lock held. */
+static void tell(struct snapshots *table, const struct snapshot *snapshot, bool removed)
+{
+    if (table->happened)
+        table->happened(table->listener, snapshot->id, removed);
+}
+
 static void insert(struct snapshots *table, struct snapshot *snapshot)
 {
     pthread_mutex_lock(&table->lock);
     snapshot->serial = ++table->last_serial;
     HASH_ADD_STR(table->by_id, id, snapshot);
+    tell(table, snapshot, false);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -170,6 +178,7 @@ static void drop_vanished(struct snapshots *table)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
+        tell(table, snapshot, true);
         image_drop(snapshot->image);
         if (--snapshot->references == 0)
             snapshot_free(snapshot);
@@ -369,6 +378,7 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
     if (r == 0) {
         snapshot->removed = true;
         HASH_DEL(table->by_id, snapshot);
+        tell(table, snapshot, true);
     }
     pthread_mutex_unlock(&table->lock);
     if (r < 0)

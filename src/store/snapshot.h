@@ -72,6 +72,10 @@ struct snapshots {
     struct image_scans scans; /* of instances' images too */
     void (*complain)(void *context, const char *text);
     void *context; /* of complain() */
+    /* One has come or gone: called with the lock held, at that moment; takes no other. NULL, or set
+     * after opening: nobody is told. */
+    void (*happened)(void *listener, const char *id, bool removed);
+    void *listener;
 };
 
 /* Loads all. One that cannot be read is left out and named by `complain`, with the reason, now or

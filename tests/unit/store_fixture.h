@@ -59,6 +59,7 @@ struct world {
     void (*on_changed)(struct world *world, const char *id);
     void *context; /* of these two */
     char complaints[4096];
+    char happenings[1024];    /* of instances and snapshots */
     struct image_scans scans; /* of images that the test makes itself */
 
     struct {
@@ -153,6 +154,32 @@ static inline void world_complain(void *context, const char *text)
     snprintf(world->complaints + used, sizeof world->complaints - used, "%s\n", text);
 }
 
+/* Locks of its own: the layers call with theirs. */
+__attribute__((format(printf, 2, 3))) static inline void world_note(struct world *world,
+                                                                    const char *format, ...)
+{
+    va_list args;
+    pthread_mutex_lock(&world->changed.lock);
+    size_t used = strlen(world->happenings);
+    va_start(args, format);
+    vsnprintf(world->happenings + used, sizeof world->happenings - used, format, args);
+    va_end(args);
+    pthread_mutex_unlock(&world->changed.lock);
+}
+
+static inline void world_happened(void *listener, const struct instance *instance,
+                                  enum instance_happening what, enum instance_state from)
+{
+    static const char *const words[] = {"made", "state", "ended", "removed"};
+    world_note(listener, "%s %s %s %s\n", words[what], instance->id, instance_state_names[from],
+               instance_state_names[instance->state]);
+}
+
+static inline void world_snapshot_happened(void *listener, const char *id, bool removed)
+{
+    world_note(listener, "%s %s\n", removed ? "gone" : "published", id);
+}
+
 static inline int world_remove(const char *path, const struct stat *file, int type,
                                struct FTW *walk)
 {
@@ -229,7 +256,9 @@ static inline void world_open_layers(struct world *world)
                                           .binary_count = 1,
                                           .changed = world_changed,
                                           .complain = world_complain,
-                                          .context = world};
+                                          .context = world,
+                                          .happened = world_happened,
+                                          .listener = world};
     struct instances_setup complete = setup;
     world->binary = (struct vmm_binary){"qemu", world->qemu};
     assert_int_equal(vmm_programs_create(&world->programs, &world->err), 0);
@@ -237,6 +266,8 @@ static inline void world_open_layers(struct world *world)
     assert_int_equal(snapshots_open(&world->store, world_scanned, world_complain, world,
                                     &world->snapshots, &world->err),
                      0);
+    world->snapshots.listener = world;
+    world->snapshots.happened = world_snapshot_happened;
     assert_int_equal(instances_open(&complete, &world->instances, &world->err), 0);
     world->layers_are_open = true;
 }

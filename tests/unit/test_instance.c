@@ -190,6 +190,9 @@ static void instance_when_removed_is_gone_whole(void **state)
     assert_true(again->serial > serial);
     auto_free char *info = instance_info(instance); /* what is held stays readable */
     assert_non_null(info);
+    assert_string_equal(world->happenings, "made web-1 created created\n"
+                                           "removed web-1 created created\n"
+                                           "made web-1 created created\n");
     instance_unref(again);
     instance_unref(instance);
 }
@@ -332,6 +335,10 @@ static void fork_when_its_vmm_dies_while_it_is_published_is_stopped(void **state
     assert_int_equal(r, 0);
     assert_true(gate_wait(&world->changed, FIXTURE_FAR_MS));
     assert_int_equal(instance_state(parts.instance), INSTANCE_STOPPED);
+    assert_string_equal(world->happenings, "published base\n"
+                                           "made fork-1 running running\n"
+                                           "ended fork-1 running running\n"
+                                           "state fork-1 running stopped\n");
     assert_int_equal(parts.source->users, 0);
     instance_abandon(parts.instance);
     instance_unref(made(world, "other"));

@@ -160,6 +160,12 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
     }
     assert_true(world_child_ended(world, running, FIXTURE_FAR_MS));
     assert_true(world_child_ended(world, paused, FIXTURE_FAR_MS));
+    assert_string_equal(world->happenings, /* nothing ended by itself */
+                        "state created created stopped\nremoved created stopped stopped\n"
+                        "state running running stopped\nremoved running stopped stopped\n"
+                        "state paused paused stopped\nremoved paused stopped stopped\n"
+                        "state standby standby stopped\nremoved standby stopped stopped\n"
+                        "removed stopped stopped stopped\n");
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
 }
 

@@ -329,6 +329,7 @@ static void snapshot_when_made_again_is_another_one(void **state)
     assert_ptr_not_equal(first, second);
     assert_true(second->serial > first->serial);
     assert_string_not_equal(second->uuid, first->uuid);
+    assert_string_equal(world->happenings, "published base\ngone base\npublished base\n");
     snapshot_unref(first);
     snapshot_unref(second);
 }
