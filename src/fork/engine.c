@@ -257,13 +257,28 @@ static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
     [FORK_ACK] = handoffs_after_resume,
 };
 
+static void tell(const struct fork *fork, const char *phase)
+{
+    if (fork->engine->begun)
+        fork->engine->begun(fork->engine->listener, phase);
+}
+
+/* Nobody runs who could be patched, resumed or waited for. */
+static bool has_step(const struct fork *fork, int phase)
+{
+    return phase <= FORK_LOAD || fork->vmm;
+}
+
 static int run_steps(struct fork *fork, struct error *err)
 {
     double begun = process_now_ms(), before = begun;
     int r = 0;
     for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
-        fork->phase = (enum fork_phase)phase;
-        r = phase > FORK_LOAD && !fork->vmm ? 0 : steps[phase](fork, err);
+        if (has_step(fork, phase)) {
+            fork->phase = (enum fork_phase)phase;
+            tell(fork, fork_phase_names[phase]);
+            r = steps[phase](fork, err);
+        }
         double now = process_now_ms();
         fork->phase_ms[phase] = now - before;
         fork->total_ms = now - begun;
@@ -274,6 +289,7 @@ static int run_steps(struct fork *fork, struct error *err)
 
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
+    tell(fork, fork_publish_name);
     cJSON *record = fork_record(fork, result);
     struct instance_fork parts = {.entry = &fork->entry,
                                   .vmm = &fork->vmm,

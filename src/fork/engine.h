@@ -20,6 +20,10 @@ struct fork_engine {
     const char *ack_address;     /* the mount's; a fork's options may name another */
     struct ack_ports *ack_ports; /* NULL: none is remembered */
     int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
+    /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
+     * … "ack", and "publish" when the fork goes into the store). NULL: nobody is told. */
+    void (*begun)(void *listener, const char *phase);
+    void *listener;
 };
 
 /* What is forked: one of the two, borrowed. */

@@ -16,6 +16,7 @@ enum fork_phase {
     FORK_PHASES
 };
 extern const char *const fork_phase_names[FORK_PHASES];
+extern const char fork_publish_name[]; /* behind the last */
 
 enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
 

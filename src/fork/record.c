@@ -12,6 +12,8 @@ const char *const fork_phase_names[FORK_PHASES] = {
     [FORK_ACK] = "ack",
 };
 
+const char fork_publish_name[] = "publish";
+
 static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
 {
     if (!known) {
@@ -68,7 +70,7 @@ static cJSON *error_result(const struct fork *fork, const struct error *err)
     cJSON *json = cJSON_CreateObject();
     cJSON_AddStringToObject(json, "code", error_name(err->code));
     cJSON_AddStringToObject(json, "phase",
-                            fork->publishing ? "publish" : fork_phase_names[fork->phase]);
+                            fork->publishing ? fork_publish_name : fork_phase_names[fork->phase]);
     if (fork->failed_mailbox)
         cJSON_AddStringToObject(json, "mailbox", fork->failed_mailbox);
     else

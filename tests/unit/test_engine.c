@@ -22,14 +22,23 @@ struct attempt {
     struct fork_outcome outcome;
     struct error err;
     int descriptors, instances;
+    const char *told; /* the step that began last */
 };
+
+static void begun(void *listener, const char *phase)
+{
+    ((struct attempt *)listener)->told = phase;
+}
 
 static void prepare(struct world *world, struct attempt *attempt)
 {
-    *attempt = (struct attempt){
-        .world = world,
-        .source = snapshots_find(&world->snapshots, "base"),
-        .engine = {.instances = &world->instances, .ack_address = "127.0.0.1", .cancel_fd = -1}};
+    *attempt = (struct attempt){.world = world,
+                                .source = snapshots_find(&world->snapshots, "base"),
+                                .engine = {.instances = &world->instances,
+                                           .ack_address = "127.0.0.1",
+                                           .cancel_fd = -1,
+                                           .begun = begun,
+                                           .listener = attempt}};
     world->complaints[0] = 0; /* publishing may have told of pending mailboxes */
     assert_non_null(attempt->source);
     snprintf(attempt->request.id, sizeof attempt->request.id, "fork-1");
@@ -87,6 +96,7 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     assert_int_equal(attempt->err.code, code);
     assert_false(attempt->outcome.published);
     check_result(attempt, phase, mailbox);
+    assert_string_equal(attempt->told, phase);
     cJSON_Delete(attempt->outcome.result);
     assert_int_equal(attempt->request.count, 0);
     assert_string_equal(attempt->request.id, id);
