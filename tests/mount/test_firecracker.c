@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fake.h"
 #include "taps.h"
 #include "util/cleanup.h"
 
@@ -19,60 +20,12 @@ static char *forks(struct harness *h, const char *file)
     return harness_path(h, "snapshots/base/forks/%s", file);
 }
 
-static char *instance(struct harness *h, const char *id, const char *file)
-{
-    return harness_path(h, "instances/%s/%s", id, file);
-}
-
-/* Variables of the fake, from its next start on. */
-static void tell(struct harness *h, const char *variables)
-{
-    harness_put(harness_format(h, "%s/how", h->directory),
-                harness_format(h, "export %s\n", variables));
-}
-
-static char *fake_options(struct harness *h)
-{
-    const char *fake = getenv("FAKE_FIRECRACKER");
-    assert_non_null(fake);
-    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
-    return fixture_script(
-        h, "firecracker",
-        harness_format(h, "#!/bin/sh\n. \"${0%%/*}/how\"\nexec '%s' \"$@\"\n", fake));
-}
-
-static void mount_it(struct harness *h)
-{
-    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), NULL});
-}
-
-static void make(struct harness *h, const char *id, const char *cmdline, const char *members)
-{
-    assert_works(mkdir(instance(h, id, ""), 0755));
-    harness_put(instance(h, id, "config"),
-                harness_format(h,
-                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
-                               "\"memory_mib\":8,\"cmdline\":\"%s\"%s}",
-                               cmdline, members));
-}
-
-/* Boots it, puts it to rest and publishes snapshots/base; the instance is gone. */
-static void publish(struct harness *h, const char *cmdline, const char *members)
-{
-    make(h, "base", cmdline, members);
-    harness_put(instance(h, "base", "state"), "running");
-    harness_await(h, instance(h, "base", "console"), "ready");
-    harness_put(instance(h, "base", "state"), "standby");
-    harness_put(instance(h, "base", "snapshot"), "base");
-    assert_works(rmdir(instance(h, "base", "")));
-}
-
 static int setup(void **state)
 {
     if (harness_setup(state) < 0)
         return -1;
-    mount_it(*state);
-    publish(*state, "mailboxes=m,a network", "");
+    fake_mount(*state);
+    fake_publish(*state, "mailboxes=m,a network", "");
     return 0;
 }
 
@@ -100,12 +53,6 @@ static void assert_refused(struct harness *h, int code, const char *phase, const
     assert_no_instance(h);
 }
 
-static void drop(struct harness *h, const char *id)
-{
-    harness_put(instance(h, id, "state"), "stopped");
-    assert_works(rmdir(instance(h, id, "")));
-}
-
 /* ---- what works ---- */
 
 static void fork_has_its_payloads_and_acks_them(void **state)
@@ -122,18 +69,18 @@ static void fork_has_its_payloads_and_acks_them(void **state)
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
     assert_string_equal(harness_json(h, result, "mailboxes.1.acked"), "true");
     assert_string_equal(harness_json(h, result, "network.status"), "applied");
-    const char *console = harness_get(h, instance(h, "f1", "console"));
+    const char *console = harness_get(h, fake_instance(h, "f1", "console"));
     assert_contains(console, "network {\"interface_name\":\"eth0\"");
     assert_contains(console, "m {\"n\":1,\"ack_port\":");
     assert_contains(console, "\"ack_key\":\"");
     /* Another one has the same image and nothing of the first. */
     assert_errno(commit(h, "f2"), 0);
-    assert_string_equal(harness_get(h, instance(h, "f2", "console")), "");
+    assert_string_equal(harness_get(h, fake_instance(h, "f2", "console")), "");
     assert_string_equal(assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out,
                         before);
     assert_fails(rmdir(harness_path(h, "snapshots/base")), EBUSY);
-    drop(h, "f1");
-    drop(h, "f2");
+    fake_drop(h, "f1");
+    fake_drop(h, "f2");
     assert_no_instance(h);
     assert_works(rmdir(harness_path(h, "snapshots/base")));
 }
@@ -141,36 +88,36 @@ static void fork_has_its_payloads_and_acks_them(void **state)
 static void instance_when_the_daemon_starts_again_is_saved_all_the_same(void **state)
 {
     struct harness *h = *state;
-    make(h, "x", "mailboxes=m",
-         ",\"disks\":[{\"path\":\"/etc/passwd\",\"format\":\"raw\","
-         "\"readonly\":true}]");
-    harness_put(instance(h, "x", "state"), "running");
+    fake_make(h, "x", "mailboxes=m",
+              ",\"disks\":[{\"path\":\"/etc/passwd\",\"format\":\"raw\","
+              "\"readonly\":true}]");
+    harness_put(fake_instance(h, "x", "state"), "running");
     assert_int_equal(harness_unmount(h), 0);
-    mount_it(h);
-    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
-    harness_put(instance(h, "x", "state"), "standby");
-    assert_works(access(instance(h, "x", "mailboxes/m"), F_OK));
-    harness_put(instance(h, "x", "snapshot"), "other");
+    fake_mount(h);
+    assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
+    harness_put(fake_instance(h, "x", "state"), "standby");
+    assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
+    harness_put(fake_instance(h, "x", "snapshot"), "other");
     const char *info = harness_get(h, harness_path(h, "snapshots/other/info"));
     assert_string_equal(harness_json(h, info, "hypervisor"), "firecracker");
     assert_string_equal(harness_json(h, info, "hypervisor_version"), "1.7.0");
     assert_errno(harness_write(harness_path(h, "snapshots/other/forks/new/commit"), "f"), 0);
-    drop(h, "f");
-    drop(h, "x");
+    fake_drop(h, "f");
+    fake_drop(h, "x");
 }
 
 static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
 {
     struct harness *h = *state;
-    make(h, "x", "mailboxes=m", "");
-    harness_put(instance(h, "x", "state"), "running");
+    fake_make(h, "x", "mailboxes=m", "");
+    harness_put(fake_instance(h, "x", "state"), "running");
     assert_works(mkdir(harness_store_path(h, "instances/x/mailboxes.json"), 0700));
-    assert_errno(harness_write(instance(h, "x", "state"), "standby"), EISDIR);
-    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EISDIR);
+    assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
     assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
     assert_works(rmdir(harness_store_path(h, "instances/x/mailboxes.json")));
-    harness_put(instance(h, "x", "state"), "standby");
-    assert_works(access(instance(h, "x", "mailboxes/m"), F_OK));
+    harness_put(fake_instance(h, "x", "state"), "standby");
+    assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
 }
 
 static void fork_on_another_tap_needs_a_version_that_can(void **state)
@@ -180,10 +127,10 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
         print_message("skipped: only root can make taps\n");
         skip();
     }
-    tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
     assert_works(rmdir(harness_path(h, "snapshots/base")));
-    publish(h, "mailboxes=m",
-            ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
+    fake_publish(h, "mailboxes=m",
+                 ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
     assert_errno(commit(h, "f1"), 0);
     taps_assert(h, "t0", true);
     assert_errno(commit(h, "f2"), EBUSY);
@@ -191,9 +138,9 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     taps_assert(h, "t1", false);
     assert_errno(commit(h, "f2"), 0);
     taps_assert(h, "t1", true);
-    drop(h, "f1");
-    drop(h, "f2");
-    tell(h, "FAKE_FIRECRACKER_VERSION=1.11.0");
+    fake_drop(h, "f1");
+    fake_drop(h, "f2");
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.11.0");
     harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
     assert_refused(h, EOPNOTSUPP, "load", "needs Firecracker 1.12, and this one is 1.11.0");
 }
@@ -204,7 +151,7 @@ static void guest_that_refuses_has_its_reason_told(void **state)
 {
     struct harness *h = *state;
     static const char *const hows[] = {"udp", "keyed"};
-    tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
     for (size_t i = 0; i < array_length(hows); i++) {
         stage(h, "m", "{}", hows[i], LONG_MS);
         assert_refused(h, EREMOTEIO, "ack", "the_disk_is_full");
@@ -225,13 +172,13 @@ static void guest_that_is_silent_or_lies_is_destroyed(void **state)
     struct harness *h = *state;
     static const char *const guests[] = {"silent", "lie"}, *const hows[] = {"udp", "keyed"};
     for (size_t i = 0; i < array_length(guests); i++) {
-        tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s", guests[i]));
+        fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s", guests[i]));
         for (size_t j = 0; j < array_length(hows); j++) {
             stage(h, "m", "{}", hows[j], SHORT_MS);
             assert_refused(h, ETIMEDOUT, "ack", "no ack for mailbox m within 150 ms");
         }
     }
-    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
     assert_errno(commit(h, "f"), 0);
 }
 
@@ -282,12 +229,12 @@ static void image_over_3_gib_is_reached_in_both_regions(void **state)
                                      .frames = frames,
                                      .count = array_length(frames)},
           "", ".");
-    mount_it(h);
+    fake_mount(h);
     for (size_t i = 0; i < 3; i++)
         stage(h, frames[i].name, harness_format(h, "{\"i\":%zu}", i), "keyed", LONG_MS);
     assert_errno(commit(h, "f1"), 0);
-    assert_file_contains(instance(h, "f1", "console"), "above {\"i\":2,");
-    drop(h, "f1");
+    assert_file_contains(fake_instance(h, "f1", "console"), "above {\"i\":2,");
+    fake_drop(h, "f1");
     harness_put(forks(h, "new/mailboxes/unplugged"), "{}");
     assert_refused(h, EIO, "patch", "not private and writable");
 }
@@ -311,7 +258,7 @@ static void drives_are_each_forks_own_or_shared(void **state)
                  "echo later > $T/origin; echo shared > $T/shared; chmod 400 $T/shared; "
                  "echo -n frozen content > $S/snapshots/base/disk-0",
                  0);
-    mount_it(h);
+    fake_mount(h);
     stage(h, "m", "{}", "udp", LONG_MS);
     assert_errno(commit(h, "fork-1"), 0);
     stage(h, "m", "{}", "udp", LONG_MS);
@@ -332,7 +279,7 @@ static void drive_that_nobody_named_is_refused(void **state)
     const char *T = h->directory;
     craft(h, &small, harness_format(h, TWO_DRIVES, T, T), ".");
     assert_shell("bash", "echo later > $T/origin; echo shared > $T/shared", 0);
-    mount_it(h);
+    fake_mount(h);
     assert_refused(h, EOPNOTSUPP, "load", "the drive rootfs");
     assert_file_contains(forks(h, "new/error"), "import the snapshot again with --config");
     assert_shell("bash", "[ \"$(cat $T/origin)\" = later ]", 0);
@@ -358,37 +305,37 @@ static void faults_are_eio_with_words_and_leave_nothing(void **state)
     for (size_t call = 0; call < array_length(calls); call++)
         for (size_t when = 0; when < array_length(whens); when++)
             for (size_t i = 0; i < array_length(faults); i++) {
-                tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s:%s:%s", calls[call],
-                                       whens[when], faults[i].what));
+                fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s:%s:%s", calls[call],
+                                            whens[when], faults[i].what));
                 /* After its last answer before the patch, or at all: it may get further. */
                 if (when == 2 && i == 0 && call >= 2)
                     continue;
                 assert_refused(h, EIO, call == 3 ? "resume" : "load", faults[i].words);
             }
-    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
     assert_errno(commit(h, "f"), 0);
 }
 
 static void firecrackers_own_words_are_told(void **state)
 {
     struct harness *h = *state;
-    tell(h, "FAKE_FIRECRACKER_VERSION=1.8.0");
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.8.0");
     assert_refused(
         h, EIO, "load",
         "loading the VM: PUT /snapshot/load: Load snapshot error: Failed to restore from "
         "snapshot: Failed to get snapshot state from file: Failed to load snapshot state "
         "from file: Invalid snapshot version\n");
-    tell(h, "FAKE_FIRECRACKER_FAULT=create:before:400");
-    make(h, "x", "mailboxes=m", "");
-    harness_put(instance(h, "x", "state"), "running");
-    assert_errno(harness_write(instance(h, "x", "state"), "standby"), EIO);
-    assert_file_contains(instance(h, "x", "error"), "told to refuse create with 400");
-    assert_string_equal(harness_get(h, instance(h, "x", "state")), "running\n");
+    fake_tell(h, "FAKE_FIRECRACKER_FAULT=create:before:400");
+    fake_make(h, "x", "mailboxes=m", "");
+    harness_put(fake_instance(h, "x", "state"), "running");
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
+    assert_file_contains(fake_instance(h, "x", "error"), "told to refuse create with 400");
+    assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
     assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
-    drop(h, "x");
-    make(h, "y", "mailboxes=m", ",\"initrd\":\"/no/initrd\"");
-    assert_errno(harness_write(instance(h, "y", "state"), "running"), EIO);
-    assert_file_contains(instance(h, "y", "error"),
+    fake_drop(h, "x");
+    fake_make(h, "y", "mailboxes=m", ",\"initrd\":\"/no/initrd\"");
+    assert_errno(harness_write(fake_instance(h, "y", "state"), "running"), EIO);
+    assert_file_contains(fake_instance(h, "y", "error"),
                          "Boot source error: The initrd file cannot be opened: No such file");
     assert_shell("bash", "[ ! -e $S/instances/y/vmm.sock ]", 0);
 }
@@ -404,14 +351,14 @@ static bool vmm_hangs(void *argument)
 static void stop_of_the_daemon_ends_a_commit_that_hangs(void **state)
 {
     struct harness *h = *state;
-    tell(h, "FAKE_FIRECRACKER_FAULT=load:during:hang");
+    fake_tell(h, "FAKE_FIRECRACKER_FAULT=load:during:hang");
     struct harness_child child =
         harness_start_shell(h, "bash", "echo f > snapshots/base/forks/new/commit");
     harness_await_that(vmm_hangs, h, "Firecracker is started");
     assert_int_equal(harness_unmount(h), 0);
     assert_contains(harness_finish(h, &child).err, "Cannot send after transport endpoint shutdown");
-    tell(h, "FAKE_FIRECRACKER_GUEST=ack");
-    mount_it(h);
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_mount(h);
     assert_no_instance(h);
     assert_errno(commit(h, "f"), 0);
 }
@@ -451,7 +398,7 @@ static void snapshot_that_another_tool_saved_is_imported_and_forked(void **state
     harness_put(harness_path(h, "snapshots/other/forks/new/mailboxes/m"),
                 "{\"payload\":{\"a\":1},\"wait_for_ack\":true,\"ack\":\"keyed\"}");
     assert_errno(harness_write(harness_path(h, "snapshots/other/forks/new/commit"), "f"), 0);
-    assert_file_contains(instance(h, "f", "console"), "m {\"a\":1,\"ack_port\":");
+    assert_file_contains(fake_instance(h, "f", "console"), "m {\"a\":1,\"ack_port\":");
     char *result = harness_get(h, harness_path(h, "snapshots/other/forks/f/result"));
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
 }

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+#include "fake.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fixture.h"
+
+char *fake_instance(struct harness *h, const char *id, const char *file)
+{
+    return harness_path(h, "instances/%s/%s", id, file);
+}
+
+void fake_tell(struct harness *h, const char *variables)
+{
+    harness_put(harness_format(h, "%s/how", h->directory),
+                harness_format(h, "export %s\n", variables));
+}
+
+static char *fake_options(struct harness *h)
+{
+    const char *fake = getenv("FAKE_FIRECRACKER");
+    assert_non_null(fake);
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    return fixture_script(
+        h, "firecracker",
+        harness_format(h, "#!/bin/sh\n. \"${0%%/*}/how\"\nexec '%s' \"$@\"\n", fake));
+}
+
+void fake_mount(struct harness *h)
+{
+    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), NULL});
+}
+
+void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members)
+{
+    assert_works(mkdir(fake_instance(h, id, ""), 0755));
+    harness_put(fake_instance(h, id, "config"),
+                harness_format(h,
+                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "\"memory_mib\":8,\"cmdline\":\"%s\"%s}",
+                               cmdline, members));
+}
+
+void fake_publish(struct harness *h, const char *cmdline, const char *members)
+{
+    fake_make(h, "base", cmdline, members);
+    harness_put(fake_instance(h, "base", "state"), "running");
+    harness_await(h, fake_instance(h, "base", "console"), "ready");
+    harness_put(fake_instance(h, "base", "state"), "standby");
+    harness_put(fake_instance(h, "base", "snapshot"), "base");
+    assert_works(rmdir(fake_instance(h, "base", "")));
+}
+
+void fake_drop(struct harness *h, const char *id)
+{
+    harness_put(fake_instance(h, id, "state"), "stopped");
+    assert_works(rmdir(fake_instance(h, id, "")));
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: MIT */
+/* fake: instances and snapshots of tests/fake_firecracker, through the mount. */
+#ifndef HYPEFS_TESTS_MOUNT_FAKE_H
+#define HYPEFS_TESTS_MOUNT_FAKE_H
+
+#include "harness/harness.h"
+
+/* instances/ID/FILE */
+char *fake_instance(struct harness *h, const char *id, const char *file);
+
+/* Variables of the fake, from its next start on. */
+void fake_tell(struct harness *h, const char *variables);
+/* Mounts with a fake whose guest acks. */
+void fake_mount(struct harness *h);
+
+/* An instance in state created; `members` go on in its config, from a comma on. */
+void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members);
+/* Boots one, puts it to rest and publishes snapshots/base; the instance is gone. */
+void fake_publish(struct harness *h, const char *cmdline, const char *members);
+/* Stops and removes it. */
+void fake_drop(struct harness *h, const char *id);
+
+#endif
