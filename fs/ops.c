@@ -2,6 +2,7 @@
 #include "fs/ops.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -245,6 +246,17 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     }
 }
 
+/* Nothing is asked of us when a reader closes: then it does not fail there, where the daemon has
+ * ended just after the last read. */
+static void spare_flush(struct fuse_file_info *fi)
+{
+#if FUSE_VERSION >= FUSE_MAKE_VERSION(3, 11)
+    fi->noflush = (fi->flags & O_ACCMODE) == O_RDONLY;
+#else
+    (void)fi;
+#endif
+}
+
 static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
@@ -256,6 +268,7 @@ static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
     }
     fi->fh = (uintptr_t)handle;
     fi->direct_io = 1;
+    spare_flush(fi);
     if (fuse_reply_open(req, fi) < 0)
         fs_release(fs, handle);
 }
