@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #include "fs/internal.h"
+#include "fs/tell.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -312,20 +313,35 @@ static void choose_id(struct draft *draft, const char *text, struct job *job)
         error_set(&request->refused, EEXIST, "forks/%s is there already", request->id);
 }
 
+static struct tell_commit told(const struct job *job)
+{
+    const struct object *owner = ((const struct draft *)job->object)->forks->owner;
+    struct tell_commit told = {.events = job->fs->setup.events, .instance = job->request.id};
+    bool snapshot = owner->kind == OBJECT_SNAPSHOT;
+    snprintf(told.source, sizeof told.source, snapshot ? "snapshots/%s" : "instances/%s",
+             snapshot ? ((const struct source *)owner)->snapshot->id
+                      : ((const struct unit *)owner)->instance->id);
+    return told;
+}
+
 static int run_commit(struct job *job)
 {
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
+    struct tell_commit commit = told(job);
     struct fork_engine engine = {.instances = fs->setup.instances,
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
-                                 .cancel_fd = fs->stop_fd};
+                                 .cancel_fd = fs->stop_fd,
+                                 .begun = tell_commit_step,
+                                 .listener = &commit};
     struct object *owner = draft->forks->owner;
     struct fork_source source = {0};
     if (owner->kind == OBJECT_SNAPSHOT)
         source.snapshot = ((struct source *)owner)->snapshot;
     else
         source.instance = ((struct unit *)owner)->instance;
+    tell_commit_begun(&commit);
     return fork_run(&engine, &source, &job->request, &job->outcome, &job->error);
 }
 
@@ -366,6 +382,8 @@ static void finish_commit(struct job *job)
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
     bool is_new = strcmp(draft->id, "new") == 0;
+    const struct tell_commit commit = told(job);
+    tell_commit_ended(&commit, cJSON_GetObjectItemCaseSensitive(job->outcome.result, "error"));
     free(draft->result);
     draft->result = json_print(job->outcome.result);
     draft->job = NULL;

@@ -105,6 +105,8 @@ static int open_place(struct fs *fs, const struct place *place, int flags, pid_t
         handle_free(handle);
         return r;
     }
+    if (type->stream)
+        stream_open(fs, handle);
     handle_register(fs, handle, place);
     *ret = handle;
     return 0;
@@ -167,6 +169,18 @@ static int read_log(struct handle *handle, size_t size, off_t offset, char **ret
     return 0;
 }
 
+int content_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size)
+{
+    size_t n = size < handle->content_size - at ? size : handle->content_size - at;
+    *ret = malloc(n + 1);
+    if (!*ret)
+        return -ENOMEM;
+    if (n > 0)
+        memcpy(*ret, handle->content + at, n);
+    *ret_size = n;
+    return 0;
+}
+
 /* With the lock held. */
 static int read_content(struct fs *fs, struct handle *handle, size_t size, off_t offset,
                         struct waiter *waiter, char **ret, size_t *ret_size)
@@ -184,13 +198,14 @@ static int read_content(struct fs *fs, struct handle *handle, size_t size, off_t
     if (r != 0)
         return r;
     size_t at = (size_t)offset < handle->content_size ? (size_t)offset : handle->content_size;
-    size_t n = size < handle->content_size - at ? size : handle->content_size - at;
-    *ret = malloc(n + 1);
-    if (!*ret)
-        return -ENOMEM;
-    memcpy(*ret, handle->content + at, n);
-    *ret_size = n;
-    return 0;
+    return content_give(handle, at, size, ret, ret_size);
+}
+
+/* A directory is not. */
+static bool is_stream(const struct handle *handle)
+{
+    const struct file_type *type = handle->place.entry->file;
+    return type && type->stream;
 }
 
 int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, struct waiter *waiter,
@@ -198,7 +213,9 @@ int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, str
 {
     fs_lock(fs);
     int r = handle->place.object->removed ? -ENODEV : 0;
-    if (r == 0 && handle->log_fd < 0)
+    if (r == 0 && is_stream(handle))
+        r = stream_read(fs, handle, size, offset, waiter, ret, ret_size);
+    else if (r == 0 && handle->log_fd < 0)
         r = read_content(fs, handle, size, offset, waiter, ret, ret_size);
     fs_unlock(fs);
     return r == 0 && handle->log_fd >= 0 ? read_log(handle, size, offset, ret, ret_size) : r;
@@ -422,6 +439,8 @@ static unsigned readiness(struct fs *fs, const struct handle *handle)
     size_t size = 0;
     if (place->object->removed)
         return POLLERR | POLLHUP;
+    if (is_stream(handle))
+        return stream_readiness(fs, handle);
     if (!place->entry->file || !place->entry->file->pollable)
         return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
     auto_free char *text = place->entry->file->text(fs, place, &size);
@@ -448,6 +467,8 @@ void fs_release(struct fs *fs, struct handle *handle)
 {
     fs_lock(fs);
     DL_DELETE(fs->handles, handle);
+    if (is_stream(handle))
+        events_leave(fs->setup.events);
     job_unref(handle->retry);
     object_unref(handle->place.object);
     fs_unlock(fs);

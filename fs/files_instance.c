@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "fs/internal.h"
+#include "fs/tell.h"
 #include "instance/config.h"
 #include "util/cleanup.h"
 
@@ -111,15 +112,6 @@ static const struct file_type config_file = {.text = config_text,
 
 /* state and snapshot: commands */
 
-static void finish_job(struct job *job)
-{
-    struct unit *unit = (struct unit *)job->object;
-    if (unit->job == job)
-        unit->job = NULL;
-    set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
-    fs_changed(job->fs, &job->fs->root); /* snapshots/ */
-}
-
 static int run_change(struct job *job)
 {
     struct unit *unit = (struct unit *)job->object;
@@ -130,6 +122,18 @@ static int run_snapshot(struct job *job)
 {
     struct unit *unit = (struct unit *)job->object;
     return instance_snapshot(unit->instance, job->text, &job->error);
+}
+
+static void finish_job(struct job *job)
+{
+    struct unit *unit = (struct unit *)job->object;
+    if (unit->job == job)
+        unit->job = NULL;
+    set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
+    if (job->result < 0)
+        tell_failed(job->fs->setup.events, job->run == run_change ? "state" : "snapshot",
+                    unit->instance, job->text, &job->error);
+    fs_changed(job->fs, &job->fs->root); /* snapshots/ */
 }
 
 /* The same command that is under way is waited for. Another one is tried: the instance knows

@@ -222,6 +222,8 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
     fs->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = fs->stop_fd < 0 ? error_errno(err, errno, "cannot make an event descriptor")
                             : jobs_open(fs, err);
+    if (r == 0 && (r = stream_start(fs, err)) < 0)
+        jobs_close(fs);
     if (r < 0) {
         if (fs->stop_fd >= 0)
             close(fs->stop_fd);
@@ -240,6 +242,7 @@ void fs_close(struct fs *fs)
     struct node *node, *next_node;
     if (!fs)
         return;
+    stream_join(fs);
     jobs_close(fs);
     DL_FOREACH_SAFE (fs->handles, handle, next_handle)
         fs_release(fs, handle);

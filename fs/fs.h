@@ -24,6 +24,7 @@
 enum { FS_LATER = 1, FS_COMMITS_MAX = 1024 };
 
 struct fs;
+struct events;
 struct node;
 struct handle;
 struct job;
@@ -34,13 +35,14 @@ struct fs_setup {
     const char *ack_address;
     struct ack_ports *ack_ports;
     bool require_token;
+    struct events *events; /* which the layers below tell too (tell.h) */
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
     void (*wake)(void *poll);
     void (*drop)(void *poll); /* given back unused */
 };
 
 int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
-/* Ends all jobs: those that wait are answered (ESHUTDOWN). New ones are refused. */
+/* Ends all jobs: those that wait are answered (ESHUTDOWN). New ones are refused. `events` ends. */
 void fs_stop(struct fs *fs);
 void fs_close(struct fs *fs);
 
@@ -55,10 +57,11 @@ struct waiter {
     const void *key; /* tells it apart, for fs_interrupt() */
     pid_t tid;       /* the thread that waits, whose signals count */
     bool (*interrupted_already)(const struct waiter *waiter);
+    bool nonblocking; /* reads only: EAGAIN rather than wait for a line of `events` */
 
     bool interrupted;
     int result;
-    struct job *job; /* NULL: waits for a scan */
+    struct job *job; /* NULL: waits for a scan, or with `handle` for a line */
     struct handle *handle;
     struct waiter *prev, *next;
 };

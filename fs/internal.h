@@ -8,6 +8,7 @@
 #include <uthash.h>
 
 #include "fork/engine.h"
+#include "fs/events.h"
 #include "fs/fs.h"
 
 enum {
@@ -17,7 +18,14 @@ enum {
 };
 
 /* What a directory of the tree stands for. Each kind is a struct that begins with this one. */
-enum object_kind { OBJECT_ROOT = 1, OBJECT_SNAPSHOT, OBJECT_INSTANCE, OBJECT_DRAFT, OBJECT_STAGED };
+enum object_kind {
+    OBJECT_ROOT = 1,
+    OBJECT_SNAPSHOT,
+    OBJECT_INSTANCE,
+    OBJECT_DRAFT,
+    OBJECT_STAGED,
+    OBJECT_EVENTS
+};
 
 struct object {
     enum object_kind kind;
@@ -122,6 +130,12 @@ struct handle {
     char *content;
     size_t content_size;
 
+    /* `events`: `content` is the lines taken last, which begin at that offset, and how many bytes
+     * of it were read. */
+    struct events_reader reader;
+    off_t content_at;
+    size_t served;
+
     /* Collected files. */
     char *text;
     size_t size;
@@ -161,6 +175,8 @@ struct fs {
     struct fs_setup setup;
     pthread_mutex_t lock;
     struct object root;
+    struct object stream; /* `events` */
+    pthread_t stream_thread;
     struct node *nodes, *places;
     uint64_t last_node, last_draft, last_staged;
     struct source *sources;
@@ -182,7 +198,8 @@ struct fs {
     size_t wake_count;
 };
 
-/* What a file is. A file has `text`, or `log`; what can be written has `document` or `command`. */
+/* What a file is. A file has `text`, `log` or `stream`; what can be written has `document` or
+ * `command`. */
 struct file_type {
     /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
     char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);
@@ -193,6 +210,9 @@ struct file_type {
 
     /* Live: a file of the instance's directory. */
     const char *log;
+
+    /* Lines as they happen, for each open file from its opening on. */
+    bool stream;
 
     /* Collected. */
     struct document *(*document)(const struct place *place);
@@ -273,6 +293,8 @@ void place_give(struct fs *fs, struct place *place);
 /* files.c */
 /* The handle is of that place, counted, and in fs.handles. */
 void handle_register(struct fs *fs, struct handle *handle, const struct place *place);
+/* A part of the handle's content, as a read's answer. */
+int content_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size);
 
 /* document.c */
 void document_finish(struct document *document);
@@ -293,8 +315,27 @@ void job_unref(struct job *job);
 /* Lets the waiter wait for the job. */
 void job_wait(struct fs *fs, struct job *job, struct handle *handle, struct waiter *waiter);
 void scan_wait(struct fs *fs, struct waiter *waiter);
+/* Lets the waiter wait for a line of `events`. */
+void stream_wait(struct fs *fs, struct handle *handle, struct waiter *waiter);
 /* With the lock held: all that wait for the job (NULL: for scans) are answered. */
 void waiters_answer(struct fs *fs, const struct job *job, int result);
+/* The same for those that wait for a line: they look again. */
+void readers_answer(struct fs *fs);
+
+/* files_events.c */
+int stream_start(struct fs *fs, struct error *err);
+/* With the lock held: readers get what there is, and then the end. */
+void stream_end(struct fs *fs);
+void stream_join(struct fs *fs);
+void stream_open(struct fs *fs, struct handle *handle);
+int stream_read(struct fs *fs, struct handle *handle, size_t size, off_t offset,
+                struct waiter *waiter, char **ret, size_t *ret_size);
+unsigned stream_readiness(struct fs *fs, const struct handle *handle);
+/* Of the root, whose table has all but `events`. */
+int root_find(struct fs *fs, const struct place *directory, const char *name, struct waiter *waiter,
+              struct place *ret);
+int root_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
+              struct handle *handle);
 
 /* draft.c */
 struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id);

@@ -61,8 +61,16 @@ void waiters_answer(struct fs *fs, const struct job *job, int result)
 {
     struct waiter *waiter, *next;
     DL_FOREACH_SAFE (fs->waiters, waiter, next)
-        if (waiter->job == job)
+        if (waiter->job == job && (job || !waiter->handle))
             answer(fs, waiter, result);
+}
+
+void readers_answer(struct fs *fs)
+{
+    struct waiter *waiter, *next;
+    DL_FOREACH_SAFE (fs->waiters, waiter, next)
+        if (!waiter->job && waiter->handle)
+            answer(fs, waiter, 0);
 }
 
 static void *job_thread(void *argument)
@@ -125,6 +133,13 @@ void scan_wait(struct fs *fs, struct waiter *waiter)
 {
     waiter->job = NULL;
     waiter->handle = NULL;
+    wait_for(fs, waiter);
+}
+
+void stream_wait(struct fs *fs, struct handle *handle, struct waiter *waiter)
+{
+    waiter->job = NULL;
+    waiter->handle = handle;
     wait_for(fs, waiter);
 }
 
@@ -238,6 +253,7 @@ void fs_stop(struct fs *fs)
     while (fs->jobs > 0)
         pthread_cond_wait(&fs->no_jobs, &fs->lock);
     waiters_answer(fs, NULL, -ESHUTDOWN);
+    stream_end(fs);
     fs_unlock(fs);
 }
 

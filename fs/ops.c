@@ -300,6 +300,7 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
     pending->fi = *fi;
     pending->size = size;
     pending->offset = offset;
+    pending->waiter.nonblocking = fi->flags & O_NONBLOCK;
     pending->call = call_read;
     call_read(pending);
 }

@@ -40,6 +40,8 @@ static const char readme[] =
     "To have acks that nobody can forge, add \"ack\": \"keyed\".\n"
     "When a write fails, read the file error beside it: it says why and what to do.\n"
     "What to do on failure, and more: forks/new/options.\n"
+    "What happens, as it happens: cat events. It waits, and does not end: leave this one file\n"
+    "out of tar, cp -r and the like (tar --exclude=events, grep -r --exclude=events).\n"
     "Take things away with rmdir, not rm -r: echo stopped > instances/web-1/state,\n"
     "then rmdir instances/web-1; rmdir snapshots/base when no VM of it runs.\n";
 
@@ -61,5 +63,7 @@ static const struct entry root_entries[] = {
 };
 
 static const struct directory root_directory = {.entries = root_entries,
-                                                .count = array_length(root_entries)};
+                                                .count = array_length(root_entries),
+                                                .find = root_find,
+                                                .list = root_list};
 const struct entry root_entry = {NULL, S_IFDIR | 0755, 4, .directory = &root_directory};

@@ -19,6 +19,7 @@
 #include "cli/cli.h"
 #include "cli/mountpoint.h"
 #include "fs/ops.h"
+#include "fs/tell.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 #include "util/text.h"
@@ -53,6 +54,7 @@ struct daemon {
     struct vmm_programs *programs;
     struct vmm_binary binaries[2];
     struct ack_ports *ack_ports;
+    struct events *events;
     struct snapshots snapshots;
     struct instances instances;
     struct ops_context ops;
@@ -362,11 +364,15 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .binary_count = array_length(daemon->binaries),
                                                     .changed = on_changed,
                                                     .complain = complain,
-                                                    .context = daemon};
+                                                    .context = daemon,
+                                                    .happened = tell_instance};
     daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
     daemon->binaries[1] = (struct vmm_binary){"firecracker", arguments->firecracker};
     int r = ack_ports_create(&daemon->ack_ports, err);
     fs_setup.ack_ports = daemon->ack_ports;
+    if (r == 0)
+        r = events_create(&daemon->events, err);
+    fs_setup.events = daemon->events;
     if (r == 0)
         r = fs_open(&fs_setup, &daemon->ops.fs, err);
     if (r == 0)
@@ -377,6 +383,8 @@ static int open_layers(struct daemon *daemon, struct error *err)
         return r;
     struct instances_setup setup = instances_setup;
     setup.programs = daemon->programs;
+    setup.listener = daemon->snapshots.listener = daemon->events;
+    daemon->snapshots.happened = tell_snapshot;
     return instances_open(&setup, &daemon->instances, err);
 }
 
@@ -395,6 +403,7 @@ static int run(struct daemon *daemon, struct error *err)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
     ack_ports_destroy(daemon->ack_ports);
+    events_destroy(daemon->events);
     store_close(&daemon->store);
     return r;
 }

@@ -20,6 +20,7 @@ static const struct place {
 } places[] = {
     {"", S_IFDIR | 0755},
     {"README", S_IFREG | 0444},
+    {"events", S_IFREG | 0400},
     {"snapshots", S_IFDIR | 0755},
     {"snapshots/base", S_IFDIR | 0755},
     {"snapshots/base/info", S_IFREG | 0444},
@@ -71,7 +72,7 @@ static void check_place(struct harness *h, const struct place *place)
     assert_int_equal(st.st_gid, getegid());
     assert_int_equal(st.st_blocks, (st.st_size + NAME_BLOCK - 1) / NAME_BLOCK);
     assert_true(st.st_mtim.tv_sec > 0);
-    if (!S_ISREG(place->mode) || access(path, R_OK) < 0)
+    if (!S_ISREG(place->mode) || access(path, R_OK) < 0 || strcmp(place->path, "events") == 0)
         return;
     const char *text = harness_get(h, path);
     if ((size_t)st.st_size != strlen(text))

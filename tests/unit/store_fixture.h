@@ -58,6 +58,10 @@ struct world {
     void (*on_scanned)(struct world *world); /* before `scanned` is posted */
     void (*on_changed)(struct world *world, const char *id);
     void *context; /* of these two */
+    void (*on_happened)(void *events, const struct instance *instance, enum instance_happening what,
+                        enum instance_state from);
+    void (*on_snapshot)(void *events, const char *id, bool removed);
+    void *events; /* of these two; NULL: they are not called */
     char complaints[4096];
     char happenings[1024];    /* of instances and snapshots */
     struct image_scans scans; /* of images that the test makes itself */
@@ -171,12 +175,18 @@ static inline void world_happened(void *listener, const struct instance *instanc
                                   enum instance_happening what, enum instance_state from)
 {
     static const char *const words[] = {"made", "state", "ended", "removed"};
+    const struct world *world = listener;
+    if (world->events)
+        world->on_happened(world->events, instance, what, from);
     world_note(listener, "%s %s %s %s\n", words[what], instance->id, instance_state_names[from],
                instance_state_names[instance->state]);
 }
 
 static inline void world_snapshot_happened(void *listener, const char *id, bool removed)
 {
+    const struct world *world = listener;
+    if (world->events)
+        world->on_snapshot(world->events, id, removed);
     world_note(listener, "%s %s\n", removed ? "gone" : "published", id);
 }
 

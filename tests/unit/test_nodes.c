@@ -13,7 +13,7 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
     static const struct {
         const char *path, *names;
     } cases[] = {
-        {"", "README snapshots instances "},
+        {"", "README snapshots instances events "},
         {"snapshots", "base "},
         {"snapshots/base", "info mailboxes forks "},
         {"snapshots/base/mailboxes", "fox box "},
@@ -41,6 +41,7 @@ static void modes_when_asked_are_those_of_their_kind(void **state)
     } cases[] = {
         {"", S_IFDIR | 0755},
         {"README", S_IFREG | 0444},
+        {"events", S_IFREG | 0400},
         {"snapshots", S_IFDIR | 0755},
         {"snapshots/base", S_IFDIR | 0755},
         {"snapshots/base/info", S_IFREG | 0444},
@@ -85,6 +86,10 @@ static void check_file(struct tree *tree, const char *path, const struct stat *s
         char target[256];
         assert_int_equal(fs_readlink(tree->fs, tree_walk(tree, path), target), 0);
         assert_int_equal(st->st_size, strlen(target));
+        return;
+    }
+    if (strcmp(path, "events") == 0) {
+        assert_int_equal(st->st_size, 0);
         return;
     }
     assert_int_equal(tree_open_flags(tree, path, O_RDONLY, &handle), 0);
@@ -274,6 +279,7 @@ static void removal_when_not_allowed_fails(void **state)
         int rmdir_code, unlink_code;
     } cases[] = {
         {"README", EPERM, EPERM},
+        {"events", EPERM, EPERM},
         {"snapshots", EPERM, EPERM},
         {"snapshots/base/info", EPERM, EPERM},
         {"snapshots/base/mailboxes", EPERM, EPERM},

@@ -7,11 +7,13 @@
 #define HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
 
 #include "fs/fs.h"
+#include "fs/tell.h"
 #include "instance_fixture.h"
 
 struct tree {
     struct world *world;
     struct fs *fs;
+    struct events *events;
     atomic_uint woken, dropped; /* polls */
     struct gate woke;
 };
@@ -47,15 +49,20 @@ static inline void tree_changed(struct world *world, const char *id)
 
 static inline void tree_open_fs(struct tree *tree, bool require_token)
 {
+    assert_int_equal(events_create(&tree->events, &tree->world->err), 0);
     const struct fs_setup setup = {.snapshots = &tree->world->snapshots,
                                    .instances = &tree->world->instances,
                                    .ack_address = "127.0.0.1",
                                    .require_token = require_token,
+                                   .events = tree->events,
                                    .wake = tree_wake,
                                    .drop = tree_drop};
     assert_int_equal(fs_open(&setup, &tree->fs, &tree->world->err), 0);
     tree->world->on_scanned = tree_scanned;
     tree->world->on_changed = tree_changed;
+    tree->world->on_happened = tell_instance;
+    tree->world->on_snapshot = tell_snapshot;
+    tree->world->events = tree->events;
     tree->world->context = tree;
 }
 
@@ -95,6 +102,8 @@ static inline void tree_stop(struct tree *tree)
     tree->world->on_changed = NULL;
     fs_close(tree->fs);
     tree->fs = NULL;
+    tree->world->events = NULL;
+    events_destroy(steal_pointer(tree->events));
 }
 
 static inline int tree_teardown(void **state)

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/events.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "store/store.h"
+#include "util/cleanup.h"
+
+struct line {
+    char *text; /* owned; ends with a newline; NULL: was lost */
+    size_t size;
+};
+
+struct events {
+    pthread_mutex_t lock;
+    pthread_cond_t more;
+    atomic_uint readers;                 /* changed with the lock held */
+    uint64_t oldest, next;               /* lines are counted from 1; kept are [oldest, next) */
+    size_t bytes;                        /* of these */
+    struct line lines[EVENTS_LINES_MAX]; /* by their number, modulo */
+    bool ended;
+};
+
+int events_create(struct events **ret, struct error *err)
+{
+    struct events *events = calloc(1, sizeof *events);
+    if (!events)
+        return error_set(err, ENOMEM, "out of memory");
+    pthread_mutex_init(&events->lock, NULL);
+    pthread_cond_init(&events->more, NULL);
+    events->oldest = events->next = 1;
+    *ret = events;
+    return 0;
+}
+
+static struct line *line_at(struct events *events, uint64_t number)
+{
+    return &events->lines[number % EVENTS_LINES_MAX];
+}
+
+static void drop_oldest(struct events *events)
+{
+    struct line *line = line_at(events, events->oldest++);
+    events->bytes -= line->size;
+    free(line->text);
+    *line = (struct line){0};
+}
+
+void events_destroy(struct events *events)
+{
+    if (!events)
+        return;
+    while (events->oldest < events->next)
+        drop_oldest(events);
+    pthread_cond_destroy(&events->more);
+    pthread_mutex_destroy(&events->lock);
+    free(events);
+}
+
+bool events_wanted(struct events *events)
+{
+    return atomic_load(&events->readers) > 0;
+}
+
+/* {"time":"…", and the members. Returns the size, 0 without memory. */
+static size_t write_line(const char *members, char **ret)
+{
+    char time[STORE_TIME_SIZE];
+    store_time_now(time);
+    int size = asprintf(ret, "{\"time\":\"%s\",%s\n", time, members + 1);
+    return size > 0 ? (size_t)size : 0;
+}
+
+/* With the lock held. */
+static void keep(struct events *events, const char *members)
+{
+    struct line line = {0};
+    line.size = members ? write_line(members, &line.text) : 0;
+    if (line.size == 0) { /* it is lost, and so are those before it: readers are told */
+        while (events->oldest < events->next)
+            drop_oldest(events);
+        events->oldest = ++events->next;
+        return;
+    }
+    if (events->next - events->oldest == EVENTS_LINES_MAX)
+        drop_oldest(events);
+    *line_at(events, events->next++) = line;
+    events->bytes += line.size;
+    while (events->bytes > EVENTS_BYTES_MAX)
+        drop_oldest(events);
+}
+
+void events_add(struct events *events, cJSON *members)
+{
+    auto_free char *text = members ? cJSON_PrintUnformatted(members) : NULL;
+    cJSON_Delete(members);
+    pthread_mutex_lock(&events->lock);
+    if (events_wanted(events)) {
+        keep(events, text);
+        pthread_cond_broadcast(&events->more);
+    }
+    pthread_mutex_unlock(&events->lock);
+}
+
+void events_end(struct events *events)
+{
+    pthread_mutex_lock(&events->lock);
+    events->ended = true;
+    pthread_cond_broadcast(&events->more);
+    pthread_mutex_unlock(&events->lock);
+}
+
+bool events_ended(struct events *events)
+{
+    pthread_mutex_lock(&events->lock);
+    bool ended = events->ended;
+    pthread_mutex_unlock(&events->lock);
+    return ended;
+}
+
+void events_join(struct events *events, struct events_reader *ret)
+{
+    pthread_mutex_lock(&events->lock);
+    ret->next = events->next;
+    atomic_fetch_add(&events->readers, 1);
+    pthread_mutex_unlock(&events->lock);
+}
+
+void events_leave(struct events *events)
+{
+    pthread_mutex_lock(&events->lock);
+    if (atomic_fetch_sub(&events->readers, 1) == 1)
+        while (events->oldest < events->next)
+            drop_oldest(events);
+    pthread_mutex_unlock(&events->lock);
+}
+
+/* With the lock held: the lines [reader->next, *ret_end) that fit, and their size; one at least. */
+static size_t fitting(struct events *events, uint64_t from, size_t max, uint64_t *ret_end)
+{
+    size_t size = 0;
+    uint64_t at = from;
+    while (at < events->next && (at == from || size + line_at(events, at)->size <= max))
+        size += line_at(events, at++)->size;
+    *ret_end = at;
+    return size;
+}
+
+/* With the lock held. */
+static int take_lost(struct events *events, struct events_reader *reader, char **ret,
+                     size_t *ret_size)
+{
+    char members[64];
+    snprintf(members, sizeof members, "{\"event\":\"lost\",\"count\":%" PRIu64 "}",
+             events->oldest - reader->next);
+    *ret_size = write_line(members, ret);
+    if (*ret_size == 0)
+        return -ENOMEM;
+    reader->next = events->oldest;
+    return 0;
+}
+
+/* With the lock held. */
+static int take_lines(struct events *events, struct events_reader *reader, size_t max, char **ret,
+                      size_t *ret_size)
+{
+    uint64_t end;
+    size_t size = fitting(events, reader->next, max, &end), used = 0;
+    char *text = malloc(size + 1);
+    if (!text)
+        return -ENOMEM;
+    for (; reader->next < end; reader->next++) {
+        const struct line *line = line_at(events, reader->next);
+        memcpy(text + used, line->text, line->size);
+        used += line->size;
+    }
+    *ret = text;
+    *ret_size = size;
+    return 0;
+}
+
+int events_take(struct events *events, struct events_reader *reader, size_t max, char **ret,
+                size_t *ret_size)
+{
+    pthread_mutex_lock(&events->lock);
+    int r = reader->next < events->oldest ? take_lost(events, reader, ret, ret_size)
+                                          : take_lines(events, reader, max, ret, ret_size);
+    pthread_mutex_unlock(&events->lock);
+    return r;
+}
+
+bool events_pending(struct events *events, const struct events_reader *reader)
+{
+    pthread_mutex_lock(&events->lock);
+    bool pending = reader->next < events->next;
+    pthread_mutex_unlock(&events->lock);
+    return pending;
+}
+
+bool events_wait(struct events *events, uint64_t *seen)
+{
+    pthread_mutex_lock(&events->lock);
+    while (events->next == *seen && !events->ended)
+        pthread_cond_wait(&events->more, &events->lock);
+    *seen = events->next;
+    bool ended = events->ended;
+    pthread_mutex_unlock(&events->lock);
+    return !ended;
+}

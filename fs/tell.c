@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/tell.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "util/json.h"
+
+/* NULL when nobody reads. */
+static cJSON *begin(struct events *events, const char *event)
+{
+    cJSON *line = events_wanted(events) ? cJSON_CreateObject() : NULL;
+    if (line)
+        cJSON_AddStringToObject(line, "event", event);
+    return line;
+}
+
+static void add_text(cJSON *line, const char *name, const char *text)
+{
+    cJSON_AddItemToObject(line, name,
+                          text && text[0] ? cJSON_CreateString(text) : cJSON_CreateNull());
+}
+
+static void add_source(cJSON *line, const struct instance *instance)
+{
+    char text[STORE_ID_MAX + 16] = "";
+    if (instance->source[0])
+        snprintf(text, sizeof text, "%s/%s", instance->of_instance ? "instances" : "snapshots",
+                 instance->source);
+    add_text(line, "source", text);
+}
+
+void tell_instance(void *listener, const struct instance *instance, enum instance_happening what,
+                   enum instance_state from)
+{
+    static const char *const names[] = {
+        [INSTANCE_MADE] = "instance-made",
+        [INSTANCE_STATE] = "state",
+        [INSTANCE_VMM_ENDED] = "vmm-ended",
+        [INSTANCE_REMOVED] = "instance-removed",
+    };
+    cJSON *line = begin(listener, names[what]);
+    if (!line)
+        return;
+    cJSON_AddStringToObject(line, "instance", instance->id);
+    if (what == INSTANCE_MADE)
+        add_source(line, instance);
+    if (what == INSTANCE_STATE)
+        cJSON_AddStringToObject(line, "from", instance_state_names[from]);
+    if (what == INSTANCE_MADE || what == INSTANCE_STATE)
+        cJSON_AddStringToObject(line, "state", instance_state_names[instance->state]);
+    if (what == INSTANCE_VMM_ENDED)
+        cJSON_AddItemToObject(line, "exit", instance_exit(instance));
+    events_add(listener, line);
+}
+
+void tell_snapshot(void *listener, const char *id, bool removed)
+{
+    cJSON *line = begin(listener, removed ? "snapshot-removed" : "snapshot-published");
+    if (!line)
+        return;
+    cJSON_AddStringToObject(line, "snapshot", id);
+    events_add(listener, line);
+}
+
+static cJSON *begin_commit(const struct tell_commit *commit, const char *event)
+{
+    cJSON *line = begin(commit->events, event);
+    if (line) {
+        add_text(line, "instance", commit->instance);
+        cJSON_AddStringToObject(line, "source", commit->source);
+    }
+    return line;
+}
+
+void tell_commit_begun(const struct tell_commit *commit)
+{
+    cJSON *line = begin_commit(commit, "commit-begun");
+    if (line)
+        events_add(commit->events, line);
+}
+
+void tell_commit_step(void *listener, const char *phase)
+{
+    const struct tell_commit *commit = listener;
+    cJSON *line = begin_commit(commit, "commit-step");
+    if (!line)
+        return;
+    cJSON_AddStringToObject(line, "phase", phase);
+    events_add(commit->events, line);
+}
+
+void tell_commit_ended(const struct tell_commit *commit, const cJSON *error)
+{
+    bool failed = cJSON_IsObject(error);
+    cJSON *line = begin_commit(commit, failed ? "commit-failed" : "committed");
+    if (!line)
+        return;
+    if (failed)
+        cJSON_AddItemToObject(line, "error", cJSON_Duplicate(error, true));
+    events_add(commit->events, line);
+}
+
+void tell_failed(struct events *events, const char *file, const struct instance *instance,
+                 const char *written, const struct error *err)
+{
+    char event[32];
+    snprintf(event, sizeof event, "%s-failed", file);
+    cJSON *line = begin(events, event);
+    if (!line)
+        return;
+    cJSON_AddStringToObject(line, "instance", instance->id);
+    cJSON_AddStringToObject(line, file, written);
+    cJSON *error = cJSON_AddObjectToObject(line, "error");
+    cJSON_AddStringToObject(error, "code", error_name(err->code));
+    cJSON_AddStringToObject(error, "message", err->text);
+    events_add(events, line);
+}
