@@ -28,11 +28,9 @@ void image_index_unref(struct image_index *index)
     free(index);
 }
 
-/* Numbers of 64 bits do not fit into JSON's doubles: the key is one string. */
 void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
 {
-    snprintf(ret, IMAGE_KEY_SIZE, "size=%ju inode=%ju mtime=%jd.%09ld", (uintmax_t)st->st_size,
-             (uintmax_t)st->st_ino, (intmax_t)st->st_mtim.tv_sec, st->st_mtim.tv_nsec);
+    file_key(st, ret);
 }
 
 static struct image_index *index_create(const struct stat *st)

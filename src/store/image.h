@@ -24,9 +24,10 @@
 #include "mailbox/scan.h"
 #include "store/store.h"
 #include "util/error.h"
+#include "util/file_key.h"
 
 /* What tells that an image is still the one that was looked at: size, inode and mtime in a text. */
-enum { IMAGE_KEY_SIZE = 128 };
+enum { IMAGE_KEY_SIZE = FILE_KEY_SIZE };
 void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE]);
 
 /* What was found in an image; constant once made. Counted references. */

@@ -238,6 +238,12 @@ static int no_output(const char *path, int timeout_ms, int r, struct error *err)
 int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
                    char **ret, struct error *err)
 {
+    return process_output_in(-1, path, argv, max, timeout_ms, cancel_fd, ret, err);
+}
+
+int process_output_in(int directory_fd, const char *path, char *const *argv, size_t max,
+                      int timeout_ms, int cancel_fd, char **ret, struct error *err)
+{
     auto_free char *text = calloc(1, max + 1);
     if (!text)
         return error_set(err, ENOMEM, "no memory for the output of %s", path);
@@ -248,7 +254,7 @@ int process_output(const char *path, char *const *argv, size_t max, int timeout_
     fcntl(in, F_SETFL, O_NONBLOCK);
 
     struct process_spec spec = {
-        .path = path, .argv = argv, .directory_fd = -1, .output_fd = out, .error_fd = -1};
+        .path = path, .argv = argv, .directory_fd = directory_fd, .output_fd = out, .error_fd = -1};
     pid_t pid;
     auto_close int pidfd = -1;
     int r = process_spawn(&spec, &pid, &pidfd, err);

@@ -48,5 +48,8 @@ double process_now_ms(void);
  * if cancel_fd (-1: none) becomes readable: it is killed then. */
 int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
                    char **ret, struct error *err);
+/* The same in that directory (-1: ours). */
+int process_output_in(int directory_fd, const char *path, char *const *argv, size_t max,
+                      int timeout_ms, int cancel_fd, char **ret, struct error *err);
 
 #endif
