@@ -14,7 +14,7 @@
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
-          libcurl4-openssl-dev libmd-dev uthash-dev qemu-system-x86 busybox-static cpio"
+          libcurl4-openssl-dev libmd-dev uthash-dev qemu-system-x86 qemu-utils busybox-static cpio"
 deadline_seconds=120 # for everything that is waited for
 
 repo=$(dirname "$(dirname "$(readlink -f "$0")")")

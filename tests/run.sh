@@ -19,7 +19,7 @@
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
-          libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 busybox-static cpio procps util-linux
+          libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
           bash dash sed vim jq python3-minimal iproute2"
 suites="unit mount vm"
 fuzz_seconds=20

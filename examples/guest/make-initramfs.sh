@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 #
-# Makes a guest's initramfs: busybox, network modules, and the agent with a hook.
+# Makes a guest's initramfs: busybox, modules for network and disks, and the agent with a hook.
 #
 #   make-initramfs.sh MODULES AGENT OUT [PROGRAM]
 #
@@ -16,7 +16,7 @@ set -eu
 
 # In dependency order; what a kernel has built in is not there as a file and left out.
 modules="virtio_ring virtio virtio_mmio virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci
-         failover net_failover virtio_net"
+         failover net_failover virtio_net virtio_blk"
 
 fail() {
     echo "make-initramfs.sh: $*" >&2

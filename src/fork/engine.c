@@ -11,8 +11,10 @@
 #include <sys/stat.h>
 
 #include "fork/internal.h"
+#include "hypervisor/disks.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 #include "util/process.h"
 
 static const char *origin_id(const struct fork *fork)
@@ -149,6 +151,33 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
     return 0;
 }
 
+/* But for its disks, which have grown by the copy. */
+static bool is_same_machine(const struct fork *fork)
+{
+    const cJSON *described = cJSON_GetObjectItemCaseSensitive(fork->description, "machine");
+    auto_json cJSON *before = cJSON_Duplicate(described, true);
+    auto_json cJSON *now = cJSON_Duplicate(fork->source->machine, true);
+    cJSON_DeleteItemFromObjectCaseSensitive(before, "disks");
+    cJSON_DeleteItemFromObjectCaseSensitive(now, "disks");
+    return cJSON_Compare(before, now, true);
+}
+
+static int take_disks(struct fork *fork, struct error *err)
+{
+    struct machine copied;
+    int r = machine_from_json(fork->source->machine, &copied, err);
+    if (r < 0)
+        return error_prefix(err, r, "the machine of %s", origin(fork).text);
+    struct machine_disk *disks = fork->machine.disks;
+    size_t count = fork->machine.disk_count;
+    fork->machine.disks = copied.disks;
+    fork->machine.disk_count = copied.disk_count;
+    copied.disks = disks;
+    copied.disk_count = count;
+    machine_finish(&copied);
+    return 0;
+}
+
 /* The copy of an instance's memory; it may have become another machine meanwhile. */
 static int take_copy(struct fork *fork, struct error *err)
 {
@@ -160,11 +189,10 @@ static int take_copy(struct fork *fork, struct error *err)
                          instance->id);
     if (r < 0)
         return r;
-    if (!cJSON_Compare(cJSON_GetObjectItemCaseSensitive(fork->description, "machine"),
-                       fork->source->machine, true))
+    if (!is_same_machine(fork))
         return error_set(err, EBUSY, "the instance %s was booted anew meanwhile: commit again",
                          instance->id);
-    return 0;
+    return take_disks(fork, err);
 }
 
 /* The image is there, has the right size, has a place for each payload, and still holds each marker
@@ -206,6 +234,10 @@ static int load(struct fork *fork, struct error *err)
                                err);
     if (r < 0)
         return r;
+    r = disks_link(&fork->machine, fork->source->image->directory_fd, fork->entry.fd,
+                   fork->request->options.standby, err);
+    if (r < 0)
+        return error_prefix(err, r, "%s", origin(fork).text);
     if (fork->request->options.standby) {
         r = link_file(fork, "memory", "memory", err);
         return r < 0 ? r : link_file(fork, "state", "state", err);

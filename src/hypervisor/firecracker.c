@@ -143,7 +143,7 @@ static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
     bool complete = cJSON_AddStringToObject(body, "drive_id", id) &&
                     cJSON_AddStringToObject(body, "path_on_host", disk->path) &&
                     cJSON_AddBoolToObject(body, "is_root_device", false) &&
-                    cJSON_AddBoolToObject(body, "is_read_only", true);
+                    cJSON_AddBoolToObject(body, "is_read_only", disk->readonly);
     struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
     return send_body(context, vmm, call, complete, err);
 }
@@ -369,9 +369,10 @@ static int dig_holes(const struct vmm_context *context, const char *memory, stru
     return sparse_dig(fd, vmm_copy_goes_on, &copy, err);
 }
 
-static int save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-                struct error *err)
+static int save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                const struct vmm_save *save, struct error *err)
 {
+    (void)machine;
     char state[PATH_SIZE], memory[PATH_SIZE];
     snprintf(state, sizeof state, "%s/%s", save->directory, state_name);
     snprintf(memory, sizeof memory, "%s/%s", save->directory, memory_name);

@@ -143,10 +143,19 @@ int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *
     return doing("pausing the VM", vmm->hypervisor->pause(context, vmm, err), err);
 }
 
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-             struct error *err)
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+             const struct vmm_save *save, struct error *err)
 {
-    return doing("saving the VM", vmm->hypervisor->save(context, vmm, save, err), err);
+    return doing("saving the VM", vmm->hypervisor->save(context, vmm, machine, save, err), err);
+}
+
+int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                   struct error *err)
+{
+    if (!vmm->hypervisor->find_disks)
+        return 0;
+    return doing("asking the VM for its disks",
+                 vmm->hypervisor->find_disks(context, vmm, machine, err), err);
 }
 
 void vmm_release(struct vmm *vmm)

@@ -20,6 +20,7 @@
 #include <cjson/cJSON.h>
 
 #include "util/error.h"
+#include "util/file_key.h"
 
 /* What a VM is made of. Strings are owned (machine_finish). */
 struct machine_disk {
@@ -29,6 +30,9 @@ struct machine_disk {
     bool readonly;
     char *frozen; /* of a writable one: the file in the snapshot's directory with what was on the
                      disk at the save; NULL: there is none */
+    /* Of a writable one that is a chain of files (disks.h). */
+    char key[FILE_KEY_SIZE]; /* what the file at `path` is to stay for ever; "": it is no chain */
+    unsigned layers;         /* frozen overlays over it */
 };
 
 enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16 };
@@ -116,7 +120,8 @@ struct vmm_context {
 /* What is to be saved, and where to. */
 struct vmm_save {
     const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
-                              the memory that a booted one shares with its file is not copied */
+                              the memory that a booted one shares with its file is not copied, and
+                              its disks are let go of */
     bool loaded;           /* the VM was not booted but loaded from an image, whose memory is the
                               file "base" in the context's directory */
 };
@@ -173,10 +178,19 @@ struct hypervisor {
 
     /* Paused: afterwards the device state is in the new file "state" of save->directory, and guest
      * memory in the new file "memory" there, with holes where it is zeros. Older files are not
-     * written into, for a snapshot may have them by a hard link. The VM stays paused; its disks are
-     * flushed and released. */
-    int (*save)(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-                struct error *err);
+     * written into, for a snapshot may have them by a hard link. The VM stays paused.
+     *
+     * The disks of `machine` become those of the image: frozen, never to be written to again. A VM
+     * that goes on has them too, with new files on top; that is so from some moment on, whether the
+     * save succeeds or not, and the machine tells it either way. A VM that is to end has them once
+     * it has ended. */
+    int (*save)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                const struct vmm_save *save, struct error *err);
+
+    /* NULL: never needed. Of a VM found again: corrects the disks of a machine whose record may be
+     * older than what a save began. */
+    int (*find_disks)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                      struct error *err);
 
     /* Lets go of control connection and memory, not of the process: what a running VM needs no
      * more. Later calls connect again. */
@@ -211,8 +225,10 @@ int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t
                      struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
-int vmm_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-             struct error *err);
+int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+             const struct vmm_save *save, struct error *err);
+int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                   struct error *err);
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our

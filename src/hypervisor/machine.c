@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "hypervisor/disks.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -27,17 +28,6 @@ const char *const machine_board_names[MACHINE_BOARDS + 1] = {"microvm", "q35", N
 const char *const machine_accel_names[ACCELS + 1] = {"auto", "kvm", "tcg", NULL};
 const char *const machine_network_names[NETWORK_MODES + 1] = {"none", "user", "tap", NULL};
 
-static void finish_disks(struct machine *machine)
-{
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        free(machine->disks[i].id);
-        free(machine->disks[i].path);
-        free(machine->disks[i].format);
-        free(machine->disks[i].frozen);
-    }
-    free(machine->disks);
-}
-
 static void finish_interfaces(struct machine *machine)
 {
     for (size_t i = 0; i < machine->interface_count; i++) {
@@ -52,7 +42,7 @@ void machine_finish(struct machine *machine)
 {
     if (!machine)
         return;
-    finish_disks(machine);
+    disks_finish(machine);
     finish_interfaces(machine);
     free(machine->vsock);
     free(machine->kernel);

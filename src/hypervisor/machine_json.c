@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -30,7 +31,9 @@ static bool add_disk(cJSON *disks, const struct machine_disk *disk)
     return cJSON_AddItemToArray(disks, object) && add_string(object, "id", disk->id) &&
            add_string(object, "path", disk->path) && add_string(object, "format", disk->format) &&
            cJSON_AddBoolToObject(object, "readonly", disk->readonly) &&
-           add_string(object, "frozen", disk->frozen);
+           add_string(object, "frozen", disk->frozen) &&
+           (!disk->key[0] || (add_string(object, "key", disk->key) &&
+                              cJSON_AddNumberToObject(object, "layers", disk->layers)));
 }
 
 static bool add_interface(cJSON *interfaces, const struct machine_interface *interface)
@@ -87,7 +90,22 @@ static int check_word(const char *name, const char *word, struct error *err)
 struct stored_disk {
     struct machine_disk disk;
     int format;
+    char *key;
+    int64_t layers;
 };
+
+static int check_chain(struct stored_disk *stored, struct error *err)
+{
+    struct machine_disk *disk = &stored->disk;
+    if (!stored->key)
+        return stored->layers == 0 ? 0 : error_set(err, EINVAL, "layers need a key");
+    size_t length = strlen(stored->key);
+    if (length == 0 || length >= sizeof disk->key || disk->readonly || disk->frozen)
+        return error_set(err, EINVAL, "key is not that of a writable disk");
+    memcpy(disk->key, stored->key, length + 1);
+    disk->layers = (unsigned)stored->layers;
+    return 0;
+}
 
 static int check_disk(struct stored_disk *stored, struct error *err)
 {
@@ -99,6 +117,8 @@ static int check_disk(struct stored_disk *stored, struct error *err)
         r = error_set(err, EINVAL, "path is not absolute");
     if (r == 0 && disk->readonly && disk->frozen)
         r = error_set(err, EINVAL, "frozen is for writable disks");
+    if (r == 0)
+        r = check_chain(stored, err);
     if (r == 0 && !(disk->format = strdup(format_names[stored->format])))
         r = error_set(err, ENOMEM, "no memory for a machine's description");
     return r;
@@ -114,12 +134,15 @@ static int read_disk(const cJSON *json, void *item, struct error *err)
         {"format", JSON_WORD, FIELD(format), .required = true, .words = format_names},
         {"readonly", JSON_BOOL, FIELD(disk.readonly), .required = true},
         {"frozen", JSON_STRING, FIELD(disk.frozen), .nullable = true},
+        {"key", JSON_STRING, FIELD(key), .nullable = true},
+        {"layers", JSON_INTEGER, FIELD(layers), .max = DISK_LAYERS_MAX},
     };
 #undef FIELD
     struct stored_disk stored = {0};
     int r = json_read(json, fields, array_length(fields), &stored, err);
     if (r == 0)
         r = check_disk(&stored, err);
+    free(stored.key);
     *(struct machine_disk *)item = stored.disk;
     return r;
 }

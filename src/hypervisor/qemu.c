@@ -14,6 +14,7 @@
 #include "hypervisor/programs.h"
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
+#include "hypervisor/qemu_disks.h"
 #include "hypervisor/qemu_record.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -97,6 +98,8 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     if (r == 0)
         r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &control, err);
     start->qmp_fd = listener;
+    if (r == 0)
+        r = qemu_disks_make(context, machine, err);
     if (r == 0)
         r = qemu_arguments_create(machine, start, &arguments, err);
     if (r == 0)
@@ -389,5 +392,6 @@ const struct hypervisor qemu_hypervisor = {
     .resume = resume,
     .pause = pause_guest,
     .save = qemu_save,
+    .find_disks = qemu_disks_find,
     .release = qemu_control_release,
 };

@@ -13,7 +13,7 @@
 extern const struct hypervisor qemu_hypervisor;
 
 /* qemu_save.c: its slot `save`. */
-int qemu_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-              struct error *err);
+int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+              const struct vmm_save *save, struct error *err);
 
 #endif

@@ -2,18 +2,15 @@
 #include "hypervisor/qemu_arguments.h"
 
 #include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/qemu_disks.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-
-enum { NODE_SIZE = 32, QCOW2_HEADER_SIZE = 80 };
 
 static const struct board {
     const char *options;     /* behind the machine type */
@@ -126,24 +123,41 @@ static void add_network(struct list *list, const struct machine *machine)
     add_json(list, "-device", device, complete);
 }
 
+/* One file of a disk: the user's, or an overlay over the one before it. */
+static void add_layer(struct list *list, const struct machine_disk *disk, size_t index,
+                      unsigned layer)
+{
+    char node[QEMU_NODE_SIZE], below[QEMU_NODE_SIZE], name[DISK_NAME_SIZE];
+    const char *format = layer > 0 ? "qcow2" : disk->format;
+    bool readonly = disk->readonly || layer < disk_top(disk);
+    qemu_disk_node(index, layer, node);
+    disk_layer_name(index, layer, name);
+    cJSON *block = cJSON_CreateObject();
+    bool complete = cJSON_AddStringToObject(block, "driver", format) &&
+                    cJSON_AddStringToObject(block, "node-name", node) &&
+                    cJSON_AddBoolToObject(block, "read-only", readonly);
+    if (layer > 0) {
+        qemu_disk_node(index, layer - 1, below);
+        complete = complete && cJSON_AddStringToObject(block, "backing", below);
+    } else if (strcmp(format, "qcow2") == 0) {
+        complete = complete && cJSON_AddNullToObject(block, "backing");
+    }
+    cJSON *file = cJSON_AddObjectToObject(block, "file");
+    complete = complete && cJSON_AddStringToObject(file, "driver", "file") &&
+               cJSON_AddStringToObject(file, "filename", layer > 0 ? name : disk->path);
+    add_json(list, "-blockdev", block, complete);
+}
+
 static void add_disk(struct list *list, const struct machine *machine, size_t index)
 {
     const struct machine_disk *disk = &machine->disks[index];
-    char node[NODE_SIZE];
-    snprintf(node, sizeof node, "disk%zu", index);
-    cJSON *block = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(block, "driver", disk->format) &&
-                    cJSON_AddStringToObject(block, "node-name", node) &&
-                    cJSON_AddBoolToObject(block, "read-only", true) &&
-                    (strcmp(disk->format, "qcow2") != 0 || cJSON_AddNullToObject(block, "backing"));
-    cJSON *file = cJSON_AddObjectToObject(block, "file");
-    complete = complete && cJSON_AddStringToObject(file, "driver", "file") &&
-               cJSON_AddStringToObject(file, "filename", disk->path);
-    add_json(list, "-blockdev", block, complete);
-
+    char node[QEMU_NODE_SIZE];
+    for (unsigned layer = 0; layer <= disk_top(disk); layer++)
+        add_layer(list, disk, index, layer);
+    qemu_disk_node(index, disk_top(disk), node);
     cJSON *device = cJSON_CreateObject();
-    complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].block) &&
-               cJSON_AddStringToObject(device, "drive", node);
+    bool complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].block) &&
+                    cJSON_AddStringToObject(device, "drive", node);
     add_json(list, "-device", device, complete);
 }
 
@@ -238,52 +252,6 @@ static void add_all(struct list *list, const struct machine *machine,
         add_boot(list, machine);
 }
 
-static uint64_t big_endian(const unsigned char *bytes)
-{
-    uint64_t value = 0;
-    for (size_t i = 0; i < sizeof value; i++)
-        value = value << 8 | bytes[i];
-    return value;
-}
-
-/* A qcow2 can name other files, which QEMU would open. */
-static int check_qcow2(int fd, const char *path, struct error *err)
-{
-    static const unsigned char magic[4] = {'Q', 'F', 'I', 0xfb};
-    enum { VERSION = 4, BACKING = 8, FEATURES = 72, EXTERNAL_DATA = 1 << 2 };
-    unsigned char header[QCOW2_HEADER_SIZE];
-    ssize_t got = pread(fd, header, sizeof header, 0);
-    if (got < 0)
-        return error_errno(err, errno, "disk %s cannot be read", path);
-    if ((size_t)got < sizeof header || memcmp(header, magic, sizeof magic) != 0)
-        return error_set(err, EINVAL, "disk %s is no qcow2 file", path);
-    if (big_endian(header + BACKING) != 0)
-        return error_set(err, EINVAL, "disk %s has a backing file: convert it to one of its own",
-                         path);
-    if (header[VERSION + 3] >= 3 && big_endian(header + FEATURES) & EXTERNAL_DATA)
-        return error_set(err, EINVAL,
-                         "disk %s has an external data file: convert it to one of its "
-                         "own",
-                         path);
-    return 0;
-}
-
-static int check_disk(const struct machine_disk *disk, struct error *err)
-{
-    if (!disk->readonly)
-        return error_set(err, EOPNOTSUPP,
-                         "disk %s is writable: only read-only disks can be used yet", disk->path);
-    auto_close int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (fd < 0)
-        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
-    struct stat file;
-    if (fstat(fd, &file) < 0)
-        return error_errno(err, errno, "disk %s", disk->path);
-    if (!S_ISREG(file.st_mode))
-        return error_set(err, EINVAL, "disk %s is not a regular file", disk->path);
-    return strcmp(disk->format, "qcow2") == 0 ? check_qcow2(fd, disk->path, err) : 0;
-}
-
 static int check_network(const struct machine *machine, struct error *err)
 {
     if (machine->network != NETWORK_TAP)
@@ -298,14 +266,11 @@ static int check_network(const struct machine *machine, struct error *err)
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
                           char ***ret, struct error *err)
 {
-    int known = check_network(machine, err);
-    if (known < 0)
-        return known;
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        int r = check_disk(&machine->disks[i], err);
-        if (r < 0)
-            return r;
-    }
+    int r = check_network(machine, err);
+    if (r == 0)
+        r = qemu_disks_check(machine, start->restore, err);
+    if (r < 0)
+        return r;
     struct list list = {0};
     add_all(&list, machine, start);
     if (list.failed) {

@@ -10,11 +10,14 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/qemu.h"
 #include "hypervisor/qemu_control.h"
+#include "hypervisor/qemu_disks.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 #include "util/sparse.h"
 
 enum { STATE_ROOM = 1024 * 1024, PATH_SIZE = 128 }; /* bytes that a device state may need */
@@ -31,15 +34,27 @@ static bool disk_is_full(int directory_fd)
     return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
 }
 
+/* With `live`, QEMU lets go of the disks of a paused VM; one that is saved twice must keep them. */
+static int write_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
+                       bool live, struct error *err)
+{
+    cJSON *arguments = cJSON_CreateObject();
+    if (!cJSON_AddStringToObject(arguments, "filename", path) ||
+        !cJSON_AddBoolToObject(arguments, "live", live)) {
+        cJSON_Delete(arguments);
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    }
+    return qemu_control_execute(context, vmm, "xen-save-devices-state", arguments, -1, NULL, err);
+}
+
 static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                      struct error *err)
+                      bool live, struct error *err)
 {
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
     if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", path);
     off_t from = vmm_log_size(context);
-    int r = qemu_control_execute_string(context, vmm, "xen-save-devices-state", "filename", path,
-                                        -1, err);
+    int r = write_state(context, vmm, path, live, err);
     if (r == 0)
         return 0;
     bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
@@ -85,18 +100,24 @@ static int save_memory(const struct vmm_context *context, struct vmm *vmm, const
     return loaded ? copy_written(context, vmm, from, to, err) : 0;
 }
 
-int qemu_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-              struct error *err)
+int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+              const struct vmm_save *save, struct error *err)
 {
     char state[PATH_SIZE], memory[PATH_SIZE];
-    bool in_place = !save->loaded && strcmp(save->directory, ".") == 0;
+    bool ends = strcmp(save->directory, ".") == 0, in_place = ends && !save->loaded;
     path_of(save, "state", state);
     path_of(save, "memory", memory);
-    int r = save_state(context, vmm, state, err);
+    int r = ends ? disks_check_room(machine, err) : qemu_disks_switch(context, vmm, machine, err);
+    if (r < 0)
+        return r;
+    r = save_state(context, vmm, state, ends, err);
     if (r == 0 && !in_place)
         r = save_memory(context, vmm, memory, save->loaded, err);
-    if (r == 0)
+    if (r == 0) {
+        if (ends)
+            disks_freeze(machine);
         return 0;
+    }
     unlinkat(context->directory_fd, state, 0);
     if (!in_place)
         unlinkat(context->directory_fd, memory, 0);

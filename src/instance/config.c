@@ -114,9 +114,6 @@ static int read_disk(const cJSON *json, struct machine_disk *ret, struct error *
                 : error_set(err, EINVAL, "a disk must be an object");
     if (r == 0)
         r = check_path("path", disk.path, err);
-    if (r == 0 && !disk.readonly)
-        r = error_set(err, EOPNOTSUPP,
-                      "writable disks are not supported yet: give \"readonly\": true");
     if (r == 0 && !(ret->format = strdup(format_words[disk.format])))
         r = error_set(err, ENOMEM, "out of memory");
     if (r < 0) {
@@ -124,7 +121,7 @@ static int read_disk(const cJSON *json, struct machine_disk *ret, struct error *
         return r;
     }
     ret->path = disk.path;
-    ret->readonly = true;
+    ret->readonly = disk.readonly;
     return 0;
 }
 

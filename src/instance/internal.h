@@ -76,9 +76,13 @@ typedef int held(struct instance *instance, void *context, struct error *err);
 int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
 /* The VM goes on, whatever cancels the transition. */
 int instance_go_on(struct instance *instance, struct error *err);
-/* The files memory and state of a paused VM, in that directory (by its path from the instance's),
- */
-int instance_write_image(struct instance *instance, const char *directory, struct error *err);
+/* The files memory and state of a paused VM, in that directory (by its path from the instance's).
+ * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM
+ * that goes on has them too, on record, whatever came of it. */
+int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
+                         struct error *err);
+/* The disks become the instance's, its own become `machine`'s. */
+void instance_swap_disks(struct instance *instance, struct machine *machine);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);

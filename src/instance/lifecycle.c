@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -98,6 +99,7 @@ void instance_forget_vmm(struct instance *instance)
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);
     instance->loaded = false;
+    disks_end(&instance->machine);
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);

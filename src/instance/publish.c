@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -39,6 +40,9 @@ static int link_image(const struct instance *instance, int directory_fd, struct 
         if (linkat(instance->image->directory_fd, names[i], directory_fd, names[i], 0) < 0)
             return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
                                names[i]);
+    int r = disks_link(&instance->machine, instance->image->directory_fd, directory_fd, true, err);
+    if (r < 0)
+        return r;
     /* What was found in it when it was saved. If that cannot be had, the image is scanned again. */
     linkat(instance->image->directory_fd, "mailboxes.json", directory_fd, "mailboxes.json", 0);
     return 0;
@@ -50,7 +54,15 @@ static int write_copy(struct instance *instance, void *context, struct error *er
     char path[sizeof taking->entry->name + 32];
     snprintf(path, sizeof path, "../../snapshots/%s", taking->entry->name);
     taking->paused_at_ms = process_now_ms();
-    return instance_write_image(instance, path, err);
+    struct machine machine;
+    int r = instance_write_image(instance, path, &machine, err);
+    if (r < 0)
+        return r;
+    cJSON_Delete(taking->json); /* it has other disks now */
+    taking->json = instance_describe(instance);
+    r = disks_link(&machine, instance->image->directory_fd, taking->entry->fd, false, err);
+    disks_finish(&machine);
+    return r;
 }
 
 /* The VM goes on when it is written; how long it stood still is told. */

@@ -6,6 +6,7 @@
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -176,6 +177,17 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
     return error_set(err, EINVAL, "instance.json: \"state\" is none");
 }
 
+/* What a config asks for tells nothing of the overlays that the disks have by now. */
+static int read_config(struct instance *instance, const cJSON *json, struct error *err)
+{
+    struct machine recorded = {0};
+    int r = config_parse(instance->config, strlen(instance->config), &instance->machine, err);
+    if (r == 0 && machine_from_json(json, &recorded, NULL) == 0)
+        disks_keep_chains(&instance->machine, &recorded);
+    machine_finish(&recorded);
+    return r;
+}
+
 static int read_machine(struct instance *instance, const cJSON *json, struct error *err)
 {
     const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
@@ -184,7 +196,7 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
     if (config && !(instance->config = strdup(config)))
         return error_set(err, ENOMEM, "out of memory");
     if (config && (instance->state == INSTANCE_CREATED || instance->state == INSTANCE_STOPPED))
-        return config_parse(config, strlen(config), &instance->machine, err);
+        return read_config(instance, machine, err);
     copy_text(name, sizeof name, json, "hypervisor");
     const struct hypervisor *hypervisor = hypervisor_find(name);
     if (!hypervisor)
@@ -237,6 +249,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         return r;
     if (!instance->vmm) {
         instance->state = INSTANCE_STOPPED;
+        disks_end(&instance->machine);
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);
         instance_save(instance, instance->image->directory_fd,

@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "mailbox/rearm.h"
 #include "util/cleanup.h"
@@ -132,11 +133,50 @@ int instance_hold_and(struct instance *instance, held *work, void *context, stru
     return went_on(r, &why, instance_go_on(instance, &resume_error), &resume_error, err);
 }
 
-int instance_write_image(struct instance *instance, const char *directory, struct error *err)
+void instance_swap_disks(struct instance *instance, struct machine *machine)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    struct machine_disk *disks = instance->machine.disks;
+    size_t count = instance->machine.disk_count;
+    instance->machine.disks = machine->disks;
+    instance->machine.disk_count = machine->disk_count;
+    pthread_mutex_unlock(&instance->table->lock);
+    machine->disks = disks;
+    machine->disk_count = count;
+}
+
+/* On record before the VM may write to them. */
+static int record_disks(struct instance *instance, struct machine *machine, struct error *err)
+{
+    struct machine own = *machine;
+    int r = disks_copy(&own, err);
+    if (r < 0)
+        return r;
+    instance_swap_disks(instance, &own);
+    disks_finish(&own);
+    return machine->disk_count > 0 ? instance_save(instance, instance->image->directory_fd, err)
+                                   : 0;
+}
+
+int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
+                         struct error *err)
 {
     struct vmm_context context = instance_own_context(instance);
     const struct vmm_save save = {.directory = directory, .loaded = instance->loaded};
-    return vmm_save(&context, instance->vmm, &save, err);
+    struct machine machine = instance->machine;
+    int r = disks_copy(&machine, err);
+    if (r < 0)
+        return r;
+    r = vmm_save(&context, instance->vmm, &machine, &save, err);
+    if (strcmp(directory, ".") != 0) {
+        int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);
+        r = r < 0 ? r : recorded;
+    }
+    if (r < 0)
+        disks_finish(&machine);
+    else
+        *ret = machine;
+    return r;
 }
 
 static bool has(const struct instance *instance, const char *name)
@@ -144,11 +184,33 @@ static bool has(const struct instance *instance, const char *name)
     return faccessat(instance->image->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
+/* A save may have been cut short between what the VM writes to and the record of it. */
+static int find_disks(struct instance *instance, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    struct machine machine = instance->machine;
+    if (machine.disk_count == 0)
+        return 0;
+    int r = disks_copy(&machine, err);
+    if (r < 0)
+        return r;
+    r = vmm_find_disks(&context, instance->vmm, &machine, err);
+    vmm_release(instance->vmm);
+    if (r == 0) {
+        instance_swap_disks(instance, &machine);
+        r = instance_save(instance, instance->image->directory_fd, err);
+    }
+    disks_finish(&machine);
+    return r;
+}
+
 /* What a daemon that was killed has begun with a VM that still runs. */
 static int settle_vmm(struct instance *instance, struct error *err)
 {
     bool restoring = has(instance, instance_restoring), on_hold = has(instance, instance_hold);
-    int r = restoring || on_hold ? instance_go_on(instance, err) : 0;
+    int r = find_disks(instance, err);
+    if (r == 0 && (restoring || on_hold))
+        r = instance_go_on(instance, err);
     if (r < 0)
         return error_prefix(err, r, "%s is paused, for what was done with it was cut short",
                             instance->id);

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -32,6 +33,7 @@ static int machine_to_boot(const struct instance *instance, struct machine *ret,
         machine_finish(&machine);
         return nothing_to_boot(instance, err);
     }
+    disks_keep_chains(&machine, &instance->machine);
     *ret = machine;
     return 0;
 }
@@ -130,32 +132,43 @@ static int unpause(struct instance *instance, struct error *err)
 /* ---- standby, and back ---- */
 
 /* Everything that can fail is done while the VM could still go on. */
-static int save(struct instance *instance, struct error *err)
+static int save(struct instance *instance, struct machine *ret, struct error *err)
 {
     const int directory_fd = instance->image->directory_fd;
-    const struct instance_next saved = {INSTANCE_STANDBY, &instance->machine, NULL, false};
+    struct machine machine;
+    const struct instance_next saved = {INSTANCE_STANDBY, &machine, NULL, false};
     struct image_index *index = NULL;
-    int r = instance_write_image(instance, ".", err);
-    if (r == 0)
-        r = instance_finish_image(instance_delivered(instance), directory_fd, err);
+    int r = instance_write_image(instance, ".", &machine, err);
+    if (r < 0)
+        return r;
+    r = instance_finish_image(instance_delivered(instance), directory_fd, err);
     if (r == 0)
         r = image_scan(directory_fd, &instance->cancelled, &index, err);
     image_index_unref(index);
     if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
         r = instance_save_as(instance, &saved, directory_fd, err);
-    return r == 0 ? vmm_stop(instance->vmm, err) : r;
+    if (r == 0)
+        r = vmm_stop(instance->vmm, err);
+    if (r < 0)
+        disks_finish(&machine);
+    else
+        *ret = machine;
+    return r;
 }
 
 static int save_and_end(struct instance *instance, void *context, struct error *err)
 {
+    struct machine saved;
     (void)context;
-    int r = save(instance, err);
+    int r = save(instance, &saved, err);
     if (r < 0) {
         instance_drop_saved(instance);
         return r;
     }
     instance_unmark(instance, instance_hold);
     instance_forget_vmm(instance);
+    instance_swap_disks(instance, &saved);
+    disks_finish(&saved);
     instance_unmark(instance, "base");
     pthread_mutex_lock(&instance->table->lock);
     instance->exit = (struct vmm_exit){0};

@@ -41,7 +41,7 @@ static const char whole[] =
     "{\"hypervisor\":\"qemu\",\"memory_mib\":512,\"vcpus\":4,\"kernel\":\"/boot/k, e=1\","
     "\"initrd\":\"/boot/i\",\"cmdline\":\"console=ttyS0 a=\\\"b\\\"\",\"disks\":[{\"path\":\"/d/"
     "1\",\"format\":\"raw\",\"readonly\":true},{\"path\":\"/d/2\",\"format\":\"qcow2\","
-    "\"readonly\":true}],\"network\":{\"mode\":\"user\",\"restrict\":true},\"machine\":\"q35\","
+    "\"readonly\":false}],\"network\":{\"mode\":\"user\",\"restrict\":true},\"machine\":\"q35\","
     "\"accel\":\"tcg\"}";
 
 static void config_when_whole_sets_every_member(void **state)
@@ -59,7 +59,7 @@ static void config_when_whole_sets_every_member(void **state)
     assert_int_equal(machine.disk_count, 2);
     assert_string_equal(machine.disks[1].path, "/d/2");
     assert_string_equal(machine.disks[1].format, "qcow2");
-    assert_true(machine.disks[0].readonly && machine.disks[1].readonly);
+    assert_true(machine.disks[0].readonly && !machine.disks[1].readonly);
     machine_finish(&machine);
 }
 
@@ -219,9 +219,6 @@ static void config_when_a_disk_is_wrong_says_which(void **state)
          "disk 0: \"readonly\" must be true or false", EINVAL},
         {"{\"disks\":[{\"path\":\"/a\",\"format\":\"raw\",\"cache\":\"none\"}]}",
          "disk 0: unknown member \"cache\"", EINVAL},
-        {"{\"disks\":[{\"path\":\"/a\",\"format\":\"raw\",\"readonly\":true},"
-         "{\"path\":\"/b\",\"format\":\"raw\"}]}",
-         "disk 1: writable disks are not supported yet: give \"readonly\": true", EOPNOTSUPP},
         {"{\"disks\":[{\"path\":\"/a\",\"format\":\"raw\",\"readonly\":true},"
          "{\"path\":\"/b\",\"format\":\"raw\",\"readonly\":true,\"readonly\":true}]}",
          "disk 1: member \"readonly\" is given twice", EINVAL},

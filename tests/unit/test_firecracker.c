@@ -36,11 +36,11 @@ static void boot_save_and_load_deliver_what_is_written_into_memory(void **state)
     assert_string_equal(machine.version, "1.7.0");
     await_file(&base, "console.log", "ready");
     vmm_release(vmm);
-    assert_int_equal(vmm_save(&base, vmm, &fixture_save, &err), -EIO); /* it runs */
+    assert_int_equal(vmm_save(&base, vmm, &machine, &fixture_save, &err), -EIO); /* it runs */
     assert_non_null(
         strstr(err.text, "saving the VM: PUT /snapshot/create: Create snapshot error: "));
     assert_int_equal(vmm_pause(&base, vmm, &err), 0);
-    assert_int_equal(vmm_save(&base, vmm, &fixture_save, &err), 0);
+    assert_int_equal(vmm_save(&base, vmm, &machine, &fixture_save, &err), 0);
     assert_int_equal(vmm_resume(&base, vmm, &err), 0);
     stop(vmm);
 
@@ -73,7 +73,7 @@ static void save_never_writes_into_what_was_saved_before(void **state)
     assert_int_equal(linkat(base.directory_fd, "state", base.directory_fd, "state2", 0), 0);
     assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), 0);
     assert_int_equal(vmm_pause(&base, vmm, &err), 0);
-    assert_int_equal(vmm_save(&base, vmm, &fixture_save, &err), 0);
+    assert_int_equal(vmm_save(&base, vmm, &machine, &fixture_save, &err), 0);
     auto_free char *memory = fixture_read(base.directory_fd, "memory2", NULL);
     auto_free char *saved = fixture_read(base.directory_fd, "state2", NULL);
     assert_string_equal(memory, "older memory");

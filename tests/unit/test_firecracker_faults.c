@@ -129,7 +129,7 @@ static void try_save(const struct vmm_context *context, const char *fault, const
     patient.answer_ms = 0;
     assert_int_equal(vmm_boot(&patient, &machine, &vmm, &err), 0);
     assert_int_equal(vmm_pause(&patient, vmm, &err), 0);
-    int r = vmm_save(context, vmm, &fixture_save, &err);
+    int r = vmm_save(context, vmm, &machine, &fixture_save, &err);
     assert_failed(r, fault, words, &err);
     assert_int_equal(fixture_has(context->directory_fd, "memory"), r == 0);
     assert_int_equal(fixture_has(context->directory_fd, "state"), r == 0);

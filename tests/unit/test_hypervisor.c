@@ -439,6 +439,7 @@ static void stop_when_the_process_is_not_our_child_ends_it_too(void **state)
 
 static void calls_when_nobody_listens_are_eio(void **state)
 {
+    struct machine none = {0};
     struct fixture *fixture = *state;
     struct vmm_context context = fixture_context(fixture, "vm", NULL);
     char line[64];
@@ -448,7 +449,7 @@ static void calls_when_nobody_listens_are_eio(void **state)
     assert_int_equal(vmm_pause(&context, vmm, &err), -EIO);
     assert_non_null(strstr(err.text, "pausing the VM: nobody answers"));
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
-    assert_int_equal(vmm_save(&context, vmm, &fixture_save, &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, &none, &fixture_save, &err), -EIO);
     assert_int_equal(vmm_stop(vmm, &err), 0);
     vmm_close(vmm);
     vmm_close(NULL);

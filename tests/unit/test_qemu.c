@@ -111,7 +111,7 @@ static struct template make_template(struct fixture *fixture, enum machine_board
                                 .context = fixture_context(fixture, "template", NULL)};
     struct vmm *vmm = boot(&template.context, &template.machine);
     MUST(vmm_pause(&template.context, vmm, why));
-    MUST(vmm_save(&template.context, vmm, &fixture_save, why));
+    MUST(vmm_save(&template.context, vmm, &template.machine, &fixture_save, why));
     MUST(vmm_stop(vmm, why));
     assert_int_equal(vmm->exit.code, 0);
     vmm_close(vmm);
@@ -236,13 +236,13 @@ static void save_when_an_old_state_is_linked_elsewhere_leaves_it(void **state)
     fixture_write(context.directory_fd, "state", 0600, "frozen", 6);
     assert_int_equal(linkat(context.directory_fd, "state", fixture->base_fd, "frozen", 0), 0);
     MUST(vmm_pause(&context, vmm, why));
-    MUST(vmm_save(&context, vmm, &fixture_save, why));
+    MUST(vmm_save(&context, vmm, &machine, &fixture_save, why));
     auto_free char *frozen = fixture_read(fixture->base_fd, "frozen", NULL);
     assert_string_equal(frozen, "frozen");
 
     /* A killed VMM: what is asked of it then fails and says so. */
     assert_int_equal(kill(vmm->pid, SIGKILL), 0);
-    assert_int_equal(vmm_save(&context, vmm, &fixture_save, &err), -EIO);
+    assert_int_equal(vmm_save(&context, vmm, &machine, &fixture_save, &err), -EIO);
     assert_string_equal(err.text,
                         "saving the VM: xen-save-devices-state: QEMU has ended (signal 9)");
     assert_false(fixture_has(context.directory_fd, "state"));
@@ -362,7 +362,7 @@ static void disk_when_read_only_goes_along_into_forks(void **state)
 
     struct vmm *vmm = boot(&context, &template.machine), *forked = NULL;
     MUST(vmm_pause(&context, vmm, why));
-    MUST(vmm_save(&context, vmm, &fixture_save, why));
+    MUST(vmm_save(&context, vmm, &template.machine, &fixture_save, why));
     struct vmm_context fork_context = fixture_context(fixture, "fork", NULL);
     MUST(load(&template, &fork_context, &forked, why));
     MUST(vmm_resume(&fork_context, forked, why));

@@ -21,7 +21,7 @@ enum { PATH_SIZE = 4096, TEMPLATE_MIB = 128 };
 
 /* The guest's own program; NULL: its init starts the agent. What it says when it is ready. */
 static const char *guest_program, *guest_ready;
-static const char *guest_network = "{\"mode\":\"user\"}";
+static const char *guest_network = "{\"mode\":\"user\"}", *guest_disks = "[]";
 static const char *(*prepare_more)(const char *base);
 
 /* The program's directory has these. */
@@ -102,6 +102,11 @@ void vm_enter_with_agent(void)
     harness_enter_with(prepare_guest);
 }
 
+void vm_use_disks(const char *disks)
+{
+    guest_disks = disks;
+}
+
 void vm_boot(struct harness *h, const char *machine, const char *parameters)
 {
     auto_free char *base = getcwd(NULL, 0);
@@ -111,9 +116,9 @@ void vm_boot(struct harness *h, const char *machine, const char *parameters)
                                "{\"hypervisor\":\"qemu\",\"memory_mib\":%d,\"machine\":\"%s\","
                                "\"kernel\":\"%s/%s\",\"initrd\":\"%s/%s\","
                                "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s\","
-                               "\"network\":%s}",
+                               "\"network\":%s,\"disks\":%s}",
                                TEMPLATE_MIB, machine, base, kernel_name, base, initramfs_name,
-                               parameters, guest_network));
+                               parameters, guest_network, guest_disks));
     harness_put(harness_path(h, "instances/template/state"), "running");
     harness_await(h, harness_path(h, "instances/template/console"), guest_ready);
 }

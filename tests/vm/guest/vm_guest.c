@@ -6,6 +6,8 @@
  *     hypefs.mailboxes=NAME[=TOKEN],…   what to arm (default: test.mailbox)
  *     hypefs.network[=TOKEN]            arms the resume-network mailbox as well, before them
  *     hypefs.network_deed=DEED          what is done with its payloads (default: apply)
+ *     hypefs.disk                       mounts the first disk, an ext4, and writes "half" to it:
+ *                                       when all mailboxes are armed, that is in memory still
  *     hypefs.child                      forks, once all are armed, a child that keeps writing
  *                                       memory
  *     hypefs.asleep=NAME                arms that mailbox too, and never looks into it
@@ -25,8 +27,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "guest/internal.h"
@@ -39,7 +43,11 @@ enum {
     CHILD_PAUSE_MS = 5,
     TICK_MS = 100,
     DEED_MAX = 31,
+    TEXT_MAX = 31,
+    HALF_BYTES = 1 << 20,
 };
+
+#define DISK "/disk"
 
 static const char host_address[] = "10.0.2.2"; /* of QEMU's user network */
 
@@ -143,6 +151,45 @@ static void apply_network(struct hypefs_mailbox *box)
         printf("vm_guest: apply: the host was not told: %s\n", strerror(-r));
 }
 
+/* Appends the payload's "text" to the file "own" of the disk, for good. */
+static void write_own(struct hypefs_mailbox *box)
+{
+    char text[TEXT_MAX + 1] = "";
+    guest_member_word(box->payload, box->payload_size, "text", text, TEXT_MAX);
+    FILE *file = fopen(DISK "/own", "ae");
+    if (!file || fprintf(file, "%s\n", text) < 0 || fflush(file) != 0 || fsync(fileno(file)) < 0)
+        perror("vm_guest: own");
+    if (file)
+        fclose(file);
+}
+
+static void write_disk(struct hypefs_mailbox *box)
+{
+    write_own(box);
+    ack(box);
+}
+
+/* And leaves the disk as it should be left. */
+static void finish_disk(struct hypefs_mailbox *box)
+{
+    write_own(box);
+    if (umount(DISK) < 0)
+        perror("vm_guest: umount");
+    ack(box);
+}
+
+static void mount_disk(void)
+{
+    static char half[HALF_BYTES];
+    memset(half, 'h', sizeof half);
+    mkdir(DISK, 0755);
+    if (mount("/dev/vda", DISK, "ext4", 0, NULL) < 0)
+        die("/dev/vda", -errno);
+    FILE *file = fopen(DISK "/half", "we");
+    if (!file || fwrite(half, sizeof half, 1, file) != 1 || fclose(file) != 0)
+        die("half", -errno);
+}
+
 static const struct {
     const char *name;
     void (*run)(struct hypefs_mailbox *box);
@@ -157,6 +204,8 @@ static const struct {
     {"hold", ack_when_let_go},
     {"fail", refuse},
     {"reboot", reboot_now},
+    {"write", write_disk},
+    {"finish", finish_disk},
 };
 
 static void print_payload(const char *name, const char *payload, size_t size)
@@ -299,12 +348,16 @@ int main(void)
         die("/proc/cmdline", -EIO);
     fclose(file);
     char *child = parameter(line, "hypefs.child");
+    char *disk = parameter(line, "hypefs.disk");
     char *names = parameter(line, "hypefs.mailboxes");
     char *network_token = parameter(line, "hypefs.network");
     network_deed = parameter(line, "hypefs.network_deed");
     size_t count = arm_all(network_token, names ? names : default_names, boxes);
     free(names);
     free(network_token);
+    if (disk)
+        mount_disk();
+    free(disk);
     if (child && fork() == 0)
         run_child();
     /* Were they still shared with the child, this would leave copies of them behind. */

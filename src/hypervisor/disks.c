@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/disks.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
+{
+    snprintf(ret, DISK_NAME_SIZE, "disk%zu.%u.qcow2", index, layer);
+}
+
+unsigned disk_top(const struct machine_disk *disk)
+{
+    return disk->key[0] ? disk->layers + 1 : 0;
+}
+
+int disks_check_room(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (disk_top(&machine->disks[i]) > DISK_LAYERS_MAX)
+            return error_set(err, EOPNOTSUPP,
+                             "disk %s was saved %d times, and each time became an overlay: make "
+                             "one file of them with qemu-img convert, and boot from that",
+                             machine->disks[i].path, DISK_LAYERS_MAX);
+    return 0;
+}
+
+int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err)
+{
+    char key[FILE_KEY_SIZE];
+    file_key(file, key);
+    if (!disk->key[0] || strcmp(disk->key, key) == 0)
+        return 0;
+    return error_set(err, EIO,
+                     "disk %s is not as it was when the VM was saved: it must never be changed "
+                     "after that; put the old file back (mv keeps it the same, cp does not)",
+                     disk->path);
+}
+
+void disk_freeze(struct machine_disk *disk)
+{
+    struct stat file;
+    if (disk->readonly)
+        return;
+    if (disk->key[0])
+        disk->layers++;
+    else if (stat(disk->path, &file) == 0)
+        file_key(&file, disk->key);
+    else
+        snprintf(disk->key, sizeof disk->key, "gone"); /* which no file's key is */
+}
+
+void disks_freeze(struct machine *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        disk_freeze(&machine->disks[i]);
+}
+
+void disks_end(struct machine *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (machine->disks[i].key[0])
+            disk_freeze(&machine->disks[i]);
+}
+
+static int link_file(int from_fd, int to_fd, const char *name, struct error *err)
+{
+    if (linkat(from_fd, name, to_fd, name, 0) == 0)
+        return 0;
+    return error_set(err, EIO, "the disk %s cannot be linked: %s", name, strerrordesc_np(errno));
+}
+
+int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
+               struct error *err)
+{
+    char name[DISK_NAME_SIZE];
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        for (unsigned layer = 1; layer <= disk->layers && r == 0; layer++) {
+            disk_layer_name(i, layer, name);
+            r = link_file(from_fd, to_fd, name, err);
+        }
+        if (r == 0 && copies && disk->frozen)
+            r = link_file(from_fd, to_fd, disk->frozen, err);
+    }
+    return r;
+}
+
+void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd)
+{
+    char name[DISK_NAME_SIZE];
+    for (unsigned layer = 1; layer <= disk_top(disk); layer++) {
+        disk_layer_name(index, layer, name);
+        unlinkat(directory_fd, name, 0);
+    }
+    if (disk->frozen)
+        unlinkat(directory_fd, disk->frozen, 0);
+}
+
+static bool copy_text(char **place)
+{
+    const char *text = *place;
+    *place = text ? strdup(text) : NULL;
+    return !text || *place;
+}
+
+int disks_copy(struct machine *machine, struct error *err)
+{
+    size_t count = machine->disk_count;
+    struct machine_disk *disks = calloc(count + 1, sizeof *disks);
+    const struct machine_disk *from = machine->disks;
+    if (!disks)
+        return error_set(err, ENOMEM, "no memory for a machine's disks");
+    bool complete = true;
+    for (size_t i = 0; i < count; i++) {
+        struct machine_disk *disk = &disks[i];
+        *disk = from[i];
+        char **texts[] = {&disk->id, &disk->path, &disk->format, &disk->frozen};
+        for (size_t j = 0; j < array_length(texts); j++)
+            complete = copy_text(texts[j]) && complete;
+    }
+    machine->disks = disks;
+    if (complete)
+        return 0;
+    disks_finish(machine);
+    return error_set(err, ENOMEM, "no memory for a machine's disks");
+}
+
+void disks_finish(struct machine *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        free(machine->disks[i].id);
+        free(machine->disks[i].path);
+        free(machine->disks[i].format);
+        free(machine->disks[i].frozen);
+    }
+    free(machine->disks);
+    machine->disks = NULL;
+    machine->disk_count = 0;
+}
+
+bool disks_match(const struct machine *a, const struct machine *b, size_t index)
+{
+    if (index >= a->disk_count || index >= b->disk_count)
+        return false;
+    const struct machine_disk *x = &a->disks[index], *y = &b->disks[index];
+    return x->readonly == y->readonly && strcmp(x->path, y->path) == 0 &&
+           strcmp(x->format, y->format) == 0;
+}
+
+void disks_keep_chains(struct machine *machine, const struct machine *from)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        if (!disks_match(machine, from, i))
+            continue;
+        memcpy(machine->disks[i].key, from->disks[i].key, sizeof machine->disks[i].key);
+        machine->disks[i].layers = from->disks[i].layers;
+    }
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * disks: the files that a machine's writable disks are made of.
+ *
+ * A disk that was never saved is the user's file, which the VM writes to. A save freezes it: from
+ * then on it is a chain, and each VM writes into a new overlay of its own.
+ *
+ *     the user's file ◄─ disk0.1.qcow2 ◄─ … ◄─ disk0.N.qcow2 ◄─ disk0.(N+1).qcow2
+ *     frozen             frozen overlays, N = layers            the top: while a VM runs
+ *
+ * 0 is the disk's number. Nothing ever writes to what is frozen. The overlays lie in the directory
+ * of the instance, or of the snapshot, each of which has hard links of its own; the user's file
+ * stays where it is, and its key tells whether it is still as it was. A VMM that knows no overlays
+ * has copies instead (machine_disk.frozen). No state; any thread.
+ */
+#ifndef HYPEFS_HYPERVISOR_DISKS_H
+#define HYPEFS_HYPERVISOR_DISKS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "hypervisor/hypervisor.h"
+
+enum {
+    DISK_LAYERS_MAX = 100,
+    DISK_NAME_SIZE = 32, /* of the name of an overlay */
+};
+
+/* The file with that number of the disk with that index, beside the image; not 0. */
+void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE]);
+
+/* Which file of it a VM that runs writes to; 0: the user's. */
+unsigned disk_top(const struct machine_disk *disk);
+
+/* EOPNOTSUPP if one of the disks has as many layers as there can be. */
+int disks_check_room(const struct machine *machine, struct error *err);
+
+/* EIO unless the user's file of a chain, of which this is what fstat() tells, is as it was. */
+int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err);
+
+/* What is written to now becomes frozen. Nothing writes to it any more. */
+void disk_freeze(struct machine_disk *disk);
+void disks_freeze(struct machine *machine);
+
+/* The same of the chains only: their VM has ended, but the user's files of the others stay in use.
+ */
+void disks_end(struct machine *machine);
+
+/* Hard links of all frozen files of `machine` that lie in the one directory, for the other.
+ * `copies`: of those in machine_disk.frozen too. EIO. */
+int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
+               struct error *err);
+
+/* Removes what disks_link() would have linked, and the tops, of one disk. */
+void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd);
+
+/* `machine` gets disks of its own, equal to those that it had, which it had from another. */
+int disks_copy(struct machine *machine, struct error *err);
+void disks_finish(struct machine *machine);
+
+/* Does disk `index` mean the same file, used in the same way, in both machines? */
+bool disks_match(const struct machine *a, const struct machine *b, size_t index);
+/* The chains of `from` for those of `machine` that match. */
+void disks_keep_chains(struct machine *machine, const struct machine *from);
+
+#endif

@@ -1,0 +1,293 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/qemu_disks.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hypervisor/disks.h"
+#include "hypervisor/qemu_control.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+enum {
+    QCOW2_HEADER_SIZE = 80,
+    SECTOR = 512,
+    IMG_MS = 60000,
+    IMG_OUTPUT_MAX = 1024,
+    NUMBER_SIZE = 24,
+};
+
+static const char img_name[] = "qemu-img";
+
+void qemu_disk_node(size_t index, unsigned layer, char ret[QEMU_NODE_SIZE])
+{
+    if (layer == 0)
+        snprintf(ret, QEMU_NODE_SIZE, "disk%zu", index);
+    else
+        snprintf(ret, QEMU_NODE_SIZE, "disk%zu.%u", index, layer);
+}
+
+/* ---- files ---- */
+
+struct qcow2 {
+    uint64_t size; /* of the disk that the guest sees */
+    bool has_backing, has_data;
+};
+
+static uint64_t big_endian(const unsigned char *bytes)
+{
+    uint64_t value = 0;
+    for (size_t i = 0; i < sizeof value; i++)
+        value = value << 8 | bytes[i];
+    return value;
+}
+
+static int read_qcow2(int fd, const char *path, struct qcow2 *ret, struct error *err)
+{
+    static const unsigned char magic[4] = {'Q', 'F', 'I', 0xfb};
+    enum { VERSION = 4, BACKING = 8, SIZE = 24, FEATURES = 72, EXTERNAL_DATA = 1 << 2 };
+    unsigned char header[QCOW2_HEADER_SIZE];
+    ssize_t got = pread(fd, header, sizeof header, 0);
+    if (got < 0)
+        return error_errno(err, errno, "disk %s cannot be read", path);
+    if ((size_t)got < sizeof header || memcmp(header, magic, sizeof magic) != 0)
+        return error_set(err, EINVAL, "disk %s is no qcow2 file", path);
+    *ret = (struct qcow2){.size = big_endian(header + SIZE),
+                          .has_backing = big_endian(header + BACKING) != 0,
+                          .has_data = header[VERSION + 3] >= 3 &&
+                                      big_endian(header + FEATURES) & EXTERNAL_DATA};
+    return 0;
+}
+
+/* A qcow2 can name other files, which QEMU would open. */
+static int check_qcow2(int fd, const char *path, struct error *err)
+{
+    struct qcow2 qcow2;
+    int r = read_qcow2(fd, path, &qcow2, err);
+    if (r < 0)
+        return r;
+    if (qcow2.has_backing)
+        return error_set(err, EINVAL, "disk %s has a backing file: convert it to one of its own",
+                         path);
+    if (qcow2.has_data)
+        return error_set(err, EINVAL,
+                         "disk %s has an external data file: convert it to one of its own", path);
+    return 0;
+}
+
+static int check_disk(const struct machine_disk *disk, struct error *err)
+{
+    auto_close int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+    struct stat file;
+    if (fstat(fd, &file) < 0)
+        return error_errno(err, errno, "disk %s", disk->path);
+    if (!S_ISREG(file.st_mode))
+        return error_set(err, EINVAL, "disk %s is not a regular file", disk->path);
+    int r = disk_check_key(disk, &file, err);
+    return r == 0 && strcmp(disk->format, "qcow2") == 0 ? check_qcow2(fd, disk->path, err) : r;
+}
+
+static int check_frozen(const struct machine_disk *disk, struct error *err)
+{
+    if (disk->readonly || disk->key[0])
+        return 0;
+    return error_set(err, EOPNOTSUPP,
+                     "disk %s can be written to and is not frozen, as it is when hypefs has saved "
+                     "the VM: its forks would share it",
+                     disk->path);
+}
+
+int qemu_disks_check(const struct machine *machine, bool restore, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        r = check_disk(&machine->disks[i], err);
+        if (r == 0 && restore)
+            r = check_frozen(&machine->disks[i], err);
+    }
+    return r;
+}
+
+/* ---- overlays ---- */
+
+/* A file of a chain. */
+struct layer {
+    char path[DISK_NAME_SIZE]; /* of an overlay */
+    const char *name, *format;
+};
+
+static void describe(const struct machine_disk *disk, size_t index, unsigned number,
+                     struct layer *ret)
+{
+    disk_layer_name(index, number, ret->path);
+    ret->name = number == 0 ? disk->path : ret->path;
+    ret->format = number == 0 ? disk->format : "qcow2";
+}
+
+static int find_size(const struct vmm_context *context, const struct layer *layer, uint64_t *ret,
+                     struct error *err)
+{
+    auto_close int fd =
+        openat(context->directory_fd, layer->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    struct stat file;
+    if (fd < 0 || fstat(fd, &file) < 0)
+        return error_set(err, EIO, "disk %s: %s", layer->name, strerrordesc_np(errno));
+    struct qcow2 qcow2 = {.size = ((uint64_t)file.st_size + SECTOR - 1) / SECTOR * SECTOR};
+    int r = strcmp(layer->format, "qcow2") == 0 ? read_qcow2(fd, layer->name, &qcow2, err) : 0;
+    if (r == 0)
+        *ret = qcow2.size;
+    return r;
+}
+
+/* `-u`: the file below is not opened, which a VM that is still writing to it would not allow. */
+static int create(const struct vmm_context *context, const struct layer *below,
+                  const struct layer *layer, uint64_t size, struct error *err)
+{
+    char number[NUMBER_SIZE];
+    snprintf(number, sizeof number, "%" PRIu64, size);
+    const char *const arguments[] = {img_name,    "create", "-q",        "-f", "qcow2",
+                                     "-u",        "-b",     below->name, "-F", below->format,
+                                     layer->name, number,   NULL};
+    auto_free char *output = NULL;
+    if (unlinkat(context->directory_fd, layer->name, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", layer->name);
+    int r = process_output_in(context->directory_fd, img_name, (char *const *)(uintptr_t)arguments,
+                              IMG_OUTPUT_MAX, IMG_MS, context->cancel_fd, &output, err);
+    if (r == -ENOENT)
+        return error_set(err, EIO,
+                         "qemu-img is not in PATH, and a writable disk needs it: install it (on "
+                         "Debian, the package qemu-utils)");
+    return r < 0 ? error_prefix(err, r, "the overlay %s", layer->name) : 0;
+}
+
+static int add_overlay(const struct vmm_context *context, const struct machine_disk *disk,
+                       size_t index, unsigned number, struct error *err)
+{
+    struct layer below, layer;
+    uint64_t size;
+    describe(disk, index, number - 1, &below);
+    describe(disk, index, number, &layer);
+    int r = find_size(context, &below, &size, err);
+    return r < 0 ? r : create(context, &below, &layer, size, err);
+}
+
+int qemu_disks_make(const struct vmm_context *context, const struct machine *machine,
+                    struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        if (disk_top(&machine->disks[i]) > 0)
+            r = add_overlay(context, &machine->disks[i], i, disk_top(&machine->disks[i]), err);
+    return r;
+}
+
+/* ---- a running VM ---- */
+
+/* QEMU opens the file as what it is said to be, and does not look for what lies below it: that is
+ * the node that it has. */
+static bool add_action(cJSON *actions, size_t index, unsigned top)
+{
+    char old[QEMU_NODE_SIZE], new[QEMU_NODE_SIZE], file[DISK_NAME_SIZE];
+    qemu_disk_node(index, top, old);
+    qemu_disk_node(index, top + 1, new);
+    disk_layer_name(index, top + 1, file);
+    cJSON *action = cJSON_CreateObject();
+    if (!cJSON_AddItemToArray(actions, action) ||
+        !cJSON_AddStringToObject(action, "type", "blockdev-snapshot-sync"))
+        return false;
+    cJSON *data = cJSON_AddObjectToObject(action, "data");
+    return cJSON_AddStringToObject(data, "node-name", old) &&
+           cJSON_AddStringToObject(data, "snapshot-file", file) &&
+           cJSON_AddStringToObject(data, "snapshot-node-name", new) &&
+           cJSON_AddStringToObject(data, "format", "qcow2") &&
+           cJSON_AddStringToObject(data, "mode", "existing");
+}
+
+/* All disks or none. */
+static int transact(const struct vmm_context *context, struct vmm *vmm,
+                    const struct machine *machine, struct error *err)
+{
+    cJSON *arguments = cJSON_CreateObject();
+    cJSON *actions = cJSON_AddArrayToObject(arguments, "actions");
+    bool complete = actions != NULL;
+    for (size_t i = 0; i < machine->disk_count && complete; i++)
+        if (!machine->disks[i].readonly)
+            complete = add_action(actions, i, disk_top(&machine->disks[i]));
+    if (!complete) {
+        cJSON_Delete(arguments);
+        return error_set(err, ENOMEM, "no memory for a command to QEMU");
+    }
+    return qemu_control_execute(context, vmm, "transaction", arguments, -1, NULL, err);
+}
+
+static void remove_new(const struct vmm_context *context, const struct machine *machine)
+{
+    char name[DISK_NAME_SIZE];
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        disk_layer_name(i, disk_top(&machine->disks[i]) + 1, name);
+        if (!machine->disks[i].readonly)
+            unlinkat(context->directory_fd, name, 0);
+    }
+}
+
+int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                      struct error *err)
+{
+    bool writable = false;
+    int r = disks_check_room(machine, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (disk->readonly)
+            continue;
+        writable = true;
+        r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
+    }
+    if (r == 0 && writable)
+        r = transact(context, vmm, machine, err);
+    if (r == 0)
+        disks_freeze(machine);
+    else
+        remove_new(context, machine);
+    return r;
+}
+
+static bool has_node(const cJSON *nodes, const char *name)
+{
+    const cJSON *node;
+    cJSON_ArrayForEach (node, nodes) {
+        const char *its = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(node, "node-name"));
+        if (its && strcmp(its, name) == 0)
+            return true;
+    }
+    return false;
+}
+
+int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                    struct error *err)
+{
+    auto_json cJSON *nodes = NULL;
+    bool writable = false;
+    for (size_t i = 0; i < machine->disk_count; i++)
+        writable = writable || !machine->disks[i].readonly;
+    if (!writable)
+        return 0;
+    cJSON *arguments = cJSON_CreateObject();
+    cJSON_AddBoolToObject(arguments, "flat", true);
+    int r =
+        qemu_control_execute(context, vmm, "query-named-block-nodes", arguments, -1, &nodes, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        char name[QEMU_NODE_SIZE];
+        qemu_disk_node(i, disk_top(&machine->disks[i]) + 1, name);
+        if (has_node(nodes, name))
+            disk_freeze(&machine->disks[i]);
+    }
+    return r;
+}

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * qemu_disks: the chains of disks.h for QEMU. A file of a chain is the node "disk0" (the user's) or
+ * "disk0.1" and so on. Formats are named, headers are never probed, and what is frozen is opened
+ * for reading only. For the QEMU backend only; one thread at a time per struct vmm.
+ */
+#ifndef HYPEFS_HYPERVISOR_QEMU_DISKS_H
+#define HYPEFS_HYPERVISOR_QEMU_DISKS_H
+
+#include "hypervisor/hypervisor.h"
+
+enum { QEMU_NODE_SIZE = 32 };
+
+/* The name of the node of a file of the disk with that index; layer 0: the user's. */
+void qemu_disk_node(size_t index, unsigned layer, char ret[QEMU_NODE_SIZE]);
+
+/* That the user's files are what QEMU can be given. EIO: one is not there, or not as it was.
+ * EINVAL: no regular file, or no qcow2 that stands alone. EOPNOTSUPP: it would be written to by a
+ * VM that is restored, and so by all of its kind. */
+int qemu_disks_check(const struct machine *machine, bool restore, struct error *err);
+
+/* Makes the tops for a VM that is about to start, in the context's directory. Needs qemu-img: EIO.
+ */
+int qemu_disks_make(const struct vmm_context *context, const struct machine *machine,
+                    struct error *err);
+
+/* Of a paused VM: it writes into new tops, what it wrote to before is frozen. Changes `machine`, or
+ * fails with everything as it was. */
+int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                      struct error *err);
+
+/* The slot find_disks. */
+int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                    struct error *err);
+
+#endif
