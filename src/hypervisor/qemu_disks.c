@@ -172,7 +172,7 @@ static int add_overlay(const struct vmm_context *context, const struct machine_d
                        size_t index, unsigned number, struct error *err)
 {
     struct layer below, layer;
-    uint64_t size;
+    uint64_t size = 0;
     describe(disk, index, number - 1, &below);
     describe(disk, index, number, &layer);
     int r = find_size(context, &below, &size, err);
