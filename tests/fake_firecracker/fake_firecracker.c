@@ -25,10 +25,11 @@
  * Environment:
  *   FAKE_FIRECRACKER_VERSION  what it says it is; default 1.7.0
  *   FAKE_FIRECRACKER_GUEST    ack, refuse, silent, lie: what the guest does with a payload
- *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT. CALL: start, version, load, config, drive, vm,
- * create, machine-config, boot-source, interface, actions. WHEN: before (it is carried out), during
- * (the answer), after (the answer). WHAT: die, hang, garbage, half, 400, 500; the last four take
- * the answer's place
+ *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
+ *                             process alone. CALL: start, version, load, config, drive, vm, create,
+ *                             machine-config, boot-source, interface, actions. WHEN: before (it is
+ *                             carried out), during (the answer), after (the answer). WHAT: die,
+ *                             hang, garbage, half, 400, 500; the last four take the answer's place
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -26,14 +26,23 @@ struct request {
     size_t body_size;
 };
 
-/* Is something to go wrong with this call, and what? */
+/* Is something to go wrong with this call, and what? Asked once for each. */
 static enum when fault_of(const char *call, const char **ret_what)
 {
+    static unsigned seen; /* of the call that the fault is of */
     const char *fault = getenv("FAKE_FIRECRACKER_FAULT");
     size_t size = strlen(call);
-    if (!fault || strncmp(fault, call, size) != 0 || fault[size] != ':')
+    char *end;
+    if (!fault || strncmp(fault, call, size) != 0 || !strchr(":#", fault[size]))
         return NEVER;
-    fault += size + 1;
+    fault += size;
+    seen++;
+    if (fault[0] == '#') {
+        if (strtoul(fault + 1, &end, 10) != seen)
+            return NEVER;
+        fault = end;
+    }
+    fault++;
     for (enum when when = BEFORE; when <= AFTER; when++) {
         size = strlen(when_names[when]);
         if (strncmp(fault, when_names[when], size) == 0 && fault[size] == ':') {
