@@ -74,7 +74,7 @@ void instance_drop_saved(struct instance *instance);
 enum { HELD_ENDED = 1 };
 typedef int held(struct instance *instance, void *context, struct error *err);
 int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
-/* The VM goes on, whatever cancels the transition. */
+/* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
 int instance_go_on(struct instance *instance, struct error *err);
 /* The files memory and state of a paused VM, in that directory (by its path from the instance's).
  * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM

@@ -87,10 +87,19 @@ struct vmm_context instance_own_context(const struct instance *instance)
                             instance->cancel_fd);
 }
 
+/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
+static int cancel_of_going_on(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
+    pthread_mutex_unlock(&instance->table->lock);
+    return fd;
+}
+
 int instance_go_on(struct instance *instance, struct error *err)
 {
     struct vmm_context context = instance_own_context(instance);
-    context.cancel_fd = -1;
+    context.cancel_fd = cancel_of_going_on(instance);
     int r = vmm_resume(&context, instance->vmm, err);
     vmm_release(instance->vmm);
     if (r == 0)

@@ -305,6 +305,48 @@ static void vmm_that_dies_meanwhile_is_a_stopped_instance(void **state)
     }
 }
 
+/* ---- what hangs ---- */
+
+static void assert_ended(struct harness *h, struct harness_child *child)
+{
+    struct harness_result result = harness_finish(h, child);
+    assert_int_equal(result.status, 1);
+    assert_contains(result.err, "Operation canceled");
+}
+
+static void stopped_ends_what_hangs(void **state)
+{
+    static const struct {
+        const char *fault, *first, *command;
+    } cases[] = {
+        {"vm#1:before:hang", NULL, "echo paused > instances/x/state"},
+        {"vm#1:during:hang", NULL, "echo standby > instances/x/state"},
+        {"create:before:hang", NULL, "echo standby > instances/x/state"},
+        {"create:during:hang", NULL, "echo s > instances/x/snapshot"},
+        {"create:before:hang", "paused", "echo standby > instances/x/state"},
+        {"vm#2:before:hang", "paused", "echo running > instances/x/state"},
+        {"load:before:hang", "standby", "echo running > instances/x/state"},
+        {"vm:during:hang", "standby", "echo running > instances/x/state"},
+    };
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        bool rests = cases[i].first && strcmp(cases[i].first, "standby") == 0;
+        boot(h, rests ? "" : cases[i].fault);
+        if (cases[i].first)
+            harness_put(file(h, "state"), cases[i].first);
+        if (rests)
+            fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s", cases[i].fault));
+        struct harness_child child = harness_start_shell(h, "bash", cases[i].command);
+        harness_await_blocked(h, child.pid);
+        harness_put(file(h, "state"), "stopped");
+        assert_ended(h, &child);
+        assert_state(h, "stopped");
+        assert_string_equal(info(h, "pid"), "null");
+        assert_no_leftovers(h);
+        fake_drop(h, "x");
+    }
+}
+
 /* ---- signals ---- */
 
 struct writer {
@@ -369,6 +411,7 @@ int main(void)
         state_test(fork_of_one_that_cannot_be_saved_fails_and_it_goes_on),
         state_test(restore_that_fails_leaves_it_in_standby),
         state_test(vmm_that_dies_meanwhile_is_a_stopped_instance),
+        state_test(stopped_ends_what_hangs),
         state_test(write_that_is_interrupted_leaves_the_transition_to_go_on),
     };
     harness_enter();
