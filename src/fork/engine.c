@@ -316,7 +316,9 @@ static int run_steps(struct fork *fork, struct error *err)
         fork->total_ms = now - begun;
         before = now;
     }
-    return r == -ECANCELED ? error_set(err, ESHUTDOWN, "the daemon is stopping") : r;
+    /* Or a write of stopped to the source has ended the copying of its memory. */
+    bool stopping = r == -ECANCELED && process_poll(&fork->engine->cancel_fd, 1, 0) > 0;
+    return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping") : r;
 }
 
 static int publish(struct fork *fork, const cJSON *result, struct error *err)

@@ -347,6 +347,24 @@ static void stopped_ends_what_hangs(void **state)
     }
 }
 
+static void stop_of_the_source_ends_a_fork_that_waits_for_its_copy(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "create:before:hang");
+    harness_put(file(h, "forks/new/options"), "{\"from_running\":true}");
+    struct harness_child child =
+        harness_start_shell(h, "bash", "echo f > instances/x/forks/new/commit");
+    harness_await_blocked(h, child.pid);
+    harness_put(file(h, "state"), "stopped");
+    assert_ended(h, &child);
+    const char *result = harness_get(h, file(h, "forks/new/result"));
+    assert_string_equal(harness_json(h, result, "error.code"), "ECANCELED");
+    assert_string_equal(harness_json(h, result, "error.phase"), "locate");
+    assert_file_contains(file(h, "forks/new/error"), "ended by a write of stopped");
+    assert_no_leftovers(h);
+    fake_drop(h, "x");
+}
+
 /* ---- signals ---- */
 
 struct writer {
@@ -412,6 +430,7 @@ int main(void)
         state_test(restore_that_fails_leaves_it_in_standby),
         state_test(vmm_that_dies_meanwhile_is_a_stopped_instance),
         state_test(stopped_ends_what_hangs),
+        state_test(stop_of_the_source_ends_a_fork_that_waits_for_its_copy),
         state_test(write_that_is_interrupted_leaves_the_transition_to_go_on),
     };
     harness_enter();
