@@ -114,14 +114,25 @@ static int pause_guest(struct instance *instance, struct error *err)
     return instance_hold_and(instance, stay_paused, NULL, err);
 }
 
+/* A VMM may have done what it then did not answer. */
+static int pause_again(struct instance *instance, int r, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    struct error why;
+    if (r != -ECANCELED && vmm_pause(&context, instance->vmm, &why) < 0)
+        error_append(err, "; and it is not known whether the VM runs: %s", why.text);
+    vmm_release(instance->vmm);
+    return r;
+}
+
 /* On record first: a daemon that is killed between finds a VM that is to go on. */
 static int unpause(struct instance *instance, struct error *err)
 {
     int r = instance_mark(instance, instance_hold, err);
     if (r == 0)
         r = record_as(instance, INSTANCE_RUNNING, err);
-    if (r == 0)
-        r = instance_go_on(instance, err);
+    if (r == 0 && (r = instance_go_on(instance, err)) < 0)
+        r = pause_again(instance, r, err);
     if (r == 0)
         instance_set_state(instance, INSTANCE_RUNNING);
     else

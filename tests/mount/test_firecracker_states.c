@@ -77,6 +77,18 @@ static void assert_no_leftovers(struct harness *h)
         0);
 }
 
+/* The state of the VM, as the VMM has it. */
+static void assert_vm(struct harness *h, const char *word)
+{
+    struct harness_result result = assert_shell(
+        "bash",
+        "cd $S/instances/x && exec python3 -c \"import socket; s = socket.socket(socket.AF_UNIX); "
+        "s.connect('vmm.sock'); s.sendall(b'GET / HTTP/1.1\\r\\n\\r\\n'); "
+        "print(s.recv(4096).decode())\"",
+        0);
+    assert_contains(result.out, harness_format(h, "\"%s\"", word));
+}
+
 /* ---- what works ---- */
 
 static void walk(struct harness *h)
@@ -218,6 +230,7 @@ static void check_failing(struct harness *h, const char *call, const char *from,
             assert_errno(harness_write(file(h, target), text), EIO);
             assert_file_contains(file(h, "error"), faults[i].words);
             assert_state(h, from);
+            assert_vm(h, strcmp(from, "paused") == 0 ? "Paused" : "Running");
             assert_string_equal(info(h, "pid"), pid);
             assert_no_leftovers(h);
             harness_put(file(h, target), text);
@@ -241,6 +254,11 @@ static void save_that_fails_leaves_the_state_before(void **state)
     check_failing(*state, "create#1", "paused", "state", "standby");
     check_failing(*state, "create#1", "running", "snapshot", "s");
     check_failing(*state, "create#1", "paused", "snapshot", "s");
+}
+
+static void resume_that_fails_leaves_it_paused(void **state)
+{
+    check_failing(*state, "vm#2", "paused", "state", "running");
 }
 
 static void fork_of_one_that_cannot_be_saved_fails_and_it_goes_on(void **state)
@@ -426,6 +444,7 @@ int main(void)
         state_test(forks_of_instances_are_made_of_each_state),
         state_test(pause_that_fails_leaves_it_running),
         state_test(save_that_fails_leaves_the_state_before),
+        state_test(resume_that_fails_leaves_it_paused),
         state_test(fork_of_one_that_cannot_be_saved_fails_and_it_goes_on),
         state_test(restore_that_fails_leaves_it_in_standby),
         state_test(vmm_that_dies_meanwhile_is_a_stopped_instance),
