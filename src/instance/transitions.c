@@ -235,7 +235,8 @@ static int restore(struct instance *instance, struct error *err)
         vmm_close(vmm);
         instance_drop_socket(instance, instance->machine.hypervisor);
         instance_drop_taps(instance);
-        instance_unmark(instance, "base"); /* the record says standby again at the end */
+        instance_unmark(instance, "base");
+        instance_unmark(instance, instance_restoring); /* the record says standby in the end */
         return r;
     }
     pthread_mutex_lock(&instance->table->lock);

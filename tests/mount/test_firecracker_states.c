@@ -293,7 +293,7 @@ static void restore_that_fails_leaves_it_in_standby(void **state)
                 assert_state(h, "standby");
                 assert_string_equal(info(h, "pid"), "null");
                 assert_string_equal(info(h, "exit"), "null");
-                assert_shell("bash", "! ls $S/instances/x | grep -xE 'base|vmm.sock'", 0);
+                assert_shell("bash", "! ls $S/instances/x | grep -xE 'base|restoring|vmm.sock'", 0);
             }
     assert_string_equal(assert_shell("bash", sum, 0).out, before);
     fake_tell(h, "FAKE_FIRECRACKER_FAULT=");
