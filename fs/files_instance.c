@@ -343,8 +343,10 @@ static int instances_remove(struct fs *fs, const struct place *directory, const 
     int r = instance_remove(unit->instance, &err);
     fs_lock(fs);
     struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
-    if (record)
+    if (record) {
+        fs_changed(fs, record->forks->owner);
         draft_remove(fs, record);
+    }
     if (r == 0) {
         fs_forget_unit(fs, unit);
     } else {
