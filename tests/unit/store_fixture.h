@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #include "frames.h"
+#include "gate.h"
 #include "instance/instance.h"
 #include "store/snapshot.h"
 #include "util/cleanup.h"
@@ -35,13 +36,6 @@ enum {
     FIXTURE_CHILDREN = 8,
     FIXTURE_PAGES = 8,
     FIXTURE_MEMORY = FIXTURE_PAGES * FRAME_SIZE,
-};
-
-/* A semaphore that many may wait for, with a deadline. */
-struct gate {
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
-    unsigned count;
 };
 
 struct world {
@@ -72,51 +66,6 @@ struct world {
     } children[FIXTURE_CHILDREN];
     size_t child_count;
 };
-
-static inline void gate_init(struct gate *gate)
-{
-    pthread_condattr_t attributes;
-    *gate = (struct gate){0};
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&gate->changed, &attributes);
-    pthread_condattr_destroy(&attributes);
-    pthread_mutex_init(&gate->lock, NULL);
-}
-
-static inline void gate_finish(struct gate *gate)
-{
-    pthread_cond_destroy(&gate->changed);
-    pthread_mutex_destroy(&gate->lock);
-}
-
-static inline void gate_post(struct gate *gate)
-{
-    pthread_mutex_lock(&gate->lock);
-    gate->count++;
-    pthread_cond_broadcast(&gate->changed);
-    pthread_mutex_unlock(&gate->lock);
-}
-
-/* False when it was not posted within that time. */
-static inline bool gate_wait(struct gate *gate, int timeout_ms)
-{
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += timeout_ms / 1000;
-    until.tv_nsec += timeout_ms % 1000 * 1000000L;
-    until.tv_sec += until.tv_nsec / 1000000000L;
-    until.tv_nsec %= 1000000000L;
-    pthread_mutex_lock(&gate->lock);
-    int r = 0;
-    while (gate->count == 0 && r == 0)
-        r = pthread_cond_timedwait(&gate->changed, &gate->lock, &until);
-    bool posted = gate->count > 0;
-    if (posted)
-        gate->count--;
-    pthread_mutex_unlock(&gate->lock);
-    return posted;
-}
 
 /* Waits until a thread of this process is asleep: it is held up, or has nothing more to do. */
 static inline void world_await_asleep(pid_t tid)
