@@ -389,9 +389,9 @@ static void finish_commit(struct job *job)
     draft->job = NULL;
     set_failure(draft, job->result < 0 ? job->error.text : NULL);
     bool there = job->outcome.published && is_there(fs, job);
-    if (there && is_new)
+    if (there && is_new && !draft->object.removed)
         record_from_new(fs, draft, job);
-    else if (there)
+    else if (there && !is_new)
         become_record(fs, draft, job->request.id, steal_pointer(job->outcome.result));
     if (job->result == 0 && is_new)
         empty(fs, draft);

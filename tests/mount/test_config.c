@@ -73,7 +73,7 @@ static const struct {
     {"{\"disks\":[{\"path\":\"d\",\"format\":\"raw\",\"readonly\":true}]}", EINVAL, EINVAL, "path"},
     {"{\"disks\":[{\"path\":\"/d\",\"format\":\"vmdk\",\"readonly\":true}]}", EINVAL, EINVAL,
      "format"},
-    {"{\"disks\":[{\"path\":\"/d\",\"format\":\"raw\"}]}", EOPNOTSUPP, EOPNOTSUPP, "readonly"},
+    {"{\"disks\":[{\"path\":\"/d\",\"format\":\"raw\"}]}", 0, 0, ""},
 };
 
 static void config_when_written_is_taken_or_refused_with_a_reason(void **state)
