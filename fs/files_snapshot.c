@@ -262,7 +262,9 @@ static int snapshots_dir_remove(struct fs *fs, const struct place *directory, co
         return -EBUSY;
     object_ref(&source->object);
     fs_unlock(fs);
-    int r = snapshot_remove(source->snapshot, NULL);
+    int r = instances_check_overlays(fs->setup.instances, source->snapshot, NULL);
+    if (r == 0)
+        r = snapshot_remove(source->snapshot, NULL);
     fs_lock(fs);
     if (r == 0)
         fs_forget_source(fs, source);

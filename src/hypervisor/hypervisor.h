@@ -35,7 +35,7 @@ struct machine_disk {
     unsigned layers;         /* frozen overlays over it */
 };
 
-enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16 };
+enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16, MACHINE_DISKS_MAX = 64 };
 
 struct machine_interface {
     char *id;      /* as a disk's */

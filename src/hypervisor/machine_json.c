@@ -13,7 +13,6 @@
 enum {
     WORD_MAX = 80, /* of a recorded type, CPU model, version, of an id, a frozen disk's name */
     VCPUS_MAX = 1024,
-    DISKS_MAX = 64,
 };
 static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
 
@@ -197,7 +196,7 @@ static int read_list(const cJSON *json, const struct list *list, void **ret, siz
 
 static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
 {
-    static const struct list disks = {"disks", DISKS_MAX, sizeof *machine->disks, read_disk};
+    static const struct list disks = {"disks", MACHINE_DISKS_MAX, sizeof *machine->disks, read_disk};
     void *items = NULL;
     int r = read_list(json, &disks, &items, &machine->disk_count, err);
     machine->disks = items;

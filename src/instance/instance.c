@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -321,6 +322,14 @@ int instance_check_config_writable(struct instance *instance, struct error *err)
     return r;
 }
 
+/* Overlays of disks that are others now. */
+static void drop_overlays(const struct instance *instance, const struct machine *old)
+{
+    for (size_t i = 0; i < old->disk_count; i++)
+        if (!disks_match(&instance->machine, old, i))
+            disk_drop_files(&old->disks[i], i, instance->image->directory_fd);
+}
+
 /* With the lock held. What was there goes to where the new came from. */
 static void swap_config(struct instance *instance, struct machine *machine, char **text)
 {
@@ -346,11 +355,14 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     r = config_writable(instance, err);
     if (r == 0) {
         instance->busy = true;
+        disks_keep_chains(&machine, &instance->machine);
         swap_config(instance, &machine, &copy);
     }
     pthread_mutex_unlock(&table->lock);
     if (r == 0) {
         r = instance_save(instance, instance->image->directory_fd, err);
+        if (r == 0)
+            drop_overlays(instance, &machine);
         pthread_mutex_lock(&table->lock);
         if (r < 0)
             swap_config(instance, &machine, &copy);
@@ -404,6 +416,10 @@ int instance_remove(struct instance *instance, struct error *err)
     else if (instance->vmm)
         r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
                       instance->id, instance_state_names[instance->state]);
+    else if ((user = instances_overlay_locked(table, instance->uuid, &instance->machine)))
+        r = error_set(err, EBUSY,
+                      "the disks of %s lie below those of its fork %s: remove that first",
+                      instance->id, user->id);
     else if ((user = mapped_by(instance)))
         r = error_set(err, EBUSY,
                       "the memory of %s is in use by its fork %s: stop that first, or put it into "

@@ -39,6 +39,12 @@ extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with
 
 struct instances;
 
+/* Of the host's. */
+struct instance_file {
+    dev_t device;
+    ino_t inode;
+};
+
 struct instance {
     struct instances *table;
     unsigned references;
@@ -61,6 +67,8 @@ struct instance {
     struct vmm *vmm;                                        /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
+    struct instance_file files[MACHINE_DISKS_MAX]; /* of disks, that it writes to (disks.c) */
+    size_t file_count;
     bool loaded;                   /* the VMM maps the file "base", rather than share "memory" */
     struct snapshot *mapped;       /* of which that is the memory; a user of it */
     bool of_instance;              /* `source` is an instance, not a snapshot */
@@ -183,6 +191,9 @@ cJSON *instance_describe(struct instance *instance);
  * transition under way, blocks. */
 int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
                           struct snapshot **ret, struct error *err);
+/* EBUSY while a fork of it has an overlay over its disks. */
+int instances_check_overlays(struct instances *instances, const struct snapshot *snapshot,
+                             struct error *err);
 /* rmdir. EBUSY unless created, standby or stopped. */
 int instance_remove(struct instance *instance, struct error *err);
 

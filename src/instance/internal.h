@@ -81,8 +81,6 @@ int instance_go_on(struct instance *instance, struct error *err);
  * that goes on has them too, on record, whatever came of it. */
 int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
                          struct error *err);
-/* The disks become the instance's, its own become `machine`'s. */
-void instance_swap_disks(struct instance *instance, struct machine *machine);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);
@@ -99,6 +97,21 @@ int instance_take_taps_locked(struct instance *instance, const struct machine *m
 /* The same for a VMM that runs on them already; nobody else knows the instance yet. */
 void instance_keep_taps(struct instance *instance, const struct machine *machine);
 void instance_drop_taps(struct instance *instance);
+
+/* disks.c: the files that the machine would write to become the instance's. EBUSY if another writes
+ * to one of them, or if one is frozen. */
+int instance_take_disks(struct instance *instance, const struct machine *machine,
+                        struct error *err);
+/* As of taps: of the instance's machine, which runs already. */
+void instance_keep_disks(struct instance *instance);
+void instance_drop_disks(struct instance *instance);
+/* The disks become the instance's, its own become `machine`'s. */
+void instance_swap_disks(struct instance *instance, struct machine *machine);
+/* Its VMM has ended: the tops stay, as they are, for who boots it again. */
+void instance_end_disks(struct instance *instance);
+/* A fork of what has that uuid and these disks, with an overlay over them; NULL: none. */
+const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
+                                                const struct machine *machine);
 
 /* watch.c */
 int instances_watch(struct instances *table, struct error *err);

@@ -7,7 +7,6 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
-#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -99,11 +98,11 @@ void instance_forget_vmm(struct instance *instance)
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);
     instance->loaded = false;
-    disks_end(&instance->machine);
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
     instance_drop_taps(instance);
+    instance_drop_disks(instance);
     instance_drop_socket(instance, vmm->hypervisor);
     vmm_close(vmm);
     if (mapped) {
@@ -146,6 +145,7 @@ void instance_end(struct instance *instance)
     if (instance->vmm)
         vmm_reap(instance->vmm, &exit);
     if (exit.ended) {
+        instance_end_disks(instance);
         instance_forget_vmm(instance);
         reach_end(instance);
         instance_drop_image(instance);

@@ -258,6 +258,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
     }
     instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
     instance_keep_taps(instance, &instance->machine);
+    instance_keep_disks(instance);
     find_mapped(instance);
     return 0;
 }

@@ -142,18 +142,6 @@ int instance_hold_and(struct instance *instance, held *work, void *context, stru
     return went_on(r, &why, instance_go_on(instance, &resume_error), &resume_error, err);
 }
 
-void instance_swap_disks(struct instance *instance, struct machine *machine)
-{
-    pthread_mutex_lock(&instance->table->lock);
-    struct machine_disk *disks = instance->machine.disks;
-    size_t count = instance->machine.disk_count;
-    instance->machine.disks = machine->disks;
-    instance->machine.disk_count = machine->disk_count;
-    pthread_mutex_unlock(&instance->table->lock);
-    machine->disks = disks;
-    machine->disk_count = count;
-}
-
 /* On record before the VM may write to them. */
 static int record_disks(struct instance *instance, struct machine *machine, struct error *err)
 {

@@ -71,9 +71,12 @@ static int boot(struct instance *instance, struct error *err)
         return r;
     r = instance_take_taps(instance, &machine, err);
     if (r == 0)
+        r = instance_take_disks(instance, &machine, err);
+    if (r == 0)
         r = boot_on_record(instance, &machine, &vmm, err);
     if (r < 0) {
         instance_drop_taps(instance);
+        instance_drop_disks(instance);
         machine_finish(&machine);
         return r;
     }
@@ -177,9 +180,9 @@ static int save_and_end(struct instance *instance, void *context, struct error *
         return r;
     }
     instance_unmark(instance, instance_hold);
-    instance_forget_vmm(instance);
     instance_swap_disks(instance, &saved);
     disks_finish(&saved);
+    instance_forget_vmm(instance);
     instance_unmark(instance, "base");
     pthread_mutex_lock(&instance->table->lock);
     instance->exit = (struct vmm_exit){0};
@@ -265,8 +268,10 @@ static int stop(struct instance *instance, struct error *err)
     int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
     if (r < 0)
         return r;
-    if (instance->vmm)
+    if (instance->vmm) {
+        instance_end_disks(instance);
         instance_forget_vmm(instance);
+    }
     instance_set_state(instance, INSTANCE_STOPPED);
     instance_drop_image(instance);
     return 0;

@@ -66,6 +66,22 @@ static void standby(struct harness *h, const char *id)
         fail_msg("%s: %s", id, harness_get(h, harness_path(h, "instances/%s/error", id)));
 }
 
+/* Forks an instance, whose guest then does `deed` with `text`. */
+static void fork_instance(struct harness *h, const char *source, const char *id,
+                          const char *options, const char *deed, const char *text)
+{
+    const char *draft = harness_path(h, "instances/%s/forks/new", source);
+    harness_put(harness_format(h, "%s/options", draft), options);
+    harness_put(harness_format(h, "%s/mailboxes/%s", draft, box),
+                harness_format(h,
+                               "{\"payload\":{\"do\":\"%s\",\"text\":\"%s\"},"
+                               "\"wait_for_ack\":true," VM_PATIENT "}",
+                               deed, text));
+    int code = harness_write(harness_format(h, "%s/commit", draft), id);
+    if (code != 0)
+        fail_msg("fork of %s: %s", source, harness_get(h, harness_format(h, "%s/error", draft)));
+}
+
 /* ---- tests ---- */
 
 static char *disk; /* of the template */
@@ -95,12 +111,132 @@ static void forks_when_they_write_have_disks_of_their_own(void **state)
     assert_string_equal(checksum(h, disk), before);
 }
 
+static void fork_of_a_fork_writes_over_what_that_wrote(void **state)
+{
+    struct harness *h = *state;
+    char *before = checksum(h, disk);
+    vm_fork(h, "web-1", box, VM_REQUEST("write", ",\"text\":\"one\""));
+    harness_await(h, vm_console(h, "web-1"), "vm_guest: first.v1 is armed again");
+    standby(h, "web-1");
+    char *frozen = checksum(h, harness_store_path(h, "instances/web-1/disk0.1.qcow2"));
+    fork_instance(h, "web-1", "web-2", "{}", "finish", "two");
+    fork_instance(h, "web-1", "web-3", "{}", "finish", "three");
+    assert_int_equal(vm_change(h, "web-1", "running"), 0);
+    standby(h, "web-1");
+    standby(h, "web-2");
+    standby(h, "web-3");
+    assert_disk(h, "web-2", 2, "one\ntwo\n");
+    assert_disk(h, "web-3", 2, "one\nthree\n");
+    assert_string_equal(checksum(h, harness_store_path(h, "instances/web-1/disk0.1.qcow2")),
+                        frozen);
+    assert_string_equal(checksum(h, disk), before);
+}
+
+static void source_that_goes_on_writes_elsewhere_than_its_snapshots(void **state)
+{
+    struct harness *h = *state;
+    char *own = make_disk(h, "own.raw");
+    vm_boot(h, "microvm", parameters);
+    harness_put(harness_path(h, "instances/template/snapshot"), "live");
+    char *frozen = checksum(h, own);
+    fork_instance(h, "template", "web-1", "{\"from_running\":true}", "write", "one");
+    harness_await(h, vm_console(h, "web-1"), "vm_guest: first.v1 is armed again");
+    assert_int_equal(vm_change(h, "web-1", "paused"), 0);
+    harness_put(harness_path(h, "instances/web-1/snapshot"), "paused");
+    harness_put(harness_path(h, "instances/web-1/snapshot"), "again");
+    harness_kill(h);
+    harness_mount(h, NULL);
+    assert_int_equal(vm_change(h, "web-1", "running"), 0);
+    fork_instance(h, "template", "web-2", "{\"from_running\":true}", "finish", "two");
+    fork_instance(h, "web-1", "web-3", "{\"from_running\":true}", "finish", "three");
+    standby(h, "web-2");
+    standby(h, "web-3");
+    assert_disk(h, "web-2", 3, "two\n");
+    assert_disk(h, "web-3", 5, "one\nthree\n");
+    assert_string_equal(checksum(h, own), frozen);
+    standby(h, "template");
+    standby(h, "web-1");
+}
+
+static void boot_again_finds_the_newest_disk(void **state)
+{
+    struct harness *h = *state;
+    make_disk(h, "own.raw");
+    vm_boot(h, "microvm", parameters);
+    char *config = harness_get(h, harness_path(h, "instances/template/config"));
+    standby(h, "template");
+    fork_instance(h, "template", "web-1", "{}", "finish", "one");
+    assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
+    harness_put(harness_path(h, "instances/web-1/config"), config);
+    harness_kill(h);
+    harness_mount(h, NULL);
+    assert_int_equal(vm_change(h, "web-1", "running"), 0);
+    harness_await(h, vm_console(h, "web-1"), "vm_guest: ready");
+    fork_instance(h, "web-1", "web-2", "{\"from_running\":true}", "finish", "two");
+    standby(h, "web-2");
+    assert_disk(h, "web-2", 3, "one\ntwo\n");
+    /* Another disk: its overlays are not that one's. */
+    assert_int_equal(vm_change(h, "web-2", "stopped"), 0);
+    harness_put(harness_path(h, "instances/web-2/config"), "{\"kernel\":\"/none\"}");
+    assert_int_equal(access(harness_store_path(h, "instances/web-2/disk0.1.qcow2"), F_OK), -1);
+    assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
+}
+
+/* A write to that instance's file fails so, and says `words`. */
+static void assert_refused(struct harness *h, const char *id, const char *word, int code,
+                           const char *words)
+{
+    int was = vm_change(h, id, word);
+    char *error = harness_get(h, harness_path(h, "instances/%s/error", id));
+    if (was != code || !strstr(error, words))
+        fail_msg("%s: %d, %s", id, was, error);
+}
+
+static void frozen_disk_is_nobodys_to_write_to(void **state)
+{
+    struct harness *h = *state;
+    char *own = make_disk(h, "own.raw");
+    vm_boot(h, "microvm", parameters);
+    char *config = harness_get(h, harness_path(h, "instances/template/config"));
+    assert_int_equal(mkdir(harness_path(h, "instances/other"), 0755), 0);
+    harness_put(harness_path(h, "instances/other/config"), config);
+    assert_refused(h, "other", "running", EBUSY, "in use by the instance template");
+    harness_put(harness_path(h, "instances/template/snapshot"), "live");
+    assert_int_equal(vm_change(h, "template", "stopped"), 0);
+    assert_refused(h, "other", "running", EBUSY, "is frozen: the snapshot live");
+    assert_int_equal(rmdir(harness_path(h, "snapshots/live")), 0);
+    assert_refused(h, "other", "running", EBUSY, "is frozen: the instance template");
+    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+    assert_int_equal(vm_change(h, "other", "running"), 0);
+    standby(h, "other");
+    run(h, (const char *const[]){"touch", own, NULL});
+    assert_refused(h, "other", "running", EIO, "not as it was when the VM was saved");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/other/state")), "standby\n");
+}
+
+static void snapshot_when_its_fork_has_an_overlay_stays(void **state)
+{
+    struct harness *h = *state;
+    const char *snapshot = harness_path(h, "snapshots/base");
+    vm_fork(h, "web-1", box, VM_REQUEST("write", ",\"text\":\"one\""));
+    assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
+    assert_int_equal(rmdir(snapshot), -1);
+    assert_int_equal(errno, EBUSY);
+    assert_int_equal(rmdir(harness_path(h, "instances/web-1")), 0);
+    assert_int_equal(rmdir(snapshot), 0);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(forks_when_they_write_have_disks_of_their_own),
+        test(fork_of_a_fork_writes_over_what_that_wrote),
+        test(source_that_goes_on_writes_elsewhere_than_its_snapshots),
+        test(boot_again_finds_the_newest_disk),
+        test(frozen_disk_is_nobodys_to_write_to),
+        test(snapshot_when_its_fork_has_an_overlay_stays),
     };
     vm_enter();
     return cmocka_run_group_tests_name("disks", tests, make_template, harness_teardown);

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * disks: who writes to which file of a user's, and what is frozen. A file is an instance's from
+ * before a VMM is booted that writes to it until that has ended, by which time it may be frozen:
+ * then it is nobody's, for ever, as long as anything in the store was saved with it.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "hypervisor/disks.h"
+#include "instance/internal.h"
+#include "util/cleanup.h"
+
+static bool is_written_to(const struct machine_disk *disk)
+{
+    return !disk->readonly && !disk->key[0];
+}
+
+/* By its place, or as it was when it was frozen. */
+static bool is_frozen_in(const struct stat *file, const char *path, const char *key)
+{
+    char now[FILE_KEY_SIZE];
+    struct stat frozen;
+    file_key(file, now);
+    return strcmp(now, key) == 0 || (stat(path, &frozen) == 0 && frozen.st_dev == file->st_dev &&
+                                     frozen.st_ino == file->st_ino);
+}
+
+static int frozen(const char *path, const char *kind, const char *id, struct error *err)
+{
+    return error_set(
+        err, EBUSY,
+        "disk %s is frozen: the %s %s was saved with it; make it \"readonly\", or boot "
+        "a copy of it",
+        path, kind, id);
+}
+
+static bool is_frozen_by_json(const struct stat *file, const cJSON *machine)
+{
+    const cJSON *disk, *disks = cJSON_GetObjectItemCaseSensitive(machine, "disks");
+    cJSON_ArrayForEach (disk, disks) {
+        const char *key = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(disk, "key"));
+        const char *path = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(disk, "path"));
+        if (key && path && is_frozen_in(file, path, key))
+            return true;
+    }
+    return false;
+}
+
+static int check_snapshots(struct snapshots *snapshots, const struct stat *file, const char *path,
+                           struct error *err)
+{
+    size_t count;
+    auto_free struct snapshot_name *names = snapshots_list(snapshots, &count);
+    if (!names)
+        return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        struct snapshot *snapshot = snapshots_find(snapshots, names[i].id);
+        bool found = snapshot && is_frozen_by_json(file, snapshot->machine);
+        snapshot_unref(snapshot);
+        if (found)
+            return frozen(path, "snapshot", names[i].id, err);
+    }
+    return 0;
+}
+
+/* With the lock held. */
+static int check_instance(const struct instance *other, const struct stat *file, const char *path,
+                          struct error *err)
+{
+    for (size_t i = 0; i < other->file_count; i++)
+        if (other->files[i].device == file->st_dev && other->files[i].inode == file->st_ino)
+            return error_set(err, EBUSY,
+                             "disk %s is in use by the instance %s, which writes to it: stop that, "
+                             "or give another",
+                             path, other->id);
+    for (size_t i = 0; i < other->machine.disk_count; i++) {
+        const struct machine_disk *disk = &other->machine.disks[i];
+        if (disk->key[0] && is_frozen_in(file, disk->path, disk->key))
+            return frozen(path, "instance", other->id, err);
+    }
+    return 0;
+}
+
+static int take(struct instance *instance, const struct stat *file, const char *path,
+                struct error *err)
+{
+    struct instances *table = instance->table;
+    int r = check_snapshots(table->setup.snapshots, file, path, err);
+    pthread_mutex_lock(&table->lock);
+    for (struct instance *other = table->by_id; other && r == 0; other = other->hh.next)
+        if (other != instance)
+            r = check_instance(other, file, path, err);
+    if (r == 0)
+        instance->files[instance->file_count++] =
+            (struct instance_file){.device = file->st_dev, .inode = file->st_ino};
+    pthread_mutex_unlock(&table->lock);
+    return r;
+}
+
+int instance_take_disks(struct instance *instance, const struct machine *machine, struct error *err)
+{
+    struct stat file;
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        /* What is not there, or no file, is refused at the boot in its own words. */
+        if (is_written_to(disk) && stat(disk->path, &file) == 0 && S_ISREG(file.st_mode))
+            r = take(instance, &file, disk->path, err);
+    }
+    if (r < 0)
+        instance_drop_disks(instance);
+    return r;
+}
+
+void instance_keep_disks(struct instance *instance)
+{
+    struct stat file;
+    for (size_t i = 0; i < instance->machine.disk_count; i++) {
+        const struct machine_disk *disk = &instance->machine.disks[i];
+        if (is_written_to(disk) && instance->file_count < array_length(instance->files) &&
+            stat(disk->path, &file) == 0)
+            instance->files[instance->file_count++] =
+                (struct instance_file){.device = file.st_dev, .inode = file.st_ino};
+    }
+}
+
+void instance_drop_disks(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->file_count = 0;
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+void instance_swap_disks(struct instance *instance, struct machine *machine)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    struct machine_disk *disks = instance->machine.disks;
+    size_t count = instance->machine.disk_count;
+    instance->machine.disks = machine->disks;
+    instance->machine.disk_count = machine->disk_count;
+    pthread_mutex_unlock(&instance->table->lock);
+    machine->disks = disks;
+    machine->disk_count = count;
+}
+
+void instance_end_disks(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    disks_end(&instance->machine);
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+/* With the lock held: is there an overlay over the disks of `machine`, which `fork` was made with?
+ */
+static bool is_overlaid(const struct instance *fork, const struct machine *machine)
+{
+    for (size_t i = 0; i < fork->machine.disk_count; i++) {
+        const struct machine_disk *disk = &fork->machine.disks[i];
+        unsigned below = i < machine->disk_count ? machine->disks[i].layers : 0;
+        if (disk->key[0] && (fork->vmm || disk->layers > below))
+            return true;
+    }
+    return false;
+}
+
+const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
+                                                const struct machine *machine)
+{
+    for (const struct instance *fork = table->by_id; fork; fork = fork->hh.next)
+        if (strcmp(fork->source_uuid, uuid) == 0 && is_overlaid(fork, machine))
+            return fork;
+    return NULL;
+}
+
+int instances_check_overlays(struct instances *instances, const struct snapshot *snapshot,
+                             struct error *err)
+{
+    struct machine machine = {0};
+    if (!snapshot->machine || machine_from_json(snapshot->machine, &machine, NULL) < 0)
+        return 0; /* which nobody can have forked */
+    pthread_mutex_lock(&instances->lock);
+    const struct instance *fork = instances_overlay_locked(instances, snapshot->uuid, &machine);
+    int r = fork ? error_set(err, EBUSY,
+                             "the disks of the snapshot %s lie below those of its fork %s: remove "
+                             "that first",
+                             snapshot->id, fork->id)
+                 : 0;
+    pthread_mutex_unlock(&instances->lock);
+    machine_finish(&machine);
+    return r;
+}
