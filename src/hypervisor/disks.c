@@ -15,6 +15,11 @@ void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
     snprintf(ret, DISK_NAME_SIZE, "disk%zu.%u.qcow2", index, layer);
 }
 
+void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
+{
+    snprintf(ret, DISK_COPY_SIZE, "frozen-%s", disk->id ? disk->id : "");
+}
+
 unsigned disk_top(const struct machine_disk *disk)
 {
     return disk->key[0] ? disk->layers + 1 : 0;
@@ -93,6 +98,20 @@ int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copie
     return r;
 }
 
+static void drop_copy(const struct machine_disk *disk, int directory_fd)
+{
+    char name[DISK_COPY_SIZE];
+    disk_copy_name(disk, name);
+    if (!disk->readonly)
+        unlinkat(directory_fd, name, 0);
+}
+
+void disks_drop_copies(const struct machine *machine, int directory_fd)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        drop_copy(&machine->disks[i], directory_fd);
+}
+
 void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd)
 {
     char name[DISK_NAME_SIZE];
@@ -100,8 +119,12 @@ void disk_drop_files(const struct machine_disk *disk, size_t index, int director
         disk_layer_name(index, layer, name);
         unlinkat(directory_fd, name, 0);
     }
-    if (disk->frozen)
-        unlinkat(directory_fd, disk->frozen, 0);
+    drop_copy(disk, directory_fd);
+    if (disk->id) {
+        char copy[DISK_COPY_SIZE];
+        snprintf(copy, sizeof copy, "drive-%s", disk->id);
+        unlinkat(directory_fd, copy, 0);
+    }
 }
 
 static bool copy_text(char **place)

@@ -24,10 +24,14 @@
 enum {
     DISK_LAYERS_MAX = 100,
     DISK_NAME_SIZE = 32, /* of the name of an overlay */
+    DISK_COPY_SIZE = 96,
 };
 
 /* The file with that number of the disk with that index, beside the image; not 0. */
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE]);
+
+/* The frozen copy, beside the image, of a disk with an id. */
+void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 
 /* Which file of it a VM that runs writes to; 0: the user's. */
 unsigned disk_top(const struct machine_disk *disk);
@@ -51,7 +55,10 @@ void disks_end(struct machine *machine);
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
                struct error *err);
 
-/* Removes what disks_link() would have linked, and the tops, of one disk. */
+/* Removes the frozen copies of an image that is not needed any more. */
+void disks_drop_copies(const struct machine *machine, int directory_fd);
+
+/* Removes everything of one disk but the user's file. */
 void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd);
 
 /* `machine` gets disks of its own, equal to those that it had, which it had from another. */

@@ -138,10 +138,14 @@ static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
                            const struct machine_disk *disk, const char *id, struct error *err)
 {
     char path[PATH_SIZE];
+    auto_free char *file = NULL;
     snprintf(path, sizeof path, "/drives/%s", id);
+    int r = firecracker_drive_path(context, disk, &file, err);
+    if (r < 0)
+        return r;
     cJSON *body = cJSON_CreateObject();
     bool complete = cJSON_AddStringToObject(body, "drive_id", id) &&
-                    cJSON_AddStringToObject(body, "path_on_host", disk->path) &&
+                    cJSON_AddStringToObject(body, "path_on_host", file) &&
                     cJSON_AddBoolToObject(body, "is_root_device", false) &&
                     cJSON_AddBoolToObject(body, "is_read_only", disk->readonly);
     struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
@@ -313,12 +317,14 @@ static int load(const struct vmm_context *context, const struct machine *machine
                 struct vmm **ret, struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = start(context, machine, &vmm, err);
+    int r = firecracker_copy_drives(context, machine, image, err);
+    if (r == 0)
+        r = start(context, machine, &vmm, err);
     if (r < 0)
         return r;
     r = load_state(context, vmm, machine, image, err);
     if (r == 0)
-        r = firecracker_place_drives(context, vmm, machine, image, err);
+        r = firecracker_place_drives(context, vmm, machine, err);
     if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
         vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
@@ -372,7 +378,6 @@ static int dig_holes(const struct vmm_context *context, const char *memory, stru
 static int save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                 const struct vmm_save *save, struct error *err)
 {
-    (void)machine;
     char state[PATH_SIZE], memory[PATH_SIZE];
     snprintf(state, sizeof state, "%s/%s", save->directory, state_name);
     snprintf(memory, sizeof memory, "%s/%s", save->directory, memory_name);
@@ -389,6 +394,8 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     int r = send_body(context, vmm, call, complete, err);
     if (r == 0)
         r = dig_holes(context, memory, err);
+    if (r == 0)
+        r = firecracker_freeze_drives(context, machine, save->directory, err);
     if (r < 0)
         remove_saved(context, state, memory);
     return r;

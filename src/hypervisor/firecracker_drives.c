@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -74,52 +75,79 @@ static int check_config(const cJSON *config, const struct machine *machine, stru
     return 0;
 }
 
-static int open_frozen(const struct vmm_context *context, const struct machine_disk *disk,
-                       const char *image, int *ret, struct error *err)
+static void copy_name(const struct machine_disk *disk, char ret[NAME_SIZE])
 {
-    struct stat file;
-    auto_free char *path = NULL;
-    if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
-        return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd =
-        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, &file) < 0)
-        return error_set(err, EIO, "the frozen copy %s cannot be opened: %s", disk->frozen,
-                         strerrordesc_np(errno));
-    if (!S_ISREG(file.st_mode))
-        return error_set(err, EIO, "the frozen copy %s is not a regular file", disk->frozen);
-    *ret = steal_fd(&fd);
-    return 0;
+    snprintf(ret, NAME_SIZE, "drive-%s", disk->id);
 }
 
-/* A new file `name` in the context's directory. */
-static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
-                       const char *image, const char *name, struct error *err)
+static bool has(const struct vmm_context *context, const char *name)
 {
-    auto_close int from = -1;
-    int r = open_frozen(context, disk, image, &from, err);
-    if (r < 0)
-        return r;
-    auto_close int to = -1;
-    r = vmm_new_file(context, name, &to, err);
-    if (r < 0)
-        return r;
+    return faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* A new file in the context's directory, or one below it, from another by its path. `what` that is.
+ */
+static int copy(const struct vmm_context *context, const char *what, const char *from_path,
+                int from_flags, const char *to_path, struct error *err)
+{
     struct stat file;
-    if (fstat(from, &file) < 0)
-        return error_errno(err, errno, "the frozen copy %s", disk->frozen);
-    struct vmm_context copy = *context;
-    return sparse_copy(from, to, &file, vmm_copy_goes_on, &copy, err);
+    auto_close int to = -1;
+    auto_close int from = openat(context->directory_fd, from_path,
+                                 O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | from_flags);
+    if (from < 0 || fstat(from, &file) < 0)
+        return error_set(err, EIO, "%s cannot be opened: %s", what, strerrordesc_np(errno));
+    if (!S_ISREG(file.st_mode))
+        return error_set(err, EIO, "%s is not a regular file", what);
+    int r = vmm_new_file(context, to_path, &to, err);
+    if (r < 0)
+        return r;
+    struct vmm_context going_on = *context;
+    r = sparse_copy(from, to, &file, vmm_copy_goes_on, &going_on, err);
+    if (r == 0 && fsync(to) < 0)
+        r = error_errno(err, errno, "%s cannot be written", to_path);
+    if (r < 0)
+        unlinkat(context->directory_fd, to_path, 0);
+    return r;
+}
+
+static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
+                       const char *image, struct error *err)
+{
+    char name[NAME_SIZE], what[NAME_SIZE * 2];
+    auto_free char *path = NULL;
+    copy_name(disk, name);
+    snprintf(what, sizeof what, "the frozen copy %s", disk->frozen);
+    if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
+    return copy(context, what, path, O_NOFOLLOW, name, err);
+}
+
+static int each_prefixed(const struct machine_disk *disk, int r, struct error *err)
+{
+    return r < 0 ? error_prefix(err, r, "the drive %s", disk->id ? disk->id : disk->path) : 0;
+}
+
+int firecracker_copy_drives(const struct vmm_context *context, const struct machine *machine,
+                            const char *image, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (!disk->frozen)
+            continue;
+        r = disk->id ? copy_frozen(context, disk, image, err)
+                     : error_set(err, EIO, "a disk in snapshot.json is frozen and has no id");
+        r = each_prefixed(disk, r, err);
+    }
+    return r;
 }
 
 static int place(const struct vmm_context *context, struct vmm *vmm,
-                 const struct machine_disk *disk, const char *image, struct error *err)
+                 const struct machine_disk *disk, struct error *err)
 {
     char name[NAME_SIZE], path[PATH_SIZE];
-    snprintf(name, sizeof name, "drive-%s", disk->id);
+    copy_name(disk, name);
     snprintf(path, sizeof path, "/drives/%s", disk->id);
-    int r = copy_frozen(context, disk, image, name, err);
-    if (r < 0)
-        return r;
     cJSON *body = cJSON_CreateObject();
     if (!cJSON_AddStringToObject(body, "drive_id", disk->id) ||
         !cJSON_AddStringToObject(body, "path_on_host", name)) {
@@ -131,21 +159,89 @@ static int place(const struct vmm_context *context, struct vmm *vmm,
 }
 
 int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
-                             const struct machine *machine, const char *image, struct error *err)
+                             const struct machine *machine, struct error *err)
 {
     auto_json cJSON *config = NULL;
     struct firecracker_call call = {.method = "GET", .path = "/vm/config"};
     int r = firecracker_call(context, vmm, &call, &config, err);
     if (r == 0)
         r = check_config(config, machine, err);
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
-        const struct machine_disk *disk = &machine->disks[i];
-        if (!disk->frozen)
-            continue;
-        r = disk->id ? place(context, vmm, disk, image, err)
-                     : error_set(err, EIO, "a disk in snapshot.json is frozen and has no id");
-        if (r < 0)
-            error_prefix(err, r, "the drive %s", disk->id ? disk->id : disk->path);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        if (machine->disks[i].frozen)
+            r = each_prefixed(&machine->disks[i], place(context, vmm, &machine->disks[i], err),
+                              err);
+    return r;
+}
+
+/* ---- of a VM that is booted, or saved ---- */
+
+int firecracker_drive_path(const struct vmm_context *context, const struct machine_disk *disk,
+                           char **ret, struct error *err)
+{
+    char copied[NAME_SIZE], frozen[DISK_COPY_SIZE];
+    copy_name(disk, copied);
+    disk_copy_name(disk, frozen);
+    int r = 0;
+    if (!disk->readonly && has(context, frozen)) {
+        r = copy(context, "what was saved of it", frozen, O_NOFOLLOW, copied, err);
+        if (r == 0)
+            unlinkat(context->directory_fd, frozen, 0);
     }
+    if (r < 0)
+        return each_prefixed(disk, r, err);
+    *ret = strdup(!disk->readonly && has(context, copied) ? copied : disk->path);
+    return *ret ? 0 : error_set(err, ENOMEM, "no memory for a path");
+}
+
+static int freeze(const struct vmm_context *context, struct machine_disk *disk,
+                  const char *directory, struct error *err)
+{
+    char name[DISK_COPY_SIZE], copied[NAME_SIZE];
+    auto_free char *path = NULL;
+    disk_copy_name(disk, name);
+    copy_name(disk, copied);
+    char *frozen = strdup(name);
+    if (!frozen || asprintf(&path, "%s/%s", directory, name) < 0) {
+        free(frozen);
+        return error_set(err, ENOMEM, "no memory for a path");
+    }
+    int r = copy(context, "its file", has(context, copied) ? copied : disk->path, 0, path, err);
+    if (r < 0) {
+        free(frozen);
+        return r;
+    }
+    free(disk->frozen);
+    disk->frozen = frozen;
+    return 0;
+}
+
+void firecracker_remove_frozen(const struct vmm_context *context, const struct machine *machine,
+                               const char *directory)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        char name[DISK_COPY_SIZE];
+        auto_free char *path = NULL;
+        if (machine->disks[i].readonly || !machine->disks[i].id)
+            continue;
+        disk_copy_name(&machine->disks[i], name);
+        if (asprintf(&path, "%s/%s", directory, name) >= 0)
+            unlinkat(context->directory_fd, path, 0);
+    }
+}
+
+int firecracker_freeze_drives(const struct vmm_context *context, struct machine *machine,
+                              const char *directory, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        if (disk->readonly)
+            continue;
+        r = disk->id ? freeze(context, disk, directory, err)
+                     : error_set(err, EIO, "the record of the machine tells no id for it");
+        r = each_prefixed(disk, r, err);
+    }
+    if (r < 0)
+        firecracker_remove_frozen(context, machine, directory);
     return r;
 }

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "hypervisor/disks.h"
 #include "hypervisor/import.h"
 
 #include <errno.h>
@@ -280,16 +281,16 @@ static int freeze_disk(struct import *import, size_t index, const char *config_p
                        struct error *err)
 {
     struct machine_disk *disk = &import->machine.disks[index];
-    char name[128];
+    char name[DISK_COPY_SIZE];
     if (disk->readonly)
         return check_disk_file(disk->path, true, err);
     import->frozen_from[index] = find_content(disk, config_path);
     if (!import->frozen_from[index])
         return error_set(err, ENOMEM, "out of memory");
     if (disk->id)
-        snprintf(name, sizeof name, "drive-%.80s", disk->id);
+        disk_copy_name(disk, name);
     else
-        snprintf(name, sizeof name, "drive-%zu", index);
+        snprintf(name, sizeof name, "frozen-%zu", index);
     free(disk->frozen);
     disk->frozen = strdup(name);
     if (!disk->frozen)

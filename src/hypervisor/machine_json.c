@@ -11,7 +11,7 @@
 #include "util/json.h"
 
 enum {
-    WORD_MAX = 80, /* of a recorded type, CPU model, version, of an id, a frozen disk's name */
+    WORD_MAX = 80, /* of a recorded type, CPU model, version, of an id */
     VCPUS_MAX = 1024,
 };
 static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
@@ -73,17 +73,22 @@ cJSON *machine_to_json(const struct machine *machine)
 }
 
 /* These become part of a VMM's options, of the paths of its API, of names of files. */
-static int check_word(const char *name, const char *word, struct error *err)
+static int check_word_of(const char *name, const char *word, size_t max, struct error *err)
 {
     static const char allowed[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     if (!word)
         return 0;
     size_t length = strlen(word);
-    if (length == 0 || length > WORD_MAX || word[0] == '.' || strspn(word, allowed) != length)
+    if (length == 0 || length > max || word[0] == '.' || strspn(word, allowed) != length)
         return error_set(err, EINVAL, "%s is not a word of letters, digits, '.', '_' and '-'",
                          name);
     return 0;
+}
+
+static int check_word(const char *name, const char *word, struct error *err)
+{
+    return check_word_of(name, word, WORD_MAX, err);
 }
 
 struct stored_disk {
@@ -111,7 +116,7 @@ static int check_disk(struct stored_disk *stored, struct error *err)
     struct machine_disk *disk = &stored->disk;
     int r = check_word("id", disk->id, err);
     if (r == 0)
-        r = check_word("frozen", disk->frozen, err);
+        r = check_word_of("frozen", disk->frozen, DISK_COPY_SIZE - 1, err);
     if (r == 0 && disk->path[0] != '/')
         r = error_set(err, EINVAL, "path is not absolute");
     if (r == 0 && disk->readonly && disk->frozen)
@@ -196,7 +201,8 @@ static int read_list(const cJSON *json, const struct list *list, void **ret, siz
 
 static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
 {
-    static const struct list disks = {"disks", MACHINE_DISKS_MAX, sizeof *machine->disks, read_disk};
+    static const struct list disks = {"disks", MACHINE_DISKS_MAX, sizeof *machine->disks,
+                                      read_disk};
     void *items = NULL;
     int r = read_list(json, &disks, &items, &machine->disk_count, err);
     machine->disks = items;

@@ -51,6 +51,7 @@ void instance_drop_saved(struct instance *instance)
     static const char *const names[] = {"state", "mailboxes.json", "memory"};
     bool shared = !instance->loaded && instance->vmm->hypervisor->shares_memory;
     drop(instance, names, array_length(names) - shared);
+    disks_drop_copies(&instance->machine, instance->image->directory_fd);
 }
 
 static int sync_file(int directory_fd, const char *name, struct error *err)

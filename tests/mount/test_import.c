@@ -115,17 +115,17 @@ static void import_without_a_daemon_makes_the_store(void **state)
     assert_string_equal(
         assert_shell("bash", "cd $S && stat -c '%a %n' . * */* */*/*", 0).out,
         "700 .\n700 instances\n700 snapshots\n700 snapshots/fc\n"
-        "600 snapshots/fc/drive-data\n600 snapshots/fc/mailboxes.json\n600 snapshots/fc/memory\n"
+        "600 snapshots/fc/frozen-data\n600 snapshots/fc/mailboxes.json\n600 snapshots/fc/memory\n"
         "600 snapshots/fc/snapshot.json\n600 snapshots/fc/state\n");
     assert_shell("bash",
                  "cd $S/snapshots/fc && cmp memory $T/in/memory && "
-                 "cmp state $T/in/firecracker && cmp drive-data $T/in/data.img",
+                 "cmp state $T/in/firecracker && cmp frozen-data $T/in/data.img",
                  0);
     const char *json = harness_get(h, harness_store_path(h, "snapshots/fc/snapshot.json"));
     assert_string_equal(harness_json(h, json, "machine.disks.0.path"),
                         harness_format(h, "%s/in/root.ext4", h->directory));
     assert_string_equal(harness_json(h, json, "machine.disks.0.frozen"), "null");
-    assert_string_equal(harness_json(h, json, "machine.disks.1.frozen"), "drive-data");
+    assert_string_equal(harness_json(h, json, "machine.disks.1.frozen"), "frozen-data");
     assert_string_equal(harness_json(h, json, "machine.vcpus"), "2");
     harness_mount(h, NULL);
     assert_string_equal(assert_shell("bash", "ls snapshots/fc/mailboxes", 0).out, "m\n");

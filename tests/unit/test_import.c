@@ -162,11 +162,11 @@ static void qemu_when_its_disk_is_writable_is_frozen_from_where_it_is(void **sta
     put_config(bench, QEMU_MACHINE(DISK(""), OF_7_2));
     assert_checked(bench, "qemu", true);
     assert_string_equal(bench->import.frozen_from[0], path_of(bench, "data.img", path));
-    assert_string_equal(bench->import.machine.disks[0].frozen, "drive-0");
+    assert_string_equal(bench->import.machine.disks[0].frozen, "frozen-0");
     put_config(bench, QEMU_MACHINE(DISK(",\"frozen\":\"disk-0\""), OF_7_2));
     assert_checked(bench, "qemu", true);
     assert_string_equal(bench->import.frozen_from[0], path_of(bench, "disk-0", path));
-    assert_string_equal(bench->import.machine.disks[0].frozen, "drive-0");
+    assert_string_equal(bench->import.machine.disks[0].frozen, "frozen-0");
 }
 
 static void qemu_when_its_configuration_is_wrong_is_refused(void **state)

@@ -54,7 +54,7 @@ static void firecracker_when_its_devices_are_named_becomes_a_machine(void **stat
     snprintf(wanted, sizeof wanted,
              "\"disks\":[{\"id\":\"rootfs\",\"path\":\"%s/root.ext4\",\"format\":\"raw\","
              "\"readonly\":true,\"frozen\":null},{\"id\":\"data_1\",\"path\":\"%s/data.img\","
-             "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"drive-data_1\"}]",
+             "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"frozen-data_1\"}]",
              bench->directory, bench->directory);
     assert_described(bench, wanted);
     assert_described(bench, "\"vsock\":\"./v.sock\"");

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: MIT */
+/* Drives that Firecracker's VMs write to, as far as its test peer can show: its guest writes the
+ * VM's id to each when it starts. */
+#include "fixture.h"
+
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char drive[] = "0123456789";
+
+static char *instance(struct harness *h, const char *id, const char *file)
+{
+    return harness_path(h, "instances/%s/%s", id, file);
+}
+
+static void change(struct harness *h, const char *id, const char *state)
+{
+    int code = harness_write(instance(h, id, "state"), state);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, instance(h, id, "error")));
+}
+
+static void commit(struct harness *h, const char *source, const char *id)
+{
+    int code = harness_write(harness_path(h, "%s/forks/new/commit", source), id);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, harness_path(h, "%s/forks/new/error", source)));
+}
+
+static void assert_drive(struct harness *h, const char *path, const char *content)
+{
+    assert_string_equal(harness_get(h, harness_store_path(h, "%s", path)), content);
+}
+
+static void await_drive(struct harness *h, const char *id, const char *content)
+{
+    harness_await(h, harness_store_path(h, "instances/%s/drive-disk0", id), content);
+}
+
+/* "t" runs, and has written its id to the user's file. */
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    char *origin = harness_format(h, "%s/origin", h->directory);
+    harness_put(origin, drive);
+    const char *script = fixture_script(
+        h, "firecracker",
+        harness_format(h, "#!/bin/sh\nexec '%s' \"$@\"\n", getenv("FAKE_FIRECRACKER")));
+    harness_mount(h, (const char *const[]){"--firecracker", script, NULL});
+    assert_works(mkdir(instance(h, "t", ""), 0755));
+    harness_put(instance(h, "t", "config"),
+                harness_format(h,
+                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\","
+                               "\"format\":\"raw\"}]}",
+                               origin));
+    change(h, "t", "running");
+    harness_await(h, origin, "t1234");
+    return 0;
+}
+
+static void forks_have_copies_of_what_was_saved(void **state)
+{
+    struct harness *h = *state;
+    harness_put(instance(h, "t", "snapshot"), "live");
+    assert_drive(h, "snapshots/live/frozen-disk0", "t123456789");
+    commit(h, "snapshots/live", "one");
+    await_drive(h, "one", "one3456789");
+    change(h, "one", "standby");
+    assert_drive(h, "instances/one/frozen-disk0", "one3456789");
+    /* The state of this one names the copy that it ran on. */
+    commit(h, "instances/one", "second");
+    await_drive(h, "second", "second6789");
+    harness_put(instance(h, "one", "snapshot"), "rest");
+    change(h, "one", "running");
+    await_drive(h, "one", "one3456789");
+    harness_put(harness_path(h, "snapshots/rest/forks/new/options"),
+                "{\"target_state\":\"standby\"}");
+    commit(h, "snapshots/rest", "three");
+    change(h, "three", "running");
+    await_drive(h, "three", "three56789");
+    assert_drive(h, "snapshots/rest/frozen-disk0", "one3456789");
+    assert_drive(h, "snapshots/live/frozen-disk0", "t123456789");
+    assert_string_equal(harness_get(h, harness_format(h, "%s/origin", h->directory)), "t123456789");
+    assert_shell("bash", "[ ! -e $S/instances/one/frozen-disk0 ]", 0);
+}
+
+static void boot_again_finds_the_newest_drive(void **state)
+{
+    struct harness *h = *state;
+    char *origin = harness_format(h, "%s/origin", h->directory);
+    change(h, "t", "standby");
+    change(h, "t", "stopped");
+    harness_put(origin, "changed since");
+    change(h, "t", "running");
+    await_drive(h, "t", "t123456789");
+    change(h, "t", "standby");
+    change(h, "t", "running");
+    change(h, "t", "stopped");
+    change(h, "t", "running");
+    assert_string_equal(harness_get(h, origin), "changed since");
+    /* Of another disk it is not. */
+    change(h, "t", "stopped");
+    harness_put(instance(h, "t", "config"), "{}");
+    assert_shell("bash", "[ ! -e $S/instances/t/drive-disk0 ]", 0);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(forks_have_copies_of_what_was_saved),
+        TEST(boot_again_finds_the_newest_drive),
+    };
+    harness_enter();
+    return cmocka_run_group_tests_name("firecracker_disks", tests, NULL, NULL);
+}
