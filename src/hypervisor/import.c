@@ -284,6 +284,11 @@ static int freeze_disk(struct import *import, size_t index, const char *config_p
     char name[DISK_COPY_SIZE];
     if (disk->readonly)
         return check_disk_file(disk->path, true, err);
+    if (disk->key[0])
+        return error_set(err, EOPNOTSUPP,
+                         "the disk %s has overlays, which are in the store that it was saved in: "
+                         "make one file of them with qemu-img convert",
+                         disk->path);
     import->frozen_from[index] = find_content(disk, config_path);
     if (!import->frozen_from[index])
         return error_set(err, ENOMEM, "out of memory");

@@ -20,7 +20,9 @@ static const char whole[] =
     "{\"id\":null,\"tap\":\"t\",\"mac\":null}]},"
     "\"disks\":[{\"id\":null,\"path\":\"/a,b\",\"format\":\"qcow2\",\"readonly\":true,"
     "\"frozen\":null},{\"id\":\"root_fs\",\"path\":\"/d\",\"format\":\"raw\","
-    "\"readonly\":false,\"frozen\":\"disk-0\"}],"
+    "\"readonly\":false,\"frozen\":\"disk-0\"},{\"id\":null,\"path\":\"/e\","
+    "\"format\":\"raw\",\"readonly\":false,\"frozen\":null,"
+    "\"key\":\"size=1 inode=2 mtime=3.4\",\"layers\":7}],"
     "\"type\":\"pc-q35-7.2\",\"cpu\":\"host\",\"host_cpu\":\"0123456789abcdef\","
     "\"version\":\"7.2.22\",\"vsock\":\"/run/v.sock\"}";
 
@@ -79,12 +81,15 @@ static void from_json_when_all_is_there_reads_it_back_as_written(void **state)
     assert_string_equal(machine.interfaces[0].tap, "tap-0.1_x");
     assert_string_equal(machine.interfaces[0].mac, "02:00:aB:00:00:01");
     assert_true(!machine.interfaces[1].id && !machine.interfaces[1].mac);
-    assert_int_equal(machine.disk_count, 2);
+    assert_int_equal(machine.disk_count, 3);
     assert_string_equal(machine.disks[0].path, "/a,b");
     assert_true(machine.disks[0].readonly && !machine.disks[0].id && !machine.disks[0].frozen);
     assert_string_equal(machine.disks[1].id, "root_fs");
     assert_string_equal(machine.disks[1].frozen, "disk-0");
     assert_false(machine.disks[1].readonly);
+    assert_string_equal(machine.disks[1].key, "");
+    assert_string_equal(machine.disks[2].key, "size=1 inode=2 mtime=3.4");
+    assert_int_equal(machine.disks[2].layers, 7);
     auto_json cJSON *json = machine_to_json(&machine);
     auto_free char *text = cJSON_PrintUnformatted(json);
     assert_string_equal(text, whole);
@@ -161,6 +166,10 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"disk-0", "../memory", "disks[1]: frozen"},
         {"disk-0", ".hidden", "disks[1]: frozen"},
         {"\"readonly\":false", "\"readonly\":true", "disks[1]: frozen is for writable"},
+        {"\"disk-0\"", "\"disk-0\",\"key\":\"k\"", "disks[1]: key is not that of"},
+        {"\"disk-0\"", "\"disk-0\",\"layers\":1", "disks[1]: layers need a key"},
+        {"size=1 inode=2 mtime=3.4", "", "disks[2]: key is not that of"},
+        {"\"layers\":7", "\"layers\":101", "disks[2]: \"layers\""},
         {"/a,b", "a", "disks[0]"},
         {"qcow2", "vmdk", "disks[0]"},
         {"\"readonly\":true", "\"readonly\":null", "disks[0]"},

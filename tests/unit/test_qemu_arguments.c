@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/qemu_arguments.h"
 #include "vmm_fixture.h"
@@ -199,6 +200,66 @@ static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **st
                machine_host_tsc_khz() ? "\n-append\ntsc_early_khz=" : "\n-append\nreboot=t\n");
 }
 
+/* Each file with its format and what lies below it; only the newest can be written to. */
+static void disk_that_was_saved_is_a_chain(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *path = NULL, *wanted = NULL;
+    assert_true(asprintf(&path, "%s/disk", fixture->base) > 0);
+    fixture_write(fixture->base_fd, "disk", 0600, "", 0);
+    struct machine_disk disk = {.path = path, .format = raw};
+    struct machine machine = small_machine();
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    auto_free char *fresh = arguments_of(&machine, &plain, false);
+    assert_has(fresh, "\"node-name\":\"disk0\",\"read-only\":false,");
+    assert_has(fresh, "\"drive\":\"disk0\"}");
+
+    disk_freeze(&disk);
+    disk.layers = 1;
+    auto_free char *saved = arguments_of(&machine, &plain, true);
+    assert_true(
+        asprintf(&wanted,
+                 "\n-blockdev\n{\"driver\":\"raw\",\"node-name\":\"disk0\",\"read-only\":true,"
+                 "\"file\":{\"driver\":\"file\",\"filename\":\"%s\"}}\n"
+                 "-blockdev\n{\"driver\":\"qcow2\",\"node-name\":\"disk0.1\","
+                 "\"read-only\":true,\"backing\":\"disk0\",\"file\":{\"driver\":\"file\","
+                 "\"filename\":\"disk0.1.qcow2\"}}\n"
+                 "-blockdev\n{\"driver\":\"qcow2\",\"node-name\":\"disk0.2\","
+                 "\"read-only\":false,\"backing\":\"disk0.1\",\"file\":{\"driver\":\"file\","
+                 "\"filename\":\"disk0.2.qcow2\"}}\n"
+                 "-device\n{\"driver\":\"virtio-blk-device\",\"drive\":\"disk0.2\"}\n",
+                 path) > 0);
+    assert_has(saved, wanted);
+}
+
+static void assert_restore_fails(const struct machine_disk *disk, int code, const char *words)
+{
+    struct machine machine = small_machine();
+    struct qemu_start start = {
+        .program = &plain, .type = "microvm", .memory = "memory", .restore = true};
+    struct machine_disk copy = *disk;
+    struct error err = {0};
+    char **arguments = NULL;
+    machine.disks = &copy;
+    machine.disk_count = 1;
+    assert_int_equal(qemu_arguments_create(&machine, &start, &arguments, &err), -code);
+    assert_non_null(strstr(err.text, words));
+}
+
+static void disk_that_forks_would_share_or_that_was_changed_is_refused(void **state)
+{
+    struct fixture *fixture = *state;
+    auto_free char *path = NULL;
+    assert_true(asprintf(&path, "%s/disk", fixture->base) > 0);
+    fixture_write(fixture->base_fd, "disk", 0600, "", 0);
+    struct machine_disk disk = {.path = path, .format = raw};
+    assert_restore_fails(&disk, EOPNOTSUPP, "is not frozen");
+    disk_freeze(&disk);
+    fixture_write(fixture->base_fd, "disk", 0600, "later", 5);
+    assert_restore_fails(&disk, EIO, "is not as it was");
+}
+
 static void disk_that_is_not_taken_is_refused(void **state)
 {
     /* Headers of qcow2 files, version 3. */
@@ -254,6 +315,8 @@ int main(void)
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
         cmocka_unit_test(kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does),
         cmocka_unit_test(kernel_of_a_microvm_is_told_its_clock_unless_the_user_does),
+        WITH(disk_that_was_saved_is_a_chain),
+        WITH(disk_that_forks_would_share_or_that_was_changed_is_refused),
         WITH(disk_that_is_not_taken_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,135 @@
+/* SPDX-License-Identifier: MIT */
+/* The files that a machine's disks are made of. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <cmocka.h>
+
+#include "hypervisor/disks.h"
+#include "util/cleanup.h"
+#include "vmm_fixture.h"
+
+static char raw[] = "raw", qcow2[] = "qcow2", gone[] = "/none/of/that/name", id[] = "root";
+
+/* One that is only read, one that was never saved. */
+static void make(struct fixture *fixture, struct machine_disk disks[2])
+{
+    disks[0] = (struct machine_disk){.path = gone, .format = raw, .readonly = true};
+    disks[1] = (struct machine_disk){.format = raw};
+    assert_true(asprintf(&disks[1].path, "%s/disk", fixture->base) > 0);
+    fixture_write(fixture->base_fd, "disk", 0600, "content", 7);
+}
+
+static void freeze_makes_a_chain_that_grows(void **state)
+{
+    struct machine_disk disks[2];
+    struct machine machine = {.disks = disks, .disk_count = 2};
+    struct stat file;
+
+    make(*state, disks);
+    disks_end(&machine);
+    assert_int_equal(disk_top(&disks[1]), 0);
+    assert_string_equal(disks[1].key, "");
+    disks_freeze(&machine);
+    assert_int_equal(disk_top(&disks[0]), 0);
+    assert_int_equal(disk_top(&disks[1]), 1);
+    assert_int_equal(disks[1].layers, 0);
+    assert_int_equal(stat(disks[1].path, &file), 0);
+    assert_int_equal(disk_check_key(&disks[1], &file, NULL), 0);
+    disks_end(&machine);
+    disks_freeze(&machine);
+    assert_int_equal(disks[1].layers, 2);
+    assert_int_equal(disks_check_room(&machine, NULL), 0);
+    disks[1].layers = DISK_LAYERS_MAX;
+    struct error err = {0};
+    assert_int_equal(disks_check_room(&machine, &err), -EOPNOTSUPP);
+    assert_non_null(strstr(err.text, "qemu-img convert"));
+    free(disks[1].path);
+}
+
+static void key_when_the_file_is_changed_or_gone_does_not_fit(void **state)
+{
+    struct fixture *fixture = *state;
+    struct machine_disk disks[2];
+    struct stat file;
+    struct error err = {0};
+
+    make(fixture, disks);
+    disk_freeze(&disks[1]);
+    fixture_write(fixture->base_fd, "disk", 0600, "contents", 8);
+    assert_int_equal(stat(disks[1].path, &file), 0);
+    assert_int_equal(disk_check_key(&disks[1], &file, &err), -EIO);
+    assert_non_null(strstr(err.text, "is not as it was when the VM was saved"));
+    struct machine_disk lost = {.path = gone, .format = raw};
+    disk_freeze(&lost);
+    assert_int_equal(disk_top(&lost), 1);
+    assert_int_equal(disk_check_key(&lost, &file, NULL), -EIO);
+    free(disks[1].path);
+}
+
+static void link_takes_what_is_frozen_along(void **state)
+{
+    struct fixture *fixture = *state;
+    int a = fixture_context(fixture, "a", NULL).directory_fd;
+    int b = fixture_context(fixture, "b", NULL).directory_fd;
+    struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 2},
+                                   {.path = gone, .format = raw, .id = id, .frozen = id}};
+    struct machine machine = {.disks = disks, .disk_count = 2};
+    struct error err = {0};
+
+    fixture_write(a, "disk0.1.qcow2", 0600, "1", 1);
+    fixture_write(a, "disk0.2.qcow2", 0600, "2", 1);
+    fixture_write(a, "disk0.3.qcow2", 0600, "3", 1);
+    assert_int_equal(disks_link(&machine, a, b, true, &err), -EIO);
+    assert_non_null(strstr(err.text, "the disk root cannot be linked"));
+    disk_drop_files(&disks[0], 0, b);
+    assert_false(fixture_has(b, "disk0.1.qcow2"));
+    assert_int_equal(disks_link(&machine, a, b, false, &err), 0);
+    assert_true(fixture_has(b, "disk0.2.qcow2") && !fixture_has(b, "disk0.3.qcow2"));
+    disk_drop_files(&disks[0], 0, a);
+    assert_false(fixture_has(a, "disk0.1.qcow2") || fixture_has(a, "disk0.3.qcow2"));
+    assert_true(fixture_has(b, "disk0.1.qcow2"));
+    fixture_write(b, "frozen-root", 0600, "", 0);
+    disks_drop_copies(&machine, b);
+    assert_false(fixture_has(b, "frozen-root"));
+}
+
+static void copy_is_of_its_own_and_keeps_chains_of_what_matches(void **state)
+{
+    struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 2},
+                                   {.path = gone, .format = raw, .id = id, .frozen = id}};
+    const struct machine machine = {.disks = disks, .disk_count = 2};
+    struct machine copy = machine;
+
+    (void)state;
+    assert_int_equal(disks_copy(&copy, NULL), 0);
+    assert_true(copy.disks != disks && copy.disks[1].id != id);
+    assert_string_equal(copy.disks[1].frozen, id);
+    assert_string_equal(copy.disks[0].key, "k");
+
+    struct machine_disk wanted[] = {{.path = gone, .format = raw}, {.path = gone, .format = qcow2}};
+    struct machine next = {.disks = wanted, .disk_count = 2};
+    disks_keep_chains(&next, &copy);
+    assert_string_equal(wanted[0].key, "k");
+    assert_int_equal(wanted[0].layers, 2);
+    assert_false(disks_match(&next, &copy, 1) || disks_match(&next, &copy, 2));
+    wanted[0] = (struct machine_disk){.path = gone, .format = raw, .readonly = true};
+    disks_keep_chains(&next, &copy);
+    assert_string_equal(wanted[0].key, "");
+    disks_finish(&copy);
+    disks_finish(&copy);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH(freeze_makes_a_chain_that_grows),
+        WITH(key_when_the_file_is_changed_or_gone_does_not_fit),
+        WITH(link_takes_what_is_frozen_along),
+        cmocka_unit_test(copy_is_of_its_own_and_keeps_chains_of_what_matches),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
