@@ -71,7 +71,8 @@ static bool read_record(const cJSON *json, struct record *ret)
     return true;
 }
 
-/* A frame ends with the page that it begins in. */
+/* A frame ends with the page that it begins in. *ret_size is 0 when it is not in the image, which
+ * may be of a VM that was booted since, with less memory. */
 static int read_frame(int fd, const cJSON *offset, uint8_t frame[FRAME_SIZE], uint64_t *ret_offset,
                       size_t *ret_size, struct error *err)
 {
@@ -80,11 +81,10 @@ static int read_frame(int fd, const cJSON *offset, uint8_t frame[FRAME_SIZE], ui
     uint64_t at = (uint64_t)offset->valuedouble;
     size_t size = FRAME_SIZE - (size_t)(at % FRAME_SIZE);
     ssize_t got = pread(fd, frame, size, (off_t)at);
-    if (got != (ssize_t)size)
-        return error_errno(err, got < 0 ? errno : EIO,
-                           "a frame at %" PRIu64 " cannot be read from the image", at);
+    if (got < 0)
+        return error_errno(err, errno, "a frame at %" PRIu64 " cannot be read from the image", at);
     *ret_offset = at;
-    *ret_size = size;
+    *ret_size = got == (ssize_t)size ? size : 0;
     return 0;
 }
 

@@ -23,7 +23,7 @@
 cJSON *rearm_record(const struct delivery *delivery);
 
 /* Goes through an array of records and the image that `fd` is open on for reading and writing. A
- * record that is none, or lies outside of the image, is EIO. */
+ * record that is none is EIO; a frame that is not in the image is passed over. */
 int rearm_image(int fd, const cJSON *records, struct error *err);
 
 #endif
