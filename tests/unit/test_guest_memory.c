@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -328,6 +329,104 @@ static void failure_of_the_system_is_told_by_its_own_words(void **state)
                         "/proc/2147483647/mem cannot be opened: No such file or directory");
 }
 
+/* ---- what was written ---- */
+
+/* A copy of the image with what was written to the mapping, and the holes in it. */
+static void copy_written(const struct fixture *fixture, int to)
+{
+    struct guest_memory *memory = open_memory(fixture);
+    struct error err = {0};
+    char page[PAGE];
+    for (off_t at = 0; at < SIZE; at += PAGE) {
+        assert_int_equal(pread(fixture->image, page, PAGE, at), PAGE);
+        assert_int_equal(pwrite(to, page, PAGE, at), PAGE);
+    }
+    if (guest_memory_copy_written(memory, getpid(), to, -1, &err) < 0)
+        fail_msg("%s", err.text);
+    guest_memory_destroy(memory);
+}
+
+static void assert_page(int fd, int page, const char *wanted)
+{
+    char bytes[PAGE];
+    assert_int_equal(pread(fd, bytes, PAGE, (off_t)page * PAGE), PAGE);
+    assert_memory_equal(bytes, wanted, PAGE);
+}
+
+static void copy_when_pages_were_written_has_these_alone(void **state)
+{
+    struct fixture *fixture = *state;
+    struct stat st;
+    char untouched[PAGE];
+    volatile char sum = 0;
+    char *mapped = map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    auto_close int to = memfd_create("copy", MFD_CLOEXEC);
+    for (int i = 0; i < PAGES; i++)
+        sum = (char)(sum + mapped[i * PAGE]); /* reading makes no page its own */
+    strcpy(mapped + 2 * PAGE + 100, "written");
+    mapped[3 * PAGE] = mapped[3 * PAGE]; /* the same byte */
+    *(volatile char *)(mapped + 4 * PAGE) = 'x';
+    memset(mapped + 6 * PAGE, 0, 2 * PAGE);
+    mapped[SIZE - 1] = '!';
+    copy_written(fixture, to);
+    for (int i = 0; i < PAGES; i++)
+        assert_page(to, i, mapped + i * PAGE);
+    assert_int_equal(fstat(to, &st), 0);
+    assert_int_equal(st.st_size, SIZE);
+    assert_int_equal(st.st_blocks * 512, (PAGES - 2) * PAGE); /* what became zeros is a hole */
+
+    /* Pages that were not written are not copied: what the file has there stays. */
+    memset(untouched, 'u', sizeof untouched);
+    assert_int_equal(pwrite(to, untouched, PAGE, 0), PAGE);
+    assert_int_equal(pwrite(to, untouched, PAGE, 4 * PAGE), PAGE);
+    struct guest_memory *memory = open_memory(fixture);
+    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, -1, NULL), 0);
+    guest_memory_destroy(memory);
+    assert_page(to, 0, untouched);
+    assert_page(to, 4, mapped + 4 * PAGE);
+}
+
+/* In the order of the file, wherever they are mapped; what is not the guest's is passed over. */
+static void copy_when_regions_lie_apart_follows_their_file_offsets(void **state)
+{
+    struct fixture *fixture = *state;
+    char wanted[PAGE];
+    for (size_t i = 0; i < 2; i++) {
+        fixture->mapped[i] = mmap(NULL, SIZE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        assert_ptr_not_equal(fixture->mapped[i], MAP_FAILED);
+        assert_ptr_not_equal(mmap(fixture->mapped[i], SIZE / 2, PROT_READ | PROT_WRITE,
+                                  MAP_PRIVATE | MAP_FIXED, fixture->image, i == 0 ? SIZE / 2 : 0),
+                             MAP_FAILED);
+        memset(fixture->mapped[i], '1' + (int)i, PAGE);
+    }
+    assert_int_equal(mprotect(fixture->mapped[1] + PAGE, PAGE, PROT_NONE), 0); /* not plugged in */
+    auto_close int to = memfd_create("copy", MFD_CLOEXEC);
+    copy_written(fixture, to);
+    memset(wanted, '2', PAGE);
+    assert_page(to, 0, wanted);
+    memset(wanted, 'b', PAGE);
+    assert_page(to, 1, wanted);
+    memset(wanted, '1', PAGE);
+    assert_page(to, PAGES / 2, wanted);
+    memset(wanted, 'a' + PAGES / 2 + 1, PAGE);
+    assert_page(to, PAGES / 2 + 1, wanted);
+}
+
+static void copy_when_told_to_stop_is_cancelled(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err = {0};
+    int ends[2];
+    map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
+    struct guest_memory *memory = open_memory(fixture);
+    auto_close int to = memfd_create("copy", MFD_CLOEXEC);
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    close(ends[1]);
+    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, ends[0], &err), -ECANCELED);
+    close(ends[0]);
+    guest_memory_destroy(memory);
+}
+
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -346,6 +445,9 @@ int main(void)
         WITH(process_when_it_may_not_be_looked_at_is_eio_with_cause_and_remedy),
         WITH(failure_of_the_system_is_told_by_its_own_words),
         WITH(access_when_the_process_has_ended_is_eio),
+        WITH(copy_when_pages_were_written_has_these_alone),
+        WITH(copy_when_regions_lie_apart_follows_their_file_offsets),
+        WITH(copy_when_told_to_stop_is_cancelled),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

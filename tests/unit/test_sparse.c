@@ -186,6 +186,64 @@ static void copy_when_it_cannot_be_written_says_so(void **state)
     assert_non_null(strstr(err.text, "cannot write the copy"));
 }
 
+/* A block at a time, into a file that has data everywhere. */
+static void put_when_blocks_are_zeros_makes_holes_of_them(void **state)
+{
+    struct files *files = *state;
+    uint8_t bytes[5 * SPARSE_BLOCK] = {0}, all[8 * SPARSE_BLOCK];
+    memset(all, '-', sizeof all);
+    assert_int_equal(pwrite(files->to, all, sizeof all, 0), sizeof all);
+    memset(bytes + SPARSE_BLOCK, 'x', SPARSE_BLOCK);
+    bytes[3 * SPARSE_BLOCK - 1] = 'y'; /* the last of the next one */
+    assert_int_equal(sparse_put(files->to, bytes, sizeof bytes, SPARSE_BLOCK, NULL), 0);
+    assert_int_equal(blocks_of(files->to), 5);
+    memcpy(all + SPARSE_BLOCK, bytes, sizeof bytes);
+    uint8_t found[sizeof all];
+    assert_int_equal(pread(files->to, found, sizeof found, 0), sizeof found);
+    assert_memory_equal(found, all, sizeof all);
+    assert_int_equal(sparse_put(files->to, bytes + SPARSE_BLOCK, SPARSE_BLOCK, 0, NULL), 0);
+    assert_int_equal(blocks_of(files->to), 5);
+}
+
+static void put_when_it_cannot_be_written_says_so(void **state)
+{
+    uint8_t bytes[SPARSE_BLOCK] = {1};
+    struct error err = {0};
+    (void)state;
+    auto_close int sealed = memfd_create("sealed", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    assert_int_equal(ftruncate(sealed, SPARSE_BLOCK), 0);
+    assert_int_equal(fcntl(sealed, F_ADD_SEALS, F_SEAL_WRITE), 0);
+    assert_int_equal(sparse_put(sealed, bytes, sizeof bytes, 0, &err), -EPERM);
+    assert_non_null(strstr(err.text, "cannot write"));
+}
+
+static void dig_when_there_are_zeros_makes_holes_of_them(void **state)
+{
+    struct files *files = *state;
+    fill(files, BLOCKS * SPARSE_BLOCK);
+    assert_int_equal(sparse_copy(files->from, files->to, &files->known, NULL, NULL, NULL), 0);
+    assert_int_equal(blocks_of(files->from), 7);
+    assert_int_equal(sparse_dig(files->from, count, files, NULL), 0);
+    assert_int_equal(blocks_of(files->from), 4);
+    assert_same(files);
+    assert_int_equal(files->told, BLOCKS * SPARSE_BLOCK);
+    /* A last block that is cut short is left as it is. */
+    assert_int_equal(ftruncate(files->from, 0), 0);
+    fill(files, 20 * SPARSE_BLOCK + 100);
+    assert_int_equal(ftruncate(files->to, 0), 0);
+    assert_int_equal(sparse_copy(files->from, files->to, &files->known, NULL, NULL, NULL), 0);
+    assert_int_equal(sparse_dig(files->from, NULL, NULL, NULL), 0);
+    assert_same(files);
+}
+
+static void dig_when_told_to_stop_is_cancelled(void **state)
+{
+    struct files *files = *state;
+    fill(files, BLOCKS * SPARSE_BLOCK);
+    files->stop_after = 1;
+    assert_int_equal(sparse_dig(files->from, count, files, NULL), -ECANCELED);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -197,6 +255,10 @@ int main(void)
         TEST(copy_when_told_to_stop_is_cancelled),
         TEST(copy_when_the_file_changes_meanwhile_fails),
         TEST(copy_when_it_cannot_be_written_says_so),
+        TEST(put_when_blocks_are_zeros_makes_holes_of_them),
+        TEST(put_when_it_cannot_be_written_says_so),
+        TEST(dig_when_there_are_zeros_makes_holes_of_them),
+        TEST(dig_when_told_to_stop_is_cancelled),
     };
     return cmocka_run_group_tests_name("sparse", tests, NULL, NULL);
 }
