@@ -202,9 +202,12 @@ static int find_disks(struct instance *instance, struct error *err)
     return r;
 }
 
-/* What a daemon that was killed has begun with a VM that still runs. */
+/* What a daemon that was killed has begun with a VM that still runs. One that is paused on record
+ * was just paused, or about to go on. */
 static int settle_vmm(struct instance *instance, struct error *err)
 {
+    if (instance->state == INSTANCE_PAUSED)
+        instance_unmark(instance, instance_hold);
     bool restoring = has(instance, instance_restoring), on_hold = has(instance, instance_hold);
     int r = find_disks(instance, err);
     if (r == 0 && (restoring || on_hold))

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/* What a start of the daemon makes of a VM that runs on, and of what was being done with it. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "instance_fixture.h"
+
+static const char *const images[] = {"state", "mailboxes.json", "memory", "base"};
+
+/* A VMM that nobody can talk to, and these files of it. */
+static void leave(struct world *world, const char *state, bool loaded, const char *mark)
+{
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "\"state\":\"%s\",%s,\"loaded\":%s", state, world_machine,
+                         loaded ? "true" : "false") > 0);
+    world_leave_with_vmm(world, "web-1", json);
+    for (size_t i = 0; i < array_length(images); i++)
+        world_write_text(world_path(world, "store/instances/web-1/%s", images[i]), "x");
+    if (mark)
+        world_write_text(world_path(world, "store/instances/web-1/%s", mark), "");
+}
+
+static bool has(const struct world *world, const char *name)
+{
+    return world_has(world_path(world, "store/instances/web-1/%s", name));
+}
+
+static void assert_state(struct world *world, enum instance_state state)
+{
+    struct instance *instance = world_found(world, "web-1");
+    assert_int_equal(instance_state(instance), state);
+    instance_unref(instance);
+}
+
+/* It was about to be paused, or to go on: neither was done whole. */
+static void vm_that_is_paused_on_record_stays_so(void **state)
+{
+    struct world *world = *state;
+    leave(world, "paused", true, "hold");
+    world_open_whole(world);
+    assert_state(world, INSTANCE_PAUSED);
+    assert_false(has(world, "hold"));
+}
+
+static void vm_that_cannot_be_told_to_go_on_is_told_of(void **state)
+{
+    static const char *const marks[] = {"hold", "restoring"};
+    struct world *world = *state;
+    leave(world, "running", true, marks[0]);
+    for (size_t i = 0; i < array_length(marks); i++) {
+        world_open_store(world);
+        world_open_layers(world);
+        assert_state(world, INSTANCE_RUNNING);
+        assert_non_null(strstr(world->complaints,
+                               "web-1 is paused, for what was done with it was cut short: "));
+        assert_true(has(world, marks[i])); /* the next start tries again */
+        world_close(world);
+        world->complaints[0] = 0;
+        assert_int_equal(unlink(world_path(world, "store/instances/web-1/%s", marks[i])), 0);
+        if (i == 0)
+            world_write_text(world_path(world, "store/instances/web-1/%s", marks[1]), "");
+    }
+}
+
+/* Of one that was booted its memory is what it runs on; of one that was loaded, a save's. */
+static void save_that_was_cut_short_leaves_nothing(void **state)
+{
+    struct world *world = *state;
+    leave(world, "running", false, NULL);
+    world_open_whole(world);
+    assert_state(world, INSTANCE_RUNNING);
+    assert_true(has(world, "memory") && !has(world, "state") && !has(world, "mailboxes.json"));
+}
+
+static void save_of_one_that_was_loaded_leaves_its_base_alone(void **state)
+{
+    struct world *world = *state;
+    leave(world, "paused", true, NULL);
+    world_open_whole(world);
+    assert_state(world, INSTANCE_PAUSED);
+    assert_true(has(world, "base"));
+    for (size_t i = 0; i < 3; i++)
+        assert_false(has(world, images[i]));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        IN_EMPTY(vm_that_is_paused_on_record_stays_so),
+        IN_EMPTY(vm_that_cannot_be_told_to_go_on_is_told_of),
+        IN_EMPTY(save_that_was_cut_short_leaves_nothing),
+        IN_EMPTY(save_of_one_that_was_loaded_leaves_its_base_alone),
+    };
+    return cmocka_run_group_tests_name("saving", tests, NULL, NULL);
+}
