@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/fault.h"
 
 static struct fs *fs_of(fuse_req_t req)
 {
@@ -177,15 +178,20 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     struct stat st;
     (void)mode;
     int r = fs_mkdir(fs_of(req), parent, name, &node, &st);
+    fault_point(FAULT_REPLY);
     if (r < 0)
         fuse_reply_err(req, -r);
     else
         reply_entry(req, node, &st);
+    fault_point(FAULT_REPLIED);
 }
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    fuse_reply_err(req, -fs_rmdir(fs_of(req), parent, name));
+    int r = fs_rmdir(fs_of(req), parent, name);
+    fault_point(FAULT_REPLY);
+    fuse_reply_err(req, -r);
+    fault_point(FAULT_REPLIED);
 }
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -308,10 +314,12 @@ static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
 static void write_done(struct waiter *waiter, int result)
 {
     struct pending *pending = (struct pending *)waiter;
+    fault_point(FAULT_REPLY);
     if (result < 0)
         fuse_reply_err(pending->req, -result);
     else
         fuse_reply_write(pending->req, pending->size);
+    fault_point(FAULT_REPLIED);
     pending_free(pending);
 }
 

@@ -14,6 +14,7 @@
 #include "hypervisor/disks.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -219,8 +220,10 @@ static struct vmm_context context_of(const struct fork *fork)
 
 static int link_file(struct fork *fork, const char *name, const char *as, struct error *err)
 {
-    if (linkat(fork->source->image->directory_fd, name, fork->entry.fd, as, 0) == 0)
+    if (linkat(fork->source->image->directory_fd, name, fork->entry.fd, as, 0) == 0) {
+        fault_point(FAULT_LINKED);
         return 0;
+    }
     return error_set(err, EIO, "the %s of %s cannot be linked into the fork's directory: %s", name,
                      origin(fork).text, strerrordesc_np(errno));
 }
@@ -263,8 +266,11 @@ static int patch(struct fork *fork, struct error *err)
 {
     struct memory_io io = {.read = read_vmm, .write = write_vmm, .context = fork->vmm};
     int r = preflight(fork, &io, err);
-    if (r == 0)
-        r = deliver_write(&io, fork->deliveries, fork->count, err);
+    if (r < 0)
+        return r;
+    fault_point(FAULT_PATCH);
+    r = deliver_write(&io, fork->deliveries, fork->count, err);
+    fault_point(FAULT_PATCHED);
     for (size_t i = 0; i < fork->count && r == 0; i++)
         fork->mailboxes[i]->delivered = true;
     return r;
@@ -279,14 +285,17 @@ static int resume(struct fork *fork, struct error *err)
     return r;
 }
 
+static int await(struct fork *fork, struct error *err)
+{
+    fault_point(FAULT_ACK);
+    int r = handoffs_after_resume(fork, err);
+    fault_point(FAULT_ACKED);
+    return r;
+}
+
 static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
-    [FORK_VALIDATE] = validate,
-    [FORK_LOCATE] = locate,
-    [FORK_LOAD] = load,
-    [FORK_PATCH] = patch,
-    [FORK_RESUME] = resume,
-    [FORK_NETWORK] = handoffs_after_resume,
-    [FORK_ACK] = handoffs_after_resume,
+    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_LOAD] = load, [FORK_PATCH] = patch,
+    [FORK_RESUME] = resume,     [FORK_NETWORK] = await, [FORK_ACK] = await,
 };
 
 static void tell(const struct fork *fork, const char *phase)

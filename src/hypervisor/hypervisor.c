@@ -15,6 +15,7 @@
 #include "hypervisor/firecracker.h"
 #include "hypervisor/qemu.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/process.h"
 
 enum {
@@ -43,8 +44,10 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
     return 0;
 }
 
-static int doing(const char *what, int r, struct error *err)
+/* A call that has returned. */
+static int done(const char *what, enum fault after, int r, struct error *err)
 {
+    fault_point(after);
     return r < 0 ? error_prefix(err, r, "%s", what) : r;
 }
 
@@ -78,7 +81,8 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
              struct error *err)
 {
     assert(machine->memory_bytes > 0 && machine->vcpus > 0 && machine->hypervisor->boot);
-    return doing("booting the VM", boot(context, machine, ret, err), err);
+    fault_point(FAULT_BOOT);
+    return done("booting the VM", FAULT_BOOTED, boot(context, machine, ret, err), err);
 }
 
 /* One file of an image. VMMs get it by its path, so links and what else is no file are kept from
@@ -117,7 +121,8 @@ int vmm_load(const struct vmm_context *context, const struct machine *machine, c
              struct vmm **ret, struct error *err)
 {
     assert(machine->hypervisor->can_fork);
-    return doing("loading the VM", load(context, machine, image, ret, err), err);
+    fault_point(FAULT_LOAD);
+    return done("loading the VM", FAULT_LOADED, load(context, machine, image, ret, err), err);
 }
 
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -135,18 +140,22 @@ int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t
 
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    return doing("resuming the VM", vmm->hypervisor->resume(context, vmm, err), err);
+    fault_point(FAULT_RESUME);
+    return done("resuming the VM", FAULT_RESUMED, vmm->hypervisor->resume(context, vmm, err), err);
 }
 
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    return doing("pausing the VM", vmm->hypervisor->pause(context, vmm, err), err);
+    fault_point(FAULT_PAUSE);
+    return done("pausing the VM", FAULT_PAUSED, vmm->hypervisor->pause(context, vmm, err), err);
 }
 
 int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
              const struct vmm_save *save, struct error *err)
 {
-    return doing("saving the VM", vmm->hypervisor->save(context, vmm, machine, save, err), err);
+    fault_point(FAULT_SAVE);
+    return done("saving the VM", FAULT_SAVED,
+                vmm->hypervisor->save(context, vmm, machine, save, err), err);
 }
 
 int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
@@ -174,6 +183,7 @@ int vmm_stop(struct vmm *vmm, struct error *err)
     vmm_reap(vmm, &exit);
     if (exit.ended)
         return 0;
+    fault_point(FAULT_STOP);
     pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
     if (!ends_within(vmm, TERMINATE_MS)) {
         pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
@@ -181,6 +191,7 @@ int vmm_stop(struct vmm *vmm, struct error *err)
             return error_set(err, EIO, "process %d of the VM was killed and does not end",
                              (int)vmm->pid);
     }
+    fault_point(FAULT_STOPPED);
     vmm_reap(vmm, &exit);
     return 0;
 }

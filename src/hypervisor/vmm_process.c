@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/process.h"
 #include "util/text.h"
 
@@ -66,8 +67,10 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
     pid_t pid;
     auto_close int pidfd = -1;
     struct error why;
+    fault_point(FAULT_SPAWN);
     if (process_spawn(&spec, &pid, &pidfd, &why) < 0)
         return error_set(err, EIO, "%s", why.text);
+    fault_point(FAULT_SPAWNED);
     int r = vmm_create(hypervisor, pid, pidfd, ret, err);
     if (r < 0)
         process_kill(pid, pidfd);

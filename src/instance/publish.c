@@ -6,6 +6,7 @@
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -36,10 +37,12 @@ struct taking {
 static int link_image(const struct instance *instance, int directory_fd, struct error *err)
 {
     static const char *const names[] = {"memory", "state"};
-    for (size_t i = 0; i < array_length(names); i++)
+    for (size_t i = 0; i < array_length(names); i++) {
         if (linkat(instance->image->directory_fd, names[i], directory_fd, names[i], 0) < 0)
             return error_errno(err, errno, "cannot link the instance's %s into the snapshot",
                                names[i]);
+        fault_point(FAULT_LINKED);
+    }
     int r = disks_link(&instance->machine, instance->image->directory_fd, directory_fd, true, err);
     if (r < 0)
         return r;

@@ -17,6 +17,7 @@
 #include "instance/internal.h"
 #include "mailbox/rearm.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/process.h"
 
 const char instance_hold[] = "hold", instance_restoring[] = "restoring";
@@ -25,18 +26,23 @@ int instance_mark(struct instance *instance, const char *name, struct error *err
 {
     auto_close int fd =
         openat(instance->image->directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    return fd >= 0 ? 0 : error_errno(err, errno, "cannot write %s in the store", name);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot write %s in the store", name);
+    fault_point(FAULT_MARKED);
+    return 0;
 }
 
 void instance_unmark(struct instance *instance, const char *name)
 {
+    fault_point(FAULT_UNLINK);
     unlinkat(instance->image->directory_fd, name, 0);
+    fault_point(FAULT_UNLINKED);
 }
 
 static void drop(struct instance *instance, const char *const *names, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        unlinkat(instance->image->directory_fd, names[i], 0);
+        instance_unmark(instance, names[i]);
 }
 
 void instance_drop_image(struct instance *instance)
@@ -57,8 +63,10 @@ void instance_drop_saved(struct instance *instance)
 static int sync_file(int directory_fd, const char *name, struct error *err)
 {
     auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    fault_point(FAULT_SYNC);
     if (fd < 0 || fsync(fd) < 0)
         return error_errno(err, errno, "cannot write %s in the store", name);
+    fault_point(FAULT_SYNCED);
     return 0;
 }
 

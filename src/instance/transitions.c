@@ -10,6 +10,7 @@
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 
 static int nothing_to_boot(const struct instance *instance, struct error *err)
 {
@@ -216,10 +217,11 @@ static int load_own(struct instance *instance, struct vmm **ret, struct error *e
     struct vmm_context context = instance_own_context(instance);
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
-    unlinkat(directory_fd, "base", 0);
+    instance_unmark(instance, "base");
     if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
         return error_set(err, EIO, "cannot link the memory image as base: %s",
                          strerrordesc_np(errno));
+    fault_point(FAULT_LINKED);
     return vmm_load(&context, &instance->machine, path, ret, err);
 }
 

@@ -14,6 +14,7 @@
 
 #include "store/strays.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/hex.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -73,10 +74,14 @@ static void remove_flat(int parent_fd, const char *name)
     if (dir) {
         fd = -1;
         for (struct dirent *entry; (entry = readdir(dir));)
-            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
+            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+                fault_point(FAULT_ERASE);
                 unlinkat(dirfd(dir), entry->d_name, 0);
+            }
     }
+    fault_point(FAULT_ERASE);
     unlinkat(parent_fd, name, AT_REMOVEDIR);
+    fault_point(FAULT_ERASED);
 }
 
 static bool hidden(const char *name)
@@ -270,6 +275,7 @@ static int create_entry(struct store_entry *entry, struct error *err)
     if (mkdirat(entry->kind_fd, entry->name, 0700) < 0)
         return error_errno(err, errno, "cannot make a directory in the store");
     entry->fd = openat(entry->kind_fd, entry->name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    fault_point(FAULT_ENTRY_MADE);
     if (entry->fd >= 0 && lock_entry(entry->fd) && fstat(entry->fd, &st) == 0 && st.st_nlink > 0)
         return 0;
     int code = entry->fd >= 0 || errno == ENOENT ? EAGAIN : errno;
@@ -307,13 +313,17 @@ int store_taken(int kind_fd, const char *id, struct error *err)
 
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
 {
+    fault_point(FAULT_PUBLISH_FSYNC);
     if (fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
+    fault_point(FAULT_PUBLISH_RENAME);
     if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
         return errno == EEXIST ? store_taken(entry->kind_fd, id, err)
                                : error_errno(err, errno, "cannot publish %s", id);
+    fault_point(FAULT_PUBLISH_RENAMED);
     close(steal_fd(&entry->fd));
     fsync(entry->kind_fd);
+    fault_point(FAULT_PUBLISHED);
     return 0;
 }
 
@@ -340,8 +350,10 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
     char name[32];
     memcpy(name, gone_prefix, sizeof gone_prefix);
     store_random_hex(name + sizeof gone_prefix - 1, 8);
+    fault_point(FAULT_UNPUBLISH_RENAME);
     if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
         return error_errno(err, errno, "cannot remove %s/%s from the store", kind_names[kind], id);
+    fault_point(FAULT_UNPUBLISH_RENAMED);
     memcpy(ret_hidden, name, sizeof name);
     return 0;
 }
@@ -395,14 +407,17 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
     if (fd < 0)
         return error_errno(err, errno, "cannot make %s in the store", temporary);
     int r = write_all(fd, text, strlen(text));
+    fault_point(FAULT_JSON_FSYNC);
     if (r == 0 && fsync(fd) < 0)
         r = -errno;
+    fault_point(FAULT_JSON_RENAME);
     if (r == 0 && renameat(directory_fd, temporary, directory_fd, name) < 0)
         r = -errno;
     if (r < 0) {
         unlinkat(directory_fd, temporary, 0);
         return error_errno(err, -r, "cannot write %s in the store", name);
     }
+    fault_point(FAULT_JSON_RENAMED);
     return 0;
 }
 
@@ -411,6 +426,7 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
     int r = store_stage_json(directory_fd, name, json, err);
     if (r == 0 && fsync(directory_fd) < 0)
         r = error_errno(err, errno, "cannot write %s in the store", name);
+    fault_point(FAULT_JSON_SYNCED);
     return r;
 }
 

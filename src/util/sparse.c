@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/fault.h"
 
 enum { CHUNK_SIZE = 256 * SPARSE_BLOCK };
 
@@ -150,12 +151,14 @@ int sparse_copy(int from, int to, const struct stat *known, sparse_progress *pro
                 void *context, struct error *err)
 {
     struct stat now;
+    fault_point(FAULT_COPY);
     /* Whatever keeps the file system from it, bytes can be copied. */
     int r = ioctl(to, FICLONE, from) == 0
                 ? 0
                 : copy_data(from, to, (uint64_t)known->st_size, progress, context, err);
     if (r < 0)
         return r;
+    fault_point(FAULT_COPIED);
     if (fstat(from, &now) < 0)
         return error_errno(err, errno, "cannot look at it");
     if (!same(known, &now))
