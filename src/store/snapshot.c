@@ -131,6 +131,8 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
     int r = fd < 0 ? fd : load(table, id, fd, &snapshot, err);
     if (r == 0 && table->open)
         tell_undelivered(table, snapshot);
+    else if (r == 0) /* the daemon starts: nobody writes to its list yet */
+        store_tidy_entry(snapshot->image->directory_fd);
     if (r == 0)
         insert(table, snapshot);
     return fd == -ENOENT ? 0 : r;

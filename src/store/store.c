@@ -24,6 +24,7 @@ enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
 
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
+static const char temporary_suffix[] = ".tmp";
 
 bool store_id_valid(const char *id)
 {
@@ -66,22 +67,41 @@ void store_time_now(char ret[STORE_TIME_SIZE])
     snprintf(ret + used, STORE_TIME_SIZE - used, ".%03dZ", (int)(now.tv_nsec / 1000000));
 }
 
-/* Removes the files of a directory and the directory itself. Entries of a store hold files only. */
-static void remove_flat(int parent_fd, const char *name)
+/* Of the files of a directory those whose names end so. */
+static void remove_files(int parent_fd, const char *name, const char *end)
 {
     auto_close int fd = openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (dir) {
-        fd = -1;
-        for (struct dirent *entry; (entry = readdir(dir));)
-            if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
-                fault_point(FAULT_ERASE);
-                unlinkat(dirfd(dir), entry->d_name, 0);
-            }
+    if (!dir)
+        return;
+    fd = -1;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        size_t size = strlen(entry->d_name);
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
+            size < strlen(end) || strcmp(entry->d_name + size - strlen(end), end) != 0)
+            continue;
+        fault_point(FAULT_ERASE);
+        unlinkat(dirfd(dir), entry->d_name, 0);
     }
-    fault_point(FAULT_ERASE);
-    unlinkat(parent_fd, name, AT_REMOVEDIR);
+}
+
+/* Removes the files of a directory and the directory itself. Entries of a store hold files only.
+ * A VMM that saves into one for a daemon that was killed may add to it meanwhile. */
+static void remove_flat(int parent_fd, const char *name)
+{
+    enum { TRIES = 3 };
+    for (int i = 0; i < TRIES; i++) {
+        remove_files(parent_fd, name, "");
+        fault_point(FAULT_ERASE);
+        if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno != ENOTEMPTY)
+            break;
+    }
     fault_point(FAULT_ERASED);
+}
+
+void store_tidy_entry(int directory_fd)
+{
+    remove_files(directory_fd, ".", temporary_suffix);
 }
 
 static bool hidden(const char *name)
@@ -401,7 +421,7 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
     auto_free char *text = json_print(json);
     if (!text)
         return error_set(err, ENOMEM, "out of memory");
-    snprintf(temporary, sizeof temporary, "%.30s.tmp", name);
+    snprintf(temporary, sizeof temporary, "%.30s%s", name, temporary_suffix);
     auto_close int fd = openat(directory_fd, temporary,
                                O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)

@@ -92,6 +92,8 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
 /* The same, but after a power cut it may be the old one: for an entry that is published next, which
  * syncs its directory, and for what can be made again. */
 int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
+/* Removes what was left of that by who was killed. Nobody may be writing. */
+void store_tidy_entry(int directory_fd);
 /* Parsed and known to be an object. Returns owned. */
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err);
 
