@@ -163,8 +163,8 @@ int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct ma
 {
     if (!vmm->hypervisor->find_disks)
         return 0;
-    return doing("asking the VM for its disks",
-                 vmm->hypervisor->find_disks(context, vmm, machine, err), err);
+    int r = vmm->hypervisor->find_disks(context, vmm, machine, err);
+    return r < 0 ? error_prefix(err, r, "asking the VM for its disks") : r;
 }
 
 void vmm_release(struct vmm *vmm)

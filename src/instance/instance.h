@@ -108,10 +108,11 @@ struct instances_setup {
 struct instances {
     struct instances_setup setup;
     pthread_mutex_t lock;
-    pthread_cond_t idle; /* some instance's busy became false */
+    pthread_cond_t idle; /* some instance's busy became false, or `settling` less */
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
+    unsigned settling;     /* threads that let VMs go on which an earlier daemon had paused */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
 };

@@ -86,9 +86,18 @@ int instance_write_image(struct instance *instance, const char *directory, struc
 const cJSON *instance_delivered(const struct instance *instance);
 int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err);
 struct vmm_context instance_own_context(const struct instance *instance);
-/* The daemon starts: what an earlier one that was killed had begun is ended, or as if never begun.
- */
-int instance_recover(struct instance *instance, struct error *err);
+
+/* saving.c, when the daemon starts: what an earlier one that was killed had begun is ended, or as
+ * if never begun. */
+/* Has it an image, and a VMM that has ended was to come out of that and never ran? */
+bool instance_is_kept(const struct instance *instance);
+/* Files; but for an instance whose VM has to go on, which is asked before. */
+void instance_tidy(struct instance *instance);
+bool instance_must_go_on(const struct instance *instance);
+/* The same, or what a VM that is paused writes to may be other than recorded. */
+bool instance_must_settle(const struct instance *instance);
+/* It does, and what is left of what was cut short goes. By the owner. */
+int instance_settle_vmm(struct instance *instance, struct error *err);
 
 /* taps.c: the machine's taps become the instance's. EBUSY if another has one of them. */
 int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);

@@ -1,12 +1,92 @@
 /* SPDX-License-Identifier: MIT */
 /* open: the table of instances when the daemon starts, with the VMMs that run on, and its end. */
+#include <errno.h>
+#include <time.h>
+
 #include "instance/internal.h"
 #include "store/strays.h"
+#include "util/thread.h"
+
+/* So long the start waits for VMs that have to go on: all of them together. */
+enum { GO_ON_S = 5 };
 
 struct load_context {
     struct instances *table;
     struct strays strays;
 };
+
+/* ---- VMs that were paused for something that was cut short ---- */
+
+/* Its instance is busy until then: a VMM that hangs must not keep the mount from answering. */
+static void *settle(void *argument)
+{
+    struct instance *instance = argument;
+    struct instances *table = instance->table;
+    struct error why = {0};
+    int r = instance_settle_vmm(instance, &why);
+    if (r < 0 && r != -ECANCELED)
+        table->setup.complain(table->setup.context, why.text);
+    instance_end(instance);
+    instance_unref(instance);
+    pthread_mutex_lock(&table->lock);
+    table->settling--;
+    pthread_cond_broadcast(&table->idle);
+    pthread_mutex_unlock(&table->lock);
+    return NULL;
+}
+
+static int begin_to_settle(struct instance *instance, struct error *err)
+{
+    struct instances *table = instance->table;
+    int r = instance_begin(instance, BEGIN_OR_FAIL, err);
+    if (r < 0)
+        return error_prefix(err, r, "%s is paused", instance->id);
+    pthread_mutex_lock(&table->lock);
+    table->settling++;
+    pthread_mutex_unlock(&table->lock);
+    r = thread_detach(settle, instance_ref(instance), err);
+    if (r == 0)
+        return 0;
+    error_prefix(err, r, "%s is paused", instance->id);
+    instance_unref(instance);
+    instance_end(instance);
+    pthread_mutex_lock(&table->lock);
+    table->settling--;
+    pthread_mutex_unlock(&table->lock);
+    return r;
+}
+
+/* With the lock held. */
+static void tell_unsettled(struct instances *table)
+{
+    struct error text;
+    for (struct instance *i = table->by_id; i; i = i->hh.next) {
+        if (!i->busy)
+            continue;
+        error_set(&text, EIO,
+                  "the VM %s was paused for something that was cut short, and its VMM does not "
+                  "answer yet: it is waited for; writing stopped to its state ends it",
+                  i->id);
+        table->setup.complain(table->setup.context, text.text);
+    }
+}
+
+/* What goes on by itself does so before anybody looks. */
+static void await_settled(struct instances *table)
+{
+    struct timespec until;
+    int code = 0;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += GO_ON_S;
+    pthread_mutex_lock(&table->lock);
+    while (table->settling > 0 && code == 0)
+        code = pthread_cond_clockwait(&table->idle, &table->lock, CLOCK_MONOTONIC, &until);
+    if (table->settling > 0)
+        tell_unsettled(table);
+    pthread_mutex_unlock(&table->lock);
+}
+
+/* ---- the table ---- */
 
 static int load_one(void *context, const char *id, struct error *err)
 {
@@ -23,10 +103,12 @@ static int load_one(void *context, const char *id, struct error *err)
                instance->vmm ? instance->vmm->pid : 0);
     if (!instance->vmm)
         instance_drop_socket(instance, instance->machine.hypervisor);
-    if (instance_recover(instance, &why) < 0)
-        table->setup.complain(table->setup.context, why.text);
+    instance_tidy(instance);
     instance_insert(instance);
-    if (instance->vmm && instance_watch(instance, &why) < 0)
+    int r = instance->vmm ? instance_watch(instance, &why) : 0;
+    if (r == 0 && instance_must_settle(instance))
+        r = begin_to_settle(instance, &why);
+    if (r < 0)
         table->setup.complain(table->setup.context, why.text);
     instance_unref(instance);
     return 0;
@@ -44,11 +126,17 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     strays_find(&context.strays);
     r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
     strays_finish(&context.strays);
+    await_settled(ret);
     return r;
 }
 
 void instances_close(struct instances *instances)
 {
+    instances_stop(instances);
+    pthread_mutex_lock(&instances->lock);
+    while (instances->settling > 0)
+        pthread_cond_wait(&instances->idle, &instances->lock);
+    pthread_mutex_unlock(&instances->lock);
     if (instances->epoll_fd >= 0)
         instances_unwatch(instances);
     struct instance *instance, *next;

@@ -247,6 +247,10 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
                      &instance->vmm, err);
     if (r < 0)
         return r;
+    if (!instance->vmm && instance_is_kept(instance)) {
+        instance->state = INSTANCE_STANDBY;
+        return instance_save(instance, instance->image->directory_fd, err);
+    }
     if (!instance->vmm) {
         instance->state = INSTANCE_STOPPED;
         disks_end(&instance->machine);

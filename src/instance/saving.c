@@ -105,15 +105,30 @@ static int cancel_of_going_on(struct instance *instance)
     return fd;
 }
 
-int instance_go_on(struct instance *instance, struct error *err)
+static bool has(const struct instance *instance, const char *name)
+{
+    return faccessat(instance->image->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static int go_on(struct instance *instance, int cancel_fd, struct error *err)
 {
     struct vmm_context context = instance_own_context(instance);
-    context.cancel_fd = cancel_of_going_on(instance);
+    context.cancel_fd = cancel_fd;
     int r = vmm_resume(&context, instance->vmm, err);
     vmm_release(instance->vmm);
-    if (r == 0)
-        instance_unmark(instance, instance_hold);
-    return r;
+    if (r < 0)
+        return r;
+    instance_unmark(instance, instance_hold);
+    if (has(instance, instance_restoring)) { /* of a daemon that was killed */
+        instance_drop_saved(instance);
+        instance_unmark(instance, instance_restoring);
+    }
+    return 0;
+}
+
+int instance_go_on(struct instance *instance, struct error *err)
+{
+    return go_on(instance, cancel_of_going_on(instance), err);
 }
 
 /* A failure that is told with that of the VM's going on, which counts for more. */
@@ -185,9 +200,9 @@ int instance_write_image(struct instance *instance, const char *directory, struc
     return r;
 }
 
-static bool has(const struct instance *instance, const char *name)
+bool instance_is_kept(const struct instance *instance)
 {
-    return faccessat(instance->image->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    return has(instance, instance_restoring) && has(instance, "memory") && has(instance, "state");
 }
 
 /* A save may have been cut short between what the VM writes to and the record of it. */
@@ -210,42 +225,43 @@ static int find_disks(struct instance *instance, struct error *err)
     return r;
 }
 
-/* What a daemon that was killed has begun with a VM that still runs. One that is paused on record
- * was just paused, or about to go on. */
-static int settle_vmm(struct instance *instance, struct error *err)
+bool instance_must_go_on(const struct instance *instance)
 {
-    if (instance->state == INSTANCE_PAUSED)
-        instance_unmark(instance, instance_hold);
-    bool restoring = has(instance, instance_restoring), on_hold = has(instance, instance_hold);
+    return instance->vmm && instance->state == INSTANCE_RUNNING &&
+           (has(instance, instance_restoring) || has(instance, instance_hold));
+}
+
+bool instance_must_settle(const struct instance *instance)
+{
+    bool may_differ = instance->vmm && instance->state == INSTANCE_PAUSED;
+    return instance_must_go_on(instance) || (may_differ && instance->machine.disk_count > 0);
+}
+
+int instance_settle_vmm(struct instance *instance, struct error *err)
+{
     int r = find_disks(instance, err);
-    if (r == 0 && (restoring || on_hold))
-        r = instance_go_on(instance, err);
+    if (r == 0 && instance_must_go_on(instance))
+        r = go_on(instance, instance->cancel_fd, err);
     if (r < 0)
         return error_prefix(err, r, "%s is paused, for what was done with it was cut short",
                             instance->id);
     instance_drop_saved(instance);
-    instance_unmark(instance, instance_restoring);
     return 0;
 }
 
-int instance_recover(struct instance *instance, struct error *err)
+void instance_tidy(struct instance *instance)
 {
-    if (instance->vmm)
-        return settle_vmm(instance, err);
-    if (instance->state == INSTANCE_STOPPED && has(instance, instance_restoring) &&
-        has(instance, "memory") && has(instance, "state")) {
-        instance->state = INSTANCE_STANDBY; /* it never ran */
-        instance->exit = (struct vmm_exit){0};
-        instance->loaded = false;
-        int r = instance_save(instance, instance->image->directory_fd, err);
-        if (r < 0)
-            return r;
-    }
-    if (instance->state != INSTANCE_STANDBY) {
-        instance_drop_image(instance);
-        return 0;
-    }
     static const char *const leftovers[] = {"base", instance_hold, instance_restoring};
-    drop(instance, leftovers, array_length(leftovers));
-    return 0;
+    store_tidy_entry(instance->image->directory_fd);
+    if (instance_must_go_on(instance))
+        return;
+    if (instance->vmm) { /* a mark of a paused one: that was to be so, or to end, and did neither */
+        instance_unmark(instance, instance_hold);
+        if (!has(instance, instance_restoring))
+            instance_drop_saved(instance);
+    } else if (instance->state == INSTANCE_STANDBY) {
+        drop(instance, leftovers, array_length(leftovers));
+    } else {
+        instance_drop_image(instance);
+    }
 }

@@ -241,7 +241,9 @@ static int restore(struct instance *instance, struct error *err)
         instance_drop_socket(instance, instance->machine.hypervisor);
         instance_drop_taps(instance);
         instance_unmark(instance, "base");
-        instance_unmark(instance, instance_restoring); /* the record says standby in the end */
+        /* The mark counts for as long as the record may say that it runs. */
+        if (instance_save(instance, instance->image->directory_fd, NULL) == 0)
+            instance_unmark(instance, instance_restoring);
         return r;
     }
     pthread_mutex_lock(&instance->table->lock);

@@ -2,13 +2,16 @@
 #include "fixture.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/http.h"
 #include "util/cleanup.h"
+#include "util/process.h"
 
 int fixture_fill(struct harness *h)
 {
@@ -99,4 +102,36 @@ void assert_no_instance(struct harness *h)
                       "ls -A $S/instances instances | grep -v -e : -e '^$'; "
                       "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -F $S");
     assert_string_equal(result.out, "");
+}
+
+/* What it answers to GET /. */
+static const char *ask(struct harness *h, const char *id)
+{
+    const char *directory = harness_store_path(h, "instances/%s", id);
+    auto_close int fd = open(directory, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    const struct http_request request = {
+        .peer = "the fake", .directory_fd = fd, .socket = "vmm.sock", .method = "GET", .path = "/"};
+    const struct http_limits limits = {
+        .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
+    struct http_reply reply = {0};
+    struct error err = {0};
+    if (http_call(&request, &limits, &reply, &err) < 0) {
+        print_error("%s: %s\n", directory, err.text);
+        fail();
+    }
+    const char *state = harness_json(h, reply.body, "state");
+    free(reply.body);
+    return state;
+}
+
+void assert_firecracker_is(struct harness *h, const char *id, const char *state)
+{
+    const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
+    assert_string_equal(harness_json(h, info, "state"), state);
+    assert_works(kill(atoi(harness_json(h, info, "pid")), 0));
+    const char *said = ask(h, id);
+    if (strcasecmp(said, state) == 0)
+        return;
+    print_error("%s is %s, and its VM is %s\n", id, state, said);
+    fail();
 }

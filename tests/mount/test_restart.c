@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT */
+/* VMs and a daemon that starts again, where the VMM does not answer. It is played by
+ * tests/fake_firecracker. */
+#include "fixture.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char *of_x(struct harness *h, const char *file)
+{
+    return harness_path(h, "instances/x/%s", file);
+}
+
+static void mount_it(struct harness *h)
+{
+    const char *fake = getenv("FAKE_FIRECRACKER");
+    assert_non_null(fake);
+    harness_mount(h, (const char *const[]){"--firecracker", fake, NULL});
+}
+
+static pid_t pid_of_x(struct harness *h)
+{
+    return atoi(harness_json(h, harness_get(h, of_x(h, "info")), "pid"));
+}
+
+/* instances/x runs. */
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    mount_it(h);
+    if (mkdir(of_x(h, ""), 0755) < 0)
+        return -1;
+    harness_put(of_x(h, "config"), "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                                   "\"memory_mib\":8,\"cmdline\":\"mailboxes=m\"}");
+    harness_put(of_x(h, "state"), "running");
+    harness_await(h, of_x(h, "console"), "ready");
+    return 0;
+}
+
+/* As if the daemon had been killed in the middle of a snapshot, with a VMM that hangs since. */
+static pid_t restart_while_it_is_held(struct harness *h)
+{
+    pid_t pid = pid_of_x(h);
+    harness_put(of_x(h, "state"), "paused");
+    harness_kill(h);
+    assert_shell("bash",
+                 "cd $S/instances/x && : > hold && jq '.state=\"running\"' instance.json > j && "
+                 "mv j instance.json",
+                 0);
+    assert_works(kill(pid, SIGSTOP));
+    mount_it(h);
+    assert_string_equal(harness_get(h, of_x(h, "state")), "running\n");
+    assert_contains(harness_get(h, h->log), "the VM x was paused for something that was cut short");
+    return pid;
+}
+
+static bool can_be_paused(void *argument)
+{
+    int code = harness_write(of_x(argument, "state"), "paused");
+    assert_true(code == 0 || code == EBUSY);
+    return code == 0;
+}
+
+static void mount_when_a_vmm_hangs_answers_and_the_vm_goes_on_when_it_can(void **state)
+{
+    struct harness *h = *state;
+    pid_t pid = restart_while_it_is_held(h);
+    assert_errno(harness_write(of_x(h, "state"), "paused"), EBUSY);
+    assert_fails(rmdir(of_x(h, "")), EBUSY);
+    assert_works(kill(pid, SIGCONT));
+    harness_await_that(can_be_paused, h, "x goes on");
+    assert_int_equal(pid_of_x(h), pid);
+    harness_put(of_x(h, "state"), "running");
+    assert_firecracker_is(h, "x", "running");
+    assert_fails(access(harness_store_path(h, "instances/x/hold"), F_OK), ENOENT);
+}
+
+static void end_of_the_daemon_when_a_vmm_hangs_leaves_it_to_the_next(void **state)
+{
+    struct harness *h = *state;
+    pid_t pid = restart_while_it_is_held(h);
+    assert_int_equal(harness_unmount(h), 0);
+    assert_works(kill(pid, SIGCONT));
+    mount_it(h);
+    assert_firecracker_is(h, "x", "running");
+    assert_int_equal(pid_of_x(h), pid);
+}
+
+static void assert_can_be_stopped(struct harness *h)
+{
+    harness_put(of_x(h, "state"), "stopped");
+    const char *info = harness_get(h, of_x(h, "info"));
+    assert_true(strcmp(harness_json(h, info, "exit"), "null") != 0);
+    assert_works(rmdir(of_x(h, "")));
+    assert_no_instance(h);
+}
+
+static void stopped_when_a_vmm_hangs_since_the_start_ends_it(void **state)
+{
+    struct harness *h = *state;
+    restart_while_it_is_held(h);
+    assert_can_be_stopped(h);
+}
+
+/* Deaf to SIGTERM. */
+static void stopped_when_a_vmm_hangs_ends_it(void **state)
+{
+    struct harness *h = *state;
+    assert_works(kill(pid_of_x(h), SIGSTOP));
+    assert_can_be_stopped(h);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        test(mount_when_a_vmm_hangs_answers_and_the_vm_goes_on_when_it_can),
+        test(end_of_the_daemon_when_a_vmm_hangs_leaves_it_to_the_next),
+        test(stopped_when_a_vmm_hangs_since_the_start_ends_it),
+        test(stopped_when_a_vmm_hangs_ends_it),
+    };
+    harness_enter();
+    return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
+}
