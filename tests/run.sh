@@ -6,10 +6,11 @@
 #   run.sh [--soak]
 #
 # Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
-# undefined behaviour, and with that for threads; clang with fuzzers), runs all suites in the first
-# two, the units and the soak in the third, some units under valgrind, and each fuzzer for a while;
-# and looks whether what is installed works, and the quickstart. With --soak only the soak is run,
-# for long, plain and with the sanitizer for threads. The last line is "N passed, N failed, N
+# undefined behaviour and with points at which tests end the daemon; gcc with the sanitizer for
+# threads; clang with fuzzers), runs all suites in the first two, the units and the soak in the
+# third, some units under valgrind, and each fuzzer for a while; and looks whether what is installed
+# works, and the quickstart. With --soak only the soak is run, for long, plain and with the
+# sanitizer for threads. The last line is "N passed, N failed, N
 # skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
 # have run it.
 #
@@ -345,7 +346,7 @@ heading "The guests' kernel"
 
 build build-gcc --werror
 # Sanitizers make gcc warn of what cannot happen.
-$only_soak || build build-sanitize -Db_sanitize=address,undefined
+$only_soak || build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
 build build-thread -Db_sanitize=thread
 prepare_environment
 if $only_soak; then

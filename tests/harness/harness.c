@@ -144,7 +144,7 @@ static bool answers(const struct harness *h)
 }
 
 /* The table of mounts says when it changes. */
-void harness_mount(struct harness *h, const char *const *options)
+bool harness_try_mount(struct harness *h, const char *const *options, int *ret_status)
 {
     auto_close int mounts = open("/proc/self/mountinfo", O_RDONLY | O_CLOEXEC);
     h->daemon = spawn_daemon(h, options);
@@ -155,9 +155,18 @@ void harness_mount(struct harness *h, const char *const *options)
         int n = poll(fds, array_length(fds), HARNESS_DEADLINE_MS);
         if (n > 0 && fds[0].revents == 0)
             continue;
-        harness_kill(h);
-        give_up("the daemon does not answer: %s", harness_get(h, h->log));
+        kill(h->daemon, SIGKILL); /* changes nothing where it has ended */
+        *ret_status = harness_await_end(h);
+        return false;
     }
+    return true;
+}
+
+void harness_mount(struct harness *h, const char *const *options)
+{
+    int status;
+    if (!harness_try_mount(h, options, &status))
+        give_up("the daemon does not answer: %s", harness_get(h, h->log));
 }
 
 int harness_await_end(struct harness *h)

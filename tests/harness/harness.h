@@ -71,6 +71,8 @@ char *harness_store_path(struct harness *h, const char *format, ...)
 /* The daemon, in the foreground: hypefs mount -f --store STORE OPTION… MOUNT. `options` ends with
  * NULL and may be NULL. Returns when the mount answers. */
 void harness_mount(struct harness *h, const char *const *options);
+/* The same of one that may end before: then false, and *ret_status is as harness_unmount()'s. */
+bool harness_try_mount(struct harness *h, const char *const *options, int *ret_status);
 /* SIGTERM; returns the exit status (128 + number for a signal). */
 int harness_unmount(struct harness *h);
 /* SIGKILL. The mount stays behind, stale. */

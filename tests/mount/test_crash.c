@@ -1,0 +1,485 @@
+/* SPDX-License-Identifier: MIT */
+/* A daemon that is killed at every point of what it does: the next one shows it as if it had never
+ * begun, or as if it had ended. Firecracker is played by tests/fake_firecracker. */
+#include "crash.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const char *trim(char *text)
+{
+    text[strcspn(text, "\n")] = 0;
+    return text;
+}
+
+static int write_state(struct harness *h, const char *word)
+{
+    return harness_write(crash_instance(h, "x", "state"), word);
+}
+
+/* Is x in the state after, rather than before? */
+static bool arrived(struct harness *h, const char *before, const char *after)
+{
+    const char *state = trim(harness_get(h, crash_instance(h, "x", "state")));
+    if (strcmp(state, before) != 0 && strcmp(state, after) != 0) {
+        print_error("x is %s, neither %s nor %s\n", state, before, after);
+        fail();
+    }
+    return strcmp(state, after) == 0;
+}
+
+static bool is_there(struct harness *h, const char *path)
+{
+    return access(harness_path(h, "%s", path), F_OK) == 0;
+}
+
+/* ---- how x comes to be ---- */
+
+static void make(struct harness *h)
+{
+    crash_make(h, "x");
+}
+
+static void boot(struct harness *h)
+{
+    make(h);
+    harness_put(crash_instance(h, "x", "state"), "running");
+    harness_await(h, crash_instance(h, "x", "console"), "ready");
+}
+
+static void fork_it(struct harness *h)
+{
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"secret\":1}");
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+}
+
+static void boot_if_stopped(struct harness *h)
+{
+    if (strcmp(harness_get(h, crash_instance(h, "x", "state")), "stopped\n") == 0)
+        harness_put(crash_instance(h, "x", "state"), "running");
+}
+
+/* ---- one transition ---- */
+
+#define transition(name, make_it, before, after)                                                   \
+    static void name##_prepare(struct harness *h)                                                  \
+    {                                                                                              \
+        make_it(h);                                                                                \
+        harness_put(crash_instance(h, "x", "state"), before);                                      \
+    }                                                                                              \
+    static int name##_run(struct harness *h)                                                       \
+    {                                                                                              \
+        return write_state(h, after);                                                              \
+    }                                                                                              \
+    static bool name##_done(struct harness *h)                                                     \
+    {                                                                                              \
+        return arrived(h, before, after);                                                          \
+    }                                                                                              \
+    static void crash_in_##name(void **state)                                                      \
+    {                                                                                              \
+        crash_everywhere(*state, &(struct crash_operation){.prepare = name##_prepare,              \
+                                                           .run = name##_run,                      \
+                                                           .done = name##_done});                  \
+    }
+
+transition(pause, boot, "running", "paused");
+transition(standby, boot, "running", "standby");
+transition(standby_from_paused, boot, "paused", "standby");
+transition(restore, boot, "standby", "running");
+transition(stop, boot, "running", "stopped");
+transition(stop_of_a_standby, boot, "standby", "stopped");
+transition(boot_anew, boot, "stopped", "running");
+transition(forks_unpause, fork_it, "paused", "running");
+transition(forks_standby, fork_it, "running", "standby");
+transition(forks_restore, fork_it, "standby", "running");
+transition(forks_stop, fork_it, "paused", "stopped");
+
+/* Its VMM has ended with the daemon: it was to run, and never did, or it ran. */
+static bool restored_and_ended(struct harness *h)
+{
+    const char *state = trim(harness_get(h, crash_instance(h, "x", "state")));
+    return strcmp(state, "running") == 0 || arrived(h, "standby", "stopped");
+}
+
+static void host_ends_in_restore(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = restore_prepare,
+                                                       .run = restore_run,
+                                                       .done = restored_and_ended,
+                                                       .host_ends = true});
+}
+
+static bool saved_or_ended(struct harness *h)
+{
+    return arrived(h, "stopped", "standby");
+}
+
+static void host_ends_in_standby(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = standby_prepare,
+                                                       .stage = boot_if_stopped,
+                                                       .run = standby_run,
+                                                       .done = saved_or_ended,
+                                                       .host_ends = true});
+}
+
+/* ---- directories and config ---- */
+
+static int run_mkdir(struct harness *h)
+{
+    return mkdir(crash_instance(h, "x", ""), 0755) < 0 ? errno : 0;
+}
+
+static bool x_is_there(struct harness *h)
+{
+    return is_there(h, "instances/x");
+}
+
+static void crash_in_mkdir(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.run = run_mkdir, .done = x_is_there});
+}
+
+static int run_config(struct harness *h)
+{
+    return harness_write(crash_instance(h, "x", "config"),
+                         "{\"kernel\":\"/etc/passwd\",\"memory_mib\":64}");
+}
+
+static bool is_configured(struct harness *h)
+{
+    return strstr(harness_get(h, crash_instance(h, "x", "config")), "64") != NULL;
+}
+
+static void crash_in_config(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){
+                                 .prepare = make, .run = run_config, .done = is_configured});
+}
+
+static void stop_fork(struct harness *h)
+{
+    fork_it(h);
+    harness_put(crash_instance(h, "x", "state"), "standby");
+}
+
+static int run_rmdir(struct harness *h)
+{
+    return rmdir(crash_instance(h, "x", "")) < 0 ? errno : 0;
+}
+
+static bool x_is_gone(struct harness *h)
+{
+    assert_int_equal(is_there(h, "instances/x"), is_there(h, "snapshots/base/forks/x"));
+    return !is_there(h, "instances/x");
+}
+
+static void crash_in_rmdir_of_a_fork(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){
+                                 .prepare = stop_fork, .run = run_rmdir, .done = x_is_gone});
+}
+
+static void publish(struct harness *h)
+{
+    boot(h);
+    harness_put(crash_instance(h, "x", "snapshot"), "s");
+}
+
+static int run_rmdir_of_s(struct harness *h)
+{
+    return rmdir(harness_path(h, "snapshots/s")) < 0 ? errno : 0;
+}
+
+static bool s_is_gone(struct harness *h)
+{
+    return !is_there(h, "snapshots/s");
+}
+
+static void crash_in_rmdir_of_a_snapshot(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){
+                                 .prepare = publish, .run = run_rmdir_of_s, .done = s_is_gone});
+}
+
+/* ---- snapshots ---- */
+
+static void boot_and_pause(struct harness *h)
+{
+    boot(h);
+    harness_put(crash_instance(h, "x", "state"), "paused");
+}
+
+static int run_snapshot(struct harness *h)
+{
+    return harness_write(crash_instance(h, "x", "snapshot"), "s");
+}
+
+static bool snapshot_of_running(struct harness *h)
+{
+    arrived(h, "running", "running");
+    return is_there(h, "snapshots/s");
+}
+
+static bool snapshot_of_paused(struct harness *h)
+{
+    arrived(h, "paused", "paused");
+    return is_there(h, "snapshots/s");
+}
+
+static bool snapshot_of_standby(struct harness *h)
+{
+    arrived(h, "standby", "standby");
+    return is_there(h, "snapshots/s");
+}
+
+static void crash_in_snapshot_of_a_running_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = fork_it,
+                                                       .run = run_snapshot,
+                                                       .done = snapshot_of_running});
+}
+
+static void crash_in_snapshot_of_a_paused_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = boot_and_pause,
+                                                       .run = run_snapshot,
+                                                       .done = snapshot_of_paused});
+}
+
+static void crash_in_snapshot_of_a_standby_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = stop_fork,
+                                                       .run = run_snapshot,
+                                                       .done = snapshot_of_standby});
+}
+
+/* ---- forks ---- */
+
+static void stage(struct harness *h, const char *source, const char *options, bool payload)
+{
+    const char *draft = harness_path(h, "%s/forks/new", source);
+    harness_put(harness_format(h, "%s/options", draft), options);
+    if (payload)
+        harness_put(harness_format(h, "%s/mailboxes/m", draft),
+                    "{\"payload\":{\"secret\":2},\"wait_for_ack\":true,\"ack\":\"keyed\","
+                    "\"ack_timeout_ms\":30000}");
+}
+
+/* There whole, or not at all. */
+static bool fork_is_there(struct harness *h, const char *source, const char *state)
+{
+    const char *record = harness_format(h, "%s/forks/f", source);
+    bool there = is_there(h, "instances/f");
+    assert_int_equal(there, is_there(h, record));
+    if (!there)
+        return false;
+    assert_string_equal(trim(harness_get(h, crash_instance(h, "f", "state"))), state);
+    assert_string_equal(trim(harness_get(h, harness_path(h, "%s/status", record))), "committed");
+    const char *result = harness_get(h, harness_path(h, "%s/result", record));
+    if (strcmp(state, "running") == 0) {
+        assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+        assert_file_contains(crash_instance(h, "f", "console"), "\"secret\":2");
+    }
+    return true;
+}
+
+static void stage_in_base(struct harness *h)
+{
+    stage(h, "snapshots/base", "{}", true);
+}
+
+static int run_commit(struct harness *h)
+{
+    return harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f");
+}
+
+static bool is_committed(struct harness *h)
+{
+    return fork_is_there(h, "snapshots/base", "running");
+}
+
+static void crash_in_commit(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){
+                                 .stage = stage_in_base, .run = run_commit, .done = is_committed});
+}
+
+static void stage_to_standby(struct harness *h)
+{
+    stage(h, "snapshots/base", "{\"target_state\":\"standby\"}", false);
+}
+
+static bool is_committed_to_standby(struct harness *h)
+{
+    return fork_is_there(h, "snapshots/base", "standby");
+}
+
+static void crash_in_commit_to_standby(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.stage = stage_to_standby,
+                                                       .run = run_commit,
+                                                       .done = is_committed_to_standby});
+}
+
+static void stage_in_x(struct harness *h)
+{
+    stage(h, "instances/x", "{\"from_running\":true}", true);
+}
+
+static int run_commit_of_x(struct harness *h)
+{
+    return harness_write(harness_path(h, "instances/x/forks/new/commit"), "f");
+}
+
+static bool is_committed_of_standby(struct harness *h)
+{
+    arrived(h, "standby", "standby");
+    return fork_is_there(h, "instances/x", "running");
+}
+
+static bool is_committed_of_running(struct harness *h)
+{
+    arrived(h, "running", "running");
+    return fork_is_there(h, "instances/x", "running");
+}
+
+static void crash_in_commit_of_a_standby_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = stop_fork,
+                                                       .stage = stage_in_x,
+                                                       .run = run_commit_of_x,
+                                                       .done = is_committed_of_standby});
+}
+
+static void crash_in_commit_of_a_running_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = boot,
+                                                       .stage = stage_in_x,
+                                                       .run = run_commit_of_x,
+                                                       .done = is_committed_of_running});
+}
+
+/* ---- what comes from outside ---- */
+
+struct end {
+    const char *state;
+    bool dead;
+};
+
+static bool stopped_or_dead(void *argument)
+{
+    struct end *end = argument;
+    char word[16] = "";
+    int fd = open(end->state, O_RDONLY | O_CLOEXEC);
+    end->dead = fd < 0 || read(fd, word, sizeof word - 1) < 0;
+    if (fd >= 0)
+        close(fd);
+    return end->dead || strcmp(word, "stopped\n") == 0;
+}
+
+/* Its VMM ends by itself. */
+static int run_end(struct harness *h)
+{
+    const char *info = harness_get(h, crash_instance(h, "x", "info"));
+    kill(atoi(harness_json(h, info, "pid")), SIGKILL);
+    struct end end = {.state = crash_instance(h, "x", "state")};
+    harness_await_that(stopped_or_dead, &end, "the end of the VMM is noticed");
+    return end.dead ? ENOTCONN : 0;
+}
+
+static bool has_ended(struct harness *h)
+{
+    const char *info = harness_get(h, crash_instance(h, "x", "info"));
+    assert_true(strcmp(harness_json(h, info, "exit"), "null") != 0);
+    return arrived(h, "stopped", "stopped");
+}
+
+static void crash_when_a_vmm_ends(void **state)
+{
+    crash_everywhere(
+        *state, &(struct crash_operation){.prepare = fork_it, .run = run_end, .done = has_ended});
+}
+
+static void copy_base(struct harness *h)
+{
+    assert_shell(
+        "bash",
+        "cp -f $S/snapshots/base/memory $T/mem && cp -f $S/snapshots/base/state $T/vmstate "
+        "&& echo '{\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":8}}' > $T/vm.json",
+        0);
+}
+
+/* EINTR: it was ended at a point. */
+static int run_import(struct harness *h)
+{
+    if (crash_plan)
+        setenv("HYPEFS_FAULT", crash_plan, 1);
+    struct harness_result result = harness_shell(
+        h, "bash",
+        "exec $HYPEFS import --id s --hypervisor firecracker --memory $T/mem --state $T/vmstate "
+        "--config $T/vm.json --store $S");
+    unsetenv("HYPEFS_FAULT");
+    crash_note(result.err);
+    return result.status == 0 ? 0 : result.status == 128 + SIGKILL ? EINTR : EIO;
+}
+
+static bool s_is_there(struct harness *h)
+{
+    return is_there(h, "snapshots/s");
+}
+
+static void crash_in_import(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = copy_base,
+                                                       .run = run_import,
+                                                       .done = s_is_there,
+                                                       .elsewhere = true});
+}
+
+static void every_point_was_passed(void **state)
+{
+    (void)state;
+    assert_true(crash_passed_all());
+}
+
+#define crash_test(name) cmocka_unit_test_setup_teardown(name, crash_setup, crash_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        crash_test(crash_in_mkdir),
+        crash_test(crash_in_config),
+        crash_test(crash_in_pause),
+        crash_test(crash_in_standby),
+        crash_test(crash_in_standby_from_paused),
+        crash_test(crash_in_restore),
+        crash_test(host_ends_in_standby),
+        crash_test(host_ends_in_restore),
+        crash_test(crash_in_stop),
+        crash_test(crash_in_stop_of_a_standby),
+        crash_test(crash_in_boot_anew),
+        crash_test(crash_in_forks_unpause),
+        crash_test(crash_in_forks_standby),
+        crash_test(crash_in_forks_restore),
+        crash_test(crash_in_forks_stop),
+        crash_test(crash_in_rmdir_of_a_fork),
+        crash_test(crash_in_rmdir_of_a_snapshot),
+        crash_test(crash_in_snapshot_of_a_running_one),
+        crash_test(crash_in_snapshot_of_a_paused_one),
+        crash_test(crash_in_snapshot_of_a_standby_one),
+        crash_test(crash_in_commit),
+        crash_test(crash_in_commit_to_standby),
+        crash_test(crash_in_commit_of_a_standby_one),
+        crash_test(crash_in_commit_of_a_running_one),
+        crash_test(crash_when_a_vmm_ends),
+        crash_test(crash_in_import),
+        cmocka_unit_test(every_point_was_passed),
+    };
+    harness_enter();
+    return cmocka_run_group_tests_name("crash", tests, NULL, NULL);
+}
