@@ -63,7 +63,9 @@ static int cannot_open(const char *path, int code, struct error *err)
     return error_set(err, EIO,
                      "the VMM's memory is closed to hypefs: the VMM runs as another user, its "
                      "program has file capabilities (setcap -r takes them away), or ptrace is "
-                     "restricted here (kernel.yama.ptrace_scope)");
+                     "restricted here (kernel.yama.ptrace_scope; 1 keeps an ordinary user's daemon "
+                     "from the VMMs of an earlier one: run it as root or with CAP_SYS_PTRACE, or "
+                     "set it to 0)");
 }
 
 /* Calls `visit` for each mapping of a process until it returns other than 0. */

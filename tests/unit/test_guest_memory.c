@@ -303,6 +303,7 @@ static void process_when_it_may_not_be_looked_at_is_eio_with_cause_and_remedy(vo
         assert_non_null(strstr(err[i].text, "file capabilities"));
         assert_non_null(strstr(err[i].text, "setcap -r"));
         assert_non_null(strstr(err[i].text, "ptrace_scope"));
+        assert_non_null(strstr(err[i].text, "VMMs of an earlier one"));
     }
 }
 
