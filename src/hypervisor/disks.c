@@ -67,13 +67,6 @@ void disks_freeze(struct machine *machine)
         disk_freeze(&machine->disks[i]);
 }
 
-void disks_end(struct machine *machine)
-{
-    for (size_t i = 0; i < machine->disk_count; i++)
-        if (machine->disks[i].key[0])
-            disk_freeze(&machine->disks[i]);
-}
-
 static int link_file(int from_fd, int to_fd, const char *name, struct error *err)
 {
     if (linkat(from_fd, name, to_fd, name, 0) == 0)
@@ -110,6 +103,16 @@ void disks_drop_copies(const struct machine *machine, int directory_fd)
 {
     for (size_t i = 0; i < machine->disk_count; i++)
         drop_copy(&machine->disks[i], directory_fd);
+}
+
+void disks_drop_tops(const struct machine *machine, int directory_fd)
+{
+    char name[DISK_NAME_SIZE];
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        disk_layer_name(i, disk_top(&machine->disks[i]), name);
+        if (disk_top(&machine->disks[i]) > 0)
+            unlinkat(directory_fd, name, 0);
+    }
 }
 
 void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd)

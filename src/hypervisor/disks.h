@@ -8,10 +8,11 @@
  *     the user's file ◄─ disk0.1.qcow2 ◄─ … ◄─ disk0.N.qcow2 ◄─ disk0.(N+1).qcow2
  *     frozen             frozen overlays, N = layers            the top: while a VM runs
  *
- * 0 is the disk's number. Nothing ever writes to what is frozen. The overlays lie in the directory
- * of the instance, or of the snapshot, each of which has hard links of its own; the user's file
- * stays where it is, and its key tells whether it is still as it was. A VMM that knows no overlays
- * has copies instead (machine_disk.frozen). No state; any thread.
+ * 0 is the disk's number. The top of a VM that has ended is what a boot goes on with. Nothing ever
+ * writes to what is frozen. The overlays lie in the directory of the instance, or of the snapshot,
+ * each of which has hard links of its own; the user's file stays where it is, and its key tells
+ * whether it is still as it was. A VMM that knows no overlays has copies instead
+ * (machine_disk.frozen). No state; any thread.
  */
 #ifndef HYPEFS_HYPERVISOR_DISKS_H
 #define HYPEFS_HYPERVISOR_DISKS_H
@@ -46,10 +47,6 @@ int disk_check_key(const struct machine_disk *disk, const struct stat *file, str
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
 
-/* The same of the chains only: their VM has ended, but the user's files of the others stay in use.
- */
-void disks_end(struct machine *machine);
-
 /* Hard links of all frozen files of `machine` that lie in the one directory, for the other.
  * `copies`: of those in machine_disk.frozen too. EIO. */
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
@@ -57,6 +54,9 @@ int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copie
 
 /* Removes the frozen copies of an image that is not needed any more. */
 void disks_drop_copies(const struct machine *machine, int directory_fd);
+
+/* Removes the tops of VMs that never ran. */
+void disks_drop_tops(const struct machine *machine, int directory_fd);
 
 /* Removes everything of one disk but the user's file. */
 void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd);

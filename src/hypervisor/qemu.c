@@ -99,7 +99,7 @@ static int launch(const struct vmm_context *context, const struct machine *machi
         r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &control, err);
     start->qmp_fd = listener;
     if (r == 0)
-        r = qemu_disks_make(context, machine, err);
+        r = qemu_disks_make(context, machine, start->restore, err);
     if (r == 0)
         r = qemu_arguments_create(machine, start, &arguments, err);
     if (r == 0)

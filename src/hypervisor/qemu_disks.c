@@ -179,13 +179,22 @@ static int add_overlay(const struct vmm_context *context, const struct machine_d
     return r < 0 ? r : create(context, &below, &layer, size, err);
 }
 
-int qemu_disks_make(const struct vmm_context *context, const struct machine *machine,
+static bool has_overlay(const struct vmm_context *context, size_t index, unsigned number)
+{
+    char name[DISK_NAME_SIZE];
+    disk_layer_name(index, number, name);
+    return faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+int qemu_disks_make(const struct vmm_context *context, const struct machine *machine, bool restore,
                     struct error *err)
 {
     int r = 0;
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
-        if (disk_top(&machine->disks[i]) > 0)
-            r = add_overlay(context, &machine->disks[i], i, disk_top(&machine->disks[i]), err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        unsigned top = disk_top(&machine->disks[i]);
+        if (top > 0 && (restore || !has_overlay(context, i, top)))
+            r = add_overlay(context, &machine->disks[i], i, top, err);
+    }
     return r;
 }
 

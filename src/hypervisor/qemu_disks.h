@@ -19,9 +19,9 @@ void qemu_disk_node(size_t index, unsigned layer, char ret[QEMU_NODE_SIZE]);
  * VM that is restored, and so by all of its kind. */
 int qemu_disks_check(const struct machine *machine, bool restore, struct error *err);
 
-/* Makes the tops for a VM that is about to start, in the context's directory. Needs qemu-img: EIO.
- */
-int qemu_disks_make(const struct vmm_context *context, const struct machine *machine,
+/* Makes the tops for a VM that is about to start, in the context's directory; one that is booted
+ * goes on with those that are there. Needs qemu-img: EIO. */
+int qemu_disks_make(const struct vmm_context *context, const struct machine *machine, bool restore,
                     struct error *err);
 
 /* Of a paused VM: it writes into new tops, what it wrote to before is frozen. Changes `machine`, or

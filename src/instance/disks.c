@@ -5,9 +5,11 @@
  * then it is nobody's, for ever, as long as anything in the store was saved with it.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
@@ -146,11 +148,12 @@ void instance_swap_disks(struct instance *instance, struct machine *machine)
     machine->disk_count = count;
 }
 
-void instance_end_disks(struct instance *instance)
+static bool has_top(const struct instance *instance, size_t index)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    disks_end(&instance->machine);
-    pthread_mutex_unlock(&instance->table->lock);
+    char name[DISK_NAME_SIZE];
+    disk_layer_name(index, disk_top(&instance->machine.disks[index]), name);
+    return instance->image &&
+           faccessat(instance->image->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
 }
 
 /* With the lock held: is there an overlay over the disks of `machine`, which `fork` was made with?
@@ -160,7 +163,7 @@ static bool is_overlaid(const struct instance *fork, const struct machine *machi
     for (size_t i = 0; i < fork->machine.disk_count; i++) {
         const struct machine_disk *disk = &fork->machine.disks[i];
         unsigned below = i < machine->disk_count ? machine->disks[i].layers : 0;
-        if (disk->key[0] && (fork->vmm || disk->layers > below))
+        if (disk->key[0] && (disk->layers > below || has_top(fork, i)))
             return true;
     }
     return false;

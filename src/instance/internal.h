@@ -116,8 +116,6 @@ void instance_keep_disks(struct instance *instance);
 void instance_drop_disks(struct instance *instance);
 /* The disks become the instance's, its own become `machine`'s. */
 void instance_swap_disks(struct instance *instance, struct machine *machine);
-/* Its VMM has ended: the tops stay, as they are, for who boots it again. */
-void instance_end_disks(struct instance *instance);
 /* A fork of what has that uuid and these disks, with an overlay over them; NULL: none. */
 const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
                                                 const struct machine *machine);

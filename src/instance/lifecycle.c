@@ -145,7 +145,6 @@ void instance_end(struct instance *instance)
     if (instance->vmm)
         vmm_reap(instance->vmm, &exit);
     if (exit.ended) {
-        instance_end_disks(instance);
         instance_forget_vmm(instance);
         reach_end(instance);
         instance_drop_image(instance);

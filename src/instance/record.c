@@ -253,7 +253,6 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
     }
     if (!instance->vmm) {
         instance->state = INSTANCE_STOPPED;
-        disks_end(&instance->machine);
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);
         instance_save(instance, instance->image->directory_fd,

@@ -260,6 +260,7 @@ void instance_tidy(struct instance *instance)
         if (!has(instance, instance_restoring))
             instance_drop_saved(instance);
     } else if (instance->state == INSTANCE_STANDBY) {
+        disks_drop_tops(&instance->machine, instance->image->directory_fd);
         drop(instance, leftovers, array_length(leftovers));
     } else {
         instance_drop_image(instance);

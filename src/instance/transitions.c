@@ -244,6 +244,7 @@ static int restore(struct instance *instance, struct error *err)
         /* The mark counts for as long as the record may say that it runs. */
         if (instance_save(instance, instance->image->directory_fd, NULL) == 0)
             instance_unmark(instance, instance_restoring);
+        disks_drop_tops(&instance->machine, instance->image->directory_fd);
         return r;
     }
     pthread_mutex_lock(&instance->table->lock);
@@ -272,10 +273,8 @@ static int stop(struct instance *instance, struct error *err)
     int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
     if (r < 0)
         return r;
-    if (instance->vmm) {
-        instance_end_disks(instance);
+    if (instance->vmm)
         instance_forget_vmm(instance);
-    }
     instance_set_state(instance, INSTANCE_STOPPED);
     instance_drop_image(instance);
     return 0;

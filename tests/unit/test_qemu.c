@@ -11,6 +11,7 @@
 #include <sys/inotify.h>
 #include <sys/pidfd.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/programs.h"
 #include "vmm_fixture.h"
 
@@ -373,6 +374,92 @@ static void disk_when_read_only_goes_along_into_forks(void **state)
     finish_template(&template);
 }
 
+static void add_writable_disk(struct fixture *fixture, struct machine *machine)
+{
+    char sector[512] = "contents";
+    fixture_write(fixture->base_fd, "disk,x", 0600, sector, sizeof sector);
+    machine->disks = calloc(1, sizeof *machine->disks);
+    assert_non_null(machine->disks);
+    machine->disk_count = 1;
+    assert_true(asprintf(&machine->disks[0].path, "%s/disk,x", fixture->base) > 0);
+    machine->disks[0].format = strdup("raw");
+}
+
+/* What a record from before the last save would say, is found to be as the machine. */
+static void assert_found(const struct vmm_context *context, struct vmm *vmm,
+                         const struct machine *before, const struct machine *machine)
+{
+    struct machine found = *before;
+    MUST(disks_copy(&found, why));
+    MUST(vmm_find_disks(context, vmm, &found, why));
+    assert_string_equal(found.disks[0].key, machine->disks[0].key);
+    assert_int_equal(found.disks[0].layers, machine->disks[0].layers);
+    disks_finish(&found);
+}
+
+static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_Q35);
+    const struct vmm_save save = {.directory = "../image"}, wrong = {.directory = "../none"};
+    struct error err = {0};
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    for (unsigned layers = 0; layers < 2; layers++) {
+        struct machine before = machine;
+        MUST(disks_copy(&before, why));
+        MUST(vmm_save(&context, vmm, &machine, &save, why));
+        assert_int_equal(machine.disks[0].layers, layers);
+        assert_found(&context, vmm, &before, &machine);
+        assert_found(&context, vmm, &machine, &machine);
+        disks_finish(&before);
+    }
+    /* One that fails after the switch has switched all the same. */
+    assert_int_equal(vmm_save(&context, vmm, &machine, &wrong, &err), -EIO);
+    assert_int_equal(machine.disks[0].layers, 2);
+    assert_found(&context, vmm, &machine, &machine);
+    MUST(vmm_resume(&context, vmm, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
+static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_MICROVM);
+    const struct vmm_save save = {.directory = "../image"};
+    struct error err = {0};
+    auto_free char *path = strdup(getenv("PATH"));
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    setenv("PATH", fixture->base, true);
+    assert_int_equal(vmm_save(&context, vmm, &machine, &save, &err), -EIO);
+    setenv("PATH", path, true);
+    assert_non_null(strstr(err.text, "qemu-img is not in PATH"));
+    assert_string_equal(machine.disks[0].key, "");
+    assert_false(fixture_has(context.directory_fd, "disk0.1.qcow2"));
+    /* Nor when what is to lie below is not there. */
+    machine.disks[0].layers = 4;
+    snprintf(machine.disks[0].key, sizeof machine.disks[0].key, "k");
+    assert_int_equal(vmm_save(&context, vmm, &machine, &save, &err), -EIO);
+    machine.disks[0].layers = 0;
+    machine.disks[0].key[0] = 0;
+    assert_found(&context, vmm, &machine, &machine);
+    MUST(vmm_save(&context, vmm, &machine, &save, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
 static int no_probe(int cancel_fd, struct program *ret, struct error *err)
 {
     (void)cancel_fd;
@@ -394,6 +481,8 @@ int main(void)
         WITH(start_when_a_script_does_not_exec_is_eio_and_ends_both),
         WITH(load_when_a_script_execs_works),
         WITH(disk_when_read_only_goes_along_into_forks),
+        WITH(disk_of_a_vm_that_goes_on_is_switched_once_for_each_save),
+        WITH(disk_that_cannot_be_switched_stays_as_it_is),
     };
     struct program program;
     struct error err = {0};
