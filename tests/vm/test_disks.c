@@ -29,13 +29,16 @@ static char *run(struct harness *h, const char *const *arguments)
 }
 
 /* An empty ext4 for the guest that is booted next. Returns its path. */
-static char *make_disk(struct harness *h, const char *name)
+static char *make_disk(struct harness *h, const char *name, const char *format)
 {
     char *path = harness_format(h, "%s/%s", h->directory, name);
-    run(h, (const char *const[]){"truncate", "-s", "16M", path, NULL});
-    run(h, (const char *const[]){"mke2fs", "-q", "-t", "ext4", path, NULL});
-    vm_use_disks(
-        harness_format(h, "[{\"path\":\"%s\",\"format\":\"raw\",\"readonly\":false}]", path));
+    char *empty = harness_format(h, "%s/empty", h->directory);
+    run(h, (const char *const[]){"truncate", "-s", "16M", empty, NULL});
+    run(h, (const char *const[]){"mke2fs", "-q", "-t", "ext4", empty, NULL});
+    run(h,
+        (const char *const[]){"qemu-img", "convert", "-f", "raw", "-O", format, empty, path, NULL});
+    vm_use_disks(harness_format(h, "[{\"path\":\"%s\",\"format\":\"%s\",\"readonly\":false}]", path,
+                                format));
     return path;
 }
 
@@ -82,6 +85,16 @@ static void fork_instance(struct harness *h, const char *source, const char *id,
         fail_msg("fork of %s: %s", source, harness_get(h, harness_format(h, "%s/error", draft)));
 }
 
+/* A write to that instance's file fails so, and says `words`. */
+static void assert_refused(struct harness *h, const char *id, const char *word, int code,
+                           const char *words)
+{
+    int was = vm_change(h, id, word);
+    char *error = harness_get(h, harness_path(h, "instances/%s/error", id));
+    if (was != code || !strstr(error, words))
+        fail_msg("%s: %d, %s", id, was, error);
+}
+
 /* ---- tests ---- */
 
 static char *disk; /* of the template */
@@ -92,7 +105,7 @@ static int make_template(void **state)
         return -1;
     struct harness *h = *state;
     harness_mount(h, NULL);
-    disk = make_disk(h, "disk.raw");
+    disk = make_disk(h, "disk.raw", "raw");
     vm_make_base(h, "microvm", parameters);
     assert_int_equal(harness_unmount(h), 0);
     return 0;
@@ -121,12 +134,19 @@ static void fork_of_a_fork_writes_over_what_that_wrote(void **state)
     char *frozen = checksum(h, harness_store_path(h, "instances/web-1/disk0.1.qcow2"));
     fork_instance(h, "web-1", "web-2", "{}", "finish", "two");
     fork_instance(h, "web-1", "web-3", "{}", "finish", "three");
+    harness_put(harness_path(h, "instances/web-1/forks/new/options"),
+                "{\"target_state\":\"standby\"}");
+    assert_int_equal(harness_write(harness_path(h, "instances/web-1/forks/new/commit"), "web-4"),
+                     0);
+    fork_instance(h, "web-4", "web-5", "{}", "finish", "five");
     assert_int_equal(vm_change(h, "web-1", "running"), 0);
     standby(h, "web-1");
     standby(h, "web-2");
     standby(h, "web-3");
+    standby(h, "web-5");
     assert_disk(h, "web-2", 2, "one\ntwo\n");
     assert_disk(h, "web-3", 2, "one\nthree\n");
+    assert_disk(h, "web-5", 2, "one\nfive\n");
     assert_string_equal(checksum(h, harness_store_path(h, "instances/web-1/disk0.1.qcow2")),
                         frozen);
     assert_string_equal(checksum(h, disk), before);
@@ -135,7 +155,7 @@ static void fork_of_a_fork_writes_over_what_that_wrote(void **state)
 static void source_that_goes_on_writes_elsewhere_than_its_snapshots(void **state)
 {
     struct harness *h = *state;
-    char *own = make_disk(h, "own.raw");
+    char *own = make_disk(h, "own.raw", "raw");
     vm_boot(h, "microvm", parameters);
     harness_put(harness_path(h, "instances/template/snapshot"), "live");
     char *frozen = checksum(h, own);
@@ -161,7 +181,7 @@ static void source_that_goes_on_writes_elsewhere_than_its_snapshots(void **state
 static void boot_again_finds_the_newest_disk(void **state)
 {
     struct harness *h = *state;
-    make_disk(h, "own.raw");
+    make_disk(h, "own.raw", "raw");
     vm_boot(h, "microvm", parameters);
     char *config = harness_get(h, harness_path(h, "instances/template/config"));
     standby(h, "template");
@@ -182,20 +202,46 @@ static void boot_again_finds_the_newest_disk(void **state)
     assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
 }
 
-/* A write to that instance's file fails so, and says `words`. */
-static void assert_refused(struct harness *h, const char *id, const char *word, int code,
-                           const char *words)
+static void qcow2_of_a_user_is_frozen_as_a_raw_one_is(void **state)
 {
-    int was = vm_change(h, id, word);
-    char *error = harness_get(h, harness_path(h, "instances/%s/error", id));
-    if (was != code || !strstr(error, words))
-        fail_msg("%s: %d, %s", id, was, error);
+    struct harness *h = *state;
+    char *own = make_disk(h, "own.qcow2", "qcow2");
+    vm_boot(h, "q35", parameters);
+    fork_instance(h, "template", "web-1", "{\"from_running\":true}", "finish", "one");
+    char *frozen = checksum(h, own);
+    assert_int_equal(vm_change(h, "template", "stopped"), 0);
+    standby(h, "web-1");
+    assert_disk(h, "web-1", 1, "one\n");
+    assert_string_equal(checksum(h, own), frozen);
+
+    assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
+    assert_int_equal(rmdir(harness_path(h, "instances/web-1")), 0);
+    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+    make_disk(h, "own.qcow2", "qcow2");
+    vm_boot(h, "q35", parameters);
+    standby(h, "template");
+    frozen = checksum(h, own);
+    fork_instance(h, "template", "web-1", "{}", "finish", "two");
+    assert_int_equal(vm_change(h, "template", "running"), 0);
+    standby(h, "web-1");
+    assert_disk(h, "web-1", 1, "two\n");
+    assert_string_equal(checksum(h, own), frozen);
+    /* One that names another file is not booted. */
+    run(h, (const char *const[]){"qemu-img", "create", "-q", "-f", "qcow2", "-b", own, "-F",
+                                 "qcow2", harness_format(h, "%s/backed", h->directory), NULL});
+    assert_int_equal(mkdir(harness_path(h, "instances/other"), 0755), 0);
+    harness_put(harness_path(h, "instances/other/config"),
+                harness_format(h,
+                               "{\"kernel\":\"/etc/passwd\",\"disks\":[{\"path\":"
+                               "\"%s/backed\",\"format\":\"qcow2\"}]}",
+                               h->directory));
+    assert_refused(h, "other", "running", EINVAL, "has a backing file");
 }
 
 static void frozen_disk_is_nobodys_to_write_to(void **state)
 {
     struct harness *h = *state;
-    char *own = make_disk(h, "own.raw");
+    char *own = make_disk(h, "own.raw", "raw");
     vm_boot(h, "microvm", parameters);
     char *config = harness_get(h, harness_path(h, "instances/template/config"));
     assert_int_equal(mkdir(harness_path(h, "instances/other"), 0755), 0);
@@ -226,6 +272,17 @@ static void snapshot_when_its_fork_has_an_overlay_stays(void **state)
     assert_int_equal(rmdir(snapshot), 0);
 }
 
+static const char *find_tools(const char *base)
+{
+    static const char *const tools[] = {"qemu-img", "mke2fs", "e2fsck", "debugfs"};
+    (void)base;
+    for (size_t i = 0; i < array_length(tools); i++)
+        if (!harness_has(tools[i]))
+            return "qemu-img, mke2fs, e2fsck or debugfs is missing (apt install qemu-utils "
+                   "e2fsprogs)";
+    return NULL;
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
 
 int main(void)
@@ -235,9 +292,10 @@ int main(void)
         test(fork_of_a_fork_writes_over_what_that_wrote),
         test(source_that_goes_on_writes_elsewhere_than_its_snapshots),
         test(boot_again_finds_the_newest_disk),
+        test(qcow2_of_a_user_is_frozen_as_a_raw_one_is),
         test(frozen_disk_is_nobodys_to_write_to),
         test(snapshot_when_its_fork_has_an_overlay_stays),
     };
-    vm_enter();
+    vm_enter_with_network("{\"mode\":\"user\"}", find_tools);
     return cmocka_run_group_tests_name("disks", tests, make_template, harness_teardown);
 }
