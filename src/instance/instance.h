@@ -2,9 +2,9 @@
 /*
  * instance: VMs with a life, from mkdir or a fork to rmdir.
  *
- *     created ──► running ──► standby        (the rest of the states: EOPNOTSUPP for now)
- *        │           │           │
- *        └───────────┴───────────┴──► stopped ──► running
+ *     created ─┬─► running ◄───► paused
+ *     stopped ─┘      ▲             │
+ *                     └─► standby ◄─┘        and from each of them ──► stopped
  *
  * instance.json: version, id, state, created_at, hypervisor, config (the text as written),
  * machine (recorded by boot or taken from the snapshot), source, vmm (pid, start time, boot id: to
