@@ -48,23 +48,36 @@ int disk_check_key(const struct machine_disk *disk, const struct stat *file, str
                      disk->path);
 }
 
-void disk_freeze(struct machine_disk *disk)
+static void set_key(struct machine_disk *disk)
 {
     struct stat file;
+    if (stat(disk->path, &file) == 0)
+        file_key(&file, disk->key);
+    else
+        snprintf(disk->key, sizeof disk->key, "gone"); /* which no file's key is */
+}
+
+void disk_freeze(struct machine_disk *disk)
+{
     if (disk->readonly)
         return;
     if (disk->key[0])
         disk->layers++;
-    else if (stat(disk->path, &file) == 0)
-        file_key(&file, disk->key);
     else
-        snprintf(disk->key, sizeof disk->key, "gone"); /* which no file's key is */
+        set_key(disk);
 }
 
 void disks_freeze(struct machine *machine)
 {
     for (size_t i = 0; i < machine->disk_count; i++)
         disk_freeze(&machine->disks[i]);
+}
+
+void disks_renew_keys(struct machine *machine, const struct machine *before)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (machine->disks[i].key[0] && !before->disks[i].key[0])
+            set_key(&machine->disks[i]);
 }
 
 static int link_file(int from_fd, int to_fd, const char *name, struct error *err)

@@ -47,6 +47,10 @@ int disk_check_key(const struct machine_disk *disk, const struct stat *file, str
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
 
+/* The VM that wrote to what `before` tells, and is frozen in `machine`, has ended: a VMM may have
+ * written to a qcow2 of the user's even when it closed it. */
+void disks_renew_keys(struct machine *machine, const struct machine *before);
+
 /* Hard links of all frozen files of `machine` that lie in the one directory, for the other.
  * `copies`: of those in machine_disk.frozen too. EIO. */
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,

@@ -120,8 +120,7 @@ struct vmm_context {
 /* What is to be saved, and where to. */
 struct vmm_save {
     const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
-                              the memory that a booted one shares with its file is not copied, and
-                              its disks are let go of */
+                              the memory that a booted one shares with its file is not copied */
     bool loaded;           /* the VM was not booted but loaded from an image, whose memory is the
                               file "base" in the context's directory */
 };

@@ -34,13 +34,14 @@ static bool disk_is_full(int directory_fd)
     return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
 }
 
-/* With `live`, QEMU lets go of the disks of a paused VM; one that is saved twice must keep them. */
+/* Without "live": false QEMU lets go of the disks of a paused VM, and ends with an assertion when
+ * it is asked once more; there may be a next time even where the VM is to end. */
 static int write_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                       bool live, struct error *err)
+                       struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
     if (!cJSON_AddStringToObject(arguments, "filename", path) ||
-        !cJSON_AddBoolToObject(arguments, "live", live)) {
+        !cJSON_AddBoolToObject(arguments, "live", false)) {
         cJSON_Delete(arguments);
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
     }
@@ -48,13 +49,13 @@ static int write_state(const struct vmm_context *context, struct vmm *vmm, const
 }
 
 static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                      bool live, struct error *err)
+                      struct error *err)
 {
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
     if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", path);
     off_t from = vmm_log_size(context);
-    int r = write_state(context, vmm, path, live, err);
+    int r = write_state(context, vmm, path, err);
     if (r == 0)
         return 0;
     bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
@@ -110,7 +111,7 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     int r = ends ? disks_check_room(machine, err) : qemu_disks_switch(context, vmm, machine, err);
     if (r < 0)
         return r;
-    r = save_state(context, vmm, state, ends, err);
+    r = save_state(context, vmm, state, err);
     if (r == 0 && !in_place)
         r = save_memory(context, vmm, memory, save->loaded, err);
     if (r == 0) {

@@ -164,11 +164,13 @@ static int save(struct instance *instance, struct machine *ret, struct error *er
         r = instance_save_as(instance, &saved, directory_fd, err);
     if (r == 0)
         r = vmm_stop(instance->vmm, err);
-    if (r < 0)
+    if (r < 0) {
         disks_finish(&machine);
-    else
-        *ret = machine;
-    return r;
+        return r;
+    }
+    disks_renew_keys(&machine, &instance->machine); /* on record at the end */
+    *ret = machine;
+    return 0;
 }
 
 static int save_and_end(struct instance *instance, void *context, struct error *err)

@@ -455,6 +455,12 @@ static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
     machine.disks[0].key[0] = 0;
     assert_found(&context, vmm, &machine, &machine);
     MUST(vmm_save(&context, vmm, &machine, &save, why));
+    /* To end it, and again, for something else went wrong. */
+    struct machine ended = machine;
+    MUST(disks_copy(&ended, why));
+    MUST(vmm_save(&context, vmm, &ended, &fixture_save, why));
+    disks_finish(&ended);
+    MUST(vmm_save(&context, vmm, &machine, &fixture_save, why));
     MUST(vmm_stop(vmm, why));
     vmm_close(vmm);
     machine_finish(&machine);
