@@ -179,23 +179,36 @@ static int add_overlay(const struct vmm_context *context, const struct machine_d
     return r < 0 ? r : create(context, &below, &layer, size, err);
 }
 
-static bool has_overlay(const struct vmm_context *context, size_t index, unsigned number)
+/* 1 if there is one to go on with, 0. One that others have links of is frozen, whatever the record
+ * says: it could not be written, then. */
+static int find_overlay(const struct vmm_context *context, size_t index, unsigned number,
+                        struct error *err)
 {
     char name[DISK_NAME_SIZE];
+    struct stat file;
     disk_layer_name(index, number, name);
-    return faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    if (fstatat(context->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (S_ISREG(file.st_mode) && file.st_nlink == 1)
+        return 1;
+    return error_set(err, EIO,
+                     "the overlay %s is frozen, for something was saved with it, and is not to be "
+                     "written to: fork that",
+                     name);
 }
 
 int qemu_disks_make(const struct vmm_context *context, const struct machine *machine, bool restore,
                     struct error *err)
 {
-    int r = 0;
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+    for (size_t i = 0; i < machine->disk_count; i++) {
         unsigned top = disk_top(&machine->disks[i]);
-        if (top > 0 && (restore || !has_overlay(context, i, top)))
+        int r = top > 0 && !restore ? find_overlay(context, i, top, err) : 0;
+        if (r == 0 && top > 0)
             r = add_overlay(context, &machine->disks[i], i, top, err);
+        if (r < 0)
+            return r;
     }
-    return r;
+    return 0;
 }
 
 /* ---- a running VM ---- */

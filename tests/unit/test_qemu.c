@@ -466,6 +466,30 @@ static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
     machine_finish(&machine);
 }
 
+/* As when the record of a save could not be written. */
+static void boot_over_a_top_that_others_have_is_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_MICROVM);
+    struct error err = {0};
+    struct vmm *vmm = NULL;
+
+    add_writable_disk(fixture, &machine);
+    disks_freeze(&machine);
+    vmm = boot(&context, &machine);
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    assert_int_equal(linkat(context.directory_fd, "disk0.1.qcow2", fixture->base_fd, "x", 0), 0);
+    assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -EIO);
+    assert_non_null(strstr(err.text, "the overlay disk0.1.qcow2 is frozen"));
+    assert_int_equal(unlinkat(fixture->base_fd, "x", 0), 0);
+    MUST(vmm_boot(&context, &machine, &vmm, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
 static int no_probe(int cancel_fd, struct program *ret, struct error *err)
 {
     (void)cancel_fd;
@@ -489,6 +513,7 @@ int main(void)
         WITH(disk_when_read_only_goes_along_into_forks),
         WITH(disk_of_a_vm_that_goes_on_is_switched_once_for_each_save),
         WITH(disk_that_cannot_be_switched_stays_as_it_is),
+        WITH(boot_over_a_top_that_others_have_is_eio),
     };
     struct program program;
     struct error err = {0};
