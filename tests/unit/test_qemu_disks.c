@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* Disks that a real QEMU writes to. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "hypervisor/disks.h"
+#include "qemu_fixture.h"
+
+static void add_writable_disk(struct fixture *fixture, struct machine *machine)
+{
+    char sector[512] = "contents";
+    fixture_write(fixture->base_fd, "disk,x", 0600, sector, sizeof sector);
+    machine->disks = calloc(1, sizeof *machine->disks);
+    assert_non_null(machine->disks);
+    machine->disk_count = 1;
+    assert_true(asprintf(&machine->disks[0].path, "%s/disk,x", fixture->base) > 0);
+    machine->disks[0].format = strdup("raw");
+}
+
+/* What a record from before the last save would say, is found to be as the machine. */
+static void assert_found(const struct vmm_context *context, struct vmm *vmm,
+                         const struct machine *before, const struct machine *machine)
+{
+    struct machine found = *before;
+    MUST(disks_copy(&found, why));
+    MUST(vmm_find_disks(context, vmm, &found, why));
+    assert_string_equal(found.disks[0].key, machine->disks[0].key);
+    assert_int_equal(found.disks[0].layers, machine->disks[0].layers);
+    disks_finish(&found);
+}
+
+static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_Q35);
+    const struct vmm_save save = {.directory = "../image"}, wrong = {.directory = "../none"};
+    struct error err = {0};
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    for (unsigned layers = 0; layers < 2; layers++) {
+        struct machine before = machine;
+        MUST(disks_copy(&before, why));
+        MUST(vmm_save(&context, vmm, &machine, &save, why));
+        assert_int_equal(machine.disks[0].layers, layers);
+        assert_found(&context, vmm, &before, &machine);
+        assert_found(&context, vmm, &machine, &machine);
+        disks_finish(&before);
+    }
+    /* One that fails after the switch has switched all the same. */
+    assert_int_equal(vmm_save(&context, vmm, &machine, &wrong, &err), -EIO);
+    assert_int_equal(machine.disks[0].layers, 2);
+    assert_found(&context, vmm, &machine, &machine);
+    MUST(vmm_resume(&context, vmm, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
+static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_MICROVM);
+    const struct vmm_save save = {.directory = "../image"};
+    struct error err = {0};
+    auto_free char *path = strdup(getenv("PATH"));
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    setenv("PATH", fixture->base, true);
+    assert_int_equal(vmm_save(&context, vmm, &machine, &save, &err), -EIO);
+    setenv("PATH", path, true);
+    assert_non_null(strstr(err.text, "qemu-img is not in PATH"));
+    assert_string_equal(machine.disks[0].key, "");
+    assert_false(fixture_has(context.directory_fd, "disk0.1.qcow2"));
+    /* Nor when what is to lie below is not there. */
+    machine.disks[0].layers = 4;
+    snprintf(machine.disks[0].key, sizeof machine.disks[0].key, "k");
+    assert_int_equal(vmm_save(&context, vmm, &machine, &save, &err), -EIO);
+    machine.disks[0].layers = 0;
+    machine.disks[0].key[0] = 0;
+    assert_found(&context, vmm, &machine, &machine);
+    MUST(vmm_save(&context, vmm, &machine, &save, why));
+    /* To end it, and again, for something else went wrong. */
+    struct machine ended = machine;
+    MUST(disks_copy(&ended, why));
+    MUST(vmm_save(&context, vmm, &ended, &fixture_save, why));
+    disks_finish(&ended);
+    MUST(vmm_save(&context, vmm, &machine, &fixture_save, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
+/* As when the record of a save could not be written. */
+static void boot_over_a_top_that_others_have_is_eio(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_MICROVM);
+    struct error err = {0};
+    struct vmm *vmm = NULL;
+
+    add_writable_disk(fixture, &machine);
+    disks_freeze(&machine);
+    vmm = boot(&context, &machine);
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    assert_int_equal(linkat(context.directory_fd, "disk0.1.qcow2", fixture->base_fd, "x", 0), 0);
+    assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -EIO);
+    assert_non_null(strstr(err.text, "the overlay disk0.1.qcow2 is frozen"));
+    assert_int_equal(unlinkat(fixture->base_fd, "x", 0), 0);
+    MUST(vmm_boot(&context, &machine, &vmm, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        WITH(disk_of_a_vm_that_goes_on_is_switched_once_for_each_save),
+        WITH(disk_that_cannot_be_switched_stays_as_it_is),
+        WITH(boot_over_a_top_that_others_have_is_eio),
+    };
+    return qemu_is_there() ? cmocka_run_group_tests(tests, NULL, NULL) : MESON_SKIPPED;
+}
