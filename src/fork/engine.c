@@ -185,9 +185,6 @@ static int take_copy(struct fork *fork, struct error *err)
     struct instance *instance = fork->origin->instance;
     int r = instance_take_private(instance, fork->request->options.from_running, &fork->copy,
                                   &fork->source, err);
-    if (r == -ECANCELED)
-        return error_set(err, EBUSY, "the instance %s was stopped while it was copied",
-                         instance->id);
     if (r < 0)
         return r;
     if (!is_same_machine(fork))
