@@ -41,7 +41,7 @@ struct machine_interface {
     char *id;      /* as a disk's */
     char *tap;     /* the host's interface behind it */
     char *mac;     /* NULL: the VMM's choice */
-    bool replaced; /* `tap` is not the one of the saved state; not kept in JSON */
+    bool replaced; /* `tap` is not the one of the saved state that is to be loaded */
 };
 
 enum machine_board { MACHINE_MICROVM, MACHINE_Q35, MACHINE_BOARDS };
@@ -81,6 +81,8 @@ void machine_finish(struct machine *machine);
 
 /* Puts its interface on another tap than a saved state's. EINVAL unless it has exactly one. */
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err);
+/* It runs: what is saved of it from now on is on the taps that it has. */
+void machine_settle_taps(struct machine *machine);
 
 /* Everything but the boot members and the hypervisor, for snapshot.json; and back (untrusted:
  * EINVAL). */

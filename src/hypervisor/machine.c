@@ -72,6 +72,12 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
     return 0;
 }
 
+void machine_settle_taps(struct machine *machine)
+{
+    for (size_t i = 0; i < machine->interface_count; i++)
+        machine->interfaces[i].replaced = false;
+}
+
 int machine_check_taps(const struct machine *machine, struct error *err)
 {
     for (size_t i = 0; i < machine->interface_count; i++) {

@@ -39,7 +39,8 @@ static bool add_interface(cJSON *interfaces, const struct machine_interface *int
 {
     cJSON *object = cJSON_CreateObject();
     return cJSON_AddItemToArray(interfaces, object) && add_string(object, "id", interface->id) &&
-           add_string(object, "tap", interface->tap) && add_string(object, "mac", interface->mac);
+           add_string(object, "tap", interface->tap) && add_string(object, "mac", interface->mac) &&
+           (!interface->replaced || cJSON_AddTrueToObject(object, "replaced"));
 }
 
 static bool add_network(cJSON *json, const struct machine *machine)
@@ -157,6 +158,7 @@ static int read_interface(const cJSON *json, void *item, struct error *err)
         {"id", JSON_STRING, offsetof(struct machine_interface, id), .nullable = true},
         {"tap", JSON_STRING, offsetof(struct machine_interface, tap), .required = true},
         {"mac", JSON_STRING, offsetof(struct machine_interface, mac), .nullable = true},
+        {"replaced", JSON_BOOL, offsetof(struct machine_interface, replaced)},
     };
     struct machine_interface *interface = item;
     int r = json_read(json, fields, array_length(fields), interface, err);

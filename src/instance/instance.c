@@ -239,6 +239,8 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     if (r < 0)
         return r;
     instance->state = *fork->vmm ? INSTANCE_RUNNING : INSTANCE_STANDBY;
+    if (*fork->vmm)
+        machine_settle_taps(fork->machine);
     instance->machine = *fork->machine;
     instance->vmm = *fork->vmm;
     instance->loaded = *fork->vmm != NULL;

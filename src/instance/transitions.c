@@ -250,6 +250,7 @@ static int restore(struct instance *instance, struct error *err)
         return r;
     }
     pthread_mutex_lock(&instance->table->lock);
+    machine_settle_taps(&instance->machine);
     instance->vmm = vmm;
     instance->loaded = true;
     instance_reach(instance, INSTANCE_RUNNING);

@@ -147,6 +147,37 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
 
 /* ---- guests that do not ---- */
 
+/* Its state is that of the source, with the source's tap, until it has run. */
+static void fork_into_standby_on_another_tap_runs_on_that(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0 && !getenv("HYPEFS_TEST_UID")) {
+        print_message("skipped: only root can make taps\n");
+        skip();
+    }
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+    fake_publish(h, "mailboxes=m",
+                 ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
+    harness_put(forks(h, "new/options"), "{\"tap\":\"t1\",\"target_state\":\"standby\"}");
+    assert_errno(commit(h, "f1"), 0);
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    harness_put(fake_instance(h, "f1", "snapshot"), "s");
+    harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f2");
+    taps_assert(h, "t0", false);
+    taps_assert(h, "t1", true);
+    fake_drop(h, "f2");
+    harness_put(fake_instance(h, "f1", "state"), "running");
+    taps_assert(h, "t0", false);
+    taps_assert(h, "t1", true);
+    /* What it saves itself is on its own tap, which any version can restore. */
+    harness_put(fake_instance(h, "f1", "snapshot"), "own");
+    assert_shell("bash", "! grep -q replaced $S/snapshots/own/snapshot.json", 0);
+    assert_shell("bash", "! grep -q replaced $S/instances/f1/instance.json", 0);
+}
+
 static void guest_that_refuses_has_its_reason_told(void **state)
 {
     struct harness *h = *state;
@@ -410,6 +441,7 @@ int main(void)
         fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),
         fork_test(standby_that_fails_after_the_save_keeps_none_of_it),
         fork_test(fork_on_another_tap_needs_a_version_that_can),
+        fork_test(fork_into_standby_on_another_tap_runs_on_that),
         fork_test(guest_that_refuses_has_its_reason_told),
         fork_test(guest_that_is_silent_or_lies_is_destroyed),
         bare_test(image_over_3_gib_is_reached_in_both_regions),
