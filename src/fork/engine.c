@@ -225,6 +225,17 @@ static int link_file(struct fork *fork, const char *name, const char *as, struct
                      origin(fork).text, strerrordesc_np(errno));
 }
 
+static int stand_by(struct fork *fork, struct error *err)
+{
+    int r = link_file(fork, "memory", "memory", err);
+    if (r == 0)
+        r = link_file(fork, "state", "state", err);
+    if (r == 0) /* else the image is scanned again */
+        linkat(fork->source->image->directory_fd, "mailboxes.json", fork->entry.fd,
+               "mailboxes.json", 0);
+    return r;
+}
+
 /* A fork that is not to run only gets the image. One that runs keeps hold of it too: it can be
  * saved again, and forked, whatever becomes of the source. */
 static int load(struct fork *fork, struct error *err)
@@ -238,10 +249,8 @@ static int load(struct fork *fork, struct error *err)
                    fork->request->options.standby, err);
     if (r < 0)
         return error_prefix(err, r, "%s", origin(fork).text);
-    if (fork->request->options.standby) {
-        r = link_file(fork, "memory", "memory", err);
-        return r < 0 ? r : link_file(fork, "state", "state", err);
-    }
+    if (fork->request->options.standby)
+        return stand_by(fork, err);
     struct vmm_context context = context_of(fork);
     snprintf(image, sizeof image, "../../snapshots/%s", fork->source->id);
     r = vmm_load(&context, &fork->machine, image, &fork->vmm, err);
