@@ -58,6 +58,13 @@ static void must_fork(struct harness *h, const char *source, const char *id, con
     assert_string_equal(harness_json(h, result, "source"), source);
 }
 
+/* web-1, a fork of base that may be saved: a guest acks before it arms its mailbox again. */
+static void fork_base(struct harness *h)
+{
+    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    harness_await(h, vm_console(h, "web-1"), "first.v1 is armed again");
+}
+
 static char *of_snapshot(struct harness *h, const char *id, const char *member)
 {
     return harness_json(h, harness_get(h, harness_path(h, "snapshots/%s/info", id)), member);
@@ -91,7 +98,7 @@ static blkcnt_t blocks(struct harness *h, const char *id, off_t *ret_size)
 static void snapshot_of_one_that_runs_lets_it_go_on(void **state)
 {
     struct harness *h = *state;
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    fork_base(h);
     goes_on(h, "web-1");
     int pid = vm_pid(h, "web-1");
     unsigned before = vm_last_tick(h, "web-1");
@@ -165,7 +172,7 @@ static void snapshot_of_one_in_standby_shares_its_image(void **state)
 {
     struct harness *h = *state;
     struct stat own, its;
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    fork_base(h);
     assert_int_equal(vm_change(h, "web-1", "standby"), 0);
     put(in(h, "web-1", "snapshot"), "s");
     assert_string_equal(of_snapshot(h, "s", "pause_ms"), "null");
@@ -257,7 +264,7 @@ static void fork_of_one_in_standby_runs_beside_it(void **state)
 {
     struct harness *h = *state;
     char target[256] = "";
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    fork_base(h);
     assert_int_equal(vm_change(h, "web-1", "standby"), 0);
     must_fork(h, "instances/web-1", "web-2", VM_REQUEST("ack", ",\"n\":2"), NULL);
     harness_await(h, vm_console(h, "web-2"), "payload={\"do\":\"ack\",\"n\":2");
@@ -326,7 +333,7 @@ static void check_fork_of_live(struct harness *h, const char *state)
 static void fork_of_one_that_runs_or_is_paused_takes_a_copy(void **state)
 {
     struct harness *h = *state;
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    fork_base(h);
     check_fork_of_live(h, "running");
     goes_on(h, "web-1");
     assert_int_equal(vm_change(h, "web-1", "paused"), 0);
