@@ -81,7 +81,8 @@ __attribute__((noreturn, format(printf, 2, 3))) static void give_up(int code, co
     _exit(1);
 }
 
-static void path_of(const struct user *user, char ret[PATH_SIZE], const char *format, va_list args)
+__attribute__((format(printf, 3, 0))) static void
+path_of(const struct user *user, char ret[PATH_SIZE], const char *format, va_list args)
 {
     int size = snprintf(ret, PATH_SIZE, "%s/", user->mount);
     vsnprintf(ret + size, PATH_SIZE - (size_t)size, format, args);

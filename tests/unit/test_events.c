@@ -425,8 +425,8 @@ static void lines_when_a_commit_fails_tell_each_step_and_no_secret(void **state)
         "{\"event\":\"commit-failed\",\"instance\":\"web-1\",\"source\":\"snapshots/base\","
         "\"error\":{\"code\":\"EKEYREJECTED\",\"phase\":\"locate\",\"mailbox\":\"box\",",
         "{\"event\":\"commit-begun\",\"instance\":null,\"source\":\"snapshots/base\"}\n",
-        "{\"event\":\"commit-failed\",\"instance\":null,\"source\":\"snapshots/base\","
-        "\"error\":{\"code\":\"EINVAL\",\"phase\":\"validate\",\"mailbox\":null,"};
+        ("{\"event\":\"commit-failed\",\"instance\":null,\"source\":\"snapshots/base\","
+         "\"error\":{\"code\":\"EINVAL\",\"phase\":\"validate\",\"mailbox\":null,")};
     for (size_t i = 0; i < array_length(wanted); i++)
         if (!strstr(lines, wanted[i]))
             fail_msg("\"%s\" is not in \"%s\"", wanted[i], lines);
