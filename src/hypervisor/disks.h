@@ -59,7 +59,7 @@ int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copie
 /* Removes the frozen copies of an image that is not needed any more. */
 void disks_drop_copies(const struct machine *machine, int directory_fd);
 
-/* Removes the tops of VMs that never ran. */
+/* Removes the tops that no VM has written to, or whose VM never ran. */
 void disks_drop_tops(const struct machine *machine, int directory_fd);
 
 /* Removes everything of one disk but the user's file. */

@@ -115,8 +115,11 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     if (r == 0 && !in_place)
         r = save_memory(context, vmm, memory, save->loaded, err);
     if (r == 0) {
-        if (ends)
+        if (ends) {
             disks_freeze(machine);
+            /* What was left behind under that name is not what a boot may go on with. */
+            disks_drop_tops(machine, context->directory_fd);
+        }
         return 0;
     }
     unlinkat(context->directory_fd, state, 0);

@@ -202,6 +202,20 @@ static void boot_again_finds_the_newest_disk(void **state)
     assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
 }
 
+/* As a daemon leaves it that is killed in a write to config, before it dropped the overlays. */
+static void overlay_of_another_disk_when_left_behind_is_not_booted_from(void **state)
+{
+    struct harness *h = *state;
+    make_disk(h, "own.raw", "raw");
+    vm_boot(h, "microvm", parameters);
+    harness_put(harness_store_path(h, "instances/template/disk0.1.qcow2"), "of another disk");
+    standby(h, "template");
+    assert_int_equal(vm_change(h, "template", "stopped"), 0);
+    int code = vm_change(h, "template", "running");
+    if (code != 0)
+        fail_msg("%s", harness_get(h, harness_path(h, "instances/template/error")));
+}
+
 static void qcow2_of_a_user_is_frozen_as_a_raw_one_is(void **state)
 {
     struct harness *h = *state;
@@ -292,6 +306,7 @@ int main(void)
         test(fork_of_a_fork_writes_over_what_that_wrote),
         test(source_that_goes_on_writes_elsewhere_than_its_snapshots),
         test(boot_again_finds_the_newest_disk),
+        test(overlay_of_another_disk_when_left_behind_is_not_booted_from),
         test(qcow2_of_a_user_is_frozen_as_a_raw_one_is),
         test(frozen_disk_is_nobodys_to_write_to),
         test(snapshot_when_its_fork_has_an_overlay_stays),
