@@ -139,7 +139,7 @@ static int unpause(struct instance *instance, struct error *err)
         r = pause_again(instance, r, err);
     if (r == 0)
         instance_set_state(instance, INSTANCE_RUNNING);
-    else
+    else if (record_as(instance, INSTANCE_PAUSED, NULL) == 0) /* else the mark still counts */
         instance_unmark(instance, instance_hold);
     return r;
 }
@@ -162,8 +162,8 @@ static int save(struct instance *instance, struct machine *ret, struct error *er
     image_index_unref(index);
     if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
         r = instance_save_as(instance, &saved, directory_fd, err);
-    if (r == 0)
-        r = vmm_stop(instance->vmm, err);
+    if (r == 0 && (r = vmm_stop(instance->vmm, err)) < 0)
+        record_as(instance, instance->state, NULL); /* before its image goes */
     if (r < 0) {
         disks_finish(&machine);
         return r;
