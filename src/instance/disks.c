@@ -78,7 +78,8 @@ static int check_instance(const struct instance *other, const struct stat *file,
                              "disk %s is in use by the instance %s, which writes to it: stop that, "
                              "or give another",
                              path, other->id);
-    for (size_t i = 0; i < other->machine.disk_count; i++) {
+    /* A fork that is made still has frozen disks only of its source. */
+    for (size_t i = 0; other->published && i < other->machine.disk_count; i++) {
         const struct machine_disk *disk = &other->machine.disks[i];
         if (disk->key[0] && is_frozen_in(file, disk->path, disk->key))
             return frozen(path, "instance", other->id, err);
@@ -173,7 +174,7 @@ const struct instance *instances_overlay_locked(const struct instances *table, c
                                                 const struct machine *machine)
 {
     for (const struct instance *fork = table->by_id; fork; fork = fork->hh.next)
-        if (strcmp(fork->source_uuid, uuid) == 0 && is_overlaid(fork, machine))
+        if (fork->published && strcmp(fork->source_uuid, uuid) == 0 && is_overlaid(fork, machine))
             return fork;
     return NULL;
 }
