@@ -169,12 +169,7 @@ static int take_disks(struct fork *fork, struct error *err)
     int r = machine_from_json(fork->source->machine, &copied, err);
     if (r < 0)
         return error_prefix(err, r, "the machine of %s", origin(fork).text);
-    struct machine_disk *disks = fork->machine.disks;
-    size_t count = fork->machine.disk_count;
-    fork->machine.disks = copied.disks;
-    fork->machine.disk_count = copied.disk_count;
-    copied.disks = disks;
-    copied.disk_count = count;
+    disks_swap(&fork->machine, &copied);
     machine_finish(&copied);
     return 0;
 }

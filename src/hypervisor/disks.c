@@ -112,6 +112,16 @@ static void drop_copy(const struct machine_disk *disk, int directory_fd)
         unlinkat(directory_fd, name, 0);
 }
 
+void disks_swap(struct machine *a, struct machine *b)
+{
+    struct machine_disk *disks = a->disks;
+    size_t count = a->disk_count;
+    a->disks = b->disks;
+    a->disk_count = b->disk_count;
+    b->disks = disks;
+    b->disk_count = count;
+}
+
 void disks_drop_copies(const struct machine *machine, int directory_fd)
 {
     for (size_t i = 0; i < machine->disk_count; i++)

@@ -68,6 +68,8 @@ void disk_drop_files(const struct machine_disk *disk, size_t index, int director
 /* `machine` gets disks of its own, equal to those that it had, which it had from another. */
 int disks_copy(struct machine *machine, struct error *err);
 void disks_finish(struct machine *machine);
+/* Each gets the other's. */
+void disks_swap(struct machine *a, struct machine *b);
 
 /* Does disk `index` mean the same file, used in the same way, in both machines? */
 bool disks_match(const struct machine *a, const struct machine *b, size_t index);

@@ -140,13 +140,8 @@ void instance_drop_disks(struct instance *instance)
 void instance_swap_disks(struct instance *instance, struct machine *machine)
 {
     pthread_mutex_lock(&instance->table->lock);
-    struct machine_disk *disks = instance->machine.disks;
-    size_t count = instance->machine.disk_count;
-    instance->machine.disks = machine->disks;
-    instance->machine.disk_count = machine->disk_count;
+    disks_swap(&instance->machine, machine);
     pthread_mutex_unlock(&instance->table->lock);
-    machine->disks = disks;
-    machine->disk_count = count;
 }
 
 static bool has_top(const struct instance *instance, size_t index)
