@@ -71,13 +71,12 @@ static int use_origin(struct fork *fork, struct error *err)
         return r;
     fork->using_source = true;
     fork->source = snapshot_ref(origin->snapshot);
-    fork->description = cJSON_Duplicate(fork->source->json, true);
     return 0;
 }
 
 static int read_machine(struct fork *fork, struct error *err)
 {
-    const cJSON *json = fork->description;
+    const cJSON *json = fork->origin->instance ? fork->description : fork->source->json;
     const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
     const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
     const struct hypervisor *hypervisor = name ? hypervisor_find(name) : NULL;

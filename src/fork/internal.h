@@ -28,7 +28,7 @@ struct fork {
     struct snapshot *source; /* whose files the fork is made of; a reference */
     bool using_source;       /* snapshot_use() is to be undone */
     struct store_entry copy; /* of an instance's memory, of which `source` is then */
-    cJSON *description;      /* what snapshot.json says, or would say of an instance */
+    cJSON *description;      /* what snapshot.json would say of an instance; NULL: of a snapshot */
     struct instance *instance;
     struct machine machine;
     struct image_index *index;
