@@ -178,11 +178,17 @@ static void second_daemon_on_a_store_is_refused(void **state)
 {
     struct harness *h = *state;
     harness_mount(h, NULL);
-    static const char *const scripts[] = {"mkdir $T/m2; $HYPEFS mount --store $S $T/m2",
+    static const char *const scripts[] = {"$HYPEFS mount --store $S $T/m2",
                                           "$HYPEFS mount -f --store $S $T/m2",
                                           "$HYPEFS mount --store $T/mount/../store $T/m2"};
+    /* All at the same time, for each waits a while for the first to end. */
+    struct harness_child children[array_length(scripts)];
+    assert_works(mkdir(harness_format(h, "%s/m2", h->directory), 0755));
+    for (size_t i = 0; i < array_length(scripts); i++)
+        children[i] = harness_start_shell(h, "bash", scripts[i]);
     for (size_t i = 0; i < array_length(scripts); i++) {
-        struct harness_result result = assert_shell("bash", scripts[i], 1);
+        struct harness_result result = harness_finish(h, &children[i]);
+        assert_int_equal(result.status, 1);
         assert_contains(result.err, "in use by another hypefs");
         assert_contains(result.err, harness_format(h, "pid %d", (int)h->daemon));
     }
