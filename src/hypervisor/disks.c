@@ -22,7 +22,7 @@ void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
 
 unsigned disk_top(const struct machine_disk *disk)
 {
-    return disk->key[0] ? disk->layers + 1 : 0;
+    return disk->key[0] && !disk->readonly ? disk->layers + 1 : 0;
 }
 
 int disks_check_room(const struct machine *machine, struct error *err)
@@ -57,6 +57,33 @@ static void set_key(struct machine_disk *disk)
         snprintf(disk->key, sizeof disk->key, "gone"); /* which no file's key is */
 }
 
+void disks_note_readonly(struct machine *machine)
+{
+    struct stat file;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        if (disk->readonly && !disk->key[0] && stat(disk->path, &file) == 0 &&
+            S_ISREG(file.st_mode))
+            file_key(&file, disk->key);
+    }
+}
+
+int disks_check_readonly(const struct machine *machine, struct error *err)
+{
+    struct stat file;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (!disk->readonly || !disk->key[0])
+            continue;
+        if (stat(disk->path, &file) < 0)
+            return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+        int r = disk_check_key(disk, &file, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
 void disk_freeze(struct machine_disk *disk)
 {
     if (disk->readonly)
@@ -76,7 +103,7 @@ void disks_freeze(struct machine *machine)
 void disks_renew_keys(struct machine *machine, const struct machine *before)
 {
     for (size_t i = 0; i < machine->disk_count; i++)
-        if (machine->disks[i].key[0] && !before->disks[i].key[0])
+        if (disk_top(&machine->disks[i]) > 0 && disk_top(&before->disks[i]) == 0)
             set_key(&machine->disks[i]);
 }
 
@@ -207,7 +234,7 @@ bool disks_match(const struct machine *a, const struct machine *b, size_t index)
 void disks_keep_chains(struct machine *machine, const struct machine *from)
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
-        if (!disks_match(machine, from, i))
+        if (machine->disks[i].readonly || !disks_match(machine, from, i))
             continue;
         memcpy(machine->disks[i].key, from->disks[i].key, sizeof machine->disks[i].key);
         machine->disks[i].layers = from->disks[i].layers;

@@ -43,6 +43,12 @@ int disks_check_room(const struct machine *machine, struct error *err);
 /* EIO unless the user's file of a chain, of which this is what fstat() tells, is as it was. */
 int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err);
 
+/* The files of the disks that are only read get their keys, those that have none yet. Of a device
+ * nothing tells whether it is still the same. */
+void disks_note_readonly(struct machine *machine);
+/* EIO unless they are as they were. */
+int disks_check_readonly(const struct machine *machine, struct error *err);
+
 /* What is written to now becomes frozen. Nothing writes to it any more. */
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
@@ -73,7 +79,8 @@ void disks_swap(struct machine *a, struct machine *b);
 
 /* Does disk `index` mean the same file, used in the same way, in both machines? */
 bool disks_match(const struct machine *a, const struct machine *b, size_t index);
-/* The chains of `from` for those of `machine` that match. */
+/* The chains of `from` for those of `machine` that match. What is only read has none, and may have
+ * been changed before a boot. */
 void disks_keep_chains(struct machine *machine, const struct machine *from);
 
 #endif

@@ -12,6 +12,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/firecracker.h"
 #include "hypervisor/qemu.h"
 #include "util/cleanup.h"
@@ -114,6 +115,8 @@ static int load(const struct vmm_context *context, const struct machine *machine
                       (intmax_t)memory.st_size, machine->memory_bytes);
     if (r == 0)
         r = check_file(context, image, "state", "device state", &state, err);
+    if (r == 0)
+        r = disks_check_readonly(machine, err);
     return r < 0 ? r : machine->hypervisor->load(context, machine, image, ret, err);
 }
 
@@ -154,8 +157,10 @@ int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine 
              const struct vmm_save *save, struct error *err)
 {
     fault_point(FAULT_SAVE);
-    return done("saving the VM", FAULT_SAVED,
-                vmm->hypervisor->save(context, vmm, machine, save, err), err);
+    int r = vmm->hypervisor->save(context, vmm, machine, save, err);
+    if (r == 0)
+        disks_note_readonly(machine);
+    return done("saving the VM", FAULT_SAVED, r, err);
 }
 
 int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,

@@ -30,9 +30,9 @@ struct machine_disk {
     bool readonly;
     char *frozen; /* of a writable one: the file in the snapshot's directory with what was on the
                      disk at the save; NULL: there is none */
-    /* Of a writable one that is a chain of files (disks.h). */
-    char key[FILE_KEY_SIZE]; /* what the file at `path` is to stay for ever; "": it is no chain */
-    unsigned layers;         /* frozen overlays over it */
+    char key[FILE_KEY_SIZE]; /* what the file at `path` is to stay for ever, for something was saved
+                                with it: of a writable one, a chain of files (disks.h); "": none */
+    unsigned layers;         /* frozen overlays over it, of a chain */
 };
 
 enum { MACHINE_TAP_MAX = 15, MACHINE_INTERFACES_MAX = 16, MACHINE_DISKS_MAX = 64 };

@@ -282,8 +282,10 @@ static int freeze_disk(struct import *import, size_t index, const char *config_p
 {
     struct machine_disk *disk = &import->machine.disks[index];
     char name[DISK_COPY_SIZE];
-    if (disk->readonly)
+    if (disk->readonly) {
+        disk->key[0] = 0; /* of where it was saved */
         return check_disk_file(disk->path, true, err);
+    }
     if (disk->key[0])
         return error_set(err, EOPNOTSUPP,
                          "the disk %s has overlays, which are in the store that it was saved in: "
@@ -329,6 +331,7 @@ static int complete_machine(struct import *import, const char *config_path, stru
         return error_set(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
         r = freeze_disk(import, i, config_path, err);
+    disks_note_readonly(machine);
     if (r == 0)
         r = check_machine(machine, err);
     return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;

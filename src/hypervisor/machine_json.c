@@ -105,8 +105,10 @@ static int check_chain(struct stored_disk *stored, struct error *err)
     if (!stored->key)
         return stored->layers == 0 ? 0 : error_set(err, EINVAL, "layers need a key");
     size_t length = strlen(stored->key);
-    if (length == 0 || length >= sizeof disk->key || disk->readonly || disk->frozen)
-        return error_set(err, EINVAL, "key is not that of a writable disk");
+    if (length == 0 || length >= sizeof disk->key || disk->frozen)
+        return error_set(err, EINVAL, "key is not that of a disk without a copy");
+    if (disk->readonly && stored->layers > 0)
+        return error_set(err, EINVAL, "layers are for writable disks");
     memcpy(disk->key, stored->key, length + 1);
     disk->layers = (unsigned)stored->layers;
     return 0;

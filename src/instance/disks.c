@@ -68,6 +68,12 @@ static int check_snapshots(struct snapshots *snapshots, const struct stat *file,
     return 0;
 }
 
+/* A VM that boots next does not mind what a disk is that it only reads. */
+static bool has_memory(const struct instance *instance)
+{
+    return instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED;
+}
+
 /* With the lock held. */
 static int check_instance(const struct instance *other, const struct stat *file, const char *path,
                           struct error *err)
@@ -81,7 +87,8 @@ static int check_instance(const struct instance *other, const struct stat *file,
     /* A fork that is made still has frozen disks only of its source. */
     for (size_t i = 0; other->published && i < other->machine.disk_count; i++) {
         const struct machine_disk *disk = &other->machine.disks[i];
-        if (disk->key[0] && is_frozen_in(file, disk->path, disk->key))
+        if (disk->key[0] && (!disk->readonly || has_memory(other)) &&
+            is_frozen_in(file, disk->path, disk->key))
             return frozen(path, "instance", other->id, err);
     }
     return 0;

@@ -108,6 +108,69 @@ static void boot_again_finds_the_newest_drive(void **state)
     assert_shell("bash", "[ ! -e $S/instances/t/drive-disk0 ]", 0);
 }
 
+/* "reader" has, read-only, what "t" has no longer. */
+static void boot_reader(struct harness *h, const char *path)
+{
+    change(h, "t", "stopped");
+    assert_works(mkdir(instance(h, "reader", ""), 0755));
+    harness_put(instance(h, "reader", "config"),
+                harness_format(h,
+                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\","
+                               "\"format\":\"raw\",\"readonly\":true}]}",
+                               path));
+    change(h, "reader", "running");
+}
+
+static void assert_changed(struct harness *h, const char *written, const char *text)
+{
+    assert_errno(harness_write(written, text), EIO);
+    const char *error =
+        harness_format(h, "%.*serror", (int)(strrchr(written, '/') - written) + 1, written);
+    assert_file_contains(error, "/origin is not as it was when the VM was saved");
+}
+
+static void disk_that_is_only_read_is_to_stay_what_it_was_at_the_save(void **state)
+{
+    struct harness *h = *state;
+    char *origin = harness_format(h, "%s/origin", h->directory);
+    boot_reader(h, origin);
+    harness_put(instance(h, "reader", "snapshot"), "live");
+    commit(h, "snapshots/live", "one");
+    change(h, "reader", "standby");
+    assert_shell("bash", "mv $T/origin $T/kept; cp $T/kept $T/origin", 0);
+    assert_changed(h, harness_path(h, "snapshots/live/forks/new/commit"), "two");
+    assert_changed(h, harness_path(h, "instances/reader/forks/new/commit"), "two");
+    assert_changed(h, instance(h, "reader", "state"), "running");
+    /* The VM has the old one still: what is saved of it is not to be loaded with the new one. */
+    harness_put(instance(h, "one", "snapshot"), "of-one");
+    assert_changed(h, harness_path(h, "snapshots/of-one/forks/new/commit"), "two");
+    assert_shell("bash", "mv $T/kept $T/origin", 0);
+    commit(h, "snapshots/live", "two");
+    commit(h, "snapshots/of-one", "three");
+    change(h, "reader", "running");
+}
+
+static void disk_that_is_only_read_is_nobodys_to_write_to_once_it_was_saved(void **state)
+{
+    struct harness *h = *state;
+    boot_reader(h, harness_format(h, "%s/origin", h->directory));
+    harness_put(instance(h, "reader", "snapshot"), "live");
+    assert_errno(harness_write(instance(h, "t", "state"), "running"), EBUSY);
+    assert_file_contains(instance(h, "t", "error"), "is frozen: the snapshot live");
+    assert_works(rmdir(harness_path(h, "snapshots/live")));
+    assert_errno(harness_write(instance(h, "t", "state"), "running"), EBUSY);
+    assert_file_contains(instance(h, "t", "error"), "is frozen: the instance reader");
+    /* A boot does not mind. */
+    change(h, "reader", "stopped");
+    change(h, "t", "running");
+    change(h, "t", "stopped");
+    assert_shell("bash", "echo changed > $T/origin", 0);
+    change(h, "reader", "running");
+    change(h, "reader", "standby");
+    change(h, "reader", "running");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -115,6 +178,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(forks_have_copies_of_what_was_saved),
         TEST(boot_again_finds_the_newest_drive),
+        TEST(disk_that_is_only_read_is_to_stay_what_it_was_at_the_save),
+        TEST(disk_that_is_only_read_is_nobodys_to_write_to_once_it_was_saved),
     };
     harness_enter();
     return cmocka_run_group_tests_name("firecracker_disks", tests, NULL, NULL);

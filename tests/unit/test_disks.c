@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "hypervisor/disks.h"
@@ -65,6 +66,38 @@ static void key_when_the_file_is_changed_or_gone_does_not_fit(void **state)
     disk_freeze(&lost);
     assert_int_equal(disk_top(&lost), 1);
     assert_int_equal(disk_check_key(&lost, &file, NULL), -EIO);
+    free(disks[1].path);
+}
+
+static void key_of_what_is_only_read_is_its_first(void **state)
+{
+    struct fixture *fixture = *state;
+    struct machine_disk disks[2];
+    struct machine machine = {.disks = disks, .disk_count = 2}, boot = machine;
+    struct machine_disk of_boot;
+    struct error err = {0};
+
+    make(fixture, disks);
+    disks[1].readonly = true;
+    disks_note_readonly(&machine);
+    assert_string_equal(disks[0].key, ""); /* there is no file */
+    assert_int_equal(disks_check_readonly(&machine, NULL), 0);
+    assert_int_equal(disk_top(&disks[1]), 0);
+    fixture_write(fixture->base_fd, "disk", 0600, "contents", 8);
+    disks_note_readonly(&machine);
+    disks_freeze(&machine);
+    assert_int_equal(disks_check_readonly(&machine, &err), -EIO);
+    assert_non_null(strstr(err.text, "is not as it was when the VM was saved"));
+    assert_int_equal(unlinkat(fixture->base_fd, "disk", 0), 0);
+    assert_int_equal(disks_check_readonly(&machine, &err), -EIO);
+    assert_non_null(strstr(err.text, "No such file"));
+    of_boot = disks[1];
+    of_boot.key[0] = 0;
+    boot.disks = &of_boot;
+    boot.disk_count = 1;
+    machine.disks = &disks[1];
+    disks_keep_chains(&boot, &machine);
+    assert_string_equal(of_boot.key, "");
     free(disks[1].path);
 }
 
@@ -128,6 +161,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(freeze_makes_a_chain_that_grows),
         WITH(key_when_the_file_is_changed_or_gone_does_not_fit),
+        WITH(key_of_what_is_only_read_is_its_first),
         WITH(link_takes_what_is_frozen_along),
         cmocka_unit_test(copy_is_of_its_own_and_keeps_chains_of_what_matches),
     };

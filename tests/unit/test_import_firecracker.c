@@ -43,7 +43,8 @@ static void prepare_firecracker(const struct bench *bench)
 static void firecracker_when_its_devices_are_named_becomes_a_machine(void **state)
 {
     struct bench *bench = *state;
-    char wanted[2 * PATH_SIZE], path[PATH_SIZE];
+    char wanted[3 * PATH_SIZE], path[PATH_SIZE], key[FILE_KEY_SIZE];
+    struct stat file;
     prepare_firecracker(bench);
     put_config(bench, firecracker_config);
     assert_checked(bench, "firecracker", true);
@@ -51,11 +52,14 @@ static void firecracker_when_its_devices_are_named_becomes_a_machine(void **stat
                             "\"accel\":\"kvm\",\"network\":{\"mode\":\"tap\",\"restrict\":false,"
                             "\"interfaces\":[{\"id\":\"eth0\",\"tap\":\"tap0\","
                             "\"mac\":\"06:00:ac:10:00:02\"}]}");
+    assert_int_equal(stat(path_of(bench, "root.ext4", path), &file), 0);
+    file_key(&file, key);
     snprintf(wanted, sizeof wanted,
              "\"disks\":[{\"id\":\"rootfs\",\"path\":\"%s/root.ext4\",\"format\":\"raw\","
-             "\"readonly\":true,\"frozen\":null},{\"id\":\"data_1\",\"path\":\"%s/data.img\","
+             "\"readonly\":true,\"frozen\":null,\"key\":\"%s\",\"layers\":0},"
+             "{\"id\":\"data_1\",\"path\":\"%s/data.img\","
              "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"frozen-data_1\"}]",
-             bench->directory, bench->directory);
+             bench->directory, key, bench->directory);
     assert_described(bench, wanted);
     assert_described(bench, "\"vsock\":\"./v.sock\"");
     assert_null(bench->import.frozen_from[0]);

@@ -169,6 +169,8 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"\"disk-0\"", "\"disk-0\",\"key\":\"k\"", "disks[1]: key is not that of"},
         {"\"disk-0\"", "\"disk-0\",\"layers\":1", "disks[1]: layers need a key"},
         {"size=1 inode=2 mtime=3.4", "", "disks[2]: key is not that of"},
+        {"\"frozen\":null},", "\"frozen\":null,\"key\":\"k\",\"layers\":1},",
+         "disks[0]: layers are for"},
         {"\"layers\":7", "\"layers\":101", "disks[2]: \"layers\""},
         {"/a,b", "a", "disks[0]"},
         {"qcow2", "vmdk", "disks[0]"},
