@@ -68,15 +68,43 @@ static int no_ack(const struct fork *fork, const struct fork_mailbox *mailbox, s
                      mailbox->name, mailbox->ack_timeout_ms, fork->ignored);
 }
 
+static bool is_waited_for(const struct fork_mailbox *mailbox)
+{
+    return mailbox->wait_for_ack && mailbox->ack.state != ACK_OK;
+}
+
+static double deadline_of(const struct fork *fork, const struct fork_mailbox *mailbox)
+{
+    return fork->resumed_at_ms + mailbox->ack_timeout_ms;
+}
+
+const char *handoff_mailboxes_failure(const struct fork *fork, double *deadline_ms)
+{
+    double now = process_now_ms();
+    for (size_t i = 0; i < fork->request->count; i++) {
+        const struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
+        double deadline = deadline_of(fork, mailbox);
+        if (!is_waited_for(mailbox))
+            continue;
+        if (mailbox->ack.state == ACK_REFUSED)
+            return "the guest refused a mailbox";
+        if (now >= deadline)
+            return "a mailbox was not acked in time";
+        if (deadline < *deadline_ms)
+            *deadline_ms = deadline;
+    }
+    return "";
+}
+
 /* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
 static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     int done = 1;
     for (size_t i = 0; i < fork->request->count; i++) {
         struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
-        if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
+        if (!is_waited_for(mailbox))
             continue;
-        double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
+        double deadline = deadline_of(fork, mailbox);
         fork->failed_mailbox = mailbox->name;
         if (mailbox->ack.state == ACK_REFUSED)
             return error_set(err, EREMOTEIO, "the guest could not apply mailbox %s: %s",

@@ -42,27 +42,22 @@ static void degrade(struct fork_network *network, const char *reason)
     text_make_utf8(network->degraded);
 }
 
-/* That ends the commit, or keeps a fork that has failed: either way nothing is left to wait for. */
-static bool mailbox_refused(const struct fork *fork)
-{
-    for (size_t i = 0; i < fork->request->count; i++)
-        if (fork->request->mailboxes[i].ack.state == ACK_REFUSED)
-            return true;
-    return false;
-}
-
+/* A mailbox that fails ends the commit, or keeps a fork that has failed: either way nothing is left
+ * to wait for. */
 static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     struct fork_network *network = &fork->request->network;
     const struct ack_wait *ack = &network->mailbox.ack;
     (void)err;
     *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
+    bool late = process_now_ms() >= *ret_deadline_ms;
+    const char *failure = handoff_mailboxes_failure(fork, ret_deadline_ms);
     if (ack->state == ACK_REFUSED)
         degrade(network, ack->reason);
-    else if (ack->state == ACK_WAITING && mailbox_refused(fork))
+    else if (ack->state == ACK_WAITING && failure[0])
         snprintf(network->degraded, sizeof network->degraded,
-                 "its ack was not waited for any longer, for the guest refused a mailbox");
-    else if (ack->state == ACK_WAITING && process_now_ms() < *ret_deadline_ms)
+                 "its ack was not waited for any longer, for %s", failure);
+    else if (ack->state == ACK_WAITING && !late)
         return 0;
     else if (ack->state == ACK_WAITING)
         snprintf(network->degraded, sizeof network->degraded,

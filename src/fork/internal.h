@@ -85,6 +85,11 @@ int handoff_wait(struct fork *fork,
                  int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
                  struct error *err);
 
+/* handoff_mailboxes.c: what becomes of the mailboxes, for who waits for something else. "" :
+ * nothing is wrong yet, and *deadline_ms is lowered to when something may be; else what has failed.
+ */
+const char *handoff_mailboxes_failure(const struct fork *fork, double *deadline_ms);
+
 /* request.c: one of the two texts, of which either may be NULL. */
 int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
                     struct fork_mailbox *mailbox, struct error *err);

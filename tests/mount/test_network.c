@@ -178,6 +178,19 @@ static void mailbox_when_refused_is_not_kept_waiting_by_the_network(void **state
     assert_no_instance(h);
 }
 
+static void mailbox_when_nobody_acks_in_time_is_not_kept_waiting_by_the_network(void **state)
+{
+    struct harness *h = *state;
+    make_draft(h, "f");
+    harness_put(in(h, "f", "network"), IDENTITY);
+    tiny_guest_stage(h, "f", "m", "{}", 1);
+    assert_errno(harness_write(in(h, "f", "commit"), "1"), ETIMEDOUT);
+    assert_string_equal(result_of(h, "f", "error.phase"), "ack");
+    assert_string_equal(result_of(h, "f", "error.mailbox"), "m");
+    assert_contains(result_of(h, "f", "network.message"), "a mailbox was not acked in time");
+    assert_no_instance(h);
+}
+
 static void network_when_nobody_acks_degrades_after_a_while(void **state)
 {
     struct harness *h = *state;
@@ -307,6 +320,7 @@ int main(void)
         test(network_and_mailbox_when_acked_are_both_in_the_result),
         test(network_when_refused_degrades_and_the_fork_goes_on),
         test(mailbox_when_refused_is_not_kept_waiting_by_the_network),
+        test(mailbox_when_nobody_acks_in_time_is_not_kept_waiting_by_the_network),
         test(network_when_nobody_acks_degrades_after_a_while),
         test(network_when_not_waited_for_has_no_port),
         test(token_of_the_network_when_wrong_is_rejected),
