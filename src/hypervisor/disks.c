@@ -2,6 +2,7 @@
 #include "hypervisor/disks.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/fault.h"
 
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
 {
@@ -18,6 +20,11 @@ void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
 void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
 {
     snprintf(ret, DISK_COPY_SIZE, "frozen-%s", disk->id ? disk->id : "");
+}
+
+void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
+{
+    snprintf(ret, DISK_COPY_SIZE, "drive-%s", disk->id ? disk->id : "");
 }
 
 unsigned disk_top(const struct machine_disk *disk)
@@ -165,18 +172,49 @@ void disks_drop_tops(const struct machine *machine, int directory_fd)
     }
 }
 
-void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd)
+/* "disk7.3.qcow2" and what disk_copy_name() and disk_drive_name() make. */
+static bool is_of_a_disk(const char *name)
 {
-    char name[DISK_NAME_SIZE];
-    for (unsigned layer = 1; layer <= disk_top(disk); layer++) {
-        disk_layer_name(index, layer, name);
-        unlinkat(directory_fd, name, 0);
+    size_t index;
+    unsigned layer;
+    int end = 0;
+    return strncmp(name, "frozen-", 7) == 0 || strncmp(name, "drive-", 6) == 0 ||
+           (sscanf(name, "disk%zu.%u.qcow2%n", &index, &layer, &end) == 2 && end > 0 && !name[end]);
+}
+
+static bool is_of(const struct machine_disk *disk, size_t index, const char *name)
+{
+    char own[DISK_NAME_SIZE], copy[DISK_COPY_SIZE];
+    bool found = false;
+    for (unsigned layer = 1; layer <= disk_top(disk) && !found; layer++) {
+        disk_layer_name(index, layer, own);
+        found = strcmp(own, name) == 0;
     }
-    drop_copy(disk, directory_fd);
-    if (disk->id) {
-        char copy[DISK_COPY_SIZE];
-        snprintf(copy, sizeof copy, "drive-%s", disk->id);
-        unlinkat(directory_fd, copy, 0);
+    if (found || !disk->frozen)
+        return found;
+    disk_copy_name(disk, copy);
+    if (strcmp(copy, name) == 0)
+        return true;
+    disk_drive_name(disk, copy);
+    return strcmp(copy, name) == 0;
+}
+
+void disks_tidy(const struct machine *machine, int directory_fd)
+{
+    auto_close int fd = openat(directory_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
+    if (!dir)
+        return;
+    fd = -1;
+    for (struct dirent *entry; (entry = readdir(dir));) {
+        bool needed = !is_of_a_disk(entry->d_name);
+        for (size_t i = 0; i < machine->disk_count && !needed; i++)
+            needed = is_of(&machine->disks[i], i, entry->d_name);
+        if (needed)
+            continue;
+        fault_point(FAULT_UNLINK);
+        unlinkat(directory_fd, entry->d_name, 0);
+        fault_point(FAULT_UNLINKED);
     }
 }
 
@@ -224,19 +262,32 @@ void disks_finish(struct machine *machine)
 
 bool disks_match(const struct machine *a, const struct machine *b, size_t index)
 {
-    if (index >= a->disk_count || index >= b->disk_count)
+    if (a->hypervisor != b->hypervisor || index >= a->disk_count || index >= b->disk_count)
         return false;
     const struct machine_disk *x = &a->disks[index], *y = &b->disks[index];
     return x->readonly == y->readonly && strcmp(x->path, y->path) == 0 &&
            strcmp(x->format, y->format) == 0;
 }
 
-void disks_keep_chains(struct machine *machine, const struct machine *from)
+/* What `to` was told before goes. */
+static bool keep_text(char **to, const char *from)
+{
+    free(*to);
+    *to = from ? strdup(from) : NULL;
+    return !from || *to;
+}
+
+int disks_keep(struct machine *machine, const struct machine *from, struct error *err)
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
         if (machine->disks[i].readonly || !disks_match(machine, from, i))
             continue;
-        memcpy(machine->disks[i].key, from->disks[i].key, sizeof machine->disks[i].key);
-        machine->disks[i].layers = from->disks[i].layers;
+        struct machine_disk *disk = &machine->disks[i];
+        const struct machine_disk *its = &from->disks[i];
+        memcpy(disk->key, its->key, sizeof disk->key);
+        disk->layers = its->layers;
+        if (!keep_text(&disk->id, its->id) || !keep_text(&disk->frozen, its->frozen))
+            return error_set(err, ENOMEM, "no memory for a machine's disks");
     }
+    return 0;
 }

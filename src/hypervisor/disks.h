@@ -12,7 +12,8 @@
  * writes to what is frozen. The overlays lie in the directory of the instance, or of the snapshot,
  * each of which has hard links of its own; the user's file stays where it is, and its key tells
  * whether it is still as it was. A VMM that knows no overlays has copies instead
- * (machine_disk.frozen). No state; any thread.
+ * (machine_disk.frozen). Which overlays and copies are a disk's is in the record of its machine: a
+ * file that none tells of is what a daemon that was killed has left. No state; any thread.
  */
 #ifndef HYPEFS_HYPERVISOR_DISKS_H
 #define HYPEFS_HYPERVISOR_DISKS_H
@@ -31,8 +32,9 @@ enum {
 /* The file with that number of the disk with that index, beside the image; not 0. */
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE]);
 
-/* The frozen copy, beside the image, of a disk with an id. */
+/* The frozen copy, beside the image, of a disk with an id; and the one that its VM writes to. */
 void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
+void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 
 /* Which file of it a VM that runs writes to; 0: the user's. */
 unsigned disk_top(const struct machine_disk *disk);
@@ -68,8 +70,9 @@ void disks_drop_copies(const struct machine *machine, int directory_fd);
 /* Removes the tops that no VM has written to, or whose VM never ran. */
 void disks_drop_tops(const struct machine *machine, int directory_fd);
 
-/* Removes everything of one disk but the user's file. */
-void disk_drop_files(const struct machine_disk *disk, size_t index, int directory_fd);
+/* Removes the overlays and copies that are of no disk of `machine`, whose VM does not run and has
+ * no image: what its record does not tell of is another disk's. */
+void disks_tidy(const struct machine *machine, int directory_fd);
 
 /* `machine` gets disks of its own, equal to those that it had, which it had from another. */
 int disks_copy(struct machine *machine, struct error *err);
@@ -79,8 +82,8 @@ void disks_swap(struct machine *a, struct machine *b);
 
 /* Does disk `index` mean the same file, used in the same way, in both machines? */
 bool disks_match(const struct machine *a, const struct machine *b, size_t index);
-/* The chains of `from` for those of `machine` that match. What is only read has none, and may have
- * been changed before a boot. */
-void disks_keep_chains(struct machine *machine, const struct machine *from);
+/* What was written of the disks of `from`, overlays or copies, is that of those of `machine` that
+ * match. Of what is only read there is nothing, and it may have been changed before a boot. */
+int disks_keep(struct machine *machine, const struct machine *from, struct error *err);
 
 #endif

@@ -175,6 +175,26 @@ static int set_id(char **place, const char *kind, size_t index, struct error *er
     return error_set(err, ENOMEM, "no memory for a machine's description");
 }
 
+static bool is_taken(const struct machine *machine, const struct machine_disk *disk)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *other = &machine->disks[i];
+        if (other != disk && other->id && strcmp(other->id, disk->id) == 0)
+            return true;
+    }
+    return false;
+}
+
+/* One that has copies is known by its id already, which need not be of our making. */
+static int set_drive_id(const struct machine *machine, size_t index, struct error *err)
+{
+    struct machine_disk *disk = &machine->disks[index];
+    int r = 0;
+    for (size_t number = index; r == 0 && (!disk->id || is_taken(machine, disk)); number++)
+        r = set_id(&disk->id, "disk", number, err);
+    return r;
+}
+
 /* Gives what it configures its id, which a fork will need. */
 static int configure(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                      struct error *err)
@@ -184,7 +204,7 @@ static int configure(const struct vmm_context *context, struct vmm *vmm, struct 
         r = configure_boot(context, vmm, machine, err);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         struct machine_disk *disk = &machine->disks[i];
-        r = set_id(&disk->id, "disk", i, err);
+        r = set_drive_id(machine, i, err);
         if (r == 0)
             r = configure_drive(context, vmm, disk, disk->id, err);
     }

@@ -75,11 +75,6 @@ static int check_config(const cJSON *config, const struct machine *machine, stru
     return 0;
 }
 
-static void copy_name(const struct machine_disk *disk, char ret[NAME_SIZE])
-{
-    snprintf(ret, NAME_SIZE, "drive-%s", disk->id);
-}
-
 static bool has(const struct vmm_context *context, const char *name)
 {
     return faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
@@ -113,9 +108,9 @@ static int copy(const struct vmm_context *context, const char *what, const char 
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
                        const char *image, struct error *err)
 {
-    char name[NAME_SIZE], what[NAME_SIZE * 2];
+    char name[DISK_COPY_SIZE], what[NAME_SIZE * 2];
     auto_free char *path = NULL;
-    copy_name(disk, name);
+    disk_drive_name(disk, name);
     snprintf(what, sizeof what, "the frozen copy %s", disk->frozen);
     if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
@@ -145,8 +140,8 @@ int firecracker_copy_drives(const struct vmm_context *context, const struct mach
 static int place(const struct vmm_context *context, struct vmm *vmm,
                  const struct machine_disk *disk, struct error *err)
 {
-    char name[NAME_SIZE], path[PATH_SIZE];
-    copy_name(disk, name);
+    char name[DISK_COPY_SIZE], path[PATH_SIZE];
+    disk_drive_name(disk, name);
     snprintf(path, sizeof path, "/drives/%s", disk->id);
     cJSON *body = cJSON_CreateObject();
     if (!cJSON_AddStringToObject(body, "drive_id", disk->id) ||
@@ -178,8 +173,8 @@ int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
 int firecracker_drive_path(const struct vmm_context *context, const struct machine_disk *disk,
                            char **ret, struct error *err)
 {
-    char copied[NAME_SIZE], frozen[DISK_COPY_SIZE];
-    copy_name(disk, copied);
+    char copied[DISK_COPY_SIZE], frozen[DISK_COPY_SIZE];
+    disk_drive_name(disk, copied);
     disk_copy_name(disk, frozen);
     int r = 0;
     if (!disk->readonly && has(context, frozen)) {
@@ -196,10 +191,10 @@ int firecracker_drive_path(const struct vmm_context *context, const struct machi
 static int freeze(const struct vmm_context *context, struct machine_disk *disk,
                   const char *directory, struct error *err)
 {
-    char name[DISK_COPY_SIZE], copied[NAME_SIZE];
+    char name[DISK_COPY_SIZE], copied[DISK_COPY_SIZE];
     auto_free char *path = NULL;
     disk_copy_name(disk, name);
-    copy_name(disk, copied);
+    disk_drive_name(disk, copied);
     char *frozen = strdup(name);
     if (!frozen || asprintf(&path, "%s/%s", directory, name) < 0) {
         free(frozen);

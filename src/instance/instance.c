@@ -324,14 +324,6 @@ int instance_check_config_writable(struct instance *instance, struct error *err)
     return r;
 }
 
-/* Overlays of disks that are others now. */
-static void drop_overlays(const struct instance *instance, const struct machine *old)
-{
-    for (size_t i = 0; i < old->disk_count; i++)
-        if (!disks_match(&instance->machine, old, i))
-            disk_drop_files(&old->disks[i], i, instance->image->directory_fd);
-}
-
 /* With the lock held. What was there goes to where the new came from. */
 static void swap_config(struct instance *instance, struct machine *machine, char **text)
 {
@@ -355,16 +347,17 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     pthread_mutex_lock(&table->lock);
     instance_settle(instance);
     r = config_writable(instance, err);
+    if (r == 0)
+        r = disks_keep(&machine, &instance->machine, err);
     if (r == 0) {
         instance->busy = true;
-        disks_keep_chains(&machine, &instance->machine);
         swap_config(instance, &machine, &copy);
     }
     pthread_mutex_unlock(&table->lock);
     if (r == 0) {
         r = instance_save(instance, instance->image->directory_fd, err);
         if (r == 0)
-            drop_overlays(instance, &machine);
+            disks_tidy(&instance->machine, instance->image->directory_fd);
         pthread_mutex_lock(&table->lock);
         if (r < 0)
             swap_config(instance, &machine, &copy);

@@ -177,13 +177,17 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
     return error_set(err, EINVAL, "instance.json: \"state\" is none");
 }
 
-/* What a config asks for tells nothing of the overlays that the disks have by now. */
+/* What a config asks for tells nothing of what was written of the disks by now. */
 static int read_config(struct instance *instance, const cJSON *json, struct error *err)
 {
     struct machine recorded = {0};
     int r = config_parse(instance->config, strlen(instance->config), &instance->machine, err);
-    if (r == 0 && machine_from_json(json, &recorded, NULL) == 0)
-        disks_keep_chains(&instance->machine, &recorded);
+    if (r == 0)
+        r = machine_from_json(json, &recorded, err);
+    if (r == 0) {
+        recorded.hypervisor = instance->machine.hypervisor;
+        r = disks_keep(&instance->machine, &recorded, err);
+    }
     machine_finish(&recorded);
     return r;
 }
@@ -252,6 +256,8 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         return instance_save(instance, instance->image->directory_fd, err);
     }
     if (!instance->vmm) {
+        /* Of a save that did not come to its end. */
+        disks_drop_copies(&instance->machine, instance->image->directory_fd);
         instance->state = INSTANCE_STOPPED;
         instance->exit = (struct vmm_exit){.ended = true, .code = -1};
         store_time_now(instance->exit_at);

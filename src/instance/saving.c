@@ -264,5 +264,6 @@ void instance_tidy(struct instance *instance)
         drop(instance, leftovers, array_length(leftovers));
     } else {
         instance_drop_image(instance);
+        disks_tidy(&instance->machine, instance->image->directory_fd);
     }
 }

@@ -30,13 +30,13 @@ static int machine_to_boot(const struct instance *instance, struct machine *ret,
     int r = config_parse(instance->config, strlen(instance->config), &machine, err);
     if (r < 0)
         return r;
-    if (!machine.kernel) {
+    r = machine.kernel ? disks_keep(&machine, &instance->machine, err)
+                       : nothing_to_boot(instance, err);
+    if (r < 0)
         machine_finish(&machine);
-        return nothing_to_boot(instance, err);
-    }
-    disks_keep_chains(&machine, &instance->machine);
-    *ret = machine;
-    return 0;
+    else
+        *ret = machine;
+    return r;
 }
 
 /* A VMM that is on no record is ended by the next start of the daemon: then rather at once. */

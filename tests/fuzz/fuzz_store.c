@@ -16,7 +16,9 @@ enum { MEMORY_SIZE = 2 * FRAME_SIZE, PATH_SIZE = 512 };
 
 static const char forked[] =
     "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\",\"source\":{\"snapshot\":\"s\","
-    "\"uuid\":\"0123456789abcdef0123456789abcdef\"}}";
+    "\"uuid\":\"0123456789abcdef0123456789abcdef\"},\"machine\":{\"memory_bytes\":8192,\"vcpus\":1,"
+    "\"machine\":\"microvm\",\"accel\":\"tcg\",\"network\":{\"mode\":\"none\",\"restrict\":false},"
+    "\"disks\":[]}}";
 
 /* Made by the first input, removed at the exit. */
 static struct {

@@ -38,6 +38,14 @@ static void await_drive(struct harness *h, const char *id, const char *content)
     harness_await(h, harness_store_path(h, "instances/%s/drive-disk0", id), content);
 }
 
+static void mount_it(struct harness *h)
+{
+    const char *script = fixture_script(
+        h, "firecracker",
+        harness_format(h, "#!/bin/sh\nexec '%s' \"$@\"\n", getenv("FAKE_FIRECRACKER")));
+    harness_mount(h, (const char *const[]){"--firecracker", script, NULL});
+}
+
 /* "t" runs, and has written its id to the user's file. */
 static int setup(void **state)
 {
@@ -46,10 +54,7 @@ static int setup(void **state)
     struct harness *h = *state;
     char *origin = harness_format(h, "%s/origin", h->directory);
     harness_put(origin, drive);
-    const char *script = fixture_script(
-        h, "firecracker",
-        harness_format(h, "#!/bin/sh\nexec '%s' \"$@\"\n", getenv("FAKE_FIRECRACKER")));
-    harness_mount(h, (const char *const[]){"--firecracker", script, NULL});
+    mount_it(h);
     assert_works(mkdir(instance(h, "t", ""), 0755));
     harness_put(instance(h, "t", "config"),
                 harness_format(h,
@@ -171,6 +176,62 @@ static void disk_that_is_only_read_is_nobodys_to_write_to_once_it_was_saved(void
     change(h, "reader", "running");
 }
 
+static char *config_of(struct harness *h, const char *first, const char *second)
+{
+    return harness_format(h,
+                          "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                          "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\",\"format\":\"raw\"},"
+                          "{\"path\":\"%s\",\"format\":\"raw\"}]}",
+                          first, second);
+}
+
+/* Also when their names changed places, whichever daemon wrote them. */
+static void copies_are_not_those_of_another_disk(void **state)
+{
+    struct harness *h = *state;
+    char *a = harness_format(h, "%s/origin", h->directory);
+    char *b = harness_format(h, "%s/other", h->directory);
+    harness_put(b, "abcdefghij");
+    change(h, "t", "stopped");
+    for (int i = 0; i < 3; i++) {
+        harness_put(instance(h, "t", "config"), config_of(h, a, b));
+        change(h, "t", "running");
+        harness_await(h, b, "tbcdefghij");
+        change(h, "t", "standby");
+        change(h, "t", "stopped");
+        assert_shell("bash", "[ -e $S/instances/t/frozen-disk0 ]", 0);
+        if (i > 0)
+            harness_put(instance(h, "t", "config"), config_of(h, a, b));
+        if (i > 1) {
+            assert_int_equal(harness_unmount(h), 0);
+            mount_it(h);
+        }
+        assert_shell("bash", "[ -e $S/instances/t/frozen-disk1 ]", 0);
+        harness_put(instance(h, "t", "config"), config_of(h, b, a));
+        assert_shell("bash", "ls $S/instances/t | grep -e ^frozen -e ^drive", 1);
+        harness_put(a, drive);
+        change(h, "t", "running");
+        harness_await(h, a, "t123456789");
+        change(h, "t", "stopped");
+    }
+}
+
+/* As a daemon leaves it that is killed in a write to config, before it dropped them. */
+static void copies_that_were_left_behind_are_not_booted_from(void **state)
+{
+    struct harness *h = *state;
+    char *origin = harness_format(h, "%s/origin", h->directory);
+    change(h, "t", "stopped");
+    harness_put(harness_store_path(h, "instances/t/frozen-disk0"), "of another disk");
+    harness_put(harness_store_path(h, "instances/t/drive-disk0"), "of another disk");
+    harness_kill(h);
+    mount_it(h);
+    assert_shell("bash", "ls $S/instances/t | grep -e ^frozen -e ^drive", 1);
+    harness_put(origin, drive);
+    change(h, "t", "running");
+    harness_await(h, origin, "t123456789");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -180,6 +241,8 @@ int main(void)
         TEST(boot_again_finds_the_newest_drive),
         TEST(disk_that_is_only_read_is_to_stay_what_it_was_at_the_save),
         TEST(disk_that_is_only_read_is_nobodys_to_write_to_once_it_was_saved),
+        TEST(copies_are_not_those_of_another_disk),
+        TEST(copies_that_were_left_behind_are_not_booted_from),
     };
     harness_enter();
     return cmocka_run_group_tests_name("firecracker_disks", tests, NULL, NULL);

@@ -96,7 +96,7 @@ static void key_of_what_is_only_read_is_its_first(void **state)
     boot.disks = &of_boot;
     boot.disk_count = 1;
     machine.disks = &disks[1];
-    disks_keep_chains(&boot, &machine);
+    assert_int_equal(disks_keep(&boot, &machine, NULL), 0);
     assert_string_equal(of_boot.key, "");
     free(disks[1].path);
 }
@@ -116,21 +116,42 @@ static void link_takes_what_is_frozen_along(void **state)
     fixture_write(a, "disk0.3.qcow2", 0600, "3", 1);
     assert_int_equal(disks_link(&machine, a, b, true, &err), -EIO);
     assert_non_null(strstr(err.text, "the disk root cannot be linked"));
-    disk_drop_files(&disks[0], 0, b);
+    disks_tidy(&(struct machine){0}, b);
     assert_false(fixture_has(b, "disk0.1.qcow2"));
     assert_int_equal(disks_link(&machine, a, b, false, &err), 0);
     assert_true(fixture_has(b, "disk0.2.qcow2") && !fixture_has(b, "disk0.3.qcow2"));
     disks_drop_tops(&machine, a);
     assert_true(fixture_has(a, "disk0.2.qcow2") && !fixture_has(a, "disk0.3.qcow2"));
-    disk_drop_files(&disks[0], 0, a);
-    assert_false(fixture_has(a, "disk0.1.qcow2") || fixture_has(a, "disk0.2.qcow2"));
-    assert_true(fixture_has(b, "disk0.1.qcow2"));
     fixture_write(b, "frozen-root", 0600, "", 0);
     disks_drop_copies(&machine, b);
     assert_false(fixture_has(b, "frozen-root"));
 }
 
-static void copy_is_of_its_own_and_keeps_chains_of_what_matches(void **state)
+static void tidy_leaves_what_the_record_tells_of(void **state)
+{
+    static const char *const kept[] = {"disk0.1.qcow2", "disk0.2.qcow2", "frozen-root",
+                                       "drive-root",    "memory",        "disk0.1.qcow2.tmp"};
+    static const char *const left[] = {"disk0.3.qcow2", "disk1.1.qcow2", "disk7.1.qcow2",
+                                       "frozen-disk0",  "drive-disk1",   "frozen-"};
+    struct fixture *fixture = *state;
+    int fd = fixture_context(fixture, "a", NULL).directory_fd;
+    char other[] = "disk1";
+    struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 1},
+                                   {.path = gone, .format = raw, .id = id, .frozen = id},
+                                   {.path = gone, .format = raw, .id = other}};
+
+    for (size_t i = 0; i < array_length(kept); i++)
+        fixture_write(fd, kept[i], 0600, "", 0);
+    for (size_t i = 0; i < array_length(left); i++)
+        fixture_write(fd, left[i], 0600, "", 0);
+    disks_tidy(&(struct machine){.disks = disks, .disk_count = array_length(disks)}, fd);
+    for (size_t i = 0; i < array_length(kept); i++)
+        assert_true(fixture_has(fd, kept[i]));
+    for (size_t i = 0; i < array_length(left); i++)
+        assert_false(fixture_has(fd, left[i]));
+}
+
+static void copy_is_of_its_own_and_keeps_what_was_written_of_what_matches(void **state)
 {
     struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 2},
                                    {.path = gone, .format = raw, .id = id, .frozen = id}};
@@ -143,15 +164,25 @@ static void copy_is_of_its_own_and_keeps_chains_of_what_matches(void **state)
     assert_string_equal(copy.disks[1].frozen, id);
     assert_string_equal(copy.disks[0].key, "k");
 
-    struct machine_disk wanted[] = {{.path = gone, .format = raw}, {.path = gone, .format = qcow2}};
+    struct machine_disk wanted[] = {{.path = gone, .format = raw}, {.path = gone, .format = raw}};
     struct machine next = {.disks = wanted, .disk_count = 2};
-    disks_keep_chains(&next, &copy);
+    assert_int_equal(disks_keep(&next, &copy, NULL), 0);
     assert_string_equal(wanted[0].key, "k");
     assert_int_equal(wanted[0].layers, 2);
-    assert_false(disks_match(&next, &copy, 1) || disks_match(&next, &copy, 2));
+    assert_string_equal(wanted[1].id, id);
+    assert_string_equal(wanted[1].frozen, id);
+    free(wanted[1].id);
+    free(wanted[1].frozen);
     wanted[0] = (struct machine_disk){.path = gone, .format = raw, .readonly = true};
-    disks_keep_chains(&next, &copy);
+    wanted[1] = (struct machine_disk){.path = gone, .format = qcow2};
+    assert_int_equal(disks_keep(&next, &copy, NULL), 0);
     assert_string_equal(wanted[0].key, "");
+    assert_null(wanted[1].frozen);
+    assert_false(disks_match(&next, &copy, 1) || disks_match(&next, &copy, 2));
+    wanted[1].format = raw;
+    assert_true(disks_match(&next, &copy, 1));
+    next.hypervisor = hypervisor_find("firecracker");
+    assert_false(disks_match(&next, &copy, 1));
     disks_finish(&copy);
     disks_finish(&copy);
 }
@@ -163,7 +194,8 @@ int main(void)
         WITH(key_when_the_file_is_changed_or_gone_does_not_fit),
         WITH(key_of_what_is_only_read_is_its_first),
         WITH(link_takes_what_is_frozen_along),
-        cmocka_unit_test(copy_is_of_its_own_and_keeps_chains_of_what_matches),
+        WITH(tidy_leaves_what_the_record_tells_of),
+        cmocka_unit_test(copy_is_of_its_own_and_keeps_what_was_written_of_what_matches),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

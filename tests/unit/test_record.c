@@ -285,12 +285,18 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     snapshot_unref(base);
 }
 
+static void leave_with_config(const struct world *world, const char *id, const char *members)
+{
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json, "%s,\"config\":\"{}\",%s", members, world_machine) > 0);
+    world_leave_instance(world, id, json);
+}
+
 static void fork_when_its_record_is_damaged_is_there_without_it(void **state)
 {
     struct world *world = *state;
-    world_leave_instance(world, "fork-1",
-                         "\"state\":\"stopped\",\"config\":\"{}\","
-                         "\"source\":{\"snapshot\":\"base\",\"uuid\":\"x\"}");
+    leave_with_config(world, "fork-1",
+                      "\"state\":\"stopped\",\"source\":{\"snapshot\":\"base\",\"uuid\":\"x\"}");
     world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{\"error\":\"\xE2\"}");
     open_world(world);
     assert_non_null(strstr(world->complaints, "the record of the fork fork-1"));
@@ -325,6 +331,9 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
         {"odd-machine",
          "{\"version\":1,\"state\":\"stopped\",\"hypervisor\":\"qemu\",\"machine\":{\"vcpus\":-1}}",
          "vcpus"},
+        {"odd-disks", /* of which overlays may be there, that must not be taken for another's */
+         "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\",\"machine\":{\"vcpus\":-1}}",
+         "vcpus"},
         {"odd-config", "{\"version\":1,\"state\":\"stopped\",\"config\":\"{\"}", "too early"},
         {"odd-source",
          "{\"version\":1,\"state\":\"stopped\",\"config\":\"{}\","
@@ -332,7 +341,7 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
          "is no id"},
     };
     struct world *world = *state;
-    world_leave_instance(world, "good", "\"state\":\"created\",\"config\":\"{}\"");
+    leave_with_config(world, "good", "\"state\":\"created\"");
     for (size_t i = 0; i < array_length(damages); i++) {
         assert_int_equal(mkdir(world_path(world, "store/instances/%s", damages[i].id), 0700), 0);
         world_write_text(world_path(world, "store/instances/%s/instance.json", damages[i].id),
