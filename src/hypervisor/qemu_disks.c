@@ -292,24 +292,24 @@ static bool has_node(const cJSON *nodes, const char *name)
     return false;
 }
 
+/* Does the VM write to another file of the disk than `machine` says? */
+static bool has_next(const cJSON *nodes, const struct machine *machine, size_t index)
+{
+    char name[QEMU_NODE_SIZE];
+    qemu_disk_node(index, disk_top(&machine->disks[index]) + 1, name);
+    return !machine->disks[index].readonly && has_node(nodes, name);
+}
+
 int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                     struct error *err)
 {
     auto_json cJSON *nodes = NULL;
-    bool writable = false;
-    for (size_t i = 0; i < machine->disk_count; i++)
-        writable = writable || !machine->disks[i].readonly;
-    if (!writable)
-        return 0;
     cJSON *arguments = cJSON_CreateObject();
     cJSON_AddBoolToObject(arguments, "flat", true);
     int r =
         qemu_control_execute(context, vmm, "query-named-block-nodes", arguments, -1, &nodes, err);
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
-        char name[QEMU_NODE_SIZE];
-        qemu_disk_node(i, disk_top(&machine->disks[i]) + 1, name);
-        if (has_node(nodes, name))
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        while (has_next(nodes, machine, i))
             disk_freeze(&machine->disks[i]);
-    }
     return r;
 }

@@ -112,7 +112,7 @@ struct instances {
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
-    unsigned settling;     /* threads that let VMs go on which an earlier daemon had paused */
+    unsigned settling;     /* threads that settle what an earlier daemon left of VMs (open.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
 };

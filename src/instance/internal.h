@@ -94,8 +94,9 @@ bool instance_is_kept(const struct instance *instance);
 /* Files; but for an instance whose VM has to go on, which is asked before. */
 void instance_tidy(struct instance *instance);
 bool instance_must_go_on(const struct instance *instance);
-/* The same, or what a VM that is paused writes to may be other than recorded. */
+/* The same, or what a VM writes to may be other than recorded; and what is the matter, in words. */
 bool instance_must_settle(const struct instance *instance);
+const char *instance_unsettled(const struct instance *instance);
 /* It does, and what is left of what was cut short goes. By the owner. */
 int instance_settle_vmm(struct instance *instance, struct error *err);
 

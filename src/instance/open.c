@@ -15,7 +15,7 @@ struct load_context {
     struct strays strays;
 };
 
-/* ---- VMs that were paused for something that was cut short ---- */
+/* ---- VMs that have to go on, or to be asked for their disks ---- */
 
 /* Its instance is busy until then: a VMM that hangs must not keep the mount from answering. */
 static void *settle(void *argument)
@@ -40,14 +40,14 @@ static int begin_to_settle(struct instance *instance, struct error *err)
     struct instances *table = instance->table;
     int r = instance_begin(instance, BEGIN_OR_FAIL, err);
     if (r < 0)
-        return error_prefix(err, r, "%s is paused", instance->id);
+        return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
     pthread_mutex_lock(&table->lock);
     table->settling++;
     pthread_mutex_unlock(&table->lock);
     r = thread_detach(settle, instance_ref(instance), err);
     if (r == 0)
         return 0;
-    error_prefix(err, r, "%s is paused", instance->id);
+    error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
     instance_unref(instance);
     instance_end(instance);
     pthread_mutex_lock(&table->lock);
@@ -64,9 +64,9 @@ static void tell_unsettled(struct instances *table)
         if (!i->busy)
             continue;
         error_set(&text, EIO,
-                  "the VM %s was paused for something that was cut short, and its VMM does not "
-                  "answer yet: it is waited for; writing stopped to its state ends it",
-                  i->id);
+                  "the VM %s %s, and its VMM does not answer yet: it is waited for; writing "
+                  "stopped to its state ends it",
+                  i->id, instance_unsettled(i));
         table->setup.complain(table->setup.context, text.text);
     }
 }

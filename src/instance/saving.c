@@ -205,12 +205,21 @@ bool instance_is_kept(const struct instance *instance)
     return has(instance, instance_restoring) && has(instance, "memory") && has(instance, "state");
 }
 
-/* A save may have been cut short between what the VM writes to and the record of it. */
+static bool may_write_elsewhere(const struct instance *instance)
+{
+    bool may = false;
+    for (size_t i = 0; i < instance->machine.disk_count; i++)
+        may = may || !instance->machine.disks[i].readonly;
+    return may && instance->vmm && instance->vmm->hypervisor->find_disks;
+}
+
+/* A save may have been cut short between what the VM writes to and the record of it; or the store
+ * had no room for that. */
 static int find_disks(struct instance *instance, struct error *err)
 {
     struct vmm_context context = instance_own_context(instance);
     struct machine machine = instance->machine;
-    if (machine.disk_count == 0)
+    if (!may_write_elsewhere(instance))
         return 0;
     int r = disks_copy(&machine, err);
     if (r < 0)
@@ -233,8 +242,13 @@ bool instance_must_go_on(const struct instance *instance)
 
 bool instance_must_settle(const struct instance *instance)
 {
-    bool may_differ = instance->vmm && instance->state == INSTANCE_PAUSED;
-    return instance_must_go_on(instance) || (may_differ && instance->machine.disk_count > 0);
+    return instance_must_go_on(instance) || may_write_elsewhere(instance);
+}
+
+const char *instance_unsettled(const struct instance *instance)
+{
+    return instance_must_go_on(instance) ? "is paused, for what was done with it was cut short"
+                                         : "may write to other disks than its record says";
 }
 
 int instance_settle_vmm(struct instance *instance, struct error *err)
@@ -243,8 +257,7 @@ int instance_settle_vmm(struct instance *instance, struct error *err)
     if (r == 0 && instance_must_go_on(instance))
         r = go_on(instance, instance->cancel_fd, err);
     if (r < 0)
-        return error_prefix(err, r, "%s is paused, for what was done with it was cut short",
-                            instance->id);
+        return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
     instance_drop_saved(instance);
     return 0;
 }

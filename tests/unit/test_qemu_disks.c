@@ -44,6 +44,8 @@ static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **stat
     add_writable_disk(fixture, &machine);
     struct vmm *vmm = boot(&context, &machine);
     MUST(vmm_pause(&context, vmm, why));
+    struct machine first = machine;
+    MUST(disks_copy(&first, why));
     for (unsigned layers = 0; layers < 2; layers++) {
         struct machine before = machine;
         MUST(disks_copy(&before, why));
@@ -53,6 +55,8 @@ static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **stat
         assert_found(&context, vmm, &machine, &machine);
         disks_finish(&before);
     }
+    assert_found(&context, vmm, &first, &machine);
+    disks_finish(&first);
     /* One that fails after the switch has switched all the same. */
     assert_int_equal(vmm_save(&context, vmm, &machine, &wrong, &err), -EIO);
     assert_int_equal(machine.disks[0].layers, 2);

@@ -65,6 +65,32 @@ static void vm_that_cannot_be_told_to_go_on_is_told_of(void **state)
     }
 }
 
+static void vm_that_cannot_be_asked_for_its_disks_is_told_of(void **state)
+{
+    static const char machine[] =
+        "\"state\":\"%s\",\"machine\":{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\","
+        "\"accel\":\"tcg\",\"network\":{\"mode\":\"none\",\"restrict\":false},\"disks\":[{"
+        "\"path\":\"/none\",\"format\":\"raw\",\"readonly\":%s}],\"type\":\"pc-q35-7.2\","
+        "\"cpu\":\"max\",\"host_cpu\":null,\"version\":\"7.2.22\"}";
+    static const char *const states[] = {"running", "paused"}, *const readonly[] = {"false",
+                                                                                    "true"};
+    struct world *world = *state;
+    for (size_t i = 0; i < 2; i++)
+        for (size_t j = 0; j < 2; j++) {
+            auto_free char *json = NULL, *told = NULL, *id = NULL;
+            assert_true(asprintf(&id, "%s-%s", states[i], readonly[j]) > 0);
+            assert_true(asprintf(&json, machine, states[i], readonly[j]) > 0);
+            world_leave_with_vmm(world, id, json);
+            world_open_store(world);
+            world_open_layers(world);
+            assert_true(asprintf(&told, "%s may write to other disks than its record says: asking",
+                                 id) > 0);
+            assert_int_equal(strstr(world->complaints, told) != NULL, j == 0);
+            world_close(world);
+            world->complaints[0] = 0;
+        }
+}
+
 /* Of one that was booted its memory is what it runs on; of one that was loaded, a save's. */
 static void save_that_was_cut_short_leaves_nothing(void **state)
 {
@@ -91,6 +117,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_EMPTY(vm_that_is_paused_on_record_stays_so),
         IN_EMPTY(vm_that_cannot_be_told_to_go_on_is_told_of),
+        IN_EMPTY(vm_that_cannot_be_asked_for_its_disks_is_told_of),
         IN_EMPTY(save_that_was_cut_short_leaves_nothing),
         IN_EMPTY(save_of_one_that_was_loaded_leaves_its_base_alone),
     };

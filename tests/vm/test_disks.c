@@ -178,6 +178,30 @@ static void source_that_goes_on_writes_elsewhere_than_its_snapshots(void **state
     standby(h, "web-1");
 }
 
+/* As a full store leaves it, which had no room for the records of two saves. */
+static void record_when_it_lacks_saves_is_mended_by_a_start(void **state)
+{
+    struct harness *h = *state;
+    char *own = make_disk(h, "own.raw", "raw");
+    char *record = harness_store_path(h, "instances/template/instance.json");
+    vm_boot(h, "microvm", parameters);
+    char *before = harness_get(h, record);
+    harness_put(harness_path(h, "instances/template/snapshot"), "one");
+    harness_put(harness_path(h, "instances/template/snapshot"), "two");
+    char *frozen = checksum(h, own);
+    harness_kill(h);
+    harness_put(record, before);
+    harness_mount(h, NULL);
+    const char *mended = harness_get(h, record);
+    assert_string_equal(harness_json(h, mended, "state"), "running");
+    assert_string_equal(harness_json(h, mended, "machine.disks.0.layers"), "1");
+    fork_instance(h, "template", "web-1", "{\"from_running\":true}", "finish", "one");
+    standby(h, "web-1");
+    assert_disk(h, "web-1", 3, "one\n");
+    assert_string_equal(checksum(h, own), frozen);
+    assert_int_equal(vm_change(h, "template", "stopped"), 0);
+}
+
 static void boot_again_finds_the_newest_disk(void **state)
 {
     struct harness *h = *state;
@@ -305,6 +329,7 @@ int main(void)
         test(forks_when_they_write_have_disks_of_their_own),
         test(fork_of_a_fork_writes_over_what_that_wrote),
         test(source_that_goes_on_writes_elsewhere_than_its_snapshots),
+        test(record_when_it_lacks_saves_is_mended_by_a_start),
         test(boot_again_finds_the_newest_disk),
         test(overlay_of_another_disk_when_left_behind_is_not_booted_from),
         test(qcow2_of_a_user_is_frozen_as_a_raw_one_is),
