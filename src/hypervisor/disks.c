@@ -32,6 +32,14 @@ unsigned disk_top(const struct machine_disk *disk)
     return disk->key[0] && !disk->readonly ? disk->layers + 1 : 0;
 }
 
+bool disks_are_written(const struct machine *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (!machine->disks[i].readonly)
+            return true;
+    return false;
+}
+
 int disks_check_room(const struct machine *machine, struct error *err)
 {
     for (size_t i = 0; i < machine->disk_count; i++)

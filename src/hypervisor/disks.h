@@ -39,6 +39,9 @@ void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 /* Which file of it a VM that runs writes to; 0: the user's. */
 unsigned disk_top(const struct machine_disk *disk);
 
+/* Is there one that a VM writes to? */
+bool disks_are_written(const struct machine *machine);
+
 /* EOPNOTSUPP if one of the disks has as many layers as there can be. */
 int disks_check_room(const struct machine *machine, struct error *err);
 

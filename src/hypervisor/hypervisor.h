@@ -150,6 +150,8 @@ struct hypervisor {
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */
+    bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
+                                             of its guest; each resume makes it try again */
     enum machine_network default_network; /* of a config that names none */
 
     /* NULL: whatever a config may ask for is possible. EINVAL, EOPNOTSUPP: it is not, as this

@@ -384,6 +384,7 @@ const struct hypervisor qemu_hypervisor = {
     .can_fork = true,
     .can_patch = true,
     .shares_memory = true,
+    .may_halt = true,
     .default_network = NETWORK_USER,
     .boot = boot,
     .load = load,

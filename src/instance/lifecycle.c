@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <sys/stat.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -175,9 +176,20 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
                                      : error_set(err, ECANCELED, "ended by a write of stopped");
 }
 
+/* A VM that runs may have halted by itself where disks can be full. */
+static bool is_there(struct instance *instance, enum instance_state target)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    bool may_halt = target == INSTANCE_RUNNING && disks_are_written(&instance->machine) &&
+                    instance->machine.hypervisor->may_halt;
+    bool there = instance->state == target && target != INSTANCE_STOPPED && !may_halt;
+    pthread_mutex_unlock(&instance->table->lock);
+    return there;
+}
+
 int instance_change(struct instance *instance, enum instance_state target, struct error *err)
 {
-    if (instance_state(instance) == target && target != INSTANCE_STOPPED)
+    if (is_there(instance, target))
         return 0;
     int r =
         instance_begin(instance, target == INSTANCE_STOPPED ? BEGIN_STOPPING : BEGIN_OR_FAIL, err);
@@ -186,7 +198,7 @@ int instance_change(struct instance *instance, enum instance_state target, struc
     instance_transition *go = instance_transitions[instance->state][target];
     if (instance->state == target && target == INSTANCE_STOPPED)
         instance_drop_image(instance); /* what a VM that ended by itself has left */
-    else if (instance->state == target)
+    else if (is_there(instance, target))
         r = 0; /* another thread was faster: its image stays */
     else if (!go)
         r = error_set(err, EINVAL, "an instance that is %s cannot become %s",

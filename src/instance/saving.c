@@ -207,10 +207,8 @@ bool instance_is_kept(const struct instance *instance)
 
 static bool may_write_elsewhere(const struct instance *instance)
 {
-    bool may = false;
-    for (size_t i = 0; i < instance->machine.disk_count; i++)
-        may = may || !instance->machine.disks[i].readonly;
-    return may && instance->vmm && instance->vmm->hypervisor->find_disks;
+    return instance->vmm && instance->vmm->hypervisor->find_disks &&
+           disks_are_written(&instance->machine);
 }
 
 /* A save may have been cut short between what the VM writes to and the record of it; or the store

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* frames: a fork's mailboxes as they are in its own memory. */
+/* frames: what only QEMU knows: whether a guest runs, and a fork's mailboxes in its own memory. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -9,8 +9,35 @@
 
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/hypervisor.h"
+#include "hypervisor/qmp.h"
 #include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+#include "util/unix_socket.h"
 #include "vm/vm.h"
+
+#define MUST(call)                                                                                 \
+    do {                                                                                           \
+        struct error err = {0};                                                                    \
+        if ((call) < 0)                                                                            \
+            fail_msg("%s: %s", #call, err.text);                                                   \
+    } while (0)
+
+bool vm_is_running(struct harness *h, const char *id)
+{
+    auto_close int directory =
+        open(harness_store_path(h, "instances/%s", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    const struct qmp_limits limits = {
+        .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
+    auto_json cJSON *status = NULL;
+    struct qmp *qmp;
+    int fd;
+    MUST(unix_socket_connect(directory, "qmp.sock", &fd, &err));
+    MUST(qmp_open(fd, &limits, &qmp, &err));
+    MUST(qmp_execute(qmp, &limits, "query-status", NULL, -1, &status, &err));
+    qmp_close(qmp);
+    return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(status, "running"));
+}
 
 /* A fork whose VM is paused, for its memory to stand still. */
 struct held {
@@ -19,13 +46,6 @@ struct held {
     int memory_fd, image_fd;
     struct guest_memory *memory;
 };
-
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        struct error err = {0};                                                                    \
-        if ((call) < 0)                                                                            \
-            fail_msg("%s: %s", #call, err.text);                                                   \
-    } while (0)
 
 static struct held hold(struct harness *h, const char *id)
 {

@@ -2,18 +2,14 @@
 /* Daemons that are killed in the middle (util/fault.h), and the real VMs that they leave. All
  * points are gone through with a test peer, in mount/test_crash.c. */
 #include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "hypervisor/qmp.h"
 #include "util/cleanup.h"
-#include "util/json.h"
-#include "util/process.h"
-#include "util/unix_socket.h"
 #include "vm/vm.h"
 
 static const char box[] = "first.v1";
@@ -59,28 +55,9 @@ static void die_at(struct harness *h, const char *point, const char *path, const
     mount_it(h);
 }
 
-#define MUST(call)                                                                                 \
-    do {                                                                                           \
-        struct error err = {0};                                                                    \
-        if ((call) < 0)                                                                            \
-            fail_msg("%s: %s", #call, err.text);                                                   \
-    } while (0)
-
-/* QEMU itself says that it is not paused. */
 static void assert_runs(struct harness *h, const char *id)
 {
-    auto_close int directory =
-        open(harness_store_path(h, "instances/%s", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    const struct qmp_limits limits = {
-        .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
-    auto_json cJSON *status = NULL;
-    struct qmp *qmp;
-    int fd;
-    MUST(unix_socket_connect(directory, "qmp.sock", &fd, &err));
-    MUST(qmp_open(fd, &limits, &qmp, &err));
-    MUST(qmp_execute(qmp, &limits, "query-status", NULL, -1, &status, &err));
-    qmp_close(qmp);
-    assert_true(cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(status, "running")));
+    assert_true(vm_is_running(h, id));
 }
 
 static bool is_there(struct harness *h, const char *path)

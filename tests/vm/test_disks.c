@@ -4,9 +4,11 @@
  * forked. What the guests have written is looked at from outside, on flattened copies.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -310,15 +312,115 @@ static void snapshot_when_its_fork_has_an_overlay_stays(void **state)
     assert_int_equal(rmdir(snapshot), 0);
 }
 
+/* ---- a full disk ---- */
+
+/* Mounted by root only; others have none. */
+static const char *mount_small(const char *base)
+{
+    char path[512];
+    if (geteuid() != 0)
+        return NULL;
+    snprintf(path, sizeof path, "%.400s/small", base);
+    if (mkdir(path, 0700) < 0 || mount("none", path, "tmpfs", 0, "size=24m,mode=0700") < 0)
+        return "no small disk can be mounted";
+    setenv("HYPEFS_TEST_DISK", path, 1);
+    return NULL;
+}
+
+/* Delivers to the running template, whose memory is a file. */
+static void plant(struct harness *h, const char *payload)
+{
+    const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
+    uint8_t length[4], sequence[4];
+    frame_store_u32(length, (uint32_t)strlen(payload));
+    frame_store_u32(sequence, 1);
+    const struct {
+        size_t at;
+        const void *bytes;
+        size_t size;
+    } parts[] = {{layout->payload, payload, strlen(payload)},
+                 {layout->length, length, sizeof length},
+                 {layout->sequence, sequence, sizeof sequence}};
+    auto_close int fd =
+        open(harness_store_path(h, "instances/template/memory"), O_WRONLY | O_CLOEXEC);
+    struct harness_result found = harness_shell(
+        h, "bash",
+        "$HYPEFS scan --json $S/instances/template/memory | jq '.. | .offset? // empty'");
+    assert_string_not_equal(found.out, "");
+    for (char *next = found.out, *end; *next; next = end + strspn(end, "\n")) {
+        off_t frame = (off_t)strtoull(next, &end, 10);
+        for (size_t i = 0; i < array_length(parts) && frame % FRAME_SIZE == 0; i++)
+            assert_int_equal(pwrite(fd, parts[i].bytes, parts[i].size, frame + (off_t)parts[i].at),
+                             (int)parts[i].size);
+    }
+}
+
+static bool stands_still(void *h)
+{
+    return !vm_is_running(h, "template");
+}
+
+/* A guest is about to write to a disk that is full. Returns the file that takes the room. */
+static char *halt(struct harness *h)
+{
+    const char *small = getenv("HYPEFS_TEST_DISK");
+    char *fill = harness_format(h, "%s/fill", small), *own = make_disk(h, "own.raw", "raw");
+    run(h, (const char *const[]){"mv", own, small, NULL});
+    vm_use_disks(harness_format(
+        h, "[{\"path\":\"%s/own.raw\",\"format\":\"raw\",\"readonly\":false}]", small));
+    vm_boot(h, "microvm", parameters);
+    harness_run(h, (const char *const[]){"cp", "/dev/zero", fill, NULL});
+    plant(h, "{\"do\":\"finish\",\"text\":\"late\"}");
+    harness_await_that(stands_still, h, "the VM halts");
+    return fill;
+}
+
+static void assert_goes_on(struct harness *h)
+{
+    assert_int_equal(vm_change(h, "template", "running"), 0);
+    harness_await(h, vm_console(h, "template"), "vm_guest: first.v1 is armed again");
+    standby(h, "template");
+    assert_int_equal(vm_change(h, "template", "running"), 0);
+    assert_int_equal(vm_change(h, "template", "running"), 0);
+    assert_true(vm_is_running(h, "template"));
+    assert_int_equal(vm_change(h, "template", "stopped"), 0);
+}
+
+static void vm_when_its_disk_is_full_halts_until_there_is_room(void **state)
+{
+    if (!getenv("HYPEFS_TEST_DISK"))
+        skip(); /* not root */
+    struct harness *h = *state;
+    char *fill = halt(h);
+    assert_string_equal(harness_get(h, harness_path(h, "instances/template/state")), "running\n");
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(vm_change(h, "template", "running"), 0);
+        harness_await_that(stands_still, h, "the VM halts again");
+    }
+    assert_int_equal(unlink(fill), 0);
+    assert_goes_on(h);
+    assert_disk(h, "template", 1, "late\n");
+}
+
+static void vm_that_has_halted_can_be_saved_and_goes_on(void **state)
+{
+    if (!getenv("HYPEFS_TEST_DISK"))
+        skip(); /* not root */
+    struct harness *h = *state;
+    assert_int_equal(unlink(halt(h)), 0);
+    standby(h, "template");
+    assert_goes_on(h);
+    assert_disk(h, "template", 2, "late\n");
+}
+
 static const char *find_tools(const char *base)
 {
     static const char *const tools[] = {"qemu-img", "mke2fs", "e2fsck", "debugfs"};
-    (void)base;
     for (size_t i = 0; i < array_length(tools); i++)
         if (!harness_has(tools[i]))
             return "qemu-img, mke2fs, e2fsck or debugfs is missing (apt install qemu-utils "
                    "e2fsprogs)";
-    return NULL;
+    return mount_small(base);
 }
 
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
@@ -335,6 +437,8 @@ int main(void)
         test(qcow2_of_a_user_is_frozen_as_a_raw_one_is),
         test(frozen_disk_is_nobodys_to_write_to),
         test(snapshot_when_its_fork_has_an_overlay_stays),
+        test(vm_when_its_disk_is_full_halts_until_there_is_room),
+        test(vm_that_has_halted_can_be_saved_and_goes_on),
     };
     vm_enter_with_network("{\"mode\":\"user\"}", find_tools);
     return cmocka_run_group_tests_name("disks", tests, make_template, harness_teardown);

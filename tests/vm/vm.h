@@ -78,6 +78,8 @@ void vm_await_pending_payload(struct harness *h, const char *mailbox, const char
 char *vm_console(struct harness *h, const char *id);
 char *vm_info(struct harness *h, const char *id, const char *member);
 int vm_pid(struct harness *h, const char *id);
+/* Does its guest, as QEMU itself says? */
+bool vm_is_running(struct harness *h, const char *id);
 /* Waits until the process has ended. */
 void vm_await_end(int pidfd);
 /* Writes to the instance's state. */
