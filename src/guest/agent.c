@@ -30,6 +30,7 @@ struct agent {
     struct hypefs_mailbox **boxes;
     size_t spec_count, box_count;
     struct hypefs_mailbox *network; /* one of the boxes, the first; NULL: not wanted */
+    char generation[sizeof((struct hypefs_identity *)NULL)->generation]; /* that was applied last */
     struct signals signals;
 };
 
@@ -224,15 +225,36 @@ static void deliver_network(struct agent *agent)
     report("(network)", result.applied ? NULL : result.reason, r);
 }
 
+/* Before anything else that this clone does: what it is must not be any other's. 0 too if the host
+ * was not asked for it. */
+static int become(struct agent *agent, const struct hypefs_mailbox *box)
+{
+    struct hypefs_identity identity;
+    int r = hypefs_identity_read(box, &identity);
+    if (r == -ENOENT)
+        return 0;
+    if (r == 0 && strcmp(identity.generation, agent->generation) != 0) {
+        r = hypefs_identity_apply(&identity);
+        if (r == 0)
+            memcpy(agent->generation, identity.generation, sizeof agent->generation);
+    }
+    explicit_bzero(&identity, sizeof identity);
+    return r;
+}
+
 static void deliver(struct agent *agent, struct hypefs_mailbox *box)
 {
     const char *name = hypefs_mailbox_name(box);
-    struct hook_result result;
+    struct hook_result result = {.applied = false};
     size_t size;
     const char *payload = hypefs_mailbox_payload(box, &size);
-    int r;
+    int r = become(agent, box);
 
-    hook_run(agent->hook, name, payload, size, &agent->signals, &result);
+    if (r < 0)
+        snprintf(result.reason, sizeof result.reason,
+                 "cannot take its seed and time (as root?): %s", strerror(-r));
+    else
+        hook_run(agent->hook, name, payload, size, &agent->signals, &result);
     if (result.applied) {
         r = hypefs_mailbox_ack(box, agent->ack_address);
         hypefs_mailbox_rearm(box);

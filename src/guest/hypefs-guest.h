@@ -29,6 +29,7 @@
 #define HYPEFS_GUEST_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -124,6 +125,33 @@ HYPEFS_GUEST_API int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *
  */
 HYPEFS_GUEST_API int hypefs_mailbox_fail(struct hypefs_mailbox *box, const char *reason,
                                          const char *address);
+
+/* What tells this clone from its siblings, which the host puts into payloads if it was asked to
+ * ("identity"): the member "fork". */
+#define HYPEFS_IDENTITY_SEED_SIZE 32
+struct hypefs_identity {
+    char id[64];                                   /* of the instance, on the host */
+    char generation[33];                           /* 128 random bits of this fork, in hex digits */
+    unsigned char seed[HYPEFS_IDENTITY_SEED_SIZE]; /* random bytes: a secret */
+    int64_t time_ns;                               /* the host's wall clock, since 1970 */
+};
+
+/* Reads it from the payload in hand. -ENOENT: there is none. -EINVAL: it is not as the host writes
+ * it, or nothing is in hand. */
+HYPEFS_GUEST_API int hypefs_identity_read(const struct hypefs_mailbox *box,
+                                          struct hypefs_identity *ret);
+
+/*
+ * Makes the kernel's random numbers differ from those of other clones from now on (the seed is
+ * added to its pool, and its generator reseeded), then sets the wall clock. To be done before
+ * anything that needs either, and once for each generation: of several payloads all have the same
+ * member, and the clock does not stand still between them. Random generators inside of processes
+ * stay as they were saved.
+ *
+ * Errors of open(2) and ioctl(2) on /dev/urandom and of clock_settime(2), -EPERM above all
+ * (CAP_SYS_ADMIN and CAP_SYS_TIME are needed).
+ */
+HYPEFS_GUEST_API int hypefs_identity_apply(const struct hypefs_identity *identity);
 
 /* Wipes the payload in hand and arms the mailbox again. With nothing in hand: does nothing. */
 HYPEFS_GUEST_API void hypefs_mailbox_rearm(struct hypefs_mailbox *box);
