@@ -332,6 +332,7 @@ static int run_commit(struct job *job)
     struct fork_engine engine = {.instances = fs->setup.instances,
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
+                                 .watch = fs->setup.watch,
                                  .cancel_fd = fs->stop_fd,
                                  .begun = tell_commit_step,
                                  .listener = &commit};

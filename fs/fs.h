@@ -25,6 +25,7 @@ enum { FS_LATER = 1, FS_COMMITS_MAX = 1024 };
 
 struct fs;
 struct events;
+struct memory_watch;
 struct node;
 struct handle;
 struct job;
@@ -34,6 +35,7 @@ struct fs_setup {
     struct instances *instances;
     const char *ack_address;
     struct ack_ports *ack_ports;
+    struct memory_watch *watch;
     bool require_token;
     struct events *events; /* which the layers below tell too (tell.h) */
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */

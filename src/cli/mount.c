@@ -18,6 +18,7 @@
 
 #include "cli/cli.h"
 #include "cli/mountpoint.h"
+#include "fork/memory_watch.h"
 #include "fs/ops.h"
 #include "fs/tell.h"
 #include "mailbox/ack.h"
@@ -54,6 +55,7 @@ struct daemon {
     struct vmm_programs *programs;
     struct vmm_binary binaries[2];
     struct ack_ports *ack_ports;
+    struct memory_watch *watch;
     struct events *events;
     struct snapshots snapshots;
     struct instances instances;
@@ -371,6 +373,9 @@ static int open_layers(struct daemon *daemon, struct error *err)
     int r = ack_ports_create(&daemon->ack_ports, err);
     fs_setup.ack_ports = daemon->ack_ports;
     if (r == 0)
+        r = memory_watch_create(&daemon->watch, err);
+    fs_setup.watch = daemon->watch;
+    if (r == 0)
         r = events_create(&daemon->events, err);
     fs_setup.events = daemon->events;
     if (r == 0)
@@ -402,6 +407,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (daemon->snapshots.store)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
+    memory_watch_destroy(daemon->watch);
     ack_ports_destroy(daemon->ack_ports);
     events_destroy(daemon->events);
     store_close(&daemon->store);

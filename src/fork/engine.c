@@ -106,6 +106,8 @@ static int validate(struct fork *fork, struct error *err)
     if (r == 0)
         r = check_target(fork->request, err);
     if (r == 0)
+        r = identity_check(fork, err);
+    if (r == 0)
         r = read_machine(fork, err);
     return r < 0 ? r : reserve(fork, err);
 }
@@ -262,13 +264,19 @@ static int write_vmm(void *context, uint64_t offset, const void *bytes, size_t s
     return vmm_write_memory(context, offset, bytes, size, err);
 }
 
+static struct memory_io memory_of(const struct fork *fork)
+{
+    return (struct memory_io){.read = read_vmm, .write = write_vmm, .context = fork->vmm};
+}
+
 static int patch(struct fork *fork, struct error *err)
 {
-    struct memory_io io = {.read = read_vmm, .write = write_vmm, .context = fork->vmm};
+    struct memory_io io = memory_of(fork);
     int r = preflight(fork, &io, err);
     if (r < 0)
         return r;
     fault_point(FAULT_PATCH);
+    identity_set_time(fork);
     r = deliver_write(&io, fork->deliveries, fork->count, err);
     fault_point(FAULT_PATCHED);
     for (size_t i = 0; i < fork->count && r == 0; i++)
@@ -279,9 +287,12 @@ static int patch(struct fork *fork, struct error *err)
 static int resume(struct fork *fork, struct error *err)
 {
     struct vmm_context context = context_of(fork);
-    int r = vmm_resume(&context, fork->vmm, err);
+    fork->watched.io = memory_of(fork);
+    int r =
+        fork->watched.count > 0 ? memory_watch_add(fork->engine->watch, &fork->watched, err) : 0;
+    if (r == 0)
+        r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
-    vmm_release(fork->vmm);
     return r;
 }
 
@@ -297,6 +308,19 @@ static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
     [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_LOAD] = load, [FORK_PATCH] = patch,
     [FORK_RESUME] = resume,     [FORK_NETWORK] = await, [FORK_ACK] = await,
 };
+
+/* The last look at its memory: which payloads it has taken. Why it cannot be read, if so, is told
+ * by the step that failed. */
+static void let_go(struct fork *fork)
+{
+    struct memory_io io = fork->watched.io;
+    memory_watch_remove(fork->engine->watch, &fork->watched);
+    if (!fork->vmm || fork->resumed_at_ms == 0)
+        return;
+    for (size_t i = 0; i < fork->count; i++)
+        fork->mailboxes[i]->looked = consume_look(&io, &fork->mailboxes[i]->consume, NULL) == 0;
+    vmm_release(fork->vmm);
+}
 
 static void tell(const struct fork *fork, const char *phase)
 {
@@ -368,6 +392,7 @@ static void take_back(struct fork *fork)
     store_entry_discard(&fork->copy);
     cJSON_Delete(fork->description);
     machine_finish(&fork->machine);
+    explicit_bzero(&fork->identity, sizeof fork->identity);
 }
 
 int fork_run(const struct fork_engine *engine, const struct fork_source *source,
@@ -378,9 +403,11 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
                         .request = request,
                         .copy = {.fd = -1},
                         .socket = {.fd = -1},
+                        .watched = {.event_fd = -1},
                         .entry = {.fd = -1}};
     struct error why = {0};
     int r = run_steps(&fork, &why);
+    let_go(&fork);
     bool acks_failed = r < 0 && fork.phase == FORK_ACK && r != -ESHUTDOWN && r != -EIO;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;

@@ -12,6 +12,7 @@
 #ifndef HYPEFS_FORK_ENGINE_H
 #define HYPEFS_FORK_ENGINE_H
 
+#include "fork/memory_watch.h"
 #include "fork/request.h"
 #include "instance/instance.h"
 
@@ -19,6 +20,7 @@ struct fork_engine {
     struct instances *instances;
     const char *ack_address;     /* the mount's; a fork's options may name another */
     struct ack_ports *ack_ports; /* NULL: none is remembered */
+    struct memory_watch *watch;
     int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
     /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
      * … "ack", and "publish" when the fork goes into the store). NULL: nobody is told. */

@@ -67,17 +67,18 @@ int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *ma
     mailbox->located = true;
     mailbox->offset = delivery->targets[0]->offset;
     mailbox->copies = delivery->target_count;
+    mailbox->consume = (struct consume){.delivery = delivery};
     fork->mailboxes[fork->count++] = mailbox;
     return 0;
 }
 
-/* Datagrams are matched against the mailboxes that wait, the network's too; the others get none. */
+/* Datagrams are matched against the mailboxes that wait for one, the network's too. */
 static void receive(struct fork *fork)
 {
     struct ack_wait *waits[FORK_DELIVERIES_MAX];
     size_t count = 0;
     for (size_t i = 0; i < fork->count; i++)
-        if (fork->mailboxes[i]->wait_for_ack)
+        if (fork->mailboxes[i]->wait_for_ack && fork->mailboxes[i]->how != FORK_ACK_MEMORY)
             waits[count++] = &fork->mailboxes[i]->ack;
     ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
                 &fork->ignored);
@@ -87,21 +88,24 @@ int handoff_wait(struct fork *fork,
                  int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
                  struct error *err)
 {
-    enum { SOCKET, PROCESS, CANCEL, COUNT };
+    enum { SOCKET, MEMORY, PROCESS, CANCEL, COUNT };
     double deadline_ms = 0;
     for (;;) {
         if (fork->socket.fd >= 0)
             receive(fork);
+        if (fork->watched.event_fd >= 0)
+            memory_watch_receive(fork->engine->watch, &fork->watched, fork->resumed_at_ms);
         int r = look(fork, &deadline_ms, err);
         if (r != 0)
             return r < 0 ? r : 0;
-        const int fds[COUNT] = {fork->socket.fd, fork->vmm->pidfd, fork->engine->cancel_fd};
+        const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
+                                fork->engine->cancel_fd};
         r = process_poll(fds, COUNT, deadline_ms);
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");
         if (r & 1 << CANCEL)
             return error_set(err, ECANCELED, "cancelled");
-        if (r & 1 << PROCESS && !(r & 1 << SOCKET))
+        if (r & 1 << PROCESS && !(r & (1 << SOCKET | 1 << MEMORY)))
             return error_set(err, EIO,
                              "the VM ended before its guest acked: did the guest shut "
                              "down, reboot or crash?");

@@ -13,7 +13,6 @@ static int append_members(struct fork *fork, struct fork_mailbox *mailbox, struc
 {
     char members[FORK_ACK_PORT_MAX + FORK_ACK_KEY_MAX + 1];
     int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
-    mailbox->ack = (struct ack_wait){.mailbox = mailbox->name};
     if (mailbox->how == FORK_ACK_KEYED) {
         store_random_hex(mailbox->ack_key, ACK_KEY_SIZE / 2);
         mailbox->ack.key = mailbox->ack_key;
@@ -28,9 +27,32 @@ static int append_members(struct fork *fork, struct fork_mailbox *mailbox, struc
 static bool wants_acks(const struct fork_request *request)
 {
     for (size_t i = 0; i < request->count; i++)
-        if (request->mailboxes[i].wait_for_ack)
+        if (request->mailboxes[i].wait_for_ack && request->mailboxes[i].how != FORK_ACK_MEMORY)
             return true;
     return false;
+}
+
+/* Its answer is looked for in the frames, from the resume on. */
+static void watch(struct fork *fork, struct fork_mailbox *mailbox)
+{
+    fork->watched.frames[fork->watched.count++] =
+        (struct watched_frame){.consume = &mailbox->consume, .wait = &mailbox->ack};
+}
+
+static int prepare_mailbox(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+{
+    bool by_memory = mailbox->how == FORK_ACK_MEMORY;
+    int r = 0;
+    mailbox->ack = (struct ack_wait){.mailbox = mailbox->name};
+    if (mailbox->wait_for_ack && !by_memory)
+        r = append_members(fork, mailbox, err);
+    if (r == 0 && fork->request->options.identity)
+        r = identity_append(fork, mailbox, err);
+    if (r == 0)
+        r = handoff_add(fork, FRAME_FORK, mailbox, err);
+    if (r == 0 && mailbox->wait_for_ack && by_memory)
+        watch(fork, mailbox);
+    return r;
 }
 
 static int prepare(struct fork *fork, struct error *err)
@@ -43,12 +65,11 @@ static int prepare(struct fork *fork, struct error *err)
             return r;
         fork->acks_wanted = true;
     }
+    if (request->options.identity)
+        identity_make(&fork->identity);
     for (size_t i = 0; i < request->count && r == 0; i++) {
         fork->failed_mailbox = request->mailboxes[i].name;
-        if (request->mailboxes[i].wait_for_ack)
-            r = append_members(fork, &request->mailboxes[i], err);
-        if (r == 0)
-            r = handoff_add(fork, FRAME_FORK, &request->mailboxes[i], err);
+        r = prepare_mailbox(fork, &request->mailboxes[i], err);
     }
     if (r == 0)
         fork->failed_mailbox = NULL;
@@ -57,6 +78,17 @@ static int prepare(struct fork *fork, struct error *err)
 
 static int no_ack(const struct fork *fork, const struct fork_mailbox *mailbox, struct error *err)
 {
+    if (mailbox->ack.lost)
+        return error_set(err, ETIMEDOUT,
+                         "no ack for mailbox %s within %d ms: the guest has put the memory of all "
+                         "its copies to another use: was its software still there when the VM was "
+                         "saved?",
+                         mailbox->name, mailbox->ack_timeout_ms);
+    if (mailbox->how == FORK_ACK_MEMORY)
+        return error_set(err, ETIMEDOUT,
+                         "mailbox %s was not consumed within %d ms: is its software running in "
+                         "the guest?",
+                         mailbox->name, mailbox->ack_timeout_ms);
     if (mailbox->ack.text[0])
         return error_set(err, ETIMEDOUT,
                          "no ack for mailbox %s within %d ms; the last that the guest said of it: "

@@ -4,6 +4,7 @@
 #define HYPEFS_FORK_INTERNAL_H
 
 #include "fork/engine.h"
+#include "fork/memory_watch.h"
 
 enum fork_phase {
     FORK_VALIDATE,
@@ -19,6 +20,12 @@ extern const char *const fork_phase_names[FORK_PHASES];
 extern const char fork_publish_name[]; /* behind the last */
 
 enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
+
+/* What tells clones apart, if options.identity says so. */
+struct fork_identity {
+    char generation[FORK_GENERATION_SIZE + 1];
+    char seed[FORK_SEED_SIZE + 1]; /* a secret */
+};
 
 struct fork {
     const struct fork_engine *engine;
@@ -43,9 +50,11 @@ struct fork {
     /* Acks: one socket, as long as a handoff uses it. */
     struct ack_socket socket;
     unsigned socket_users;
-    bool acks_wanted;     /* by mailboxes: they use the socket */
-    double resumed_at_ms; /* process_now_ms() */
-    unsigned ignored;     /* datagrams */
+    bool acks_wanted;       /* by mailboxes: they use the socket */
+    double resumed_at_ms;   /* process_now_ms() */
+    unsigned ignored;       /* datagrams */
+    struct watched watched; /* the frames of those that are to ack by memory */
+    struct fork_identity identity;
 
     size_t prepared; /* handoffs */
     enum fork_phase phase;
@@ -89,6 +98,13 @@ int handoff_wait(struct fork *fork,
  * nothing is wrong yet, and *deadline_ms is lowered to when something may be; else what has failed.
  */
 const char *handoff_mailboxes_failure(const struct fork *fork, double *deadline_ms);
+
+/* identity.c: does each payload take it; makes it and appends it; as late as possible, the time in
+ * what was appended. */
+int identity_check(struct fork *fork, struct error *err);
+void identity_make(struct fork_identity *identity);
+int identity_append(const struct fork *fork, struct fork_mailbox *mailbox, struct error *err);
+void identity_set_time(struct fork *fork);
 
 /* request.c: one of the two texts, of which either may be NULL. */
 int fork_read_token(enum frame_kind kind, const char *token, const char *hex,

@@ -23,6 +23,14 @@ static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
     cJSON_AddItemToObject(json, name, item);
 }
 
+/* By the guest, as far as its memory told when the commit ended. */
+static cJSON *consumed_result(const struct fork_mailbox *mailbox)
+{
+    enum consume_state state = mailbox->consume.state;
+    bool known = mailbox->delivered && mailbox->looked && state != CONSUME_UNKNOWN;
+    return known ? cJSON_CreateBool(state != CONSUME_PENDING) : cJSON_CreateNull();
+}
+
 static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
 {
     cJSON *json = cJSON_CreateObject();
@@ -36,7 +44,7 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
-    cJSON_AddNullToObject(json, "consumed");
+    cJSON_AddItemToObject(json, "consumed", consumed_result(mailbox));
     return json;
 }
 
@@ -59,6 +67,7 @@ static cJSON *network_result(const struct fork_network *network)
            cJSON_CreateNumber((double)mailbox->payload_size));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
+    cJSON_AddItemToObject(json, "consumed", consumed_result(mailbox));
     add_if(json, "message", network->degraded[0], cJSON_CreateString(network->degraded));
     return json;
 }

@@ -139,14 +139,10 @@ static int read_members(const cJSON *json, struct fork_mailbox *mailbox, struct 
 {
     struct mailbox_members members = {0};
     int r = json_read(json, mailbox_fields, array_length(mailbox_fields), &members, err);
-    if (r == 0 && members.ack >= FORK_ACKS)
-        r = error_set(err, EOPNOTSUPP,
-                      "\"ack\": \"%s\" is not supported yet: use \"udp\" or \"keyed\"",
-                      fork_ack_words[members.ack]);
     if (r == 0)
         r = fork_read_token(FRAME_FORK, members.token, members.token_hex, mailbox, err);
     mailbox->wait_for_ack = members.wait_for_ack;
-    mailbox->how = members.ack < FORK_ACKS ? (enum fork_ack)members.ack : FORK_ACK_UDP;
+    mailbox->how = (enum fork_ack)members.ack;
     if (r == 0 && members.wait_for_ack)
         r = read_timeout(members.timeout, &mailbox->ack_timeout_ms, err);
     free_text(members.token);
@@ -172,40 +168,52 @@ static int read_request(const char *text, struct json_span object, struct fork_m
     return r;
 }
 
-/* What hypefs appends to the payload of a mailbox that waits for an ack. */
+/* What hypefs appends to payloads. */
 static const struct appended {
     const char *name;
-    size_t size; /* bytes it takes, with its comma */
-    bool keyed;  /* only with "ack": "keyed" */
+    size_t size;     /* bytes it takes at the most, with its comma */
+    const char *why; /* it is appended … */
+    unsigned acks;   /* of 1 << enum fork_ack: for whom acks so; 0: for "identity" */
 } appended_members[] = {
-    {"ack_port", FORK_ACK_PORT_MAX, false},
-    {"ack_key", FORK_ACK_KEY_MAX, true},
+    {"ack_port", FORK_ACK_PORT_MAX, "when an ack is waited for",
+     1 << FORK_ACK_UDP | 1 << FORK_ACK_KEYED},
+    {"ack_key", FORK_ACK_KEY_MAX, "when an ack is waited for", 1 << FORK_ACK_KEYED},
+    {"fork", FORK_IDENTITY_MAX, "with the option \"identity\"", 0},
 };
 
-static int check_payload(const char *text, struct json_span payload,
-                         const struct fork_mailbox *mailbox, struct error *err)
+static bool is_appended(const struct appended *member, const struct fork_mailbox *mailbox,
+                        bool identity)
 {
-    size_t size = payload.end - payload.start, more = 0;
-    for (size_t i = 0; i < array_length(appended_members) && mailbox->wait_for_ack; i++) {
+    return member->acks == 0 ? identity
+                             : mailbox->wait_for_ack && member->acks & 1u << mailbox->how;
+}
+
+int fork_check_payload(const char *text, struct json_span payload,
+                       const struct fork_mailbox *mailbox, bool identity, struct error *err)
+{
+    char names[64] = "";
+    size_t size = payload.end - payload.start, more = 0, used = 0;
+    for (size_t i = 0; i < array_length(appended_members); i++) {
         const struct appended *member = &appended_members[i];
-        if (member->keyed && mailbox->how != FORK_ACK_KEYED)
+        if (!is_appended(member, mailbox, identity))
             continue;
         if (json_has_member(text, payload, member->name))
             return error_set(err, EINVAL,
-                             "the payload has a member \"%s\", which hypefs appends when an ack is "
-                             "waited for: leave it out",
-                             member->name);
+                             "the payload has a member \"%s\", which hypefs appends %s: leave it "
+                             "out",
+                             member->name, member->why);
         more += member->size;
+        used += (size_t)snprintf(names + used, sizeof names - used, "%s\"%s\"",
+                                 used > 0 ? " and " : "", member->name);
     }
     if (size + more <= FRAME_CAPACITY)
         return 0;
     if (more == 0)
         return error_set(err, EFBIG, "the payload has %zu bytes: a mailbox takes %d", size,
                          FRAME_CAPACITY);
-    return error_set(
-        err, EFBIG, "the payload has %zu bytes and %zu are needed for %s: a mailbox takes %d", size,
-        more, more > FORK_ACK_PORT_MAX ? "\"ack_port\" and \"ack_key\"" : "\"ack_port\"",
-        FRAME_CAPACITY);
+    return error_set(err, EFBIG,
+                     "the payload has %zu bytes and %zu are needed for %s: a mailbox takes %d",
+                     size, more, names, FRAME_CAPACITY);
 }
 
 int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
@@ -226,7 +234,7 @@ int fork_parse_mailbox(const char *text, struct json_span object, bool require_t
         r = error_set(err, EINVAL,
                       "this mount wants tokens: write {\"payload\": {…}, \"token\": \"…\"}");
     if (r == 0)
-        r = check_payload(text, payload, &mailbox, err);
+        r = fork_check_payload(text, payload, &mailbox, false, err);
     if (r < 0 || !ret)
         return r;
     mailbox.payload_size = payload.end - payload.start;
@@ -297,8 +305,6 @@ static int check_options(const struct option_members *members, struct error *err
             "\"tap\" must be the name of the host's interface: 1 to %d of A-Z, a-z, 0-9, "
             "\"_\", \".\" and \"-\", or null",
             MACHINE_TAP_MAX);
-    if (members->identity)
-        return error_set(err, EOPNOTSUPP, "\"identity\" is not supported yet: use false");
     return members->ack_address ? ack_address_check("\"ack_address\"", members->ack_address, err)
                                 : 0;
 }
@@ -321,6 +327,7 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
                                  .from_running = members.from_running,
                                  .wait_for_network = members.wait_for_network,
                                  .keep = members.on_ack_failure != 0,
+                                 .identity = members.identity,
                                  .tap = members.tap,
                                  .ack_address = members.ack_address};
     return 0;

@@ -13,14 +13,15 @@
 
 #include "hypervisor/hypervisor.h"
 #include "mailbox/ack.h"
+#include "mailbox/consume.h"
 #include "mailbox/deliver.h"
 #include "mailbox/frame.h"
 #include "store/snapshot.h"
 #include "util/error.h"
 #include "util/json.h"
 
-enum fork_ack { FORK_ACK_UDP, FORK_ACK_KEYED, FORK_ACKS };
-extern const char *const fork_ack_words[]; /* what "ack" may be; those behind FORK_ACKS not yet */
+enum fork_ack { FORK_ACK_UDP, FORK_ACK_KEYED, FORK_ACK_MEMORY };
+extern const char *const fork_ack_words[]; /* what "ack" may be */
 
 /* One mailbox of a fork: what is asked for, and what became of it. */
 struct fork_mailbox {
@@ -38,6 +39,8 @@ struct fork_mailbox {
     uint64_t offset; /* of the first frame */
     size_t copies;
     struct ack_wait ack; /* if wait_for_ack */
+    bool looked;         /* whether it was consumed: else that is not known */
+    struct consume consume;
 };
 
 /* The identity that a fork gets in the network. */
@@ -53,6 +56,7 @@ struct fork_options {
     bool from_running; /* an instance that runs may be paused for a copy of its memory */
     bool wait_for_network;
     bool keep;         /* on_ack_failure */
+    bool identity;     /* payloads get a member "fork" */
     char *tap;         /* owned; the fork's in place of the source's; NULL: that */
     char *ack_address; /* owned; NULL: the mount's */
 };
@@ -76,14 +80,29 @@ void fork_request_finish(struct fork_request *request);
  * Reads a staged text that json_check() found complete (`object` is its span) into `ret`; the name
  * is not touched. EINVAL: not a request nor a payload, a member's value, a token needed but not
  * given, a payload with a member that is to be appended. EFBIG: the payload, with what is to be
- * appended, is over FRAME_CAPACITY. EOPNOTSUPP: "ack": "memory". Texts name members, never the
- * payload's or the token's bytes. `ret` may be NULL: only check.
+ * appended, is over FRAME_CAPACITY. Texts name members, never the payload's or the token's bytes.
+ * `ret` may be NULL: only check.
  */
 int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
                        struct fork_mailbox *ret, struct error *err);
 
-/* Bytes that the members that are appended take, at the most. */
-enum { FORK_ACK_PORT_MAX = 17, FORK_ACK_KEY_MAX = 13 + ACK_KEY_SIZE };
+enum {
+    FORK_GENERATION_SIZE = 32, /* hex digits */
+    FORK_SEED_SIZE = 64,
+    FORK_TIME_SIZE = 19, /* digits: ns since 1970, until 2286 */
+};
+
+/* Bytes that the members that are appended take with their commas, at the most. */
+enum {
+    FORK_ACK_PORT_MAX = 17,
+    FORK_ACK_KEY_MAX = 13 + ACK_KEY_SIZE,
+    FORK_IDENTITY_MAX = 51 + STORE_ID_MAX + FORK_GENERATION_SIZE + FORK_SEED_SIZE + FORK_TIME_SIZE,
+};
+
+/* Has the payload at that span room for what will be appended to it, and no such member yet?
+ * EINVAL, EFBIG. */
+int fork_check_payload(const char *text, struct json_span payload,
+                       const struct fork_mailbox *mailbox, bool identity, struct error *err);
 
 /* Puts `members` (of which no comma begins or ends the text) before the payload's last }. */
 int fork_append(struct fork_mailbox *mailbox, const char *members, struct error *err);

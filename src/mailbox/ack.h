@@ -81,6 +81,7 @@ struct ack_wait {
 
     /* Set by ack_receive(). */
     enum { ACK_WAITING, ACK_OK, ACK_REFUSED } state;
+    bool lost;                         /* waiting, but nothing is left that could answer */
     double ms;                         /* from the resume to the ack */
     char text[ACK_DATAGRAM_MAX + 1];   /* the answer, trimmed, without its key; until then the last
                                           progress */

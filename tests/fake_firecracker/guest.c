@@ -176,6 +176,13 @@ static void take(struct hypefs_mailbox *box)
     hypefs_mailbox_rearm(box);
 }
 
+/* Its pages are another program's now. */
+static void reuse(const struct guest *guest)
+{
+    for (size_t i = 0; i < guest->count; i++)
+        memset((void *)(uintptr_t)guest->boxes[i].frame, 0, FAKE_PAGE);
+}
+
 /* What a guest does to its disk, for a test to see whose it was. */
 static void write_drives(const struct fake *fake)
 {
@@ -200,7 +207,10 @@ static void *run(void *argument)
     }
     for (;;) {
         struct hypefs_mailbox *full;
-        while (guest.count > 0 && hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
+        if (behaves("reuse"))
+            reuse(&guest);
+        while (!behaves("absent") && guest.count > 0 &&
+               hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
             take(full);
         pthread_cond_wait(&fake->resumed, &fake->running);
     }

@@ -113,7 +113,6 @@ static void write_when_it_cannot_become_right_is_refused_at_once(void **state)
         {"{\"token\":\"s3cr3t\"}", 0, EINVAL, "\"token\" stands without \"payload\""},
         {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":1.5}", 0, EINVAL,
          "\"ack_timeout_ms\""},
-        {"{\"payload\":{},\"ack\":\"memory\"}", 0, EOPNOTSUPP, "not supported yet"},
     };
     struct tree *tree = *state;
     for (size_t i = 0; i < array_length(cases); i++) {

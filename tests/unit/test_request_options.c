@@ -66,7 +66,7 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"on_ack_failure\":\"ignore\"}", EINVAL, "must be one of \"destroy\", \"keep\""},
         {"{\"on_ack_failure\":null}", EINVAL, "\"on_ack_failure\""},
         {"{\"wait_for_network\":0}", EINVAL, "\"wait_for_network\" must be true or false"},
-        {"{\"identity\":true}", EOPNOTSUPP, "\"identity\" is not supported yet"},
+        {"{\"identity\":1}", EINVAL, "\"identity\" must be true or false"},
         {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
         {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},
         {"{\"tap\":\"0123456789abcdef\"}", EINVAL, "\"tap\" must be the name"},

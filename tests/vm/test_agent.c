@@ -35,6 +35,19 @@ static void fork_when_its_hook_takes_the_name_is_acked(void **state)
     vm_assert_running(h, (const char *const[]){"web-1", "web-2", NULL});
 }
 
+/* The agent has taken seed and time, or it would have refused. */
+static void fork_with_identity_takes_it_before_the_hook(void **state)
+{
+    struct harness *h = *state;
+    harness_put(vm_draft(h, "new", "options"), "{\"identity\":true}");
+    vm_fork(h, "web-1", box, named(h, "web-1"));
+    harness_await(h, vm_console(h, "web-1"), "hypefs-guest: applied");
+    /* One that is not as the host writes it. */
+    vm_write_frames(h, "web-1", box, "{\"instance_name\":\"web-2\",\"fork\":{\"id\":\"web-2\"}}");
+    harness_await(h, vm_console(h, "web-1"),
+                  "hypefs-guest: failed kernel.identity.v1: cannot take");
+}
+
 static void fork_when_it_took_a_name_takes_another(void **state)
 {
     struct harness *h = *state;
@@ -63,6 +76,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(fork_when_its_hook_takes_the_name_is_acked),
+        test(fork_with_identity_takes_it_before_the_hook),
         test(fork_when_it_took_a_name_takes_another),
         test(commit_when_the_hook_refuses_fails_with_its_last_line),
     };

@@ -17,8 +17,8 @@
  *
  * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
  * characters as \xNN; the network's NAME is "(network)". The payload's member "do" is one of the
- * `deeds` below; without it: ack. What says "hush" is acked and not printed. A network payload says
- * nothing like that.
+ * `deeds` below; without it: ack. An identity in it is taken first. What says "hush" is acked and
+ * not printed. A network payload says nothing like that.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -31,6 +31,7 @@
 #include <sys/reboot.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "guest/internal.h"
@@ -45,6 +46,7 @@ enum {
     DEED_MAX = 31,
     TEXT_MAX = 31,
     HALF_BYTES = 1 << 20,
+    RANDOM_BYTES = 16,
 };
 
 #define DISK "/disk"
@@ -52,6 +54,7 @@ enum {
 static const char host_address[] = "10.0.2.2"; /* of QEMU's user network */
 
 static char *network_deed; /* NULL: apply */
+static struct hypefs_mailbox *asleep;
 
 static void die(const char *what, int error)
 {
@@ -126,6 +129,31 @@ static void refuse(struct hypefs_mailbox *box)
     int r = hypefs_mailbox_fail(box, "told to fail", NULL);
     if (r < 0)
         printf("vm_guest: fail: %s\n", strerror(-r));
+}
+
+/* The page of the mailbox that is asleep becomes other memory. */
+static void reuse_asleep(struct hypefs_mailbox *box)
+{
+    (void)box;
+    if (asleep)
+        hypefs_mailbox_close(asleep);
+    asleep = NULL;
+}
+
+/* What programs of two clones must not have in common, and what they should. */
+static void print_random(struct hypefs_mailbox *box)
+{
+    unsigned char bytes[RANDOM_BYTES] = {0};
+    FILE *file = fopen("/dev/urandom", "re");
+    if (!file || fread(bytes, sizeof bytes, 1, file) != 1)
+        perror("vm_guest: /dev/urandom");
+    if (file)
+        fclose(file);
+    printf("vm_guest: random=");
+    for (size_t i = 0; i < sizeof bytes; i++)
+        printf("%02x", bytes[i]);
+    printf(" time=%lld\n", (long long)time(NULL));
+    ack(box);
 }
 
 static void reboot_now(struct hypefs_mailbox *box)
@@ -203,6 +231,8 @@ static const struct {
     {"progress", ack_after_progress},
     {"hold", ack_when_let_go},
     {"fail", refuse},
+    {"reuse", reuse_asleep},
+    {"random", print_random},
     {"reboot", reboot_now},
     {"write", write_disk},
     {"finish", finish_disk},
@@ -234,6 +264,12 @@ static void obey(struct hypefs_mailbox *box)
         if (guest_member_find(payload, size, "do", &any))
             guest_member_word(payload, size, "do", told, DEED_MAX);
     }
+    struct hypefs_identity identity;
+    int r = hypefs_identity_read(box, &identity);
+    if (r == 0)
+        r = hypefs_identity_apply(&identity);
+    if (r < 0 && r != -ENOENT)
+        printf("vm_guest: identity: %s\n", strerror(-r));
     if (strcmp(told, "hush") != 0)
         print_payload(name, payload, size);
     for (size_t i = 0; i < sizeof deeds / sizeof deeds[0]; i++)
@@ -266,8 +302,7 @@ static void keep_twin(const struct hypefs_mailbox *box)
 
 static void arm_asleep(const char *name)
 {
-    struct hypefs_mailbox *box;
-    int r = hypefs_mailbox_arm(name, NULL, 0, &box);
+    int r = hypefs_mailbox_arm(name, NULL, 0, &asleep);
     if (r < 0)
         die(name, r);
 }
@@ -364,10 +399,10 @@ int main(void)
     for (size_t i = 0; i < count; i++)
         boxes[i]->frame[boxes[i]->layout->length] = 0;
     free(child);
-    char *asleep = parameter(line, "hypefs.asleep");
-    if (asleep)
-        arm_asleep(asleep);
-    free(asleep);
+    char *asleep_name = parameter(line, "hypefs.asleep");
+    if (asleep_name)
+        arm_asleep(asleep_name);
+    free(asleep_name);
     if (has_parameter(line, "hypefs.twin"))
         keep_twin(boxes[0]);
     puts("vm_guest: ready");

@@ -1,0 +1,152 @@
+/* SPDX-License-Identifier: MIT */
+#include "fork/memory_watch.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include "util/process.h"
+#include "util/text.h"
+
+static const double interval_ms = 2, rest_per_round = 4;
+
+struct memory_watch {
+    pthread_t thread;
+    pthread_mutex_t lock; /* guards all that follows, and what is in the list */
+    pthread_cond_t changed;
+    struct watched *list;
+    bool stop;
+};
+
+static void look(struct watched *watched)
+{
+    bool news = false;
+    for (size_t i = 0; i < watched->count && !watched->gone; i++) {
+        struct watched_frame *frame = &watched->frames[i];
+        if (frame->consume->state != CONSUME_PENDING)
+            continue;
+        watched->gone = consume_look(&watched->io, frame->consume, NULL) < 0;
+        frame->at_ms = process_now_ms();
+        news = news || frame->consume->state != CONSUME_PENDING;
+    }
+    if (news)
+        eventfd_write(watched->event_fd, 1);
+}
+
+/* With the lock held. */
+static void rest(struct memory_watch *watch, double ms)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    int64_t ns = until.tv_nsec + (int64_t)(ms * 1e6);
+    until.tv_sec += (time_t)(ns / 1000000000);
+    until.tv_nsec = (long)(ns % 1000000000);
+    int code = 0;
+    while (!watch->stop && code == 0)
+        code = pthread_cond_clockwait(&watch->changed, &watch->lock, CLOCK_MONOTONIC, &until);
+}
+
+static void *run(void *argument)
+{
+    struct memory_watch *watch = argument;
+    struct watched *watched;
+    pthread_mutex_lock(&watch->lock);
+    while (!watch->stop) {
+        if (!watch->list) {
+            pthread_cond_wait(&watch->changed, &watch->lock);
+            continue;
+        }
+        double begun = process_now_ms();
+        DL_FOREACH (watch->list, watched)
+            look(watched);
+        double took = (process_now_ms() - begun) * rest_per_round;
+        rest(watch, took > interval_ms ? took : interval_ms);
+    }
+    pthread_mutex_unlock(&watch->lock);
+    return NULL;
+}
+
+int memory_watch_create(struct memory_watch **ret, struct error *err)
+{
+    struct memory_watch *watch = calloc(1, sizeof *watch);
+    if (!watch)
+        return error_set(err, ENOMEM, "out of memory");
+    pthread_mutex_init(&watch->lock, NULL);
+    pthread_cond_init(&watch->changed, NULL);
+    int code = pthread_create(&watch->thread, NULL, run, watch);
+    if (code != 0) {
+        free(watch);
+        return error_errno(err, code, "cannot start a thread");
+    }
+    *ret = watch;
+    return 0;
+}
+
+void memory_watch_destroy(struct memory_watch *watch)
+{
+    if (!watch)
+        return;
+    pthread_mutex_lock(&watch->lock);
+    watch->stop = true;
+    pthread_cond_broadcast(&watch->changed);
+    pthread_mutex_unlock(&watch->lock);
+    pthread_join(watch->thread, NULL);
+    pthread_cond_destroy(&watch->changed);
+    pthread_mutex_destroy(&watch->lock);
+    free(watch);
+}
+
+int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err)
+{
+    watched->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (watched->event_fd < 0)
+        return error_errno(err, errno, "cannot wait for acks by memory");
+    pthread_mutex_lock(&watch->lock);
+    DL_APPEND(watch->list, watched);
+    pthread_cond_broadcast(&watch->changed);
+    pthread_mutex_unlock(&watch->lock);
+    return 0;
+}
+
+void memory_watch_remove(struct memory_watch *watch, struct watched *watched)
+{
+    if (watched->event_fd < 0)
+        return;
+    pthread_mutex_lock(&watch->lock);
+    DL_DELETE(watch->list, watched);
+    pthread_mutex_unlock(&watch->lock);
+    close(watched->event_fd);
+    watched->event_fd = -1;
+}
+
+static void answer(const struct watched_frame *frame, double resumed_at_ms)
+{
+    struct ack_wait *wait = frame->wait;
+    wait->lost = frame->consume->state == CONSUME_UNKNOWN;
+    if (frame->consume->state == CONSUME_APPLIED)
+        wait->state = ACK_OK;
+    else if (frame->consume->state == CONSUME_REFUSED)
+        wait->state = ACK_REFUSED;
+    else
+        return;
+    wait->ms = frame->at_ms - resumed_at_ms;
+    snprintf(wait->reason, sizeof wait->reason, "%s", frame->consume->reason);
+    text_make_printable(wait->reason, strlen(wait->reason), ' ');
+}
+
+void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double resumed_at_ms)
+{
+    eventfd_t count;
+    eventfd_read(watched->event_fd, &count);
+    pthread_mutex_lock(&watch->lock);
+    for (size_t i = 0; i < watched->count; i++)
+        if (watched->frames[i].wait->state == ACK_WAITING)
+            answer(&watched->frames[i], resumed_at_ms);
+    pthread_mutex_unlock(&watch->lock);
+}

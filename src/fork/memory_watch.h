@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * memory_watch: acks that no network carries. One thread looks at the delivered frames of all forks
+ * that wait for one, again and again.
+ *
+ * A look costs some microseconds for each fork, and nothing tells when a guest writes, so there is
+ * an interval: 2 ms, which is what guests take to look themselves, or four times what the last
+ * round took, if that is more. So a thousand forks that wait take a fifth of a core at most.
+ */
+#ifndef HYPEFS_FORK_MEMORY_WATCH_H
+#define HYPEFS_FORK_MEMORY_WATCH_H
+
+#include "mailbox/ack.h"
+#include "mailbox/consume.h"
+
+/* One for a daemon; locked inside; any thread. */
+struct memory_watch;
+int memory_watch_create(struct memory_watch **ret, struct error *err);
+void memory_watch_destroy(struct memory_watch *watch); /* nobody is in it any more */
+
+struct watched_frame {
+    struct consume *consume;
+    struct ack_wait *wait; /* what becomes of it */
+    double at_ms;          /* process_now_ms() when it was seen */
+};
+
+/* A fork's frames. Set up by the caller, who then leaves it alone, and the consumes and the VMM's
+ * memory too, from memory_watch_add() to memory_watch_remove(). */
+struct watched {
+    struct memory_io io;
+    struct watched_frame frames[DELIVER_MAILBOXES_MAX];
+    size_t count;
+    int event_fd; /* readable: memory_watch_receive() has news; -1: is not in the watch */
+    bool gone;    /* the memory cannot be read any more: its VMM has ended */
+    struct watched *prev, *next;
+};
+
+int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err);
+void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
+
+/* Updates the waits of `watched`; never blocks. */
+void memory_watch_receive(struct memory_watch *watch, struct watched *watched,
+                          double resumed_at_ms);
+
+#endif

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * consume: did the guest take what was delivered to it? Read off its memory while it runs, without
+ * any word of it.
+ *
+ * A payload is in every copy of its frame. A copy is consumed when its sequence reads 0 and the
+ * whole page, read after that, still shows the marker; with the length FRAME_REFUSED it is a
+ * refusal, with its reason. One whose marker has changed is a stale page that the guest has put to
+ * another use: it is looked at no more, whatever its sequence reads.
+ *
+ * No state but the caller's; the memory is behind the same functions as in deliver.h.
+ */
+#ifndef HYPEFS_MAILBOX_CONSUME_H
+#define HYPEFS_MAILBOX_CONSUME_H
+
+#include "mailbox/deliver.h"
+
+enum consume_state {
+    CONSUME_PENDING, /* a copy is there, and none was consumed */
+    CONSUME_APPLIED,
+    CONSUME_REFUSED,
+    CONSUME_UNKNOWN, /* all copies were dropped: it cannot be told */
+};
+
+/* One delivery that is watched. Begins as {.delivery = …}. */
+struct consume {
+    const struct delivery *delivery; /* borrowed, written */
+    enum consume_state state;
+    bool dropped[DELIVER_COPIES_MAX];
+    char reason[FRAME_REASON_MAX + 1]; /* CONSUME_REFUSED: as the guest wrote it, up to a NUL */
+};
+
+/* Looks once, unless all is known already. The memory may change meanwhile. Errors of io->read,
+ * with the state as it was. */
+int consume_look(const struct memory_io *io, struct consume *consume, struct error *err);
+
+#endif

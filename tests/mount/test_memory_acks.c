@@ -1,0 +1,199 @@
+/* SPDX-License-Identifier: MIT */
+/* Acks that no network carries, and identities, with the fake Firecracker's guest; with real ones
+ * in vm/test_memory.c. */
+#include "fixture.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fake.h"
+
+#define BY_MEMORY(ms) ",\"wait_for_ack\":true,\"ack\":\"memory\",\"ack_timeout_ms\":" ms
+
+static char *draft(struct harness *h, const char *fork, const char *file)
+{
+    return harness_path(h, "snapshots/base/forks/%s/%s", fork, file);
+}
+
+static void stage(struct harness *h, const char *mailbox, const char *members)
+{
+    harness_put(draft(h, "new", harness_format(h, "mailboxes/%s", mailbox)),
+                harness_format(h, "{\"payload\":{\"n\":1}%s}", members));
+}
+
+static char *result(struct harness *h, const char *fork, const char *member)
+{
+    return harness_json(h, harness_get(h, draft(h, fork, "result")), member);
+}
+
+static int setup(void **state)
+{
+    int r = harness_setup(state);
+    if (r == 0) {
+        fake_mount(*state);
+        fake_publish(*state, "mailboxes=m,a", "");
+    }
+    return r;
+}
+
+static void consumed_payload_is_an_ack(void **state)
+{
+    struct harness *h = *state;
+    stage(h, "m", BY_MEMORY("30000"));
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_string_equal(result(h, "f1", "mailboxes.0.acked"), "true");
+    assert_string_equal(result(h, "f1", "mailboxes.0.ack"), "memory");
+    assert_string_equal(result(h, "f1", "mailboxes.0.ack_text"), "null");
+    assert_string_equal(result(h, "f1", "mailboxes.0.consumed"), "true");
+    assert_true(atof(result(h, "f1", "mailboxes.0.ack_ms")) > 0);
+    assert_file_contains(fake_instance(h, "f1", "console"), "m {\"n\":1}\n"); /* as it is */
+    fake_drop(h, "f1");
+}
+
+static void both_ways_can_be_waited_for_at_once(void **state)
+{
+    struct harness *h = *state;
+    stage(h, "m", BY_MEMORY("30000"));
+    stage(h, "a", ",\"wait_for_ack\":true,\"ack_timeout_ms\":30000");
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_string_equal(result(h, "f1", "mailboxes.0.acked"), "true");
+    assert_string_equal(result(h, "f1", "mailboxes.1.acked"), "true");
+    fake_drop(h, "f1");
+}
+
+static void refusal_in_the_frame_fails_the_commit(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    stage(h, "m", BY_MEMORY("30000"));
+    assert_errno(harness_write(draft(h, "new", "commit"), "f1"), EREMOTEIO);
+    assert_file_contains(draft(h, "new", "error"), "mailbox m: the disk is full");
+    assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
+    assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "true");
+    assert_no_instance(h);
+}
+
+static void payload_that_nobody_takes_times_out(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    stage(h, "m", BY_MEMORY("150"));
+    assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
+    assert_file_contains(draft(h, "new", "error"), "mailbox m was not consumed within 150 ms");
+    assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
+    assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "false");
+    assert_no_instance(h);
+}
+
+static void pages_that_the_guest_reuses_are_no_ack(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=reuse");
+    stage(h, "m", BY_MEMORY("300"));
+    assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
+    assert_file_contains(draft(h, "new", "error"), "to another use");
+    assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
+    assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "null");
+    assert_no_instance(h);
+}
+
+static void payload_without_ack_is_looked_at_too(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    stage(h, "m", "");
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_string_equal(result(h, "f1", "mailboxes.0.acked"), "null");
+    assert_string_equal(result(h, "f1", "mailboxes.0.consumed"), "false");
+    fake_drop(h, "f1");
+    assert_errno(harness_write(draft(h, "new", "mailboxes/nobody"), "{}"), 0);
+    assert_errno(harness_write(draft(h, "new", "commit"), "f2"), ENOENT);
+    assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "null");
+}
+
+/* The member "fork" that is in the console's line of that mailbox, by its path. */
+static char *identity(struct harness *h, const char *fork, const char *mailbox, const char *member)
+{
+    harness_await(h, fake_instance(h, fork, "console"), harness_format(h, "%s {", mailbox));
+    const char *line = strstr(harness_get(h, fake_instance(h, fork, "console")),
+                              harness_format(h, "%s {", mailbox));
+    char *json = harness_format(h, "%.*s", (int)strcspn(line, "\n"), line);
+    return harness_json(h, json + strlen(mailbox) + 1, harness_format(h, "fork.%s", member));
+}
+
+static void assert_hex(const char *text, size_t size)
+{
+    assert_int_equal(strlen(text), size);
+    assert_int_equal(strspn(text, "0123456789abcdef"), size);
+}
+
+static void identity_is_the_last_member_of_each_payload(void **state)
+{
+    struct harness *h = *state;
+    for (int i = 1; i <= 2; i++) {
+        harness_put(draft(h, "new", "options"), "{\"identity\":true}");
+        stage(h, "m", BY_MEMORY("30000"));
+        stage(h, "a", ",\"wait_for_ack\":true,\"ack\":\"keyed\",\"ack_timeout_ms\":30000");
+        harness_put(draft(h, "new", "commit"), harness_format(h, "f%d", i));
+    }
+    assert_shell("bash",
+                 "now=$(date +%s) && for f in f1 f2; do "
+                 "grep -oE '\"time\":[0-9]{10}' instances/$f/console | cut -d: -f2 | "
+                 "while read -r t; do (( t <= now && t > now - 600 )) || exit 1; done || exit 1; "
+                 "done",
+                 0);
+    assert_string_equal(identity(h, "f1", "m", "id"), "f1");
+    assert_string_equal(identity(h, "f1", "a", "id"), "f1");
+    assert_hex(identity(h, "f1", "m", "generation"), 32);
+    assert_hex(identity(h, "f1", "m", "seed"), 64);
+    assert_string_equal(identity(h, "f1", "m", "seed"), identity(h, "f1", "a", "seed"));
+    assert_string_equal(identity(h, "f1", "m", "generation"), identity(h, "f1", "a", "generation"));
+    assert_string_not_equal(identity(h, "f1", "m", "seed"), identity(h, "f2", "m", "seed"));
+    assert_string_not_equal(identity(h, "f1", "m", "generation"),
+                            identity(h, "f2", "m", "generation"));
+    assert_shell("bash",
+                 "grep -q '\"ack_key\":\"[0-9a-f]*\",\"fork\":{' instances/f1/console && "
+                 "! grep -rqE 'seed|generation' $S/instances/*/fork.json",
+                 0);
+    fake_drop(h, "f1");
+    fake_drop(h, "f2");
+}
+
+static void identity_that_does_not_fit_fails_before_any_work(void **state)
+{
+    struct harness *h = *state;
+    harness_put(draft(h, "new", "options"), "{\"identity\":true}");
+    harness_put(draft(h, "new", "mailboxes/m"), "{\"fork\":{}}");
+    assert_errno(harness_write(draft(h, "new", "commit"), "f1"), EINVAL);
+    assert_file_contains(draft(h, "new", "error"),
+                         "mailbox \"m\": the payload has a member \"fork\"");
+    assert_string_equal(result(h, "new", "error.phase"), "validate");
+    assert_string_equal(result(h, "new", "error.mailbox"), "m");
+    assert_shell("bash", "printf '{\"x\":\"%3700s\"}' '' > snapshots/base/forks/new/mailboxes/m",
+                 0);
+    assert_errno(harness_write(draft(h, "new", "commit"), "f1"), EFBIG);
+    assert_file_contains(draft(h, "new", "error"), "are needed for \"fork\"");
+    assert_no_instance(h);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    harness_enter();
+    const struct CMUnitTest tests[] = {
+        test(consumed_payload_is_an_ack),
+        test(both_ways_can_be_waited_for_at_once),
+        test(refusal_in_the_frame_fails_the_commit),
+        test(payload_that_nobody_takes_times_out),
+        test(pages_that_the_guest_reuses_are_no_ack),
+        test(payload_without_ack_is_looked_at_too),
+        test(identity_is_the_last_member_of_each_payload),
+        test(identity_that_does_not_fit_fails_before_any_work),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+
+#include "fork/memory_watch.h"
+#include "frames.h"
+#include "util/process.h"
+
+enum { FORKS = 1000, DEADLINE_MS = 20000 };
+
+/* A fork's memory: one page, which the guest (the test) writes to while the watch reads it. */
+struct guest {
+    pthread_mutex_t lock;
+    uint8_t page[FRAME_SIZE];
+    bool dead;
+    struct candidate candidate;
+    struct delivery delivery;
+    struct consume consume;
+    struct ack_wait wait;
+    struct watched watched;
+};
+
+struct world {
+    struct memory_watch *watch;
+    struct guest guests[FORKS];
+};
+
+static int read_page(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    struct guest *guest = context;
+    pthread_mutex_lock(&guest->lock);
+    int r = guest->dead ? error_set(err, EIO, "the VM has ended") : 0;
+    if (r == 0)
+        memcpy(bytes, guest->page + offset, size);
+    pthread_mutex_unlock(&guest->lock);
+    return r;
+}
+
+static void start(struct world *world, struct guest *guest)
+{
+    *guest = (struct guest){.lock = PTHREAD_MUTEX_INITIALIZER,
+                            .candidate.capacity = FRAME_CAPACITY,
+                            .delivery = {.kind = FRAME_FORK, .target_count = 1}};
+    frames_put(guest->page, FRAME_FORK, "m", "token", 1, "{}");
+    frame_decode_marker(FRAME_FORK, guest->page, FRAME_SIZE, &guest->candidate.marker);
+    guest->delivery.targets[0] = &guest->candidate;
+    guest->consume.delivery = &guest->delivery;
+    guest->watched =
+        (struct watched){.io = {.read = read_page, .context = guest},
+                         .frames = {{.consume = &guest->consume, .wait = &guest->wait}},
+                         .count = 1,
+                         .event_fd = -1};
+    assert_int_equal(memory_watch_add(world->watch, &guest->watched, NULL), 0);
+}
+
+static void consume(struct guest *guest, const char *reason)
+{
+    const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
+    pthread_mutex_lock(&guest->lock);
+    memset(guest->page + layout->sequence, 0, FRAME_SIZE - layout->sequence);
+    if (reason) {
+        memcpy(guest->page + layout->payload, reason, strlen(reason));
+        frame_store_u32(guest->page + layout->length, FRAME_REFUSED);
+    }
+    pthread_mutex_unlock(&guest->lock);
+}
+
+static void await(struct world *world, struct guest *guest)
+{
+    assert_int_equal(process_poll(&guest->watched.event_fd, 1, process_now_ms() + DEADLINE_MS), 1);
+    memory_watch_receive(world->watch, &guest->watched, process_now_ms() - DEADLINE_MS);
+}
+
+static int setup(void **state)
+{
+    static struct world world;
+    *state = &world;
+    return memory_watch_create(&world.watch, NULL);
+}
+
+static int teardown(void **state)
+{
+    struct world *world = *state;
+    memory_watch_destroy(world->watch);
+    return 0;
+}
+
+static void consumed_frame_is_an_ack(void **state)
+{
+    struct world *world = *state;
+    struct guest *guest = world->guests;
+    start(world, guest);
+    consume(guest, NULL);
+    await(world, guest);
+    assert_int_equal(guest->wait.state, ACK_OK);
+    assert_true(guest->wait.ms > 0 && guest->wait.ms < 2 * DEADLINE_MS);
+    memory_watch_remove(world->watch, &guest->watched);
+    memory_watch_remove(world->watch, &guest->watched); /* which does nothing */
+}
+
+static void refusal_is_made_fit_to_be_shown(void **state)
+{
+    struct world *world = *state;
+    struct guest *guest = world->guests;
+    start(world, guest);
+    consume(guest, "no\n\033room\xFF");
+    await(world, guest);
+    assert_int_equal(guest->wait.state, ACK_REFUSED);
+    assert_string_equal(guest->wait.reason, "no  room?");
+    memory_watch_remove(world->watch, &guest->watched);
+}
+
+/* Each has news of its own; some are gone; and those who leave are not looked at any more. */
+static void thousand_forks_are_told_apart(void **state)
+{
+    struct world *world = *state;
+    for (size_t i = 0; i < FORKS; i++)
+        start(world, &world->guests[i]);
+    for (size_t i = 0; i < FORKS; i += 10) {
+        pthread_mutex_lock(&world->guests[i].lock);
+        world->guests[i].dead = true;
+        pthread_mutex_unlock(&world->guests[i].lock);
+    }
+    for (size_t i = 1; i < FORKS; i += 2)
+        consume(&world->guests[i], NULL);
+    for (size_t i = 1; i < FORKS; i += 2) {
+        await(world, &world->guests[i]);
+        assert_int_equal(world->guests[i].wait.state, ACK_OK);
+    }
+    for (size_t i = 0; i < FORKS; i++)
+        memory_watch_remove(world->watch, &world->guests[i].watched);
+    for (size_t i = 0; i < FORKS; i += 2)
+        assert_int_equal(world->guests[i].wait.state, ACK_WAITING);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(consumed_frame_is_an_ack, setup, teardown),
+        cmocka_unit_test_setup_teardown(refusal_is_made_fit_to_be_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(thousand_forks_are_told_apart, setup, teardown),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/* Guests without any network: acks that are read off their memory, and clones that differ. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "vm/vm.h"
+
+enum { TRIES = 5, CLOCK_SLACK_S = 60, RANDOM_DIGITS = 32 };
+static const char box[] = "first.v1", asleep[] = "asleep.v1";
+
+#define BY_MEMORY(deed, ms)                                                                        \
+    "{\"payload\":{\"do\":\"" deed "\"},\"wait_for_ack\":true,\"ack\":\"memory\","                 \
+    "\"ack_timeout_ms\":" ms "}"
+
+static int make_template(void **state)
+{
+    return vm_make_template(state, "microvm",
+                            "hypefs.mailboxes=first.v1 hypefs.asleep=asleep.v1 hypefs.twin");
+}
+
+static void fork_when_its_guest_consumes_the_payload_is_acked(void **state)
+{
+    struct harness *h = *state;
+    char *result = vm_fork(h, "web-1", box, BY_MEMORY("silent", "30000"));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+    assert_string_equal(harness_json(h, result, "mailboxes.0.consumed"), "true");
+    assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "2"); /* one is a twin */
+    assert_true(atof(harness_json(h, result, "mailboxes.0.ack_ms")) > 0);
+}
+
+static void commit_when_the_guest_leaves_a_refusal_fails_with_its_reason(void **state)
+{
+    struct harness *h = *state;
+    vm_stage(h, "new", box, BY_MEMORY("fail", "30000"));
+    char *result = vm_commit_fails(h, "new", "web-1", EREMOTEIO,
+                                   (const char *const[]){box, "told to fail", NULL});
+    assert_string_equal(harness_json(h, result, "mailboxes.0.consumed"), "true");
+    vm_assert_running(h, (const char *const[]){NULL});
+}
+
+static void commit_when_nobody_looks_into_the_mailbox_times_out(void **state)
+{
+    struct harness *h = *state;
+    vm_stage(h, "new", asleep, BY_MEMORY("ack", "300"));
+    char *result =
+        vm_commit_fails(h, "new", "web-1", ETIMEDOUT,
+                        (const char *const[]){asleep, "not consumed within 300 ms", NULL});
+    assert_string_equal(harness_json(h, result, "mailboxes.0.consumed"), "false");
+    vm_assert_running(h, (const char *const[]){NULL});
+}
+
+/* The page is zeros, its sequence too; with twice the time, until the guest was quick enough. */
+static void commit_when_the_mailboxs_page_is_reused_is_not_acked(void **state)
+{
+    struct harness *h = *state;
+    for (int ms = 500;; ms *= 2) {
+        vm_stage(h, "new", box, "{\"payload\":{\"do\":\"reuse\"}}");
+        vm_stage(h, "new", asleep,
+                 harness_format(h,
+                                "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\","
+                                "\"ack_timeout_ms\":%d}",
+                                ms));
+        char *result =
+            vm_commit_fails(h, "new", "web-1", ETIMEDOUT, (const char *const[]){asleep, NULL});
+        char *consumed = harness_json(h, result, "mailboxes.0.consumed");
+        if (strcmp(harness_json(h, result, "mailboxes.0.name"), asleep) != 0)
+            consumed = harness_json(h, result, "mailboxes.1.consumed");
+        if (strcmp(consumed, "null") == 0)
+            break;
+        assert_string_equal(consumed, "false");
+        assert_true(ms < 16000);
+    }
+    assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "error")), "to another use"));
+}
+
+/* What a fork's program reads from /dev/urandom, and its clock. */
+struct reading {
+    char random[RANDOM_DIGITS + 1];
+    long long time;
+};
+
+static struct reading read_in(struct harness *h, const char *id, const char *options)
+{
+    struct reading reading;
+    harness_put(vm_draft(h, "new", "options"), options);
+    vm_fork(h, id, box, BY_MEMORY("random", "30000"));
+    char *console = harness_await(h, vm_console(h, id), " time=");
+    console = harness_await(h, vm_console(h, id), "is armed again");
+    char *line = strstr(console, "vm_guest: random=");
+    assert_int_equal(sscanf(line, "vm_guest: random=%32s time=%lld", reading.random, &reading.time),
+                     2);
+    assert_int_equal(vm_change(h, id, "stopped"), 0);
+    return reading;
+}
+
+static void clones_with_identity_differ_and_know_the_time(void **state)
+{
+    struct harness *h = *state;
+    struct reading first = read_in(h, "web-1", "{\"identity\":true}");
+    struct reading second = read_in(h, "web-2", "{\"identity\":true}");
+    assert_string_not_equal(first.random, second.random);
+    assert_true(llabs(second.time - (long long)time(NULL)) < CLOCK_SLACK_S);
+    assert_true(second.time >= first.time);
+}
+
+/* That is why. A clone that happens to reseed by itself in this moment is tried again. */
+static void clones_without_identity_read_the_same_random_bytes(void **state)
+{
+    struct harness *h = *state;
+    for (int i = 0; i < TRIES; i++) {
+        struct reading first = read_in(h, harness_format(h, "a-%d", i), "{}");
+        struct reading second = read_in(h, harness_format(h, "b-%d", i), "{}");
+        if (strcmp(first.random, second.random) == 0)
+            return;
+    }
+    fail_msg("no two of %d clones had the same random bytes", 2 * TRIES);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        test(fork_when_its_guest_consumes_the_payload_is_acked),
+        test(commit_when_the_guest_leaves_a_refusal_fails_with_its_reason),
+        test(commit_when_nobody_looks_into_the_mailbox_times_out),
+        test(commit_when_the_mailboxs_page_is_reused_is_not_acked),
+        test(clones_with_identity_differ_and_know_the_time),
+        test(clones_without_identity_read_the_same_random_bytes),
+    };
+    vm_enter_with_network("{\"mode\":\"none\"}", NULL);
+    return cmocka_run_group_tests_name("memory", tests, make_template, harness_teardown);
+}
