@@ -260,27 +260,6 @@ static void remove_new(const struct vmm_context *context, const struct machine *
     }
 }
 
-int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
-                      struct error *err)
-{
-    bool writable = false;
-    int r = disks_check_room(machine, err);
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
-        const struct machine_disk *disk = &machine->disks[i];
-        if (disk->readonly)
-            continue;
-        writable = true;
-        r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
-    }
-    if (r == 0 && writable)
-        r = transact(context, vmm, machine, err);
-    if (r == 0)
-        disks_freeze(machine);
-    else
-        remove_new(context, machine);
-    return r;
-}
-
 static bool has_node(const cJSON *nodes, const char *name)
 {
     const cJSON *node;
@@ -311,5 +290,31 @@ int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct m
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
         while (has_next(nodes, machine, i))
             disk_freeze(&machine->disks[i]);
+    return r;
+}
+
+int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+                      struct error *err)
+{
+    bool writable = false;
+    /* A record may be older than what the VM writes to, which must not be taken for new. */
+    int r = qemu_disks_find(context, vmm, machine, err);
+    if (r == 0)
+        r = disks_check_room(machine, err);
+    if (r < 0)
+        return r;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (disk->readonly)
+            continue;
+        writable = true;
+        r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
+    }
+    if (r == 0 && writable)
+        r = transact(context, vmm, machine, err);
+    if (r == 0)
+        disks_freeze(machine);
+    else
+        remove_new(context, machine);
     return r;
 }
