@@ -9,15 +9,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <syslog.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
 #include "cli/mountpoint.h"
+#include "cli/process_setup.h"
 #include "fork/memory_watch.h"
 #include "fs/ops.h"
 #include "fs/tell.h"
@@ -229,59 +228,6 @@ static void on_ready(void *argument)
         close(steal_fd(&daemon->ready_fd));
 }
 
-/* Returns in the child, with the pipe's end; the parent exits with the child's word. */
-static int go_into_background(struct error *err)
-{
-    int pipe_fds[2];
-    char byte;
-    if (pipe2(pipe_fds, O_CLOEXEC) < 0)
-        return error_errno(err, errno, "cannot make a pipe");
-    pid_t child = fork();
-    if (child < 0)
-        return error_errno(err, errno, "cannot fork");
-    if (child > 0) {
-        close(pipe_fds[1]);
-        _exit(read(pipe_fds[0], &byte, 1) == 1 ? CLI_DONE : CLI_FAILED);
-    }
-    close(pipe_fds[0]);
-    setsid();
-    if (chdir("/") < 0)
-        return error_errno(err, errno, "cannot leave the directory");
-    return pipe_fds[1];
-}
-
-/* Each instance takes one, a running one two: as many as we may have. */
-static void raise_descriptor_limit(void)
-{
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
-/* What VMMs inherit: no core dumps of guests' memory, files for us alone, none of the descriptors
- * that we were started with. SIGPIPE is an error of write(2) here; children are waited for; the
- * other signals are taken by a thread. */
-static void prepare_process(void)
-{
-    sigset_t set;
-    for (int fd = 0; fd <= 2; fd++) /* the lowest free number is taken: this one */
-        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDWR) != fd)
-            abort();
-    close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
-    umask(077);
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
-    raise_descriptor_limit();
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGCHLD, SIG_DFL);
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    pthread_sigmask(SIG_BLOCK, &set, NULL);
-}
-
 static bool loop_ended(struct daemon *daemon)
 {
     pthread_mutex_lock(&daemon->lock);
@@ -483,10 +429,10 @@ int cli_mount(int argc, char **argv)
         int r = check_programs(&daemon.arguments, &err);
         if (r == 0)
             r = check_mountpoint(&daemon.arguments, &err);
-        prepare_process();
+        process_setup();
         if (r == 0 && !daemon.arguments.foreground) {
             openlog("hypefs", LOG_PID, LOG_DAEMON);
-            r = daemon.ready_fd = go_into_background(&err);
+            r = daemon.ready_fd = process_setup_background(&err);
         }
         if (r >= 0)
             r = run(&daemon, &err);
