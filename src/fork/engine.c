@@ -5,12 +5,11 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
-#include <signal.h>
 #include <string.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
 
 #include "fork/internal.h"
+#include "fork/load.h"
 #include "hypervisor/disks.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
@@ -77,21 +76,7 @@ static int use_origin(struct fork *fork, struct error *err)
 static int read_machine(struct fork *fork, struct error *err)
 {
     const cJSON *json = fork->origin->instance ? fork->description : fork->source->json;
-    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
-    const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
-    const struct hypervisor *hypervisor = name ? hypervisor_find(name) : NULL;
-    struct error why;
-    if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
-        return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
-                         name ? name : "an unknown hypervisor");
-    if (!kind || strcmp(kind, "standby") != 0)
-        return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
-                         kind ? kind : "");
-    if (machine_from_json(cJSON_GetObjectItemCaseSensitive(json, "machine"), &fork->machine, &why) <
-        0)
-        return error_set(err, EIO, "the machine of %s: %s", origin(fork).text, why.text);
-    fork->machine.hypervisor = hypervisor;
-    return 0;
+    return load_machine(json, origin(fork).text, &fork->machine, err);
 }
 
 /* Everything that the source's own words can tell, before any work. */
@@ -211,46 +196,33 @@ static struct vmm_context context_of(const struct fork *fork)
                             fork->engine->cancel_fd);
 }
 
-static int link_file(struct fork *fork, const char *name, const char *as, struct error *err)
+static int link_file(struct fork *fork, const char *name, struct error *err)
 {
-    if (linkat(fork->source->image->directory_fd, name, fork->entry.fd, as, 0) == 0) {
-        fault_point(FAULT_LINKED);
-        return 0;
-    }
-    return error_set(err, EIO, "the %s of %s cannot be linked into the fork's directory: %s", name,
-                     origin(fork).text, strerrordesc_np(errno));
+    return load_link(fork->source, origin(fork).text, name, fork->entry.fd, name, err);
 }
 
 static int stand_by(struct fork *fork, struct error *err)
 {
-    int r = link_file(fork, "memory", "memory", err);
+    int r = link_file(fork, "memory", err);
     if (r == 0)
-        r = link_file(fork, "state", "state", err);
+        r = link_file(fork, "state", err);
     if (r == 0) /* else the image is scanned again */
         linkat(fork->source->image->directory_fd, "mailboxes.json", fork->entry.fd,
                "mailboxes.json", 0);
     return r;
 }
 
-/* A fork that is not to run only gets the image. One that runs keeps hold of it too: it can be
- * saved again, and forked, whatever becomes of the source. */
+/* A fork that is not to run only gets the image. */
 static int load(struct fork *fork, struct error *err)
 {
-    char image[STORE_ID_MAX + 32];
-    int r = store_entry_create(fork->engine->instances->setup.store, STORE_INSTANCES, &fork->entry,
-                               err);
-    if (r < 0)
-        return r;
-    r = disks_link(&fork->machine, fork->source->image->directory_fd, fork->entry.fd,
-                   fork->request->options.standby, err);
-    if (r < 0)
-        return error_prefix(err, r, "%s", origin(fork).text);
-    if (fork->request->options.standby)
-        return stand_by(fork, err);
+    bool standby = fork->request->options.standby;
+    const struct label label = origin(fork);
+    int r = load_entry(fork->engine->instances->setup.store, fork->source, label.text,
+                       &fork->machine, standby, &fork->entry, err);
+    if (r < 0 || standby)
+        return r < 0 ? r : stand_by(fork, err);
     struct vmm_context context = context_of(fork);
-    snprintf(image, sizeof image, "../../snapshots/%s", fork->source->id);
-    r = vmm_load(&context, &fork->machine, image, &fork->vmm, err);
-    return r < 0 ? r : link_file(fork, "memory", "base", err);
+    return load_vm(&context, fork->source, label.text, &fork->machine, &fork->vmm, err);
 }
 
 static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -377,12 +349,7 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
 
 static void take_back(struct fork *fork)
 {
-    if (fork->vmm) {
-        pidfd_send_signal(fork->vmm->pidfd, SIGKILL, NULL, 0);
-        vmm_stop(fork->vmm, NULL);
-        vmm_close(fork->vmm);
-    }
-    store_entry_discard(&fork->entry);
+    load_discard(&fork->entry, fork->vmm);
     instance_abandon(fork->instance);
     if (fork->using_source)
         snapshot_leave(fork->source);

@@ -274,11 +274,11 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     return 0;
 }
 
-struct vmm_context instance_context(const struct instance *instance,
-                                    const struct hypervisor *hypervisor, int directory_fd,
-                                    int cancel_fd)
+struct vmm_context instances_context(const struct instances *instances,
+                                     const struct hypervisor *hypervisor, int directory_fd,
+                                     int cancel_fd)
 {
-    const struct instances_setup *setup = &instance->table->setup;
+    const struct instances_setup *setup = &instances->setup;
     const char *binary = NULL;
     for (size_t i = 0; i < setup->binary_count; i++)
         if (strcmp(setup->binaries[i].hypervisor, hypervisor->name) == 0)
@@ -286,8 +286,17 @@ struct vmm_context instance_context(const struct instance *instance,
     return (struct vmm_context){.binary = binary,
                                 .programs = setup->programs,
                                 .directory_fd = directory_fd,
-                                .cancel_fd = cancel_fd,
-                                .id = instance->id};
+                                .cancel_fd = cancel_fd};
+}
+
+struct vmm_context instance_context(const struct instance *instance,
+                                    const struct hypervisor *hypervisor, int directory_fd,
+                                    int cancel_fd)
+{
+    struct vmm_context context =
+        instances_context(instance->table, hypervisor, directory_fd, cancel_fd);
+    context.id = instance->id;
+    return context;
 }
 
 char *instance_config(struct instance *instance)

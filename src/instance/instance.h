@@ -160,8 +160,11 @@ struct instance_fork {
 /* Publishes a reserved instance. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
-/* Where an instance's VMM runs, in that directory, with the setup's programs. Valid as long as the
- * instance. */
+/* Where a VMM runs that is of no instance yet, in that directory, with the setup's programs. */
+struct vmm_context instances_context(const struct instances *instances,
+                                     const struct hypervisor *hypervisor, int directory_fd,
+                                     int cancel_fd);
+/* The same of an instance's. Valid as long as the instance. */
 struct vmm_context instance_context(const struct instance *instance,
                                     const struct hypervisor *hypervisor, int directory_fd,
                                     int cancel_fd);
