@@ -333,6 +333,7 @@ static int run_commit(struct job *job)
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
                                  .watch = fs->setup.watch,
+                                 .warm = fs->setup.warm,
                                  .cancel_fd = fs->stop_fd,
                                  .begun = tell_commit_step,
                                  .listener = &commit};

@@ -8,10 +8,19 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
+static struct snapshot *snapshot_of(const struct place *place)
+{
+    return ((const struct source *)place->object)->snapshot;
+}
+
 static char *info_text(struct fs *fs, const struct place *place, size_t *ret_size)
 {
-    char *text = snapshot_info(((const struct source *)place->object)->snapshot);
-    (void)fs;
+    auto_json cJSON *info = snapshot_info(snapshot_of(place));
+    const struct warm_count count = warm_count(fs->setup.warm, snapshot_of(place));
+    cJSON *warm = cJSON_AddObjectToObject(info, "warm");
+    cJSON_AddNumberToObject(warm, "wanted", count.wanted);
+    cJSON_AddNumberToObject(warm, "ready", count.ready);
+    char *text = json_print(info);
     *ret_size = text ? strlen(text) : 0;
     return text;
 }
@@ -210,9 +219,67 @@ int network_list(struct fs *fs, const struct place *directory, struct waiter *wa
     return r;
 }
 
+/* warm: how many VMs are to be loaded ahead */
+
+static char *warm_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    char text[16];
+    int size =
+        snprintf(text, sizeof text, "%u\n", warm_count(fs->setup.warm, snapshot_of(place)).wanted);
+    *ret_size = (size_t)size;
+    return strdup(text);
+}
+
+/* Digits alone: neither a sign nor white space. */
+static bool read_number(const char *text, unsigned max, unsigned *ret)
+{
+    size_t digits = strspn(text, "0123456789");
+    if (digits == 0 || text[digits])
+        return false;
+    unsigned long number = strtoul(text, NULL, 10);
+    *ret = (unsigned)number;
+    return number <= max;
+}
+
+static int run_warm(struct job *job)
+{
+    struct source *source = (struct source *)job->object;
+    return warm_set(job->fs->setup.warm, source->snapshot, job->wanted, &job->error);
+}
+
+static void finish_warm(struct job *job)
+{
+    fs_changed(job->fs, job->object);
+}
+
+static int warm_command(struct fs *fs, const struct place *place, const char *text,
+                        struct job **ret)
+{
+    unsigned wanted;
+    if (!read_number(text, WARM_MAX, &wanted))
+        return -EINVAL;
+    struct job *job = job_create(fs, place->object);
+    if (!job)
+        return -ENOMEM;
+    job->run = run_warm;
+    job->finish = finish_warm;
+    job->wanted = wanted;
+    int r = job_start(job_ref(job), NULL);
+    if (r < 0) {
+        job_unref(job);
+        return r;
+    }
+    *ret = job;
+    return FS_LATER;
+}
+
+static const struct file_type warm_file = {
+    .text = warm_text, .pollable = true, .command = warm_command};
+
 static const struct entry snapshot_entries[] = {
     {"info", S_IFREG | 0444, 1, .file = &info_file},
     {"mailboxes", S_IFDIR | 0755, 2, .directory = &markers_directory},
+    {"warm", S_IFREG | 0644, 7, .command = true, .file = &warm_file},
     {"forks", S_IFDIR | 0755, 3, .directory = &forks_directory},
 };
 
@@ -265,6 +332,8 @@ static int snapshots_dir_remove(struct fs *fs, const struct place *directory, co
     int r = instances_check_overlays(fs->setup.instances, source->snapshot, NULL);
     if (r == 0)
         r = snapshot_remove(source->snapshot, NULL);
+    if (r == 0)
+        warm_forget(fs->setup.warm, source->snapshot);
     fs_lock(fs);
     if (r == 0)
         fs_forget_source(fs, source);

@@ -194,6 +194,17 @@ void fs_instance_changed(struct fs *fs, const char *id)
     fs_unlock(fs);
 }
 
+void fs_snapshot_changed(struct fs *fs, const char *id)
+{
+    if (!fs)
+        return;
+    fs_lock(fs);
+    struct source *source = fs_source(fs, id);
+    if (source)
+        fs_changed(fs, &source->object);
+    fs_unlock(fs);
+}
+
 void fs_image_scanned(struct fs *fs)
 {
     struct source *source, *next;

@@ -36,6 +36,7 @@ struct fs_setup {
     const char *ack_address;
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
+    struct warm_pool *warm; /* VMs that are loaded ahead */
     bool require_token;
     struct events *events; /* which the layers below tell too (tell.h) */
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
@@ -50,6 +51,7 @@ void fs_close(struct fs *fs);
 
 /* For instances_setup and snapshots: something changed. `fs` may be called before it is there. */
 void fs_instance_changed(struct fs *fs, const char *id);
+void fs_snapshot_changed(struct fs *fs, const char *id);
 void fs_image_scanned(struct fs *fs);
 
 /* A request of the kernel that is answered later. The caller fills in the first group and owns the

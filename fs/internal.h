@@ -164,6 +164,7 @@ struct job {
     struct fork_request request;     /* of commits */
     struct fork_outcome outcome;
     enum instance_state target; /* of transitions */
+    unsigned wanted;            /* of writes to warm */
     uint64_t number;            /* of the last write that waits for it, among its unit's */
     struct error error;
     bool limited; /* counts for FS_COMMITS_MAX */

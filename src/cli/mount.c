@@ -18,6 +18,7 @@
 #include "cli/mountpoint.h"
 #include "cli/process_setup.h"
 #include "fork/memory_watch.h"
+#include "fork/warm.h"
 #include "fs/ops.h"
 #include "fs/tell.h"
 #include "mailbox/ack.h"
@@ -58,6 +59,7 @@ struct daemon {
     struct events *events;
     struct snapshots snapshots;
     struct instances instances;
+    struct warm_pool warm;
     struct ops_context ops;
     struct fuse_session *session;
     pthread_t main_thread, signal_thread;
@@ -207,6 +209,14 @@ static void on_changed(void *context, const char *id)
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
+static void on_warm(void *context, const char *id)
+{
+    struct daemon *daemon = context;
+    pthread_rwlock_rdlock(&daemon->tree_lock);
+    fs_snapshot_changed(daemon->ops.fs, id);
+    pthread_rwlock_unlock(&daemon->tree_lock);
+}
+
 static void close_tree(struct daemon *daemon)
 {
     pthread_rwlock_wrlock(&daemon->tree_lock);
@@ -302,6 +312,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
     const struct arguments *arguments = &daemon->arguments;
     struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
                                 .instances = &daemon->instances,
+                                .warm = &daemon->warm,
                                 .ack_address = arguments->ack_address,
                                 .require_token = arguments->require_token,
                                 .wake = ops_wake,
@@ -336,7 +347,12 @@ static int open_layers(struct daemon *daemon, struct error *err)
     setup.programs = daemon->programs;
     setup.listener = daemon->snapshots.listener = daemon->events;
     daemon->snapshots.happened = tell_snapshot;
-    return instances_open(&setup, &daemon->instances, err);
+    r = instances_open(&setup, &daemon->instances, err);
+    const struct warm_setup warm_setup = {.instances = &daemon->instances,
+                                          .meminfo = "/proc/meminfo",
+                                          .changed = on_warm,
+                                          .context = daemon};
+    return r < 0 ? r : warm_open(&warm_setup, &daemon->warm, err);
 }
 
 static int run(struct daemon *daemon, struct error *err)
@@ -348,6 +364,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (r == 0)
         r = serve_mounted(daemon, err);
     close_tree(daemon);
+    warm_close(&daemon->warm);
     if (daemon->instances.setup.store)
         instances_close(&daemon->instances);
     if (daemon->snapshots.store)

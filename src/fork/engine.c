@@ -216,6 +216,11 @@ static int stand_by(struct fork *fork, struct error *err)
 static int load(struct fork *fork, struct error *err)
 {
     bool standby = fork->request->options.standby;
+    fork->warm =
+        !standby && fork->origin->snapshot &&
+        warm_take(fork->engine->warm, fork->source, &fork->machine, &fork->entry, &fork->vmm);
+    if (fork->warm)
+        return 0;
     const struct label label = origin(fork);
     int r = load_entry(fork->engine->instances->setup.store, fork->source, label.text,
                        &fork->machine, standby, &fork->entry, err);
@@ -256,6 +261,14 @@ static int patch(struct fork *fork, struct error *err)
     return r;
 }
 
+/* From here on VMs may be loaded ahead again. */
+static void let_the_filler_go_on(struct fork *fork)
+{
+    if (fork->not_resumed)
+        warm_end(fork->engine->warm);
+    fork->not_resumed = false;
+}
+
 static int resume(struct fork *fork, struct error *err)
 {
     struct vmm_context context = context_of(fork);
@@ -265,6 +278,7 @@ static int resume(struct fork *fork, struct error *err)
     if (r == 0)
         r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
+    let_the_filler_go_on(fork);
     return r;
 }
 
@@ -373,8 +387,11 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
                         .watched = {.event_fd = -1},
                         .entry = {.fd = -1}};
     struct error why = {0};
+    warm_begin(engine->warm);
+    fork.not_resumed = true;
     int r = run_steps(&fork, &why);
     let_go(&fork);
+    let_the_filler_go_on(&fork);
     bool acks_failed = r < 0 && fork.phase == FORK_ACK && r != -ESHUTDOWN && r != -EIO;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;

@@ -14,6 +14,7 @@
 
 #include "fork/memory_watch.h"
 #include "fork/request.h"
+#include "fork/warm.h"
 #include "instance/instance.h"
 
 struct fork_engine {
@@ -21,6 +22,7 @@ struct fork_engine {
     const char *ack_address;     /* the mount's; a fork's options may name another */
     struct ack_ports *ack_ports; /* NULL: none is remembered */
     struct memory_watch *watch;
+    struct warm_pool *warm;      /* NULL: each VM is loaded */
     int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
     /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
      * … "ack", and "publish" when the fork goes into the store). NULL: nobody is told. */

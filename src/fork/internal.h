@@ -41,6 +41,8 @@ struct fork {
     struct image_index *index;
     struct store_entry entry;
     struct vmm *vmm;
+    bool warm;        /* which was loaded before the commit */
+    bool not_resumed; /* warm_end() is to be called */
 
     /* What is to be delivered: deliveries[i] of mailboxes[i], the network's first. */
     struct delivery deliveries[FORK_DELIVERIES_MAX];

@@ -97,7 +97,7 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
     cJSON_AddStringToObject(json, "status", err ? "failed" : "committed");
     cJSON_AddStringToObject(json, "source", source);
     add_if(json, "instance", fork->request->id[0], cJSON_CreateString(fork->request->id));
-    cJSON_AddBoolToObject(json, "warm", false);
+    cJSON_AddBoolToObject(json, "warm", fork->warm);
     cJSON_AddItemToObject(json, "error", error_result(fork, err));
     cJSON *mailboxes = cJSON_AddArrayToObject(json, "mailboxes");
     for (size_t i = 0; i < fork->request->count; i++)

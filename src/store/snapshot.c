@@ -391,6 +391,14 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
     return 0;
 }
 
+bool snapshot_is_removed(struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&snapshot->table->lock);
+    bool removed = snapshot->removed;
+    pthread_mutex_unlock(&snapshot->table->lock);
+    return removed;
+}
+
 int snapshot_use(struct snapshot *snapshot, struct error *err)
 {
     pthread_mutex_lock(&snapshot->table->lock);
@@ -435,12 +443,12 @@ static void copy_member(cJSON *info, const cJSON *json, const char *name)
     cJSON_AddItemToObject(info, name, item ? cJSON_Duplicate(item, true) : cJSON_CreateNull());
 }
 
-char *snapshot_info(struct snapshot *snapshot)
+cJSON *snapshot_info(struct snapshot *snapshot)
 {
     static const char *const before[] = {"kind",         "hypervisor", "hypervisor_version",
                                          "memory_bytes", "created_at", "source_instance"};
     static const char *const after[] = {"undelivered", "pause_ms"};
-    auto_json cJSON *info = cJSON_CreateObject();
+    cJSON *info = cJSON_CreateObject();
     struct image_index *index = NULL;
 
     cJSON_AddStringToObject(info, "id", snapshot->id);
@@ -451,5 +459,5 @@ char *snapshot_info(struct snapshot *snapshot)
     for (size_t i = 0; i < array_length(after); i++)
         copy_member(info, snapshot->json, after[i]);
     image_index_unref(index);
-    return json_print(info);
+    return info;
 }

@@ -120,13 +120,15 @@ int snapshots_make_private(struct snapshots *snapshots, cJSON *const *json, snap
 /* EBUSY while it is used; ENODEV if it is removed already. */
 int snapshot_remove(struct snapshot *snapshot, struct error *err);
 
+bool snapshot_is_removed(struct snapshot *snapshot);
+
 /* Counts a user of the memory: ENODEV if it is removed. Each snapshot_use needs a snapshot_leave.
  */
 int snapshot_use(struct snapshot *snapshot, struct error *err);
 void snapshot_leave(struct snapshot *snapshot);
 
-/* The text of `info`. Returns owned. */
-char *snapshot_info(struct snapshot *snapshot);
+/* What its `info` tells. Returns owned. */
+cJSON *snapshot_info(struct snapshot *snapshot);
 
 /* { "name": …, … } arrays and flags of an image for `info`: adds mailboxes, network_mailbox,
  * truncated. `index` NULL: not known yet, mailboxes is null. */

@@ -110,11 +110,16 @@ static void check_machine(const cJSON *json)
     machine_finish(&again);
 }
 
+static void check_id(const cJSON *info, const char *id)
+{
+    MUST(strcmp(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(info, "id")), id) == 0);
+}
+
 static cJSON *parsed_info(char *text, const char *id)
 {
     cJSON *json = NULL;
     MUST(text && json_parse(text, strlen(text), &json, NULL) == 0);
-    MUST(strcmp(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "id")), id) == 0);
+    check_id(json, id);
     free(text);
     return json;
 }
@@ -131,7 +136,9 @@ static bool check_snapshots(struct snapshots *snapshots)
     }
     MUST(strlen(snapshot->uuid) == sizeof snapshot->uuid - 1 && snapshot->memory_bytes > 0);
     MUST(snapshot->kind && snapshot->hypervisor && snapshot->created_at);
-    cJSON_Delete(parsed_info(snapshot_info(snapshot), "s"));
+    cJSON *info = snapshot_info(snapshot);
+    check_id(info, "s");
+    cJSON_Delete(info);
     check_machine(snapshot->machine);
     snapshot_unref(snapshot);
     return true;

@@ -26,6 +26,7 @@ static const struct place {
     {"snapshots/base/info", S_IFREG | 0444},
     {"snapshots/base/mailboxes", S_IFDIR | 0755},
     {"snapshots/base/mailboxes/m", S_IFREG | 0400},
+    {"snapshots/base/warm", S_IFREG | 0644},
     {"snapshots/base/forks", S_IFDIR | 0755},
     {"snapshots/base/forks/new", S_IFDIR | 0755},
     {"snapshots/base/forks/new/mailboxes", S_IFDIR | 0755},

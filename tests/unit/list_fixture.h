@@ -13,6 +13,13 @@ static inline ino_t world_kept_list(const struct world *world, const char *id)
     return st.st_ino;
 }
 
+/* As it is now; owned. */
+static inline char *world_info_now(struct snapshot *snapshot)
+{
+    auto_json cJSON *info = snapshot_info(snapshot);
+    return json_print(info);
+}
+
 /* When its kept list is read; owned. */
 static inline char *world_info(struct world *world, struct snapshot *snapshot)
 {
@@ -20,7 +27,7 @@ static inline char *world_info(struct world *world, struct snapshot *snapshot)
     if (image_index_wait(snapshot->image, &index, &world->err) < 0)
         fail_msg("image_index_wait: %s", world->err.text);
     image_index_unref(index);
-    return snapshot_info(snapshot);
+    return world_info_now(snapshot);
 }
 
 #endif

@@ -182,11 +182,11 @@ static void info_when_the_image_is_scanned_anew_says_null_meanwhile(void **state
     world_open_store(world);
     world_open_layers(world);
     struct snapshot *snapshot = snapshots_find(&world->snapshots, "base");
-    auto_free char *before = snapshot_info(snapshot);
+    auto_free char *before = world_info_now(snapshot);
     assert_non_null(strstr(before, "\"mailboxes\": null"));
     assert_non_null(strstr(before, "\"truncated\": null"));
     assert_true(gate_wait(&world->scanned, FIXTURE_FAR_MS));
-    auto_free char *after = snapshot_info(snapshot);
+    auto_free char *after = world_info_now(snapshot);
     assert_non_null(strstr(after, "\"box\""));
     snapshot_unref(snapshot);
 }
@@ -274,7 +274,7 @@ static void snapshot_when_its_files_are_gone_is_left_out_or_eio(void **state)
     struct snapshot *other = snapshots_find(&world->snapshots, "other");
     assert_non_null(other);
     assert_int_equal(image_index(other->image, &index, &world->err), -EIO);
-    auto_free char *info = snapshot_info(other);
+    auto_free char *info = world_info_now(other);
     assert_non_null(strstr(info, "\"mailboxes\": null"));
     snapshot_unref(other);
 }

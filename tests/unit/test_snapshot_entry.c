@@ -138,7 +138,7 @@ static void snapshot_when_it_vanishes_from_the_store_is_not_listed(void **state)
     assert_listed(world, "base", false);
     assert_int_equal(snapshot_use(snapshot, &world->err), -ENODEV);
     /* Whoever has it keeps it. */
-    auto_free char *info = snapshot_info(snapshot);
+    auto_free char *info = world_info_now(snapshot);
     assert_non_null(strstr(info, "\"box\""));
     snapshot_unref(snapshot);
     assert_string_equal(world->complaints, "");

@@ -6,6 +6,7 @@
 #ifndef HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
 #define HYPEFS_TESTS_UNIT_TREE_FIXTURE_H
 
+#include "fork/warm.h"
 #include "fs/fs.h"
 #include "fs/tell.h"
 #include "instance_fixture.h"
@@ -14,6 +15,7 @@ struct tree {
     struct world *world;
     struct fs *fs;
     struct events *events;
+    struct warm_pool warm;
     atomic_uint woken, dropped; /* polls */
     struct gate woke;
 };
@@ -52,11 +54,15 @@ static inline void tree_open_fs(struct tree *tree, bool require_token)
     assert_int_equal(events_create(&tree->events, &tree->world->err), 0);
     const struct fs_setup setup = {.snapshots = &tree->world->snapshots,
                                    .instances = &tree->world->instances,
+                                   .warm = &tree->warm,
                                    .ack_address = "127.0.0.1",
                                    .require_token = require_token,
                                    .events = tree->events,
                                    .wake = tree_wake,
                                    .drop = tree_drop};
+    const struct warm_setup warm = {.instances = &tree->world->instances,
+                                    .meminfo = "/proc/meminfo"};
+    assert_int_equal(warm_open(&warm, &tree->warm, &tree->world->err), 0);
     assert_int_equal(fs_open(&setup, &tree->fs, &tree->world->err), 0);
     tree->world->on_scanned = tree_scanned;
     tree->world->on_changed = tree_changed;
@@ -102,6 +108,7 @@ static inline void tree_stop(struct tree *tree)
     tree->world->on_changed = NULL;
     fs_close(tree->fs);
     tree->fs = NULL;
+    warm_close(&tree->warm);
     tree->world->events = NULL;
     events_destroy(steal_pointer(tree->events));
 }

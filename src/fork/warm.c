@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: MIT */
+#include "fork/warm_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <utlist.h>
+
+#include "fork/load.h"
+#include "hypervisor/disks.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+
+static const char file_name[] = "warm.json", member[] = "wanted";
+
+struct warm_label warm_label(const struct snapshot *snapshot)
+{
+    struct warm_label label;
+    snprintf(label.text, sizeof label.text, "the snapshot %s", snapshot->id);
+    return label;
+}
+
+void warm_complain(const struct warm_pool *pool, const char *text)
+{
+    const struct instances_setup *setup = &pool->setup.instances->setup;
+    setup->complain(setup->context, text);
+}
+
+void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    if (pool->setup.changed)
+        pool->setup.changed(pool->setup.context, snapshot->id);
+}
+
+void warm_discard(struct warm_vm *vm)
+{
+    load_discard(&vm->entry, vm->vmm);
+    free(vm);
+}
+
+/* Takes the list. Without the lock. */
+void warm_discard_all(struct warm_vm *list)
+{
+    struct warm_vm *vm, *next;
+    LL_FOREACH_SAFE (list, vm, next)
+        warm_discard(vm);
+}
+
+/* ---- the sources; all with the lock held ---- */
+
+static struct warm_source *find(const struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    struct warm_source *source = pool->sources;
+    while (source && source->snapshot != snapshot)
+        source = source->next;
+    return source;
+}
+
+static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *snapshot)
+{
+    struct warm_source *source = find(pool, snapshot);
+    if (source || !(source = calloc(1, sizeof *source)))
+        return source;
+    source->snapshot = snapshot_ref(snapshot);
+    LL_PREPEND(pool->sources, source);
+    return source;
+}
+
+/* All but the first `keep` of them go to `list`. */
+void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
+{
+    while (source->count > keep) {
+        struct warm_vm *vm = source->ready;
+        LL_DELETE(source->ready, vm);
+        LL_PREPEND(*list, vm);
+        source->count--;
+    }
+}
+
+static void retry_at_once(struct warm_source *source)
+{
+    source->retry_ms = 0;
+    source->retry_at_ms = 0;
+}
+
+/* ---- how many ---- */
+
+static int check(const struct snapshot *snapshot, struct error *err)
+{
+    struct machine machine = {0};
+    int r = load_machine(snapshot->json, warm_label(snapshot).text, &machine, err);
+    if (r == 0 && machine.network == NETWORK_TAP)
+        r = error_set(err, EOPNOTSUPP,
+                      "%s is on a tap, on which no VM that is loaded ahead would be alone",
+                      warm_label(snapshot).text);
+    machine_finish(&machine);
+    return r;
+}
+
+static int save(const struct snapshot *snapshot, unsigned wanted, struct error *err)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    if (!cJSON_AddNumberToObject(json, member, wanted))
+        return error_set(err, ENOMEM, "out of memory");
+    return store_write_json(snapshot->image->directory_fd, file_name, json, err);
+}
+
+/* 0 where nothing was ever written. */
+static int read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    int r = store_read_json(snapshot->image->directory_fd, file_name, &json, err);
+    *ret = 0;
+    if (r < 0)
+        return r == -ENOENT ? 0 : error_prefix(err, r, "%s", warm_label(snapshot).text);
+    const cJSON *wanted = cJSON_GetObjectItemCaseSensitive(json, member);
+    if (!cJSON_IsNumber(wanted) || !(wanted->valuedouble >= 0 && wanted->valuedouble <= WARM_MAX))
+        return error_set(err, EINVAL, "%s: %s: \"%s\" is not a number from 0 to %d",
+                         warm_label(snapshot).text, file_name, member, WARM_MAX);
+    *ret = (unsigned)wanted->valuedouble;
+    return 0;
+}
+
+static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
+                struct error *err)
+{
+    struct warm_vm *surplus = NULL;
+    pthread_mutex_lock(&pool->lock);
+    struct warm_source *source = find_or_add(pool, snapshot);
+    if (source) {
+        source->wanted = wanted;
+        retry_at_once(source);
+        warm_drop(source, wanted, &surplus);
+        if (pool->loading == source && source->count >= wanted)
+            eventfd_write(pool->cancel_fd, 1);
+        pthread_cond_signal(&pool->wake);
+        while (pool->loading == source && source->count >= source->wanted)
+            pthread_cond_wait(&pool->idle, &pool->lock);
+    }
+    pthread_mutex_unlock(&pool->lock);
+    warm_discard_all(surplus);
+    return source ? 0 : error_set(err, ENOMEM, "out of memory");
+}
+
+int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err)
+{
+    int r = check(snapshot, err);
+    if (r == 0)
+        r = snapshot_use(snapshot, err); /* it is not removed meanwhile */
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&pool->writing);
+    r = save(snapshot, wanted, err);
+    if (r == 0 && wanted == 0)
+        warm_forget(pool, snapshot);
+    else if (r == 0)
+        r = want(pool, snapshot, wanted, err);
+    pthread_mutex_unlock(&pool->writing);
+    snapshot_leave(snapshot);
+    if (r == 0)
+        warm_tell(pool, snapshot);
+    return r;
+}
+
+struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    struct warm_count count = {0};
+    pthread_mutex_lock(&pool->lock);
+    const struct warm_source *source = find(pool, snapshot);
+    if (source)
+        count = (struct warm_count){.wanted = source->wanted, .ready = source->count};
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
+/* With the lock held, and again when it returns: the filler is not at it any more. */
+static void detach(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
+{
+    source->wanted = 0;
+    if (pool->loading == source)
+        eventfd_write(pool->cancel_fd, 1);
+    while (pool->loading == source)
+        pthread_cond_wait(&pool->idle, &pool->lock);
+    warm_drop(source, 0, list);
+    LL_DELETE(pool->sources, source);
+}
+
+void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    struct warm_vm *list = NULL;
+    pthread_mutex_lock(&pool->lock);
+    struct warm_source *source = find(pool, snapshot);
+    if (source)
+        detach(pool, source, &list);
+    pthread_mutex_unlock(&pool->lock);
+    warm_discard_all(list);
+    if (source)
+        snapshot_unref(source->snapshot);
+    free(source);
+}
+
+/* ---- commits ---- */
+
+void warm_begin(struct warm_pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->commits++;
+    pthread_mutex_unlock(&pool->lock);
+}
+
+void warm_end(struct warm_pool *pool)
+{
+    if (!pool)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    if (--pool->commits == 0)
+        pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+bool warm_is_alive(const struct warm_vm *vm)
+{
+    return process_poll(&vm->vmm->pidfd, 1, 0) == 0;
+}
+
+int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err)
+{
+    struct stat st;
+    if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_errno(err, errno, "the memory image cannot be looked at");
+    image_key(&st, ret);
+    return 0;
+}
+
+/* Would it be the same if it was loaded now? Not if the image was replaced; and a disk that was
+ * changed is a reason for the commit to fail, which loading anew finds and tells. */
+static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
+                   const struct machine *machine)
+{
+    char image[IMAGE_KEY_SIZE];
+    struct stat st;
+    if (!warm_is_alive(vm) || warm_image(snapshot, image, NULL) < 0 ||
+        strcmp(image, vm->image) != 0)
+        return false;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (disk->key[0] && (stat(disk->path, &st) < 0 || disk_check_key(disk, &st, NULL) < 0))
+            return false;
+    }
+    return true;
+}
+
+static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&pool->lock);
+    struct warm_source *source = find(pool, snapshot);
+    struct warm_vm *vm = source ? source->ready : NULL;
+    if (source)
+        retry_at_once(source);
+    if (vm) {
+        LL_DELETE(source->ready, vm);
+        source->count--;
+    }
+    pthread_mutex_unlock(&pool->lock);
+    return vm;
+}
+
+bool warm_take(struct warm_pool *pool, const struct snapshot *snapshot,
+               const struct machine *machine, struct store_entry *ret_entry, struct vmm **ret_vmm)
+{
+    struct warm_vm *vm;
+    while (pool && (vm = pop(pool, snapshot))) {
+        warm_tell(pool, snapshot);
+        if (is_fit(vm, snapshot, machine)) {
+            *ret_entry = vm->entry;
+            *ret_vmm = vm->vmm;
+            free(vm);
+            return true;
+        }
+        warm_discard(vm);
+    }
+    return false;
+}
+
+/* ---- the pool ---- */
+
+/* What the store says; what cannot be read there is told, and nothing is loaded. */
+static void open_source(struct warm_pool *pool, struct snapshot *snapshot)
+{
+    unsigned wanted = 0;
+    struct error why = {0};
+    int r = read_wanted(snapshot, &wanted, &why);
+    if (r == 0 && wanted > 0)
+        r = check(snapshot, &why);
+    if (r == 0 && wanted > 0)
+        r = want(pool, snapshot, wanted, &why);
+    if (r < 0)
+        warm_complain(pool, why.text);
+}
+
+int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct error *err)
+{
+    struct snapshots *snapshots = setup->instances->setup.snapshots;
+    size_t count = 0;
+    *ret = (struct warm_pool){.setup = *setup, .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    pthread_mutex_init(&ret->writing, NULL);
+    pthread_mutex_init(&ret->lock, NULL);
+    pthread_cond_init(&ret->wake, NULL);
+    pthread_cond_init(&ret->idle, NULL);
+    if (ret->cancel_fd < 0)
+        return error_errno(err, errno, "cannot make an event descriptor");
+    auto_free struct snapshot_name *names = snapshots_list(snapshots, &count);
+    for (size_t i = 0; i < count && names; i++) {
+        struct snapshot *snapshot = snapshots_find(snapshots, names[i].id);
+        if (snapshot)
+            open_source(ret, snapshot);
+        snapshot_unref(snapshot);
+    }
+    int code = pthread_create(&ret->filler, NULL, warm_fill, ret);
+    if (code == 0)
+        ret->open = true;
+    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+}
+
+void warm_close(struct warm_pool *pool)
+{
+    if (!pool->setup.instances)
+        return;
+    pthread_mutex_lock(&pool->lock);
+    pool->stopping = true;
+    if (pool->loading)
+        eventfd_write(pool->cancel_fd, 1);
+    pthread_cond_signal(&pool->wake);
+    pthread_mutex_unlock(&pool->lock);
+    if (pool->open)
+        pthread_join(pool->filler, NULL);
+    while (pool->sources)
+        warm_forget(pool, pool->sources->snapshot);
+    if (pool->cancel_fd >= 0)
+        close(pool->cancel_fd);
+    pthread_cond_destroy(&pool->wake);
+    pthread_cond_destroy(&pool->idle);
+    pthread_mutex_destroy(&pool->lock);
+    pthread_mutex_destroy(&pool->writing);
+    pool->setup.instances = NULL;
+}

@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+/* warm_internal: what warm.c and the filler share and nobody else may use. */
+#ifndef HYPEFS_FORK_WARM_INTERNAL_H
+#define HYPEFS_FORK_WARM_INTERNAL_H
+
+#include "fork/warm.h"
+
+struct warm_vm {
+    struct store_entry entry;
+    struct vmm *vmm;
+    char image[IMAGE_KEY_SIZE]; /* the memory that it was loaded from */
+    struct warm_vm *next;
+};
+
+struct warm_source {
+    struct snapshot *snapshot; /* a reference */
+    unsigned wanted, count;
+    struct warm_vm *ready; /* the oldest first */
+    double retry_at_ms;
+    int retry_ms; /* 0: nothing went wrong */
+    struct warm_source *next;
+};
+
+/* "the snapshot base", for texts. */
+struct warm_label {
+    char text[STORE_ID_MAX + 16];
+};
+
+struct warm_label warm_label(const struct snapshot *snapshot);
+
+void warm_complain(const struct warm_pool *pool, const char *text);
+/* Without the lock. */
+void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot);
+
+/* Without the lock: end them. */
+void warm_discard(struct warm_vm *vm);
+void warm_discard_all(struct warm_vm *list);
+
+bool warm_is_alive(const struct warm_vm *vm);
+int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err);
+
+/* With the lock held: all but `keep` of them go to `list`. */
+void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list);
+
+/* warm_filler.c: the thread, of the pool. */
+void *warm_fill(void *pool);
+
+#endif
