@@ -3,6 +3,7 @@
 #include "fixture.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -296,6 +297,8 @@ static void commit_when_the_ready_vm_has_just_ended_loads_one(void **state)
     pid_t pid = atoi(hidden(h));
     auto_close int pidfd = pidfd_open(pid, 0);
     assert_works(kill(pid, SIGKILL));
+    assert_int_equal(poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, HARNESS_DEADLINE_MS),
+                     1);
     fork_it(h, "x");
     assert_true(atoi(pid_of(h, "x")) != pid);
 }

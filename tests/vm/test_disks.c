@@ -113,17 +113,33 @@ static int make_template(void **state)
     return 0;
 }
 
-static void forks_when_they_write_have_disks_of_their_own(void **state)
+/* Two forks that write. Returns what of them was loaded ahead. */
+static const char *fork_two(struct harness *h)
 {
-    struct harness *h = *state;
     char *before = checksum(h, disk);
-    vm_fork(h, "web-1", box, VM_REQUEST("finish", ",\"text\":\"one\""));
-    vm_fork(h, "web-2", box, VM_REQUEST("finish", ",\"text\":\"two\""));
+    char *one = vm_fork(h, "web-1", box, VM_REQUEST("finish", ",\"text\":\"one\""));
+    char *two = vm_fork(h, "web-2", box, VM_REQUEST("finish", ",\"text\":\"two\""));
     standby(h, "web-1");
     standby(h, "web-2");
     assert_disk(h, "web-1", 1, "one\n");
     assert_disk(h, "web-2", 1, "two\n");
     assert_string_equal(checksum(h, disk), before);
+    return harness_format(h, "%s %s", harness_json(h, one, "warm"), harness_json(h, two, "warm"));
+}
+
+static void forks_when_they_write_have_disks_of_their_own(void **state)
+{
+    assert_string_equal(fork_two(*state), "false false");
+}
+
+static void forks_of_ready_vms_when_they_write_have_disks_of_their_own(void **state)
+{
+    struct harness *h = *state;
+    const char *warm = harness_path(h, "snapshots/base/warm");
+    harness_put(warm, "2");
+    harness_await(h, harness_path(h, "snapshots/base/info"), "\"ready\": 2");
+    assert_string_equal(fork_two(h), "true true");
+    harness_put(warm, "0");
 }
 
 static void fork_of_a_fork_writes_over_what_that_wrote(void **state)
@@ -429,6 +445,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(forks_when_they_write_have_disks_of_their_own),
+        test(forks_of_ready_vms_when_they_write_have_disks_of_their_own),
         test(fork_of_a_fork_writes_over_what_that_wrote),
         test(source_that_goes_on_writes_elsewhere_than_its_snapshots),
         test(record_when_it_lacks_saves_is_mended_by_a_start),
