@@ -1,0 +1,126 @@
+/* SPDX-License-Identifier: MIT */
+/* The pool of VMs that are loaded ahead, when the host's memory is short. The VMs are played by
+ * tests/fake_firecracker. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "fork/warm.h"
+#include "store_fixture.h"
+
+enum { MEMORY_BYTES = 8 << 20 };
+
+static const char short_of_memory[] = "MemTotal: 100 kB\nMemAvailable: 4 kB\n";
+static const char between[] = "MemTotal: 100 kB\nMemAvailable: 7 kB\n";
+static const char enough[] = "MemTotal: 100 kB\nMemAvailable: 10 kB\n";
+
+static int fill(void *context, const struct store_entry *entry, struct error *err)
+{
+    static const char state[] = "\0\0\x64\x86\x84\x19\x10\x07{\"version\":\"1.7.0\"}";
+    auto_close int memory =
+        openat(entry->fd, "memory", O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    auto_close int device =
+        openat(entry->fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    (void)context;
+    if (memory < 0 || device < 0 || ftruncate(memory, MEMORY_BYTES) < 0 ||
+        write(device, state, sizeof state - 1) != sizeof state - 1)
+        return error_errno(err, errno, "cannot fill the snapshot");
+    return 0;
+}
+
+static struct snapshot *publish(struct world *world)
+{
+    static const char text[] =
+        "{\"kind\":\"standby\",\"hypervisor\":\"firecracker\",\"memory_bytes\":8388608,"
+        "\"machine\":{\"memory_bytes\":8388608,\"vcpus\":1,\"machine\":\"microvm\","
+        "\"accel\":\"kvm\",\"network\":{\"mode\":\"none\",\"restrict\":false},\"disks\":[],"
+        "\"version\":\"1.7.0\"}}";
+    cJSON *json = NULL;
+    assert_int_equal(json_parse(text, strlen(text), &json, NULL), 0);
+    world->binary = (struct vmm_binary){"firecracker", getenv("FAKE_FIRECRACKER")};
+    if (snapshots_publish(&world->snapshots, "base", &json, fill, NULL, &world->err) < 0)
+        fail_msg("%s", world->err.text);
+    cJSON_Delete(json);
+    return snapshots_find(&world->snapshots, "base");
+}
+
+/* In one step: the filler looks any time. */
+static void tell(struct world *world, const char *text)
+{
+    char to[PATH_MAX];
+    snprintf(to, sizeof to, "%s", world_path(world, "meminfo"));
+    world_write_text(world_path(world, "new"), text);
+    assert_int_equal(rename(world_path(world, "new"), to), 0);
+}
+
+static void changed(void *context, const char *id)
+{
+    (void)id;
+    gate_post(&((struct world *)context)->changed);
+}
+
+static void await_ready(struct world *world, struct warm_pool *pool, struct snapshot *snapshot,
+                        unsigned ready)
+{
+    while (warm_count(pool, snapshot).ready != ready)
+        if (!gate_wait(&world->changed, FIXTURE_FAR_MS))
+            fail_msg("%u are not ready: %s", ready, world->complaints);
+}
+
+static void vms_when_memory_is_short_end_until_there_is_enough(void **state)
+{
+    struct world *world = *state;
+    struct warm_pool pool;
+    char meminfo[PATH_MAX];
+    struct snapshot *snapshot = publish(world);
+    snprintf(meminfo, sizeof meminfo, "%s", world_path(world, "meminfo"));
+    tell(world, between);
+    const struct warm_setup setup = {
+        .instances = &world->instances, .meminfo = meminfo, .changed = changed, .context = world};
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    assert_int_equal(warm_set(&pool, snapshot, 2, &world->err), 0);
+    await_ready(world, &pool, snapshot, 2);
+    tell(world, short_of_memory);
+    await_ready(world, &pool, snapshot, 0);
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+    tell(world, enough);
+    await_ready(world, &pool, snapshot, 2);
+    assert_int_equal(warm_count(&pool, snapshot).wanted, 2);
+    warm_close(&pool);
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+    assert_non_null(strstr(world->complaints, "memory is short"));
+    snapshot_unref(snapshot);
+}
+
+static void commit_under_way_keeps_the_filler_waiting(void **state)
+{
+    struct world *world = *state;
+    struct warm_pool pool;
+    struct snapshot *snapshot = publish(world);
+    const struct warm_setup setup = {.instances = &world->instances,
+                                     .meminfo = "/nowhere",
+                                     .changed = changed,
+                                     .context = world};
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    warm_begin(&pool);
+    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
+    assert_int_equal(warm_count(&pool, snapshot).ready, 0);
+    warm_end(&pool);
+    await_ready(world, &pool, snapshot, 1);
+    warm_close(&pool);
+    assert_non_null(strstr(world->complaints, "/nowhere cannot be read"));
+    snapshot_unref(snapshot);
+}
+
+#define test(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        test(vms_when_memory_is_short_end_until_there_is_enough),
+        test(commit_under_way_keeps_the_filler_waiting),
+    };
+    return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
+}
