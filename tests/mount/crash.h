@@ -26,6 +26,8 @@ struct crash_operation {
 };
 void crash_everywhere(struct harness *h, const struct crash_operation *operation);
 
+/* harness_enter(), with the stores in memory where that can be: nothing waits for a disk. */
+void crash_enter(void);
 /* For cmocka: the daemon runs, with the fake as Firecracker. */
 int crash_setup(void **state);
 int crash_teardown(void **state);
@@ -36,8 +38,10 @@ void crash_note(const char *text);
 
 /* MOUNT/instances/ID/FILE */
 char *crash_instance(struct harness *h, const char *id, const char *file);
-/* An instance that can be booted, and has a mailbox. */
+/* An instance that can be booted, has a mailbox, and a disk that it can write to. */
 void crash_make(struct harness *h, const char *id);
+/* The same with the file of that name in the test's directory as its disk. */
+char *crash_config(struct harness *h, const char *disk);
 /* What HYPEFS_FAULT is to be, for `run` of `elsewhere`; NULL: nothing. */
 extern const char *crash_plan;
 

@@ -37,6 +37,12 @@ static bool is_there(struct harness *h, const char *path)
     return access(harness_path(h, "%s", path), F_OK) == 0;
 }
 
+/* Of its disk as it was saved. */
+static bool has_copy(struct harness *h)
+{
+    return access(harness_store_path(h, "instances/x/frozen-disk0"), F_OK) == 0;
+}
+
 /* ---- how x comes to be ---- */
 
 static void make(struct harness *h)
@@ -55,12 +61,21 @@ static void fork_it(struct harness *h)
 {
     harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"secret\":1}");
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    harness_await(h, crash_instance(h, "x", "console"), "secret");
 }
 
 static void boot_if_stopped(struct harness *h)
 {
     if (strcmp(harness_get(h, crash_instance(h, "x", "state")), "stopped\n") == 0)
         harness_put(crash_instance(h, "x", "state"), "running");
+}
+
+static void crash_in(void **state, void (*prepare)(struct harness *h),
+                     void (*stage)(struct harness *h), int (*run)(struct harness *h),
+                     bool (*done)(struct harness *h))
+{
+    crash_everywhere(*state, &(struct crash_operation){
+                                 .prepare = prepare, .stage = stage, .run = run, .done = done});
 }
 
 /* ---- one transition ---- */
@@ -81,9 +96,7 @@ static void boot_if_stopped(struct harness *h)
     }                                                                                              \
     static void crash_in_##name(void **state)                                                      \
     {                                                                                              \
-        crash_everywhere(*state, &(struct crash_operation){.prepare = name##_prepare,              \
-                                                           .run = name##_run,                      \
-                                                           .done = name##_done});                  \
+        crash_in(state, name##_prepare, NULL, name##_run, name##_done);                            \
     }
 
 transition(pause, boot, "running", "paused");
@@ -113,14 +126,23 @@ static void host_ends_in_restore(void **state)
                                                        .host_ends = true});
 }
 
+static void restore_to_save(struct harness *h)
+{
+    restore_prepare(h);
+    harness_put(crash_instance(h, "x", "state"), "running");
+}
+
+/* What is on its disk is either in the image, or on what it ran on last. */
 static bool saved_or_ended(struct harness *h)
 {
-    return arrived(h, "stopped", "standby");
+    bool saved = arrived(h, "stopped", "standby");
+    assert_int_equal(has_copy(h), saved);
+    return saved;
 }
 
 static void host_ends_in_standby(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = standby_prepare,
+    crash_everywhere(*state, &(struct crash_operation){.prepare = restore_to_save,
                                                        .stage = boot_if_stopped,
                                                        .run = standby_run,
                                                        .done = saved_or_ended,
@@ -141,24 +163,31 @@ static bool x_is_there(struct harness *h)
 
 static void crash_in_mkdir(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.run = run_mkdir, .done = x_is_there});
+    crash_in(state, NULL, NULL, run_mkdir, x_is_there);
+}
+
+/* It has a copy of its disk, which is not that of another. */
+static void stop_with_a_copy(struct harness *h)
+{
+    restore_prepare(h);
+    harness_put(crash_instance(h, "x", "state"), "stopped");
 }
 
 static int run_config(struct harness *h)
 {
-    return harness_write(crash_instance(h, "x", "config"),
-                         "{\"kernel\":\"/etc/passwd\",\"memory_mib\":64}");
+    return harness_write(crash_instance(h, "x", "config"), crash_config(h, "other"));
 }
 
 static bool is_configured(struct harness *h)
 {
-    return strstr(harness_get(h, crash_instance(h, "x", "config")), "64") != NULL;
+    bool other = strstr(harness_get(h, crash_instance(h, "x", "config")), "/other\"");
+    assert_int_equal(has_copy(h), !other);
+    return other;
 }
 
 static void crash_in_config(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){
-                                 .prepare = make, .run = run_config, .done = is_configured});
+    crash_in(state, stop_with_a_copy, NULL, run_config, is_configured);
 }
 
 static void stop_fork(struct harness *h)
@@ -180,8 +209,7 @@ static bool x_is_gone(struct harness *h)
 
 static void crash_in_rmdir_of_a_fork(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){
-                                 .prepare = stop_fork, .run = run_rmdir, .done = x_is_gone});
+    crash_in(state, stop_fork, NULL, run_rmdir, x_is_gone);
 }
 
 static void publish(struct harness *h)
@@ -202,8 +230,7 @@ static bool s_is_gone(struct harness *h)
 
 static void crash_in_rmdir_of_a_snapshot(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){
-                                 .prepare = publish, .run = run_rmdir_of_s, .done = s_is_gone});
+    crash_in(state, publish, NULL, run_rmdir_of_s, s_is_gone);
 }
 
 /* ---- snapshots ---- */
@@ -239,23 +266,17 @@ static bool snapshot_of_standby(struct harness *h)
 
 static void crash_in_snapshot_of_a_running_one(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = fork_it,
-                                                       .run = run_snapshot,
-                                                       .done = snapshot_of_running});
+    crash_in(state, fork_it, NULL, run_snapshot, snapshot_of_running);
 }
 
 static void crash_in_snapshot_of_a_paused_one(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = boot_and_pause,
-                                                       .run = run_snapshot,
-                                                       .done = snapshot_of_paused});
+    crash_in(state, boot_and_pause, NULL, run_snapshot, snapshot_of_paused);
 }
 
 static void crash_in_snapshot_of_a_standby_one(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = stop_fork,
-                                                       .run = run_snapshot,
-                                                       .done = snapshot_of_standby});
+    crash_in(state, stop_fork, NULL, run_snapshot, snapshot_of_standby);
 }
 
 /* ---- forks ---- */
@@ -305,8 +326,7 @@ static bool is_committed(struct harness *h)
 
 static void crash_in_commit(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){
-                                 .stage = stage_in_base, .run = run_commit, .done = is_committed});
+    crash_in(state, NULL, stage_in_base, run_commit, is_committed);
 }
 
 static void stage_to_standby(struct harness *h)
@@ -321,9 +341,7 @@ static bool is_committed_to_standby(struct harness *h)
 
 static void crash_in_commit_to_standby(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.stage = stage_to_standby,
-                                                       .run = run_commit,
-                                                       .done = is_committed_to_standby});
+    crash_in(state, NULL, stage_to_standby, run_commit, is_committed_to_standby);
 }
 
 static void stage_in_x(struct harness *h)
@@ -350,18 +368,12 @@ static bool is_committed_of_running(struct harness *h)
 
 static void crash_in_commit_of_a_standby_one(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = stop_fork,
-                                                       .stage = stage_in_x,
-                                                       .run = run_commit_of_x,
-                                                       .done = is_committed_of_standby});
+    crash_in(state, stop_fork, stage_in_x, run_commit_of_x, is_committed_of_standby);
 }
 
 static void crash_in_commit_of_a_running_one(void **state)
 {
-    crash_everywhere(*state, &(struct crash_operation){.prepare = boot,
-                                                       .stage = stage_in_x,
-                                                       .run = run_commit_of_x,
-                                                       .done = is_committed_of_running});
+    crash_in(state, boot, stage_in_x, run_commit_of_x, is_committed_of_running);
 }
 
 /* ---- what comes from outside ---- */
@@ -401,8 +413,7 @@ static bool has_ended(struct harness *h)
 
 static void crash_when_a_vmm_ends(void **state)
 {
-    crash_everywhere(
-        *state, &(struct crash_operation){.prepare = fork_it, .run = run_end, .done = has_ended});
+    crash_in(state, fork_it, NULL, run_end, has_ended);
 }
 
 static void copy_base(struct harness *h)
@@ -480,6 +491,6 @@ int main(void)
         crash_test(crash_in_import),
         cmocka_unit_test(every_point_was_passed),
     };
-    harness_enter();
+    crash_enter();
     return cmocka_run_group_tests_name("crash", tests, NULL, NULL);
 }
