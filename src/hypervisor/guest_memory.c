@@ -73,7 +73,7 @@ static int walk(const char *pid, int (*visit)(const struct mapping *mapping, voi
                 void *context, struct error *err)
 {
     char path[PATH_SIZE];
-    snprintf(path, sizeof path, "/proc/%s/maps", pid);
+    snprintf(path, sizeof path, "/proc/%.20s/maps", pid);
     auto_fclose FILE *file = fopen(path, "re");
     if (!file && errno == ESRCH)
         return ended(pid, err);
