@@ -17,10 +17,11 @@
 
 #include "util/cleanup.h"
 
-enum { PATH_SIZE = 4096, TEMPLATE_MIB = 128 };
+enum { PATH_SIZE = 4096 };
 
 /* The guest's own program; NULL: its init starts the agent. What it says when it is ready. */
 static const char *guest_program, *guest_ready;
+static int guest_mib = 128;
 static const char *guest_network = "{\"mode\":\"user\"}", *guest_disks = "[]";
 static const char *(*prepare_more)(const char *base);
 
@@ -107,6 +108,11 @@ void vm_use_disks(const char *disks)
     guest_disks = disks;
 }
 
+void vm_use_memory(int mib)
+{
+    guest_mib = mib;
+}
+
 void vm_boot(struct harness *h, const char *machine, const char *parameters)
 {
     auto_free char *base = getcwd(NULL, 0);
@@ -117,7 +123,7 @@ void vm_boot(struct harness *h, const char *machine, const char *parameters)
                                "\"kernel\":\"%s/%s\",\"initrd\":\"%s/%s\","
                                "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s\","
                                "\"network\":%s,\"disks\":%s}",
-                               TEMPLATE_MIB, machine, base, kernel_name, base, initramfs_name,
+                               guest_mib, machine, base, kernel_name, base, initramfs_name,
                                parameters, guest_network, guest_disks));
     harness_put(harness_path(h, "instances/template/state"), "running");
     harness_await(h, harness_path(h, "instances/template/console"), guest_ready);

@@ -1,0 +1,230 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Forks of real guests on QEMU, of several sizes, against bare_qemu, which does the same without
+ * hypefs; and what a fork takes of the memory, against one that has the image to itself.
+ */
+#include <dirent.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "bench/bare.h"
+#include "util/cleanup.h"
+#include "vm/vm.h"
+
+enum { QUICK_COPIES = 15, COPIES = 15, PATH_SIZE = 4096, BLOCK = 512 };
+
+static const char box[] = "bench.v1";
+static const char request[] =
+    "{\"payload\":{\"hello\":\"bench\"},\"wait_for_ack\":true," VM_PATIENT "}";
+static const char *const until_resumed[] = {"validate", "locate", "load", "patch", "resume"};
+
+/* Guests of one size. */
+struct size {
+    int mib;
+    bool thorough; /* not with --quick */
+    const char *id;
+    struct bare bare;
+    struct bench_samples resumed, acked, locate, outside, disk, bare_resumed, bare_acked;
+};
+
+static void publish(struct harness *h, const char *id, int mib)
+{
+    vm_use_memory(mib);
+    vm_boot(h, "microvm", harness_format(h, "hypefs.mailboxes=%s", box));
+    harness_put(harness_path(h, "instances/template/state"), "standby");
+    harness_put(harness_path(h, "instances/template/snapshot"), id);
+    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+}
+
+static void commit(struct harness *h, const char *snapshot, const char *id)
+{
+    int code = harness_write(harness_path(h, "snapshots/%s/forks/new/commit", snapshot), id);
+    if (code != 0)
+        fail_msg("commit of %s: %s", id,
+                 harness_get(h, harness_path(h, "snapshots/%s/forks/new/error", snapshot)));
+}
+
+static void stage(struct harness *h, const char *snapshot)
+{
+    harness_put(harness_path(h, "snapshots/%s/forks/new/mailboxes/%s", snapshot, box), request);
+}
+
+static void drop(struct harness *h, const char *id)
+{
+    harness_put(harness_path(h, "instances/%s/state", id), "stopped");
+    assert_int_equal(rmdir(harness_path(h, "instances/%s", id)), 0);
+}
+
+/* Of the directory and of files that no other one shares. */
+static double disk_bytes(const char *directory)
+{
+    struct stat st;
+    double bytes = 0;
+    auto_closedir DIR *entries = opendir(directory);
+    assert_non_null(entries);
+    for (struct dirent *entry; (entry = readdir(entries));)
+        if (strcmp(entry->d_name, "..") != 0 &&
+            fstatat(dirfd(entries), entry->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            (S_ISDIR(st.st_mode) || st.st_nlink == 1))
+            bytes += (double)st.st_blocks * BLOCK;
+    return bytes;
+}
+
+static double milliseconds(struct harness *h, const char *result, const char *member)
+{
+    return atof(harness_json(h, result, harness_format(h, "timings_ms.%s", member)));
+}
+
+static void sample_fork(struct harness *h, struct size *size, bool counts)
+{
+    stage(h, size->id);
+    double begun = bench_now_ms();
+    commit(h, size->id, "f");
+    double took = bench_now_ms() - begun, resumed = 0;
+    const char *result = harness_get(h, harness_path(h, "instances/f/fork/result"));
+    assert_string_equal(harness_json(h, result, "status"), "committed");
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+    for (size_t i = 0; i < array_length(until_resumed); i++)
+        resumed += milliseconds(h, result, until_resumed[i]);
+    if (counts) {
+        bench_add(&size->resumed, resumed);
+        bench_add(&size->acked, took);
+        bench_add(&size->locate, milliseconds(h, result, "locate"));
+        bench_add(&size->outside, took - milliseconds(h, result, "total"));
+        bench_add(&size->disk, disk_bytes(harness_store_path(h, "instances/f")) / 1024);
+    }
+    drop(h, "f");
+}
+
+static void sample_bare(struct harness *h, struct size *size, bool counts)
+{
+    struct bare_fork fork = bare_start(h, &size->bare);
+    bare_end(&fork);
+    if (counts) {
+        bench_add(&size->bare_resumed, fork.resumed_ms);
+        bench_add(&size->bare_acked, fork.acked_ms);
+    }
+}
+
+/* The arguments are those of a fork. */
+static void prepare_bare(struct harness *h, struct size *size)
+{
+    stage(h, size->id);
+    commit(h, size->id, "f");
+    bare_copy(h, vm_pid(h, "f"), size->id, box, &size->bare);
+    drop(h, "f");
+}
+
+static void report_size(struct harness *h, const struct size *size, const struct size *least)
+{
+    const char *goal = "≤ 1.05";
+    bench_report(&(struct bench_line){
+        .name = harness_format(h, "fork of %d MiB: commit to resumed", size->mib),
+        .unit = "ms",
+        .against = "bare QEMU",
+        .goal = goal,
+        .ours = &size->resumed,
+        .other = &size->bare_resumed});
+    bench_report(&(struct bench_line){
+        .name = harness_format(h, "fork of %d MiB: commit to ack and back", size->mib),
+        .unit = "ms",
+        .against = "bare QEMU, to the datagram",
+        .goal = goal,
+        .ours = &size->acked,
+        .other = &size->bare_acked});
+    if (size != least)
+        bench_report(&(struct bench_line){
+            .name = harness_format(h, "the same, to resumed: %d MiB", size->mib),
+            .unit = "ms",
+            .against = harness_format(h, "%d MiB", least->mib),
+            .goal = "≤ 1.1",
+            .ours = &size->resumed,
+            .other = &least->resumed});
+    bench_report(&(struct bench_line){
+        .name = harness_format(h, "fork of %d MiB: locate, list kept", size->mib),
+        .unit = "ms",
+        .goal = "≤ 1 ms",
+        .ours = &size->locate});
+    bench_report(&(struct bench_line){
+        .name = harness_format(h, "fork of %d MiB: FUSE and records", size->mib),
+        .unit = "ms",
+        .note = "what of the commit's time is not in `timings_ms`",
+        .ours = &size->outside});
+    bench_report(&(struct bench_line){.name = harness_format(h, "fork of %d MiB: disk", size->mib),
+                                      .unit = "KiB",
+                                      .goal = "≤ 64 KiB",
+                                      .ours = &size->disk});
+}
+
+void bench_forks(void **state)
+{
+    static struct size sizes[] = {{.mib = 256}, {.mib = 2048}, {.mib = 8192, .thorough = true}};
+    struct harness *h = *state;
+    size_t count = 0;
+    harness_mount(h, NULL);
+    for (; count < array_length(sizes) && !(sizes[count].thorough && bench_is_quick()); count++) {
+        sizes[count].id = harness_format(h, "of-%d", sizes[count].mib);
+        publish(h, sizes[count].id, sizes[count].mib);
+        prepare_bare(h, &sizes[count]);
+    }
+    for (size_t i = 0; i <= bench_times(); i++)
+        for (size_t k = 0; k < count; k++) {
+            if (i % 2)
+                sample_bare(h, &sizes[k], i > 0);
+            sample_fork(h, &sizes[k], i > 0);
+            if (i % 2 == 0)
+                sample_bare(h, &sizes[k], i > 0);
+        }
+    for (size_t k = 0; k < count; k++)
+        report_size(h, &sizes[k], &sizes[0]);
+}
+
+/* ---- memory ---- */
+
+static char *copy_image(struct harness *h, const char *snapshot, size_t i)
+{
+    char *to = harness_format(h, "%s/copy-%zu", h->directory, i);
+    const char *from = harness_store_path(h, "snapshots/%s/memory", snapshot);
+    struct harness_result result =
+        harness_run(h, (const char *const[]){"cp", "--sparse=always", from, to, NULL});
+    assert_int_equal(result.status, 0);
+    return to;
+}
+
+void bench_copies(void **state)
+{
+    static struct bench_samples shared, copied;
+    struct harness *h = *state;
+    struct size size = {.mib = 256, .id = "base"};
+    size_t count = bench_pick(QUICK_COPIES, COPIES);
+    struct bare_fork forks[COPIES];
+    harness_mount(h, NULL);
+    publish(h, size.id, size.mib);
+    prepare_bare(h, &size);
+    for (size_t i = 0; i < count; i++) {
+        stage(h, size.id);
+        commit(h, size.id, harness_format(h, "f%zu", i));
+        struct bare own = size.bare;
+        bare_use_image(h, &own, copy_image(h, size.id, i));
+        forks[i] = bare_start(h, &own);
+    }
+    for (size_t i = 0; i < count; i++) {
+        bench_add(&shared, bench_pss_kib(vm_pid(h, harness_format(h, "f%zu", i))) / 1024);
+        bench_add(&copied, bench_pss_kib(forks[i].pid) / 1024);
+    }
+    for (size_t i = 0; i < count; i++)
+        bare_end(&forks[i]);
+    bench_report(&(struct bench_line){.name = "idle fork of 256 MiB: Pss of its QEMU",
+                                      .unit = "MiB",
+                                      .against = "fork with a copied image",
+                                      .note = harness_format(h, "%zu forks of each", count),
+                                      .ours = &shared,
+                                      .other = &copied});
+}

@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Many forks of one snapshot, with tests/fake_firecracker as the VMM: it takes next to nothing, so
+ * what is seen is the daemon. Its times say nothing of the real Firecracker's.
+ */
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "mount/fake.h"
+#include "util/cleanup.h"
+
+enum { FORKS = 1000, QUICK_FORKS = 200, FEW = 10, SOME = 100, DAEMONS = 3 };
+
+/* A daemon with so many live forks. */
+struct crowd {
+    struct harness *h;
+    size_t live;
+    struct bench_samples ms, cpu_ms;
+};
+
+static size_t count_descriptors(pid_t pid)
+{
+    char path[64];
+    size_t count = 0;
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    auto_closedir DIR *directory = opendir(path);
+    assert_non_null(directory);
+    while (readdir(directory))
+        count++;
+    return count;
+}
+
+static void begin(struct crowd *crowd)
+{
+    setenv("FAKE_FIRECRACKER_GUEST", "ack", 1);
+    harness_mount(crowd->h,
+                  (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"), NULL});
+    fake_publish(crowd->h, "mailboxes=m", "");
+}
+
+/* With a payload; the commit returns when the VM runs. */
+static double make_fork(struct crowd *crowd, const char *id)
+{
+    struct harness *h = crowd->h;
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"hello\":\"bench\"}");
+    const char *commit = harness_path(h, "snapshots/base/forks/new/commit");
+    double begun = bench_now_ms();
+    harness_put(commit, id);
+    return bench_now_ms() - begun;
+}
+
+static void fill(struct crowd *crowd, struct bench_samples *ms)
+{
+    char id[32];
+    for (size_t i = 0; i < crowd->live; i++) {
+        snprintf(id, sizeof id, "f%zu", i);
+        double took = make_fork(crowd, id);
+        if (ms)
+            bench_add(ms, took);
+    }
+}
+
+static void sample(struct crowd *crowd, bool counts)
+{
+    pid_t daemon = crowd->h->daemon;
+    double cpu = bench_cpu_ms(daemon);
+    double took = make_fork(crowd, "one-more");
+    if (counts) {
+        bench_add(&crowd->ms, took);
+        bench_add(&crowd->cpu_ms, bench_cpu_ms(daemon) - cpu);
+    }
+    fake_drop(crowd->h, "one-more");
+}
+
+static void report_value(const char *name, const char *unit, double value)
+{
+    struct bench_samples samples = {0};
+    bench_add(&samples, value);
+    bench_report(
+        &(struct bench_line){.name = name, .unit = unit, .note = "fake VMM", .ours = &samples});
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* From none to all, one after the other. */
+static void fill_and_report(struct crowd *crowd)
+{
+    static struct bench_samples ms;
+    struct harness *h = crowd->h;
+    double count = (double)crowd->live, begun = bench_now_ms();
+    double cpu = bench_cpu_ms(h->daemon), pss = bench_pss_kib(h->daemon);
+    size_t descriptors = count_descriptors(h->daemon);
+    fill(crowd, &ms);
+    double took = bench_now_ms() - begun;
+    report_value(harness_format(h, "%zu forks, one after the other", crowd->live), "forks/s",
+                 count * 1000 / took);
+    qsort(ms.values, ms.count, sizeof *ms.values, compare);
+    report_value("of these commits: p50", "ms", ms.values[ms.count / 2]);
+    report_value("p99", "ms", ms.values[ms.count * 99 / 100]);
+    report_value("daemon's CPU time for a fork", "ms", (bench_cpu_ms(h->daemon) - cpu) / count);
+    report_value("daemon's memory for a fork that lives", "KiB",
+                 (bench_pss_kib(h->daemon) - pss) / count);
+    report_value("daemon's descriptors for it", "",
+                 (double)(count_descriptors(h->daemon) - descriptors) / count);
+}
+
+static void report_crowd(const struct crowd *crowd, const struct crowd *least)
+{
+    struct harness *h = crowd->h;
+    const char *against = harness_format(h, "%zu live", least->live);
+    bench_report(
+        &(struct bench_line){.name = harness_format(h, "commit with %zu live", crowd->live),
+                             .unit = "ms",
+                             .against = against,
+                             .goal = "≤ 1.2",
+                             .note = "fake VMM",
+                             .ours = &crowd->ms,
+                             .other = &least->ms});
+    bench_report(&(struct bench_line){.name = "daemon's CPU time for it",
+                                      .unit = "ms",
+                                      .against = against,
+                                      .goal = "≤ 1.2",
+                                      .note = "fake VMM",
+                                      .ours = &crowd->cpu_ms,
+                                      .other = &least->cpu_ms});
+}
+
+/* A daemon for each number, so that a commit in one can follow a commit in another. */
+void bench_many(void **state)
+{
+    static struct crowd crowds[DAEMONS];
+    void *more[DAEMONS] = {*state};
+    const size_t live[DAEMONS] = {FEW, SOME, bench_pick(QUICK_FORKS, FORKS)};
+    for (size_t i = 0; i < DAEMONS; i++) {
+        if (i > 0)
+            assert_int_equal(harness_setup(&more[i]), 0);
+        crowds[i] = (struct crowd){.h = more[i], .live = live[i]};
+        begin(&crowds[i]);
+    }
+    fill_and_report(&crowds[DAEMONS - 1]);
+    for (size_t i = 0; i + 1 < DAEMONS; i++)
+        fill(&crowds[i], NULL);
+    for (size_t i = 0; i <= bench_times(); i++)
+        for (size_t k = 0; k < DAEMONS; k++)
+            sample(&crowds[(i + k) % DAEMONS], i > 0);
+    for (size_t i = 1; i < DAEMONS; i++)
+        report_crowd(&crowds[i], &crowds[0]);
+    for (size_t i = 1; i < DAEMONS; i++)
+        assert_int_equal(harness_teardown(&more[i]), 0);
+}

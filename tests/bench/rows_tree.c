@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/* What is asked of the tree often, against mini_fs, which does as little as can be for the same. */
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "bench/bench.h"
+#include "mount/fixture.h"
+#include "util/cleanup.h"
+
+enum { NAMES = 10000, STATS = 1000, READS = 500, STAGINGS = 300, PAYLOAD = 1024, NAME_SIZE = 32 };
+enum { FUSE_MAGIC = 0x65735546, PATH_SIZE = 4096, IMAGE = 16384 };
+
+/* What is done, and both mounts that it is done in. */
+struct deed {
+    const char *name, *path;
+    size_t count; /* of times for a sample */
+    void (*act)(const char *path);
+    const char *mounts[2];
+};
+
+static void look(const char *path)
+{
+    struct stat st;
+    assert_works(stat(path, &st));
+}
+
+static void read_whole(const char *path)
+{
+    char bytes[64];
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    assert_int_equal(read(fd, bytes, sizeof bytes), strlen("empty\n"));
+}
+
+static void list(const char *path)
+{
+    size_t count = 0;
+    auto_closedir DIR *directory = opendir(path);
+    assert_non_null(directory);
+    while (readdir(directory))
+        count++;
+    assert_in_range(count, NAMES, NAMES + 3); /* perhaps with base, . and .. */
+}
+
+static void stage(const char *path)
+{
+    static char text[PAYLOAD];
+    if (!text[0]) {
+        memset(text, 'x', sizeof text);
+        memcpy(text, "{\"a\":\"", 6);
+        memcpy(text + sizeof text - 2, "\"}", 2);
+    }
+    auto_close int fd = open(path, O_WRONLY | O_TRUNC | O_CREAT | O_CLOEXEC, 0600);
+    assert_int_equal(write(fd, text, sizeof text), sizeof text);
+    assert_works(close(steal_fd(&fd)));
+}
+
+static double sample(const struct deed *deed, const char *mount)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%s/%s", mount, deed->path);
+    double begun = bench_now_ms();
+    for (size_t i = 0; i < deed->count; i++)
+        deed->act(path);
+    return (bench_now_ms() - begun) * 1000 / (double)deed->count;
+}
+
+static double sample_ours(void *context)
+{
+    const struct deed *deed = context;
+    return sample(deed, deed->mounts[0]);
+}
+
+static double sample_mini(void *context)
+{
+    const struct deed *deed = context;
+    return sample(deed, deed->mounts[1]);
+}
+
+static void craft_many(struct harness *h)
+{
+    char name[NAME_SIZE];
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(name, sizeof name, "snapshot-%05d", i);
+        harness_craft(h, &(struct harness_snapshot){.id = name, .memory_bytes = IMAGE});
+    }
+}
+
+static bool is_mounted(void *path)
+{
+    struct statfs st;
+    return statfs(path, &st) == 0 && st.f_type == FUSE_MAGIC;
+}
+
+static pid_t start_mini(struct harness *h, char *mount)
+{
+    const char *argv[] = {bench_program("MINI_FS"), harness_format(h, "%d", NAMES), mount, NULL};
+    assert_works(mkdir(mount, 0700));
+    fflush(NULL);
+    pid_t pid = fork();
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        execv(argv[0], (char *const *)(uintptr_t)argv);
+        _exit(127);
+    }
+    harness_await_that(is_mounted, mount, "mini_fs mounts");
+    return pid;
+}
+
+static void measure(struct deed *deed)
+{
+    struct bench_samples ours = {0}, mini = {0};
+    bench_alternate(sample_ours, sample_mini, deed, &ours, &mini);
+    bench_report(&(struct bench_line){.name = deed->name,
+                                      .unit = "µs",
+                                      .against = "the least filesystem on libfuse",
+                                      .goal = "≤ 1.3",
+                                      .ours = &ours,
+                                      .other = &mini});
+}
+
+void bench_tree(void **state)
+{
+    struct harness *h = *state;
+    char *mini = harness_format(h, "%s/mini", h->directory);
+    int status;
+    struct deed deeds[] = {
+        {"stat of a draft's status", "snapshots/base/forks/new/status", STATS, look, {0}},
+        {"open, read, close of it", "snapshots/base/forks/new/status", READS, read_whole, {0}},
+        {"staging 1 KiB", "snapshots/base/forks/new/mailboxes/m", STAGINGS, stage, {0}},
+        {"readdir of 10,000 snapshots", "snapshots", 1, list, {0}},
+    };
+    craft_many(h);
+    assert_int_equal(fixture_fill(h), 0);
+    pid_t pid = start_mini(h, mini);
+    for (size_t i = 0; i < array_length(deeds); i++) {
+        deeds[i].mounts[0] = h->mount;
+        deeds[i].mounts[1] = mini;
+        measure(&deeds[i]);
+    }
+    kill(pid, SIGTERM);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
