@@ -191,11 +191,12 @@ static void drop_vanished(struct snapshots *table)
 /*
  * Is the list of ids as it was when it was looked at last? A change shows in the directory's times,
  * unless it comes within the grain of the file system's clock after the one before: so young times
- * are not relied upon.
+ * are not relied upon. The kernel's clock for files ticks 100 times a second or more often; a file
+ * system that keeps whole seconds shows it by times that are.
  */
 static bool unchanged(struct snapshots *table)
 {
-    enum { GRAIN_S = 2 };
+    enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };
     struct stat st;
     struct timespec now;
     if (fstat(table->store->kind_fd[STORE_SNAPSHOTS], &st) < 0)
@@ -204,7 +205,9 @@ static bool unchanged(struct snapshots *table)
                 table->changed.tv_nsec == st.st_ctim.tv_nsec;
     clock_gettime(CLOCK_REALTIME, &now);
     table->changed = st.st_ctim;
-    table->reliable = now.tv_sec - st.st_ctim.tv_sec > GRAIN_S;
+    int64_t age_ms = (int64_t)(now.tv_sec - st.st_ctim.tv_sec) * 1000 +
+                     (now.tv_nsec - st.st_ctim.tv_nsec) / 1000000;
+    table->reliable = age_ms > (st.st_ctim.tv_nsec ? GRAIN_MS : COARSE_GRAIN_MS);
     return same;
 }
 
