@@ -2,6 +2,7 @@
 /* What is asked of the tree often, against mini_fs, which does as little as can be for the same. */
 #include <dirent.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -122,8 +123,23 @@ static void measure(struct deed *deed)
                                       .unit = "µs",
                                       .against = "the least filesystem on libfuse",
                                       .goal = "≤ 1.3",
+                                      .note = "all on one processor",
                                       .ours = &ours,
                                       .other = &mini});
+}
+
+/* With what is started from here on. On more than one processor most of a request's time, some five
+ * times the rest, may be that of waking an idle one, and by turns it is or it is not. */
+static void share_one_processor(cpu_set_t *ret_before)
+{
+    cpu_set_t one;
+    int cpu = 0;
+    assert_works(sched_getaffinity(0, sizeof *ret_before, ret_before));
+    while (!CPU_ISSET(cpu, ret_before))
+        cpu++;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    assert_works(sched_setaffinity(0, sizeof one, &one));
 }
 
 void bench_tree(void **state)
@@ -131,6 +147,7 @@ void bench_tree(void **state)
     struct harness *h = *state;
     char *mini = harness_format(h, "%s/mini", h->directory);
     int status;
+    cpu_set_t processors;
     struct deed deeds[] = {
         {"stat of a draft's status", "snapshots/base/forks/new/status", STATS, look, {0}},
         {"open, read, close of it", "snapshots/base/forks/new/status", READS, read_whole, {0}},
@@ -138,6 +155,7 @@ void bench_tree(void **state)
         {"readdir of 10,000 snapshots", "snapshots", 1, list, {0}},
     };
     craft_many(h);
+    share_one_processor(&processors);
     assert_int_equal(fixture_fill(h), 0);
     pid_t pid = start_mini(h, mini);
     for (size_t i = 0; i < array_length(deeds); i++) {
@@ -145,6 +163,7 @@ void bench_tree(void **state)
         deeds[i].mounts[1] = mini;
         measure(&deeds[i]);
     }
+    assert_works(sched_setaffinity(0, sizeof processors, &processors));
     kill(pid, SIGTERM);
     assert_int_equal(waitpid(pid, &status, 0), pid);
     assert_int_equal(status, 0);
