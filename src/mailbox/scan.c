@@ -16,7 +16,8 @@
 /* What both magics begin with: one pass over the image finds either. */
 static const char prefix[] = {'H', 'Y', 'P', 'E', 'M', 'A', 'N', '_'};
 
-enum { CHUNK_SIZE = 256 * FRAME_SIZE };
+/* Small enough to be in the processor's cache when it is looked at. */
+enum { CHUNK_SIZE = 64 * FRAME_SIZE };
 static_assert((int)FRAME_SIZE == (int)SPARSE_BLOCK, "what is no hole begins and ends with a page");
 
 /* 512 TiB: offsets up to here keep all their digits in JSON. */
@@ -109,10 +110,29 @@ int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *s
     return 0;
 }
 
+/* memmem() for the prefix. Nearly all of an image has none, so most of it is only looked at for its
+ * first and last byte at that distance, many places at once: as fast as memory is read. */
+static const uint8_t *find_prefix(const uint8_t *bytes, size_t size)
+{
+    enum { PLACES = 64, LAST = sizeof prefix - 1 };
+    size_t at = 0;
+    for (; size - at >= PLACES + LAST; at += PLACES) {
+        const uint8_t *place = bytes + at;
+        uint8_t maybe = 0;
+        for (size_t i = 0; i < PLACES; i++)
+            maybe |= (uint8_t)((place[i] == (uint8_t)prefix[0]) &
+                               (place[i + LAST] == (uint8_t)prefix[LAST]));
+        const uint8_t *hit = maybe ? memmem(place, PLACES + LAST, prefix, sizeof prefix) : NULL;
+        if (hit)
+            return hit;
+    }
+    return memmem(bytes + at, size - at, prefix, sizeof prefix);
+}
+
 static int scan_chunk(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan)
 {
     for (size_t at = 0; at < size; at += FRAME_SIZE) {
-        const uint8_t *hit = memmem(bytes + at, size - at, prefix, sizeof prefix);
+        const uint8_t *hit = find_prefix(bytes + at, size - at);
         if (!hit)
             return 0;
         at = (size_t)(hit - bytes) / FRAME_SIZE * FRAME_SIZE;

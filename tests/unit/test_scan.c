@@ -141,6 +141,21 @@ static void scan_when_only_the_magic_is_there_counts_noise(void **state)
     assert_int_equal(image->scan.noise, 3);
 }
 
+static void scan_when_the_magic_is_anywhere_sees_it(void **state)
+{
+    struct image *image = *state;
+    const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
+
+    for (size_t at = 0; at < FRAME_SIZE; at++) {
+        memset(image->bytes, at % 2 ? 'H' : 0, sizeof image->bytes);
+        if (at % 4 > 1) /* what looks like the beginning of one */
+            memset(image->bytes + 7, '_', at);
+        memcpy(image->bytes + at, layout->magic, layout->magic_size);
+        scan(image);
+        assert_int_equal(image->scan.noise, at + layout->magic_size <= FRAME_SIZE);
+    }
+}
+
 static void scan_when_noise_stands_before_a_frame_in_its_page_finds_the_frame(void **state)
 {
     struct image *image = *state;
@@ -457,6 +472,7 @@ int main(void)
         TEST(scan_when_there_is_nothing_finds_nothing),
         TEST(scan_when_copies_are_there_lists_all_by_offset),
         TEST(scan_when_only_the_magic_is_there_counts_noise),
+        TEST(scan_when_the_magic_is_anywhere_sees_it),
         TEST(scan_when_noise_stands_before_a_frame_in_its_page_finds_the_frame),
         TEST(scan_when_bytes_stand_between_marker_and_sequence_counts_noise),
         TEST(scan_when_the_magic_lies_across_two_pages_does_not_see_it),
