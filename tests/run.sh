@@ -3,14 +3,15 @@
 #
 # Everything that must hold before a change lands, from a fresh clone on a fresh machine.
 #
-#   run.sh [--soak]
+#   run.sh [--soak | --bench]
 #
 # Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
 # undefined behaviour and with points at which tests end the daemon; gcc with the sanitizer for
 # threads; clang with fuzzers), runs all suites in the first two, the units and the soak in the
 # third, some units under valgrind, and each fuzzer for a while; and looks whether what is installed
 # works, and the quickstart. With --soak only the soak is run, for long, plain and with the
-# sanitizer for threads. The last line is "N passed, N failed, N
+# sanitizer for threads; with --bench only the short benchmark, for its results, not its times. The
+# last line is "N passed, N failed, N
 # skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
 # have run it.
 #
@@ -33,7 +34,7 @@ valgrind_units="error json json_read sparse frame scan scan_json deliver ack mac
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
 passed=0 failed=0 skipped=0
-only_soak=false
+only_soak=false only_bench=false
 complaints= # why the exit status is not 0, where no test says it
 
 fail() {
@@ -326,6 +327,9 @@ soak() {
 if [ $# = 1 ] && [ "$1" = --soak ]; then
     only_soak=true
     shift
+elif [ $# = 1 ] && [ "$1" = --bench ]; then
+    only_bench=true
+    shift
 fi
 if [ $# -gt 0 ]; then
     sed -n '4,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
@@ -344,6 +348,12 @@ install_missing
 heading "The guests' kernel"
 "$root/examples/guest/fetch-kernel.sh" "$cache" || fail "cannot fetch a kernel for the guests"
 
+if $only_bench; then
+    prepare_environment
+    export TMPDIR="$work/tmp"
+    check "the benchmark" "$root/tests/bench/run.sh" --quick
+    finish
+fi
 build build-gcc --werror
 # Sanitizers make gcc warn of what cannot happen.
 $only_soak || build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true

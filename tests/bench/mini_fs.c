@@ -2,7 +2,8 @@
 /*
  * mini_fs: the smallest filesystem on libfuse's low-level interface that does what the benchmark
  * does in hypefs' tree, for it to compare with: the same paths, with texts that never change, and
- * a file that takes what is written and forgets it. As in hypefs' the kernel keeps nothing.
+ * a file that takes what is written and forgets it. As in hypefs' the kernel keeps nothing, and
+ * looks at the modes. Requests are taken by one thread.
  *
  *     mini_fs NAMES MOUNT    with so many names in MOUNT/snapshots
  */
@@ -12,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct node {
     const char *name;
@@ -34,7 +36,11 @@ static unsigned long names;
 
 static struct stat describe(fuse_ino_t node)
 {
-    return (struct stat){.st_ino = node, .st_mode = nodes[node - 1].mode, .st_nlink = 1};
+    return (struct stat){.st_ino = node,
+                         .st_mode = nodes[node - 1].mode,
+                         .st_nlink = 1,
+                         .st_uid = geteuid(),
+                         .st_gid = getegid()};
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -137,7 +143,8 @@ int main(int argc, char **argv)
         return 2;
     }
     names = strtoul(argv[1], NULL, 10);
-    struct fuse_args args = FUSE_ARGS_INIT(1, argv);
+    char *options[] = {argv[0], (char[]){"-odefault_permissions"}, NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(2, options);
     struct fuse_session *session = fuse_session_new(&args, &callbacks, sizeof callbacks, NULL);
     if (!session || fuse_set_signal_handlers(session) < 0 ||
         fuse_session_mount(session, argv[2]) < 0)
