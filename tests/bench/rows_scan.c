@@ -12,7 +12,14 @@
 #include "mailbox/frame.h"
 #include "util/cleanup.h"
 
-enum { CHUNK = 1 << 20, FRAMES = 4, QUICK_DENSE_MIB = 256, DENSE_MIB = 4096, SPARSE_ONE_OF = 16 };
+enum {
+    CHUNK = 1 << 20,
+    FRAMES = 4,
+    QUICK_MIB = 256,
+    QUICK_SPARSE_MIB = 1024,
+    MIB = 4096,
+    SPARSE_ONE_OF = 16
+};
 
 struct image {
     struct harness *h;
@@ -142,13 +149,14 @@ static void measure(struct image *image, const char *name)
 void bench_scan(void **state)
 {
     struct harness *h = *state;
-    size_t dense = bench_pick(QUICK_DENSE_MIB, DENSE_MIB);
+    size_t dense = bench_pick(QUICK_MIB, MIB);
+    size_t sparse = bench_pick(QUICK_SPARSE_MIB, MIB);
     struct image image = {.h = h, .path = harness_format(h, "%s/dense", h->directory)};
     make_image(&image, dense, 1);
     measure(&image, harness_format(h, "scan of %zu MiB", dense));
     assert_int_equal(unlink(image.path), 0);
     image.path = harness_format(h, "%s/sparse", h->directory);
-    make_image(&image, DENSE_MIB, SPARSE_ONE_OF);
-    measure(&image, harness_format(h, "scan of %d MiB, %d of them data", DENSE_MIB,
-                                   DENSE_MIB / SPARSE_ONE_OF));
+    make_image(&image, sparse, SPARSE_ONE_OF);
+    measure(&image,
+            harness_format(h, "scan of %zu MiB, %zu of them data", sparse, sparse / SPARSE_ONE_OF));
 }
