@@ -11,8 +11,7 @@
 # third, some units under valgrind, and each fuzzer for a while; and looks whether what is installed
 # works, and the quickstart. With --soak only the soak is run, for long, plain and with the
 # sanitizer for threads; with --bench only the short benchmark, for its results, not its times. The
-# last line is "N passed, N failed, N
-# skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
+# last line is "N passed, N failed, N skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
 # have run it.
 #
 # What stays behind: the folders build-gcc, build-sanitize, build-thread, build-clang and build (which is the

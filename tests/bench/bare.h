@@ -27,7 +27,7 @@ void bare_copy(struct harness *h, pid_t pid, const char *snapshot, const char *m
 void bare_use_image(struct harness *h, struct bare *bare, const char *image);
 
 /* Returns when the guest has acked; the VM runs on until bare_end(). */
-struct bare_fork bare_start(struct harness *h, const struct bare *bare);
+struct bare_fork bare_start(const struct bare *bare);
 void bare_end(struct bare_fork *fork);
 
 #endif

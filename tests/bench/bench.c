@@ -12,7 +12,7 @@
 
 enum { QUICK_TIMES = 15, TIMES = 31, ROWS_MAX = 32 };
 
-/* A row gets a directory and, unless it has a setup of its own, no daemon. */
+/* A row gets a directory, and no daemon. */
 static const struct row {
     const char *name;
     void (*run)(void **state);

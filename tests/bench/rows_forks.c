@@ -18,7 +18,7 @@
 #include "util/cleanup.h"
 #include "vm/vm.h"
 
-enum { QUICK_COPIES = 15, COPIES = 15, PATH_SIZE = 4096, BLOCK = 512 };
+enum { COPIES = 15, BLOCK = 512 };
 
 static const char box[] = "bench.v1";
 static const char request[] =
@@ -103,9 +103,9 @@ static void sample_fork(struct harness *h, struct size *size, bool counts)
     drop(h, "f");
 }
 
-static void sample_bare(struct harness *h, struct size *size, bool counts)
+static void sample_bare(struct size *size, bool counts)
 {
-    struct bare_fork fork = bare_start(h, &size->bare);
+    struct bare_fork fork = bare_start(&size->bare);
     bare_end(&fork);
     if (counts) {
         bench_add(&size->bare_resumed, fork.resumed_ms);
@@ -177,10 +177,10 @@ void bench_forks(void **state)
     for (size_t i = 0; i <= bench_times(); i++)
         for (size_t k = 0; k < count; k++) {
             if (i % 2)
-                sample_bare(h, &sizes[k], i > 0);
+                sample_bare(&sizes[k], i > 0);
             sample_fork(h, &sizes[k], i > 0);
             if (i % 2 == 0)
-                sample_bare(h, &sizes[k], i > 0);
+                sample_bare(&sizes[k], i > 0);
         }
     for (size_t k = 0; k < count; k++)
         report_size(h, &sizes[k], &sizes[0]);
@@ -203,28 +203,27 @@ void bench_copies(void **state)
     static struct bench_samples shared, copied;
     struct harness *h = *state;
     struct size size = {.mib = 256, .id = "base"};
-    size_t count = bench_pick(QUICK_COPIES, COPIES);
     struct bare_fork forks[COPIES];
     harness_mount(h, NULL);
     publish(h, size.id, size.mib);
     prepare_bare(h, &size);
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < COPIES; i++) {
         stage(h, size.id);
         commit(h, size.id, harness_format(h, "f%zu", i));
         struct bare own = size.bare;
         bare_use_image(h, &own, copy_image(h, size.id, i));
-        forks[i] = bare_start(h, &own);
+        forks[i] = bare_start(&own);
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t i = 0; i < COPIES; i++) {
         bench_add(&shared, bench_pss_kib(vm_pid(h, harness_format(h, "f%zu", i))) / 1024);
         bench_add(&copied, bench_pss_kib(forks[i].pid) / 1024);
     }
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < COPIES; i++)
         bare_end(&forks[i]);
     bench_report(&(struct bench_line){.name = "idle fork of 256 MiB: Pss of its QEMU",
                                       .unit = "MiB",
                                       .against = "fork with a copied image",
-                                      .note = harness_format(h, "%zu forks of each", count),
+                                      .note = harness_format(h, "%d forks of each", COPIES),
                                       .ours = &shared,
                                       .other = &copied});
 }
