@@ -100,7 +100,7 @@ struct bare_fork bare_start(const struct bare *bare)
 {
     struct bare_fork fork_ = {.stdin_fd = -1};
     char line[LINE_MAX_SIZE] = "";
-    int in[2], out[2], pid;
+    int in[2], out[2], pid = 0;
     assert_int_equal(pipe2(in, O_CLOEXEC), 0);
     assert_int_equal(pipe2(out, O_CLOEXEC), 0);
     fflush(NULL);
