@@ -14,7 +14,7 @@
 #include "util/process.h"
 #include "util/text.h"
 
-static const double interval_ms = 2, rest_per_round = 4;
+static const double interval_ms = 4, rest_per_round = 4;
 
 struct memory_watch {
     pthread_t thread;

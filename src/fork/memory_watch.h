@@ -3,9 +3,9 @@
  * memory_watch: acks that no network carries. One thread looks at the delivered frames of all forks
  * that wait for one, again and again.
  *
- * A look costs some microseconds for each fork, and nothing tells when a guest writes, so there is
- * an interval: 2 ms, which is what guests take to look themselves, or four times what the last
- * round took, if that is more. So a thousand forks that wait take a fifth of a core at most.
+ * Nothing tells when a guest writes, so there is an interval: 4 ms, in which one fork that waits
+ * takes less than 1 % of a processor, most of it for waking up; or four times what the last round
+ * took, if that is more: so a thousand take a fifth of one at most.
  */
 #ifndef HYPEFS_FORK_MEMORY_WATCH_H
 #define HYPEFS_FORK_MEMORY_WATCH_H

@@ -67,9 +67,11 @@ void bench_forget(void);
 
 /* The rows. */
 void bench_forks(void **state);
+void bench_warm(void **state);
 void bench_copies(void **state);
 void bench_scan(void **state);
 void bench_tree(void **state);
 void bench_many(void **state);
+void bench_waiting(void **state);
 
 #endif

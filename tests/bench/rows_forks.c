@@ -186,6 +186,57 @@ void bench_forks(void **state)
         report_size(h, &sizes[k], &sizes[0]);
 }
 
+/* ---- VMs that are loaded ahead ---- */
+
+static bool is_ready(void *argument)
+{
+    struct harness *h = argument;
+    const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
+    return strcmp(harness_json(h, info, "warm.ready"), "1") == 0;
+}
+
+static void set_warm(struct harness *h, const char *wanted)
+{
+    harness_put(harness_path(h, "snapshots/base/warm"), wanted);
+}
+
+static void sample_warm(struct harness *h, struct size *size, bool counts)
+{
+    set_warm(h, "1");
+    harness_await_that(is_ready, h, "a VM is loaded ahead");
+    sample_fork(h, size, counts);
+    set_warm(h, "0");
+}
+
+void bench_warm(void **state)
+{
+    static struct size warm = {.mib = 256, .id = "base"}, cold = {.mib = 256, .id = "base"};
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    publish(h, "base", warm.mib);
+    for (size_t i = 0; i <= bench_times(); i++) {
+        if (i % 2)
+            sample_fork(h, &cold, i > 0);
+        sample_warm(h, &warm, i > 0);
+        if (i % 2 == 0)
+            sample_fork(h, &cold, i > 0);
+    }
+    bench_report(&(struct bench_line){.name = "fork with a VM loaded ahead: commit to resumed",
+                                      .unit = "ms",
+                                      .goal = "≤ 5 ms",
+                                      .ours = &warm.resumed});
+    bench_report(&(struct bench_line){.name = "the same",
+                                      .unit = "ms",
+                                      .against = "fork whose VM is loaded then",
+                                      .ours = &warm.resumed,
+                                      .other = &cold.resumed});
+    bench_report(&(struct bench_line){.name = "the same: commit to ack and back",
+                                      .unit = "ms",
+                                      .against = "fork whose VM is loaded then",
+                                      .ours = &warm.acked,
+                                      .other = &cold.acked});
+}
+
 /* ---- memory ---- */
 
 static char *copy_image(struct harness *h, const char *snapshot, size_t i)

@@ -4,9 +4,12 @@
  * what is seen is the daemon. Its times say nothing of the real Firecracker's.
  */
 #include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "bench/bench.h"
@@ -14,6 +17,7 @@
 #include "util/cleanup.h"
 
 enum { FORKS = 1000, QUICK_FORKS = 200, FEW = 10, SOME = 100, DAEMONS = 3 };
+enum { WAITING = 300, QUICK_WAITING = 50, LOOK_MS = 1000 };
 
 /* A daemon with so many live forks. */
 struct crowd {
@@ -34,11 +38,16 @@ static size_t count_descriptors(pid_t pid)
     return count;
 }
 
+static void start_daemon(struct harness *h, const char *guest)
+{
+    setenv("FAKE_FIRECRACKER_GUEST", guest, 1);
+    harness_mount(h,
+                  (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"), NULL});
+}
+
 static void begin(struct crowd *crowd)
 {
-    setenv("FAKE_FIRECRACKER_GUEST", "ack", 1);
-    harness_mount(crowd->h,
-                  (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"), NULL});
+    start_daemon(crowd->h, "ack");
     fake_publish(crowd->h, "mailboxes=m", "");
 }
 
@@ -155,4 +164,77 @@ void bench_many(void **state)
         report_crowd(&crowds[i], &crowds[0]);
     for (size_t i = 1; i < DAEMONS; i++)
         assert_int_equal(harness_teardown(&more[i]), 0);
+}
+
+/* ---- commits that wait for an ack by memory ---- */
+
+/* A process that commits the draft, which nobody will ack. */
+static struct harness_child start_waiting(struct harness *h, size_t i)
+{
+    assert_int_equal(mkdir(harness_path(h, "snapshots/base/forks/w%zu", i), 0755), 0);
+    harness_put(harness_path(h, "snapshots/base/forks/w%zu/mailboxes/m", i),
+                "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\","
+                "\"ack_timeout_ms\":30000}");
+    return harness_start_shell(h, "bash",
+                               harness_format(h, "echo 1 > snapshots/base/forks/w%zu/commit", i));
+}
+
+/* So many steps "ack" have begun, as far as the events that are there tell. */
+static void await_waiting(int events, size_t count)
+{
+    static char text[1 << 16];
+    double deadline = bench_now_ms() + HARNESS_DEADLINE_MS;
+    while (count > 0) {
+        struct pollfd ready = {.fd = events, .events = POLLIN};
+        assert_true(bench_now_ms() < deadline);
+        assert_true(poll(&ready, 1, HARNESS_DEADLINE_MS) > 0);
+        ssize_t size = read(events, text, sizeof text - 1);
+        assert_true(size > 0);
+        text[size] = '\0';
+        for (char *at = text; (at = strstr(at, "\"phase\":\"ack\"")) && count > 0; at++)
+            count--;
+    }
+}
+
+/* CPU time of the daemon in a second, for each that waits, in % of one processor. */
+static double look(struct harness *h, size_t count)
+{
+    double cpu = bench_cpu_ms(h->daemon), begun = bench_now_ms();
+    poll(NULL, 0, LOOK_MS);
+    double took = bench_now_ms() - begun;
+    return (bench_cpu_ms(h->daemon) - cpu) * 100 / took / (double)count;
+}
+
+static void wait_and_report(struct harness *h, size_t count)
+{
+    struct bench_samples samples = {0};
+    struct harness_child children[WAITING];
+    int events = open(harness_path(h, "events"), O_RDONLY | O_CLOEXEC);
+    assert_true(events >= 0);
+    for (size_t i = 0; i < count; i++)
+        children[i] = start_waiting(h, i);
+    await_waiting(events, count);
+    for (size_t i = 0; i < 3; i++)
+        bench_add(&samples, look(h, count));
+    close(events);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(harness_finish(h, &children[i]).status, 1);
+    for (size_t i = 0; i < count; i++)
+        assert_int_equal(rmdir(harness_path(h, "snapshots/base/forks/w%zu", i)), 0);
+    bench_report(&(struct bench_line){
+        .name = harness_format(h, "%zu forks that wait for an ack by memory: CPU for each", count),
+        .unit = "% of a processor",
+        .goal = "≤ 1 %",
+        .note = "fake VMM",
+        .ours = &samples});
+}
+
+void bench_waiting(void **state)
+{
+    struct crowd crowd = {.h = *state};
+    begin(&crowd);
+    assert_int_equal(harness_unmount(crowd.h), 0);
+    start_daemon(crowd.h, "absent");
+    wait_and_report(crowd.h, 1);
+    wait_and_report(crowd.h, bench_pick(QUICK_WAITING, WAITING));
 }
