@@ -296,21 +296,15 @@ int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct m
 int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err)
 {
-    bool writable = false;
-    /* A record may be older than what the VM writes to, which must not be taken for new. */
-    int r = qemu_disks_find(context, vmm, machine, err);
-    if (r == 0)
-        r = disks_check_room(machine, err);
-    if (r < 0)
-        return r;
+    int r = 0;
+    if (!disks_are_written(machine))
+        return 0;
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         const struct machine_disk *disk = &machine->disks[i];
-        if (disk->readonly)
-            continue;
-        writable = true;
-        r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
+        if (!disk->readonly)
+            r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
     }
-    if (r == 0 && writable)
+    if (r == 0)
         r = transact(context, vmm, machine, err);
     if (r == 0)
         disks_freeze(machine);

@@ -24,8 +24,8 @@ int qemu_disks_check(const struct machine *machine, bool restore, struct error *
 int qemu_disks_make(const struct vmm_context *context, const struct machine *machine, bool restore,
                     struct error *err);
 
-/* Of a paused VM: it writes into new tops, what it wrote to before is frozen. Changes `machine`, or
- * fails with everything as it was. */
+/* Of a paused VM, whose machine tells what it writes to: it writes into new tops, what it wrote to
+ * before is frozen. Changes `machine`, or fails with everything as it was. */
 int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 

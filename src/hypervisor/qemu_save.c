@@ -108,7 +108,12 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     bool ends = strcmp(save->directory, ".") == 0, in_place = ends && !save->loaded;
     path_of(save, "state", state);
     path_of(save, "memory", memory);
-    int r = ends ? disks_check_room(machine, err) : qemu_disks_switch(context, vmm, machine, err);
+    /* A record may be older than what the VM writes to, which must not be taken for new. */
+    int r = disks_are_written(machine) ? qemu_disks_find(context, vmm, machine, err) : 0;
+    if (r == 0)
+        r = disks_check_room(machine, err);
+    if (r == 0 && !ends)
+        r = qemu_disks_switch(context, vmm, machine, err);
     if (r < 0)
         return r;
     r = save_state(context, vmm, state, err);

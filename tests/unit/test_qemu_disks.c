@@ -73,6 +73,30 @@ static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **stat
     machine_finish(&machine);
 }
 
+static void save_to_end_a_vm_keeps_what_it_writes_to_by_whatever_record(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_Q35);
+    const struct vmm_save save = {.directory = "../image"};
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    MUST(vmm_save(&context, vmm, &machine, &save, why));
+    struct machine before = machine;
+    MUST(disks_copy(&before, why));
+    MUST(vmm_save(&context, vmm, &machine, &save, why));
+    MUST(vmm_save(&context, vmm, &before, &fixture_save, why));
+    assert_int_equal(before.disks[0].layers, 2);
+    assert_true(fixture_has(context.directory_fd, "disk0.2.qcow2"));
+    disks_finish(&before);
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
 static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
 {
     struct fixture *fixture = *state;
@@ -139,6 +163,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH(disk_of_a_vm_that_goes_on_is_switched_once_for_each_save),
+        WITH(save_to_end_a_vm_keeps_what_it_writes_to_by_whatever_record),
         WITH(disk_that_cannot_be_switched_stays_as_it_is),
         WITH(boot_over_a_top_that_others_have_is_eio),
     };
