@@ -166,9 +166,9 @@ int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine 
 int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                    struct error *err)
 {
-    if (!vmm->hypervisor->find_disks)
+    if (!machine->hypervisor->find_disks)
         return 0;
-    int r = vmm->hypervisor->find_disks(context, vmm, machine, err);
+    int r = machine->hypervisor->find_disks(context, vmm, machine, err);
     return r < 0 ? error_prefix(err, r, "asking the VM for its disks") : r;
 }
 

@@ -190,8 +190,10 @@ struct hypervisor {
     int (*save)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                 const struct vmm_save *save, struct error *err);
 
-    /* NULL: never needed. Of a VM found again: corrects the disks of a machine whose record may be
-     * older than what a save began. */
+    /* NULL: never needed. Of a VM found again, or (`vmm` is NULL) of one that has ended meanwhile,
+     * by its files: corrects the disks of a machine whose record may be older than what a save
+     * began.
+     */
     int (*find_disks)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 

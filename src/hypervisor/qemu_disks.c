@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -36,14 +37,15 @@ void qemu_disk_node(size_t index, unsigned layer, char ret[QEMU_NODE_SIZE])
 /* ---- files ---- */
 
 struct qcow2 {
-    uint64_t size; /* of the disk that the guest sees */
-    bool has_backing, has_data;
+    uint64_t size;            /* of the disk that the guest sees */
+    uint64_t backing, length; /* where the name of the file below it is; 0: there is none */
+    bool has_data;
 };
 
-static uint64_t big_endian(const unsigned char *bytes)
+static uint64_t big_endian(const unsigned char *bytes, size_t size)
 {
     uint64_t value = 0;
-    for (size_t i = 0; i < sizeof value; i++)
+    for (size_t i = 0; i < size; i++)
         value = value << 8 | bytes[i];
     return value;
 }
@@ -51,17 +53,25 @@ static uint64_t big_endian(const unsigned char *bytes)
 static int read_qcow2(int fd, const char *path, struct qcow2 *ret, struct error *err)
 {
     static const unsigned char magic[4] = {'Q', 'F', 'I', 0xfb};
-    enum { VERSION = 4, BACKING = 8, SIZE = 24, FEATURES = 72, EXTERNAL_DATA = 1 << 2 };
+    enum {
+        VERSION = 4,
+        BACKING = 8,
+        LENGTH = 16,
+        SIZE = 24,
+        FEATURES = 72,
+        EXTERNAL_DATA = 1 << 2
+    };
     unsigned char header[QCOW2_HEADER_SIZE];
     ssize_t got = pread(fd, header, sizeof header, 0);
     if (got < 0)
         return error_errno(err, errno, "disk %s cannot be read", path);
     if ((size_t)got < sizeof header || memcmp(header, magic, sizeof magic) != 0)
         return error_set(err, EINVAL, "disk %s is no qcow2 file", path);
-    *ret = (struct qcow2){.size = big_endian(header + SIZE),
-                          .has_backing = big_endian(header + BACKING) != 0,
+    *ret = (struct qcow2){.size = big_endian(header + SIZE, 8),
+                          .backing = big_endian(header + BACKING, 8),
+                          .length = big_endian(header + LENGTH, 4),
                           .has_data = header[VERSION + 3] >= 3 &&
-                                      big_endian(header + FEATURES) & EXTERNAL_DATA};
+                                      big_endian(header + FEATURES, 8) & EXTERNAL_DATA};
     return 0;
 }
 
@@ -72,7 +82,7 @@ static int check_qcow2(int fd, const char *path, struct error *err)
     int r = read_qcow2(fd, path, &qcow2, err);
     if (r < 0)
         return r;
-    if (qcow2.has_backing)
+    if (qcow2.backing != 0)
         return error_set(err, EINVAL, "disk %s has a backing file: convert it to one of its own",
                          path);
     if (qcow2.has_data)
@@ -279,9 +289,40 @@ static bool has_next(const cJSON *nodes, const struct machine *machine, size_t i
     return !machine->disks[index].readonly && has_node(nodes, name);
 }
 
+/* Is the file after the one that the disk's record tells a complete overlay over that? */
+static bool has_next_file(const struct vmm_context *context, const struct machine_disk *disk,
+                          size_t index)
+{
+    struct layer below, layer;
+    char name[PATH_MAX];
+    struct qcow2 qcow2;
+    describe(disk, index, disk_top(disk), &below);
+    describe(disk, index, disk_top(disk) + 1, &layer);
+    size_t size = strlen(below.name);
+    auto_close int fd =
+        openat(context->directory_fd, layer.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    return fd >= 0 && size < sizeof name && read_qcow2(fd, layer.path, &qcow2, NULL) == 0 &&
+           qcow2.length == size && pread(fd, name, size, (off_t)qcow2.backing) == (ssize_t)size &&
+           memcmp(name, below.name, size) == 0;
+}
+
+/* One that was made and never written to has the same content. */
+static void find_files(const struct vmm_context *context, struct machine *machine)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        while (!disk->readonly && disk->layers < DISK_LAYERS_MAX && has_next_file(context, disk, i))
+            disk_freeze(disk);
+    }
+}
+
 int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                     struct error *err)
 {
+    if (!vmm) {
+        find_files(context, machine);
+        return 0;
+    }
     auto_json cJSON *nodes = NULL;
     cJSON *arguments = cJSON_CreateObject();
     cJSON_AddBoolToObject(arguments, "flat", true);

@@ -236,6 +236,19 @@ static void find_mapped(struct instance *instance)
         snapshot_unref(source);
 }
 
+/* It ended while no daemon ran. What it wrote is there, however old the record; the copies are of a
+ * save that did not come to its end. */
+static void note_end(struct instance *instance)
+{
+    const struct vmm_context context = instance_own_context(instance);
+    vmm_find_disks(&context, NULL, &instance->machine, NULL);
+    disks_drop_copies(&instance->machine, instance->image->directory_fd);
+    instance->state = INSTANCE_STOPPED;
+    instance->exit = (struct vmm_exit){.ended = true, .code = -1};
+    store_time_now(instance->exit_at);
+    instance_save(instance, instance->image->directory_fd, NULL); /* else the next start tells */
+}
+
 /* What ran when the daemon ended: found again, or noted as ended. */
 static int adopt(struct instance *instance, const cJSON *json, struct error *err)
 {
@@ -256,13 +269,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         return instance_save(instance, instance->image->directory_fd, err);
     }
     if (!instance->vmm) {
-        /* Of a save that did not come to its end. */
-        disks_drop_copies(&instance->machine, instance->image->directory_fd);
-        instance->state = INSTANCE_STOPPED;
-        instance->exit = (struct vmm_exit){.ended = true, .code = -1};
-        store_time_now(instance->exit_at);
-        instance_save(instance, instance->image->directory_fd,
-                      NULL); /* else the next start tells */
+        note_end(instance);
         return 0;
     }
     instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));

@@ -73,6 +73,38 @@ static void disk_of_a_vm_that_goes_on_is_switched_once_for_each_save(void **stat
     machine_finish(&machine);
 }
 
+/* As a crash of the host leaves it: the VM is gone, its record is two saves behind, and a third was
+ * cut short while its overlay was made. */
+static void disks_of_a_vm_that_has_ended_are_found_by_their_files(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_Q35);
+    const struct vmm_save save = {.directory = "../image"};
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    assert_found(&context, NULL, &machine, &machine);
+    struct machine before = machine;
+    MUST(disks_copy(&before, why));
+    MUST(vmm_pause(&context, vmm, why));
+    for (int i = 0; i < 2; i++)
+        MUST(vmm_save(&context, vmm, &machine, &save, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    assert_found(&context, NULL, &before, &machine);
+    fixture_write(context.directory_fd, "disk0.3.qcow2", 0600, "QFI\xfb", 4);
+    assert_found(&context, NULL, &before, &machine);
+    assert_int_equal(unlinkat(context.directory_fd, "disk0.3.qcow2", 0), 0);
+    /* Nor one that lies over another file. */
+    assert_int_equal(
+        linkat(context.directory_fd, "disk0.1.qcow2", context.directory_fd, "disk0.3.qcow2", 0), 0);
+    assert_found(&context, NULL, &before, &machine);
+    disks_finish(&before);
+    machine_finish(&machine);
+}
+
 static void save_to_end_a_vm_keeps_what_it_writes_to_by_whatever_record(void **state)
 {
     struct fixture *fixture = *state;
@@ -163,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH(disk_of_a_vm_that_goes_on_is_switched_once_for_each_save),
+        WITH(disks_of_a_vm_that_has_ended_are_found_by_their_files),
         WITH(save_to_end_a_vm_keeps_what_it_writes_to_by_whatever_record),
         WITH(disk_that_cannot_be_switched_stays_as_it_is),
         WITH(boot_over_a_top_that_others_have_is_eio),

@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "hypervisor/disks.h"
 #include "instance_fixture.h"
 
 static void open_world(struct world *world)
@@ -367,6 +368,37 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
     assert_int_equal(world_descriptors(), before);
 }
 
+/* The record is a save behind: the store had no room for it. */
+static void overlay_of_a_vm_that_ended_before_the_start_stays(void **state)
+{
+    /* A qcow2 file's header, and the name of the file below. */
+    static const char overlay[128] = "QFI\xfb\0\0\0\3\0\0\0\0\0\0\0\x68\0\0\0\5";
+    static const char disks[] =
+        "\"disks\":[{\"path\":\"/none\",\"format\":\"raw\",\"readonly\":false}]";
+    struct world *world = *state;
+    auto_free char *json = NULL;
+    const char *rest = strstr(world_machine, "\"disks\":[]");
+    assert_true(asprintf(&json, "\"state\":\"running\",%.*s%s%s,\"vmm\":null",
+                         (int)(rest - world_machine), world_machine, disks,
+                         rest + strlen("\"disks\":[]")) > 0);
+    world_leave_instance(world, "web-1", json);
+    const char *path = world_path(world, "store/instances/web-1/disk0.1.qcow2");
+    auto_fclose FILE *file = fopen(path, "we");
+    assert_non_null(file);
+    assert_int_equal(fwrite(overlay, 0x68, 1, file), 1);
+    assert_true(fputs("/none", file) >= 0);
+    assert_int_equal(fflush(file), 0);
+    for (int i = 0; i < 2; i++) {
+        world_open_whole(world);
+        struct instance *instance = world_found(world, "web-1");
+        assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+        assert_int_equal(disk_top(&instance->machine.disks[0]), 1);
+        instance_unref(instance);
+        assert_true(world_has(path));
+        world_close(world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -380,6 +412,7 @@ int main(void)
         IN_EMPTY(boot_when_the_vm_ended_while_no_daemon_ran_knows_its_kernel),
         IN_EMPTY(fork_when_its_vmm_runs_uses_its_snapshot),
         IN_EMPTY(instance_when_its_record_is_damaged_is_left_out_and_named),
+        IN_EMPTY(overlay_of_a_vm_that_ended_before_the_start_stays),
         IN_EMPTY(fork_when_its_record_is_damaged_is_there_without_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
