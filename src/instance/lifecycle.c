@@ -176,13 +176,21 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
                                      : error_set(err, ECANCELED, "ended by a write of stopped");
 }
 
-/* A VM that runs may have halted by itself where disks can be full. */
+/* With the lock held, or by the owner: a VM that is to run may have halted by itself where disks
+ * can be full, or it could not be told to go on. */
+static bool may_stand_still(const struct instance *instance)
+{
+    return instance->state == INSTANCE_RUNNING &&
+           (instance_must_go_on(instance) ||
+            (instance->machine.hypervisor->may_halt && disks_are_written(&instance->machine)));
+}
+
+/* What is under way with a VM that is to run sees to it that it does. */
 static bool is_there(struct instance *instance, enum instance_state target)
 {
     pthread_mutex_lock(&instance->table->lock);
-    bool may_halt = target == INSTANCE_RUNNING && disks_are_written(&instance->machine) &&
-                    instance->machine.hypervisor->may_halt;
-    bool there = instance->state == target && target != INSTANCE_STOPPED && !may_halt;
+    bool there = instance->state == target && target != INSTANCE_STOPPED &&
+                 (instance->busy || !may_stand_still(instance));
     pthread_mutex_unlock(&instance->table->lock);
     return there;
 }
@@ -198,7 +206,7 @@ int instance_change(struct instance *instance, enum instance_state target, struc
     instance_transition *go = instance_transitions[instance->state][target];
     if (instance->state == target && target == INSTANCE_STOPPED)
         instance_drop_image(instance); /* what a VM that ended by itself has left */
-    else if (is_there(instance, target))
+    else if (instance->state == target && !may_stand_still(instance))
         r = 0; /* another thread was faster: its image stays */
     else if (!go)
         r = error_set(err, EINVAL, "an instance that is %s cannot become %s",

@@ -144,15 +144,6 @@ static int unpause(struct instance *instance, struct error *err)
     return r;
 }
 
-/* A VM that is to run may have halted by itself, and nobody was told. */
-static int run_on(struct instance *instance, struct error *err)
-{
-    struct vmm_context context = instance_own_context(instance);
-    int r = vmm_resume(&context, instance->vmm, err);
-    vmm_release(instance->vmm);
-    return r;
-}
-
 /* ---- standby, and back ---- */
 
 /* Everything that can fail is done while the VM could still go on. */
@@ -295,7 +286,7 @@ static int stop(struct instance *instance, struct error *err)
 /* [from][to]; NULL: there is no such transition. */
 instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE_STATES] = {
     [INSTANCE_CREATED] = {[INSTANCE_RUNNING] = boot, [INSTANCE_STOPPED] = stop},
-    [INSTANCE_RUNNING] = {[INSTANCE_RUNNING] = run_on,
+    [INSTANCE_RUNNING] = {[INSTANCE_RUNNING] = instance_go_on,
                           [INSTANCE_PAUSED] = pause_guest,
                           [INSTANCE_STANDBY] = standby,
                           [INSTANCE_STOPPED] = stop},

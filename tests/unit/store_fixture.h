@@ -100,14 +100,16 @@ static inline void world_changed(void *context, const char *id)
     gate_post(&world->changed);
 }
 
+/* Locks of its own, in these two: the layers call with theirs, and from any thread. */
 static inline void world_complain(void *context, const char *text)
 {
     struct world *world = context;
+    pthread_mutex_lock(&world->scanned.lock);
     size_t used = strlen(world->complaints);
     snprintf(world->complaints + used, sizeof world->complaints - used, "%s\n", text);
+    pthread_mutex_unlock(&world->scanned.lock);
 }
 
-/* Locks of its own: the layers call with theirs. */
 __attribute__((format(printf, 2, 3))) static inline void world_note(struct world *world,
                                                                     const char *format, ...)
 {
