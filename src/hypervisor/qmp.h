@@ -17,7 +17,8 @@
 #include "util/error.h"
 
 enum {
-    QMP_LINE_MAX = 1 << 20, /* bytes of one message */
+    QMP_LINE_MAX = 1 << 23, /* bytes of one message: the longest tells of all layers of all disks,
+                               2 KB of each and more where paths are long */
     QMP_VERSION_SIZE = 32,  /* "MAJOR.MINOR.MICRO" with the NUL */
     QMP_QUOTE_MAX = 300,    /* bytes of QEMU's words in an error */
 };

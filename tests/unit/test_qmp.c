@@ -13,7 +13,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/qmp.h"
+#include "instance/config.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -315,7 +317,8 @@ static void execute_when_the_answer_comes_byte_by_byte_puts_it_together(void **s
 
 static void execute_when_the_answer_is_long_but_allowed_takes_it(void **state)
 {
-    enum { SIZE = QMP_LINE_MAX / 2 };
+    /* What tells of all that disks can be. */
+    enum { SIZE = CONFIG_DISKS_MAX * (DISK_LAYERS_MAX + 2) * 2 * 2048 };
     static const char start[] = "{\"return\": \"", end[] = "\"}\r\n";
     struct error err = {0};
     auto_json cJSON *answer = NULL;
