@@ -345,11 +345,13 @@ int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct
         if (!disk->readonly)
             r = add_overlay(context, disk, i, disk_top(disk) + 1, err);
     }
-    if (r == 0)
-        r = transact(context, vmm, machine, err);
+    if (r < 0) {
+        remove_new(context, machine);
+        return r;
+    }
+    /* If no answer comes, it may have been done: what is new stays, and whoever saves next asks. */
+    r = transact(context, vmm, machine, err);
     if (r == 0)
         disks_freeze(machine);
-    else
-        remove_new(context, machine);
     return r;
 }

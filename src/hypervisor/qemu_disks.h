@@ -25,7 +25,8 @@ int qemu_disks_make(const struct vmm_context *context, const struct machine *mac
                     struct error *err);
 
 /* Of a paused VM, whose machine tells what it writes to: it writes into new tops, what it wrote to
- * before is frozen. Changes `machine`, or fails with everything as it was. */
+ * before is frozen. Changes `machine`, or fails with everything as it was; only a VMM that does not
+ * answer may have done it. */
 int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 

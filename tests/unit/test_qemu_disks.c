@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <signal.h>
+#include <sys/pidfd.h>
 
 #include "hypervisor/disks.h"
 #include "qemu_fixture.h"
@@ -167,6 +169,45 @@ static void disk_that_cannot_be_switched_stays_as_it_is(void **state)
     machine_finish(&machine);
 }
 
+/* A qemu-img that makes the VMM hang when it is done. Returns the PATH before. */
+static char *install_qemu_img_that_stops(struct fixture *fixture, pid_t pid)
+{
+    char *before = strdup(getenv("PATH"));
+    auto_free char *script = NULL, *path = NULL;
+    assert_true(asprintf(&script, "#!/bin/sh\nPATH='%s'\nqemu-img \"$@\" && kill -STOP %d\n",
+                         before, (int)pid) > 0);
+    assert_true(asprintf(&path, "%s:%s", fixture->base, before) > 0);
+    fixture_write(fixture->base_fd, "qemu-img", 0700, script, strlen(script));
+    setenv("PATH", path, true);
+    return before;
+}
+
+static void overlay_when_the_vmm_does_not_say_that_it_took_it_stays(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context context = fixture_context(fixture, "template", NULL);
+    struct machine machine = small_machine(fixture, MACHINE_MICROVM);
+    const struct vmm_save save = {.directory = "../image"};
+    struct error err = {0};
+
+    fixture_context(fixture, "image", NULL);
+    add_writable_disk(fixture, &machine);
+    struct vmm *vmm = boot(&context, &machine);
+    MUST(vmm_pause(&context, vmm, why));
+    auto_free char *path = install_qemu_img_that_stops(fixture, vmm->pid);
+    context.answer_ms = 2000;
+    assert_int_equal(vmm_save(&context, vmm, &machine, &save, &err), -EIO);
+    setenv("PATH", path, true);
+    assert_non_null(strstr(err.text, "transaction"));
+    assert_true(fixture_has(context.directory_fd, "disk0.1.qcow2"));
+    pidfd_send_signal(vmm->pidfd, SIGCONT, NULL, 0);
+    context.answer_ms = 0;
+    MUST(vmm_save(&context, vmm, &machine, &save, why));
+    MUST(vmm_stop(vmm, why));
+    vmm_close(vmm);
+    machine_finish(&machine);
+}
+
 /* As when the record of a save could not be written. */
 static void boot_over_a_top_that_others_have_is_eio(void **state)
 {
@@ -198,6 +239,7 @@ int main(void)
         WITH(disks_of_a_vm_that_has_ended_are_found_by_their_files),
         WITH(save_to_end_a_vm_keeps_what_it_writes_to_by_whatever_record),
         WITH(disk_that_cannot_be_switched_stays_as_it_is),
+        WITH(overlay_when_the_vmm_does_not_say_that_it_took_it_stays),
         WITH(boot_over_a_top_that_others_have_is_eio),
     };
     return qemu_is_there() ? cmocka_run_group_tests(tests, NULL, NULL) : MESON_SKIPPED;
