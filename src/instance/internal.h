@@ -81,6 +81,9 @@ int instance_go_on(struct instance *instance, struct error *err);
  * that goes on has them too, on record, whatever came of it. */
 int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
                          struct error *err);
+/* The instance's disks become those that the VM writes to, or has written to if it has ended
+ * (NULL), however old their record. */
+int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);

@@ -95,6 +95,7 @@ void instance_forget_vmm(struct instance *instance)
 {
     struct vmm_exit exit;
     vmm_reap(instance->vmm, &exit);
+    instance_find_disks(instance, NULL, NULL);
     pthread_mutex_lock(&instance->table->lock);
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);

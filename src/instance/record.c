@@ -240,8 +240,7 @@ static void find_mapped(struct instance *instance)
  * save that did not come to its end. */
 static void note_end(struct instance *instance)
 {
-    const struct vmm_context context = instance_own_context(instance);
-    vmm_find_disks(&context, NULL, &instance->machine, NULL);
+    instance_find_disks(instance, NULL, NULL);
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
     instance->state = INSTANCE_STOPPED;
     instance->exit = (struct vmm_exit){.ended = true, .code = -1};

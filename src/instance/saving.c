@@ -211,25 +211,29 @@ static bool may_write_elsewhere(const struct instance *instance)
            disks_are_written(&instance->machine);
 }
 
-/* A save may have been cut short between what the VM writes to and the record of it; or the store
- * had no room for that. */
-static int find_disks(struct instance *instance, struct error *err)
+int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err)
 {
     struct vmm_context context = instance_own_context(instance);
     struct machine machine = instance->machine;
-    if (!may_write_elsewhere(instance))
-        return 0;
     int r = disks_copy(&machine, err);
     if (r < 0)
         return r;
-    r = vmm_find_disks(&context, instance->vmm, &machine, err);
-    vmm_release(instance->vmm);
-    if (r == 0) {
+    r = vmm_find_disks(&context, vmm, &machine, err);
+    if (r == 0)
         instance_swap_disks(instance, &machine);
-        r = instance_save(instance, instance->image->directory_fd, err);
-    }
     disks_finish(&machine);
     return r;
+}
+
+/* A save may have been cut short between what the VM writes to and the record of it; or the store
+ * had no room for that. */
+static int mend_record(struct instance *instance, struct error *err)
+{
+    if (!may_write_elsewhere(instance))
+        return 0;
+    int r = instance_find_disks(instance, instance->vmm, err);
+    vmm_release(instance->vmm);
+    return r == 0 ? instance_save(instance, instance->image->directory_fd, err) : r;
 }
 
 bool instance_must_go_on(const struct instance *instance)
@@ -251,7 +255,7 @@ const char *instance_unsettled(const struct instance *instance)
 
 int instance_settle_vmm(struct instance *instance, struct error *err)
 {
-    int r = find_disks(instance, err);
+    int r = mend_record(instance, err);
     if (r == 0 && instance_must_go_on(instance))
         r = go_on(instance, instance->cancel_fd, err);
     if (r < 0)

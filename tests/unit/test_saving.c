@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "instance_fixture.h"
 
@@ -83,6 +84,15 @@ static void assert_runs_on(struct world *world, const char *id, bool may_have_ha
     instance_unref(instance);
 }
 
+/* Whatever the record says: it ends, and a boot goes on with what it wrote to. */
+static void assert_keeps_overlay(struct world *world, const char *id, bool is_written)
+{
+    struct instance *instance = world_found(world, id);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(disk_top(&instance->machine.disks[0]), is_written ? 1 : 0);
+    instance_unref(instance);
+}
+
 static void vm_that_cannot_be_asked_for_its_disks_is_told_of(void **state)
 {
     static const char machine[] =
@@ -99,6 +109,7 @@ static void vm_that_cannot_be_asked_for_its_disks_is_told_of(void **state)
             assert_true(asprintf(&id, "%s-%s", states[i], readonly[j]) > 0);
             assert_true(asprintf(&json, machine, states[i], readonly[j]) > 0);
             world_leave_with_vmm(world, id, json);
+            world_leave_overlay(world, id);
             world_open_store(world);
             world_open_layers(world);
             assert_true(asprintf(&told, "%s may write to other disks than its record says: asking",
@@ -106,6 +117,7 @@ static void vm_that_cannot_be_asked_for_its_disks_is_told_of(void **state)
             assert_int_equal(strstr(world->complaints, told) != NULL, j == 0);
             if (i == 0)
                 assert_runs_on(world, id, j == 0);
+            assert_keeps_overlay(world, id, j == 0);
             world_close(world);
             world->complaints[0] = 0;
         }
