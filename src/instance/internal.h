@@ -76,14 +76,14 @@ typedef int held(struct instance *instance, void *context, struct error *err);
 int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
 /* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
 int instance_go_on(struct instance *instance, struct error *err);
+/* The instance's disks become those that the VM writes to, or has written to if it has ended
+ * (NULL), however old their record. */
+int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
 /* The files memory and state of a paused VM, in that directory (by its path from the instance's).
  * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM
  * that goes on has them too, on record, whatever came of it. */
 int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
                          struct error *err);
-/* The instance's disks become those that the VM writes to, or has written to if it has ended
- * (NULL), however old their record. */
-int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);

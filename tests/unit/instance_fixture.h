@@ -59,19 +59,17 @@ static inline size_t world_leave_with_vmm(struct world *world, const char *id, c
     return child;
 }
 
-/* Beside it, an overlay over its first disk, the raw file /none. Returns the path. */
-static inline const char *world_leave_overlay(struct world *world, const char *id)
+/* Beside it, an overlay over its first disk, the raw file /none. */
+static inline void world_leave_overlay(struct world *world, const char *id)
 {
     /* A qcow2 file's header, and the name of the file below. */
     static const char overlay[] = "QFI\xfb\0\0\0\3\0\0\0\0\0\0\0\x68\0\0\0\5";
     char header[0x68] = {0};
-    const char *path = world_path(world, "store/instances/%s/disk0.1.qcow2", id);
-    auto_fclose FILE *file = fopen(path, "we");
+    auto_fclose FILE *file = fopen(world_path(world, "store/instances/%s/disk0.1.qcow2", id), "we");
     assert_non_null(file);
     memcpy(header, overlay, sizeof overlay);
     assert_int_equal(fwrite(header, sizeof header, 1, file), 1);
     assert_true(fputs("/none", file) >= 0);
-    return path;
 }
 
 /* A daemon that can read all that was left. */

@@ -380,14 +380,14 @@ static void overlay_of_a_vm_that_ended_before_the_start_stays(void **state)
                          (int)(rest - world_machine), world_machine, disks,
                          rest + strlen("\"disks\":[]")) > 0);
     world_leave_instance(world, "web-1", json);
-    const char *path = world_leave_overlay(world, "web-1");
+    world_leave_overlay(world, "web-1");
     for (int i = 0; i < 2; i++) {
         world_open_whole(world);
         struct instance *instance = world_found(world, "web-1");
         assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
         assert_int_equal(disk_top(&instance->machine.disks[0]), 1);
         instance_unref(instance);
-        assert_true(world_has(path));
+        assert_true(world_has(world_path(world, "store/instances/web-1/disk0.1.qcow2")));
         world_close(world);
     }
 }
