@@ -182,12 +182,12 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
 static void detach(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
 {
     source->wanted = 0;
+    LL_DELETE(pool->sources, source); /* nobody else finds it during the wait */
     if (pool->loading == source)
         eventfd_write(pool->cancel_fd, 1);
     while (pool->loading == source)
         pthread_cond_wait(&pool->idle, &pool->lock);
     warm_drop(source, 0, list);
-    LL_DELETE(pool->sources, source);
 }
 
 void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)

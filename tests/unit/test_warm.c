@@ -114,6 +114,50 @@ static void commit_under_way_keeps_the_filler_waiting(void **state)
     snapshot_unref(snapshot);
 }
 
+struct forgetter {
+    struct warm_pool *pool;
+    const struct snapshot *snapshot;
+    pthread_t thread;
+};
+
+static void *forget(void *argument)
+{
+    const struct forgetter *forgetter = argument;
+    warm_forget(forgetter->pool, forgetter->snapshot);
+    return NULL;
+}
+
+/* The filler forgets a snapshot that it finds removed, and so does who removed it. */
+static void snapshot_when_two_forget_it_while_it_is_loaded_is_gone(void **state)
+{
+    struct world *world = *state;
+    struct warm_pool pool;
+    struct snapshot *snapshot = publish(world);
+    const struct warm_setup setup = {
+        .instances = &world->instances, .meminfo = "/nowhere", .context = world};
+    setenv("FAKE_FIRECRACKER_FAULT", "load:before:hang", 1);
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
+    pthread_mutex_lock(&pool.lock);
+    while (!pool.loading) {
+        pthread_mutex_unlock(&pool.lock);
+        sched_yield();
+        pthread_mutex_lock(&pool.lock);
+    }
+    struct forgetter two[2];
+    for (int i = 0; i < 2; i++) {
+        two[i] = (struct forgetter){.pool = &pool, .snapshot = snapshot};
+        assert_int_equal(pthread_create(&two[i].thread, NULL, forget, &two[i]), 0);
+    }
+    pthread_mutex_unlock(&pool.lock);
+    for (int i = 0; i < 2; i++)
+        pthread_join(two[i].thread, NULL);
+    unsetenv("FAKE_FIRECRACKER_FAULT");
+    warm_close(&pool);
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+    snapshot_unref(snapshot);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
 
 int main(void)
@@ -121,6 +165,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(vms_when_memory_is_short_end_until_there_is_enough),
         test(commit_under_way_keeps_the_filler_waiting),
+        test(snapshot_when_two_forget_it_while_it_is_loaded_is_gone),
     };
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
 }
