@@ -3,10 +3,12 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <utlist.h>
 
@@ -43,10 +45,13 @@ void warm_discard(struct warm_vm *vm)
     free(vm);
 }
 
-/* Takes the list. Without the lock. */
+/* Takes the list. Without the lock. They end side by side: there may be many, and somebody waits.
+ */
 void warm_discard_all(struct warm_vm *list)
 {
     struct warm_vm *vm, *next;
+    LL_FOREACH (list, vm)
+        pidfd_send_signal(vm->vmm->pidfd, SIGKILL, NULL, 0);
     LL_FOREACH_SAFE (list, vm, next)
         warm_discard(vm);
 }
@@ -71,7 +76,7 @@ static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *
     return source;
 }
 
-/* All but the first `keep` of them go to `list`. */
+/* The oldest go to `list`, until `keep` are left. */
 void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
 {
     while (source->count > keep) {
