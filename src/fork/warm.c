@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #include "fork/load.h"
@@ -107,15 +108,23 @@ static int check(const struct snapshot *snapshot, struct error *err)
     return r;
 }
 
+/* 0 takes the file away: a full store must keep nobody from having the memory back. */
 static int save(const struct snapshot *snapshot, unsigned wanted, struct error *err)
 {
+    int directory_fd = snapshot->image->directory_fd;
     auto_json cJSON *json = cJSON_CreateObject();
+    if (wanted == 0) {
+        int r = unlinkat(directory_fd, file_name, 0) == 0 ? fsync(directory_fd) : -1;
+        return r == 0 || errno == ENOENT
+                   ? 0
+                   : error_errno(err, errno, "cannot remove %s from the store", file_name);
+    }
     if (!cJSON_AddNumberToObject(json, member, wanted))
         return error_set(err, ENOMEM, "out of memory");
-    return store_write_json(snapshot->image->directory_fd, file_name, json, err);
+    return store_write_json(directory_fd, file_name, json, err);
 }
 
-/* 0 where nothing was ever written. */
+/* 0 where there is no file. */
 static int read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err)
 {
     auto_json cJSON *json = NULL;

@@ -114,6 +114,24 @@ static void commit_under_way_keeps_the_filler_waiting(void **state)
     snapshot_unref(snapshot);
 }
 
+/* So that memory can be had back when the store is full. */
+static void zero_needs_no_room_in_the_store(void **state)
+{
+    struct world *world = *state;
+    struct warm_pool pool;
+    struct snapshot *snapshot = publish(world);
+    const struct warm_setup setup = {
+        .instances = &world->instances, .meminfo = "/nowhere", .context = world};
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    assert_int_equal(warm_set(&pool, snapshot, 0, &world->err), 0);
+    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
+    assert_true(world_has(world_path(world, "store/snapshots/base/warm.json")));
+    assert_int_equal(warm_set(&pool, snapshot, 0, &world->err), 0);
+    assert_false(world_has(world_path(world, "store/snapshots/base/warm.json")));
+    warm_close(&pool);
+    snapshot_unref(snapshot);
+}
+
 struct forgetter {
     struct warm_pool *pool;
     const struct snapshot *snapshot;
@@ -165,6 +183,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(vms_when_memory_is_short_end_until_there_is_enough),
         test(commit_under_way_keeps_the_filler_waiting),
+        test(zero_needs_no_room_in_the_store),
         test(snapshot_when_two_forget_it_while_it_is_loaded_is_gone),
     };
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
