@@ -180,6 +180,28 @@ static void identity_that_does_not_fit_fails_before_any_work(void **state)
     assert_no_instance(h);
 }
 
+static char *payload_of(struct harness *h, int size)
+{
+    return harness_format(h, "{\"x\":\"%*s\"}", size - 8, "");
+}
+
+/* What is set aside for it is what it takes with the longest id: 229 bytes of 3832. */
+static void identity_that_just_fits_is_delivered(void **state)
+{
+    enum { ROOM = 3832 - 229 };
+    struct harness *h = *state;
+    char *id = harness_format(h, "a%062d", 0);
+    harness_put(draft(h, "new", "options"), "{\"identity\":true}");
+    harness_put(draft(h, "new", "mailboxes/m"), payload_of(h, ROOM + 1));
+    assert_errno(harness_write(draft(h, "new", "commit"), id), EFBIG);
+    assert_no_instance(h);
+    harness_put(draft(h, "new", "mailboxes/m"), payload_of(h, ROOM));
+    harness_put(draft(h, "new", "commit"), id);
+    assert_string_equal(result(h, id, "mailboxes.0.payload_bytes"), "3832");
+    assert_string_equal(identity(h, id, "m", "id"), id);
+    fake_drop(h, id);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -194,6 +216,7 @@ int main(void)
         test(payload_without_ack_is_looked_at_too),
         test(identity_is_the_last_member_of_each_payload),
         test(identity_that_does_not_fit_fails_before_any_work),
+        test(identity_that_just_fits_is_delivered),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
