@@ -191,8 +191,9 @@ static void drop_vanished(struct snapshots *table)
 /*
  * Is the list of ids as it was when it was looked at last? A change shows in the directory's times,
  * unless it comes within the grain of the file system's clock after the one before: so young times
- * are not relied upon. The kernel's clock for files ticks 100 times a second or more often; a file
- * system that keeps whole seconds shows it by times that are.
+ * are not relied upon. The kernel's clock for files ticks 100 times a second or more often, or, on
+ * a processor that is held up, later: so it is this clock that is asked. A file system that keeps
+ * whole seconds shows it by times that are.
  */
 static bool unchanged(struct snapshots *table)
 {
@@ -203,7 +204,7 @@ static bool unchanged(struct snapshots *table)
         return true;
     bool same = table->reliable && table->changed.tv_sec == st.st_ctim.tv_sec &&
                 table->changed.tv_nsec == st.st_ctim.tv_nsec;
-    clock_gettime(CLOCK_REALTIME, &now);
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
     table->changed = st.st_ctim;
     int64_t age_ms = (int64_t)(now.tv_sec - st.st_ctim.tv_sec) * 1000 +
                      (now.tv_nsec - st.st_ctim.tv_nsec) / 1000000;
