@@ -37,9 +37,13 @@ static int none(const struct scan *scan, const struct delivery *delivery, struct
 {
     for (size_t i = 0; i < scan->count; i++)
         if (is_named(&scan->candidates[i], delivery))
-            return error_set(err, EKEYREJECTED, "it is there, but not with the token given");
-    return error_set(err, ENOENT, "it is not in the memory image%s",
-                     scan->truncated ? ", or behind the first 4096 frames in it" : "");
+            return error_set(err, EKEYREJECTED,
+                             "it is there, but not with the token given: take that of the source's "
+                             "mailboxes/ or network");
+    return error_set(
+        err, ENOENT,
+        "it is not in the memory image%s: its software must have armed it before the VM was saved",
+        scan->truncated ? ", or behind the first 4096 frames in it" : "");
 }
 
 /* Counts those that are meant, by alignment: all must have one token, used or not. */

@@ -130,8 +130,10 @@ static void locate_when_there_is_none_says_enoent(void **state)
     frames_arm(page(memory, 0), "name", "t");
     frames_put(page(memory, 1), FRAME_NETWORK, "", "t", 0, "");
     save(memory);
-    assert_not_located(memory, "names", NULL, "{}", ENOENT, "not in the memory image");
-    assert_not_located(memory, "nam", "t", "{}", ENOENT, "not in the memory image");
+    assert_not_located(memory, "names", NULL, "{}", ENOENT,
+                       "not in the memory image: its software must have armed it");
+    assert_not_located(memory, "nam", "t", "{}", ENOENT,
+                       "not in the memory image: its software must have armed it");
     assert_null(strstr(memory->err.text, "4096"));
     memory->scan.truncated = true;
     assert_not_located(memory, "nam", "t", "{}", ENOENT, "4096");

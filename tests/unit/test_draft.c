@@ -92,7 +92,9 @@ static void draft_when_its_commit_failed_can_be_mended(void **state)
     tree_must_put(tree, NEW "mailboxes/fox", "{\"a\":1}\n");
     assert_int_equal(tree_put(tree, NEW "commit", "web-1"), -ENOENT);
     tree_assert_text(tree, NEW "status", "failed\n");
-    tree_assert_text(tree, NEW "error", "mailbox \"fox\": it is not in the memory image\n");
+    tree_assert_text(tree, NEW "error",
+                     "mailbox \"fox\": it is not in the memory image: its software must have armed "
+                     "it before the VM was saved\n");
     tree_assert_has(tree, NEW "result", "\"mailbox\": \"fox\"");
     tree_assert_text(tree, NEW "mailboxes/fox", "{\"a\":1}\n"); /* as it was staged */
     assert_int_equal(tree_rename(tree, NEW "mailboxes/fox", BOX, 0), 0);

@@ -204,7 +204,8 @@ static void mailbox_when_it_is_not_there_is_not_found(void **state)
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     assert_not_delivered(world, &image, "fox", "{\"a\":\"" SECRET "\"}", ENOENT,
-                         "mailbox \"fox\": it is not in the memory image");
+                         "mailbox \"fox\": it is not in the memory image: its software must have "
+                         "armed it before the VM was saved");
     assert_not_delivered(world, &image, "bo", "{}", ENOENT, "mailbox \"bo\"");
     assert_not_delivered(world, &image, "Box", "{}", ENOENT, "mailbox \"Box\"");
 }
@@ -215,7 +216,8 @@ static void mailbox_when_the_token_is_wrong_is_rejected(void **state)
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"" SECRET "\"}",
-                         EKEYREJECTED, "not with the token given");
+                         EKEYREJECTED,
+                         "not with the token given: take that of the source's mailboxes/");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"toke\"}", EKEYREJECTED,
                          "not with the token given");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"tokens\"}",
