@@ -35,22 +35,25 @@ static void complain_once(const struct warm_pool *pool, const struct warm_source
         warm_complain(pool, text);
 }
 
-/* Those that have ended by themselves go to `list`. */
+/* Those that have ended by themselves go to `list`: one failure, however many they are. */
 static void drop_ended(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
 {
     struct warm_vm *vm, *next;
     struct error text;
+    unsigned before = source->count;
     LL_FOREACH_SAFE (source->ready, vm, next) {
         if (warm_is_alive(vm))
             continue;
-        error_set(&text, EIO, "a VM that was loaded ahead from %s has ended by itself",
-                  warm_label(source->snapshot).text);
-        complain_once(pool, source, text.text);
-        put_off(source);
         LL_DELETE(source->ready, vm);
         LL_PREPEND(*list, vm);
         source->count--;
     }
+    if (source->count == before)
+        return;
+    error_set(&text, EIO, "a VM that was loaded ahead from %s has ended by itself",
+              warm_label(source->snapshot).text);
+    complain_once(pool, source, text.text);
+    put_off(source);
 }
 
 /* Without the lock. */

@@ -6,8 +6,9 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <utlist.h>
 
-#include "fork/warm.h"
+#include "fork/warm_internal.h"
 #include "store_fixture.h"
 
 enum { MEMORY_BYTES = 8 << 20 };
@@ -132,6 +133,51 @@ static void zero_needs_no_room_in_the_store(void **state)
     snapshot_unref(snapshot);
 }
 
+/* As the kernel ends them when memory runs out. */
+static void kill_all(struct warm_pool *pool)
+{
+    const struct warm_vm *vm;
+    pthread_mutex_lock(&pool->lock);
+    LL_FOREACH (pool->sources->ready, vm) {
+        assert_int_equal(pidfd_send_signal(vm->vmm->pidfd, SIGKILL, NULL, 0), 0);
+        assert_true(process_poll(&vm->vmm->pidfd, 1, process_now_ms() + FIXTURE_FAR_MS) > 0);
+    }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+static unsigned count_alive(struct warm_pool *pool)
+{
+    const struct warm_vm *vm;
+    unsigned count = 0;
+    pthread_mutex_lock(&pool->lock);
+    LL_FOREACH (pool->sources->ready, vm)
+        count += warm_is_alive(vm);
+    pthread_mutex_unlock(&pool->lock);
+    return count;
+}
+
+/* If each doubled the wait, they would come after a minute. */
+static void vms_that_end_at_once_are_one_failure(void **state)
+{
+    enum { COUNT = 7 };
+    struct world *world = *state;
+    struct warm_pool pool;
+    struct snapshot *snapshot = publish(world);
+    const struct warm_setup setup = {.instances = &world->instances,
+                                     .meminfo = "/nowhere",
+                                     .changed = changed,
+                                     .context = world};
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    assert_int_equal(warm_set(&pool, snapshot, COUNT, &world->err), 0);
+    await_ready(world, &pool, snapshot, COUNT);
+    kill_all(&pool);
+    while (count_alive(&pool) < COUNT)
+        if (!gate_wait(&world->changed, FIXTURE_FAR_MS))
+            fail_msg("%u are alive: %s", count_alive(&pool), world->complaints);
+    warm_close(&pool);
+    snapshot_unref(snapshot);
+}
+
 struct forgetter {
     struct warm_pool *pool;
     const struct snapshot *snapshot;
@@ -184,6 +230,7 @@ int main(void)
         test(vms_when_memory_is_short_end_until_there_is_enough),
         test(commit_under_way_keeps_the_filler_waiting),
         test(zero_needs_no_room_in_the_store),
+        test(vms_that_end_at_once_are_one_failure),
         test(snapshot_when_two_forget_it_while_it_is_loaded_is_gone),
     };
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
