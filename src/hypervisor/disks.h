@@ -73,8 +73,8 @@ void disks_drop_copies(const struct machine *machine, int directory_fd);
 /* Removes the tops that no VM has written to, or whose VM never ran. */
 void disks_drop_tops(const struct machine *machine, int directory_fd);
 
-/* Removes the overlays and copies that are of no disk of `machine`, whose VM does not run and has
- * no image: what its record does not tell of is another disk's. */
+/* Removes the overlays and copies that are of no disk of `machine`: its record tells of all that its
+ * VM, if it runs, writes to; what it does not tell of is another disk's, or was never used. */
 void disks_tidy(const struct machine *machine, int directory_fd);
 
 /* `machine` gets disks of its own, equal to those that it had, which it had from another. */

@@ -233,7 +233,11 @@ static int mend_record(struct instance *instance, struct error *err)
         return 0;
     int r = instance_find_disks(instance, instance->vmm, err);
     vmm_release(instance->vmm);
-    return r == 0 ? instance_save(instance, instance->image->directory_fd, err) : r;
+    if (r == 0)
+        r = instance_save(instance, instance->image->directory_fd, err);
+    if (r == 0)
+        disks_tidy(&instance->machine, instance->image->directory_fd);
+    return r;
 }
 
 bool instance_must_go_on(const struct instance *instance)

@@ -108,6 +108,7 @@ static int stay_paused(struct instance *instance, void *context, struct error *e
     if (r < 0)
         return r;
     instance_unmark(instance, instance_hold);
+    instance_unmark(instance, instance_restoring); /* of a start that could not let it go on */
     vmm_release(instance->vmm);
     instance_set_state(instance, INSTANCE_PAUSED);
     return HELD_ENDED;

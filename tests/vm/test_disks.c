@@ -196,12 +196,14 @@ static void source_that_goes_on_writes_elsewhere_than_its_snapshots(void **state
     standby(h, "web-1");
 }
 
-/* As a full store leaves it, which had no room for the records of two saves. */
+/* As a full store leaves it, which had no room for the records of two saves, and a daemon that was
+ * killed in a third. */
 static void record_when_it_lacks_saves_is_mended_by_a_start(void **state)
 {
     struct harness *h = *state;
     char *own = make_disk(h, "own.raw", "raw");
     char *record = harness_store_path(h, "instances/template/instance.json");
+    char *left = harness_store_path(h, "instances/template/disk0.3.qcow2");
     vm_boot(h, "microvm", parameters);
     char *before = harness_get(h, record);
     harness_put(harness_path(h, "instances/template/snapshot"), "one");
@@ -209,7 +211,9 @@ static void record_when_it_lacks_saves_is_mended_by_a_start(void **state)
     char *frozen = checksum(h, own);
     harness_kill(h);
     harness_put(record, before);
+    harness_put(left, "cut short");
     harness_mount(h, NULL);
+    assert_int_equal(access(left, F_OK), -1);
     const char *mended = harness_get(h, record);
     assert_string_equal(harness_json(h, mended, "state"), "running");
     assert_string_equal(harness_json(h, mended, "machine.disks.0.layers"), "1");
