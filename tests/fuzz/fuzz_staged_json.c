@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes that someone may write into a staged mailbox or `options`, whole and in parts. */
+#include <stdio.h>
 #include <string.h>
 
 #include "fuzz.h"
@@ -60,10 +61,17 @@ static bool check_request(const char *text, struct json_span object)
         return false;
     }
     MUST(memmem(text, object.end, mailbox.payload, mailbox.payload_size));
-    if (mailbox.wait_for_ack)
+    struct json_span all = {.start = 0, .end = mailbox.payload_size};
+    bool identity = fork_check_payload(mailbox.payload, all, &mailbox, true, NULL) == 0;
+    if (mailbox.wait_for_ack && mailbox.how != FORK_ACK_MEMORY)
         MUST(fork_append(&mailbox, "\"ack_port\":65535", &err) == 0);
     if (mailbox.wait_for_ack && mailbox.how == FORK_ACK_KEYED)
         MUST(fork_append(&mailbox, "\"ack_key\":\"00112233445566778899aabbccddeeff\"", &err) == 0);
+    if (identity) {
+        char member[FORK_IDENTITY_MAX];
+        snprintf(member, sizeof member, "\"fork\":\"%0*d\"", FORK_IDENTITY_MAX - 10, 0);
+        MUST(fork_append(&mailbox, member, &err) == 0);
+    }
     MUST(mailbox.payload_size <= FRAME_CAPACITY);
     MUST(json_check(mailbox.payload, mailbox.payload_size, &check) == JSON_COMPLETE);
     MUST(check.object.start == 0 && check.object.end == mailbox.payload_size);
