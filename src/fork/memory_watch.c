@@ -14,13 +14,14 @@
 #include "util/process.h"
 #include "util/text.h"
 
-static const double interval_ms = 4, rest_per_round = 4;
+static const double interval_min_ms = 2, interval_max_ms = 16, age_share = 8, rest_per_round = 4;
 
 struct memory_watch {
     pthread_t thread;
     pthread_mutex_t lock; /* guards all that follows, and what is in the list */
     pthread_cond_t changed;
     struct watched *list;
+    double joined_ms; /* when the newest did */
     bool stop;
 };
 
@@ -52,6 +53,16 @@ static void rest(struct memory_watch *watch, double ms)
         code = pthread_cond_clockwait(&watch->changed, &watch->lock, CLOCK_MONOTONIC, &until);
 }
 
+static double interval_ms(double age_ms, double round_ms)
+{
+    double ms = age_ms / age_share;
+    if (ms < interval_min_ms)
+        ms = interval_min_ms;
+    if (ms > interval_max_ms)
+        ms = interval_max_ms;
+    return ms > round_ms * rest_per_round ? ms : round_ms * rest_per_round;
+}
+
 static void *run(void *argument)
 {
     struct memory_watch *watch = argument;
@@ -65,8 +76,8 @@ static void *run(void *argument)
         double begun = process_now_ms();
         DL_FOREACH (watch->list, watched)
             look(watched);
-        double took = (process_now_ms() - begun) * rest_per_round;
-        rest(watch, took > interval_ms ? took : interval_ms);
+        double now = process_now_ms();
+        rest(watch, interval_ms(now - watch->joined_ms, now - begun));
     }
     pthread_mutex_unlock(&watch->lock);
     return NULL;
@@ -109,6 +120,7 @@ int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct
         return error_errno(err, errno, "cannot wait for acks by memory");
     pthread_mutex_lock(&watch->lock);
     DL_APPEND(watch->list, watched);
+    watch->joined_ms = process_now_ms();
     pthread_cond_broadcast(&watch->changed);
     pthread_mutex_unlock(&watch->lock);
     return 0;

@@ -65,9 +65,12 @@ static const struct json_field mailbox_fields[] = {
 /* The first member of the object that only a request has, or NULL. */
 static const char *request_member(const char *text, struct json_span object)
 {
-    for (size_t i = 0; i < array_length(mailbox_fields); i++)
-        if (json_has_member(text, object, mailbox_fields[i].name))
-            return mailbox_fields[i].name;
+    size_t position = object.start;
+    struct json_member member;
+    while (json_next_member(text, object, &position, &member))
+        for (size_t i = 0; i < array_length(mailbox_fields); i++)
+            if (json_name_is(text, member.name, mailbox_fields[i].name))
+                return mailbox_fields[i].name;
     return NULL;
 }
 
