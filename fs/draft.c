@@ -25,7 +25,7 @@ struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id)
     draft->forks = forks;
     object_ref(forks->owner);
     strncpy(draft->id, id, sizeof draft->id - 1);
-    LL_APPEND(forks->drafts, draft);
+    HASH_ADD_STR(forks->drafts, id, draft);
     return draft;
 }
 
@@ -45,10 +45,8 @@ void draft_destroy(struct object *object)
 struct draft *draft_find(const struct forks *forks, const char *id)
 {
     struct draft *draft;
-    LL_FOREACH (forks->drafts, draft)
-        if (strcmp(draft->id, id) == 0)
-            return draft;
-    return NULL;
+    HASH_FIND_STR(forks->drafts, id, draft);
+    return draft;
 }
 
 void draft_remove(struct fs *fs, struct draft *draft)
@@ -57,7 +55,7 @@ void draft_remove(struct fs *fs, struct draft *draft)
         draft->files->object.removed = true;
         draft_drop_file(fs, draft->files);
     }
-    LL_DELETE(draft->forks->drafts, draft);
+    HASH_DEL(draft->forks->drafts, draft);
     draft->object.removed = true;
     fs_changed(fs, &draft->object);
     object_unref(&draft->object);
@@ -66,7 +64,7 @@ void draft_remove(struct fs *fs, struct draft *draft)
 bool forks_busy(const struct forks *forks)
 {
     const struct draft *draft;
-    LL_FOREACH (forks->drafts, draft)
+    for (draft = forks->drafts; draft; draft = draft->hh.next)
         if (draft->job)
             return true;
     return false;

@@ -396,7 +396,7 @@ static int forks_list(struct fs *fs, const struct place *directory, struct waite
     int r = 0;
     (void)fs;
     (void)waiter;
-    LL_FOREACH (forks_of(directory)->drafts, draft)
+    for (draft = forks_of(directory)->drafts; draft; draft = draft->hh.next)
         if (r == 0)
             r = listing_add(handle, draft->id, &draft->object, &draft_entry, NULL);
     return r;

@@ -58,7 +58,7 @@ struct draft;
 /* What has the directory forks/. */
 struct forks {
     struct object *owner; /* a source or a unit; the list is a part of it */
-    struct draft *drafts; /* by creation; the first is "new" */
+    struct draft *drafts; /* a table by id, in order of creation; the first is "new" */
 };
 
 struct source { /* OBJECT_SNAPSHOT */
@@ -103,7 +103,7 @@ struct draft { /* OBJECT_DRAFT: a draft, or the record of a fork */
     char *result;     /* owned: the text of `result` */
     cJSON *record;    /* of a record: its result */
     char instance[STORE_ID_MAX + 1]; /* of a record, or of the commit under way */
-    struct draft *next;
+    UT_hash_handle hh;               /* by id */
 };
 
 /* What is at a name: a table's entry of an object, and which, where an entry is many. */

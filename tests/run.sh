@@ -7,23 +7,25 @@
 #
 # Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
 # undefined behaviour and with points at which tests end the daemon; gcc with the sanitizer for
-# threads; clang with fuzzers), runs all suites in the first two, the units and the soak in the
-# third, some units under valgrind, and each fuzzer for a while; and looks whether what is installed
-# works, and the quickstart. With --soak only the soak is run, for long, plain and with the
-# sanitizer for threads; with --bench only the short benchmark, for its results, not its times. The
-# last line is "N passed, N failed, N skipped". The exit status is not 0 if anything failed, or was skipped though this machine could
-# have run it.
+# threads; clang with fuzzers), runs all suites in the second, all but that of VMs in the first, the
+# units and the soak in the third, some units under valgrind, and each fuzzer for a while; and looks
+# whether what is installed works, the quickstart, and the short benchmark (a release build, with
+# VMs), whose results count and not its times. With --soak only the soak is run, for long, plain and
+# with the sanitizer for threads; with --bench only the benchmark. The last line is "N passed, N
+# failed, N skipped". The exit status is not 0 if anything failed, or was skipped though this machine
+# could have run it.
 #
-# What stays behind: the folders build-gcc, build-sanitize, build-thread, build-clang and build (which is the
-# quickstart's), and the guests' kernel in ~/.cache/hypefs. Run as root, the suites for an ordinary
-# user run as one, too.
+# What stays behind: the folders build-gcc, build-sanitize, build-thread, build-clang, build-bench
+# and build (which is the quickstart's), and the guests' kernel in ~/.cache/hypefs. Run as root, the
+# suites for an ordinary user run as one, too.
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
           libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
           bash dash sed vim jq python3-minimal iproute2"
 suites="unit mount vm"
-fuzz_seconds=20
+processes=$(($(nproc) * 3 / 2)) # at a time: most tests wait, for daemons, guests and deadlines
+fuzz_seconds=15
 sanitize_timeouts=2 # times those of a plain build
 thread_timeouts=4
 soak_times=40 # as much as the soak of every run
@@ -181,7 +183,7 @@ suite() {
     heading "Suite $name in ${folder##*/}"
     rm -f "$folder/meson-logs/$name.json"
     meson test -C "$folder" --no-rebuild --suite "hypefs:$name" --print-errorlogs \
-        --logbase "$name" "$@" 2>&1 |
+        --logbase "$name" --num-processes "$processes" "$@" 2>&1 |
         grep -Ev '^(ninja: |$|Full log|Expected Fail|Unexpected Pass)' || true
     if [ ! -f "$folder/meson-logs/$name.json" ]; then
         wrong "suite $name in ${folder##*/} did not run"
@@ -323,6 +325,11 @@ soak() {
     unset HYPEFS_SOAK
 }
 
+bench() {
+    heading "The benchmark"
+    check "the benchmark" "$root/tests/bench/run.sh" --quick
+}
+
 if [ $# = 1 ] && [ "$1" = --soak ]; then
     only_soak=true
     shift
@@ -349,8 +356,7 @@ heading "The guests' kernel"
 
 if $only_bench; then
     prepare_environment
-    export TMPDIR="$work/tmp"
-    check "the benchmark" "$root/tests/bench/run.sh" --quick
+    bench
     finish
 fi
 build build-gcc --werror
@@ -363,7 +369,7 @@ if $only_soak; then
     finish
 fi
 for name in $suites; do
-    suite build-gcc "$name"
+    [ "$name" = vm ] || suite build-gcc "$name"
 done
 for name in $suites; do
     suite build-sanitize "$name" --timeout-multiplier $sanitize_timeouts
@@ -374,6 +380,7 @@ heading "Installing into a folder"
 check "meson install" meson install -C "$root/build-gcc" --no-rebuild --destdir "$work/installed"
 check "what is installed" "$root/tests/check_install.sh" "$work/installed" \
     "$(can_mount || echo --no-mount)"
+can_mount && bench
 heading "The quickstart"
 if can_mount; then
     check "quickstart.sh" "$root/tests/check_quickstart.sh"
