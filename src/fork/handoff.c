@@ -78,7 +78,7 @@ static void receive(struct fork *fork)
     struct ack_wait *waits[FORK_DELIVERIES_MAX];
     size_t count = 0;
     for (size_t i = 0; i < fork->count; i++)
-        if (fork->mailboxes[i]->wait_for_ack && fork->mailboxes[i]->how != FORK_ACK_MEMORY)
+        if (fork_waits_for_datagram(fork->mailboxes[i]))
             waits[count++] = &fork->mailboxes[i]->ack;
     ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
                 &fork->ignored);

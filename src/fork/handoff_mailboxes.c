@@ -27,7 +27,7 @@ static int append_members(struct fork *fork, struct fork_mailbox *mailbox, struc
 static bool wants_acks(const struct fork_request *request)
 {
     for (size_t i = 0; i < request->count; i++)
-        if (request->mailboxes[i].wait_for_ack && request->mailboxes[i].how != FORK_ACK_MEMORY)
+        if (fork_waits_for_datagram(&request->mailboxes[i]))
             return true;
     return false;
 }
@@ -41,16 +41,16 @@ static void watch(struct fork *fork, struct fork_mailbox *mailbox)
 
 static int prepare_mailbox(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
 {
-    bool by_memory = mailbox->how == FORK_ACK_MEMORY;
+    bool by_datagram = fork_waits_for_datagram(mailbox);
     int r = 0;
     mailbox->ack = (struct ack_wait){.mailbox = mailbox->name};
-    if (mailbox->wait_for_ack && !by_memory)
+    if (by_datagram)
         r = append_members(fork, mailbox, err);
     if (r == 0 && fork->request->options.identity)
         r = identity_append(fork, mailbox, err);
     if (r == 0)
         r = handoff_add(fork, FRAME_FORK, mailbox, err);
-    if (r == 0 && mailbox->wait_for_ack && by_memory)
+    if (r == 0 && mailbox->wait_for_ack && !by_datagram)
         watch(fork, mailbox);
     return r;
 }

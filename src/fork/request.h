@@ -43,6 +43,12 @@ struct fork_mailbox {
     struct consume consume;
 };
 
+/* Or else, if it waits, its frames are looked at. */
+static inline bool fork_waits_for_datagram(const struct fork_mailbox *mailbox)
+{
+    return mailbox->wait_for_ack && mailbox->how != FORK_ACK_MEMORY;
+}
+
 /* The identity that a fork gets in the network. */
 struct fork_network {
     struct fork_mailbox mailbox;

@@ -225,15 +225,25 @@ int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error
     return r;
 }
 
+/* Of all disks together: it grows whenever one gets another top, and never shrinks. */
+static unsigned count_tops(const struct machine *machine)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < machine->disk_count; i++)
+        count += disk_top(&machine->disks[i]);
+    return count;
+}
+
 /* A save may have been cut short between what the VM writes to and the record of it; or the store
  * had no room for that. */
 static int mend_record(struct instance *instance, struct error *err)
 {
     if (!may_write_elsewhere(instance))
         return 0;
+    unsigned recorded = count_tops(&instance->machine);
     int r = instance_find_disks(instance, instance->vmm, err);
     vmm_release(instance->vmm);
-    if (r == 0)
+    if (r == 0 && count_tops(&instance->machine) != recorded)
         r = instance_save(instance, instance->image->directory_fd, err);
     if (r == 0)
         disks_tidy(&instance->machine, instance->image->directory_fd);
