@@ -1,9 +1,17 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
 
+#include <getopt.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+void cli_begin_options(char **argv, const char *name)
+{
+    optind = 0;                        /* glibc: begin anew, whatever was parsed before */
+    argv[0] = (char *)(uintptr_t)name; /* getopt_long only prints it */
+}
 
 int cli_print(const char *who, const char *text)
 {

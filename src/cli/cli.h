@@ -13,6 +13,12 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 
+/*
+ * Begins to read a subcommand's options: from here on, getopt_long's own messages begin with `name`,
+ * which lives as long as the program.
+ */
+void cli_begin_options(char **argv, const char *name);
+
 /* What --help and --version do. */
 int cli_print(const char *who, const char *text);
 

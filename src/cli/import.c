@@ -107,7 +107,7 @@ static int check_arguments(const struct arguments *arguments)
 /* -1: go on; else the exit status. */
 static int read_arguments(int argc, char **argv, struct arguments *ret)
 {
-    argv[0] = (char[]){"hypefs import"};
+    cli_begin_options(argv, "hypefs import");
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
         const struct {
             int option;

@@ -165,7 +165,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
     ret->ack_address = "127.0.0.1";
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
-    argv[0] = (char[]){"hypefs mount"};
+    cli_begin_options(argv, "hypefs mount");
     while (status < 0 && (option = getopt_long(argc, argv, "fho:", options, NULL)) >= 0)
         status = take_option(option, optarg, ret);
     if (status >= 0)

@@ -177,8 +177,7 @@ int cli_scan(int argc, char **argv)
         {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     bool json = false;
 
-    optind = 0;                      /* glibc: begin anew, whatever was parsed before */
-    argv[0] = (char *)"hypefs scan"; /* what getopt's messages begin with */
+    cli_begin_options(argv, "hypefs scan");
     for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
         if (c == 'h')
             return cli_print("hypefs scan", help);

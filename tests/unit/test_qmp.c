@@ -142,11 +142,15 @@ static void execute_when_events_come_first_returns_the_answer(void **state)
 static void execute_sends_arguments_and_a_descriptor(void **state)
 {
     struct fixture *fixture = *state;
-    char heard[256] = "", control[CMSG_SPACE(sizeof(int))];
+    char heard[256] = "";
+    union {
+        struct cmsghdr header;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {0};
     struct iovec part = {.iov_base = heard, .iov_len = sizeof heard - 1};
     struct msghdr message = {.msg_iov = &part,
                              .msg_iovlen = 1,
-                             .msg_control = control,
+                             .msg_control = &control,
                              .msg_controllen = sizeof control};
     struct error err = {0};
     struct qmp *qmp = open_greeted(fixture);
@@ -158,11 +162,10 @@ static void execute_sends_arguments_and_a_descriptor(void **state)
         qmp_execute(qmp, &fixture->limits, "getfd", arguments, fixture->alive[1], NULL, &err), 0);
     assert_true(recvmsg(fixture->server, &message, MSG_CMSG_CLOEXEC) > 0);
     assert_string_equal(heard, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"a,\\\"b\"}}");
-    const struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-    assert_non_null(header);
-    assert_int_equal(header->cmsg_type, SCM_RIGHTS);
+    assert_int_equal(control.header.cmsg_len, CMSG_LEN(sizeof(int)));
+    assert_int_equal(control.header.cmsg_type, SCM_RIGHTS);
     int fd;
-    memcpy(&fd, CMSG_DATA(header), sizeof fd);
+    memcpy(&fd, CMSG_DATA(&control.header), sizeof fd);
     struct stat sent, kept;
     assert_int_equal(fstat(fd, &sent), 0);
     assert_int_equal(fstat(fixture->alive[1], &kept), 0);
