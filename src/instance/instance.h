@@ -115,6 +115,7 @@ struct instances {
     unsigned settling;     /* threads that settle what an earlier daemon left of VMs (open.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
+    bool watched; /* that thread runs */
 };
 
 /* Loads all, finds the VMMs that run, begins to watch them. */

@@ -105,13 +105,28 @@ static int load_one(void *context, const char *id, struct error *err)
         instance_drop_socket(instance, instance->machine.hypervisor);
     instance_tidy(instance);
     instance_insert(instance);
-    int r = instance->vmm ? instance_watch(instance, &why) : 0;
-    if (r == 0 && instance_must_settle(instance))
-        r = begin_to_settle(instance, &why);
-    if (r < 0)
-        table->setup.complain(table->setup.context, why.text);
     instance_unref(instance);
     return 0;
+}
+
+/*
+ * The VMs' lives begin when all instances are in the table: who is told that one has changed may
+ * look for its forks. Once it is settled or watched, an instance is another thread's: what settles
+ * has it watched at the end (instance_end), and nothing here touches it after that.
+ */
+static void begin_lives(struct instances *table)
+{
+    struct error why = {0};
+    for (struct instance *i = table->by_id; i; i = i->hh.next) {
+        if (!i->vmm || (instance_must_settle(i) && begin_to_settle(i, &why) == 0))
+            continue;
+        if (why.code)
+            table->setup.complain(table->setup.context, why.text);
+        why.code = 0;
+        if (instance_watch(i, &why) < 0)
+            table->setup.complain(table->setup.context, why.text);
+        why.code = 0;
+    }
 }
 
 int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err)
@@ -126,8 +141,11 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     strays_find(&context.strays);
     r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
     strays_finish(&context.strays);
+    if (r < 0)
+        return r;
+    begin_lives(ret);
     await_settled(ret);
-    return r;
+    return 0;
 }
 
 void instances_close(struct instances *instances)
@@ -137,8 +155,7 @@ void instances_close(struct instances *instances)
     while (instances->settling > 0)
         pthread_cond_wait(&instances->idle, &instances->lock);
     pthread_mutex_unlock(&instances->lock);
-    if (instances->epoll_fd >= 0)
-        instances_unwatch(instances);
+    instances_unwatch(instances);
     struct instance *instance, *next;
     HASH_ITER (hh, instances->by_id, instance, next) {
         HASH_DEL(instances->by_id, instance);

@@ -11,6 +11,7 @@
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/process.h"
 
 enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48 };
 
@@ -139,6 +140,8 @@ static int identify(const cJSON *json, int pid, int *ret_pidfd)
     auto_close int pidfd = pidfd_open(pid, 0);
     if (pidfd < 0) /* with the two others it is a thread by now, or was never a pid */
         return errno == ESRCH || errno == EINVAL || errno == ENOENT ? 0 : -errno;
+    if (process_poll(&pidfd, 1, 0) > 0) /* it has ended, and nobody has reaped it */
+        return 0;
     copy_text(kept, sizeof kept, json, "start_time");
     r = start_time(pid, now);
     if (r < 0 || !now[0] || strcmp(kept, now) != 0)

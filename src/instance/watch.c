@@ -55,15 +55,18 @@ int instances_watch(struct instances *table, struct error *err)
         epoll_ctl(table->epoll_fd, EPOLL_CTL_ADD, table->stop_fd, &event) < 0)
         return error_errno(err, errno, "cannot watch VMMs");
     int code = pthread_create(&table->watch, NULL, run, table);
+    table->watched = code == 0;
     return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
 }
 
 void instances_unwatch(struct instances *table)
 {
-    eventfd_write(table->stop_fd, 1);
-    pthread_join(table->watch, NULL);
-    close(steal_fd(&table->stop_fd));
-    close(steal_fd(&table->epoll_fd));
+    if (table->watched) {
+        eventfd_write(table->stop_fd, 1);
+        pthread_join(table->watch, NULL);
+    }
+    cleanup_close(&table->stop_fd);
+    cleanup_close(&table->epoll_fd);
 }
 
 int instance_watch(struct instance *instance, struct error *err)

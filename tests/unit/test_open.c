@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
+#include <sys/epoll.h>
 
 #include "instance/internal.h"
 #include "instance_fixture.h"
@@ -12,14 +13,35 @@
 /* What fails with `failing`: pidfd_open(), or open() of a process's stat. See the build file. */
 static int failing;
 static bool fail_pidfd, fail_stat;
+/* While its instances are loaded: none is acted on. */
+static struct world *loading;
+static unsigned looked_for;
+/* Whose VMMs die as soon as they are watched. */
+static struct world *dying;
 
 int __real_pidfd_open(pid_t pid, unsigned flags);
 int __wrap_pidfd_open(pid_t pid, unsigned flags);
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
 
+int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
+
+static void assert_nothing_has_changed(struct world *world)
+{
+    pthread_mutex_lock(&world->instances.lock);
+    unsigned settling = world->instances.settling;
+    pthread_mutex_unlock(&world->instances.lock);
+    assert_int_equal(settling, 0);
+    assert_false(gate_wait(&world->changed, 0));
+}
+
 int __wrap_pidfd_open(pid_t pid, unsigned flags)
 {
+    if (loading) {
+        assert_nothing_has_changed(loading);
+        looked_for++;
+    }
     if (!fail_pidfd)
         return __real_pidfd_open(pid, flags);
     errno = failing;
@@ -37,6 +59,32 @@ int __wrap_open64(const char *path, int flags, ...)
         return __real_open64(path, flags, mode);
     errno = failing;
     return -1;
+}
+
+static struct instance *of_serial(const struct world *world, uint64_t serial)
+{
+    struct instance *instance = world->instances.by_id;
+    while (instance && instance->serial != serial)
+        instance = instance->hh.next;
+    return instance;
+}
+
+/* Who is told of an end acts at once, unless the instance has an owner. */
+int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
+{
+    int r = __real_epoll_ctl(epoll_fd, operation, fd, event);
+    const struct instance *instance = dying ? of_serial(dying, event->data.u64) : NULL;
+    if (r == 0 && instance && !instance->busy) {
+        pidfd_send_signal(fd, SIGKILL, NULL, 0);
+        assert_true(gate_wait(&dying->changed, FIXTURE_FAR_MS));
+    }
+    return r;
+}
+
+static int setup(void **state)
+{
+    loading = dying = NULL; /* a test that failed */
+    return world_setup_empty(state);
 }
 
 static void open_world(struct world *world)
@@ -168,13 +216,70 @@ static void instance_when_its_restore_was_cut_short_stands_by(void **state)
     }
 }
 
+/* Whoever is told of a change may look for the forks of what has changed: all are there. */
+static void instances_when_they_are_loaded_are_all_there_before_one_changes(void **state)
+{
+    static const char *const ids[] = {"a", "b", "c"};
+    struct world *world = *state;
+    for (size_t i = 0; i < array_length(ids); i++) {
+        leave_running(world, ids[i]);
+        world_write_text(world_path(world, "store/instances/%s/hold", ids[i]), "");
+    }
+    world_open_store(world);
+    loading = world;
+    looked_for = 0;
+    world_open_layers(world);
+    loading = NULL;
+    assert_int_equal(looked_for, array_length(ids));
+    for (size_t i = 0; i < array_length(ids); i++)
+        assert_true(gate_wait(&world->changed, FIXTURE_FAR_MS));
+    world->complaints[0] = 0; /* they do not answer */
+}
+
+/* Nothing looks at the instance any more when that is noticed. */
+static void vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed(void **state)
+{
+    struct world *world = *state;
+    leave_running(world, "web-1");
+    leave_running(world, "web-2");
+    world_write_text(world_path(world, "store/instances/web-2/hold"), "");
+    world_open_store(world);
+    dying = world;
+    world_open_layers(world);
+    dying = NULL;
+    struct instance *instance = instances_find(&world->instances, "web-1");
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    instance_unref(instance);
+}
+
+/* A zombie: its parent lives, and has not asked for it. */
+static void vmm_when_it_ended_and_was_not_reaped_has_ended(void **state)
+{
+    struct world *world = *state;
+    size_t child = leave_running(world, "web-1");
+    world_write_text(world_path(world, "store/instances/web-1/hold"), "");
+    pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
+    assert_true(world_child_ended(world, child, FIXTURE_FAR_MS));
+    open_world(world);
+    struct instance *instance = instances_find(&world->instances, "web-1");
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    assert_true(instance->exit.ended);
+    instance_unref(instance);
+    assert_string_equal(world->complaints, "");
+}
+
+#define OPENED(test) cmocka_unit_test_setup_teardown(test, setup, world_teardown)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        IN_EMPTY(vmm_when_there_is_no_telling_whether_it_runs_is_left_alone),
-        IN_EMPTY(vmm_when_it_cannot_be_described_is_not_put_on_record),
-        IN_EMPTY(memory_when_no_vmm_runs_and_none_was_saved_is_dropped),
-        IN_EMPTY(instance_when_its_restore_was_cut_short_stands_by),
+        OPENED(vmm_when_there_is_no_telling_whether_it_runs_is_left_alone),
+        OPENED(vmm_when_it_cannot_be_described_is_not_put_on_record),
+        OPENED(memory_when_no_vmm_runs_and_none_was_saved_is_dropped),
+        OPENED(instance_when_its_restore_was_cut_short_stands_by),
+        OPENED(instances_when_they_are_loaded_are_all_there_before_one_changes),
+        OPENED(vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed),
+        OPENED(vmm_when_it_ended_and_was_not_reaped_has_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
