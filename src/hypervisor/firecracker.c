@@ -242,7 +242,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     if (r == 0)
         r = record(vmm, machine, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
+        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
     *ret = vmm;
     return 0;
 }
@@ -348,7 +348,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
         vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
+        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
     *ret = vmm;
     return 0;
 }

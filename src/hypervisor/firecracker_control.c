@@ -219,7 +219,7 @@ int firecracker_start(const struct vmm_context *context, const char *program, st
     if (r == 0)
         r = greet(context, vmm, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r);
+        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
     *ret = vmm;
     return 0;
 }

@@ -19,10 +19,7 @@
 #include "util/fault.h"
 #include "util/process.h"
 
-enum {
-    TERMINATE_MS = 5000, /* for a VMM that was asked to end */
-    KILL_MS = 30000,     /* for one that was killed: it may have much memory to give back */
-};
+enum { TERMINATE_MS = 5000 }; /* for a VMM that was asked to end */
 
 static const struct hypervisor *const backends[] = {&qemu_hypervisor, &firecracker_hypervisor};
 
@@ -192,7 +189,7 @@ int vmm_stop(struct vmm *vmm, struct error *err)
     pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
     if (!ends_within(vmm, TERMINATE_MS)) {
         pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
-        if (!ends_within(vmm, KILL_MS))
+        if (!ends_within(vmm, PROCESS_KILL_MS))
             return error_set(err, EIO, "process %d of the VM was killed and does not end",
                              (int)vmm->pid);
     }

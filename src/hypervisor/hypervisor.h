@@ -237,7 +237,8 @@ int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct ma
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our
- * child. Never fails for a process that has ended already. */
+ * child. EIO if it cannot be killed (process_kill()). Never fails for a process that has ended
+ * already. */
 int vmm_stop(struct vmm *vmm, struct error *err);
 
 /* Reaps the process if it has ended; never blocks. May be called again: the answer is kept. */

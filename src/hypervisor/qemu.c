@@ -123,7 +123,7 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
 {
     if (vmm)
         vmm_explain(context, vmm, from, r, err);
-    return vmm_abandon(context, vmm, QEMU_SOCKET_NAME, r);
+    return vmm_abandon(context, vmm, QEMU_SOCKET_NAME, r, err);
 }
 
 static int create_memory(int directory_fd, uint64_t size, int *ret, struct error *err)

@@ -73,7 +73,7 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
     fault_point(FAULT_SPAWNED);
     int r = vmm_create(hypervisor, pid, pidfd, ret, err);
     if (r < 0)
-        process_kill(pid, pidfd);
+        process_kill(pid, pidfd, PROCESS_KILL_MS, err);
     else
         pidfd = -1;
     return r;
@@ -130,11 +130,12 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
     return r;
 }
 
-int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r)
+int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r,
+                struct error *err)
 {
     if (vmm) {
         if (!vmm->exit.ended)
-            process_kill(vmm->pid, vmm->pidfd);
+            process_kill(vmm->pid, vmm->pidfd, PROCESS_KILL_MS, err);
         vmm_close(vmm);
     }
     unlinkat(context->directory_fd, socket, 0);

@@ -43,7 +43,9 @@ int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err)
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err);
 
-/* Ends a start that failed: no process and no socket stay behind. `vmm` may be NULL. Returns r. */
-int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r);
+/* Ends a start that failed: no process and no socket stay behind, but for a process that cannot be
+ * killed, which the text of the failure then names. `vmm` may be NULL. Returns r. */
+int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r,
+                struct error *err);
 
 #endif

@@ -406,6 +406,7 @@ int instance_remove(struct instance *instance, struct error *err)
 {
     struct instances *table = instance->table;
     const struct instance *user;
+    struct error why;
     char hidden[32];
     int r = 0;
     pthread_mutex_lock(&table->lock);
@@ -440,7 +441,8 @@ int instance_remove(struct instance *instance, struct error *err)
     if (r < 0)
         return r;
     image_remove(instance->image);
-    store_erase(table->setup.store, STORE_INSTANCES, hidden);
+    if (store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
+        table->setup.complain(table->setup.context, why.text);
     instance_unref(instance);
     return 0;
 }

@@ -88,6 +88,15 @@ static void await_settled(struct instances *table)
 
 /* ---- the table ---- */
 
+/* Its files may be another process's, which runs on. */
+static void leave_out(struct instances *table, struct instance *instance, struct error *why)
+{
+    error_prefix(why, 0, "instance %s is left out until the next start of the daemon",
+                 instance->id);
+    table->setup.complain(table->setup.context, why->text);
+    instance_unref(instance);
+}
+
 static int load_one(void *context, const char *id, struct error *err)
 {
     struct load_context *load_context = context;
@@ -99,8 +108,11 @@ static int load_one(void *context, const char *id, struct error *err)
         table->setup.complain(table->setup.context, why.text);
         return 0;
     }
-    strays_end(&load_context->strays, instance->image->directory_fd,
-               instance->vmm ? instance->vmm->pid : 0);
+    if (strays_end(&load_context->strays, instance->image->directory_fd,
+                   instance->vmm ? instance->vmm->pid : 0, &why) < 0) {
+        leave_out(table, instance, &why);
+        return 0;
+    }
     if (!instance->vmm)
         instance_drop_socket(instance, instance->machine.hypervisor);
     instance_tidy(instance);
@@ -138,8 +150,9 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     if (r < 0)
         return r;
     struct load_context context = {.table = ret};
-    strays_find(&context.strays);
-    r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
+    r = strays_find(&context.strays, err);
+    if (r == 0)
+        r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
     strays_finish(&context.strays);
     if (r < 0)
         return r;

@@ -212,17 +212,24 @@ static bool unchanged(struct snapshots *table)
     return same;
 }
 
-/* What others have put into the store, or taken out of it. */
+/* What others have put into the store, or taken out of it. When it cannot be looked at, what is
+ * known stays, and the next look tries again. */
 static int look(struct snapshots *table, struct error *err)
 {
+    struct error why;
     int r = 0;
     pthread_mutex_lock(&table->looking);
     if (!unchanged(table)) {
         drop_vanished(table);
-        r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, err);
+        r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
     }
-    if (r < 0)
+    if (r < 0) {
         table->reliable = false;
+        if (table->open)
+            complain_once(table, why.text);
+        else
+            error_set(err, why.code, "%s", why.text);
+    }
     pthread_mutex_unlock(&table->looking);
     return r;
 }
@@ -236,7 +243,7 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
     pthread_mutex_init(&ret->lock, NULL);
     pthread_mutex_init(&ret->looking, NULL);
     int r = look(ret, err);
-    ret->open = true;
+    ret->open = r == 0;
     return r;
 }
 
@@ -308,6 +315,14 @@ struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_co
     return names;
 }
 
+/* What is removed is out of sight, whatever becomes of its files. */
+static void erase(struct snapshots *table, const char *hidden)
+{
+    struct error why;
+    if (store_erase(table->store, STORE_SNAPSHOTS, hidden, &why) < 0)
+        table->complain(table->context, why.text);
+}
+
 /* Makes the entry the snapshot of that id; one that cannot be read back is taken away again. */
 static int appear(struct snapshots *snapshots, struct store_entry *entry, const char *id,
                   struct error *err)
@@ -320,7 +335,7 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     r = take_in(snapshots, id, err);
     pthread_mutex_unlock(&snapshots->looking);
     if (r < 0 && store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, hidden, NULL) == 0)
-        store_erase(snapshots->store, STORE_SNAPSHOTS, hidden);
+        erase(snapshots, hidden);
     return r;
 }
 
@@ -390,7 +405,7 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
     if (r < 0)
         return r;
     image_remove(snapshot->image);
-    store_erase(table->store, STORE_SNAPSHOTS, hidden);
+    erase(table, hidden);
     snapshot_unref(snapshot);
     return 0;
 }

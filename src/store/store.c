@@ -14,9 +14,9 @@
 
 #include "store/strays.h"
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/fault.h"
 #include "util/hex.h"
-#include "util/json.h"
 #include "util/process.h"
 
 static const char *const kind_names[STORE_KINDS] = {"snapshots", "instances"};
@@ -24,7 +24,6 @@ enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
 
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
-static const char temporary_suffix[] = ".tmp";
 
 bool store_id_valid(const char *id)
 {
@@ -67,41 +66,32 @@ void store_time_now(char ret[STORE_TIME_SIZE])
     snprintf(ret + used, STORE_TIME_SIZE - used, ".%03dZ", (int)(now.tv_nsec / 1000000));
 }
 
-/* Of the files of a directory those whose names end so. */
-static void remove_files(int parent_fd, const char *name, const char *end)
+/* A directory_visit. */
+static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
 {
-    auto_close int fd = openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir)
-        return;
-    fd = -1;
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        size_t size = strlen(entry->d_name);
-        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0 ||
-            size < strlen(end) || strcmp(entry->d_name + size - strlen(end), end) != 0)
-            continue;
-        fault_point(FAULT_ERASE);
-        unlinkat(dirfd(dir), entry->d_name, 0);
-    }
+    (void)context;
+    fault_point(FAULT_ERASE);
+    if (unlinkat(directory_fd, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    return error_errno(err, errno, "%s cannot be removed", name);
 }
 
 /* Removes the files of a directory and the directory itself. Entries of a store hold files only.
  * A VMM that saves into one for a daemon that was killed may add to it meanwhile. */
-static void remove_flat(int parent_fd, const char *name)
+static int remove_flat(int parent_fd, const char *name, struct error *err)
 {
     enum { TRIES = 3 };
-    for (int i = 0; i < TRIES; i++) {
-        remove_files(parent_fd, name, "");
+    int r = 0;
+    for (int i = 0; i < TRIES && r == 0; i++) {
+        r = directory_walk(parent_fd, name, remove_file, NULL, err);
         fault_point(FAULT_ERASE);
-        if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0 || errno != ENOTEMPTY)
+        if (r == 0 && unlinkat(parent_fd, name, AT_REMOVEDIR) == 0)
             break;
+        if (r == 0 && (errno != ENOTEMPTY || i + 1 == TRIES))
+            r = error_errno(err, errno, "%s cannot be removed", name);
     }
     fault_point(FAULT_ERASED);
-}
-
-void store_tidy_entry(int directory_fd)
-{
-    remove_files(directory_fd, ".", temporary_suffix);
+    return r;
 }
 
 static bool hidden(const char *name)
@@ -120,25 +110,34 @@ static bool lock_entry(int fd)
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 
-/* What was left between two renames by who was killed. */
-static void remove_leftovers(int kind_fd, const struct strays *strays)
+/* What was left between two renames by who was killed: a directory_visit. What cannot be removed
+ * now is a leftover for the next start, too: nobody sees it. */
+static int remove_leftover(void *context, int kind_fd, const char *name, struct error *err)
 {
-    auto_close int fd = openat(kind_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir)
-        return;
-    fd = -1;
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        if (!hidden(entry->d_name))
-            continue;
-        auto_close int inside =
-            openat(kind_fd, entry->d_name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-        if (inside >= 0 && !lock_entry(inside))
-            continue;
-        if (inside >= 0)
-            strays_end(strays, inside, 0);
-        remove_flat(kind_fd, entry->d_name);
+    const struct strays *strays = context;
+    if (!hidden(name))
+        return 0;
+    auto_close int inside = openat(kind_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (inside < 0)
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM
+                   ? error_errno(err, errno, "cannot open %s in the store", name)
+                   : 0;
+    if (lock_entry(inside) && strays_end(strays, inside, 0, NULL) == 0)
+        (void)remove_flat(kind_fd, name, NULL);
+    return 0;
+}
+
+static int remove_leftovers(const struct store *store, struct error *err)
+{
+    struct strays strays;
+    int r = strays_find(&strays, err);
+    for (int kind = 0; kind < STORE_KINDS && r == 0; kind++) {
+        r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &strays, err);
+        if (r < 0)
+            error_prefix(err, r, "%s/ in the store", kind_names[kind]);
     }
+    strays_finish(&strays);
+    return r;
 }
 
 static int make_path(const char *path, struct error *err)
@@ -250,17 +249,13 @@ int store_open(const char *path, struct store *ret, struct error *err)
         r = store.lock_fd = take_lock(fd, path, err);
     if (r >= 0)
         r = open_kinds(fd, &store, err);
-    if (r < 0) {
+    if (r == 0)
+        r = remove_leftovers(&store, err);
+    if (r < 0)
         store_close(&store);
-        return r;
-    }
-    struct strays strays;
-    strays_find(&strays);
-    for (int kind = 0; kind < STORE_KINDS; kind++)
-        remove_leftovers(store.kind_fd[kind], &strays);
-    strays_finish(&strays);
-    *ret = store;
-    return 0;
+    else
+        *ret = store;
+    return r;
 }
 
 int store_attach(const char *path, struct store *ret, struct error *err)
@@ -341,9 +336,15 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
         return errno == EEXIST ? store_taken(entry->kind_fd, id, err)
                                : error_errno(err, errno, "cannot publish %s", id);
     fault_point(FAULT_PUBLISH_RENAMED);
-    close(steal_fd(&entry->fd));
-    fsync(entry->kind_fd);
+    if (fsync(entry->kind_fd) < 0) {
+        /* It might be gone after a power cut: so it is not there now either. */
+        int r = error_errno(err, errno, "cannot publish %s", id);
+        if (renameat(entry->kind_fd, id, entry->kind_fd, entry->name) < 0)
+            error_append(err, "; and it cannot be taken back: it is there at the next start");
+        return r;
+    }
     fault_point(FAULT_PUBLISHED);
+    close(steal_fd(&entry->fd));
     return 0;
 }
 
@@ -352,7 +353,7 @@ void store_entry_discard(struct store_entry *entry)
     if (entry->fd < 0)
         return;
     close(steal_fd(&entry->fd));
-    remove_flat(entry->kind_fd, entry->name);
+    (void)remove_flat(entry->kind_fd, entry->name, NULL); /* else the next start does */
 }
 
 int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
@@ -378,93 +379,37 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
     return 0;
 }
 
-void store_erase(const struct store *store, enum store_kind kind, const char *name)
+int store_erase(const struct store *store, enum store_kind kind, const char *name,
+                struct error *err)
 {
-    fsync(store->kind_fd[kind]); /* that it is out of sight, before anything of it is gone */
-    remove_flat(store->kind_fd[kind], name);
+    /* That it is out of sight, before anything of it is gone. */
+    int r = fsync(store->kind_fd[kind]) < 0 ? error_errno(err, errno, "%s cannot be removed", name)
+                                            : remove_flat(store->kind_fd[kind], name, err);
+    return r < 0 ? error_prefix(err, r,
+                                "what was removed still takes room in %s/ of the store, until the "
+                                "next start of the daemon removes it",
+                                kind_names[kind])
+                 : 0;
+}
+
+struct listing {
+    int (*each)(void *context, const char *id, struct error *err);
+    void *context;
+};
+
+/* A directory_visit. */
+static int list_id(void *context, int kind_fd, const char *name, struct error *err)
+{
+    const struct listing *listing = context;
+    (void)kind_fd;
+    return store_id_valid(name) ? listing->each(listing->context, name, err) : 0;
 }
 
 int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *id, struct error *err), void *context,
                struct error *err)
 {
-    auto_close int fd = openat(store->kind_fd[kind], ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir)
-        return error_errno(err, errno, "cannot list %s/ in the store", kind_names[kind]);
-    fd = -1;
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        int r = store_id_valid(entry->d_name) ? each(context, entry->d_name, err) : 0;
-        if (r < 0)
-            return r;
-    }
-    return 0;
-}
-
-static int write_all(int fd, const char *text, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, text, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        text += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
-
-int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
-{
-    char temporary[48];
-    auto_free char *text = json_print(json);
-    if (!text)
-        return error_set(err, ENOMEM, "out of memory");
-    snprintf(temporary, sizeof temporary, "%.30s%s", name, temporary_suffix);
-    auto_close int fd = openat(directory_fd, temporary,
-                               O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return error_errno(err, errno, "cannot make %s in the store", temporary);
-    int r = write_all(fd, text, strlen(text));
-    fault_point(FAULT_JSON_FSYNC);
-    if (r == 0 && fsync(fd) < 0)
-        r = -errno;
-    fault_point(FAULT_JSON_RENAME);
-    if (r == 0 && renameat(directory_fd, temporary, directory_fd, name) < 0)
-        r = -errno;
-    if (r < 0) {
-        unlinkat(directory_fd, temporary, 0);
-        return error_errno(err, -r, "cannot write %s in the store", name);
-    }
-    fault_point(FAULT_JSON_RENAMED);
-    return 0;
-}
-
-int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
-{
-    int r = store_stage_json(directory_fd, name, json, err);
-    if (r == 0 && fsync(directory_fd) < 0)
-        r = error_errno(err, errno, "cannot write %s in the store", name);
-    fault_point(FAULT_JSON_SYNCED);
-    return r;
-}
-
-int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)
-{
-    struct stat st;
-    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot open %s", name);
-    if (!S_ISREG(st.st_mode) || st.st_size > STORE_FILE_MAX)
-        return error_set(err, EINVAL, "%s is not a file of at most %d bytes", name, STORE_FILE_MAX);
-    size_t size = (size_t)st.st_size;
-    auto_free char *text = malloc(size + 1);
-    if (!text)
-        return error_set(err, ENOMEM, "out of memory");
-    ssize_t n = pread(fd, text, size, 0);
-    if (n < 0 || (size_t)n != size)
-        return error_errno(err, n < 0 ? errno : EIO, "cannot read %s", name);
-    int r = json_parse(text, size, ret, err);
-    return r < 0 ? error_prefix(err, r, "%s", name) : 0;
+    struct listing listing = {each, context};
+    int r = directory_walk(store->kind_fd[kind], ".", list_id, &listing, err);
+    return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", kind_names[kind]) : 0;
 }

@@ -61,12 +61,13 @@ struct store_entry {
 };
 
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
-                       struct error *err);
+                       struct error *err) __attribute__((warn_unused_result));
 /* Sets EEXIST for an id of that directory of the store. What has it may be nothing that can be read
  * and shown: the text names its path. */
 int store_taken(int kind_fd, const char *id, struct error *err);
 /* EEXIST if the id is taken. The entry's files are fsynced by who wrote them, directories here. */
-int store_entry_publish(struct store_entry *entry, const char *id, struct error *err);
+int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
+    __attribute__((warn_unused_result));
 /* Removes what was not published, and closes. */
 void store_entry_discard(struct store_entry *entry);
 
@@ -77,21 +78,28 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
 /* Takes the entry out of sight at once, without waiting for the disk, and returns the hidden name
  * for store_erase(). */
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
-                    char ret_hidden[32], struct error *err);
-/* Deletes a hidden entry's files; may take long for large ones. */
-void store_erase(const struct store *store, enum store_kind kind, const char *hidden);
+                    char ret_hidden[32], struct error *err) __attribute__((warn_unused_result));
+/* Deletes a hidden entry's files; may take long for large ones. A failure is one to be told of, and
+ * no more: the entry is out of sight, and the next start tries again. */
+int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
+                struct error *err) __attribute__((warn_unused_result));
 
-/* Calls `each` for every published id. Stops at its first failure and returns it. */
+/* Calls `each` for every published id. Stops at its first failure and returns it, or that of
+ * reading the directory. */
 int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *id, struct error *err), void *context,
-               struct error *err);
+               struct error *err) __attribute__((warn_unused_result));
 
+/* store_json.c: */
 /* Writes `name` in the directory as a whole (temporary file, fsync, rename). What was written
- * outlives a power cut. */
-int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
+ * outlives a power cut. ENOMEM for a tree that is not whole (json.h) or cannot be printed: then, as
+ * after any failure to write, the old file is there. */
+int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+    __attribute__((warn_unused_result));
 /* The same, but after a power cut it may be the old one: for an entry that is published next, which
  * syncs its directory, and for what can be made again. */
-int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err);
+int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+    __attribute__((warn_unused_result));
 /* Removes what was left of that by who was killed. Nobody may be writing. */
 void store_tidy_entry(int directory_fd);
 /* Parsed and known to be an object. Returns owned. */

@@ -1,46 +1,73 @@
 /* SPDX-License-Identifier: MIT */
 #include "store/strays.h"
 
-#include <poll.h>
+#include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/process.h"
 
 enum { END_MS = 5000 };
 
-struct stray {
-    pid_t pid;
-    dev_t device;
-    ino_t inode;
+struct place {
+    unsigned device_major, device_minor;
+    unsigned long long inode;
 };
 
-static int directory_of(pid_t pid, struct stat *ret)
+struct stray {
+    pid_t pid;
+    struct place place;
+};
+
+/* Without asking the file system. */
+static int place_of(int parent_fd, const char *path, struct place *ret)
+{
+    struct statx st;
+    int flags = AT_STATX_DONT_SYNC | (path[0] ? 0 : AT_EMPTY_PATH);
+    if (statx(parent_fd, path, flags, STATX_INO, &st) < 0)
+        return -errno;
+    *ret = (struct place){st.stx_dev_major, st.stx_dev_minor, st.stx_ino};
+    return 0;
+}
+
+static bool same(const struct place *one, const struct place *other)
+{
+    return one->inode == other->inode && one->device_major == other->device_major &&
+           one->device_minor == other->device_minor;
+}
+
+static bool is_stray(pid_t pid, struct place *ret)
 {
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/cwd", (int)pid);
-    return stat(path, ret);
+    return process_has_mark(pid) && place_of(AT_FDCWD, path, ret) == 0;
 }
 
-void strays_find(struct strays *ret)
+/* A directory_visit of /proc. */
+static int look_at(void *context, int proc_fd, const char *name, struct error *err)
 {
-    struct stat cwd;
-    auto_closedir DIR *proc = opendir("/proc");
+    struct strays *strays = context;
+    struct stray stray = {.pid = (pid_t)strtol(name, NULL, 10)};
+    (void)proc_fd;
+    if (stray.pid <= 0 || stray.pid == getpid() || !is_stray(stray.pid, &stray.place))
+        return 0;
+    struct stray *longer = reallocarray(strays->items, strays->count + 1, sizeof *longer);
+    if (!longer)
+        return error_set(err, ENOMEM, "out of memory");
+    strays->items = longer;
+    strays->items[strays->count++] = stray;
+    return 0;
+}
+
+int strays_find(struct strays *ret, struct error *err)
+{
     *ret = (struct strays){0};
-    for (struct dirent *entry; proc && (entry = readdir(proc));) {
-        pid_t pid = (pid_t)strtol(entry->d_name, NULL, 10);
-        if (pid <= 0 || pid == getpid() || directory_of(pid, &cwd) < 0)
-            continue;
-        struct stray *longer = reallocarray(ret->items, ret->count + 1, sizeof *longer);
-        if (!longer)
-            return;
-        ret->items = longer;
-        ret->items[ret->count++] =
-            (struct stray){.pid = pid, .device = cwd.st_dev, .inode = cwd.st_ino};
-    }
+    int r = directory_walk(AT_FDCWD, "/proc", look_at, ret, err);
+    return r < 0 ? error_prefix(err, r, "cannot look for VMMs that an earlier daemon left") : 0;
 }
 
 void strays_finish(struct strays *strays)
@@ -49,27 +76,36 @@ void strays_finish(struct strays *strays)
     *strays = (struct strays){0};
 }
 
-/* The pid may be another process's by now: so its directory is looked at again. */
-static void end(const struct stray *stray)
+/* The pid may be another process's by now: so it is looked at again. */
+static int end(const struct stray *stray, struct error *err)
 {
-    struct stat cwd;
+    struct place place;
     auto_close int pidfd = pidfd_open(stray->pid, 0);
-    if (pidfd < 0 || directory_of(stray->pid, &cwd) < 0 || cwd.st_dev != stray->device ||
-        cwd.st_ino != stray->inode || !process_has_mark(stray->pid))
-        return;
-    if (pidfd_send_signal(pidfd, SIGKILL, NULL, 0) == 0)
-        poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, END_MS);
+    if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT))
+        return 0;
+    if (pidfd < 0)
+        return error_errno(err, errno, "the process %d, left by an earlier daemon, cannot be ended",
+                           (int)stray->pid);
+    if (!is_stray(stray->pid, &place) || !same(&place, &stray->place))
+        return 0;
+    pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+    if (process_poll(&pidfd, 1, process_now_ms() + END_MS) > 0)
+        return 0;
+    return error_set(err, EIO,
+                     "the process %d, left by an earlier daemon, was killed and does not end",
+                     (int)stray->pid);
 }
 
-void strays_end(const struct strays *strays, int directory_fd, pid_t keep)
+int strays_end(const struct strays *strays, int directory_fd, pid_t keep, struct error *err)
 {
-    struct stat directory;
-    if (fstat(directory_fd, &directory) < 0)
-        return;
-    for (size_t i = 0; i < strays->count; i++) {
+    struct place place;
+    int r = place_of(directory_fd, "", &place);
+    if (r < 0)
+        return error_errno(err, -r, "cannot tell which processes are in a directory of the store");
+    for (size_t i = 0; i < strays->count && r == 0; i++) {
         const struct stray *stray = &strays->items[i];
-        if (stray->device == directory.st_dev && stray->inode == directory.st_ino &&
-            stray->pid != keep)
-            end(stray);
+        if (same(&stray->place, &place) && stray->pid != keep)
+            r = end(stray, err);
     }
+    return r;
 }

@@ -6,6 +6,10 @@
  *
  * No start is missed: until its exec, from when on it has the mark, a child holds the lock of the
  * store, by which the next daemon waits for it.
+ *
+ * A process may be in a directory of a network file system that hangs. So only those with the mark
+ * are asked for their directory, and of that only what the kernel knows already: its device and
+ * inode, for which no file system is asked to answer.
  */
 #ifndef HYPEFS_STORE_STRAYS_H
 #define HYPEFS_STORE_STRAYS_H
@@ -13,18 +17,22 @@
 #include <stddef.h>
 #include <sys/types.h>
 
-/* All processes and the directories they are in, as they were at strays_find(). */
+#include "util/error.h"
+
+/* The processes with the mark and the directories they are in, as they were at strays_find(). */
 struct strays {
     struct stray *items; /* owned */
     size_t count;
 };
 
-/* Processes that may not be looked at are left out: they are not ours. */
-void strays_find(struct strays *ret);
+/* Processes that may not be looked at are left out: they are not ours. `ret` is to be finished,
+ * also after a failure. */
+int strays_find(struct strays *ret, struct error *err) __attribute__((warn_unused_result));
 void strays_finish(struct strays *strays);
 
-/* Kills those with the mark that are in the directory, but for `keep` (0: all), and waits until
- * they are gone. */
-void strays_end(const struct strays *strays, int directory_fd, pid_t keep);
+/* Kills those that are in the directory, but for `keep` (0: all), and waits until they are gone.
+ * EIO and others, with the pid, if one may still run. */
+int strays_end(const struct strays *strays, int directory_fd, pid_t keep, struct error *err)
+    __attribute__((warn_unused_result));
 
 #endif

@@ -144,6 +144,15 @@ static int spawn(const struct process_spec *spec, pid_t *ret)
     return r;
 }
 
+/* Without a descriptor of it: looked for now and then. */
+static void reap_within(pid_t pid, int timeout_ms)
+{
+    enum { LOOK_MS = 10 };
+    double deadline_ms = process_now_ms() + timeout_ms;
+    while (waitpid(pid, NULL, WNOHANG) == 0 && process_now_ms() < deadline_ms)
+        poll(NULL, 0, LOOK_MS);
+}
+
 int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
                   struct error *err)
 {
@@ -153,10 +162,10 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
         return error_errno(err, r, "%s cannot be started", spec->path);
     int pidfd = pidfd_open(pid, 0);
     if (pidfd < 0) {
-        r = errno;
-        kill(pid, SIGKILL);
-        waitpid(pid, NULL, 0);
-        return error_errno(err, r, "no descriptor for the process of %s", spec->path);
+        error_errno(err, r = errno, "no descriptor for the process of %s", spec->path);
+        kill(-pid, SIGKILL);
+        reap_within(pid, PROCESS_KILL_MS);
+        return -r;
     }
     *ret_pid = pid;
     *ret_pidfd = pidfd;
@@ -176,13 +185,17 @@ bool process_has_mark(pid_t pid)
     return false;
 }
 
-void process_kill(pid_t pid, int pidfd)
+int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)
 {
     /* Until it is reaped the number is its own, and that of its process group. */
     kill(-pid, SIGKILL);
+    if (process_poll(&pidfd, 1, process_now_ms() + timeout_ms) <= 0) {
+        error_append(err, "; its process %d was killed and does not end", (int)pid);
+        return -ETIMEDOUT;
+    }
     siginfo_t info;
-    while (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 && errno == EINTR)
-        ;
+    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED | WNOHANG);
+    return 0;
 }
 
 /* Takes what is in the pipe: at most `max` bytes are kept, the rest is thrown away.
@@ -263,8 +276,9 @@ int process_output_in(int directory_fd, const char *path, char *const *argv, siz
     close(steal_fd(&out));
     r = collect(pidfd, in, cancel_fd, text, max, process_now_ms() + timeout_ms);
     if (r < 0) {
-        process_kill(pid, pidfd);
-        return no_output(path, timeout_ms, r, err);
+        r = no_output(path, timeout_ms, r, err);
+        process_kill(pid, pidfd, PROCESS_KILL_MS, err);
+        return r;
     }
     siginfo_t info;
     if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0)

@@ -33,8 +33,14 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
  * may not be looked at. */
 bool process_has_mark(pid_t pid);
 
-/* Kills our child, which is not reaped yet, with what it started in its session, and reaps it. */
-void process_kill(pid_t pid, int pidfd);
+/* So long a process that was killed is waited for: it may have much memory to give back. */
+enum { PROCESS_KILL_MS = 30000 };
+
+/* Kills our child, which is not reaped yet, with what it started in its session, and reaps it. A
+ * process that sleeps uninterruptibly (on a network mount that hangs, say) does not end: then this
+ * puts so behind the text of `err` (the failure for which the child is killed), and returns
+ * -ETIMEDOUT. It ends when the kernel lets it, and is reaped when the daemon ends. */
+int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err);
 
 /* Waits until a descriptor is readable (or the pidfd's process ended), until the deadline.
  * `fds` with -1 are left out. Returns a bit mask by position, 0 at the deadline, or -errno. */
@@ -45,7 +51,7 @@ double process_now_ms(void);
 
 /* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
  * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED
- * if cancel_fd (-1: none) becomes readable: it is killed then. */
+ * if cancel_fd (-1: none) becomes readable: it is killed then, which may take PROCESS_KILL_MS. */
 int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
                    char **ret, struct error *err);
 /* The same in that directory (-1: ours). */

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* thread: work that nobody joins. Who starts it counts it, and waits for the count before the end. */
+/* thread: work that nobody joins. Who starts it counts it, and waits for the count before the end.
+ */
 #ifndef HYPEFS_UTIL_THREAD_H
 #define HYPEFS_UTIL_THREAD_H
 

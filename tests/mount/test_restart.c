@@ -115,6 +115,29 @@ static void stopped_when_a_vmm_hangs_ends_it(void **state)
     assert_can_be_stopped(h);
 }
 
+/* A network mount whose server is gone, with somebody in it; and with a VMM in it, of another
+ * store.
+ */
+static void start_when_others_are_in_a_mount_that_hangs_does_not_wait_for_it(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_shell("bash",
+                 harness_format(h,
+                                "tail -f /dev/null & guest=$!\n"
+                                "HYPEFS_CHILD=1 tail -f /dev/null & vmm=$!\n"
+                                "cd $T && mkdir second\n"
+                                "kill -STOP %d\n"
+                                "timeout -s KILL 30 $HYPEFS mount --store $T/other $T/second\n"
+                                "status=$?\n"
+                                "kill -CONT %d\n"
+                                "kill $guest $vmm || status=1\n"
+                                "fusermount3 -u $T/second\n"
+                                "exit $status",
+                                (int)h->daemon, (int)h->daemon),
+                 0);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -124,6 +147,7 @@ int main(void)
         test(end_of_the_daemon_when_a_vmm_hangs_leaves_it_to_the_next),
         test(stopped_when_a_vmm_hangs_since_the_start_ends_it),
         test(stopped_when_a_vmm_hangs_ends_it),
+        bare_test(start_when_others_are_in_a_mount_that_hangs_does_not_wait_for_it),
     };
     harness_enter();
     return cmocka_run_group_tests_name("restart", tests, NULL, NULL);

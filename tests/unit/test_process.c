@@ -18,6 +18,17 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
+/* Signals do not arrive; see the build file. */
+static bool unkillable;
+
+int __real_kill(pid_t pid, int number);
+int __wrap_kill(pid_t pid, int number);
+
+int __wrap_kill(pid_t pid, int number)
+{
+    return unkillable ? 0 : __real_kill(pid, number);
+}
+
 enum { FAR_MS = 20000, FAR_FD = 100, OUTPUT_MAX = 65536 };
 
 /* Signals 1 to 31: the next ones are the C library's own, and nobody can set them. */
@@ -264,7 +275,7 @@ static void children_and_theirs_are_known_and_others_are_not(void **state)
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
     assert_true(read(out[0], text, sizeof text - 1) > 0);
     bool own = process_has_mark(pid), grandchild = process_has_mark(atoi(text));
-    process_kill(pid, pidfd);
+    process_kill(pid, pidfd, PROCESS_KILL_MS, NULL);
     close(out[0]);
     close(out[1]);
     assert_true(own);
@@ -284,9 +295,34 @@ static void kill_ends_and_reaps_a_child(void **state)
     (void)state;
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
     assert_int_equal(process_poll(&pidfd, 1, process_now_ms()), 0);
-    process_kill(pid, pidfd);
+    process_kill(pid, pidfd, PROCESS_KILL_MS, NULL);
     assert_int_equal(kill(pid, 0), -1);
     assert_int_equal(errno, ESRCH);
+}
+
+/* As one in uninterruptible sleep. */
+static void kill_when_the_child_does_not_end_gives_up_and_says_so(void **state)
+{
+    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL}, want[128];
+    struct process_spec spec = {
+        .path = "sleep", .argv = argv, .directory_fd = -1, .output_fd = -1, .error_fd = -1};
+    struct error err = {0};
+    pid_t pid;
+    auto_close int pidfd = -1;
+
+    (void)state;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    error_set(&err, EIO, "it does not answer");
+    unkillable = true;
+    int r = process_kill(pid, pidfd, 1, &err);
+    unkillable = false;
+    assert_int_equal(process_kill(pid, pidfd, PROCESS_KILL_MS, NULL), 0);
+    snprintf(want, sizeof want, "it does not answer; its process %d was killed and does not end",
+             (int)pid);
+    assert_int_equal(r, -ETIMEDOUT);
+    assert_int_equal(err.code, EIO);
+    assert_string_equal(err.text, want);
+    assert_int_equal(kill(pid, 0), -1);
 }
 
 static void poll_when_one_is_readable_names_it(void **state)
@@ -336,6 +372,7 @@ int main(void)
         cmocka_unit_test(spawn_keeps_stderr_apart_where_it_has_a_descriptor),
         cmocka_unit_test(children_and_theirs_are_known_and_others_are_not),
         cmocka_unit_test(kill_ends_and_reaps_a_child),
+        cmocka_unit_test(kill_when_the_child_does_not_end_gives_up_and_says_so),
         cmocka_unit_test(poll_when_one_is_readable_names_it),
         cmocka_unit_test(poll_when_nothing_comes_ends_at_the_deadline),
     };

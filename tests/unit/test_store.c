@@ -363,7 +363,7 @@ static void entry_when_unpublished_is_gone_at_once_and_erased_later(void **state
     assert_int_equal(store_open_entry(&world->store, STORE_SNAPSHOTS, "base", &world->err),
                      -ENOENT);
     assert_true(world_has(world_path(world, "store/snapshots/%s/memory", hidden)));
-    store_erase(&world->store, STORE_SNAPSHOTS, hidden);
+    assert_int_equal(store_erase(&world->store, STORE_SNAPSHOTS, hidden, &world->err), 0);
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
 }
 
@@ -376,7 +376,7 @@ static void entry_when_it_is_a_link_is_not_followed(void **state)
                      -ENOTDIR);
     leave(world, "instances/web-1");
     assert_int_equal(symlink("web-1", world_path(world, "store/instances/.gone-1")), 0);
-    store_erase(&world->store, STORE_INSTANCES, ".gone-1");
+    assert_int_equal(store_erase(&world->store, STORE_INSTANCES, ".gone-1", &world->err), -ENOTDIR);
     assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
 }
 

@@ -33,8 +33,8 @@ static void strays_when_in_the_directory_are_ended_and_all_others_kept(void **st
     size_t lower = spawn_in(world, "entry/below"), other = spawn_in(world, "entry-2");
     size_t ours = spawn_in(world, "entry");
 
-    strays_find(&strays);
-    strays_end(&strays, entry, world->children[ours].pid);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(strays_end(&strays, entry, world->children[ours].pid, &world->err), 0);
     assert_true(world_child_ended(world, first, 0));
     assert_true(world_child_ended(world, second, 0));
     assert_false(world_child_ended(world, ours, 0));
@@ -42,12 +42,12 @@ static void strays_when_in_the_directory_are_ended_and_all_others_kept(void **st
     assert_false(world_child_ended(world, other, 0));
 
     /* Those that have ended meanwhile are no hindrance. */
-    strays_end(&strays, entry, 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_true(world_child_ended(world, ours, 0));
     assert_false(world_child_ended(world, lower, 0));
     strays_finish(&strays);
     assert_int_equal(strays.count, 0);
-    strays_end(&strays, below, 0);
+    assert_int_equal(strays_end(&strays, below, 0, &world->err), 0);
     assert_false(world_child_ended(world, lower, 0));
 }
 
@@ -60,9 +60,9 @@ static void stray_when_its_directory_was_renamed_is_ended(void **state)
     size_t child = spawn_in(world, ".new-1");
     snprintf(from, sizeof from, "%s", world_path(world, ".new-1"));
 
-    strays_find(&strays);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
     assert_int_equal(rename(from, world_path(world, ".old-1")), 0);
-    strays_end(&strays, entry, 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_true(world_child_ended(world, child, 0));
     strays_finish(&strays);
 }
@@ -76,8 +76,8 @@ static void process_when_we_did_not_start_it_is_kept(void **state)
     size_t guest = world_spawn(world, world_path(world, "entry"));
     size_t stray = spawn_in(world, "entry");
 
-    strays_find(&strays);
-    strays_end(&strays, entry, 0);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_true(world_child_ended(world, stray, 0));
     assert_false(world_child_ended(world, guest, 0));
     strays_finish(&strays);
@@ -141,16 +141,17 @@ static void stray_when_it_has_left_the_directory_since_is_kept(void **state)
     auto_close int aside = make_directory(world, "aside");
     struct mover mover = start_mover(world, "entry");
 
-    strays_find(&strays);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
     tell_mover(&mover);
     await_mover(&mover);
-    strays_end(&strays, entry, 0);
-    strays_end(&strays, aside, 0); /* nor was it there when they were found */
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
+    assert_int_equal(strays_end(&strays, aside, 0, &world->err),
+                     0); /* nor was it there when they were found */
     assert_false(world_child_ended(world, mover.child, 0));
     strays_finish(&strays);
 
-    strays_find(&strays);
-    strays_end(&strays, aside, 0);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(strays_end(&strays, aside, 0, &world->err), 0);
     assert_true(world_child_ended(world, mover.child, 0));
     strays_finish(&strays);
     close(mover.told);
@@ -163,9 +164,9 @@ static void process_when_it_came_after_they_were_found_is_kept(void **state)
     struct strays strays;
     auto_close int entry = make_directory(world, "entry");
 
-    strays_find(&strays);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
     size_t child = spawn_in(world, "entry");
-    strays_end(&strays, entry, 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_false(world_child_ended(world, child, 0));
     strays_finish(&strays);
 }
@@ -178,8 +179,8 @@ static void we_ourselves_are_no_stray(void **state)
     auto_close int entry = make_directory(world, "entry");
 
     assert_int_equal(fchdir(entry), 0);
-    strays_find(&strays);
-    strays_end(&strays, entry, 0);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_int_equal(fchdir(before), 0);
     strays_finish(&strays);
 }
