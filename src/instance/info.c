@@ -26,6 +26,21 @@ cJSON *instance_exit(const struct instance *instance)
     return json;
 }
 
+/* Everybody may read `info`, and only its owner `config`: no command line, paths and addresses. */
+static cJSON *summary(const struct machine *machine)
+{
+    cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "hypervisor", machine->hypervisor->name);
+    cJSON_AddStringToObject(json, "machine", machine_board_names[machine->board]);
+    cJSON_AddStringToObject(json, "accel", machine_accel_names[machine->accel]);
+    cJSON_AddNumberToObject(json, "vcpus", machine->vcpus);
+    cJSON_AddNumberToObject(json, "memory_mib", (double)(machine->memory_bytes >> 20));
+    cJSON *network = cJSON_AddObjectToObject(json, "network");
+    cJSON_AddStringToObject(network, "mode", machine_network_names[machine->network]);
+    cJSON_AddNumberToObject(json, "disks", (double)machine->disk_count);
+    return json;
+}
+
 /* With the lock held: the config with all its defaults. What a boot has chosen for "auto" is not of
  * it, so the text counts. */
 static cJSON *configured(const struct instance *instance)
@@ -33,8 +48,8 @@ static cJSON *configured(const struct instance *instance)
     struct machine machine = {0};
     if (!instance->config ||
         config_parse(instance->config, strlen(instance->config), &machine, NULL) < 0)
-        return config_to_json(&instance->machine);
-    cJSON *json = config_to_json(&machine);
+        return summary(&instance->machine);
+    cJSON *json = summary(&machine);
     machine_finish(&machine);
     return json;
 }

@@ -70,8 +70,8 @@ static void instance_when_its_tap_is_in_use_does_not_boot(void **state)
     harness_put(harness_path(h, "instances/x/state"), "stopped");
     harness_put(harness_path(h, "instances/y/state"), "running");
     taps_assert(h, "t0", true);
-    const char *info = harness_get(h, harness_path(h, "instances/y/info"));
-    assert_string_equal(harness_json(h, info, "config.network.mac"), "02:00:00:00:00:01");
+    const char *config = harness_get(h, harness_path(h, "instances/y/config"));
+    assert_string_equal(harness_json(h, config, "network.mac"), "02:00:00:00:00:01");
 }
 
 static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **state)
@@ -88,8 +88,8 @@ static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **stat
     assert_errno(commit(h, "f1", "{\"tap\":\"t1\"}"), 0);
     harness_await(h, harness_path(h, "instances/f1/console"), "m {\"word\":\"hello\"}");
     taps_assert(h, "t1", true);
-    const char *info = harness_get(h, harness_path(h, "instances/f1/info"));
-    assert_string_equal(harness_json(h, info, "config.network.tap"), "t1");
+    const char *config = harness_get(h, harness_path(h, "instances/f1/config"));
+    assert_string_equal(harness_json(h, config, "network.tap"), "t1");
     assert_errno(commit(h, "f2", "{\"tap\":\"t1\"}"), EBUSY);
     /* A daemon that starts again knows. */
     harness_unmount(h);

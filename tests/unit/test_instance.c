@@ -56,9 +56,28 @@ static void instance_when_created_is_there_whole(void **state)
     }
     assert_int_equal(count, array_length(members));
     assert_true(text[strlen(text) - 1] == '\n');
-    auto_free char *config = instance_config(instance);
-    auto_json cJSON *shown = cJSON_Parse(config);
-    assert_true(cJSON_Compare(shown, cJSON_GetObjectItemCaseSensitive(info, "config"), true));
+    instance_unref(instance);
+}
+
+static void info_when_config_is_private_does_not_show_it(void **state)
+{
+    static const char config[] =
+        "{\"kernel\":\"/secret/a\",\"initrd\":\"/secret/b\",\"cmdline\":\"secret\",\"vcpus\":3,"
+        "\"disks\":[{\"path\":\"/secret/c\",\"format\":\"raw\"}],"
+        "\"network\":{\"mode\":\"tap\",\"tap\":\"secret\",\"mac\":\"02:00:00:00:00:01\"}}";
+    static const char wanted[] =
+        "{\"hypervisor\":\"qemu\",\"machine\":\"microvm\",\"accel\":\"auto\",\"vcpus\":3,"
+        "\"memory_mib\":256,\"network\":{\"mode\":\"tap\"},\"disks\":1}";
+    struct world *world = *state;
+    struct instance *instance = made(world, "web-1");
+    assert_int_equal(instance_set_config(instance, config, strlen(config), &world->err), 0);
+    auto_free char *text = instance_info(instance);
+    auto_json cJSON *info = cJSON_Parse(text);
+    auto_free char *shown =
+        cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(info, "config"));
+    assert_string_equal(shown, wanted);
+    assert_null(strstr(text, "secret"));
+    assert_null(strstr(text, "02:00"));
     instance_unref(instance);
 }
 
@@ -350,6 +369,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_WORLD(instance_when_created_is_there_whole),
         IN_WORLD(instance_when_its_id_is_bad_or_taken_is_not_created),
+        IN_WORLD(info_when_config_is_private_does_not_show_it),
         IN_WORLD(reservation_when_held_hides_the_id_from_all_others),
         IN_WORLD(reservation_when_many_try_at_once_is_one),
         IN_WORLD(config_when_written_is_kept_as_it_was_written),

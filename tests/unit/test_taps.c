@@ -176,8 +176,8 @@ static void vmm_when_found_running_has_its_tap_until_it_ends(void **state)
     assert_int_equal(reserve(world, "web-2", (char[]){"t0"}, &other), -EBUSY);
     assert_non_null(strstr(world->err.text, in_use));
     struct instance *instance = world_found(world, "web-1");
-    auto_free char *info = instance_info(instance);
-    assert_non_null(strstr(info, "\"tap\": \"t0\""));
+    auto_free char *config = instance_config(instance);
+    assert_non_null(strstr(config, "\"tap\": \"t0\""));
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
     instance_unref(instance);
     assert_int_equal(reserve(world, "web-2", (char[]){"t0"}, &other), 0);
