@@ -199,10 +199,10 @@ static const struct file_type state_file = {
 static int snapshot_command(struct fs *fs, const struct place *place, const char *text,
                             struct job **ret)
 {
+    struct error err;
     if (!store_id_valid(text)) {
-        set_error(fs, unit_of(place),
-                  "snapshot takes an id: a letter a-z, then up to 62 of a-z, 0-9 and \"-\", not "
-                  "\"-\" at the end, not \"new\"");
+        error_set(&err, EINVAL, "snapshot takes an id: %s", store_id_rule);
+        set_error(fs, unit_of(place), err.text);
         return -EINVAL;
     }
     return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, ret);

@@ -25,13 +25,20 @@ enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
 
+/* What lies in forks/ beside the drafts and records, or will. */
+static const char *const reserved_ids[] = {"new", "commit"};
+
+const char store_id_rule[] =
+    "1 to 63 of a-z, 0-9 and \"-\", not \"-\" at the beginning or end, not \"new\" or \"commit\"";
+
 bool store_id_valid(const char *id)
 {
     size_t size = strlen(id);
-    if (size < 1 || size > STORE_ID_MAX || strcmp(id, "new") == 0)
+    if (size < 1 || size > STORE_ID_MAX || id[0] == '-' || id[size - 1] == '-')
         return false;
-    if (id[0] < 'a' || id[0] > 'z' || id[size - 1] == '-')
-        return false;
+    for (size_t i = 0; i < array_length(reserved_ids); i++)
+        if (strcmp(id, reserved_ids[i]) == 0)
+            return false;
     return strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == size;
 }
 
@@ -39,10 +46,7 @@ int store_check_id(const char *id, struct error *err)
 {
     return store_id_valid(id)
                ? 0
-               : error_set(err, EINVAL,
-                           "\"%.80s\" is not an id: a letter a-z, then up to 62 of a-z, 0-9 and "
-                           "\"-\", not \"-\" at the end, not \"new\"",
-                           id);
+               : error_set(err, EINVAL, "\"%.80s\" is not an id: %s", id, store_id_rule);
 }
 
 void store_random_hex(char *ret, size_t bytes)

@@ -35,8 +35,10 @@ struct store {
     int kind_fd[STORE_KINDS]; /* the two directories */
 };
 
-/* [a-z]([a-z0-9-]{0,61}[a-z0-9])? and not "new". */
+/* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? and not "new" or "commit". */
 bool store_id_valid(const char *id);
+/* The same in words, for messages. */
+extern const char store_id_rule[];
 /* EINVAL, with what an id is. */
 int store_check_id(const char *id, struct error *err);
 

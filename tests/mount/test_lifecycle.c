@@ -183,7 +183,7 @@ static void snapshot_when_its_id_is_none_is_refused(void **state)
     id[64] = 0;
     boot(h);
     harness_put(file(h, "state"), "standby");
-    const char *const bad[] = {"new", id, harness_format(h, "%s%s", id, id), "a-", "1"};
+    const char *const bad[] = {"new", id, harness_format(h, "%s%s", id, id), "a-", "-1", "commit"};
     for (size_t i = 0; i < array_length(bad); i++) {
         struct harness_result result =
             assert_shell("bash", harness_format(h, "echo %s > instances/x/snapshot", bad[i]), 1);

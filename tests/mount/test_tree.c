@@ -161,7 +161,8 @@ static void mkdir_where_objects_are_made_refuses_bad_and_taken_ids(void **state)
 {
     struct harness *h = *state;
     char ids[2][80];
-    static const char *const bad[] = {"A", "aB", "1a", "-a", "a-", "a_b", "a.b", ".a", "a b", "ä"};
+    static const char *const bad[] = {"A",   "aB",  "commit", "-a",  "a-",
+                                      "a_b", "a.b", ".a",     "a b", "ä"};
     static const char *const parents[] = {"instances", "snapshots/base/forks"};
     memset(ids, 'a', sizeof ids);
     ids[0][63] = ids[1][64] = 0;
@@ -174,6 +175,8 @@ static void mkdir_where_objects_are_made_refuses_bad_and_taken_ids(void **state)
         assert_works(rmdir(harness_path(h, "%s/%s", parents[i], ids[0])));
         assert_works(mkdir(harness_path(h, "%s/a", parents[i]), 0755));
         assert_works(mkdir(harness_path(h, "%s/a0-9", parents[i]), 0755));
+        assert_works(
+            mkdir(harness_path(h, "%s/0189b5e0-0000-7000-8000-0123456789ab", parents[i]), 0755));
     }
     assert_fails(mkdir(harness_path(h, "instances/new"), 0755), EINVAL);
     assert_fails(mkdir(harness_path(h, "snapshots/base/forks/new"), 0755), EEXIST);

@@ -249,6 +249,7 @@ static void mkdir_when_its_name_or_place_is_wrong_fails(void **state)
         {"instances/two", EEXIST},
         {"instances/New", EINVAL},
         {"instances/new", EINVAL},
+        {"instances/commit", EINVAL},
         {"instances/a.b", EINVAL},
         {"instances/-a", EINVAL},
         {"snapshots/base/forks/new", EINVAL},

@@ -25,7 +25,9 @@ int __wrap_flock(int fd, int operation)
 
 static void id_when_letters_digits_and_dashes_is_valid(void **state)
 {
-    static const char *const good[] = {"a", "ab", "a1", "web-1", "a-b-c", "a--b", "newer", "new1"};
+    static const char *const good[] = {
+        "a",     "ab",   "a1",      "web-1", "a-b-c", "a--b",
+        "newer", "new1", "commits", "1",     "0a",    "3f2504e0-4f89-41d3-9a0c-0305e82c3301"};
     char longest[STORE_ID_MAX + 2];
     (void)state;
     for (size_t i = 0; i < array_length(good); i++)
@@ -37,9 +39,9 @@ static void id_when_letters_digits_and_dashes_is_valid(void **state)
 
 static void id_when_anything_else_is_invalid(void **state)
 {
-    static const char *const bad[] = {"",    "new", "1a",  "-a",  "a-",       "A",   "aB",
-                                      "a_b", "a.b", "a b", "a/b", "..",       ".",   ".new-1",
-                                      "a\n", "ä",   "a:",  "~",   "\x7F\x01", "a\t", "-"};
+    static const char *const bad[] = {"",    "new", "commit", "-a",  "a-",       "A",   "aB",
+                                      "a_b", "a.b", "a b",    "a/b", "..",       ".",   ".new-1",
+                                      "a\n", "ä",   "a:",     "~",   "\x7F\x01", "a\t", "-"};
     char longest[STORE_ID_MAX + 2];
     (void)state;
     for (size_t i = 0; i < array_length(bad); i++)
