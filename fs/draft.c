@@ -113,9 +113,15 @@ void draft_drop_network(struct draft *draft)
     draft->has_network = false;
 }
 
+static bool is_new(const struct draft *draft)
+{
+    return strcmp(draft->id, "new") == 0;
+}
+
 void draft_touched(struct fs *fs, struct draft *draft)
 {
-    free(steal_pointer(draft->failure));
+    if (!is_new(draft)) /* there, nothing of what failed is left to be mended */
+        free(steal_pointer(draft->failure));
     free(steal_pointer(draft->note));
     fs_changed(fs, &draft->object);
 }
@@ -148,21 +154,30 @@ static const char *recorded_status(const cJSON *result)
     return NULL;
 }
 
-const char *draft_status(const struct draft *draft)
+static bool is_staged(const struct draft *draft)
 {
     const struct staged *file;
+    LL_FOREACH (draft->files, file)
+        if (!draft_scratch_name(file->name))
+            return true;
+    return draft->options.text || draft->has_network;
+}
+
+bool draft_is_emptied(const struct draft *draft)
+{
+    return is_new(draft) && draft->failure && !draft->job && !is_staged(draft);
+}
+
+const char *draft_status(const struct draft *draft)
+{
     if (draft->job)
         return "committing";
     if (draft->record)
         return recorded_status(draft->record);
-    if (draft->failure)
+    bool staged = is_staged(draft);
+    if (draft->failure && !(staged && is_new(draft)))
         return "failed";
-    if (draft->options.text || draft->has_network)
-        return "staged";
-    LL_FOREACH (draft->files, file)
-        if (!draft_scratch_name(file->name))
-            return "staged";
-    return "empty";
+    return staged ? "staged" : "empty";
 }
 
 int draft_writable(const struct draft *draft)
@@ -284,12 +299,12 @@ static void make_request(struct fs *fs, struct draft *draft, struct fork_request
         fork_parse_options(options, size, &request->options, &request->refused);
 }
 
-/* The id of the fork: as written, the draft's own, or a new one. */
+/* The id of the fork: as written, the draft's own, or one that is made up. */
 static void choose_id(struct draft *draft, const char *text, struct job *job)
 {
     struct fork_request *request = &job->request;
     bool plain = !text[0] || strcmp(text, "1") == 0;
-    if (strcmp(draft->id, "new") != 0) {
+    if (!is_new(draft)) {
         if (!plain && strcmp(text, draft->id) != 0)
             error_set(&request->refused, EINVAL,
                       "this draft can only become %s: write that, 1 or nothing to commit",
@@ -301,9 +316,8 @@ static void choose_id(struct draft *draft, const char *text, struct job *job)
         memcpy(request->id, "fork-", 5);
         store_random_hex(request->id + 5, 6);
     } else if (!store_id_valid(text)) {
-        error_set(&request->refused, EINVAL,
-                  "what was written to commit is not an id: a letter a-z, then up to 62 of a-z, "
-                  "0-9 and \"-\", not \"-\" at the end, not \"new\"");
+        error_set(&request->refused, EINVAL, "what was written to commit is not an id: %s",
+                  store_id_rule);
     } else {
         snprintf(request->id, sizeof request->id, "%s", text);
     }
@@ -345,7 +359,8 @@ static int run_commit(struct job *job)
     return fork_run(&engine, &source, &job->request, &job->outcome, &job->error);
 }
 
-/* Empties `new` for the next fork; its `result` stays. */
+/* Empties `new` after every commit, also one that failed: what stayed would go to the next fork,
+ * whose id is another. Its `error` and `result` stay. */
 static void empty(struct fs *fs, struct draft *draft)
 {
     while (draft->files)
@@ -381,7 +396,7 @@ static void finish_commit(struct job *job)
 {
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
-    bool is_new = strcmp(draft->id, "new") == 0;
+    bool new = is_new(draft);
     const struct tell_commit commit = told(job);
     tell_commit_ended(&commit, cJSON_GetObjectItemCaseSensitive(job->outcome.result, "error"));
     free(draft->result);
@@ -389,16 +404,16 @@ static void finish_commit(struct job *job)
     draft->job = NULL;
     set_failure(draft, job->result < 0 ? job->error.text : NULL);
     bool there = job->outcome.published && is_there(fs, job);
-    if (there && is_new && !draft->object.removed)
+    if (there && new && !draft->object.removed)
         record_from_new(fs, draft, job);
-    else if (there && !is_new)
+    else if (there && !new)
         become_record(fs, draft, job->request.id, steal_pointer(job->outcome.result));
-    if (job->result == 0 && is_new)
+    if (new)
         empty(fs, draft);
     fs_changed(fs, &draft->object);
     fs_changed(fs, draft->forks->owner);
     fs_changed(fs, &fs->root); /* instances/ */
-    if (job->outcome.published && !there && !is_new && !draft->object.removed)
+    if (job->outcome.published && !there && !new && !draft->object.removed)
         draft_remove(fs, draft); /* a record goes with its instance */
 }
 
@@ -419,13 +434,22 @@ static int join(struct fs *fs, struct draft *draft, const char *text, struct job
     bool same = !text[0] || strcmp(text, "1") == 0 || strcmp(text, draft->instance) == 0;
     struct error err;
     if (!same) {
-        error_set(&err, strcmp(draft->id, "new") == 0 ? EBUSY : EINVAL,
+        error_set(&err, is_new(draft) ? EBUSY : EINVAL,
                   "%s commits as %s: wait for that, or make a draft of your own with mkdir",
                   draft->id, draft->instance);
         return draft_note(fs, draft, &err);
     }
     *ret = job_ref(draft->job);
     return FS_LATER;
+}
+
+static int not_begun(struct fs *fs, struct draft *draft, int r, const struct error *err)
+{
+    set_failure(draft, err->text);
+    if (is_new(draft))
+        empty(fs, draft);
+    fs_changed(fs, &draft->object);
+    return r;
 }
 
 int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret)
@@ -438,7 +462,7 @@ int draft_commit(struct fs *fs, const struct place *place, const char *text, str
         return join(fs, draft, text, ret);
     struct job *job = job_create(fs, &draft->object);
     if (!job)
-        return -ENOMEM;
+        return not_begun(fs, draft, error_set(&err, ENOMEM, "out of memory"), &err);
     make_request(fs, draft, &job->request);
     choose_id(draft, text, job);
     job->run = run_commit;
@@ -446,12 +470,11 @@ int draft_commit(struct fs *fs, const struct place *place, const char *text, str
     job->limited = true;
     int r = job_start(job_ref(job), &err);
     if (r < 0) {
-        set_failure(draft, err.text);
-        fs_changed(fs, &draft->object);
         job_unref(job);
-        return r;
+        return not_begun(fs, draft, r, &err);
     }
-    draft_touched(fs, draft);
+    free(steal_pointer(draft->failure));
+    free(steal_pointer(draft->note));
     free(steal_pointer(draft->result));
     draft->job = job;
     memcpy(draft->instance, job->request.id, sizeof draft->instance);

@@ -310,6 +310,12 @@ static void read_command(const char *bytes, size_t size, char ret[STORE_ID_MAX +
     ret[size] = 0;
 }
 
+void command_ended(struct handle *handle, int result)
+{
+    if (result < 0 && handle->place.entry->file->once)
+        handle->failed = result;
+}
+
 static int command(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
                    struct waiter *waiter)
 {
@@ -321,13 +327,18 @@ static int command(struct fs *fs, struct handle *handle, const char *bytes, size
         job_unref(job);
         job = NULL;
     }
+    if (handle->failed && strcmp(text, handle->command) == 0)
+        return handle->failed;
+    handle->failed = 0;
     memcpy(handle->command, text, sizeof text);
     if (!job)
         r = handle->place.entry->file->command(fs, &handle->place, text, &job);
     if (r == FS_LATER && job->done)
-        r = job->result;
+        command_ended(handle, r = job->result);
     else if (r == FS_LATER)
         job_wait(fs, job, handle, waiter);
+    else if (r != -EBUSY) /* another command is under way: this one may be possible later */
+        command_ended(handle, r);
     job_unref(job);
     return r;
 }

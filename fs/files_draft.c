@@ -188,7 +188,7 @@ static const struct file_type network_file = {.text = network_text,
 
 /* commit, status, result, error */
 
-static const struct file_type commit_file = {.command = draft_commit};
+static const struct file_type commit_file = {.command = draft_commit, .once = true};
 
 static char *status_text(struct fs *fs, const struct place *place, size_t *ret_size)
 {
@@ -240,6 +240,8 @@ static char *draft_error_text(struct fs *fs, const struct place *place, size_t *
     print_marks(out, "", "options", false, &draft->options);
     if (draft->failure)
         fprintf(out, "%s\n", draft->failure);
+    if (draft_is_emptied(draft))
+        fprintf(out, "forks/new is empty again: stage everything anew for the next commit\n");
     if (draft->note)
         fprintf(out, "%s\n", draft->note);
     fclose(out);

@@ -146,6 +146,7 @@ struct handle {
     /* Command files: the last text, and the job of it if waiting for that ended with EINTR. */
     struct job *retry;
     char command[STORE_ID_MAX + 2];
+    int failed; /* of a file_type with `once`: what that text got, or 0 */
 
     int log_fd;
     struct fs_name *names;
@@ -229,6 +230,9 @@ struct file_type {
     /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
      */
     int (*command)(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+    /* A text that failed is not tried again through the same open file: programs whose write has
+     * failed write the same again when they close. */
+    bool once;
 };
 
 struct directory {
@@ -294,6 +298,8 @@ void place_give(struct fs *fs, struct place *place);
 /* files.c */
 /* The handle is of that place, counted, and in fs.handles. */
 void handle_register(struct fs *fs, struct handle *handle, const struct place *place);
+/* The outcome of the command that was written to the handle. */
+void command_ended(struct handle *handle, int result);
 /* A part of the handle's content, as a read's answer. */
 int content_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size);
 
@@ -354,6 +360,8 @@ void draft_touched(struct fs *fs, struct draft *draft);
  * Returns -err->code. */
 int draft_note(struct fs *fs, struct draft *draft, const struct error *err);
 const char *draft_status(const struct draft *draft);
+/* Has a commit of `new` dropped what was staged, and nothing been staged since? */
+bool draft_is_emptied(const struct draft *draft);
 bool draft_scratch_name(const char *name);
 /* The record of a fork that lies in the store. */
 void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance);

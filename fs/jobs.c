@@ -61,8 +61,11 @@ void waiters_answer(struct fs *fs, const struct job *job, int result)
 {
     struct waiter *waiter, *next;
     DL_FOREACH_SAFE (fs->waiters, waiter, next)
-        if (waiter->job == job && (job || !waiter->handle))
+        if (waiter->job == job && (job || !waiter->handle)) {
+            if (job)
+                command_ended(waiter->handle, result);
             answer(fs, waiter, result);
+        }
 }
 
 void readers_answer(struct fs *fs)

@@ -271,16 +271,44 @@ static void commit_of_a_draft_becomes_its_record(void **state)
     assert_string_equal(assert_shell("bash", "ls instances", 0).out, "d\n");
 }
 
-static void commit_that_failed_can_be_mended_and_repeated(void **state)
+static void commit_of_a_draft_that_failed_can_be_mended_and_repeated(void **state)
+{
+    struct harness *h = *state;
+    assert_works(mkdir(fork_path(h, "f1", ""), 0755));
+    harness_put(fork_path(h, "f1", "mailboxes/m"), "{\"n\":1}");
+    harness_put(fork_path(h, "f1", "mailboxes/none"), "{\"n\":2}");
+    assert_errno(harness_write(fork_path(h, "f1", "commit"), "f1"), ENOENT);
+    assert_no_instance(h);
+    assert_works(unlink(fork_path(h, "f1", "mailboxes/none")));
+    harness_put(fork_path(h, "f1", "commit"), "f1");
+    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
+}
+
+/* Python writes the same again when it closes: not even then is it forked without its payload. */
+static void commit_of_new_that_failed_leaves_nothing_for_the_next(void **state)
 {
     struct harness *h = *state;
     harness_put(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}");
     harness_put(fork_path(h, "new", "mailboxes/none"), "{\"n\":2}");
-    assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), ENOENT);
+    assert_shell("python3",
+                 "import os\n"
+                 "f = open('snapshots/base/forks/new/commit', 'w')\n"
+                 "f.write('f1')\n"
+                 "for go in (f.flush, f.close):\n"
+                 "    try:\n"
+                 "        go()\n"
+                 "        os._exit(1)\n"
+                 "    except FileNotFoundError:\n"
+                 "        pass\n"
+                 "os._exit(0)\n",
+                 0);
     assert_no_instance(h);
-    assert_works(unlink(fork_path(h, "new", "mailboxes/none")));
-    harness_put(fork_path(h, "new", "commit"), "f1");
-    harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
+    assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "failed\n");
+    assert_file_contains(fork_path(h, "new", "error"), "\"none\"");
+    assert_file_contains(fork_path(h, "new", "error"), "forks/new is empty again");
+    assert_string_equal(assert_shell("bash", "ls snapshots/base/forks/new/mailboxes", 0).out, "");
+    harness_put(fork_path(h, "new", "commit"), "f2");
+    assert_string_equal(result_of(h, "f2", "mailboxes"), "[]");
 }
 
 static void record_when_new_was_given_options_keeps_them(void **state)
@@ -359,7 +387,8 @@ int main(void)
         guest_test(snapshot_when_forked_twice_keeps_its_bytes),
         guest_test(commit_of_1_or_nothing_in_new_makes_an_id),
         guest_test(commit_of_a_draft_becomes_its_record),
-        guest_test(commit_that_failed_can_be_mended_and_repeated),
+        guest_test(commit_of_a_draft_that_failed_can_be_mended_and_repeated),
+        guest_test(commit_of_new_that_failed_leaves_nothing_for_the_next),
         guest_test(record_when_new_was_given_options_keeps_them),
         guest_test(fork_when_stopped_cannot_boot_and_keeps_its_record),
         guest_test(fork_when_stopped_and_given_a_kernel_boots),

@@ -207,7 +207,7 @@ static void slow_reader_loses_the_oldest_lines_and_is_told(void **state)
         open(harness_path(h, "snapshots/base/forks/new/commit"), O_WRONLY | O_CLOEXEC);
     struct harness_child fast = start_reader(h, "bash", "exec cat events > $T/fast");
     for (int i = 0; i < COMMITS; i++)
-        assert_fails(write(commit, "No id", 5), EINVAL);
+        assert_fails(write(commit, i % 2 ? "No id" : "Nor this", i % 2 ? 5 : 8), EINVAL);
     char *text = harness_alloc(h, ROOM);
     ssize_t n;
     size_t size = 0;

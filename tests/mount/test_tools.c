@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -105,14 +106,14 @@ static void assert_installed(const char *tool)
 
 static void check_marks(struct harness *h, const struct script *row)
 {
-    const char *path = harness_path(h, "snapshots/base/forks/new/error");
+    const char *path = harness_path(h, "snapshots/base/forks/own/error");
     const char *error = harness_get(h, path);
     if ((error[0] != 0) != row->marked)
         fail_msg("%s: error says \"%s\"", row->script, error);
     if (!row->marked)
         return;
     assert_contains(error, "mailboxes/m: ");
-    assert_contains(assert_shell("bash", "echo f1 > snapshots/base/forks/new/commit", 1).err,
+    assert_contains(assert_shell("bash", "echo own > snapshots/base/forks/own/commit", 1).err,
                     "Invalid argument");
     error = harness_get(h, path);
     if (!strstr(error, "mailboxes/m is unfinished") && !strstr(error, "mailboxes/m was refused"))
@@ -124,9 +125,9 @@ static void check(struct harness *h, const struct script *row)
 {
     assert_installed(row->tool);
     const char *shell = strcmp(row->tool, "dash") == 0 ? "dash" : "bash";
-    const char *m = harness_path(h, "snapshots/base/forks/new/mailboxes/m");
+    const char *m = harness_path(h, "snapshots/base/forks/own/mailboxes/m");
     struct harness_result result = harness_shell(
-        h, shell, harness_format(h, "cd snapshots/base/forks/new/mailboxes; %s", row->script));
+        h, shell, harness_format(h, "cd snapshots/base/forks/own/mailboxes; %s", row->script));
     if ((result.status != 0) != row->fails)
         fail_msg("%s: status %d: %s%s", row->script, result.status, result.out, result.err);
     check_marks(h, row);
@@ -134,10 +135,10 @@ static void check(struct harness *h, const struct script *row)
         assert_fails(access(m, F_OK), ENOENT);
     else if (strcmp(harness_get(h, m), row->m) != 0)
         fail_msg("%s: it is \"%s\"", row->script, harness_get(h, m));
-    const char *left = assert_shell("bash", "ls -A snapshots/base/forks/new/mailboxes", 0).out;
+    const char *left = assert_shell("bash", "ls -A snapshots/base/forks/own/mailboxes", 0).out;
     if (strcmp(left, row->m ? "m\n" : "") != 0 && strcmp(left, "m\nm.swp\n") != 0)
         fail_msg("%s leaves %s", row->script, left);
-    assert_shell("bash", "rm -f snapshots/base/forks/new/mailboxes/*", 0);
+    assert_shell("bash", "rm -f snapshots/base/forks/own/mailboxes/*", 0);
 }
 
 static void scripts_that_stage_leave_what_they_say(void **state)
@@ -155,18 +156,18 @@ static void editors_where_16_mailboxes_are_staged_have_room(void **state)
 {
     struct harness *h = *state;
     assert_shell("bash",
-                 "cd snapshots/base/forks/new/mailboxes && for i in {1..16}; do echo '{\"n\":1}' "
+                 "cd snapshots/base/forks/own/mailboxes && for i in {1..16}; do echo '{\"n\":1}' "
                  "> m$i || exit; done && sed -i s/1/2/ m* && grep -L 2 m* | wc -l | grep -qx 0",
                  0);
     assert_installed("vim");
     assert_shell(
         "bash",
-        "cd snapshots/base/forks/new/mailboxes && vim -N -u NONE -es -c 'set backup backupskip= "
+        "cd snapshots/base/forks/own/mailboxes && vim -N -u NONE -es -c 'set backup backupskip= "
         "swapfile' -c '%s/2/3/' -c preserve -c '!ls -A > $T/seen' -c wq m7 && grep -qx .m7.swp "
         "$T/seen",
         0);
-    assert_file_contains(harness_path(h, "snapshots/base/forks/new/mailboxes/m7"), "3");
-    assert_string_equal(harness_get(h, harness_path(h, "snapshots/base/forks/new/error")), "");
+    assert_file_contains(harness_path(h, "snapshots/base/forks/own/mailboxes/m7"), "3");
+    assert_string_equal(harness_get(h, harness_path(h, "snapshots/base/forks/own/error")), "");
 }
 
 static void readers_of_any_kind_see_the_whole_text(void **state)
@@ -178,7 +179,7 @@ static void readers_of_any_kind_see_the_whole_text(void **state)
         "bash",
         "cd snapshots/base && t=$(cat info; echo x) && t=${t%x} && n=${#t} && "
         "[ $(wc -c < info) = $n ] && [ $(stat -c %s info) = $n ] && [ -s info ] && "
-        "[ ! -s forks/new/error ] && [ \"$(tail -c 2 info)\" = '}' ] && "
+        "[ ! -s forks/own/error ] && [ \"$(tail -c 2 info)\" = '}' ] && "
         "[ \"$(head -c 1 info)\" = '{' ] && [ \"$(tac info | tac)\" = \"$(cat info)\" ] && "
         "[ \"$(dd if=info bs=7 2> $T/dd)\" = \"$(cat info)\" ] && "
         "cp info $T/info && cmp info $T/info && jq -e .id info && "
@@ -186,12 +187,21 @@ static void readers_of_any_kind_see_the_whole_text(void **state)
         0);
 }
 
+/* The draft stays as it was staged when its commit fails. */
+static int setup(void **state)
+{
+    return fixture_setup(state) < 0 ? -1
+                                    : mkdir(harness_path(*state, "snapshots/base/forks/own"), 0755);
+}
+
+#define draft_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        mounted_test(scripts_that_stage_leave_what_they_say),
-        mounted_test(editors_where_16_mailboxes_are_staged_have_room),
-        mounted_test(readers_of_any_kind_see_the_whole_text),
+        draft_test(scripts_that_stage_leave_what_they_say),
+        draft_test(editors_where_16_mailboxes_are_staged_have_room),
+        draft_test(readers_of_any_kind_see_the_whole_text),
     };
     harness_enter();
     return cmocka_run_group_tests_name("tools", tests, NULL, NULL);

@@ -415,6 +415,9 @@ static inline void tree_must_put(struct tree *tree, const char *path, const char
 /* What the tests of drafts use: the snapshot "base" with the mailbox "box". */
 #define NEW "snapshots/base/forks/new/"
 #define BOX NEW "mailboxes/box"
+/* and a draft of one's own, which stays as it was staged when its commit fails. */
+#define OWN "snapshots/base/forks/web-1/"
+#define OWN_BOX OWN "mailboxes/box"
 
 static inline int tree_setup_base(void **state)
 {
@@ -424,21 +427,30 @@ static inline int tree_setup_base(void **state)
     return r;
 }
 
-/* A commit of `new` fails with EINVAL, and the draft's error says why. */
+static inline int tree_setup_draft(void **state)
+{
+    int r = tree_setup_base(state);
+    return r == 0 ? tree_mkdir(*state, "snapshots/base/forks/web-1") : r;
+}
+
+/* A commit of the draft of one's own fails with EINVAL, and its error says why. */
 static inline void tree_assert_not_committed(struct tree *tree, const char *why)
 {
-    assert_int_equal(tree_put(tree, NEW "commit", "web-1\n"), -EINVAL);
-    tree_assert_has(tree, NEW "error", why);
-    tree_assert_has(tree, NEW "result", "\"code\": \"EINVAL\"");
-    tree_assert_text(tree, NEW "status", "failed\n");
+    assert_int_equal(tree_put(tree, OWN "commit", "web-1\n"), -EINVAL);
+    tree_assert_has(tree, OWN "error", why);
+    tree_assert_has(tree, OWN "result", "\"code\": \"EINVAL\"");
+    tree_assert_text(tree, OWN "status", "failed\n");
     tree_assert_names(tree, "instances", "");
 }
 
-/* A commit of `new` gets as far as to start a VMM, which is not there. */
-static inline void tree_assert_committable(struct tree *tree)
+/* A commit of that draft (its path) gets as far as to start a VMM, which is not there. */
+static inline void tree_assert_committable(struct tree *tree, const char *draft)
 {
-    assert_int_equal(tree_put(tree, NEW "commit", "web-1\n"), -EIO);
-    tree_assert_has(tree, NEW "result", "\"phase\": \"load\"");
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%scommit", draft);
+    assert_int_equal(tree_put(tree, path, "web-1\n"), -EIO);
+    snprintf(path, sizeof path, "%sresult", draft);
+    tree_assert_has(tree, path, "\"phase\": \"load\"");
 }
 
 #define IN_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup, tree_teardown)
@@ -485,6 +497,7 @@ static inline void tree_furnish(struct tree *tree)
     assert_int_equal(tree_mkdir(tree, "instances/two"), 0);
 }
 
+#define WITH_DRAFT(test) cmocka_unit_test_setup_teardown(test, tree_setup_draft, tree_teardown)
 #define WITH_BASE(test) cmocka_unit_test_setup_teardown(test, tree_setup_base, tree_teardown)
 #define IN_EMPTY_TREE(test) cmocka_unit_test_setup_teardown(test, tree_setup_empty, tree_teardown)
 

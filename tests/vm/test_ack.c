@@ -36,7 +36,7 @@ static void commit_when_guest_refuses_fails_with_its_reason(void **state)
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "false");
     assert_null(strstr(result, "s3cret"));
     assert_taken_back(h, sockets);
-    /* The failed draft can be mended, and its id is free. */
+    /* The id is free. */
     vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
     assert_string_equal(harness_get(h, vm_draft(h, "new", "error")), "");
 }

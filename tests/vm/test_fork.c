@@ -152,7 +152,8 @@ static void commit_when_one_of_several_mailboxes_is_missing_delivers_nothing(voi
     vm_stage(h, "new", "no-such.v1", "{\"a\":1}");
     vm_commit_fails(h, "new", "web-1", ENOENT, (const char *const[]){"no-such.v1", NULL});
     vm_assert_running(h, (const char *const[]){NULL});
-    assert_int_equal(unlink(vm_draft(h, "new", "mailboxes/no-such.v1")), 0);
+    assert_int_equal(access(vm_draft(h, "new", "mailboxes/no-such.v1"), F_OK), -1);
+    vm_stage(h, "new", first, "{\"a\":1}");
     vm_commit(h, "new", "web-1");
     vm_await_payload(h, "web-1", first, "{\"a\":1}");
 }
