@@ -15,6 +15,8 @@
 #include "hypervisor/disks.h"
 #include "hypervisor/firecracker.h"
 #include "hypervisor/qemu.h"
+#include "hypervisor/vmm_files.h"
+#include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/process.h"
@@ -102,6 +104,18 @@ static int check_file(const struct vmm_context *context, const char *image, cons
     return 0;
 }
 
+/* The image is shared by all that are loaded from it: whatever the VMM, whatever its version. */
+static int check_readonly(const struct vmm_context *context, struct vmm **vmm,
+                          const struct stat *memory, struct error *err)
+{
+    int r = vmm_files_check_readonly((*vmm)->pid, memory, "the memory image", err);
+    if (r == 0)
+        return 0;
+    r = vmm_ended(*vmm, (*vmm)->hypervisor->name, r, err);
+    const char *socket = (*vmm)->hypervisor->socket;
+    return vmm_abandon(context, steal_pointer(*vmm), socket, r, err);
+}
+
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
@@ -114,7 +128,14 @@ static int load(const struct vmm_context *context, const struct machine *machine
         r = check_file(context, image, "state", "device state", &state, err);
     if (r == 0)
         r = disks_check_readonly(machine, err);
-    return r < 0 ? r : machine->hypervisor->load(context, machine, image, ret, err);
+    struct vmm *vmm = NULL;
+    if (r == 0)
+        r = machine->hypervisor->load(context, machine, image, &vmm, err);
+    if (r == 0)
+        r = check_readonly(context, &vmm, &memory, err);
+    if (r == 0)
+        *ret = vmm;
+    return r;
 }
 
 int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,

@@ -15,6 +15,7 @@
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_disks.h"
+#include "hypervisor/qemu_readonly.h"
 #include "hypervisor/qemu_record.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -76,15 +77,19 @@ static int find_program(const struct vmm_context *context, struct program *ret, 
 
 /* ---- starting ---- */
 
-static int spawn(const struct vmm_context *context, char *const *arguments, int listener,
-                 struct vmm **ret, struct error *err)
+/* `environment` as in struct process_spec. */
+static int spawn(const struct vmm_context *context, char *const *arguments,
+                 const char *const *environment, int listener, struct vmm **ret, struct error *err)
 {
     auto_close int output = -1, console = -1;
     int r = vmm_log_open(context, VMM_LOG_NAME, &output, err);
     if (r == 0)
         r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
-    struct vmm_spawn spawn = {
-        .arguments = arguments, .output_fd = output, .error_fd = -1, .inherit_fd = listener};
+    struct vmm_spawn spawn = {.arguments = arguments,
+                              .environment = environment,
+                              .output_fd = output,
+                              .error_fd = -1,
+                              .inherit_fd = listener};
     return r < 0 ? r : vmm_spawn(&qemu_hypervisor, context, &spawn, ret, err);
 }
 
@@ -94,6 +99,7 @@ static int launch(const struct vmm_context *context, const struct machine *machi
 {
     auto_close int listener = -1, control = -1;
     char **arguments = NULL;
+    struct qemu_readonly readonly = {0};
     int r = unix_socket_listen(context->directory_fd, QEMU_SOCKET_NAME, &listener, err);
     if (r == 0)
         r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &control, err);
@@ -102,8 +108,11 @@ static int launch(const struct vmm_context *context, const struct machine *machi
         r = qemu_disks_make(context, machine, start->restore, err);
     if (r == 0)
         r = qemu_arguments_create(machine, start, &arguments, err);
+    if (r == 0 && start->restore && !qemu_readonly_is_option(start->program))
+        r = qemu_readonly_prepare(start->memory, &readonly, err);
     if (r == 0)
-        r = spawn(context, arguments, listener, ret, err);
+        r = spawn(context, arguments, readonly.environment, listener, ret, err);
+    qemu_readonly_finish(&readonly);
     qemu_arguments_destroy(arguments);
     /* From here on the connection breaks when QEMU ends before it took it. */
     if (listener >= 0)

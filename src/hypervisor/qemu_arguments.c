@@ -9,6 +9,7 @@
 #include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/qemu_disks.h"
+#include "hypervisor/qemu_readonly.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -80,6 +81,9 @@ static void add_memory(struct list *list, const struct machine *machine,
                     cJSON_AddBoolToObject(memory, "merge", false) &&
                     cJSON_AddBoolToObject(memory, "dump", false) &&
                     cJSON_AddBoolToObject(memory, "reserve", false);
+    if (start->restore && qemu_readonly_is_option(start->program))
+        complete = complete && cJSON_AddBoolToObject(memory, "readonly", true) &&
+                   cJSON_AddStringToObject(memory, "rom", "off");
     add_json(list, "-object", memory, complete);
 }
 

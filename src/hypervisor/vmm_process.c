@@ -62,6 +62,7 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
                                 .directory_fd = context->directory_fd,
                                 .output_fd = spawn->output_fd,
                                 .error_fd = spawn->error_fd,
+                                .environment = spawn->environment,
                                 .inherit_fds = &spawn->inherit_fd,
                                 .inherit_count = spawn->inherit_fd >= 0 ? 1 : 0};
     pid_t pid;

@@ -31,6 +31,7 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
 struct vmm_spawn {
     char *const *arguments;
     int output_fd, error_fd, inherit_fd;
+    const char *const *environment; /* as in struct process_spec */
 };
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
               const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);

@@ -86,6 +86,8 @@ int instance_finish_image(const cJSON *delivered, int directory_fd, struct error
 {
     int r = delivered ? arm_again(directory_fd, delivered, err) : 0;
     if (r == 0)
+        r = image_seal(directory_fd, err);
+    if (r == 0)
         r = sync_file(directory_fd, "state", err);
     return r == 0 ? sync_file(directory_fd, "memory", err) : r;
 }

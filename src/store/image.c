@@ -33,6 +33,19 @@ void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
     file_key(st, ret);
 }
 
+int image_seal(int directory_fd, struct error *err)
+{
+    enum { SEALED = 0400 };
+    struct stat st;
+    auto_close int fd =
+        openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot open the memory image");
+    if (st.st_nlink == 1 && fchmod(fd, SEALED) < 0)
+        return error_errno(err, errno, "the memory image cannot be made read-only");
+    return 0;
+}
+
 static struct image_index *index_create(const struct stat *st)
 {
     struct image_index *index = calloc(1, sizeof *index);

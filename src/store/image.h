@@ -40,6 +40,11 @@ struct image_index {
 struct image_index *image_index_ref(struct image_index *index);
 void image_index_unref(struct image_index *index);
 
+/* The image is complete: nobody is to write into "memory" of the directory any more, and its mode
+ * says so. A file that has other links as well is left as it is: it may be somebody else's, which
+ * hypefs import --link has taken. */
+int image_seal(int directory_fd, struct error *err);
+
 /* Scans "memory" of the directory and writes "mailboxes.json" (fsynced). Returns a reference.
  * ESHUTDOWN as soon as *stop (may be NULL) is true. */
 int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,

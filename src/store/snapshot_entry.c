@@ -67,6 +67,8 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
     if (r == 0)
         r = snapshot_entry_begin(store, import->fill, import->context, &entry, err);
     if (r == 0)
+        r = image_seal(entry.fd, err);
+    if (r == 0)
         r = image_scan_with(entry.fd, import->progress, import->context, &index, err);
     if (r == 0)
         r = snapshot_entry_describe(&entry, import->json, &index->scan, err);

@@ -107,23 +107,38 @@ static int set_attributes(posix_spawnattr_t *attributes)
     return r;
 }
 
-/* Ours and the mark. Returns owned; the strings are borrowed. */
-static char **make_environment(void)
+static bool is_given(const char *const *given, const char *entry)
 {
-    size_t count = 0;
-    while (environ[count])
-        count++;
-    char **ret = calloc(count + 2, sizeof *ret);
+    size_t length = strcspn(entry, "=");
+    for (size_t i = 0; given && given[i]; i++)
+        if (strncmp(given[i], entry, length + 1) == 0)
+            return true;
+    return false;
+}
+
+/* The mark, what is given, and ours. Returns owned; the strings are borrowed. */
+static char **make_environment(const char *const *given)
+{
+    size_t ours = 0, givens = 0, count = 0;
+    while (environ[ours])
+        ours++;
+    while (given && given[givens])
+        givens++;
+    char **ret = calloc(ours + givens + 2, sizeof *ret);
     if (!ret)
         return NULL;
-    ret[0] = (char *)(uintptr_t)mark;
-    memcpy(ret + 1, environ, count * sizeof *ret);
+    ret[count++] = (char *)(uintptr_t)mark;
+    for (size_t i = 0; i < givens; i++)
+        ret[count++] = (char *)(uintptr_t)given[i];
+    for (size_t i = 0; i < ours; i++)
+        if (!is_given(given, environ[i]))
+            ret[count++] = environ[i];
     return ret;
 }
 
 static int spawn(const struct process_spec *spec, pid_t *ret)
 {
-    auto_free char **environment = make_environment();
+    auto_free char **environment = make_environment(spec->environment);
     if (!environment)
         return ENOMEM;
     posix_spawn_file_actions_t actions;

@@ -23,6 +23,8 @@ struct process_spec {
     int error_fd;           /* stderr; -1: where stdout goes */
     const int *inherit_fds; /* stay open in the child under their own numbers */
     size_t inherit_count;
+    const char *const *environment; /* "NAME=value" in place of ours of that name; ends with NULL;
+                                       NULL: none */
 };
 
 /* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */

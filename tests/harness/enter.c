@@ -200,14 +200,30 @@ static void open_fuse_to_all(void)
     unlink(node);
 }
 
-/* The program under test may lie where only root can go. */
+/* Lays the file at `from` over a new one below the base. */
+static bool bring_file(const char *from, const char *path)
+{
+    auto_close int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
+    return fd >= 0 && mount(from, path, NULL, MS_BIND, NULL) == 0;
+}
+
+/* The program under test may lie where only root can go. It is brought as if it were installed,
+ * with the library that it looks for from there. */
 static void bring_program(void)
 {
-    char path[300];
-    const char *program = getenv("HYPEFS");
-    snprintf(path, sizeof path, "%s/hypefs", harness_base());
-    auto_close int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
-    if (fd < 0 || mount(program, path, NULL, MS_BIND, NULL) < 0)
+    static const char *const folders[] = {"bin", "libexec", "libexec/hypefs"};
+    static const char library[] = "hypefs-readonly.so";
+    char path[300], from[600], to[400];
+    const char *program = getenv("HYPEFS"), *slash = strrchr(program, '/');
+    for (size_t i = 0; i < array_length(folders); i++) {
+        snprintf(path, sizeof path, "%s/%s", harness_base(), folders[i]);
+        mkdir(path, 0755);
+    }
+    snprintf(from, sizeof from, "%.*s/../preload/%s", (int)(slash ? slash - program : 0), program,
+             library);
+    snprintf(to, sizeof to, "%s/%s", path, library);
+    snprintf(path, sizeof path, "%s/bin/hypefs", harness_base());
+    if (!bring_file(program, path) || !bring_file(from, to))
         skip_all("the program cannot be laid where an ordinary user can run it");
     setenv("HYPEFS", path, 1);
 }

@@ -115,7 +115,7 @@ static void import_without_a_daemon_makes_the_store(void **state)
     assert_string_equal(
         assert_shell("bash", "cd $S && stat -c '%a %n' . * */* */*/*", 0).out,
         "700 .\n700 instances\n700 snapshots\n700 snapshots/fc\n"
-        "600 snapshots/fc/frozen-data\n600 snapshots/fc/mailboxes.json\n600 snapshots/fc/memory\n"
+        "600 snapshots/fc/frozen-data\n600 snapshots/fc/mailboxes.json\n400 snapshots/fc/memory\n"
         "600 snapshots/fc/snapshot.json\n600 snapshots/fc/state\n");
     assert_shell("bash",
                  "cd $S/snapshots/fc && cmp memory $T/in/memory && "

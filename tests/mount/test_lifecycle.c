@@ -241,10 +241,7 @@ static void store_of_a_running_vm_is_closed_to_others(void **state)
     boot(h);
     harness_put(file(h, "state"), "standby");
     harness_put(file(h, "snapshot"), "s");
-    assert_string_equal(
-        assert_shell("bash", "find $S -mindepth 1 -type d ! -perm 700 -o -type f ! -perm 600", 0)
-            .out,
-        "");
+    assert_string_equal(assert_shell("bash", "find $S -mindepth 1 -perm /077", 0).out, "");
 }
 
 static void console_with_tail_shows_what_is_appended(void **state)

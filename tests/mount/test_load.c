@@ -54,7 +54,10 @@ static void commit_of_a_damaged_snapshot_fails_and_leaves_nothing(void **state)
     struct harness *h = *state;
     assert_shell("bash", "cp -a --sparse=always $S/snapshots/base $T/kept", 0);
     for (size_t i = 0; i < array_length(damages); i++) {
-        assert_shell("bash", harness_format(h, "cd $S/snapshots/base && %s", damages[i].script), 0);
+        assert_shell(
+            "bash",
+            harness_format(h, "cd $S/snapshots/base && chmod u+w memory && %s", damages[i].script),
+            0);
         assert_refused(h, damages[i].code, damages[i].phase, damages[i].words);
         harness_shell(h, "bash", "ls -lR . && cat snapshots/base/info"); /* they end */
         assert_shell("bash",
@@ -172,14 +175,15 @@ static char *qemu_that_is_killed(struct harness *h, const char *place)
     assert_works(mkfifo(harness_format(h, "%s/%s.mark", h->directory, place), 0600));
     return fixture_script(
         h, harness_format(h, "qemu-%s", place),
-        harness_format(h,
-                       "#!/bin/bash\n"
-                       "case \"$*\" in *-incoming*) ;; *) exec qemu-system-x86_64 \"$@\";; esac\n"
-                       "mark=%s/%s.mark qemu=$$\n"
-                       "{ cd ${0%%/*}; read < $mark; : > $mark.read; kill -9 $qemu; } &\n"
-                       "export HYPEFS_TEST_MARK=$mark HYPEFS_TEST_STAY=%s LD_PRELOAD=%s\n"
-                       "exec qemu-system-x86_64 \"$@\"\n",
-                       h->directory, place, place, getenv("HYPEFS_SLOW_QEMU")));
+        harness_format(
+            h,
+            "#!/bin/bash\n"
+            "case \"$*\" in *-incoming*) ;; *) exec qemu-system-x86_64 \"$@\";; esac\n"
+            "mark=%s/%s.mark qemu=$$\n"
+            "{ cd ${0%%/*}; read < $mark; : > $mark.read; kill -9 $qemu; } &\n"
+            "export HYPEFS_TEST_MARK=$mark HYPEFS_TEST_STAY=%s LD_PRELOAD=%s:$LD_PRELOAD\n"
+            "exec qemu-system-x86_64 \"$@\"\n",
+            h->directory, place, place, getenv("HYPEFS_SLOW_QEMU")));
 }
 
 static void qemu_that_is_killed_while_it_works_leaves_nothing(void **state)

@@ -196,12 +196,12 @@ static void load_when_the_program_lies_about_its_version_is_eopnotsupp(void **st
     struct fixture *fixture = *state;
     auto_free char *liar =
         fixture_script(fixture, "liar",
-                       "#!/bin/sh\ncase \"$*\" in *--version) echo version 9.9.9; exit 0;; esac\n"
+                       "#!/bin/sh\ncase \"$*\" in *--version) echo version 7.9.9; exit 0;; esac\n"
                        "exec qemu-system-x86_64 \"$@\"\n");
     struct template template = make_template(fixture, MACHINE_MICROVM);
     free(template.machine.version);
-    template.machine.version = strdup("9.9.9");
-    load_fails(fixture, &template, liar, EOPNOTSUPP, "saved by QEMU 9.9.9, and this one is ");
+    template.machine.version = strdup("7.9.9");
+    load_fails(fixture, &template, liar, EOPNOTSUPP, "saved by QEMU 7.9.9, and this one is ");
     finish_template(&template);
 }
 

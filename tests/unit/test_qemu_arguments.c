@@ -111,6 +111,29 @@ static void restore_is_private_and_waits_and_has_nothing_to_boot(void **state)
     assert_lacks(arguments, "\n-sandbox\n");
 }
 
+/* Before 8.2 `readonly` alone would keep the guest from writing to its memory. */
+static void restore_by_a_qemu_that_can_opens_the_image_for_reading_only(void **state)
+{
+    static const struct {
+        const char *version;
+        bool can;
+    } versions[] = {
+        {"7.2.22", false}, {"8.1.5", false}, {"8.2.0", true}, {"9.0.1", true}, {"10.0.13", true}};
+    struct machine machine = small_machine();
+    (void)state;
+    for (size_t i = 0; i < array_length(versions); i++) {
+        struct program program = plain;
+        snprintf(program.version, sizeof program.version, "%s", versions[i].version);
+        auto_free char *restored = arguments_of(&machine, &program, true);
+        auto_free char *booted = arguments_of(&machine, &program, false);
+        if (versions[i].can)
+            assert_has(restored, "\"readonly\":true,\"rom\":\"off\"");
+        else
+            assert_lacks(restored, "readonly");
+        assert_lacks(booted, "readonly");
+    }
+}
+
 static void tap_is_passed_as_a_value_and_runs_no_scripts(void **state)
 {
     char tap[] = "lo", mac[] = "02:00:00:00:00:01"; /* one that is there on every host */
@@ -310,6 +333,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(what_a_user_chose_is_passed_as_values_only),
         cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
+        cmocka_unit_test(restore_by_a_qemu_that_can_opens_the_image_for_reading_only),
         cmocka_unit_test(tap_is_passed_as_a_value_and_runs_no_scripts),
         cmocka_unit_test(tap_that_is_not_taken_is_refused),
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),

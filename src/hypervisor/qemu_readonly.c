@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/qemu_readonly.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+
+static const char library_name[] = "hypefs-readonly.so";
+
+bool qemu_readonly_is_option(const struct program *program)
+{
+    unsigned major = 0, minor = 0;
+    return sscanf(program->version, "%4u.%4u", &major, &minor) == 2 &&
+           (major > 8 || (major == 8 && minor >= 2));
+}
+
+/* From the folder of the program that runs: in the build folder (src/cli, tests/unit), and where it
+ * is installed. The loader of the other program takes a path with neither ':' nor ' ' in it. */
+static int find_library(char ret[static PATH_MAX], struct error *err)
+{
+    static const char *const places[] = {"../../src/preload", HYPEFS_LIBEXEC};
+    char folder[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
+    folder[length > 0 ? length : 0] = 0;
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        return error_set(err, EIO, "/proc/self/exe does not tell where hypefs is");
+    *slash = 0;
+    for (size_t i = 0; i < array_length(places); i++) {
+        auto_free char *path = NULL;
+        if (asprintf(&path, "%s/%s/%s", places[i][0] == '/' ? "" : folder, places[i],
+                     library_name) < 0)
+            return error_set(err, ENOMEM, "no memory for a path");
+        if (!realpath(path, ret))
+            continue;
+        return strpbrk(ret, ": ") ? error_set(err, EIO,
+                                              "%s: the path must have no colon and no "
+                                              "blank in it: install hypefs elsewhere",
+                                              ret)
+                                  : 0;
+    }
+    return error_set(err, EIO,
+                     "%s, which a QEMU older than 8.2 needs, is neither in %s/%s nor in the build "
+                     "folder: install hypefs again",
+                     library_name, folder, HYPEFS_LIBEXEC);
+}
+
+int qemu_readonly_prepare(const char *image, struct qemu_readonly *ret, struct error *err)
+{
+    char library[PATH_MAX];
+    const char *before = getenv("LD_PRELOAD");
+    bool others = before && before[0];
+    *ret = (struct qemu_readonly){0};
+    int r = find_library(library, err);
+    if (r < 0)
+        return r;
+    if (asprintf(&ret->preload, "LD_PRELOAD=%s%s%s", library, others ? ":" : "",
+                 others ? before : "") < 0)
+        ret->preload = NULL;
+    if (asprintf(&ret->image, "HYPEFS_READONLY=%s", image) < 0)
+        ret->image = NULL;
+    if (!ret->preload || !ret->image)
+        return error_set(err, ENOMEM, "no memory for QEMU's environment");
+    ret->environment[0] = ret->preload;
+    ret->environment[1] = ret->image;
+    return 0;
+}
+
+void qemu_readonly_finish(struct qemu_readonly *readonly)
+{
+    free(readonly->preload);
+    free(readonly->image);
+    *readonly = (struct qemu_readonly){0};
+}
