@@ -171,7 +171,7 @@ bool draft_is_emptied(const struct draft *draft)
 const char *draft_status(const struct draft *draft)
 {
     if (draft->job)
-        return "committing";
+        return draft->job->queued ? "queued" : "committing";
     if (draft->record)
         return recorded_status(draft->record);
     bool staged = is_staged(draft);
@@ -336,19 +336,35 @@ static struct tell_commit told(const struct job *job)
     return told;
 }
 
+/* Called by the engine, without the lock. */
+static void commit_step(void *listener, const char *phase)
+{
+    struct job *job = listener;
+    const struct tell_commit commit = told(job);
+    bool queued = strcmp(phase, fork_queued_name) == 0;
+    fs_lock(job->fs);
+    if (job->queued != queued) {
+        job->queued = queued;
+        fs_changed(job->fs, job->object);
+    }
+    fs_unlock(job->fs);
+    tell_commit_step(&commit, phase);
+}
+
 static int run_commit(struct job *job)
 {
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
-    struct tell_commit commit = told(job);
+    const struct tell_commit commit = told(job);
     struct fork_engine engine = {.instances = fs->setup.instances,
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
                                  .watch = fs->setup.watch,
                                  .warm = fs->setup.warm,
                                  .cancel_fd = fs->stop_fd,
-                                 .begun = tell_commit_step,
-                                 .listener = &commit};
+                                 .abandoned = &job->abandoned,
+                                 .begun = commit_step,
+                                 .listener = job};
     struct object *owner = draft->forks->owner;
     struct fork_source source = {0};
     if (owner->kind == OBJECT_SNAPSHOT)

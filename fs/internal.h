@@ -168,7 +168,9 @@ struct job {
     unsigned wanted;            /* of writes to warm */
     uint64_t number;            /* of the last write that waits for it, among its unit's */
     struct error error;
-    bool limited; /* counts for FS_COMMITS_MAX */
+    bool limited;          /* counts for FS_COMMITS_MAX */
+    bool queued;           /* a commit that waits for its turn to load */
+    atomic_bool abandoned; /* it was queued, and nobody waits for it any more */
     bool done;
     int result;
 };

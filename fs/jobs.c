@@ -180,14 +180,29 @@ static bool must_return(pid_t tid)
     return (pending & ~mask_of(status, "\nSigBlk:") & ~harmless) != 0;
 }
 
-/* The write gets EINTR; a write of the same text through the same open file gets the outcome. */
+static bool has_waiter(const struct fs *fs, const struct job *job)
+{
+    const struct waiter *waiter;
+    DL_FOREACH (fs->waiters, waiter)
+        if (waiter->job == job)
+            return true;
+    return false;
+}
+
+/* The write gets EINTR; a write of the same text through the same open file gets the outcome. What
+ * nobody waits for any more, and has not begun to load, is not begun. */
 static void give_up(struct fs *fs, struct waiter *waiter)
 {
-    if (waiter->job && waiter->handle) {
+    struct job *job = waiter->job;
+    if (job && waiter->handle) {
         job_unref(waiter->handle->retry);
-        waiter->handle->retry = job_ref(waiter->job);
+        waiter->handle->retry = job_ref(job);
     }
     answer(fs, waiter, -EINTR);
+    if (job && job->queued && !has_waiter(fs, job)) {
+        atomic_store(&job->abandoned, true);
+        loads_wake(fs->setup.instances->setup.loads);
+    }
 }
 
 /* Returns whether some are still to be looked at again. */

@@ -80,9 +80,8 @@ void tell_commit_begun(const struct tell_commit *commit)
         events_add(commit->events, line);
 }
 
-void tell_commit_step(void *listener, const char *phase)
+void tell_commit_step(const struct tell_commit *commit, const char *phase)
 {
-    const struct tell_commit *commit = listener;
     cJSON *line = begin_commit(commit, "commit-step");
     if (!line)
         return;

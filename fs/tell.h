@@ -21,8 +21,7 @@ struct tell_commit {
     const char *instance;           /* "" when no id was chosen */
 };
 void tell_commit_begun(const struct tell_commit *commit);
-/* For struct fork_engine: the listener is a struct tell_commit. */
-void tell_commit_step(void *listener, const char *phase);
+void tell_commit_step(const struct tell_commit *commit, const char *phase);
 /* `error` is that of `result`: null or an object. */
 void tell_commit_ended(const struct tell_commit *commit, const cJSON *error);
 

@@ -36,6 +36,8 @@ static const char help[] =
     "  --ack-address ADDR   where guests' acks are received (default: 127.0.0.1)\n"
     "  --qemu PATH          QEMU's program (default: qemu-system-x86_64 from PATH)\n"
     "  --firecracker PATH   Firecracker's program (default: firecracker from PATH)\n"
+    "  --max-loads N        how many VMMs start or load at the same time; others wait for\n"
+    "                       their turn (default: twice the processors)\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
     "  -h, --help           print this\n";
@@ -44,6 +46,7 @@ struct arguments {
     char *store, *mountpoint; /* owned, absolute */
     char *qemu, *firecracker; /* owned, absolute or without a slash; NULL: the backend's own */
     const char *ack_address;
+    unsigned max_loads;
     bool foreground, require_token;
     struct fuse_args fuse;
 };
@@ -56,6 +59,7 @@ struct daemon {
     struct vmm_binary binaries[2];
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
+    struct loads *loads;
     struct events *events;
     struct snapshots snapshots;
     struct instances instances;
@@ -99,6 +103,7 @@ enum {
     OPTION_ACK_ADDRESS,
     OPTION_QEMU,
     OPTION_FIRECRACKER,
+    OPTION_MAX_LOADS,
     OPTION_REQUIRE_TOKEN
 };
 
@@ -108,6 +113,7 @@ static const struct option options[] = {
     {"ack-address", required_argument, NULL, OPTION_ACK_ADDRESS},
     {"qemu", required_argument, NULL, OPTION_QEMU},
     {"firecracker", required_argument, NULL, OPTION_FIRECRACKER},
+    {"max-loads", required_argument, NULL, OPTION_MAX_LOADS},
     {"require-token", no_argument, NULL, OPTION_REQUIRE_TOKEN},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0},
@@ -121,6 +127,18 @@ static int take_program(const char *value, const char *if_empty, char **ret)
     free(*ret);
     *ret = strchr(value, '/') ? absolute(value) : strdup(value);
     return *ret ? -1 : fail(no_directory);
+}
+
+static int take_max_loads(const char *value, unsigned *ret)
+{
+    char text[64];
+    size_t digits = strspn(value, "0123456789");
+    unsigned long number = strtoul(value, NULL, 10);
+    snprintf(text, sizeof text, "--max-loads must be a number from 1 to %d", LOADS_MAX);
+    if (digits == 0 || value[digits] || number < 1 || number > LOADS_MAX)
+        return misuse(text);
+    *ret = (unsigned)number;
+    return -1;
 }
 
 /* The same. */
@@ -141,6 +159,8 @@ static int take_option(int option, const char *value, struct arguments *ret)
         return take_program(value, "--qemu needs a program", &ret->qemu);
     case OPTION_FIRECRACKER:
         return take_program(value, "--firecracker needs a program", &ret->firecracker);
+    case OPTION_MAX_LOADS:
+        return take_max_loads(value, &ret->max_loads);
     case OPTION_REQUIRE_TOKEN:
         ret->require_token = true;
         return -1;
@@ -163,6 +183,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
 {
     int option, status = -1;
     ret->ack_address = "127.0.0.1";
+    ret->max_loads = loads_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
     cli_begin_options(argv, "hypefs mount");
@@ -333,6 +354,8 @@ static int open_layers(struct daemon *daemon, struct error *err)
         r = memory_watch_create(&daemon->watch, err);
     fs_setup.watch = daemon->watch;
     if (r == 0)
+        r = loads_create(arguments->max_loads, &daemon->loads, err);
+    if (r == 0)
         r = events_create(&daemon->events, err);
     fs_setup.events = daemon->events;
     if (r == 0)
@@ -345,6 +368,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
         return r;
     struct instances_setup setup = instances_setup;
     setup.programs = daemon->programs;
+    setup.loads = daemon->loads;
     setup.listener = daemon->snapshots.listener = daemon->events;
     daemon->snapshots.happened = tell_snapshot;
     r = instances_open(&setup, &daemon->instances, err);
@@ -370,6 +394,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (daemon->snapshots.store)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
+    loads_destroy(daemon->loads);
     memory_watch_destroy(daemon->watch);
     ack_ports_destroy(daemon->ack_ports);
     events_destroy(daemon->events);

@@ -22,6 +22,13 @@ static const char *origin_id(const struct fork *fork)
     return fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id;
 }
 
+enum { TURN_AFTER_RESUME_MS = 2000 }; /* most guests ack within it, if they do */
+
+static struct loads *loads_of(const struct fork *fork)
+{
+    return fork->engine->instances->setup.loads;
+}
+
 /* "the snapshot base", for texts. */
 struct label {
     char text[STORE_ID_MAX + 16];
@@ -190,6 +197,54 @@ static int locate(struct fork *fork, struct error *err)
     return r < 0 ? r : preflight(fork, &io, err);
 }
 
+static bool is_given_up(void *context)
+{
+    const struct fork_engine *engine = ((const struct fork *)context)->engine;
+    return process_poll(&engine->cancel_fd, 1, 0) > 0 ||
+           (engine->abandoned && atomic_load(engine->abandoned));
+}
+
+static void tell(const struct fork *fork, const char *phase)
+{
+    if (fork->engine->begun)
+        fork->engine->begun(fork->engine->listener, phase);
+}
+
+static void tell_queued(void *context)
+{
+    tell(context, fork_queued_name);
+}
+
+/* Until it is resumed no VM is loaded ahead: it comes first. */
+static int await_turn(struct fork *fork, struct error *err)
+{
+    const struct loads_caller caller = {
+        .is_over = is_given_up, .queued = tell_queued, .context = fork};
+    warm_begin(fork->engine->warm);
+    fork->starting = true;
+    if (loads_take(loads_of(fork), &caller) < 0)
+        return error_set(err, ECANCELED,
+                         "the write was interrupted while the commit waited for its turn to load: "
+                         "commit again");
+    fork->has_turn = true;
+    return 0;
+}
+
+static void end_turn(struct fork *fork)
+{
+    if (fork->has_turn)
+        loads_give(loads_of(fork));
+    fork->has_turn = false;
+}
+
+double fork_limit_turn(struct fork *fork, double deadline_ms)
+{
+    double end_ms = fork->resumed_at_ms + TURN_AFTER_RESUME_MS;
+    if (fork->has_turn && process_now_ms() >= end_ms)
+        end_turn(fork);
+    return fork->has_turn && end_ms < deadline_ms ? end_ms : deadline_ms;
+}
+
 static struct vmm_context context_of(const struct fork *fork)
 {
     return instance_context(fork->instance, fork->machine.hypervisor, fork->entry.fd,
@@ -264,9 +319,9 @@ static int patch(struct fork *fork, struct error *err)
 /* From here on VMs may be loaded ahead again. */
 static void let_the_filler_go_on(struct fork *fork)
 {
-    if (fork->not_resumed)
+    if (fork->starting)
         warm_end(fork->engine->warm);
-    fork->not_resumed = false;
+    fork->starting = false;
 }
 
 static int resume(struct fork *fork, struct error *err)
@@ -275,6 +330,7 @@ static int resume(struct fork *fork, struct error *err)
     fork->watched.io = memory_of(fork);
     int r =
         fork->watched.count > 0 ? memory_watch_add(fork->engine->watch, &fork->watched, err) : 0;
+    fork->resuming_at_ms = process_now_ms();
     if (r == 0)
         r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
@@ -291,8 +347,9 @@ static int await(struct fork *fork, struct error *err)
 }
 
 static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
-    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_LOAD] = load, [FORK_PATCH] = patch,
-    [FORK_RESUME] = resume,     [FORK_NETWORK] = await, [FORK_ACK] = await,
+    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_QUEUED] = await_turn,
+    [FORK_LOAD] = load,         [FORK_PATCH] = patch,   [FORK_RESUME] = resume,
+    [FORK_NETWORK] = await,     [FORK_ACK] = await,
 };
 
 /* The last look at its memory: which payloads it has taken. Why it cannot be read, if so, is told
@@ -308,16 +365,10 @@ static void let_go(struct fork *fork)
     vmm_release(fork->vmm);
 }
 
-static void tell(const struct fork *fork, const char *phase)
-{
-    if (fork->engine->begun)
-        fork->engine->begun(fork->engine->listener, phase);
-}
-
 /* Nobody runs who could be patched, resumed or waited for. */
 static bool has_step(const struct fork *fork, int phase)
 {
-    return phase <= FORK_LOAD || fork->vmm;
+    return phase == FORK_QUEUED ? !fork->request->options.standby : phase <= FORK_LOAD || fork->vmm;
 }
 
 static int run_steps(struct fork *fork, struct error *err)
@@ -327,7 +378,8 @@ static int run_steps(struct fork *fork, struct error *err)
     for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
         if (has_step(fork, phase)) {
             fork->phase = (enum fork_phase)phase;
-            tell(fork, fork_phase_names[phase]);
+            if (phase != FORK_QUEUED) /* that it is told when it has to wait */
+                tell(fork, fork_phase_names[phase]);
             r = steps[phase](fork, err);
         }
         double now = process_now_ms();
@@ -387,9 +439,8 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
                         .watched = {.event_fd = -1},
                         .entry = {.fd = -1}};
     struct error why = {0};
-    warm_begin(engine->warm);
-    fork.not_resumed = true;
     int r = run_steps(&fork, &why);
+    end_turn(&fork);
     let_go(&fork);
     let_the_filler_go_on(&fork);
     bool acks_failed = r < 0 && fork.phase == FORK_ACK && r != -ESHUTDOWN && r != -EIO;

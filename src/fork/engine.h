@@ -2,7 +2,10 @@
 /*
  * engine: runs a fork, all or nothing.
  *
- *     validate → locate → load → patch → resume → network → ack
+ *     validate → locate → queued → load → patch → resume → network → ack
+ *
+ * How many load at the same time is limited (instance/loads.h): a fork waits for its turn, and has
+ * it until its guest has acked, for a while after its resume at the most.
  *
  * A failure in any step takes back all that was made: process, files, socket, the id. One
  * exception: with on_ack_failure "keep" a failed ack leaves the instance, with a record that says
@@ -22,13 +25,19 @@ struct fork_engine {
     const char *ack_address;     /* the mount's; a fork's options may name another */
     struct ack_ports *ack_ports; /* NULL: none is remembered */
     struct memory_watch *watch;
-    struct warm_pool *warm;      /* NULL: each VM is loaded */
-    int cancel_fd; /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
+    struct warm_pool *warm; /* NULL: each VM is loaded */
+    int cancel_fd;          /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
+    /* Becomes true, with a loads_wake(): nobody waits for it any more, and it fails with ECANCELED
+     * if it is queued. NULL: it never does. */
+    const atomic_bool *abandoned;
     /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
-     * … "ack", and "publish" when the fork goes into the store). NULL: nobody is told. */
+     * … "ack", and "publish" when the fork goes into the store); of "queued" only if it has to
+     * wait. NULL: nobody is told. */
     void (*begun)(void *listener, const char *phase);
     void *listener;
 };
+
+extern const char fork_queued_name[];
 
 /* What is forked: one of the two, borrowed. */
 struct fork_source {

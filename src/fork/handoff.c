@@ -80,7 +80,7 @@ static void receive(struct fork *fork)
     for (size_t i = 0; i < fork->count; i++)
         if (fork_waits_for_datagram(fork->mailboxes[i]))
             waits[count++] = &fork->mailboxes[i]->ack;
-    ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resumed_at_ms,
+    ack_receive(&fork->socket, waits, count, process_now_ms() - fork->resuming_at_ms,
                 &fork->ignored);
 }
 
@@ -94,13 +94,13 @@ int handoff_wait(struct fork *fork,
         if (fork->socket.fd >= 0)
             receive(fork);
         if (fork->watched.event_fd >= 0)
-            memory_watch_receive(fork->engine->watch, &fork->watched, fork->resumed_at_ms);
+            memory_watch_receive(fork->engine->watch, &fork->watched, fork->resuming_at_ms);
         int r = look(fork, &deadline_ms, err);
         if (r != 0)
             return r < 0 ? r : 0;
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
                                 fork->engine->cancel_fd};
-        r = process_poll(fds, COUNT, deadline_ms);
+        r = process_poll(fds, COUNT, fork_limit_turn(fork, deadline_ms));
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");
         if (r & 1 << CANCEL)

@@ -9,6 +9,7 @@
 enum fork_phase {
     FORK_VALIDATE,
     FORK_LOCATE,
+    FORK_QUEUED, /* until it may load */
     FORK_LOAD,
     FORK_PATCH,
     FORK_RESUME,
@@ -41,8 +42,9 @@ struct fork {
     struct image_index *index;
     struct store_entry entry;
     struct vmm *vmm;
-    bool warm;        /* which was loaded before the commit */
-    bool not_resumed; /* warm_end() is to be called */
+    bool warm;     /* which was loaded before the commit */
+    bool has_turn; /* loads_give() is to be called */
+    bool starting; /* warm_end() is to be called */
 
     /* What is to be delivered: deliveries[i] of mailboxes[i], the network's first. */
     struct delivery deliveries[FORK_DELIVERIES_MAX];
@@ -53,7 +55,8 @@ struct fork {
     struct ack_socket socket;
     unsigned socket_users;
     bool acks_wanted;       /* by mailboxes: they use the socket */
-    double resumed_at_ms;   /* process_now_ms() */
+    double resuming_at_ms;  /* process_now_ms(): from then on its guest may ack, */
+    double resumed_at_ms;   /* and from then on deadlines count */
     unsigned ignored;       /* datagrams */
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;
@@ -95,6 +98,10 @@ int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *ma
 int handoff_wait(struct fork *fork,
                  int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
                  struct error *err);
+
+/* engine.c: its turn to load is over, at the latest when its guest has had a while to ack. Returns
+ * that moment, if it is still to come and before the deadline, and else the deadline. */
+double fork_limit_turn(struct fork *fork, double deadline_ms);
 
 /* handoff_mailboxes.c: what becomes of the mailboxes, for who waits for something else. "" :
  * nothing is wrong yet, and *deadline_ms is lowered to when something may be; else what has failed.

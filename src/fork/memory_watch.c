@@ -137,7 +137,7 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched)
     watched->event_fd = -1;
 }
 
-static void answer(const struct watched_frame *frame, double resumed_at_ms)
+static void answer(const struct watched_frame *frame, double since_ms)
 {
     struct ack_wait *wait = frame->wait;
     wait->lost = frame->consume->state == CONSUME_UNKNOWN;
@@ -147,18 +147,18 @@ static void answer(const struct watched_frame *frame, double resumed_at_ms)
         wait->state = ACK_REFUSED;
     else
         return;
-    wait->ms = frame->at_ms - resumed_at_ms;
+    wait->ms = frame->at_ms - since_ms;
     snprintf(wait->reason, sizeof wait->reason, "%s", frame->consume->reason);
     text_make_printable(wait->reason, strlen(wait->reason), ' ');
 }
 
-void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double resumed_at_ms)
+void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms)
 {
     eventfd_t count;
     eventfd_read(watched->event_fd, &count);
     pthread_mutex_lock(&watch->lock);
     for (size_t i = 0; i < watched->count; i++)
         if (watched->frames[i].wait->state == ACK_WAITING)
-            answer(&watched->frames[i], resumed_at_ms);
+            answer(&watched->frames[i], since_ms);
     pthread_mutex_unlock(&watch->lock);
 }

@@ -39,8 +39,7 @@ struct watched {
 int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err);
 void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
 
-/* Updates the waits of `watched`; never blocks. */
-void memory_watch_receive(struct memory_watch *watch, struct watched *watched,
-                          double resumed_at_ms);
+/* Updates the waits of `watched`; never blocks. Their `ms` count from `since_ms`. */
+void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms);
 
 #endif

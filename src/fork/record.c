@@ -7,12 +7,12 @@
 #include "util/json.h"
 
 const char *const fork_phase_names[FORK_PHASES] = {
-    [FORK_VALIDATE] = "validate", [FORK_LOCATE] = "locate", [FORK_LOAD] = "load",
-    [FORK_PATCH] = "patch",       [FORK_RESUME] = "resume", [FORK_NETWORK] = "network",
-    [FORK_ACK] = "ack",
+    [FORK_VALIDATE] = "validate", [FORK_LOCATE] = "locate", [FORK_QUEUED] = fork_queued_name,
+    [FORK_LOAD] = "load",         [FORK_PATCH] = "patch",   [FORK_RESUME] = "resume",
+    [FORK_NETWORK] = "network",   [FORK_ACK] = "ack",
 };
 
-const char fork_publish_name[] = "publish";
+const char fork_publish_name[] = "publish", fork_queued_name[] = "queued";
 
 static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
 {

@@ -46,15 +46,22 @@ void warm_discard(struct warm_vm *vm)
     free(vm);
 }
 
-/* Takes the list. Without the lock. They end side by side: there may be many, and somebody waits.
- */
-void warm_discard_all(struct warm_vm *list)
+/* They end side by side: there may be many, and somebody waits. */
+void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct warm_vm *list)
 {
     struct warm_vm *vm, *next;
+    unsigned count;
+    LL_COUNT(list, vm, count);
+    if (count == 0)
+        return;
+    pthread_mutex_unlock(&pool->lock);
     LL_FOREACH (list, vm)
         pidfd_send_signal(vm->vmm->pidfd, SIGKILL, NULL, 0);
     LL_FOREACH_SAFE (list, vm, next)
         warm_discard(vm);
+    pthread_mutex_lock(&pool->lock);
+    source->leaving -= count;
+    pthread_cond_broadcast(&pool->idle);
 }
 
 /* ---- the sources; all with the lock held ---- */
@@ -77,15 +84,24 @@ static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *
     return source;
 }
 
-/* The oldest go to `list`, until `keep` are left. */
+static void leave(struct warm_source *source, struct warm_vm *vm)
+{
+    LL_DELETE(source->ready, vm);
+    source->count--;
+    source->leaving++;
+}
+
+void warm_drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list)
+{
+    leave(source, vm);
+    LL_PREPEND(*list, vm);
+}
+
+/* The oldest. */
 void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
 {
-    while (source->count > keep) {
-        struct warm_vm *vm = source->ready;
-        LL_DELETE(source->ready, vm);
-        LL_PREPEND(*list, vm);
-        source->count--;
-    }
+    while (source->count > keep)
+        warm_drop_one(source, source->ready, list);
 }
 
 static void retry_at_once(struct warm_source *source)
@@ -140,25 +156,37 @@ static int read_wanted(const struct snapshot *snapshot, unsigned *ret, struct er
     return 0;
 }
 
+/* The filler loads one more of it than there are to be. */
+static bool is_loading_too_many(const struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    const struct warm_source *source = find(pool, snapshot);
+    return source && pool->loading == source && source->count >= source->wanted;
+}
+
 static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
                 struct error *err)
 {
     struct warm_vm *surplus = NULL;
+    int r = 0;
     pthread_mutex_lock(&pool->lock);
     struct warm_source *source = find_or_add(pool, snapshot);
-    if (source) {
+    if (!source) {
+        r = error_set(err, ENOMEM, "out of memory");
+    } else if (source->forgotten) { /* somebody took it out of the store */
+        r = error_set(err, ENODEV, "%s is removed", warm_label(snapshot).text);
+    } else {
         source->wanted = wanted;
         retry_at_once(source);
         warm_drop(source, wanted, &surplus);
-        if (pool->loading == source && source->count >= wanted)
+        if (is_loading_too_many(pool, snapshot))
             eventfd_write(pool->cancel_fd, 1);
         pthread_cond_signal(&pool->wake);
-        while (pool->loading == source && source->count >= source->wanted)
+        warm_end_dropped(pool, source, surplus);
+        while (is_loading_too_many(pool, snapshot))
             pthread_cond_wait(&pool->idle, &pool->lock);
     }
     pthread_mutex_unlock(&pool->lock);
-    warm_discard_all(surplus);
-    return source ? 0 : error_set(err, ENOMEM, "out of memory");
+    return r;
 }
 
 int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err)
@@ -187,35 +215,43 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
     pthread_mutex_lock(&pool->lock);
     const struct warm_source *source = find(pool, snapshot);
     if (source)
-        count = (struct warm_count){.wanted = source->wanted, .ready = source->count};
+        count =
+            (struct warm_count){.wanted = source->wanted, .ready = source->count + source->leaving};
     pthread_mutex_unlock(&pool->lock);
     return count;
 }
 
-/* With the lock held, and again when it returns: the filler is not at it any more. */
-static void detach(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
+/* Who comes second waits for the first. */
+void warm_forget_source(struct warm_pool *pool, struct warm_source *source)
 {
+    struct snapshot *snapshot = source->snapshot;
+    struct warm_vm *list = NULL;
+    if (source->forgotten) {
+        while (find(pool, snapshot))
+            pthread_cond_wait(&pool->idle, &pool->lock);
+        return;
+    }
+    source->forgotten = true;
     source->wanted = 0;
-    LL_DELETE(pool->sources, source); /* nobody else finds it during the wait */
     if (pool->loading == source)
         eventfd_write(pool->cancel_fd, 1);
-    while (pool->loading == source)
+    warm_drop(source, 0, &list);
+    warm_end_dropped(pool, source, list);
+    while (pool->loading == source || source->leaving > 0)
         pthread_cond_wait(&pool->idle, &pool->lock);
-    warm_drop(source, 0, list);
+    LL_DELETE(pool->sources, source);
+    free(source);
+    pthread_cond_broadcast(&pool->idle);
+    snapshot_unref(snapshot);
 }
 
 void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
 {
-    struct warm_vm *list = NULL;
     pthread_mutex_lock(&pool->lock);
     struct warm_source *source = find(pool, snapshot);
     if (source)
-        detach(pool, source, &list);
+        warm_forget_source(pool, source);
     pthread_mutex_unlock(&pool->lock);
-    warm_discard_all(list);
-    if (source)
-        snapshot_unref(source->snapshot);
-    free(source);
 }
 
 /* ---- commits ---- */
@@ -271,36 +307,48 @@ static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
     return true;
 }
 
-static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapshot)
+static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapshot,
+                           struct warm_source **ret)
 {
     pthread_mutex_lock(&pool->lock);
-    struct warm_source *source = find(pool, snapshot);
+    struct warm_source *source = *ret = find(pool, snapshot);
     struct warm_vm *vm = source ? source->ready : NULL;
     if (source)
         retry_at_once(source);
-    if (vm) {
-        LL_DELETE(source->ready, vm);
-        source->count--;
-    }
+    if (vm)
+        leave(source, vm);
     pthread_mutex_unlock(&pool->lock);
     return vm;
+}
+
+/* What pop() gave was taken or has ended. */
+static void has_left(struct warm_pool *pool, struct warm_source *source)
+{
+    pthread_mutex_lock(&pool->lock);
+    source->leaving--;
+    pthread_cond_broadcast(&pool->idle);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 bool warm_take(struct warm_pool *pool, const struct snapshot *snapshot,
                const struct machine *machine, struct store_entry *ret_entry, struct vmm **ret_vmm)
 {
+    struct warm_source *source;
     struct warm_vm *vm;
-    while (pool && (vm = pop(pool, snapshot))) {
-        warm_tell(pool, snapshot);
-        if (is_fit(vm, snapshot, machine)) {
+    bool taken = false;
+    while (pool && !taken && (vm = pop(pool, snapshot, &source))) {
+        taken = is_fit(vm, snapshot, machine);
+        if (taken) {
             *ret_entry = vm->entry;
             *ret_vmm = vm->vmm;
             free(vm);
-            return true;
+        } else {
+            warm_discard(vm);
         }
-        warm_discard(vm);
+        has_left(pool, source);
+        warm_tell(pool, snapshot);
     }
-    return false;
+    return taken;
 }
 
 /* ---- the pool ---- */
@@ -355,8 +403,10 @@ void warm_close(struct warm_pool *pool)
     pthread_mutex_unlock(&pool->lock);
     if (pool->open)
         pthread_join(pool->filler, NULL);
+    pthread_mutex_lock(&pool->lock);
     while (pool->sources)
-        warm_forget(pool, pool->sources->snapshot);
+        warm_forget_source(pool, pool->sources);
+    pthread_mutex_unlock(&pool->lock);
     if (pool->cancel_fd >= 0)
         close(pool->cancel_fd);
     pthread_cond_destroy(&pool->wake);

@@ -41,7 +41,7 @@ struct warm_pool {
     struct warm_setup setup;
     pthread_mutex_t writing, lock;
     pthread_cond_t wake; /* the filler has something to look at */
-    pthread_cond_t idle; /* `loading` became NULL */
+    pthread_cond_t idle; /* `loading` became NULL, or a source has less to wait for or is gone */
     struct warm_source *sources;
     struct warm_source *loading; /* of which the filler loads one now */
     int cancel_fd;               /* readable: that is not wanted any more */
@@ -61,11 +61,12 @@ void warm_close(struct warm_pool *pool);
 int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err);
 
 struct warm_count {
-    unsigned wanted, ready;
+    unsigned wanted;
+    unsigned ready; /* with those that end: their memory and their directories are there yet */
 };
 struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot);
 
-/* The snapshot is removed: returns when nothing of it is left here. */
+/* The snapshot is removed: returns when nothing of it is left here, whoever else forgets it. */
 void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot);
 
 /* A commit begins; and it has resumed its VM, or has none. NULL: there is no pool. */

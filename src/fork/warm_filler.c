@@ -41,13 +41,9 @@ static void drop_ended(struct warm_pool *pool, struct warm_source *source, struc
     struct warm_vm *vm, *next;
     struct error text;
     unsigned before = source->count;
-    LL_FOREACH_SAFE (source->ready, vm, next) {
-        if (warm_is_alive(vm))
-            continue;
-        LL_DELETE(source->ready, vm);
-        LL_PREPEND(*list, vm);
-        source->count--;
-    }
+    LL_FOREACH_SAFE (source->ready, vm, next)
+        if (!warm_is_alive(vm))
+            warm_drop_one(source, vm, list);
     if (source->count == before)
         return;
     error_set(&text, EIO, "a VM that was loaded ahead from %s has ended by itself",
@@ -84,14 +80,14 @@ static bool tidy(struct warm_pool *pool, struct warm_source *source)
     drop_ended(pool, source, &list);
     if (pool->memory_short)
         warm_drop(source, 0, &list);
-    if (!list && !removed)
+    if (source->forgotten || (!list && !removed))
         return false;
     snapshot_ref(snapshot);
-    pthread_mutex_unlock(&pool->lock);
-    warm_discard_all(list);
+    warm_end_dropped(pool, source, list);
     if (removed) /* by somebody else's hand */
-        warm_forget(pool, snapshot);
-    else
+        warm_forget_source(pool, source);
+    pthread_mutex_unlock(&pool->lock);
+    if (!removed)
         warm_tell(pool, snapshot);
     snapshot_unref(snapshot);
     pthread_mutex_lock(&pool->lock);
@@ -157,7 +153,7 @@ static bool is_wanted(const struct warm_pool *pool, const struct warm_source *so
     return !pool->stopping && source->count < source->wanted;
 }
 
-/* Lets go of the lock meanwhile; the source stays, for who removes it waits. */
+/* Lets go of the lock meanwhile; the source stays, for who removes it waits. It has a turn. */
 static void load_one(struct warm_pool *pool, struct warm_source *source)
 {
     struct warm_vm *vm = NULL;
@@ -165,6 +161,7 @@ static void load_one(struct warm_pool *pool, struct warm_source *source)
     pool->loading = source;
     pthread_mutex_unlock(&pool->lock);
     int r = load(pool, source->snapshot, &vm, &why);
+    loads_give(pool->setup.instances->setup.loads);
     pthread_mutex_lock(&pool->lock);
     if (r == 0 && is_wanted(pool, source)) {
         LL_APPEND(source->ready, vm);
@@ -216,7 +213,7 @@ void *warm_fill(void *argument)
         if (!has_nothing_to_do(pool))
             look_around(pool);
         struct warm_source *source = choose(pool);
-        if (source && !pool->stopping)
+        if (source && !pool->stopping && loads_try(pool->setup.instances->setup.loads))
             load_one(pool, source);
         else if (!pool->stopping)
             rest(pool);

@@ -16,6 +16,8 @@ struct warm_source {
     struct snapshot *snapshot; /* a reference */
     unsigned wanted, count;
     struct warm_vm *ready; /* the oldest first */
+    unsigned leaving;      /* that are not in `ready` any more, and neither ended nor taken yet */
+    bool forgotten;        /* a thread takes it out of the pool: nothing is begun with it */
     double retry_at_ms;
     int retry_ms; /* 0: nothing went wrong */
     struct warm_source *next;
@@ -32,15 +34,21 @@ void warm_complain(const struct warm_pool *pool, const char *text);
 /* Without the lock. */
 void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot);
 
-/* Without the lock: end them. */
+/* Without the lock. */
 void warm_discard(struct warm_vm *vm);
-void warm_discard_all(struct warm_vm *list);
+/* With the lock held, which is let go of meanwhile: ends those that warm_drop() put into `list`.
+ * Until it returns they count as ready, and the source stays. */
+void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct warm_vm *list);
 
 bool warm_is_alive(const struct warm_vm *vm);
 int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err);
 
-/* With the lock held: all but `keep` of them go to `list`. */
+/* With the lock held: one of them, or all but `keep`, go to `list`, for warm_end_dropped(). */
+void warm_drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list);
 void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list);
+
+/* With the lock held, which is let go of meanwhile: returns when nothing of the source is left. */
+void warm_forget_source(struct warm_pool *pool, struct warm_source *source);
 
 /* warm_filler.c: the thread, of the pool. */
 void *warm_fill(void *pool);

@@ -24,6 +24,7 @@
 #include <stdint.h>
 
 #include "hypervisor/hypervisor.h"
+#include "instance/loads.h"
 #include "store/snapshot.h"
 #include "store/store.h"
 
@@ -93,6 +94,7 @@ struct instances_setup {
     const struct store *store;
     struct snapshots *snapshots;
     struct vmm_programs *programs;
+    struct loads *loads;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
     void (*changed)(void *context, const char *id);

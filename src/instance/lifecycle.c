@@ -26,6 +26,7 @@ static void cancel(struct instance *instance)
         return;
     atomic_store(&instance->cancelled, true);
     eventfd_write(instance->cancel_fd, 1);
+    loads_wake(instance->table->setup.loads);
 }
 
 /* With the lock held. */
@@ -196,6 +197,27 @@ static bool is_there(struct instance *instance, enum instance_state target)
     return there;
 }
 
+static bool is_cancelled(void *context)
+{
+    return atomic_load(&((struct instance *)context)->cancelled);
+}
+
+/* A VMM that is to start or load waits for its turn. */
+static int go(struct instance *instance, instance_transition *transition,
+              enum instance_state target, struct error *err)
+{
+    const struct loads_caller caller = {.is_over = is_cancelled, .context = instance};
+    struct loads *loads = instance->table->setup.loads;
+    if (target != INSTANCE_RUNNING || instance->vmm)
+        return transition(instance, err);
+    int r = loads_take(loads, &caller);
+    if (r < 0)
+        return error_set(err, -r, "cancelled");
+    r = transition(instance, err);
+    loads_give(loads);
+    return r;
+}
+
 int instance_change(struct instance *instance, enum instance_state target, struct error *err)
 {
     if (is_there(instance, target))
@@ -204,16 +226,16 @@ int instance_change(struct instance *instance, enum instance_state target, struc
         instance_begin(instance, target == INSTANCE_STOPPED ? BEGIN_STOPPING : BEGIN_OR_FAIL, err);
     if (r < 0)
         return r;
-    instance_transition *go = instance_transitions[instance->state][target];
+    instance_transition *transition = instance_transitions[instance->state][target];
     if (instance->state == target && target == INSTANCE_STOPPED)
         instance_drop_image(instance); /* what a VM that ended by itself has left */
     else if (instance->state == target && !may_stand_still(instance))
         r = 0; /* another thread was faster: its image stays */
-    else if (!go)
+    else if (!transition)
         r = error_set(err, EINVAL, "an instance that is %s cannot become %s",
                       instance_state_names[instance->state], instance_state_names[target]);
     else
-        r = instance_explain_cancel(instance, go(instance, err), err);
+        r = instance_explain_cancel(instance, go(instance, transition, target, err), err);
     instance_end(instance);
     return r;
 }
@@ -225,4 +247,5 @@ void instances_stop(struct instances *instances)
     for (struct instance *i = instances->by_id; i; i = i->hh.next)
         cancel(i);
     pthread_mutex_unlock(&instances->lock);
+    loads_wake(instances->setup.loads); /* forks look at what tells them that the daemon stops */
 }

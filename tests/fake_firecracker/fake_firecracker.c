@@ -30,7 +30,9 @@
  *                             process alone. CALL: start, version, load, config, drive, vm, create,
  *                             machine-config, boot-source, interface, actions. WHEN: before (it is
  *                             carried out), during (the answer), after (the answer). WHAT: die,
- *                             hang, garbage, half, 400, 500; the last four take the answer's place
+ *                             hang, garbage, half, 400, 500, of which the last four take the
+ *                             answer's place; late: it comes after LATE_MS, as from a VMM that the
+ *                             host has no processor for
  */
 #include <errno.h>
 #include <fcntl.h>

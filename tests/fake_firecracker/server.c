@@ -7,12 +7,13 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fake.h"
 #include "util/cleanup.h"
 
-enum { REQUEST_MAX = 51200, BACKLOG = 10, DIED = 3 };
+enum { REQUEST_MAX = 51200, BACKLOG = 10, DIED = 3, LATE_MS = 100 };
 
 enum when { NEVER, BEFORE, DURING, AFTER };
 
@@ -122,6 +123,8 @@ static bool answer(const struct fake *fake, int fd, struct fake_reply *reply, co
         put(fd, garbage, sizeof garbage - 1);
         return false;
     }
+    if (when == DURING && strcmp(what, "late") == 0)
+        nanosleep(&(struct timespec){.tv_nsec = LATE_MS * 1000000L}, NULL);
     auto_free char *text = compose(reply);
     bool half = when != NEVER && strcmp(what, "half") == 0;
     put(fd, text, half || when == DURING ? strlen(text) / 2 : strlen(text));

@@ -33,6 +33,11 @@ void fake_mount(struct harness *h)
     harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), NULL});
 }
 
+void fake_mount_with(struct harness *h, const char *option, const char *value)
+{
+    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), option, value, NULL});
+}
+
 void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members)
 {
     assert_works(mkdir(fake_instance(h, id, ""), 0755));

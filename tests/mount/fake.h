@@ -12,6 +12,8 @@ char *fake_instance(struct harness *h, const char *id, const char *file);
 void fake_tell(struct harness *h, const char *variables);
 /* Mounts with a fake whose guest acks. */
 void fake_mount(struct harness *h);
+/* The same with an option more. */
+void fake_mount_with(struct harness *h, const char *option, const char *value);
 
 /* An instance in state created; `members` go on in its config, from a comma on. */
 void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members);

@@ -54,6 +54,20 @@ static void consumed_payload_is_an_ack(void **state)
     fake_drop(h, "f1");
 }
 
+/* The guest runs before its VMM has said that it does. */
+static void ack_before_the_resume_is_answered_takes_time_all_the_same(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack FAKE_FIRECRACKER_FAULT=vm#1:during:late");
+    stage(h, "m", BY_MEMORY("30000"));
+    stage(h, "a", ",\"wait_for_ack\":true,\"ack_timeout_ms\":30000");
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_true(atof(result(h, "f1", "mailboxes.0.ack_ms")) > 0);
+    assert_true(atof(result(h, "f1", "mailboxes.1.ack_ms")) > 0);
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_drop(h, "f1");
+}
+
 static void both_ways_can_be_waited_for_at_once(void **state)
 {
     struct harness *h = *state;
@@ -211,6 +225,7 @@ int main(void)
     harness_enter();
     const struct CMUnitTest tests[] = {
         test(consumed_payload_is_an_ack),
+        test(ack_before_the_resume_is_answered_takes_time_all_the_same),
         test(both_ways_can_be_waited_for_at_once),
         test(refusal_in_the_frame_fails_the_commit),
         test(payload_that_nobody_takes_times_out),

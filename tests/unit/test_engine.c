@@ -75,7 +75,7 @@ static void check_result(const struct attempt *attempt, const char *phase, const
     assert_string_equal(text_at(error, "message"), attempt->err.text);
     assert_null(strstr(text, SECRET));
     const cJSON *timings = cJSON_GetObjectItemCaseSensitive(result, "timings_ms");
-    assert_int_equal(cJSON_GetArraySize(timings), 8);
+    assert_int_equal(cJSON_GetArraySize(timings), 9);
 }
 
 /* Runs the fork, which must fail so, and checks that nothing is left of it. */
@@ -366,6 +366,36 @@ static void ack_address_when_not_this_hosts_fails(void **state)
     assert_fails(&attempt, EINVAL, "locate", NULL, "203.0.113.2");
 }
 
+/* How many commits keep the filler waiting when a step begins. */
+static void note_commits(void *listener, const char *phase)
+{
+    struct attempt *attempt = listener;
+    struct warm_pool *pool = attempt->engine.warm;
+    bool locating = strcmp(phase, "validate") == 0 || strcmp(phase, "locate") == 0;
+    begun(listener, phase);
+    pthread_mutex_lock(&pool->lock);
+    assert_int_equal(pool->commits, locating ? 0 : 1);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Locating may take long: of an instance its memory is copied. */
+static void filler_waits_for_a_commit_from_its_load_on(void **state)
+{
+    struct world *world = *state;
+    struct attempt attempt;
+    struct warm_pool pool;
+    const struct warm_setup setup = {.instances = &world->instances, .meminfo = "/proc/meminfo"};
+    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
+    world_publish_box(world, "base");
+    prepare(world, &attempt);
+    attempt.engine.warm = &pool;
+    attempt.engine.begun = note_commits;
+    stage(&attempt, "box", "{}");
+    assert_fails(&attempt, EIO, "load", NULL, "");
+    assert_int_equal(pool.commits, 0);
+    warm_close(&pool);
+}
+
 static void vmm_when_missing_is_eio(void **state)
 {
     struct world *world = *state;
@@ -458,6 +488,7 @@ int main(void)
         IN_WORLD(image_when_missing_or_of_another_size_is_eio),
         IN_WORLD(state_when_missing_or_no_file_is_eio),
         IN_WORLD(ack_address_when_not_this_hosts_fails),
+        IN_WORLD(filler_waits_for_a_commit_from_its_load_on),
         IN_WORLD(vmm_when_missing_is_eio),
         IN_WORLD(vmm_when_it_dies_is_eio_with_its_last_words),
         IN_WORLD(vmm_when_of_another_version_is_not_started),

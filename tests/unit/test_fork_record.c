@@ -86,8 +86,9 @@ static void result_when_committed_tells_what_was_delivered_and_acked(void **stat
                 "{\"name\":\"fox\",\"offset\":4096,\"copies\":1,\"payload_bytes\":2,"
                 "\"acked\":true,\"ack\":\"udp\",\"ack_text\":\"stage=applied mailbox=fox\","
                 "\"ack_ms\":33.123,\"consumed\":null}],"
-                "\"network\":null,\"timings_ms\":{\"validate\":0,\"locate\":1,\"load\":2.001,"
-                "\"patch\":3.001,\"resume\":4.002,\"network\":5.002,\"ack\":6.003,\"total\":83}}");
+                "\"network\":null,\"timings_ms\":{\"validate\":0,\"locate\":1,\"queued\":2.001,"
+                "\"load\":3.001,"
+                "\"patch\":4.002,\"resume\":5.002,\"network\":6.003,\"ack\":7.003,\"total\":83}}");
 }
 
 static void result_when_refused_by_the_guest_keeps_its_words(void **state)

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The pool of VMs that are loaded ahead, when the host's memory is short. The VMs are played by
- * tests/fake_firecracker. */
+/* The pool of VMs that are loaded ahead. The VMs are played by tests/fake_firecracker. */
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,6 +15,31 @@ enum { MEMORY_BYTES = 8 << 20 };
 static const char short_of_memory[] = "MemTotal: 100 kB\nMemAvailable: 4 kB\n";
 static const char between[] = "MemTotal: 100 kB\nMemAvailable: 7 kB\n";
 static const char enough[] = "MemTotal: 100 kB\nMemAvailable: 10 kB\n";
+
+static struct warm_pool *pool_of(struct world *world)
+{
+    return world->context;
+}
+
+static int setup(void **state)
+{
+    int r = world_setup(state);
+    struct world *world = *state;
+    if (r == 0)
+        world->context = calloc(1, sizeof(struct warm_pool));
+    return r == 0 && world->context ? 0 : -1;
+}
+
+/* However the test went: the filler must not outlive what it works with. */
+static int teardown(void **state)
+{
+    struct world *world = *state;
+    unsetenv("FAKE_FIRECRACKER_FAULT");
+    if (pool_of(world))
+        warm_close(pool_of(world));
+    free(world->context);
+    return world_teardown(state);
+}
 
 static int fill(void *context, const struct store_entry *entry, struct error *err)
 {
@@ -62,34 +86,62 @@ static void changed(void *context, const char *id)
     gate_post(&((struct world *)context)->changed);
 }
 
+static void open_pool(struct world *world, const char *meminfo)
+{
+    const struct warm_setup pool = {
+        .instances = &world->instances, .meminfo = meminfo, .changed = changed, .context = world};
+    assert_int_equal(warm_open(&pool, pool_of(world), &world->err), 0);
+}
+
 static void await_ready(struct world *world, struct warm_pool *pool, struct snapshot *snapshot,
                         unsigned ready)
 {
-    while (warm_count(pool, snapshot).ready != ready)
-        if (!gate_wait(&world->changed, FIXTURE_FAR_MS))
+    double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
+    while (warm_count(pool, snapshot).ready != ready) { /* at that moment, not when it is told */
+        if (process_now_ms() >= deadline_ms)
             fail_msg("%u are not ready: %s", ready, world->complaints);
+        sched_yield();
+    }
 }
 
+/* What lies in the directories of those that are ready takes a while to erase. */
+static void make_erasing_long(struct world *world)
+{
+    enum { FILES = 2000 };
+    const struct warm_vm *vm;
+    struct warm_pool *pool = pool_of(world);
+    char name[32];
+    pthread_mutex_lock(&pool->lock);
+    LL_FOREACH (pool->sources->ready, vm)
+        for (int i = 0; i < FILES; i++) {
+            snprintf(name, sizeof name, "file-%d", i);
+            int fd = openat(vm->entry.fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+            assert_true(fd >= 0);
+            close(fd);
+        }
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* Whoever sees that none is ready finds that nothing of them is left. */
 static void vms_when_memory_is_short_end_until_there_is_enough(void **state)
 {
     struct world *world = *state;
-    struct warm_pool pool;
+    struct warm_pool *pool = pool_of(world);
     char meminfo[PATH_MAX];
     struct snapshot *snapshot = publish(world);
     snprintf(meminfo, sizeof meminfo, "%s", world_path(world, "meminfo"));
     tell(world, between);
-    const struct warm_setup setup = {
-        .instances = &world->instances, .meminfo = meminfo, .changed = changed, .context = world};
-    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
-    assert_int_equal(warm_set(&pool, snapshot, 2, &world->err), 0);
-    await_ready(world, &pool, snapshot, 2);
+    open_pool(world, meminfo);
+    assert_int_equal(warm_set(pool, snapshot, 2, &world->err), 0);
+    await_ready(world, pool, snapshot, 2);
+    make_erasing_long(world);
     tell(world, short_of_memory);
-    await_ready(world, &pool, snapshot, 0);
+    await_ready(world, pool, snapshot, 0);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
     tell(world, enough);
-    await_ready(world, &pool, snapshot, 2);
-    assert_int_equal(warm_count(&pool, snapshot).wanted, 2);
-    warm_close(&pool);
+    await_ready(world, pool, snapshot, 2);
+    assert_int_equal(warm_count(pool, snapshot).wanted, 2);
+    warm_close(pool);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
     assert_non_null(strstr(world->complaints, "memory is short"));
     snapshot_unref(snapshot);
@@ -98,19 +150,15 @@ static void vms_when_memory_is_short_end_until_there_is_enough(void **state)
 static void commit_under_way_keeps_the_filler_waiting(void **state)
 {
     struct world *world = *state;
-    struct warm_pool pool;
+    struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
-    const struct warm_setup setup = {.instances = &world->instances,
-                                     .meminfo = "/nowhere",
-                                     .changed = changed,
-                                     .context = world};
-    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
-    warm_begin(&pool);
-    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
-    assert_int_equal(warm_count(&pool, snapshot).ready, 0);
-    warm_end(&pool);
-    await_ready(world, &pool, snapshot, 1);
-    warm_close(&pool);
+    open_pool(world, "/nowhere");
+    warm_begin(pool);
+    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
+    assert_int_equal(warm_count(pool, snapshot).ready, 0);
+    warm_end(pool);
+    await_ready(world, pool, snapshot, 1);
+    warm_close(pool);
     assert_non_null(strstr(world->complaints, "/nowhere cannot be read"));
     snapshot_unref(snapshot);
 }
@@ -119,17 +167,15 @@ static void commit_under_way_keeps_the_filler_waiting(void **state)
 static void zero_needs_no_room_in_the_store(void **state)
 {
     struct world *world = *state;
-    struct warm_pool pool;
+    struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
-    const struct warm_setup setup = {
-        .instances = &world->instances, .meminfo = "/nowhere", .context = world};
-    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
-    assert_int_equal(warm_set(&pool, snapshot, 0, &world->err), 0);
-    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
+    open_pool(world, "/nowhere");
+    assert_int_equal(warm_set(pool, snapshot, 0, &world->err), 0);
+    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
     assert_true(world_has(world_path(world, "store/snapshots/base/warm.json")));
-    assert_int_equal(warm_set(&pool, snapshot, 0, &world->err), 0);
+    assert_int_equal(warm_set(pool, snapshot, 0, &world->err), 0);
     assert_false(world_has(world_path(world, "store/snapshots/base/warm.json")));
-    warm_close(&pool);
+    warm_close(pool);
     snapshot_unref(snapshot);
 }
 
@@ -161,68 +207,88 @@ static void vms_that_end_at_once_are_one_failure(void **state)
 {
     enum { COUNT = 7 };
     struct world *world = *state;
-    struct warm_pool pool;
+    struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
-    const struct warm_setup setup = {.instances = &world->instances,
-                                     .meminfo = "/nowhere",
-                                     .changed = changed,
-                                     .context = world};
-    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
-    assert_int_equal(warm_set(&pool, snapshot, COUNT, &world->err), 0);
-    await_ready(world, &pool, snapshot, COUNT);
-    kill_all(&pool);
-    while (count_alive(&pool) < COUNT)
+    open_pool(world, "/nowhere");
+    assert_int_equal(warm_set(pool, snapshot, COUNT, &world->err), 0);
+    await_ready(world, pool, snapshot, COUNT);
+    kill_all(pool);
+    while (count_alive(pool) < COUNT)
         if (!gate_wait(&world->changed, FIXTURE_FAR_MS))
-            fail_msg("%u are alive: %s", count_alive(&pool), world->complaints);
-    warm_close(&pool);
+            fail_msg("%u are alive: %s", count_alive(pool), world->complaints);
+    warm_close(pool);
     snapshot_unref(snapshot);
 }
 
 struct forgetter {
     struct warm_pool *pool;
     const struct snapshot *snapshot;
+    const char *instances; /* the directory of those that are ready */
+    int left;              /* in it, when nothing of the snapshot was to be left */
     pthread_t thread;
 };
 
 static void *forget(void *argument)
 {
-    const struct forgetter *forgetter = argument;
+    struct forgetter *forgetter = argument;
     warm_forget(forgetter->pool, forgetter->snapshot);
+    forgetter->left = world_count(forgetter->instances);
     return NULL;
+}
+
+static void forget_by_two(struct world *world, const struct snapshot *snapshot)
+{
+    char *instances = NULL;
+    struct forgetter two[2];
+    assert_true(asprintf(&instances, "%s/instances", world->path) > 0);
+    for (int i = 0; i < 2; i++) {
+        two[i] = (struct forgetter){
+            .pool = pool_of(world), .snapshot = snapshot, .instances = instances};
+        assert_int_equal(pthread_create(&two[i].thread, NULL, forget, &two[i]), 0);
+    }
+    for (int i = 0; i < 2; i++)
+        pthread_join(two[i].thread, NULL);
+    free(instances);
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(two[i].left, 0);
+}
+
+/* However late the second comes: while the first still ends the VMs, it waits as well. */
+static void snapshot_when_two_forget_it_has_nothing_left_for_either(void **state)
+{
+    struct world *world = *state;
+    struct snapshot *snapshot = publish(world);
+    open_pool(world, "/nowhere");
+    assert_int_equal(warm_set(pool_of(world), snapshot, 2, &world->err), 0);
+    await_ready(world, pool_of(world), snapshot, 2);
+    make_erasing_long(world);
+    forget_by_two(world, snapshot);
+    snapshot_unref(snapshot);
 }
 
 /* The filler forgets a snapshot that it finds removed, and so does who removed it. */
 static void snapshot_when_two_forget_it_while_it_is_loaded_is_gone(void **state)
 {
     struct world *world = *state;
-    struct warm_pool pool;
+    struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
-    const struct warm_setup setup = {
-        .instances = &world->instances, .meminfo = "/nowhere", .context = world};
     setenv("FAKE_FIRECRACKER_FAULT", "load:before:hang", 1);
-    assert_int_equal(warm_open(&setup, &pool, &world->err), 0);
-    assert_int_equal(warm_set(&pool, snapshot, 1, &world->err), 0);
-    pthread_mutex_lock(&pool.lock);
-    while (!pool.loading) {
-        pthread_mutex_unlock(&pool.lock);
+    open_pool(world, "/nowhere");
+    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
+    pthread_mutex_lock(&pool->lock);
+    while (!pool->loading) {
+        pthread_mutex_unlock(&pool->lock);
         sched_yield();
-        pthread_mutex_lock(&pool.lock);
+        pthread_mutex_lock(&pool->lock);
     }
-    struct forgetter two[2];
-    for (int i = 0; i < 2; i++) {
-        two[i] = (struct forgetter){.pool = &pool, .snapshot = snapshot};
-        assert_int_equal(pthread_create(&two[i].thread, NULL, forget, &two[i]), 0);
-    }
-    pthread_mutex_unlock(&pool.lock);
-    for (int i = 0; i < 2; i++)
-        pthread_join(two[i].thread, NULL);
-    unsetenv("FAKE_FIRECRACKER_FAULT");
-    warm_close(&pool);
+    pthread_mutex_unlock(&pool->lock);
+    forget_by_two(world, snapshot);
+    warm_close(pool);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
     snapshot_unref(snapshot);
 }
 
-#define test(name) cmocka_unit_test_setup_teardown(name, world_setup, world_teardown)
+#define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
@@ -231,6 +297,7 @@ int main(void)
         test(commit_under_way_keeps_the_filler_waiting),
         test(zero_needs_no_room_in_the_store),
         test(vms_that_end_at_once_are_one_failure),
+        test(snapshot_when_two_forget_it_has_nothing_left_for_either),
         test(snapshot_when_two_forget_it_while_it_is_loaded_is_gone),
     };
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
