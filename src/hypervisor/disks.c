@@ -115,11 +115,15 @@ void disks_freeze(struct machine *machine)
         disk_freeze(&machine->disks[i]);
 }
 
-void disks_renew_keys(struct machine *machine, const struct machine *before)
+void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm)
 {
-    for (size_t i = 0; i < machine->disk_count; i++)
-        if (disk_top(&machine->disks[i]) > 0 && disk_top(&before->disks[i]) == 0)
-            set_key(&machine->disks[i]);
+    struct stat file;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        if (disk_top(disk) > 0 && disk_top(&before->disks[i]) == 0 &&
+            stat(disk->path, &file) == 0 && file_id_equal(file_id_of(&file), vmm->disks[i]))
+            file_key(&file, disk->key);
+    }
 }
 
 static int link_file(int from_fd, int to_fd, const char *name, struct error *err)

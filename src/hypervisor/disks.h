@@ -58,9 +58,10 @@ int disks_check_readonly(const struct machine *machine, struct error *err);
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
 
-/* The VM that wrote to what `before` tells, and is frozen in `machine`, has ended: a VMM may have
- * written to a qcow2 of the user's even when it closed it. */
-void disks_renew_keys(struct machine *machine, const struct machine *before);
+/* The VM that wrote to what `before` tells, and is frozen in `machine`, has ended: its VMM may have
+ * written to a qcow2 of the user's even when it closed it. Of a path that names another file by now
+ * the key stays what it is. */
+void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm);
 
 /* Hard links of all frozen files of `machine` that lie in the one directory, for the other.
  * `copies`: of those in machine_disk.frozen too. EIO. */
@@ -73,8 +74,8 @@ void disks_drop_copies(const struct machine *machine, int directory_fd);
 /* Removes the tops that no VM has written to, or whose VM never ran. */
 void disks_drop_tops(const struct machine *machine, int directory_fd);
 
-/* Removes the overlays and copies that are of no disk of `machine`: its record tells of all that its
- * VM, if it runs, writes to; what it does not tell of is another disk's, or was never used. */
+/* Removes the overlays and copies that are of no disk of `machine`: its record tells of all that
+ * its VM, if it runs, writes to; what it does not tell of is another disk's, or was never used. */
 void disks_tidy(const struct machine *machine, int directory_fd);
 
 /* `machine` gets disks of its own, equal to those that it had, which it had from another. */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/firecracker_control.h"
@@ -18,14 +19,15 @@
 #include "util/json.h"
 #include "util/process.h"
 #include "util/sparse.h"
+#include "util/unix_socket.h"
 
 enum {
     PROBE_MS = 10000,
 
     PROBE_OUTPUT_MAX = 4096,
     MIB_SHIFT = 20,
-    ID_SIZE = 16,
-    PATH_SIZE = 128
+    PATH_SIZE = 128,
+    VSOCK_PATH_MAX = 80, /* longer ones are not looked at */
 };
 
 static const char program_name[] = "firecracker";
@@ -242,7 +244,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     if (r == 0)
         r = record(vmm, machine, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
+        return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
     *ret = vmm;
     return 0;
 }
@@ -289,6 +291,29 @@ static bool add_vsock(const struct firecracker *firecracker, const struct machin
     return cJSON_AddStringToObject(override, "uds_path", vsock_name);
 }
 
+/* Before 1.16 it is where the saved state says, and what an earlier VM has left there is in the way
+ * of the next. */
+static int clear_vsock(const struct vmm_context *context, const struct firecracker *firecracker,
+                       const struct machine *machine, struct error *err)
+{
+    const char *path = machine->vsock;
+    struct stat file;
+    if (!path || firecracker_is_at_least(firecracker, 1, 16) || strlen(path) > VSOCK_PATH_MAX ||
+        fstatat(context->directory_fd, path, &file, AT_SYMLINK_NOFOLLOW) < 0 ||
+        !S_ISSOCK(file.st_mode))
+        return 0;
+    auto_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1;
+    int r = unix_socket_connect(path[0] == '/' ? root : context->directory_fd, path, &fd, NULL);
+    if (r == -ECONNREFUSED)
+        unlinkat(context->directory_fd, path, 0);
+    if (r == -ECONNREFUSED || r == -ENOENT)
+        return 0;
+    return error_set(err, EBUSY,
+                     "the vsock's socket %s is in use, and this Firecracker (%s) cannot give each "
+                     "VM one of its own: stop what listens there, or use 1.16 or later",
+                     path, firecracker->version);
+}
+
 static bool add_file(cJSON *json, const char *member, const char *image, const char *name)
 {
     auto_free char *path = NULL;
@@ -300,6 +325,9 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
                       const struct machine *machine, const char *image, struct error *err)
 {
     const struct firecracker *firecracker = vmm->state;
+    int r = clear_vsock(context, firecracker, machine, err);
+    if (r < 0)
+        return r;
     cJSON *body = cJSON_CreateObject();
     bool complete = add_file(body, "snapshot_path", image, state_name) &&
                     cJSON_AddBoolToObject(body, "resume_vm", false);
@@ -307,7 +335,7 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     complete = complete && cJSON_AddStringToObject(backend, "backend_type", "File") &&
                add_file(backend, "backend_path", image, memory_name) &&
                add_vsock(firecracker, machine, body);
-    int r = add_network(firecracker, machine, body, err);
+    r = add_network(firecracker, machine, body, err);
     if (r < 0) {
         cJSON_Delete(body);
         return r;
@@ -343,12 +371,14 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r < 0)
         return r;
     r = load_state(context, vmm, machine, image, err);
+    if (r < 0 && r != -ECANCELED)
+        firecracker_explain_drives(machine, err);
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, err);
     if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
         vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
+        return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
     *ret = vmm;
     return 0;
 }
@@ -415,17 +445,20 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     if (r == 0)
         r = dig_holes(context, memory, err);
     if (r == 0)
-        r = firecracker_freeze_drives(context, machine, save->directory, err);
+        r = firecracker_freeze_drives(context, vmm, machine, save->directory, err);
     if (r < 0)
         remove_saved(context, state, memory);
     return r;
 }
 
+static const char *const sockets[] = {FIRECRACKER_SOCKET_NAME, vsock_name, NULL};
+
 const struct hypervisor firecracker_hypervisor = {
     .name = "firecracker",
-    .socket = FIRECRACKER_SOCKET_NAME,
+    .sockets = sockets,
     .can_fork = true,
     .can_patch = true,
+    .copies_disks = true,
     .default_network = NETWORK_NONE,
     .check = check,
     .boot = boot,

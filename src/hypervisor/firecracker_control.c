@@ -155,8 +155,8 @@ static int spawn(const struct vmm_context *context, const char *program, struct 
     /* Firecracker opens its log once more and writes from the beginning of the file on. */
     if (ftruncate(log, 0) < 0)
         return error_errno(err, errno, "%s cannot be emptied", VMM_LOG_NAME);
-    if (unlinkat(context->directory_fd, FIRECRACKER_SOCKET_NAME, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", FIRECRACKER_SOCKET_NAME);
+    /* It binds to them, and would not where there is one. */
+    hypervisor_drop_sockets(&firecracker_hypervisor, context->directory_fd);
     struct vmm_spawn spawn = {
         .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
     return vmm_spawn(&firecracker_hypervisor, context, &spawn, ret, err);
@@ -219,7 +219,7 @@ int firecracker_start(const struct vmm_context *context, const char *program, st
     if (r == 0)
         r = greet(context, vmm, err);
     if (r < 0)
-        return vmm_abandon(context, vmm, FIRECRACKER_SOCKET_NAME, r, err);
+        return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
     *ret = vmm;
     return 0;
 }

@@ -10,6 +10,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/firecracker_control.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -75,22 +76,22 @@ static int check_config(const cJSON *config, const struct machine *machine, stru
     return 0;
 }
 
+/* A link is none: that leads to the user's file. */
 static bool has(const struct vmm_context *context, const char *name)
 {
-    return faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    struct stat file;
+    return fstatat(context->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) == 0 &&
+           S_ISREG(file.st_mode);
 }
 
-/* A new file in the context's directory, or one below it, from another by its path. `what` that is.
- */
-static int copy(const struct vmm_context *context, const char *what, const char *from_path,
-                int from_flags, const char *to_path, struct error *err)
+/* A new file in the context's directory, or one below it, from that. */
+static int copy(const struct vmm_context *context, const char *what, int from, const char *to_path,
+                struct error *err)
 {
     struct stat file;
     auto_close int to = -1;
-    auto_close int from = openat(context->directory_fd, from_path,
-                                 O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | from_flags);
-    if (from < 0 || fstat(from, &file) < 0)
-        return error_set(err, EIO, "%s cannot be opened: %s", what, strerrordesc_np(errno));
+    if (fstat(from, &file) < 0)
+        return error_set(err, EIO, "%s cannot be read: %s", what, strerrordesc_np(errno));
     if (!S_ISREG(file.st_mode))
         return error_set(err, EIO, "%s is not a regular file", what);
     int r = vmm_new_file(context, to_path, &to, err);
@@ -105,6 +106,16 @@ static int copy(const struct vmm_context *context, const char *what, const char 
     return r;
 }
 
+static int copy_file(const struct vmm_context *context, const char *what, const char *from_path,
+                     const char *to_path, struct error *err)
+{
+    auto_close int from = openat(context->directory_fd, from_path,
+                                 O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
+    if (from < 0)
+        return error_set(err, EIO, "%s cannot be opened: %s", what, strerrordesc_np(errno));
+    return copy(context, what, from, to_path, err);
+}
+
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
                        const char *image, struct error *err)
 {
@@ -114,7 +125,7 @@ static int copy_frozen(const struct vmm_context *context, const struct machine_d
     snprintf(what, sizeof what, "the frozen copy %s", disk->frozen);
     if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    return copy(context, what, path, O_NOFOLLOW, name, err);
+    return copy_file(context, what, path, name, err);
 }
 
 static int each_prefixed(const struct machine_disk *disk, int r, struct error *err)
@@ -153,6 +164,19 @@ static int place(const struct vmm_context *context, struct vmm *vmm,
     return firecracker_call(context, vmm, &call, NULL, err);
 }
 
+void firecracker_explain_drives(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (disk->frozen && disk->path[0] == '/' && access(disk->path, F_OK) < 0 && errno == ENOENT)
+            error_append(err,
+                         " (nothing lies at %s, which the saved state names: Firecracker opens "
+                         "that before the VM gets its own copy of the drive %s, and any file will "
+                         "do: touch %s)",
+                         disk->path, disk->id ? disk->id : "", disk->path);
+    }
+}
+
 int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err)
 {
@@ -170,6 +194,18 @@ int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
 
 /* ---- of a VM that is booted, or saved ---- */
 
+/* The state that is saved of the VM names the link, not the user's file: where it is loaded, a copy
+ * lies in the link's place, and nothing need lie at the path any more. */
+static int link_file(const struct vmm_context *context, const char *path, const char *name,
+                     struct error *err)
+{
+    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
+        return error_errno(err, errno, "the old %s cannot be removed", name);
+    return symlinkat(path, context->directory_fd, name) == 0
+               ? 0
+               : error_errno(err, errno, "the link %s cannot be made", name);
+}
+
 int firecracker_drive_path(const struct vmm_context *context, const struct machine_disk *disk,
                            char **ret, struct error *err)
 {
@@ -178,35 +214,36 @@ int firecracker_drive_path(const struct vmm_context *context, const struct machi
     disk_copy_name(disk, frozen);
     int r = 0;
     if (!disk->readonly && has(context, frozen)) {
-        r = copy(context, "what was saved of it", frozen, O_NOFOLLOW, copied, err);
+        r = copy_file(context, "what was saved of it", frozen, copied, err);
         if (r == 0)
             unlinkat(context->directory_fd, frozen, 0);
+    } else if (!disk->readonly && !has(context, copied)) {
+        r = link_file(context, disk->path, copied, err);
     }
     if (r < 0)
         return each_prefixed(disk, r, err);
-    *ret = strdup(!disk->readonly && has(context, copied) ? copied : disk->path);
+    *ret = strdup(disk->readonly ? disk->path : copied);
     return *ret ? 0 : error_set(err, ENOMEM, "no memory for a path");
 }
 
-static int freeze(const struct vmm_context *context, struct machine_disk *disk,
-                  const char *directory, struct error *err)
+static int freeze(const struct vmm_context *context, const struct vmm *vmm, struct machine *machine,
+                  size_t index, const char *directory, struct error *err)
 {
-    char name[DISK_COPY_SIZE], copied[DISK_COPY_SIZE];
+    struct machine_disk *disk = &machine->disks[index];
+    char name[DISK_COPY_SIZE];
     auto_free char *path = NULL;
+    auto_close int from = -1;
     disk_copy_name(disk, name);
-    disk_drive_name(disk, copied);
-    char *frozen = strdup(name);
-    if (!frozen || asprintf(&path, "%s/%s", directory, name) < 0) {
-        free(frozen);
+    auto_free char *frozen = strdup(name);
+    if (!frozen || asprintf(&path, "%s/%s", directory, name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    }
-    int r = copy(context, "its file", has(context, copied) ? copied : disk->path, 0, path, err);
-    if (r < 0) {
-        free(frozen);
+    int r = opened_open(context, vmm, machine, index, &from, err);
+    if (r == 0)
+        r = copy(context, "its file", from, path, err);
+    if (r < 0)
         return r;
-    }
     free(disk->frozen);
-    disk->frozen = frozen;
+    disk->frozen = steal_pointer(frozen);
     return 0;
 }
 
@@ -224,15 +261,15 @@ void firecracker_remove_frozen(const struct vmm_context *context, const struct m
     }
 }
 
-int firecracker_freeze_drives(const struct vmm_context *context, struct machine *machine,
-                              const char *directory, struct error *err)
+int firecracker_freeze_drives(const struct vmm_context *context, const struct vmm *vmm,
+                              struct machine *machine, const char *directory, struct error *err)
 {
     int r = 0;
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
-        struct machine_disk *disk = &machine->disks[i];
+        const struct machine_disk *disk = &machine->disks[i];
         if (disk->readonly)
             continue;
-        r = disk->id ? freeze(context, disk, directory, err)
+        r = disk->id ? freeze(context, vmm, machine, i, directory, err)
                      : error_set(err, EIO, "the record of the machine tells no id for it");
         r = each_prefixed(disk, r, err);
     }

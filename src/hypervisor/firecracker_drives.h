@@ -20,14 +20,20 @@ int firecracker_copy_drives(const struct vmm_context *context, const struct mach
 int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err);
 
-/* Which file a VM that is booted gets for a drive: the user's, unless the instance ran on a copy
- * before, or was saved. Returns owned. */
+/* After a load that failed: a drive that the state of another tool names may have to be there, even
+ * where there is a frozen copy of it. */
+void firecracker_explain_drives(const struct machine *machine, struct error *err);
+
+/* Which file a VM that is booted gets for a drive. One that can be written to is "drive-ID" in its
+ * directory: a link to the user's file, unless the instance ran on a copy before, or was saved.
+ * Returns owned. */
 int firecracker_drive_path(const struct vmm_context *context, const struct machine_disk *disk,
                            char **ret, struct error *err);
 
-/* Paused: what is on the drives now, as copies in that directory, which `machine` then tells. */
-int firecracker_freeze_drives(const struct vmm_context *context, struct machine *machine,
-                              const char *directory, struct error *err);
+/* Paused: what is on the drives now that the VMM has open, as copies in that directory, which
+ * `machine` then tells. */
+int firecracker_freeze_drives(const struct vmm_context *context, const struct vmm *vmm,
+                              struct machine *machine, const char *directory, struct error *err);
 void firecracker_remove_frozen(const struct vmm_context *context, const struct machine *machine,
                                const char *directory);
 

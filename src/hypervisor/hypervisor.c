@@ -14,6 +14,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/firecracker.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/qemu.h"
 #include "hypervisor/vmm_files.h"
 #include "hypervisor/vmm_process.h"
@@ -31,6 +32,12 @@ const struct hypervisor *hypervisor_find(const char *name)
         if (strcmp(backends[i]->name, name) == 0)
             return backends[i];
     return NULL;
+}
+
+void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd)
+{
+    for (const char *const *name = hypervisor->sockets; *name; name++)
+        unlinkat(directory_fd, *name, 0);
 }
 
 int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
@@ -66,15 +73,35 @@ static int check_boot_file(const char *what, const char *path, struct error *err
     return 0;
 }
 
+/* A VMM that has just started: it is ended if it did not open what it was to open. An image (NULL:
+ * none) is shared by all that are loaded from it, whatever the VMM, whatever its version. */
+static int take(const struct vmm_context *context, const struct machine *machine,
+                const struct stat *image, struct vmm *vmm, struct vmm **ret, struct error *err)
+{
+    int r = image ? vmm_files_check_readonly(vmm->pid, image, "the memory image", err) : 0;
+    if (r == 0)
+        r = opened_remember(context, vmm, machine, err);
+    if (r == 0) {
+        *ret = vmm;
+        return 0;
+    }
+    r = vmm_ended(vmm, machine->hypervisor->name, r, err);
+    vmm_explain(context, vmm, vmm_log_size(context), r, err);
+    return vmm_abandon(context, machine->hypervisor, vmm, r, err);
+}
+
 static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err)
 {
+    struct vmm *vmm = NULL;
     int r = check_boot_file("kernel", machine->kernel, err);
     if (r == 0)
         r = check_boot_file("initrd", machine->initrd, err);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
         r = check_boot_file("disk", machine->disks[i].path, err);
-    return r < 0 ? r : machine->hypervisor->boot(context, machine, ret, err);
+    if (r == 0)
+        r = machine->hypervisor->boot(context, machine, &vmm, err);
+    return r < 0 ? r : take(context, machine, NULL, vmm, ret, err);
 }
 
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
@@ -104,22 +131,11 @@ static int check_file(const struct vmm_context *context, const char *image, cons
     return 0;
 }
 
-/* The image is shared by all that are loaded from it: whatever the VMM, whatever its version. */
-static int check_readonly(const struct vmm_context *context, struct vmm **vmm,
-                          const struct stat *memory, struct error *err)
-{
-    int r = vmm_files_check_readonly((*vmm)->pid, memory, "the memory image", err);
-    if (r == 0)
-        return 0;
-    r = vmm_ended(*vmm, (*vmm)->hypervisor->name, r, err);
-    const char *socket = (*vmm)->hypervisor->socket;
-    return vmm_abandon(context, steal_pointer(*vmm), socket, r, err);
-}
-
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
     struct stat memory, state;
+    struct vmm *vmm = NULL;
     int r = check_file(context, image, "memory", "memory image", &memory, err);
     if (r == 0 && (uint64_t)memory.st_size != machine->memory_bytes)
         r = error_set(err, EIO, "the memory image has %jd bytes, and the machine has %" PRIu64,
@@ -128,14 +144,9 @@ static int load(const struct vmm_context *context, const struct machine *machine
         r = check_file(context, image, "state", "device state", &state, err);
     if (r == 0)
         r = disks_check_readonly(machine, err);
-    struct vmm *vmm = NULL;
     if (r == 0)
         r = machine->hypervisor->load(context, machine, image, &vmm, err);
-    if (r == 0)
-        r = check_readonly(context, &vmm, &memory, err);
-    if (r == 0)
-        *ret = vmm;
-    return r;
+    return r < 0 ? r : take(context, machine, &memory, vmm, ret, err);
 }
 
 int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,
@@ -175,9 +186,14 @@ int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine 
              const struct vmm_save *save, struct error *err)
 {
     fault_point(FAULT_SAVE);
-    int r = vmm->hypervisor->save(context, vmm, machine, save, err);
+    int r = opened_check(context, vmm, machine, err);
     if (r == 0)
+        r = vmm->hypervisor->save(context, vmm, machine, save, err);
+    if (r == 0) {
         disks_note_readonly(machine);
+        /* A file may have been replaced meanwhile, and then the disks' keys would be of that. */
+        r = opened_check(context, vmm, machine, err);
+    }
     return done("saving the VM", FAULT_SAVED, r, err);
 }
 

@@ -142,14 +142,21 @@ struct vmm {
     int memory_fd; /* /proc/PID/mem; -1 until a load */
     void *state;   /* the backend's own: control connection, mappings; NULL after release */
     struct vmm_exit exit;
+    struct file_id disks[MACHINE_DISKS_MAX]; /* the file that it has open for each disk of its
+                                                machine, of a chain the user's (opened.h) */
+    unsigned taps[MACHINE_INTERFACES_MAX];   /* indices of the host's interfaces that it has open,
+                                                in the order of its machine's; 0: not known */
 };
 
 struct hypervisor {
     const char *name;                     /* "qemu" */
-    const char *socket;                   /* of its control, in the instance's directory */
+    const char *const *sockets;           /* that it makes in the instance's directory; ends with
+                                             NULL */
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */
+    bool copies_disks;                    /* a save copies those that are written to; else they
+                                             become chains (disks.h) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
     enum machine_network default_network; /* of a config that names none */
@@ -208,6 +215,10 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);
+
+/* Removes the sockets that a VMM has made in its directory and does not listen at any more: another
+ * could not make them anew. */
+void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd);
 
 /* The program that runs a hypervisor's VMs, where it is not the backend's own choice. */
 struct vmm_binary {

@@ -132,7 +132,7 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
 {
     if (vmm)
         vmm_explain(context, vmm, from, r, err);
-    return vmm_abandon(context, vmm, QEMU_SOCKET_NAME, r, err);
+    return vmm_abandon(context, &qemu_hypervisor, vmm, r, err);
 }
 
 static int create_memory(int directory_fd, uint64_t size, int *ret, struct error *err)
@@ -387,9 +387,11 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
+static const char *const sockets[] = {QEMU_SOCKET_NAME, NULL};
+
 const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
-    .socket = QEMU_SOCKET_NAME,
+    .sockets = sockets,
     .can_fork = true,
     .can_patch = true,
     .shares_memory = true,

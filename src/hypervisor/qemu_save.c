@@ -12,6 +12,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/guest_memory.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/qemu.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_disks.h"
@@ -83,16 +84,31 @@ static int copy_written(const struct vmm_context *context, struct vmm *vmm, int 
     return vmm_ended(vmm, "QEMU", r, err);
 }
 
-static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                       bool loaded, struct error *err)
+/* The file that the VM has as its memory, or was loaded from: what it maps, not whatever has got
+ * that name. */
+static int open_memory(const struct vmm_context *context, const struct vmm *vmm, const char *name,
+                       int *ret, struct error *err)
 {
-    const char *name = loaded ? "base" : "memory";
+    struct guest_memory *memory;
+    auto_close int fd = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return error_set(err, EIO, "the VM's memory file %s: %s", name, strerrordesc_np(errno));
+    int r = vmm_ended(vmm, "QEMU", guest_memory_create(vmm->pid, -1, fd, &memory, err), err);
+    if (r < 0)
+        return error_prefix(err, r, "the file %s in the store is not the memory of the VM", name);
+    guest_memory_destroy(memory);
+    *ret = steal_fd(&fd);
+    return 0;
+}
+
+static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
+                       int from, bool loaded, struct error *err)
+{
     struct vmm_context copy = *context;
     struct stat known;
     auto_close int to = -1;
-    auto_close int from = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (from < 0 || fstat(from, &known) < 0)
-        return error_errno(err, errno, "the VM's memory file %s", name);
+    if (fstat(from, &known) < 0)
+        return error_errno(err, errno, "the VM's memory file");
     int r = vmm_new_file(context, path, &to, err);
     if (r == 0)
         r = sparse_copy(from, to, &known, vmm_copy_goes_on, &copy, err);
@@ -101,24 +117,41 @@ static int save_memory(const struct vmm_context *context, struct vmm *vmm, const
     return loaded ? copy_written(context, vmm, from, to, err) : 0;
 }
 
+/* All that the paths in the store have to name before anything is made of them. */
+static int check_files(const struct vmm_context *context, const struct vmm *vmm,
+                       const struct machine *machine, struct error *err)
+{
+    char name[DISK_NAME_SIZE];
+    int r = disks_check_room(machine, err);
+    for (size_t i = 0; i < machine->disk_count; i++)
+        for (unsigned layer = 1; layer <= disk_top(&machine->disks[i]) && r == 0; layer++) {
+            disk_layer_name(i, layer, name);
+            r = opened_check_own(context, vmm, name, err);
+        }
+    return r;
+}
+
 int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
               const struct vmm_save *save, struct error *err)
 {
     char state[PATH_SIZE], memory[PATH_SIZE];
+    auto_close int own = -1;
     bool ends = strcmp(save->directory, ".") == 0, in_place = ends && !save->loaded;
     path_of(save, "state", state);
     path_of(save, "memory", memory);
     /* A record may be older than what the VM writes to, which must not be taken for new. */
     int r = disks_are_written(machine) ? qemu_disks_find(context, vmm, machine, err) : 0;
     if (r == 0)
-        r = disks_check_room(machine, err);
+        r = check_files(context, vmm, machine, err);
+    if (r == 0)
+        r = open_memory(context, vmm, save->loaded ? "base" : "memory", &own, err);
     if (r == 0 && !ends)
         r = qemu_disks_switch(context, vmm, machine, err);
     if (r < 0)
         return r;
     r = save_state(context, vmm, state, err);
     if (r == 0 && !in_place)
-        r = save_memory(context, vmm, memory, save->loaded, err);
+        r = save_memory(context, vmm, memory, own, save->loaded, err);
     if (r == 0) {
         if (ends) {
             disks_freeze(machine);

@@ -12,11 +12,51 @@
 
 enum { PATH_SIZE = 64 };
 
+/* A process that ends closes all of its descriptors before it is gone. */
+static int walk(DIR *directory, pid_t pid, struct file_id id, vmm_files_visit *visit, void *context)
+{
+    size_t count = 0;
+    for (;;) {
+        struct stat file;
+        errno = 0;
+        const struct dirent *entry = readdir(directory);
+        if (!entry)
+            return errno ? -errno : count == 0 ? -ESRCH : 0;
+        if (entry->d_name[0] == '.')
+            continue;
+        count++;
+        if (fstatat(dirfd(directory), entry->d_name, &file, 0) < 0 ||
+            !file_id_equal(file_id_of(&file), id))
+            continue;
+        int r = visit(pid, entry->d_name, context);
+        if (r != 0)
+            return r;
+    }
+}
+
+int vmm_files_walk(pid_t pid, struct file_id file, vmm_files_visit *visit, void *context)
+{
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    auto_closedir DIR *directory = opendir(path);
+    int r = directory ? walk(directory, pid, file, visit, context) : -errno;
+    return r == -ENOENT ? -ESRCH : r;
+}
+
+int vmm_files_explain(pid_t pid, int r, struct error *err)
+{
+    if (r == -ESRCH)
+        return error_set(err, ESRCH, "process %d has ended", (int)pid);
+    return error_set(err, EIO, "it cannot be told what process %d has open: %s", (int)pid,
+                     strerrordesc_np(-r));
+}
+
 /* 1 or 0; -errno. A descriptor that is closed meanwhile writes nothing. */
-static int is_writable(pid_t pid, const char *descriptor)
+static int is_writable(pid_t pid, const char *descriptor, void *context)
 {
     char path[PATH_SIZE], line[PATH_SIZE];
     unsigned flags = 0;
+    (void)context;
     snprintf(path, sizeof path, "/proc/%d/fdinfo/%.16s", (int)pid, descriptor);
     auto_fclose FILE *file = fopen(path, "re");
     if (!file)
@@ -27,35 +67,16 @@ static int is_writable(pid_t pid, const char *descriptor)
     return -EIO;
 }
 
-static int cannot_tell(pid_t pid, int code, struct error *err)
-{
-    if (code == ESRCH || code == ENOENT)
-        return error_set(err, ESRCH, "process %d has ended", (int)pid);
-    return error_set(err, EIO, "it cannot be told what process %d has open: %s", (int)pid,
-                     strerrordesc_np(code));
-}
-
 int vmm_files_check_readonly(pid_t pid, const struct stat *file, const char *what,
                              struct error *err)
 {
-    char path[PATH_SIZE];
-    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
-    auto_closedir DIR *directory = opendir(path);
-    if (!directory)
-        return cannot_tell(pid, errno, err);
-    for (struct dirent *entry; errno = 0, (entry = readdir(directory));) {
-        struct stat st;
-        if (entry->d_name[0] == '.' || fstatat(dirfd(directory), entry->d_name, &st, 0) < 0 ||
-            st.st_ino != file->st_ino || st.st_dev != file->st_dev)
-            continue;
-        int r = is_writable(pid, entry->d_name);
-        if (r < 0)
-            return cannot_tell(pid, -r, err);
-        if (r > 0)
-            return error_set(err, EIO,
-                             "the VMM (process %d) has opened %s for writing, and its guest could "
-                             "change what others share",
-                             (int)pid, what);
-    }
-    return errno ? cannot_tell(pid, errno, err) : 0;
+    int r = vmm_files_walk(pid, file_id_of(file), is_writable, NULL);
+    if (r < 0)
+        return vmm_files_explain(pid, r, err);
+    if (r > 0)
+        return error_set(err, EIO,
+                         "the VMM (process %d) has opened %s for writing, and its guest could "
+                         "change what others share",
+                         (int)pid, what);
+    return 0;
 }

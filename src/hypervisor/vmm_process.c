@@ -131,14 +131,14 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
     return r;
 }
 
-int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r,
-                struct error *err)
+int vmm_abandon(const struct vmm_context *context, const struct hypervisor *hypervisor,
+                struct vmm *vmm, int r, struct error *err)
 {
     if (vmm) {
         if (!vmm->exit.ended)
             process_kill(vmm->pid, vmm->pidfd, PROCESS_KILL_MS, err);
         vmm_close(vmm);
     }
-    unlinkat(context->directory_fd, socket, 0);
+    hypervisor_drop_sockets(hypervisor, context->directory_fd);
     return r;
 }

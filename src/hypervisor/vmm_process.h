@@ -46,7 +46,7 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
 
 /* Ends a start that failed: no process and no socket stay behind, but for a process that cannot be
  * killed, which the text of the failure then names. `vmm` may be NULL. Returns r. */
-int vmm_abandon(const struct vmm_context *context, struct vmm *vmm, const char *socket, int r,
-                struct error *err);
+int vmm_abandon(const struct vmm_context *context, const struct hypervisor *hypervisor,
+                struct vmm *vmm, int r, struct error *err);
 
 #endif

@@ -26,8 +26,8 @@ static bool is_frozen_in(const struct stat *file, const char *path, const char *
     char now[FILE_KEY_SIZE];
     struct stat frozen;
     file_key(file, now);
-    return strcmp(now, key) == 0 || (stat(path, &frozen) == 0 && frozen.st_dev == file->st_dev &&
-                                     frozen.st_ino == file->st_ino);
+    return strcmp(now, key) == 0 ||
+           (stat(path, &frozen) == 0 && file_id_equal(file_id_of(&frozen), file_id_of(file)));
 }
 
 static int frozen(const char *path, const char *kind, const char *id, struct error *err)
@@ -79,7 +79,7 @@ static int check_instance(const struct instance *other, const struct stat *file,
                           struct error *err)
 {
     for (size_t i = 0; i < other->file_count; i++)
-        if (other->files[i].device == file->st_dev && other->files[i].inode == file->st_ino)
+        if (file_id_equal(other->files[i], file_id_of(file)))
             return error_set(err, EBUSY,
                              "disk %s is in use by the instance %s, which writes to it: stop that, "
                              "or give another",
@@ -104,8 +104,7 @@ static int take(struct instance *instance, const struct stat *file, const char *
         if (other != instance)
             r = check_instance(other, file, path, err);
     if (r == 0)
-        instance->files[instance->file_count++] =
-            (struct instance_file){.device = file->st_dev, .inode = file->st_ino};
+        instance->files[instance->file_count++] = file_id_of(file);
     pthread_mutex_unlock(&table->lock);
     return r;
 }
@@ -130,10 +129,12 @@ void instance_keep_disks(struct instance *instance)
     struct stat file;
     for (size_t i = 0; i < instance->machine.disk_count; i++) {
         const struct machine_disk *disk = &instance->machine.disks[i];
-        if (is_written_to(disk) && instance->file_count < array_length(instance->files) &&
-            stat(disk->path, &file) == 0)
-            instance->files[instance->file_count++] =
-                (struct instance_file){.device = file.st_dev, .inode = file.st_ino};
+        struct file_id id = instance->vmm->disks[i];
+        if (id.inode == 0 && stat(disk->path, &file) == 0) /* the record tells of none */
+            id = file_id_of(&file);
+        if (is_written_to(disk) && id.inode != 0 &&
+            instance->file_count < array_length(instance->files))
+            instance->files[instance->file_count++] = id;
     }
 }
 

@@ -40,12 +40,6 @@ extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with
 
 struct instances;
 
-/* Of the host's. */
-struct instance_file {
-    dev_t device;
-    ino_t inode;
-};
-
 struct instance {
     struct instances *table;
     unsigned references;
@@ -68,7 +62,7 @@ struct instance {
     struct vmm *vmm;                                        /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
-    struct instance_file files[MACHINE_DISKS_MAX]; /* of disks, that it writes to (disks.c) */
+    struct file_id files[MACHINE_DISKS_MAX]; /* of disks, that it writes to (disks.c) */
     size_t file_count;
     bool loaded;                   /* the VMM maps the file "base", rather than share "memory" */
     struct snapshot *mapped;       /* of which that is the memory; a user of it */

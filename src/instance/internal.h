@@ -110,12 +110,15 @@ int instance_take_taps_locked(struct instance *instance, const struct machine *m
 /* The same for a VMM that runs on them already; nobody else knows the instance yet. */
 void instance_keep_taps(struct instance *instance, const struct machine *machine);
 void instance_drop_taps(struct instance *instance);
+/* Tells the log of taps that its VMM has open and that are gone, even where new ones have their
+ * names. By the owner. */
+void instance_complain_of_taps(const struct instance *instance);
 
 /* disks.c: the files that the machine would write to become the instance's. EBUSY if another writes
  * to one of them, or if one is frozen. */
 int instance_take_disks(struct instance *instance, const struct machine *machine,
                         struct error *err);
-/* As of taps: of the instance's machine, which runs already. */
+/* As of taps: of the instance's machine, whose VMM has them open already. */
 void instance_keep_disks(struct instance *instance);
 void instance_drop_disks(struct instance *instance);
 /* The disks become the instance's, its own become `machine`'s. */

@@ -116,7 +116,7 @@ void instance_forget_vmm(struct instance *instance)
 
 void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor)
 {
-    unlinkat(instance->image->directory_fd, hypervisor->socket, 0);
+    hypervisor_drop_sockets(hypervisor, instance->image->directory_fd);
 }
 
 /* A VMM that ended by itself with a signal: nobody waits for it who could be told. */

@@ -13,7 +13,7 @@
 #include "util/json.h"
 #include "util/process.h"
 
-enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48 };
+enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 /* A small file of /proc, with a NUL. 0 or -errno. */
 static int read_proc(const char *path, char *ret, size_t size)
@@ -52,7 +52,43 @@ static int boot_id(char ret[48])
     return r;
 }
 
-static int vmm_to_json(const struct vmm *vmm, cJSON **ret, struct error *err)
+/* The files of its disks, and the taps, as it has opened them. Numbers of 64 bits are texts. */
+static void opened_to_json(const struct vmm *vmm, const struct machine *machine, cJSON *json)
+{
+    char text[FILE_ID_SIZE];
+    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
+    cJSON *taps = cJSON_AddArrayToObject(json, "taps");
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        snprintf(text, sizeof text, "%ju:%ju", (uintmax_t)vmm->disks[i].device,
+                 (uintmax_t)vmm->disks[i].inode);
+        cJSON_AddItemToArray(disks, cJSON_CreateString(text));
+    }
+    for (size_t i = 0; i < machine->interface_count; i++)
+        cJSON_AddItemToArray(taps, cJSON_CreateNumber(vmm->taps[i]));
+}
+
+static void read_opened(const cJSON *json, struct vmm *vmm)
+{
+    const cJSON *item, *disks = cJSON_GetObjectItemCaseSensitive(json, "disks");
+    const cJSON *taps = cJSON_GetObjectItemCaseSensitive(json, "taps");
+    size_t i = 0;
+    cJSON_ArrayForEach (item, disks) {
+        const char *text = cJSON_GetStringValue(item);
+        uintmax_t device, inode;
+        if (i < array_length(vmm->disks) && text &&
+            sscanf(text, "%20ju:%20ju", &device, &inode) == 2)
+            vmm->disks[i] = (struct file_id){.device = (dev_t)device, .inode = (ino_t)inode};
+        i++;
+    }
+    i = 0;
+    cJSON_ArrayForEach (item, taps)
+        if (i < array_length(vmm->taps))
+            vmm->taps[i++] =
+                cJSON_IsNumber(item) && item->valueint > 0 ? (unsigned)item->valueint : 0;
+}
+
+static int vmm_to_json(const struct vmm *vmm, const struct machine *machine, cJSON **ret,
+                       struct error *err)
 {
     char started[32], booted[48];
     if (!vmm) {
@@ -68,6 +104,7 @@ static int vmm_to_json(const struct vmm *vmm, cJSON **ret, struct error *err)
     cJSON_AddNumberToObject(json, "pid", vmm->pid);
     cJSON_AddStringToObject(json, "start_time", started);
     cJSON_AddStringToObject(json, "boot_id", booted);
+    opened_to_json(vmm, machine, json);
     *ret = json;
     return 0;
 }
@@ -83,7 +120,7 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
                      struct error *err)
 {
     cJSON *vmm = NULL;
-    int r = vmm_to_json(next->vmm, &vmm, err);
+    int r = vmm_to_json(next->vmm, next->machine, &vmm, err);
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
     auto_json cJSON *json = cJSON_CreateObject();
@@ -163,8 +200,10 @@ static int find_vmm(const struct hypervisor *hypervisor, const cJSON *json, stru
                            "instance is left out until the next start of the daemon",
                            pid);
     r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
-    if (*ret)
+    if (*ret) {
         pidfd = -1;
+        read_opened(json, *ret);
+    }
     return r;
 }
 

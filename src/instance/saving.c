@@ -190,6 +190,7 @@ int instance_write_image(struct instance *instance, const char *directory, struc
     int r = disks_copy(&machine, err);
     if (r < 0)
         return r;
+    instance_complain_of_taps(instance);
     r = vmm_save(&context, instance->vmm, &machine, &save, err);
     if (strcmp(directory, ".") != 0) {
         int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);

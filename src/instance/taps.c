@@ -5,6 +5,7 @@
  * part each.
  */
 #include <errno.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -52,4 +53,21 @@ void instance_drop_taps(struct instance *instance)
     pthread_mutex_lock(&instance->table->lock);
     instance->tap_count = 0;
     pthread_mutex_unlock(&instance->table->lock);
+}
+
+void instance_complain_of_taps(const struct instance *instance)
+{
+    const struct instances_setup *setup = &instance->table->setup;
+    struct error text;
+    for (size_t i = 0; i < instance->machine.interface_count; i++) {
+        const char *tap = instance->machine.interfaces[i].tap;
+        unsigned opened = instance->vmm->taps[i];
+        if (opened == 0 || opened == if_nametoindex(tap))
+            continue;
+        error_set(&text, EIO,
+                  "the tap %s of %s was removed since its VM opened it, which has no network now, "
+                  "even if there is one of that name again: standby and then running opens that",
+                  tap, instance->id);
+        setup->complain(setup->context, text.text);
+    }
 }

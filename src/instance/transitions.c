@@ -47,8 +47,10 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
         instance, machine->hypervisor, instance->image->directory_fd, instance->cancel_fd);
     struct vmm *vmm;
     int r = vmm_boot(&context, machine, &vmm, err);
-    if (r < 0)
+    if (r < 0) {
+        instance_drop_image(instance); /* its memory, if there was any yet */
         return r;
+    }
     vmm_release(vmm);
     const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false};
     r = instance_save_as(instance, &next, instance->image->directory_fd, err);
@@ -169,7 +171,7 @@ static int save(struct instance *instance, struct machine *ret, struct error *er
         disks_finish(&machine);
         return r;
     }
-    disks_renew_keys(&machine, &instance->machine); /* on record at the end */
+    disks_renew_keys(&machine, &instance->machine, instance->vmm); /* on record at the end */
     *ret = machine;
     return 0;
 }

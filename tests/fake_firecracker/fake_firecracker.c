@@ -6,6 +6,7 @@
  * It speaks the part of Firecracker's API that hypefs uses, as firecracker.yaml and the sources of
  * Firecracker have it: members that the version does not know, calls at the wrong time and devices
  * that do not exist are refused with a fault_message; a load that fails ends the process; the
+ * sockets are bound to, and one that is there already is refused, whoever has left it; the
  * memory file is mapped region by region, privately, at file offsets, and a slot that is not
  * plugged in is mapped PROT_NONE; a memory file that is there is written over in place; the log is
  * written from its beginning, the guest's console is stdout. "On resume" it behaves as a guest:

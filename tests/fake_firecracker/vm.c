@@ -19,7 +19,7 @@
 #include "util/sparse.h"
 #include "util/json.h"
 
-enum { MAGIC_SIZE = 8, STATE_MAX = 65536 };
+enum { MAGIC_SIZE = 8, STATE_MAX = 65536, VSOCK_BACKLOG = 8 };
 static const uint64_t magic = UINT64_C(0x0710198486640000);
 static const uint64_t low_end = UINT64_C(3) << 30; /* where the guest's devices begin */
 static const uint64_t slot_bytes = 16 * FAKE_PAGE; /* that are not plugged in */
@@ -64,7 +64,9 @@ static int open_vsock(const char *path)
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     snprintf(address.sun_path, sizeof address.sun_path, "%.100s", path);
-    return fd < 0 ? -1 : bind(fd, (struct sockaddr *)&address, sizeof address);
+    return fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0
+               ? -1
+               : listen(fd, VSOCK_BACKLOG);
 }
 
 /* ---- memory ---- */

@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 #include "fake.h"
 
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "fixture.h"
+
+enum { STATE_SIZE = 1024 };
 
 char *fake_instance(struct harness *h, const char *id, const char *file)
 {
@@ -56,6 +60,27 @@ void fake_publish(struct harness *h, const char *cmdline, const char *members)
     harness_put(fake_instance(h, "base", "state"), "standby");
     harness_put(fake_instance(h, "base", "snapshot"), "base");
     assert_works(rmdir(fake_instance(h, "base", "")));
+}
+
+void fake_craft(struct harness *h, const struct harness_snapshot *snapshot, const char *version,
+                const char *members, const char *edit)
+{
+    static const char magic[] = {0, 0, 0x64, (char)0x86, (char)0x84, 0x19, 0x10, 0x07};
+    char state[STATE_SIZE];
+    memcpy(state, magic, sizeof magic);
+    int size = snprintf(state + sizeof magic, sizeof state - sizeof magic,
+                        "{\"version\":\"%s\"%s%s}", version, members[0] ? "," : "", members);
+    harness_craft(h, snapshot);
+    struct harness_steps steps =
+        harness_write_steps(harness_store_path(h, "snapshots/base/state"), O_WRONLY | O_TRUNC,
+                            state, sizeof magic + (size_t)size);
+    assert_int_equal(steps.open | steps.write | steps.close, 0);
+    assert_shell("bash",
+                 harness_format(h,
+                                "cd $S/snapshots/base && jq '.machine.accel=\"kvm\"|%s' "
+                                "snapshot.json > j && mv j snapshot.json",
+                                edit),
+                 0);
 }
 
 void fake_drop(struct harness *h, const char *id)

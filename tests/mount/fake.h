@@ -19,6 +19,10 @@ void fake_mount_with(struct harness *h, const char *option, const char *value);
 void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members);
 /* Boots one, puts it to rest and publishes snapshots/base; the instance is gone. */
 void fake_publish(struct harness *h, const char *cmdline, const char *members);
+/* snapshots/base as an import leaves it, whose state is of that version and has these members more;
+ * `edit` is jq's, of its snapshot.json. */
+void fake_craft(struct harness *h, const struct harness_snapshot *snapshot, const char *version,
+                const char *members, const char *edit);
 /* Stops and removes it. */
 void fake_drop(struct harness *h, const char *id);
 

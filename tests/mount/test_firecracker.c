@@ -13,7 +13,7 @@
 #include "taps.h"
 #include "util/cleanup.h"
 
-enum { LONG_MS = 30000, SHORT_MS = 150, STATE_SIZE = 1024 };
+enum { LONG_MS = 30000, SHORT_MS = 150 };
 
 static char *forks(struct harness *h, const char *file)
 {
@@ -214,28 +214,6 @@ static void guest_that_is_silent_or_lies_is_destroyed(void **state)
 
 /* ---- snapshots that others made ---- */
 
-/* snapshots/base as an import leaves it; `edit` is jq's, of its snapshot.json. */
-static void craft(struct harness *h, const struct harness_snapshot *snapshot, const char *members,
-                  const char *edit)
-{
-    static const char magic[] = {0, 0, 0x64, (char)0x86, (char)0x84, 0x19, 0x10, 0x07};
-    char state[STATE_SIZE];
-    memcpy(state, magic, sizeof magic);
-    int size = snprintf(state + sizeof magic, sizeof state - sizeof magic,
-                        "{\"version\":\"1.7.0\"%s%s}", members[0] ? "," : "", members);
-    harness_craft(h, snapshot);
-    struct harness_steps steps =
-        harness_write_steps(harness_store_path(h, "snapshots/base/state"), O_WRONLY | O_TRUNC,
-                            state, sizeof magic + (size_t)size);
-    assert_int_equal(steps.open | steps.write | steps.close, 0);
-    assert_shell("bash",
-                 harness_format(h,
-                                "cd $S/snapshots/base && jq '.machine.accel=\"kvm\"|%s' "
-                                "snapshot.json > j && mv j snapshot.json",
-                                edit),
-                 0);
-}
-
 static const struct harness_snapshot small = {
     .id = "base",
     .hypervisor = "firecracker",
@@ -252,13 +230,13 @@ static void image_over_3_gib_is_reached_in_both_regions(void **state)
         {.offset = gib3, .name = "above", .token = "t"},
         {.offset = all - 4096, .name = "unplugged", .token = "t"},
     };
-    craft(h,
-          &(struct harness_snapshot){.id = "base",
-                                     .hypervisor = "firecracker",
-                                     .memory_bytes = all,
-                                     .frames = frames,
-                                     .count = array_length(frames)},
-          "", ".");
+    fake_craft(h,
+               &(struct harness_snapshot){.id = "base",
+                                          .hypervisor = "firecracker",
+                                          .memory_bytes = all,
+                                          .frames = frames,
+                                          .count = array_length(frames)},
+               "1.7.0", "", ".");
     fake_mount(h);
     for (size_t i = 0; i < 3; i++)
         stage(h, frames[i].name, harness_format(h, "{\"i\":%zu}", i), "keyed", LONG_MS);
@@ -277,13 +255,13 @@ static void drives_are_each_forks_own_or_shared(void **state)
 {
     struct harness *h = *state;
     const char *T = h->directory;
-    craft(h, &small, harness_format(h, TWO_DRIVES, T, T),
-          harness_format(h,
-                         ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
-                         "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"disk-0\"},"
-                         "{\"id\":\"data\",\"path\":\"%s/shared\",\"format\":\"raw\","
-                         "\"readonly\":true}]",
-                         T, T));
+    fake_craft(h, &small, "1.7.0", harness_format(h, TWO_DRIVES, T, T),
+               harness_format(h,
+                              ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
+                              "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"disk-0\"},"
+                              "{\"id\":\"data\",\"path\":\"%s/shared\",\"format\":\"raw\","
+                              "\"readonly\":true}]",
+                              T, T));
     assert_shell("bash",
                  "echo later > $T/origin; echo shared > $T/shared; chmod 400 $T/shared; "
                  "echo -n frozen content > $S/snapshots/base/disk-0",
@@ -307,7 +285,7 @@ static void drive_that_nobody_named_is_refused(void **state)
 {
     struct harness *h = *state;
     const char *T = h->directory;
-    craft(h, &small, harness_format(h, TWO_DRIVES, T, T), ".");
+    fake_craft(h, &small, "1.7.0", harness_format(h, TWO_DRIVES, T, T), ".");
     assert_shell("bash", "echo later > $T/origin; echo shared > $T/shared", 0);
     fake_mount(h);
     assert_refused(h, EOPNOTSUPP, "load", "the drive rootfs");

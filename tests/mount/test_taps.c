@@ -123,6 +123,27 @@ static void fork_when_the_source_has_no_tap_is_einval(void **state)
     assert_errno(commit(h, "f0", "{}"), 0);
 }
 
+/* Only root can remove it while the VM has it open. */
+static void tap_that_was_made_anew_is_told_at_a_save_and_opened_by_a_restore(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        skip();
+    harness_put(harness_path(h, "instances/x/snapshot"), "before");
+    assert_shell("bash",
+                 "! grep 'the tap t0' $T/log && ip link del t0 && ip tuntap add t0 mode tap && "
+                 "ip link set t0 up",
+                 0);
+    harness_kill(h); /* the index is on record */
+    harness_mount(h, NULL);
+    harness_put(harness_path(h, "instances/x/snapshot"), "base");
+    harness_await(h, h->log, "the tap t0 of x was removed since its VM opened it");
+    taps_assert(h, "t0", false);
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    harness_put(harness_path(h, "instances/x/state"), "running");
+    taps_assert(h, "t0", true);
+}
+
 static void forks_when_two_want_one_tap_at_once_are_one(void **state)
 {
     struct harness *h = *state;
@@ -154,6 +175,7 @@ int main(void)
         tap_test(fork_when_the_tap_is_not_there_is_eio, setup_snapshot),
         tap_test(fork_when_the_source_has_no_tap_is_einval, tiny_guest_setup),
         tap_test(forks_when_two_want_one_tap_at_once_are_one, setup_snapshot),
+        tap_test(tap_that_was_made_anew_is_told_at_a_save_and_opened_by_a_restore, setup),
     };
     harness_enter_with(taps_make);
     if (!tiny_guest_possible())

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * opened: which files a VMM has open. A path may name another file at any time (mv), and the VM
+ * reads and writes what its VMM has open. So the file behind each disk is remembered when the VMM
+ * has opened it, and found again in /proc/PID/fd. Any thread, one at a time per struct vmm.
+ */
+#ifndef HYPEFS_HYPERVISOR_OPENED_H
+#define HYPEFS_HYPERVISOR_OPENED_H
+
+#include "hypervisor/hypervisor.h"
+
+/* The VMM has just started, and opened its disks and taps: remembers which files and interfaces
+ * those are. EIO if a disk is none that its path names now, or not the one that its key tells of.
+ */
+int opened_remember(const struct vmm_context *context, struct vmm *vmm,
+                    const struct machine *machine, struct error *err);
+
+/* EIO, with words that name the file and what to do, unless the paths of all disks that a save does
+ * not copy name what the VMM has open. */
+int opened_check(const struct vmm_context *context, const struct vmm *vmm,
+                 const struct machine *machine, struct error *err);
+
+/* What the VMM has open as that disk, for reading, whatever lies at its path by now. EIO. */
+int opened_open(const struct vmm_context *context, const struct vmm *vmm,
+                const struct machine *machine, size_t index, int *ret, struct error *err);
+
+/* EIO unless the VMM has that file of the instance's directory open. */
+int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, const char *name,
+                     struct error *err);
+
+#endif

@@ -1,0 +1,295 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A path is not a file: what a VM's VMM has open counts, whatever has got its name since. With a
+ * real QEMU, and with tests/fake_firecracker, which is not Firecracker; its guest writes the VM's
+ * id to each of its disks when it starts.
+ */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fake.h"
+#include "tiny_guest.h"
+
+static char *file(struct harness *h, const char *name)
+{
+    return harness_path(h, "instances/x/%s", name);
+}
+
+static void change(struct harness *h, const char *id, const char *state)
+{
+    int code = harness_write(fake_instance(h, id, "state"), state);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, fake_instance(h, id, "error")));
+}
+
+static void commit(struct harness *h, const char *source, const char *id)
+{
+    int code = harness_write(harness_path(h, "%s/forks/new/commit", source), id);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, harness_path(h, "%s/forks/new/error", source)));
+}
+
+static void start_again(struct harness *h)
+{
+    harness_kill(h);
+    fake_mount(h);
+}
+
+/* Two disks, T/a and T/b, of 1 MiB. */
+static void make_disks(struct harness *h)
+{
+    assert_shell("bash", "for i in a b; do truncate -s 1M $T/$i; done", 0);
+}
+
+static char *disks(struct harness *h, const char *members)
+{
+    return harness_format(h,
+                          "\"disks\":[{\"path\":\"%s/a\",\"format\":\"raw\"%s},"
+                          "{\"path\":\"%s/b\",\"format\":\"raw\"%s}]",
+                          h->directory, members, h->directory, members);
+}
+
+static void boot_qemu(struct harness *h, const char *members)
+{
+    static const char *const names[] = {"m", NULL};
+    const char *kernel = harness_json(h, tiny_guest_config(h, names), "kernel");
+    make_disks(h);
+    assert_works(mkdir(file(h, ""), 0755));
+    harness_put(
+        file(h, "config"),
+        harness_format(h,
+                       "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"none\"},"
+                       "%s}",
+                       kernel, disks(h, members)));
+    change(h, "x", "running");
+    harness_await(h, file(h, "console"), "ready");
+}
+
+static void boot_firecracker(struct harness *h, const char *members)
+{
+    make_disks(h);
+    fake_make(h, "x", "mailboxes=m", harness_format(h, ",%s", disks(h, members)));
+    change(h, "x", "running");
+    harness_await(h, file(h, "console"), "ready");
+}
+
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    fake_mount(*state);
+    return 0;
+}
+
+/* Nothing can be saved, each way to do it has the words, and the VM runs on. */
+static void assert_not_saved(struct harness *h, const char *words)
+{
+    assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
+    assert_file_contains(file(h, "error"), words);
+    assert_errno(harness_write(file(h, "state"), "standby"), EIO);
+    assert_file_contains(file(h, "error"), words);
+    harness_put(file(h, "forks/new/options"), "{\"from_running\":true}");
+    assert_errno(harness_write(file(h, "forks/new/commit"), "f"), EIO);
+    assert_file_contains(file(h, "forks/new/error"), words);
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v : | grep .", 1);
+}
+
+/* All of it can be. */
+static void assert_saved(struct harness *h)
+{
+    harness_put(file(h, "snapshot"), "s");
+    commit(h, "snapshots/s", "f");
+    change(h, "x", "standby");
+    commit(h, "instances/x", "g");
+    change(h, "x", "running");
+}
+
+static void assert_disks_are_compared(struct harness *h)
+{
+    assert_shell("bash", "mv $T/a $T/kept && cp $T/kept $T/a", 0);
+    assert_not_saved(h, harness_format(h, "which is %s/kept now: put that back", h->directory));
+    /* One of both, as a daemon knows that did not start the VM. */
+    assert_shell("bash", "mv $T/b $T/a && mv $T/kept $T/b", 0);
+    start_again(h);
+    assert_not_saved(h, harness_format(h,
+                                       "disk %s/a is not the file that the VM has open, which "
+                                       "is %s/b now",
+                                       h->directory, h->directory));
+    assert_shell("bash", "mv $T/a $T/kept && mv $T/b $T/a && mv $T/kept $T/b", 0);
+    assert_saved(h);
+}
+
+static void disk_of_qemu_that_is_only_read_is_the_one_that_it_has_open(void **state)
+{
+    boot_qemu(*state, ",\"readonly\":true");
+    assert_disks_are_compared(*state);
+}
+
+static void disk_of_qemu_that_is_written_to_is_the_one_that_it_has_open(void **state)
+{
+    boot_qemu(*state, "");
+    assert_disks_are_compared(*state);
+}
+
+static void disk_of_firecracker_that_is_only_read_is_the_one_that_it_has_open(void **state)
+{
+    boot_firecracker(*state, ",\"readonly\":true");
+    assert_disks_are_compared(*state);
+}
+
+static void disk_that_was_removed_is_told_with_where_its_content_is(void **state)
+{
+    struct harness *h = *state;
+    boot_qemu(h, ",\"readonly\":true");
+    assert_shell("bash", "echo what was there 1<> $T/b && rm $T/b", 0);
+    assert_not_saved(h, "which was removed or replaced");
+    /* The words' last one is where to copy it from. */
+    assert_shell("bash",
+                 "words=$(cat instances/x/error) && cp \"${words##* }\" $T/copied && "
+                 "grep -q 'what was there' $T/copied",
+                 0);
+}
+
+static void chain_is_made_of_what_qemu_has_open(void **state)
+{
+    struct harness *h = *state;
+    boot_qemu(h, "");
+    harness_put(file(h, "snapshot"), "first");
+    assert_shell("bash", "mv $T/a $T/kept && cp $T/kept $T/a", 0);
+    assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
+    assert_file_contains(file(h, "error"), "/kept now");
+    assert_shell("bash",
+                 "mv $T/kept $T/a && cd $S/instances/x && mv disk0.1.qcow2 kept && "
+                 "cp kept disk0.1.qcow2",
+                 0);
+    assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
+    assert_file_contains(file(h, "error"), "the file disk0.1.qcow2 in the store is not the one");
+    assert_shell("bash", "cd $S/instances/x && mv kept disk0.1.qcow2", 0);
+    assert_saved(h);
+}
+
+static void memory_is_what_qemu_has_mapped(void **state)
+{
+    struct harness *h = *state;
+    boot_qemu(h, ",\"readonly\":true");
+    assert_shell("bash", "cd $S/instances/x && mv memory kept && cp kept memory", 0);
+    assert_not_saved(h, "the file memory in the store is not the memory of the VM");
+    assert_shell("bash", "cd $S/instances/x && mv kept memory", 0);
+    assert_saved(h);
+    assert_shell("bash", "cd $S/instances/x && mv base kept && cp kept base", 0);
+    assert_errno(harness_write(file(h, "state"), "standby"), EIO);
+    assert_file_contains(file(h, "error"),
+                         "the file base in the store is not the memory of the VM");
+    assert_shell("bash", "cd $S/instances/x && mv kept base", 0);
+    change(h, "x", "standby");
+}
+
+static void drive_is_frozen_as_firecracker_has_it_open(void **state)
+{
+    struct harness *h = *state;
+    boot_firecracker(h, "");
+    harness_await(h, harness_format(h, "%s/a", h->directory), "x");
+    assert_shell("bash", "mv $T/a $T/kept && echo other > $T/a && rm $T/b", 0);
+    start_again(h);
+    harness_put(file(h, "snapshot"), "s");
+    assert_shell("bash",
+                 "cmp $T/kept $S/snapshots/s/frozen-disk0 && "
+                 "[ \"$(head -c 1 $S/snapshots/s/frozen-disk1)\" = x ]",
+                 0);
+    /* Nothing need lie where the disks were once they are frozen. */
+    assert_shell("bash", "rm $T/a", 0);
+    commit(h, "snapshots/s", "f");
+    harness_await(h, harness_store_path(h, "instances/f/drive-disk0"), "f");
+    change(h, "x", "standby");
+    change(h, "x", "running");
+    change(h, "x", "standby");
+    assert_shell("bash", "[ \"$(head -c 1 $S/instances/x/frozen-disk0)\" = x ]", 0);
+    assert_shell("bash", "[ \"$(cat $T/kept | tr -d '\\0')\" = x ] && [ ! -e $T/a ]", 0);
+}
+
+/* ---- a snapshot of another tool's ---- */
+
+static const struct harness_snapshot foreign = {
+    .id = "base",
+    .hypervisor = "firecracker",
+    .frames = (const struct harness_frame[]){{.offset = 4096, .name = "m", .token = "t"}},
+    .count = 1};
+
+static void drive_that_a_saved_state_names_is_told_when_nothing_is_there(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    fake_craft(h, &foreign, "1.7.0",
+               harness_format(h,
+                              "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":"
+                              "\"%s/origin\",\"is_read_only\":false}]",
+                              h->directory),
+               harness_format(h,
+                              ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
+                              "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"disk-0\"}]",
+                              h->directory));
+    harness_put(harness_store_path(h, "snapshots/base/disk-0"), "frozen");
+    fake_mount(h);
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EIO);
+    const char *error = harness_path(h, "snapshots/base/forks/new/error");
+    assert_file_contains(error,
+                         harness_format(h, "any file will do: touch %s/origin", h->directory));
+    assert_shell("bash", "touch $T/origin", 0);
+    commit(h, "snapshots/base", "f");
+    /* What is saved of it needs nothing there. */
+    change(h, "f", "standby");
+    assert_shell("bash", "rm $T/origin", 0);
+    commit(h, "instances/f", "g");
+    change(h, "f", "running");
+}
+
+static void vsock_is_made_anew_by_each_vmm(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    fake_craft(h, &foreign, "1.16.0", harness_format(h, "\"vsock\":\"%s/v.sock\"", h->directory),
+               harness_format(h, ".machine.vsock=\"%s/v.sock\"", h->directory));
+    fake_mount(h);
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.16.0");
+    commit(h, "snapshots/base", "x");
+    const char *vsock = harness_store_path(h, "instances/x/vsock.sock");
+    for (int i = 0; i < 2; i++) {
+        assert_works(access(vsock, F_OK));
+        change(h, "x", "standby");
+        assert_fails(access(vsock, F_OK), ENOENT);
+        change(h, "x", "running");
+    }
+    /* As a VMM leaves it that ends while no daemon runs, or with its host. */
+    assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash", "kill -9 $(jq .vmm.pid $S/instances/x/instance.json)", 0);
+    fake_mount(h);
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.16.0");
+    harness_await(h, file(h, "state"), "stopped");
+    assert_fails(access(vsock, F_OK), ENOENT);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(disk_of_qemu_that_is_only_read_is_the_one_that_it_has_open),
+        TEST(disk_of_qemu_that_is_written_to_is_the_one_that_it_has_open),
+        TEST(disk_of_firecracker_that_is_only_read_is_the_one_that_it_has_open),
+        TEST(disk_that_was_removed_is_told_with_where_its_content_is),
+        TEST(chain_is_made_of_what_qemu_has_open),
+        TEST(memory_is_what_qemu_has_mapped),
+        TEST(drive_is_frozen_as_firecracker_has_it_open),
+        TEST(drive_that_a_saved_state_names_is_told_when_nothing_is_there),
+        TEST(vsock_is_made_anew_by_each_vmm),
+    };
+    harness_enter();
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    return cmocka_run_group_tests_name("opened", tests, NULL, NULL);
+}
