@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/block_device.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
 
@@ -51,17 +52,50 @@ int disks_check_room(const struct machine *machine, struct error *err)
     return 0;
 }
 
+int disk_check_kind(const char *path, bool readonly, const struct stat *file, struct error *err)
+{
+    if (S_ISREG(file->st_mode) || (S_ISBLK(file->st_mode) && readonly))
+        return 0;
+    if (S_ISBLK(file->st_mode))
+        return error_set(err, EINVAL,
+                         "the disk %s is a block device, which can only be \"readonly\", for it "
+                         "cannot be frozen with a VM's memory: copy it into a file with qemu-img "
+                         "convert -O raw, and give that",
+                         path);
+    return error_set(err, EINVAL,
+                     "the disk %s is not a regular file: give one, or a block device that is "
+                     "\"readonly\"",
+                     path);
+}
+
+static int key_of(const struct machine_disk *disk, const struct stat *file, char ret[FILE_KEY_SIZE],
+                  struct error *err)
+{
+    if (S_ISBLK(file->st_mode))
+        return block_device_key(disk->path, file, ret, err);
+    file_key(file, ret);
+    return 0;
+}
+
 int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err)
 {
     char key[FILE_KEY_SIZE];
-    file_key(file, key);
-    if (!disk->key[0] || strcmp(disk->key, key) == 0)
-        return 0;
+    int r = disk->key[0] ? key_of(disk, file, key, err) : 0;
+    if (r < 0 || !disk->key[0] || strcmp(disk->key, key) == 0)
+        return r;
+    if (S_ISBLK(file->st_mode))
+        return error_set(err, EIO,
+                         "disk %s is not as it was when the VM was saved: since then something "
+                         "has written to the block device, or another was attached there, or the "
+                         "host was started again (%s; now %s)",
+                         disk->path, disk->key, key);
     return error_set(err, EIO,
                      "disk %s is not as it was when the VM was saved: it must never be changed "
                      "after that; put the old file back (mv keeps it the same, cp does not)",
                      disk->path);
 }
+
+static const char no_key[] = "gone"; /* which no file's key is */
 
 static void set_key(struct machine_disk *disk)
 {
@@ -69,7 +103,7 @@ static void set_key(struct machine_disk *disk)
     if (stat(disk->path, &file) == 0)
         file_key(&file, disk->key);
     else
-        snprintf(disk->key, sizeof disk->key, "gone"); /* which no file's key is */
+        snprintf(disk->key, sizeof disk->key, "%s", no_key);
 }
 
 void disks_note_readonly(struct machine *machine)
@@ -78,8 +112,8 @@ void disks_note_readonly(struct machine *machine)
     for (size_t i = 0; i < machine->disk_count; i++) {
         struct machine_disk *disk = &machine->disks[i];
         if (disk->readonly && !disk->key[0] && stat(disk->path, &file) == 0 &&
-            S_ISREG(file.st_mode))
-            file_key(&file, disk->key);
+            key_of(disk, &file, disk->key, NULL) < 0)
+            snprintf(disk->key, sizeof disk->key, "%s", no_key);
     }
 }
 

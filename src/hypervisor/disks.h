@@ -45,11 +45,14 @@ bool disks_are_written(const struct machine *machine);
 /* EOPNOTSUPP if one of the disks has as many layers as there can be. */
 int disks_check_room(const struct machine *machine, struct error *err);
 
-/* EIO unless the user's file of a chain, of which this is what fstat() tells, is as it was. */
+/* EINVAL unless a file of which this is what stat() tells can be a disk: a regular file, or a block
+ * device that is only read, for that cannot be frozen as a file is. */
+int disk_check_kind(const char *path, bool readonly, const struct stat *file, struct error *err);
+
+/* EIO unless the user's file of a disk, of which this is what stat() tells, is as it was. */
 int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err);
 
-/* The files of the disks that are only read get their keys, those that have none yet. Of a device
- * nothing tells whether it is still the same. */
+/* The files of the disks that are only read get their keys, those that have none yet. */
 void disks_note_readonly(struct machine *machine);
 /* EIO unless they are as they were. */
 int disks_check_readonly(const struct machine *machine, struct error *err);

@@ -73,6 +73,12 @@ static int check_boot_file(const char *what, const char *path, struct error *err
     return 0;
 }
 
+static int check_boot_disk(const struct machine_disk *disk, struct error *err)
+{
+    struct stat st;
+    return stat(disk->path, &st) == 0 ? disk_check_kind(disk->path, disk->readonly, &st, err) : 0;
+}
+
 /* A VMM that has just started: it is ended if it did not open what it was to open. An image (NULL:
  * none) is shared by all that are loaded from it, whatever the VMM, whatever its version. */
 static int take(const struct vmm_context *context, const struct machine *machine,
@@ -98,7 +104,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     if (r == 0)
         r = check_boot_file("initrd", machine->initrd, err);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
-        r = check_boot_file("disk", machine->disks[i].path, err);
+        r = check_boot_disk(&machine->disks[i], err);
     if (r == 0)
         r = machine->hypervisor->boot(context, machine, &vmm, err);
     return r < 0 ? r : take(context, machine, NULL, vmm, ret, err);

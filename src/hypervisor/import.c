@@ -210,6 +210,7 @@ static const struct importer {
     const char *needs; /* a configuration: what it is; NULL: it may be left out */
     enum machine_accel accel;
     int (*check_state)(const struct import_file *state, struct error *err);
+    /* On entry the machine has the size of the memory file; after, what the configuration says. */
     int (*read_config)(const cJSON *json, struct machine *ret, struct error *err);
 } importers[] = {
     {"qemu", true, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
@@ -256,10 +257,7 @@ static int check_disk_file(const char *path, bool readonly, struct error *err)
     struct stat st;
     if (stat(path, &st) < 0 || access(path, R_OK) < 0)
         return error_errno(err, errno, "the disk %s cannot be opened", path);
-    if (!S_ISREG(st.st_mode) && !(readonly && S_ISBLK(st.st_mode)))
-        return error_set(err, EINVAL, "the disk %s is not a regular file%s", path,
-                         readonly ? " or a block device" : ", of which a copy could be kept");
-    return 0;
+    return disk_check_kind(path, readonly, &st, err);
 }
 
 /* The file that a writable disk's content is in: a name beside the configuration, if it was frozen
@@ -345,7 +343,6 @@ static int take_config(const struct importer *importer, const struct import_file
     int r = read_config(&files->config, &json, err);
     if (r < 0)
         return r;
-    machine->memory_bytes = 0;
     r = importer->read_config(json, machine, err);
     if (r == 0 && machine->memory_bytes != 0 && machine->memory_bytes != size)
         r = error_set(err, EINVAL, "it tells of a memory of %" PRIu64 " bytes, and %s has %" PRIu64,

@@ -93,7 +93,18 @@ struct machine_config {
     char *huge_pages;
 };
 
-static int read_machine_config(const cJSON *json, struct machine *machine, struct error *err)
+/* Memory that can be plugged in while the VM runs; it is in the memory file from the start. */
+static int read_hotplug(const cJSON *json, int64_t *ret_mib, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"total_size_mib", JSON_INTEGER, 0, .required = true, .min = 1, .max = MEMORY_MIB_MAX}};
+    int r = json ? json_read_known(json, fields, array_length(fields), ret_mib, err) : 0;
+    return r < 0 ? error_prefix(err, r, "memory-hotplug") : 0;
+}
+
+/* On entry the machine has the size of its memory file. */
+static int read_machine_config(const cJSON *json, int64_t hotplug_mib, struct machine *machine,
+                               struct error *err)
 {
 #define FIELD(member) offsetof(struct machine_config, member)
     static const struct json_field fields[] = {
@@ -117,7 +128,10 @@ static int read_machine_config(const cJSON *json, struct machine *machine, struc
                       config.huge_pages);
     free(config.huge_pages);
     machine->vcpus = (unsigned)config.vcpus;
-    machine->memory_bytes = (uint64_t)config.memory_mib * MIB;
+    uint64_t bytes = (uint64_t)config.memory_mib * MIB;
+    if (bytes != machine->memory_bytes) /* else it tells of both together already */
+        bytes += (uint64_t)hotplug_mib * MIB;
+    machine->memory_bytes = bytes;
     return r;
 }
 
@@ -141,7 +155,7 @@ static int refuse_writable_pmem(const cJSON *json, struct error *err)
 }
 
 struct members {
-    const cJSON *drives, *interfaces, *machine, *vsock, *pmem;
+    const cJSON *drives, *interfaces, *machine, *hotplug, *vsock, *pmem;
 };
 
 int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err)
@@ -151,11 +165,13 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
         {"drives", JSON_ARRAY, FIELD(drives), .nullable = true},
         {"network-interfaces", JSON_ARRAY, FIELD(interfaces), .nullable = true},
         {"machine-config", JSON_OBJECT, FIELD(machine), .nullable = true},
+        {"memory-hotplug", JSON_OBJECT, FIELD(hotplug), .nullable = true},
         {"vsock", JSON_OBJECT, FIELD(vsock), .nullable = true},
         {"pmem", JSON_ARRAY, FIELD(pmem), .nullable = true},
     };
 #undef FIELD
     struct members members = {0};
+    int64_t hotplug_mib = 0;
     int r = json_read_known(json, fields, array_length(fields), &members, err);
     if (r == 0 && !members.drives && !members.machine)
         r = error_set(err, EINVAL,
@@ -166,7 +182,9 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
     if (r == 0)
         r = read_interfaces(members.interfaces, ret, err);
     if (r == 0)
-        r = read_machine_config(members.machine, ret, err);
+        r = read_hotplug(members.hotplug, &hotplug_mib, err);
+    if (r == 0)
+        r = read_machine_config(members.machine, hotplug_mib, ret, err);
     if (r == 0)
         r = read_vsock(members.vsock, ret, err);
     return r < 0 ? r : refuse_writable_pmem(members.pmem, err);

@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
@@ -127,12 +128,19 @@ static void add_network(struct list *list, const struct machine *machine)
     add_json(list, "-device", device, complete);
 }
 
+static bool is_block_device(const char *path)
+{
+    struct stat file;
+    return stat(path, &file) == 0 && S_ISBLK(file.st_mode);
+}
+
 /* One file of a disk: the user's, or an overlay over the one before it. */
 static void add_layer(struct list *list, const struct machine_disk *disk, size_t index,
                       unsigned layer)
 {
     char node[QEMU_NODE_SIZE], below[QEMU_NODE_SIZE], name[DISK_NAME_SIZE];
     const char *format = layer > 0 ? "qcow2" : disk->format;
+    const char *driver = layer == 0 && is_block_device(disk->path) ? "host_device" : "file";
     bool readonly = disk->readonly || layer < disk_top(disk);
     qemu_disk_node(index, layer, node);
     disk_layer_name(index, layer, name);
@@ -147,7 +155,7 @@ static void add_layer(struct list *list, const struct machine_disk *disk, size_t
         complete = complete && cJSON_AddNullToObject(block, "backing");
     }
     cJSON *file = cJSON_AddObjectToObject(block, "file");
-    complete = complete && cJSON_AddStringToObject(file, "driver", "file") &&
+    complete = complete && cJSON_AddStringToObject(file, "driver", driver) &&
                cJSON_AddStringToObject(file, "filename", layer > 0 ? name : disk->path);
     add_json(list, "-blockdev", block, complete);
 }

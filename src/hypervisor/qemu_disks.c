@@ -99,9 +99,9 @@ static int check_disk(const struct machine_disk *disk, struct error *err)
     struct stat file;
     if (fstat(fd, &file) < 0)
         return error_errno(err, errno, "disk %s", disk->path);
-    if (!S_ISREG(file.st_mode))
-        return error_set(err, EINVAL, "disk %s is not a regular file", disk->path);
-    int r = disk_check_key(disk, &file, err);
+    int r = disk_check_kind(disk->path, disk->readonly, &file, err);
+    if (r == 0)
+        r = disk_check_key(disk, &file, err);
     return r == 0 && strcmp(disk->format, "qcow2") == 0 ? check_qcow2(fd, disk->path, err) : r;
 }
 

@@ -71,6 +71,8 @@ static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
 #define DRIVE(more) "{\"drives\":[{\"drive_id\":\"a\",\"is_root_device\":true," more "}]}"
 #define INTERFACE(more) "{\"drives\":[],\"network-interfaces\":[{" more "}]}"
 #define MACHINE(more) "{\"machine-config\":{\"vcpu_count\":1," more "}}"
+#define HOTPLUG(machine, more)                                                                     \
+    "{\"machine-config\":{\"vcpu_count\":1," machine "},\"memory-hotplug\":{" more "}}"
     static const struct {
         const char *text;
         int code; /* 0: it is taken */
@@ -109,6 +111,14 @@ static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
         {MACHINE("\"mem_size_mib\":17"), EINVAL, "it tells of a memory of 17825792 bytes, and "},
         {MACHINE("\"mem_size_mib\":0"), EINVAL, "machine-config: \"mem_size_mib\""},
         {MACHINE("\"mem_size_mib\":1.5"), EINVAL, "machine-config: \"mem_size_mib\""},
+        {HOTPLUG("\"mem_size_mib\":12", "\"total_size_mib\":4,\"slot_size_mib\":1"), 0, ""},
+        {HOTPLUG("\"mem_size_mib\":16", "\"total_size_mib\":4"), 0, ""}, /* the sum */
+        {HOTPLUG("\"mem_size_mib\":12", "\"total_size_mib\":5"), EINVAL,
+         "it tells of a memory of 17825792 bytes, and "},
+        {HOTPLUG("\"mem_size_mib\":12", "\"total_size_mib\":-4"), EINVAL,
+         "memory-hotplug: \"total_size_mib\""},
+        {HOTPLUG("\"mem_size_mib\":12", "\"slot_size_mib\":4"), EINVAL,
+         "\"total_size_mib\" is missing"},
         {MACHINE("\"smt\":true"), EINVAL, "\"mem_size_mib\" is missing"},
         {MACHINE("\"mem_size_mib\":16,\"huge_pages\":\"2M\""), EOPNOTSUPP, "huge_pages \"2M\""},
         {"{\"drives\":[],\"vsock\":{}}", EINVAL, "vsock: member \"uds_path\""},
