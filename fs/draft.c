@@ -274,7 +274,7 @@ static void add_mailbox(struct fs *fs, const struct staged *file, struct fork_re
     struct fork_mailbox *mailbox = &request->mailboxes[request->count];
     snprintf(mailbox->name, sizeof mailbox->name, "%.64s", file->name);
     json_check(file->document.text, file->document.size, &check);
-    if (fork_parse_mailbox(file->document.text, check.object, fs->setup.require_token, mailbox,
+    if (fork_parse_mailbox(file->document.text, check.object, &fs->setup.rules, mailbox,
                            &request->refused) == 0)
         request->count++;
 }
@@ -292,7 +292,7 @@ static void make_request(struct fs *fs, struct draft *draft, struct fork_request
         if (!draft_scratch_name(file->name) && !request->refused.code)
             add_mailbox(fs, file, request);
     if (draft->has_network && !request->refused.code)
-        fork_parse_network(draft->network.text, draft->network.size, fs->setup.require_token,
+        fork_parse_network(draft->network.text, draft->network.size, &fs->setup.rules,
                            &request->network, &request->refused);
     request->options_text = strndup(options, size);
     if (!request->refused.code)
@@ -414,7 +414,7 @@ static void finish_commit(struct job *job)
     struct draft *draft = (struct draft *)job->object;
     bool new = is_new(draft);
     const struct tell_commit commit = told(job);
-    tell_commit_ended(&commit, cJSON_GetObjectItemCaseSensitive(job->outcome.result, "error"));
+    tell_commit_ended(&commit, job->outcome.result);
     free(draft->result);
     draft->result = json_print(job->outcome.result);
     draft->job = NULL;

@@ -74,7 +74,7 @@ static int staged_check(struct fs *fs, const struct place *place, const char *te
 {
     (void)place;
     (void)size;
-    return fork_parse_mailbox(text, object, fs->setup.require_token, NULL, err);
+    return fork_parse_mailbox(text, object, &fs->setup.rules, NULL, err);
 }
 
 static int staged_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
@@ -176,7 +176,7 @@ static int network_check(struct fs *fs, const struct place *place, const char *t
 {
     (void)place;
     (void)object;
-    return fork_parse_network(text, size, fs->setup.require_token, NULL, err);
+    return fork_parse_network(text, size, &fs->setup.rules, NULL, err);
 }
 
 static const struct file_type network_file = {.text = network_text,
@@ -327,8 +327,7 @@ static int check_content(struct fs *fs, const struct staged *file, struct error 
     if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
         return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
                          check.why[0] ? check.why : "the JSON object is not complete");
-    return fork_parse_mailbox(file->document.text, check.object, fs->setup.require_token, NULL,
-                              err);
+    return fork_parse_mailbox(file->document.text, check.object, &fs->setup.rules, NULL, err);
 }
 
 static int staged_rename(struct fs *fs, const struct place *directory, const char *name,

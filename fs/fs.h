@@ -18,6 +18,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
+#include "fork/request.h"
 #include "instance/instance.h"
 #include "store/snapshot.h"
 
@@ -37,7 +38,7 @@ struct fs_setup {
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct warm_pool *warm; /* VMs that are loaded ahead */
-    bool require_token;
+    struct fork_rules rules;
     struct events *events; /* which the layers below tell too (tell.h) */
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
     void (*wake)(void *poll);

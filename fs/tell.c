@@ -89,14 +89,28 @@ void tell_commit_step(const struct tell_commit *commit, const char *phase)
     events_add(commit->events, line);
 }
 
-void tell_commit_ended(const struct tell_commit *commit, const cJSON *error)
+/* Why a fork that was made may not be reached: by the network's status and message. */
+static void add_degraded_network(cJSON *line, const cJSON *network)
 {
+    const cJSON *message = cJSON_GetObjectItemCaseSensitive(network, "message");
+    const cJSON *status = cJSON_GetObjectItemCaseSensitive(network, "status");
+    if (!cJSON_IsString(message) || !cJSON_IsString(status))
+        return;
+    cJSON *degraded = cJSON_AddObjectToObject(line, "network");
+    cJSON_AddStringToObject(degraded, "status", status->valuestring);
+    cJSON_AddStringToObject(degraded, "message", message->valuestring);
+}
+
+void tell_commit_ended(const struct tell_commit *commit, const cJSON *result)
+{
+    const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     bool failed = cJSON_IsObject(error);
     cJSON *line = begin_commit(commit, failed ? "commit-failed" : "committed");
     if (!line)
         return;
     if (failed)
         cJSON_AddItemToObject(line, "error", cJSON_Duplicate(error, true));
+    add_degraded_network(line, cJSON_GetObjectItemCaseSensitive(result, "network"));
     events_add(commit->events, line);
 }
 

@@ -22,8 +22,7 @@ struct tell_commit {
 };
 void tell_commit_begun(const struct tell_commit *commit);
 void tell_commit_step(const struct tell_commit *commit, const char *phase);
-/* `error` is that of `result`: null or an object. */
-void tell_commit_ended(const struct tell_commit *commit, const cJSON *error);
+void tell_commit_ended(const struct tell_commit *commit, const cJSON *result);
 
 /* A write to an instance's `state` or `snapshot` has failed: which of the two, and what was
  * written. */

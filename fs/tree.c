@@ -42,7 +42,7 @@ static const char readme[] =
     "    echo web-3 > instances/web-1/forks/new/commit   # of one in standby\n"
     "\n"
     "To wait for the guest's ack: {\"payload\": {...}, \"wait_for_ack\": true}\n"
-    "To have acks that nobody can forge, add \"ack\": \"keyed\".\n"
+    "For a guest that answers by UDP and does not arm its mailbox again: \"ack\": \"udp\".\n"
     "When a write fails, read the file error beside it: it says why and what to do.\n"
     "What to do on failure, and more: forks/new/options.\n"
     "What happens, as it happens: cat events. It waits, and does not end: leave this one file\n"

@@ -33,7 +33,9 @@ static const char help[] =
     "  --store DIR          where snapshots and instances lie (default: /var/lib/hypefs,\n"
     "                       or $XDG_DATA_HOME/hypefs when not root)\n"
     "  -f, --foreground     do not go into the background; the log goes to stderr\n"
-    "  --ack-address ADDR   where guests' acks are received (default: 127.0.0.1)\n"
+    "  --ack MODE           how guests ack where a request does not say: memory (default), udp\n"
+    "                       or keyed\n"
+    "  --ack-address ADDR   where acks by udp and keyed ones are received (default: 127.0.0.1)\n"
     "  --qemu PATH          QEMU's program (default: qemu-system-x86_64 from PATH)\n"
     "  --firecracker PATH   Firecracker's program (default: firecracker from PATH)\n"
     "  --max-loads N        how many VMMs start or load at the same time; others wait for\n"
@@ -47,7 +49,8 @@ struct arguments {
     char *qemu, *firecracker; /* owned, absolute or without a slash; NULL: the backend's own */
     const char *ack_address;
     unsigned max_loads;
-    bool foreground, require_token;
+    bool foreground;
+    struct fork_rules rules;
     struct fuse_args fuse;
 };
 
@@ -100,6 +103,7 @@ static char *absolute(const char *path)
 
 enum {
     OPTION_STORE = 256,
+    OPTION_ACK,
     OPTION_ACK_ADDRESS,
     OPTION_QEMU,
     OPTION_FIRECRACKER,
@@ -110,6 +114,7 @@ enum {
 static const struct option options[] = {
     {"store", required_argument, NULL, OPTION_STORE},
     {"foreground", no_argument, NULL, 'f'},
+    {"ack", required_argument, NULL, OPTION_ACK},
     {"ack-address", required_argument, NULL, OPTION_ACK_ADDRESS},
     {"qemu", required_argument, NULL, OPTION_QEMU},
     {"firecracker", required_argument, NULL, OPTION_FIRECRACKER},
@@ -142,6 +147,17 @@ static int take_max_loads(const char *value, unsigned *ret)
 }
 
 /* The same. */
+static int take_ack(const char *value, enum fork_ack *ret)
+{
+    for (int i = 0; fork_ack_words[i]; i++)
+        if (strcmp(value, fork_ack_words[i]) == 0) {
+            *ret = (enum fork_ack)i;
+            return -1;
+        }
+    return misuse("--ack is one of memory, udp and keyed");
+}
+
+/* The same. */
 static int take_option(int option, const char *value, struct arguments *ret)
 {
     struct error err = {0};
@@ -152,6 +168,8 @@ static int take_option(int option, const char *value, struct arguments *ret)
         return !value[0]    ? misuse("--store needs a directory")
                : ret->store ? -1
                             : fail(no_directory);
+    case OPTION_ACK:
+        return take_ack(value, &ret->rules.ack);
     case OPTION_ACK_ADDRESS:
         ret->ack_address = value;
         return ack_address_check("--ack-address", value, &err) < 0 ? misuse(err.text) : -1;
@@ -162,7 +180,7 @@ static int take_option(int option, const char *value, struct arguments *ret)
     case OPTION_MAX_LOADS:
         return take_max_loads(value, &ret->max_loads);
     case OPTION_REQUIRE_TOKEN:
-        ret->require_token = true;
+        ret->rules.require_token = true;
         return -1;
     case 'f':
         ret->foreground = true;
@@ -335,7 +353,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                 .instances = &daemon->instances,
                                 .warm = &daemon->warm,
                                 .ack_address = arguments->ack_address,
-                                .require_token = arguments->require_token,
+                                .rules = arguments->rules,
                                 .wake = ops_wake,
                                 .drop = ops_drop};
     const struct instances_setup instances_setup = {.store = &daemon->store,

@@ -101,6 +101,8 @@ static int validate(struct fork *fork, struct error *err)
         r = identity_check(fork, err);
     if (r == 0)
         r = read_machine(fork, err);
+    if (r == 0)
+        r = handoffs_check(fork, err);
     return r < 0 ? r : reserve(fork, err);
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* handoff: the loop over the handoffs, and what they share. */
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "fork/internal.h"
@@ -9,6 +11,38 @@
 
 /* In this order: a fork's network is there before its software is told who it is. */
 static const struct handoff *const handoffs[] = {&handoff_network, &handoff_mailboxes};
+
+/* Why no datagram of the guest leaves it; NULL: none is known. */
+static const char *why_mute(const struct machine *machine)
+{
+    if (machine->network == NETWORK_NONE)
+        return "it has no network (\"mode\": \"none\")";
+    return machine->network_restrict ? "its network lets nothing out (\"restrict\": true)" : NULL;
+}
+
+int handoffs_check(struct fork *fork, struct error *err)
+{
+    const struct fork_request *request = fork->request;
+    const struct fork_mailbox *network = &request->network.mailbox;
+    const char *why = why_mute(&fork->machine);
+    for (size_t i = 0; why && i < request->count; i++)
+        if (fork_waits_for_datagram(&request->mailboxes[i])) {
+            fork->failed_mailbox = request->mailboxes[i].name;
+            return error_set(err, EINVAL,
+                             "mailbox \"%s\": \"ack\": \"%s\" is sent by the network, and no ack "
+                             "can come from this VM: %s. Use \"ack\": \"memory\"",
+                             request->mailboxes[i].name, fork_ack_words[request->mailboxes[i].how],
+                             why);
+        }
+    if (why && request->network.staged && request->options.wait_for_network &&
+        network->how != FORK_ACK_MEMORY)
+        return error_set(err, EINVAL,
+                         "network: \"ack\": \"%s\" is sent by the network, and no ack can come "
+                         "from this VM: %s. Use \"ack\": \"memory\", or the option "
+                         "\"wait_for_network\": false",
+                         fork_ack_words[network->how], why);
+    return 0;
+}
 
 int handoffs_prepare(struct fork *fork, struct error *err)
 {
@@ -51,6 +85,21 @@ void handoff_close_socket(struct fork *fork)
         ack_socket_close(&fork->socket);
 }
 
+int handoff_append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+{
+    char members[FORK_ACK_PORT_MAX + FORK_ACK_KEY_MAX + 1];
+    int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
+    if (mailbox->how == FORK_ACK_KEYED) {
+        store_random_hex(mailbox->ack_key, ACK_KEY_SIZE / 2);
+        mailbox->ack.key = mailbox->ack_key;
+        snprintf(members + used, sizeof members - (size_t)used, ",\"ack_key\":\"%s\"",
+                 mailbox->ack_key);
+    }
+    int r = fork_append(mailbox, members, err);
+    explicit_bzero(members, sizeof members);
+    return r;
+}
+
 int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
                 struct error *err)
 {
@@ -69,6 +118,9 @@ int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *ma
     mailbox->copies = delivery->target_count;
     mailbox->consume = (struct consume){.delivery = delivery};
     fork->mailboxes[fork->count++] = mailbox;
+    if (mailbox->wait_for_ack && mailbox->how == FORK_ACK_MEMORY)
+        fork->watched.frames[fork->watched.count++] =
+            (struct watched_frame){.consume = &mailbox->consume, .wait = &mailbox->ack};
     return 0;
 }
 
@@ -91,8 +143,12 @@ int handoff_wait(struct fork *fork,
     enum { SOCKET, MEMORY, PROCESS, CANCEL, COUNT };
     double deadline_ms = 0;
     for (;;) {
+        fork->looked_at_ms = process_now_ms();
         if (fork->socket.fd >= 0)
             receive(fork);
+        /* At a deadline the last look is our own: the watch may have been stopped with us. */
+        if (fork->watched.event_fd >= 0 && fork->looked_at_ms >= deadline_ms)
+            memory_watch_look(fork->engine->watch, &fork->watched);
         if (fork->watched.event_fd >= 0)
             memory_watch_receive(fork->engine->watch, &fork->watched, fork->resuming_at_ms);
         int r = look(fork, &deadline_ms, err);

@@ -4,12 +4,11 @@
  * waited for, but only for so long: a network that comes up late is not a lost fork, it is
  * degraded.
  */
-#include <inttypes.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "fork/internal.h"
-#include "util/process.h"
 #include "util/text.h"
 
 enum { NETWORK_WAIT_MS = 5000 };
@@ -18,18 +17,17 @@ static int prepare(struct fork *fork, struct error *err)
 {
     struct fork_network *network = &fork->request->network;
     struct fork_mailbox *mailbox = &network->mailbox;
-    char members[FORK_ACK_PORT_MAX + 1];
     int r = 0;
     if (!network->staged)
         return 0;
-    if (fork->request->options.wait_for_network) {
+    mailbox->wait_for_ack = fork->request->options.wait_for_network;
+    mailbox->ack = (struct ack_wait){.mac = network->mac, .ip = network->ipv4};
+    if (fork_waits_for_datagram(mailbox)) {
         r = handoff_open_socket(fork, err);
         if (r < 0)
             return r;
-        mailbox->wait_for_ack = true;
-        mailbox->ack = (struct ack_wait){.mac = network->mac, .ip = network->ipv4};
-        snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
-        r = fork_append(mailbox, members, err);
+        network->uses_socket = true;
+        r = handoff_append_ack(fork, mailbox, err);
     }
     return r < 0 ? r : handoff_add(fork, FRAME_NETWORK, mailbox, err);
 }
@@ -50,7 +48,7 @@ static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
     const struct ack_wait *ack = &network->mailbox.ack;
     (void)err;
     *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
-    bool late = process_now_ms() >= *ret_deadline_ms;
+    bool late = fork->looked_at_ms >= *ret_deadline_ms;
     const char *failure = handoff_mailboxes_failure(fork, ret_deadline_ms);
     if (ack->state == ACK_REFUSED)
         degrade(network, ack->reason);
@@ -59,11 +57,11 @@ static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
                  "its ack was not waited for any longer, for %s", failure);
     else if (ack->state == ACK_WAITING && !late)
         return 0;
-    else if (ack->state == ACK_WAITING)
-        snprintf(network->degraded, sizeof network->degraded,
-                 "no ack of the network within %d ms (%u other datagrams came): is hypefs-guest "
-                 "--network running in the guest, and can it reach the ack address?",
-                 NETWORK_WAIT_MS, fork->ignored);
+    else if (ack->state == ACK_WAITING) {
+        struct error missing = {0};
+        missing_ack_text(fork, &network->mailbox, NETWORK_WAIT_MS, "the network", &missing);
+        memcpy(network->degraded, missing.text, sizeof network->degraded);
+    }
     return 1;
 }
 
@@ -74,7 +72,7 @@ static int after_resume(struct fork *fork, struct error *err)
 
 static void close_network(struct fork *fork)
 {
-    if (fork->request->network.mailbox.wait_for_ack)
+    if (fork->request->network.uses_socket)
         handoff_close_socket(fork);
 }
 

@@ -57,6 +57,8 @@ struct fork {
     bool acks_wanted;       /* by mailboxes: they use the socket */
     double resuming_at_ms;  /* process_now_ms(): from then on its guest may ack, */
     double resumed_at_ms;   /* and from then on deadlines count */
+    double looked_at_ms;    /* the same, before the last answers were taken in: who is late was not
+                               heard of until then */
     unsigned ignored;       /* datagrams */
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;
@@ -90,7 +92,10 @@ void handoffs_close(struct fork *fork);
 /* For the handoffs. The socket is opened by the first that wants it. */
 int handoff_open_socket(struct fork *fork, struct error *err);
 void handoff_close_socket(struct fork *fork);
-/* Locates the mailbox in the image. What an ack needs is appended already. */
+/* Appends what a guest needs that acks by datagram: "ack_port" and, if so asked, "ack_key". */
+int handoff_append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err);
+/* Locates the mailbox in the image. What an ack needs is appended already; one by memory is looked
+ * for from the resume on. */
 int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
                 struct error *err);
 /* Takes in datagrams until `look` returns other than 0: 1 for the end, or -errno. `look` may set a
@@ -102,6 +107,15 @@ int handoff_wait(struct fork *fork,
 /* engine.c: its turn to load is over, at the latest when its guest has had a while to ack. Returns
  * that moment, if it is still to come and before the deadline, and else the deadline. */
 double fork_limit_turn(struct fork *fork, double deadline_ms);
+
+/* In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the machine.
+ */
+int handoffs_check(struct fork *fork, struct error *err);
+
+/* missing_ack.c: what is known of an ack that did not come, and what can be done; `deadline_ms` is
+ * how long it was waited for, `what` for what: "mailbox m". */
+void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadline_ms,
+                      const char *what, struct error *ret);
 
 /* handoff_mailboxes.c: what becomes of the mailboxes, for who waits for something else. "" :
  * nothing is wrong yet, and *deadline_ms is lowered to when something may be; else what has failed.

@@ -137,6 +137,13 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched)
     watched->event_fd = -1;
 }
 
+void memory_watch_look(struct memory_watch *watch, struct watched *watched)
+{
+    pthread_mutex_lock(&watch->lock);
+    look(watched);
+    pthread_mutex_unlock(&watch->lock);
+}
+
 static void answer(const struct watched_frame *frame, double since_ms)
 {
     struct ack_wait *wait = frame->wait;

@@ -29,7 +29,7 @@ struct watched_frame {
  * memory too, from memory_watch_add() to memory_watch_remove(). */
 struct watched {
     struct memory_io io;
-    struct watched_frame frames[DELIVER_MAILBOXES_MAX];
+    struct watched_frame frames[DELIVER_MAILBOXES_MAX + 1]; /* the network's, too */
     size_t count;
     int event_fd; /* readable: memory_watch_receive() has news; -1: is not in the watch */
     bool gone;    /* the memory cannot be read any more: its VMM has ended */
@@ -38,6 +38,9 @@ struct watched {
 
 int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err);
 void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
+
+/* Looks now, without waiting for the thread. */
+void memory_watch_look(struct memory_watch *watch, struct watched *watched);
 
 /* Updates the waits of `watched`; never blocks. Their `ms` count from `since_ms`. */
 void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms);

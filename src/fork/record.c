@@ -65,6 +65,7 @@ static cJSON *network_result(const struct fork_network *network)
     add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
     add_if(json, "payload_bytes", mailbox->delivered,
            cJSON_CreateNumber((double)mailbox->payload_size));
+    add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
     cJSON_AddItemToObject(json, "consumed", consumed_result(mailbox));

@@ -39,7 +39,7 @@ struct mailbox_members {
     int ack;
 };
 
-const char *const fork_ack_words[] = {"udp", "keyed", "memory", NULL};
+const char *const fork_ack_words[] = {"memory", "udp", "keyed", NULL};
 
 static const struct json_field mailbox_fields[] = {
     {.name = "payload",
@@ -99,12 +99,16 @@ static char *without_payload(const char *text, struct json_span object,
     return shell;
 }
 
-static int read_timeout(const cJSON *item, int *ret, struct error *err)
+/* A datagram is answered while somebody listens; in memory a job of a day may leave its answer. */
+static int read_timeout(const cJSON *item, enum fork_ack how, int *ret, struct error *err)
 {
+    const int max = how == FORK_ACK_MEMORY ? ACK_MEMORY_TIMEOUT_MAX_MS : ACK_TIMEOUT_MAX_MS;
     double value = cJSON_IsNumber(item) ? item->valuedouble : -1;
-    if (item && (value < 0 || value > ACK_TIMEOUT_MAX_MS || value != (int)value))
-        return error_set(err, EINVAL, "\"ack_timeout_ms\" must be a whole number from 0 to %d",
-                         ACK_TIMEOUT_MAX_MS);
+    if (item && (value < 0 || value > max || value != (int)value))
+        return error_set(
+            err, EINVAL, "\"ack_timeout_ms\" must be a whole number from 0 to %d%s%s%s", max,
+            how == FORK_ACK_MEMORY ? "" : " where \"ack\" is \"",
+            how == FORK_ACK_MEMORY ? "" : fork_ack_words[how], how == FORK_ACK_MEMORY ? "" : "\"");
     *ret = !item || value == 0 ? ACK_TIMEOUT_DEFAULT_MS : (int)value;
     return 0;
 }
@@ -138,23 +142,25 @@ static void free_text(char *text)
     free_wiped(text, text ? strlen(text) : 0);
 }
 
-static int read_members(const cJSON *json, struct fork_mailbox *mailbox, struct error *err)
+static int read_members(const cJSON *json, enum fork_ack how, struct fork_mailbox *mailbox,
+                        struct error *err)
 {
-    struct mailbox_members members = {0};
+    struct mailbox_members members = {.ack = (int)how};
     int r = json_read(json, mailbox_fields, array_length(mailbox_fields), &members, err);
     if (r == 0)
         r = fork_read_token(FRAME_FORK, members.token, members.token_hex, mailbox, err);
     mailbox->wait_for_ack = members.wait_for_ack;
     mailbox->how = (enum fork_ack)members.ack;
     if (r == 0 && members.wait_for_ack)
-        r = read_timeout(members.timeout, &mailbox->ack_timeout_ms, err);
+        r = read_timeout(members.timeout, mailbox->how, &mailbox->ack_timeout_ms, err);
     free_text(members.token);
     free_text(members.token_hex);
     return r;
 }
 
-static int read_request(const char *text, struct json_span object, struct fork_mailbox *mailbox,
-                        struct json_span *ret_payload, struct error *err)
+static int read_request(const char *text, struct json_span object, enum fork_ack how,
+                        struct fork_mailbox *mailbox, struct json_span *ret_payload,
+                        struct error *err)
 {
     auto_json cJSON *json = NULL;
     cJSON *member;
@@ -163,7 +169,7 @@ static int read_request(const char *text, struct json_span object, struct fork_m
         return error_set(err, ENOMEM, "out of memory");
     int r = json_parse(shell, strlen(shell), &json, err);
     if (r == 0)
-        r = read_members(json, mailbox, err);
+        r = read_members(json, how, mailbox, err);
     cJSON_ArrayForEach (member, json)
         if (member->valuestring) /* the token among them */
             explicit_bzero(member->valuestring, strlen(member->valuestring));
@@ -219,7 +225,7 @@ int fork_check_payload(const char *text, struct json_span payload,
                      size, more, names, FRAME_CAPACITY);
 }
 
-int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
+int fork_parse_mailbox(const char *text, struct json_span object, const struct fork_rules *rules,
                        struct fork_mailbox *ret, struct error *err)
 {
     struct fork_mailbox mailbox = {0};
@@ -232,8 +238,8 @@ int fork_parse_mailbox(const char *text, struct json_span object, bool require_t
                          "{…}, …}; a payload must not have such a member",
                          member);
     if (member)
-        r = read_request(text, object, &mailbox, &payload, err);
-    if (r == 0 && require_token && mailbox.token_size == 0)
+        r = read_request(text, object, rules->ack, &mailbox, &payload, err);
+    if (r == 0 && rules->require_token && mailbox.token_size == 0)
         r = error_set(err, EINVAL,
                       "this mount wants tokens: write {\"payload\": {…}, \"token\": \"…\"}");
     if (r == 0)

@@ -20,8 +20,14 @@
 #include "util/error.h"
 #include "util/json.h"
 
-enum fork_ack { FORK_ACK_UDP, FORK_ACK_KEYED, FORK_ACK_MEMORY };
+enum fork_ack { FORK_ACK_MEMORY, FORK_ACK_UDP, FORK_ACK_KEYED };
 extern const char *const fork_ack_words[]; /* what "ack" may be */
+
+/* What a mount asks of requests, and how they are acked that do not say it. */
+struct fork_rules {
+    bool require_token;
+    enum fork_ack ack;
+};
 
 /* One mailbox of a fork: what is asked for, and what became of it. */
 struct fork_mailbox {
@@ -52,7 +58,7 @@ static inline bool fork_waits_for_datagram(const struct fork_mailbox *mailbox)
 /* The identity that a fork gets in the network. */
 struct fork_network {
     struct fork_mailbox mailbox;
-    bool staged;
+    bool staged, uses_socket;
     char mac[18], ipv4[16];         /* as written; the guest repeats them in its ack */
     char degraded[ERROR_TEXT_SIZE]; /* why the network is not known to be up; "" */
 };
@@ -89,7 +95,7 @@ void fork_request_finish(struct fork_request *request);
  * appended, is over FRAME_CAPACITY. Texts name members, never the payload's or the token's bytes.
  * `ret` may be NULL: only check.
  */
-int fork_parse_mailbox(const char *text, struct json_span object, bool require_token,
+int fork_parse_mailbox(const char *text, struct json_span object, const struct fork_rules *rules,
                        struct fork_mailbox *ret, struct error *err);
 
 enum {
@@ -115,11 +121,11 @@ int fork_append(struct fork_mailbox *mailbox, const char *members, struct error 
 
 /*
  * Reads the text of a staged `network`, strictly: {"interface_name", "mac", "ipv4", "prefix"} and
- * perhaps "gateway", "token" or "token_hex"; makes the payload of it. `ret` may be NULL: only
- * check.
+ * perhaps "gateway", "ack", "token" or "token_hex"; makes the payload of it. `ret` may be NULL:
+ * only check.
  */
-int fork_parse_network(const char *text, size_t size, bool require_token, struct fork_network *ret,
-                       struct error *err);
+int fork_parse_network(const char *text, size_t size, const struct fork_rules *rules,
+                       struct fork_network *ret, struct error *err);
 
 /* The text of `options`. EINVAL, EOPNOTSUPP. `ret` may be NULL: only check. */
 int fork_parse_options(const char *text, size_t size, struct fork_options *ret, struct error *err);

@@ -17,6 +17,7 @@ enum { INTERFACE_NAME_MAX = 15, MAC_BYTES = 6 };
 struct network_members {
     char *interface_name, *mac, *ipv4, *gateway, *token, *token_hex;
     int64_t prefix;
+    int ack;
 };
 
 #define MEMBER(member) .name = #member, .offset = offsetof(struct network_members, member)
@@ -26,6 +27,7 @@ static const struct json_field network_fields[] = {
     {MEMBER(ipv4), .kind = JSON_STRING, .required = true},
     {MEMBER(prefix), .kind = JSON_INTEGER, .required = true, .min = 0, .max = ADDRESS_PREFIX_MAX},
     {MEMBER(gateway), .kind = JSON_STRING, .nullable = true},
+    {MEMBER(ack), .kind = JSON_WORD, .words = fork_ack_words},
     {MEMBER(token), .kind = JSON_STRING},
     {MEMBER(token_hex), .kind = JSON_STRING},
 };
@@ -111,15 +113,15 @@ static int compose(const struct network_members *members, struct fork_network *r
     return 0;
 }
 
-static int interpret(const struct network_members *members, bool require_token,
+static int interpret(const struct network_members *members, const struct fork_rules *rules,
                      struct fork_network *ret, struct error *err)
 {
-    struct fork_network network = {0};
+    struct fork_network network = {.mailbox.how = (enum fork_ack)members->ack};
     int r = check_members(members, err);
     if (r == 0)
         r = fork_read_token(FRAME_NETWORK, members->token, members->token_hex, &network.mailbox,
                             err);
-    if (r == 0 && require_token && network.mailbox.token_size == 0)
+    if (r == 0 && rules->require_token && network.mailbox.token_size == 0)
         r = error_set(err, EINVAL, "this mount wants tokens: give a \"token\"");
     if (r == 0 && ret)
         r = compose(members, &network, err);
@@ -129,16 +131,16 @@ static int interpret(const struct network_members *members, bool require_token,
     return r;
 }
 
-int fork_parse_network(const char *text, size_t size, bool require_token, struct fork_network *ret,
-                       struct error *err)
+int fork_parse_network(const char *text, size_t size, const struct fork_rules *rules,
+                       struct fork_network *ret, struct error *err)
 {
-    struct network_members members = {0};
+    struct network_members members = {.ack = (int)rules->ack};
     auto_json cJSON *json = NULL;
     int r = json_parse(text, size, &json, err);
     if (r == 0)
         r = json_read(json, network_fields, array_length(network_fields), &members, err);
     if (r == 0)
-        r = interpret(&members, require_token, ret, err);
+        r = interpret(&members, rules, ret, err);
     char *const texts[] = {members.interface_name, members.mac,   members.ipv4,
                            members.gateway,        members.token, members.token_hex};
     for (size_t i = 0; i < array_length(texts); i++)

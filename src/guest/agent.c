@@ -193,7 +193,8 @@ static int arm(struct agent *agent, const char *spec)
     return EXIT_SUCCESS;
 }
 
-/* What became of the payload in hand, on the console. */
+/* What became of the payload, on the console: before the mailbox is armed again, which may be the
+ * ack that the host waits for. */
 static void report(const char *name, const char *reason, int told)
 {
     if (reason)
@@ -210,19 +211,18 @@ static void deliver_network(struct agent *agent)
     struct network_result result;
     size_t size;
     const char *payload = hypefs_mailbox_payload(box, &size);
-    int r;
 
     network_apply(payload, size, &result);
     const char *address = agent->ack_address;
     if (!address && result.gateway[0])
         address = result.gateway;
     if (result.applied) {
-        r = network_ack(box, address);
+        report("(network)", NULL, network_ack(box, address));
         hypefs_mailbox_rearm(box);
     } else {
-        r = hypefs_mailbox_fail(box, result.reason, address);
+        int r = hypefs_mailbox_fail(box, result.reason, address);
+        report("(network)", result.reason, r);
     }
-    report("(network)", result.applied ? NULL : result.reason, r);
 }
 
 /* Before anything else that this clone does: what it is must not be any other's. 0 too if the host
@@ -256,12 +256,12 @@ static void deliver(struct agent *agent, struct hypefs_mailbox *box)
     else
         hook_run(agent->hook, name, payload, size, &agent->signals, &result);
     if (result.applied) {
-        r = hypefs_mailbox_ack(box, agent->ack_address);
+        report(name, NULL, hypefs_mailbox_ack(box, agent->ack_address));
         hypefs_mailbox_rearm(box);
     } else {
         r = hypefs_mailbox_fail(box, result.reason, agent->ack_address);
+        report(name, result.reason, r);
     }
-    report(name, result.applied ? NULL : result.reason, r);
 }
 
 static int arm_all(struct agent *agent)

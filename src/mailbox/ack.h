@@ -26,7 +26,8 @@
 enum {
     ACK_DATAGRAM_MAX = 1024,
     ACK_TIMEOUT_DEFAULT_MS = 5000,
-    ACK_TIMEOUT_MAX_MS = 30000,
+    ACK_TIMEOUT_MAX_MS = 30000, /* for a datagram */
+    ACK_MEMORY_TIMEOUT_MAX_MS = 86400000,
     ACK_KEY_SIZE = 32,    /* hex digits */
     ACK_PORT_REST_S = 60, /* a port is not bound again for that long after its socket's close */
     ACK_BUFFER_SIZE = 4 << 20, /* bytes asked for: what comes while nobody reads is not lost */

@@ -48,14 +48,14 @@ static void check_members(const char *text, struct json_span object)
     }
 }
 
-static bool check_request(const char *text, struct json_span object)
+static bool check_request(const char *text, struct json_span object, const struct fork_rules *rules)
 {
     struct fork_mailbox mailbox = {.name = "name"};
     struct error err = {0};
     struct json_check check;
 
-    int r = fork_parse_mailbox(text, object, false, &mailbox, &err);
-    MUST(fork_parse_mailbox(text, object, false, NULL, NULL) == r);
+    int r = fork_parse_mailbox(text, object, rules, &mailbox, &err);
+    MUST(fork_parse_mailbox(text, object, rules, NULL, NULL) == r);
     if (r < 0) {
         MUST(err.code == -r && *err.text && json_utf8_valid(err.text, strlen(err.text)));
         return false;
@@ -97,8 +97,9 @@ static bool check_network(const char *text, size_t size)
     struct error err = {0};
     struct json_check check;
 
-    int r = fork_parse_network(text, size, false, &network, &err);
-    MUST(fork_parse_network(text, size, false, NULL, NULL) == r);
+    const struct fork_rules rules = {.ack = FORK_ACK_KEYED};
+    int r = fork_parse_network(text, size, &rules, &network, &err);
+    MUST(fork_parse_network(text, size, &rules, NULL, NULL) == r);
     MUST(r == 0 || (err.code == -r && *err.text));
     if (r == 0)
         MUST(json_check(network.mailbox.payload, network.mailbox.payload_size, &check) ==
@@ -119,5 +120,8 @@ bool fuzz(const uint8_t *data, size_t size)
         return options || network;
     MUST(check.object.end <= size && !memchr(data, 0, size));
     check_members(text, check.object);
-    return check_request(text, check.object) || options || network;
+    bool request = false;
+    for (enum fork_ack ack = 0; fork_ack_words[ack]; ack++)
+        request |= check_request(text, check.object, &(const struct fork_rules){.ack = ack});
+    return request || options || network;
 }

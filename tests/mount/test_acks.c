@@ -48,8 +48,9 @@ static void ack_of_the_mailbox_ends_the_wait(void **state)
 static void ack_port_in_an_empty_payload_stands_alone(void **state)
 {
     struct harness *h = *state;
-    harness_put(fork_path(h, "new", "mailboxes/m"),
-                "{\"payload\":{ \n },\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
+    harness_put(
+        fork_path(h, "new", "mailboxes/m"),
+        "{\"payload\":{ \n },\"wait_for_ack\":true,\"ack\":\"udp\",\"ack_timeout_ms\":30000}");
     struct harness_child commit = tiny_guest_commit(h, "new", "f1");
     int port = tiny_guest_port(h, "m");
     tiny_guest_send(port, "stage=applied mailbox=m");
@@ -90,7 +91,17 @@ static void guest_that_never_acks_is_destroyed(void **state)
     assert_errno(harness_write(fork_path(h, "new", "commit"), "f1"), ETIMEDOUT);
     assert_no_instance(h);
     assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "failed\n");
-    assert_file_contains(fork_path(h, "new", "error"), "no ack for mailbox m within 150 ms");
+    static const char *const words[] = {
+        "no ack for mailbox m within 150 ms: the payload was taken all the same",
+        "; 0 other datagrams came",
+        "acks are received at 127.0.0.1",
+        "its console ends: \"m {",
+        "\"ack\": \"memory\"",
+        "\"ack_timeout_ms\"",
+        "\"on_ack_failure\": \"keep\"",
+    };
+    for (size_t i = 0; i < array_length(words); i++)
+        assert_file_contains(fork_path(h, "new", "error"), words[i]);
     assert_string_equal(result_of(h, "new", "error.code"), "ETIMEDOUT");
     assert_string_equal(result_of(h, "new", "error.phase"), "ack");
     assert_string_equal(result_of(h, "new", "mailboxes.0.acked"), "false");
@@ -175,7 +186,7 @@ static void mailboxes_when_16_are_staged_are_all_delivered(void **state)
     for (int i = 0; i < MAILBOXES_MAX; i++)
         harness_put(harness_path(h, "snapshots/many/forks/new/mailboxes/%s", names[i]),
                     harness_format(h,
-                                   "{\"payload\":{\"i\":%d},\"wait_for_ack\":true,"
+                                   "{\"payload\":{\"i\":%d},\"wait_for_ack\":true,\"ack\":\"udp\","
                                    "\"ack_timeout_ms\":30000}",
                                    i));
     struct harness_child commit =

@@ -287,7 +287,7 @@ static void stage(struct harness *h, const char *source, const char *options, bo
     harness_put(harness_format(h, "%s/options", draft), options);
     if (payload)
         harness_put(harness_format(h, "%s/mailboxes/m", draft),
-                    "{\"payload\":{\"secret\":2},\"wait_for_ack\":true,\"ack\":\"keyed\","
+                    "{\"payload\":{\"secret\":2},\"wait_for_ack\":true,"
                     "\"ack_timeout_ms\":30000}");
 }
 

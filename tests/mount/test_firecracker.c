@@ -59,8 +59,8 @@ static void fork_has_its_payloads_and_acks_them(void **state)
 {
     struct harness *h = *state;
     const char *before = assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out;
-    stage(h, "m", "{\"n\":1}", "udp", LONG_MS);
-    stage(h, "a", "{\"n\":2}", "keyed", LONG_MS);
+    stage(h, "m", "{\"n\":1}", "memory", LONG_MS);
+    stage(h, "a", "{\"n\":2}", "memory", LONG_MS);
     harness_put(forks(h, "new/network"),
                 "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
                 "\"ipv4\":\"10.0.0.7\",\"prefix\":24}");
@@ -71,8 +71,8 @@ static void fork_has_its_payloads_and_acks_them(void **state)
     assert_string_equal(harness_json(h, result, "network.status"), "applied");
     const char *console = harness_get(h, fake_instance(h, "f1", "console"));
     assert_contains(console, "network {\"interface_name\":\"eth0\"");
-    assert_contains(console, "m {\"n\":1,\"ack_port\":");
-    assert_contains(console, "\"ack_key\":\"");
+    assert_contains(console, "m {\"n\":1}\n");
+    assert_contains(console, "a {\"n\":2}\n");
     /* Another one has the same image and nothing of the first. */
     assert_errno(commit(h, "f2"), 0);
     assert_string_equal(harness_get(h, fake_instance(h, "f2", "console")), "");
@@ -120,17 +120,53 @@ static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
     assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
 }
 
-static void fork_on_another_tap_needs_a_version_that_can(void **state)
+/* Puts snapshots/base on the tap t0. */
+static void publish_on_tap(struct harness *h)
 {
-    struct harness *h = *state;
     if (geteuid() != 0 && !getenv("HYPEFS_TEST_UID")) {
         print_message("skipped: only root can make taps\n");
         skip();
     }
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
     assert_works(rmdir(harness_path(h, "snapshots/base")));
-    fake_publish(h, "mailboxes=m",
+    fake_publish(h, "mailboxes=m,a",
                  ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
+}
+
+static void fork_with_a_network_can_ack_by_datagram(void **state)
+{
+    struct harness *h = *state;
+    publish_on_tap(h);
+    stage(h, "m", "{\"n\":1}", "udp", LONG_MS);
+    stage(h, "a", "{\"n\":2}", "keyed", LONG_MS);
+    assert_errno(commit(h, "f1"), 0);
+    const char *result = harness_get(h, forks(h, "f1/result"));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+    assert_string_equal(harness_json(h, result, "mailboxes.1.acked"), "true");
+    const char *console = harness_get(h, fake_instance(h, "f1", "console"));
+    assert_contains(console, "m {\"n\":1,\"ack_port\":");
+    assert_contains(console, "\"ack_key\":\"");
+    fake_drop(h, "f1");
+}
+
+/* Before any VM is loaded. */
+static void fork_without_a_network_cannot_ack_by_datagram(void **state)
+{
+    struct harness *h = *state;
+    static const char *const hows[] = {"udp", "keyed"};
+    for (size_t i = 0; i < array_length(hows); i++) {
+        stage(h, "m", "{}", hows[i], LONG_MS);
+        assert_refused(h, EINVAL, "validate", "it has no network");
+        assert_file_contains(forks(h, "new/error"), "Use \"ack\": \"memory\"");
+    }
+    stage(h, "m", "{}", "memory", LONG_MS);
+    assert_errno(commit(h, "f"), 0);
+}
+
+static void fork_on_another_tap_needs_a_version_that_can(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    publish_on_tap(h);
     assert_errno(commit(h, "f1"), 0);
     taps_assert(h, "t0", true);
     assert_errno(commit(h, "f2"), EBUSY);
@@ -181,12 +217,9 @@ static void fork_into_standby_on_another_tap_runs_on_that(void **state)
 static void guest_that_refuses_has_its_reason_told(void **state)
 {
     struct harness *h = *state;
-    static const char *const hows[] = {"udp", "keyed"};
     fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
-    for (size_t i = 0; i < array_length(hows); i++) {
-        stage(h, "m", "{}", hows[i], LONG_MS);
-        assert_refused(h, EREMOTEIO, "ack", "the_disk_is_full");
-    }
+    stage(h, "m", "{}", "memory", LONG_MS);
+    assert_refused(h, EREMOTEIO, "ack", "the disk is full");
     /* A network that does not come up is no lost fork. */
     harness_put(forks(h, "new/network"),
                 "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
@@ -194,13 +227,14 @@ static void guest_that_refuses_has_its_reason_told(void **state)
     assert_errno(commit(h, "f"), 0);
     const char *result = harness_get(h, forks(h, "f/result"));
     assert_string_equal(harness_json(h, result, "network.status"), "degraded");
-    assert_contains(harness_json(h, result, "network.message"), "no_such_interface");
+    assert_contains(harness_json(h, result, "network.message"), "no such interface");
 }
 
 static void guest_that_is_silent_or_lies_is_destroyed(void **state)
 {
     struct harness *h = *state;
     static const char *const guests[] = {"silent", "lie"}, *const hows[] = {"udp", "keyed"};
+    publish_on_tap(h);
     for (size_t i = 0; i < array_length(guests); i++) {
         fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s", guests[i]));
         for (size_t j = 0; j < array_length(hows); j++) {
@@ -239,9 +273,9 @@ static void image_over_3_gib_is_reached_in_both_regions(void **state)
                "1.7.0", "", ".");
     fake_mount(h);
     for (size_t i = 0; i < 3; i++)
-        stage(h, frames[i].name, harness_format(h, "{\"i\":%zu}", i), "keyed", LONG_MS);
+        stage(h, frames[i].name, harness_format(h, "{\"i\":%zu}", i), "memory", LONG_MS);
     assert_errno(commit(h, "f1"), 0);
-    assert_file_contains(fake_instance(h, "f1", "console"), "above {\"i\":2,");
+    assert_file_contains(fake_instance(h, "f1", "console"), "above {\"i\":2}");
     fake_drop(h, "f1");
     harness_put(forks(h, "new/mailboxes/unplugged"), "{}");
     assert_refused(h, EIO, "patch", "not private and writable");
@@ -267,9 +301,9 @@ static void drives_are_each_forks_own_or_shared(void **state)
                  "echo -n frozen content > $S/snapshots/base/disk-0",
                  0);
     fake_mount(h);
-    stage(h, "m", "{}", "udp", LONG_MS);
+    stage(h, "m", "{}", "memory", LONG_MS);
     assert_errno(commit(h, "fork-1"), 0);
-    stage(h, "m", "{}", "udp", LONG_MS);
+    stage(h, "m", "{}", "memory", LONG_MS);
     assert_errno(commit(h, "fork-2"), 0);
     /* Each guest has written its id to what it takes for its disk. */
     harness_await(h, harness_store_path(h, "instances/fork-1/drive-rootfs"), "fork-1 content");
@@ -309,7 +343,7 @@ static void faults_are_eio_with_words_and_leave_nothing(void **state)
         {"500", "told to refuse"},
     };
     struct harness *h = *state;
-    stage(h, "m", "{}", "udp", LONG_MS);
+    stage(h, "m", "{}", "memory", LONG_MS);
     for (size_t call = 0; call < array_length(calls); call++)
         for (size_t when = 0; when < array_length(whens); when++)
             for (size_t i = 0; i < array_length(faults); i++) {
@@ -404,9 +438,9 @@ static void snapshot_that_another_tool_saved_is_imported_and_forked(void **state
         "--state $T/vmstate --config $T/vm.json --store $S && ls snapshots/other/mailboxes",
         0);
     harness_put(harness_path(h, "snapshots/other/forks/new/mailboxes/m"),
-                "{\"payload\":{\"a\":1},\"wait_for_ack\":true,\"ack\":\"keyed\"}");
+                "{\"payload\":{\"a\":1},\"wait_for_ack\":true}");
     assert_errno(harness_write(harness_path(h, "snapshots/other/forks/new/commit"), "f"), 0);
-    assert_file_contains(fake_instance(h, "f", "console"), "m {\"a\":1,\"ack_port\":");
+    assert_file_contains(fake_instance(h, "f", "console"), "m {\"a\":1}\n");
     char *result = harness_get(h, harness_path(h, "snapshots/other/forks/f/result"));
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
 }
@@ -415,6 +449,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         fork_test(fork_has_its_payloads_and_acks_them),
+        fork_test(fork_with_a_network_can_ack_by_datagram),
+        fork_test(fork_without_a_network_cannot_ack_by_datagram),
         fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),
         fork_test(standby_that_fails_after_the_save_keeps_none_of_it),
         fork_test(fork_on_another_tap_needs_a_version_that_can),

@@ -63,12 +63,12 @@ static void fork_of(struct harness *h, const char *source, const char *id, const
     harness_put(harness_path(h, "%s/forks/new/mailboxes/m", source),
                 harness_format(h,
                                "{\"payload\":{\"for\":\"%s\"},\"wait_for_ack\":true,"
-                               "\"ack\":\"keyed\",\"ack_timeout_ms\":30000}",
+                               "\"ack_timeout_ms\":30000}",
                                id));
     harness_put(harness_path(h, "%s/forks/new/options", source), options);
     assert_errno(harness_write(harness_path(h, "%s/forks/new/commit", source), id), 0);
     assert_file_contains(fake_instance(h, id, "console"),
-                         harness_format(h, "m {\"for\":\"%s\",\"ack_port\":", id));
+                         harness_format(h, "m {\"for\":\"%s\"}\n", id));
 }
 
 /* Of the two checks below no program is started: they stand in loops, where that took most of the

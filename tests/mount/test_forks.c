@@ -103,7 +103,7 @@ static void instance_while_it_is_forked_is_not_removed(void **state)
     assert_shell("bash",
                  "echo f1 > snapshots/base/forks/new/commit; echo standby > instances/f1/state", 0);
     harness_put(harness_path(h, "instances/f1/forks/new/mailboxes/m"),
-                "{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
+                "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"udp\",\"ack_timeout_ms\":30000}");
     struct harness_child commit =
         harness_start_shell(h, "bash", "echo f2 > instances/f1/forks/new/commit");
     int port = tiny_guest_port(h, "m");

@@ -14,6 +14,10 @@
 #define IDENTITY                                                                                   \
     "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:0a\",\"ipv4\":\"10.0.0.7\","            \
     "\"prefix\":24,\"gateway\":\"10.0.0.1\"}"
+/* Acked by datagram, which the test sends. */
+#define UDP_IDENTITY                                                                               \
+    "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:0a\",\"ipv4\":\"10.0.0.7\","            \
+    "\"prefix\":24,\"gateway\":\"10.0.0.1\",\"ack\":\"udp\"}"
 #define APPLIED "stage=applied mac=02:00:00:00:00:0A ip=10.0.0.7"
 
 static int setup(void **state)
@@ -125,7 +129,7 @@ static void network_and_mailbox_when_acked_are_both_in_the_result(void **state)
 {
     struct harness *h = *state;
     make_draft(h, "f");
-    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(in(h, "f", "network"), UDP_IDENTITY);
     tiny_guest_stage(h, "f", "m", "{\"a\":1}", 30000);
     struct harness_child commit = tiny_guest_commit(h, "f", "1");
     int port = tiny_guest_port(h, TINY_GUEST_NETWORK);
@@ -153,7 +157,7 @@ static void network_when_refused_degrades_and_the_fork_goes_on(void **state)
 {
     struct harness *h = *state;
     make_draft(h, "f");
-    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(in(h, "f", "network"), UDP_IDENTITY);
     struct harness_child commit = tiny_guest_commit(h, "f", "1");
     tiny_guest_send(tiny_guest_port(h, TINY_GUEST_NETWORK),
                     "stage=failed mac=02:00:00:00:00:0a ip=10.0.0.7 reason=no_such_interface");
@@ -168,7 +172,7 @@ static void mailbox_when_refused_is_not_kept_waiting_by_the_network(void **state
 {
     struct harness *h = *state;
     make_draft(h, "f");
-    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(in(h, "f", "network"), UDP_IDENTITY);
     tiny_guest_stage(h, "f", "m", "{}", 30000);
     struct harness_child commit = tiny_guest_commit(h, "f", "1");
     tiny_guest_send(tiny_guest_port(h, "m"), "stage=failed mailbox=m reason=disk-full");
@@ -183,7 +187,7 @@ static void mailbox_when_nobody_acks_in_time_is_not_kept_waiting_by_the_network(
 {
     struct harness *h = *state;
     make_draft(h, "f");
-    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(in(h, "f", "network"), UDP_IDENTITY);
     tiny_guest_stage(h, "f", "m", "{}", 1);
     assert_errno(harness_write(in(h, "f", "commit"), "1"), ETIMEDOUT);
     assert_string_equal(result_of(h, "f", "error.phase"), "ack");
@@ -192,16 +196,144 @@ static void mailbox_when_nobody_acks_in_time_is_not_kept_waiting_by_the_network(
     assert_no_instance(h);
 }
 
+/* The line with that word, of those that are there. Returns owned. */
+static char *line_of(int events, const char *word)
+{
+    char *line = NULL;
+    size_t room = 0;
+    auto_fclose FILE *file = fdopen(dup(events), "re");
+    assert_non_null(file);
+    while (getline(&line, &room, file) > 0)
+        if (strstr(line, word))
+            return line;
+    fail_msg("no such line: %s", word);
+    return NULL;
+}
+
 static void network_when_nobody_acks_degrades_after_a_while(void **state)
+{
+    struct harness *h = *state;
+    harness_put(in(h, "new", "network"), UDP_IDENTITY);
+    auto_close int events = open(harness_path(h, "events"), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_true(events >= 0);
+    assert_errno(harness_write(in(h, "new", "commit"), "f"), 0);
+    assert_string_equal(result_of(h, "f", "network.status"), "degraded");
+    assert_contains(result_of(h, "f", "network.message"), "no ack for the network within 5000 ms");
+    char *line = line_of(events, "\"event\":\"committed\"");
+    assert_string_equal(harness_json(h, line, "network.status"), "degraded");
+    assert_contains(harness_json(h, line, "network.message"), "no ack for the network");
+    free(line);
+    /* `new` is empty again. */
+    assert_fails(access(in(h, "new", "network"), F_OK), ENOENT);
+    assert_string_equal(harness_get(h, in(h, "new", "status")), "empty\n");
+}
+
+/* The key that the guest got. */
+static char *key_in(struct harness *h)
+{
+    static const char member[] = "\"ack_key\":\"";
+    char *text = assert_shell("bash", "cat $S/instances/.new-*/console.log", 0).out;
+    char *at = strstr(text, member);
+    assert_non_null(at);
+    return harness_format(h, "%.32s", at + strlen(member));
+}
+
+/* Nothing is sent: it is read off the guest's memory, where nobody else can write it. */
+static void network_when_taken_is_acked_by_memory(void **state)
 {
     struct harness *h = *state;
     harness_put(in(h, "new", "network"), IDENTITY);
     assert_errno(harness_write(in(h, "new", "commit"), "f"), 0);
-    assert_string_equal(result_of(h, "f", "network.status"), "degraded");
-    assert_contains(result_of(h, "f", "network.message"), "no ack of the network within 5000 ms");
-    /* `new` is empty again. */
-    assert_fails(access(in(h, "new", "network"), F_OK), ENOENT);
-    assert_string_equal(harness_get(h, in(h, "new", "status")), "empty\n");
+    assert_string_equal(result_of(h, "f", "network.status"), "applied");
+    assert_string_equal(result_of(h, "f", "network.ack"), "memory");
+    assert_string_equal(result_of(h, "f", "network.consumed"), "true");
+    assert_file_contains(harness_path(h, "instances/f/console"), "\"gateway\":\"10.0.0.1\"}\n");
+}
+
+/* Anyone who reaches the port knows the addresses, and not the key. */
+static void network_when_its_ack_is_keyed_is_not_forged(void **state)
+{
+    struct harness *h = *state;
+    make_draft(h, "f");
+    harness_put(in(h, "f", "network"), "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:0a\","
+                                       "\"ipv4\":\"10.0.0.7\",\"prefix\":24,\"ack\":\"keyed\"}");
+    struct harness_child commit = tiny_guest_commit(h, "f", "1");
+    int port = tiny_guest_port(h, TINY_GUEST_NETWORK);
+    tiny_guest_send(port, APPLIED " n=forged");
+    tiny_guest_send(port, harness_format(h, APPLIED " n=good key=%s", key_in(h)));
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, "f", "network.status"), "applied");
+    assert_string_equal(result_of(h, "f", "network.ack_text"), APPLIED " n=good");
+}
+
+static void both_ways_can_be_waited_for_at_once(void **state)
+{
+    struct harness *h = *state;
+    make_draft(h, "f");
+    harness_put(in(h, "f", "options"), "{\"identity\":true}");
+    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(
+        in(h, "f", "mailboxes/m"),
+        "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"keyed\",\"ack_timeout_ms\":30000}");
+    struct harness_child commit = tiny_guest_commit(h, "f", "1");
+    int port = tiny_guest_port(h, "m");
+    tiny_guest_send(port, harness_format(h, "stage=applied mailbox=m key=%s", key_in(h)));
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, "f", "network.ack"), "memory");
+    assert_string_equal(result_of(h, "f", "network.status"), "applied");
+    assert_string_equal(result_of(h, "f", "mailboxes.0.ack"), "keyed");
+    assert_shell("bash", "grep -q '\"ack_key\":\"[0-9a-f]*\",\"fork\":{' instances/f/console", 0);
+}
+
+/* What the mount says goes for all requests that say nothing. */
+static void requests_are_acked_as_the_mount_says(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, (const char *const[]){"--ack", "udp", NULL});
+    make_draft(h, "f");
+    harness_put(in(h, "f", "network"), IDENTITY);
+    harness_put(in(h, "f", "mailboxes/m"),
+                "{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
+    struct harness_child commit = tiny_guest_commit(h, "f", "1");
+    tiny_guest_send(tiny_guest_port(h, TINY_GUEST_NETWORK), APPLIED);
+    tiny_guest_send(tiny_guest_port(h, "m"), "stage=applied mailbox=m");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(result_of(h, "f", "network.ack"), "udp");
+    assert_string_equal(result_of(h, "f", "mailboxes.0.ack"), "udp");
+}
+
+/* From a VM that datagrams cannot leave. */
+static void ack_by_datagram_that_cannot_come_is_refused_before_any_work(void **state)
+{
+    static const struct {
+        const char *network, *words;
+    } machines[] = {
+        {".mode=\"none\"", "it has no network (\"mode\": \"none\")"},
+        {".mode=\"user\"|.machine.network.restrict=true",
+         "its network lets nothing out (\"restrict\": true)"},
+    };
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(machines); i++) {
+        assert_int_equal(harness_unmount(h), 0);
+        assert_shell("bash",
+                     harness_format(h,
+                                    "cd $S/snapshots/base && jq '.machine.network%s' snapshot.json "
+                                    "> j && mv j snapshot.json",
+                                    machines[i].network),
+                     0);
+        harness_mount(h, NULL);
+        tiny_guest_stage(h, "new", "m", "{}", 30000);
+        assert_errno(harness_write(in(h, "new", "commit"), "f"), EINVAL);
+        assert_string_equal(result_of(h, "new", "error.phase"), "validate");
+        assert_string_equal(result_of(h, "new", "error.mailbox"), "m");
+        assert_file_contains(in(h, "new", "error"), machines[i].words);
+        harness_put(in(h, "new", "network"), UDP_IDENTITY);
+        assert_errno(harness_write(in(h, "new", "commit"), "f"), EINVAL);
+        assert_file_contains(in(h, "new", "error"), machines[i].words);
+        assert_file_contains(in(h, "new", "error"), "\"wait_for_network\": false");
+        assert_no_instance(h);
+    }
 }
 
 static void network_when_not_waited_for_has_no_port(void **state)
@@ -259,16 +391,6 @@ static void target_when_standby_takes_nothing_to_deliver(void **state)
     assert_no_instance(h);
 }
 
-/* The key that the guest got. */
-static char *key_in(struct harness *h)
-{
-    static const char member[] = "\"ack_key\":\"";
-    char *text = assert_shell("bash", "cat $S/instances/.new-*/console.log", 0).out;
-    char *at = strstr(text, member);
-    assert_non_null(at);
-    return harness_format(h, "%.32s", at + strlen(member));
-}
-
 /* A fork f that waits for a keyed ack of m, at that port. */
 static struct harness_child commit_keyed(struct harness *h, int *ret_port)
 {
@@ -323,6 +445,11 @@ int main(void)
         test(mailbox_when_refused_is_not_kept_waiting_by_the_network),
         test(mailbox_when_nobody_acks_in_time_is_not_kept_waiting_by_the_network),
         test(network_when_nobody_acks_degrades_after_a_while),
+        test(network_when_taken_is_acked_by_memory),
+        test(network_when_its_ack_is_keyed_is_not_forged),
+        test(both_ways_can_be_waited_for_at_once),
+        test(requests_are_acked_as_the_mount_says),
+        test(ack_by_datagram_that_cannot_come_is_refused_before_any_work),
         test(network_when_not_waited_for_has_no_port),
         test(token_of_the_network_when_wrong_is_rejected),
         test(second_handoff_when_it_fails_leaves_nothing_of_the_first),

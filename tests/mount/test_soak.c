@@ -140,7 +140,7 @@ static int make(const char *path)
 
 static void stage_and_commit(const struct user *user, const char *source, const char *id)
 {
-    static const char request[] = "{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack\":\"keyed\","
+    static const char request[] = "{\"payload\":{\"n\":1},\"wait_for_ack\":true,"
                                   "\"ack_timeout_ms\":30000}";
     change(user, make, "%s/forks/%s", source, id);
     put(user, request, "%s/forks/%s/mailboxes/m", source, id);

@@ -29,7 +29,8 @@ static const struct text texts[] = {
     {"{\"payload\":{},\"token_hex\":\"01ff\"}", 0, 0, ""},
     {"{\"payload\":{},\"wait_for_ack\":false,\"ack_timeout_ms\":-1}", 0, 0, ""},
     {"{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"udp\",\"ack_timeout_ms\":0}", 0, 0, ""},
-    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":30000}", 0, 0, ""},
+    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":86400000}", 0, 0, ""},
+    {"{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true}", 0, 0, ""},
 
     {"", 0, 0, "mailboxes/m: unfinished"},
     {"{", 0, EINVAL, "mailboxes/m: unfinished"},
@@ -73,13 +74,18 @@ static const struct text texts[] = {
     {"{\"payload\":{},\"wait_for_ack\":1}", EINVAL, EINVAL, "wait_for_ack"},
     {"{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"pigeon\"}", EINVAL, EINVAL, "ack"},
     {"{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true,\"ack\":\"memory\"}", 0, 0, ""},
-    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":-1}", EINVAL, EINVAL, "30000"},
-    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":30001}", EINVAL, EINVAL, "30000"},
+    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":-1}", EINVAL, EINVAL, "86400000"},
+    {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":86400001}", EINVAL, EINVAL,
+     "86400000"},
+    {"{\"payload\":{},\"ack\":\"udp\",\"wait_for_ack\":true,\"ack_timeout_ms\":30001}", EINVAL,
+     EINVAL, "30000"},
     {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":1.5}", EINVAL, EINVAL, "whole"},
     {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":\"5\"}", EINVAL, EINVAL, "whole"},
     {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":null}", EINVAL, EINVAL, "whole"},
-    {"{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true}", EINVAL, EINVAL, "ack_port"},
-    {"{\"payload\":{\"ack\\u005fport\":1},\"wait_for_ack\":true}", EINVAL, EINVAL, "ack_port"},
+    {"{\"payload\":{\"ack_port\":1},\"ack\":\"udp\",\"wait_for_ack\":true}", EINVAL, EINVAL,
+     "ack_port"},
+    {"{\"payload\":{\"ack\\u005fport\":1},\"ack\":\"udp\",\"wait_for_ack\":true}", EINVAL, EINVAL,
+     "ack_port"},
 };
 
 static const struct text options[] = {
@@ -165,7 +171,7 @@ static void payload_when_at_the_limit_is_taken_and_above_refused(void **state)
 {
     struct harness *h = *state;
     const char *path = harness_path(h, "snapshots/base/forks/new/mailboxes/m");
-    const char *request = "{\"payload\":", *ack = ",\"wait_for_ack\":true}";
+    const char *request = "{\"payload\":", *ack = ",\"wait_for_ack\":true,\"ack\":\"udp\"}";
     assert_errno(harness_write(path, sized(h, PAYLOAD_MAX, "", "")), 0);
     assert_errno(harness_write(path, sized(h, PAYLOAD_MAX, " \n", "\n\n")), 0);
     assert_errno(harness_write(path, sized(h, PAYLOAD_MAX, request, "}")), 0);

@@ -81,7 +81,7 @@ static const char *fork_it(struct harness *h, const char *id)
     if (code != 0)
         fail_msg("%s", harness_get(h, base(h, "forks/new/error")));
     assert_file_contains(fake_instance(h, id, "console"),
-                         harness_format(h, "m {\"for\":\"%s\",\"ack_port\":", id));
+                         harness_format(h, "m {\"for\":\"%s\"}\n", id));
     assert_firecracker_is(h, id, "running");
     return harness_json(h, harness_get(h, fake_instance(h, id, "fork/result")), "warm");
 }
@@ -190,7 +190,7 @@ static void commit_when_the_image_was_replaced_loads_the_new_one(void **state)
 static void commit_that_fails_leaves_nothing_of_the_vm(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=");
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
     assert_errno(warm(h, "1"), 0);
     await_ready(h, 1);
     const char *ready = hidden(h);

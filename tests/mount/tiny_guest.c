@@ -183,9 +183,7 @@ static char *write_image(struct harness *h, const char *const *names)
 
 char *tiny_guest_config(struct harness *h, const char *const *names)
 {
-    return harness_format(h,
-                          "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"none\"}}\n",
-                          write_image(h, names));
+    return harness_format(h, "{\"kernel\":\"%s\",\"memory_mib\":8}\n", write_image(h, names));
 }
 
 void tiny_guest_snapshot(struct harness *h, const char *id, const char *const *names)
@@ -218,7 +216,9 @@ void tiny_guest_stage(struct harness *h, const char *draft, const char *mailbox,
                       const char *payload, int timeout_ms)
 {
     harness_put(harness_path(h, "snapshots/base/forks/%s/mailboxes/%s", draft, mailbox),
-                harness_format(h, "{\"payload\":%s,\"wait_for_ack\":true,\"ack_timeout_ms\":%d}",
+                harness_format(h,
+                               "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\","
+                               "\"ack_timeout_ms\":%d}",
                                payload, timeout_ms));
 }
 

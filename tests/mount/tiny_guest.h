@@ -40,7 +40,7 @@ char *tiny_guest_config(struct harness *h, const char *const *names);
 /* A shell that writes `text` to the commit file of snapshots/base/forks/<draft>. */
 struct harness_child tiny_guest_commit(struct harness *h, const char *draft, const char *text);
 
-/* Stages {"payload":…,"wait_for_ack":true,"ack_timeout_ms":…} there. */
+/* Stages {"payload":…,"wait_for_ack":true,"ack":"udp","ack_timeout_ms":…} there. */
 void tiny_guest_stage(struct harness *h, const char *draft, const char *mailbox,
                       const char *payload, int timeout_ms);
 

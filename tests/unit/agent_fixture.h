@@ -158,15 +158,30 @@ static inline uintptr_t agent_find_frame(const struct agent *a, const char *name
     return found;
 }
 
+/* The frame, once it is armed: what the agent says of a payload it says before that. */
+static inline void agent_look(const struct agent *a, const char *name, uint8_t ret[FRAME_SIZE])
+{
+    const struct frame_layout *layout = &frame_layouts[name ? FRAME_FORK : FRAME_NETWORK];
+    uintptr_t at = agent_find_frame(a, name);
+    int memory = agent_open_memory(a, O_RDONLY);
+    int64_t deadline = now_ms() + DEADLINE_MS;
+    do {
+        assert_true(now_ms() < deadline);
+        assert_int_equal(pread(memory, ret, FRAME_SIZE, (off_t)at), FRAME_SIZE);
+    } while (frame_load_u32(ret + layout->sequence) != 0);
+    close(memory);
+}
+
 /* Delivers as the host would: payload, length, sequence. */
 static inline void agent_deliver(const struct agent *a, const char *name, const char *payload)
 {
     const struct frame_layout *layout = &frame_layouts[name ? FRAME_FORK : FRAME_NETWORK];
-    uint8_t frame[FRAME_SIZE] = {0};
+    uint8_t frame[FRAME_SIZE];
     uintptr_t at = agent_find_frame(a, name);
     int memory = agent_open_memory(a, O_RDWR);
     size_t size = strlen(payload);
 
+    agent_look(a, name, frame);
     assert_true(size <= FRAME_SIZE - layout->payload);
     frame_store_u32(frame + layout->sequence, 1);
     frame_store_u32(frame + layout->length, (uint32_t)size);
@@ -175,13 +190,6 @@ static inline void agent_deliver(const struct agent *a, const char *name, const 
                      size + 4);
     assert_int_equal(pwrite(memory, frame + layout->sequence, 4, (off_t)(at + layout->sequence)),
                      4);
-    close(memory);
-}
-
-static inline void agent_look(const struct agent *a, const char *name, uint8_t ret[FRAME_SIZE])
-{
-    int memory = agent_open_memory(a, O_RDONLY);
-    assert_int_equal(pread(memory, ret, FRAME_SIZE, (off_t)agent_find_frame(a, name)), FRAME_SIZE);
     close(memory);
 }
 

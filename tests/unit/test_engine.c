@@ -46,13 +46,15 @@ static void prepare(struct world *world, struct attempt *attempt)
     attempt->instances = world_count(world_path(world, "store/instances"));
 }
 
+static const struct fork_rules rules = {.ack = FORK_ACK_UDP};
+
 static void stage(struct attempt *attempt, const char *name, const char *text)
 {
     struct fork_mailbox *mailbox = &attempt->request.mailboxes[attempt->request.count++];
     struct json_check check;
     assert_int_equal(json_check(text, strlen(text), &check), JSON_COMPLETE);
     snprintf(mailbox->name, sizeof mailbox->name, "%s", name);
-    assert_int_equal(fork_parse_mailbox(text, check.object, false, mailbox, &attempt->err), 0);
+    assert_int_equal(fork_parse_mailbox(text, check.object, &rules, mailbox, &attempt->err), 0);
 }
 
 static const char *text_at(const cJSON *json, const char *name)

@@ -39,6 +39,7 @@ static int setup(void **state)
                                                         .payload = strdup("{}"),
                                                         .payload_size = 2,
                                                         .wait_for_ack = true,
+                                                        .how = FORK_ACK_UDP,
                                                         .ack_timeout_ms = 5000};
     scene->origin.snapshot = &scene->source;
     scene->fork = (struct fork){.origin = &scene->origin, .request = &scene->request};

@@ -17,7 +17,8 @@ static int parse_sized(const char *text, size_t size, bool require_token, struct
     struct json_check check;
     if (json_check(text, size, &check) != JSON_COMPLETE)
         fail_msg("not complete: %.*s: %s", (int)size, text, check.why);
-    return fork_parse_mailbox(text, check.object, require_token, ret, err);
+    const struct fork_rules rules = {.require_token = require_token};
+    return fork_parse_mailbox(text, check.object, &rules, ret, err);
 }
 
 static int parse(const char *text, struct fork_mailbox *ret, struct error *err)
@@ -149,17 +150,27 @@ static void request_when_it_has_strange_members_is_refused(void **state)
         {"{\"payload\":{},\"wait_for_ack\":null}", EINVAL, "\"wait_for_ack\" must be"},
         {"{\"payload\":{},\"wait_for_ack\":\"true\"}", EINVAL, "\"wait_for_ack\" must be"},
         {"{\"payload\":{},\"ack\":\"tcp\"}", EINVAL,
-         "\"ack\" must be one of \"udp\", \"keyed\", \"memory\""},
+         "\"ack\" must be one of \"memory\", \"udp\", \"keyed\""},
         {"{\"payload\":{},\"ack\":null}", EINVAL, "\"ack\" must be one of"},
     };
     (void)state;
     check_refusals(refusals, array_length(refusals));
 }
 
-static void timeout_when_not_a_whole_number_up_to_30000_is_refused(void **state)
+/* "ack_timeout_ms": TEXT, with that "ack" or (NULL) none. */
+static const char *timeout_request(char text[256], const char *ack, const char *value)
 {
-    static const char *const bad[] = {"-1", "-0.5", "30001", "1.5", "\"5\"",      "null", "true",
-                                      "[]", "{}",   "1e400", "1e5", "29999.9999", "-1e-9"};
+    snprintf(text, 256, "{\"payload\":{},\"wait_for_ack\":true,%s%s%s\"ack_timeout_ms\":%s}",
+             ack ? "\"ack\":\"" : "", ack ? ack : "", ack ? "\"," : "", value);
+    return text;
+}
+
+static void timeout_when_not_a_whole_number_in_its_range_is_refused(void **state)
+{
+    static const char *const bad[] = {"-1",   "-0.5", "86400001", "1.5",   "\"5\"",      "null",
+                                      "true", "[]",   "{}",       "1e400", "29999.9999", "-1e-9"};
+    static const char *const late[] = {"30001", "1e5", "86400000"};
+    static const char *const by_datagram[] = {"udp", "keyed"};
     static const struct {
         const char *text;
         int ms;
@@ -168,24 +179,50 @@ static void timeout_when_not_a_whole_number_up_to_30000_is_refused(void **state)
     char text[256];
     (void)state;
     for (size_t i = 0; i < array_length(bad); i++) {
-        snprintf(text, sizeof text, "{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":%s}",
-                 bad[i]);
         const struct refusal refusal = {
-            text, EINVAL, "\"ack_timeout_ms\" must be a whole number from 0 to 30000"};
+            timeout_request(text, NULL, bad[i]), EINVAL,
+            "\"ack_timeout_ms\" must be a whole number from 0 to 86400000"};
         check_refusals(&refusal, 1);
         snprintf(text, sizeof text, "{\"payload\":{},\"ack_timeout_ms\":%s}", bad[i]);
         assert_payload(parsed(text), "{}"); /* not looked at */
     }
+    for (size_t i = 0; i < array_length(late); i++) {
+        struct fork_mailbox mailbox = parsed(timeout_request(text, "memory", late[i]));
+        assert_true(mailbox.ack_timeout_ms > 30000);
+        assert_payload(mailbox, "{}");
+        for (size_t k = 0; k < array_length(by_datagram); k++) {
+            const struct refusal refusal = {timeout_request(text, by_datagram[k], late[i]), EINVAL,
+                                            k == 0 ? "from 0 to 30000 where \"ack\" is \"udp\""
+                                                   : "from 0 to 30000 where \"ack\" is \"keyed\""};
+            check_refusals(&refusal, 1);
+        }
+    }
     for (size_t i = 0; i < array_length(good); i++) {
-        snprintf(text, sizeof text, "{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":%s}",
-                 good[i].text);
-        struct fork_mailbox mailbox = parsed(text);
+        struct fork_mailbox mailbox = parsed(timeout_request(text, "udp", good[i].text));
         assert_int_equal(mailbox.ack_timeout_ms, good[i].ms);
         assert_payload(mailbox, "{}");
     }
-    struct fork_mailbox mailbox = parsed("{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"udp\"}");
-    assert_true(mailbox.wait_for_ack);
-    assert_int_equal(mailbox.ack_timeout_ms, 5000);
+}
+
+static void ack_when_not_given_is_the_mounts(void **state)
+{
+    static const char text[] = "{\"payload\":{},\"wait_for_ack\":true}";
+    struct json_check check;
+    (void)state;
+    assert_int_equal(json_check(text, strlen(text), &check), JSON_COMPLETE);
+    for (enum fork_ack ack = 0; fork_ack_words[ack]; ack++) {
+        const struct fork_rules mount = {.ack = ack};
+        struct fork_mailbox mailbox = {0};
+        assert_int_equal(fork_parse_mailbox(text, check.object, &mount, &mailbox, NULL), 0);
+        assert_int_equal(mailbox.how, ack);
+        assert_int_equal(mailbox.ack_timeout_ms, 5000);
+        assert_payload(mailbox, "{}");
+    }
+    struct fork_mailbox mailbox = parsed(text);
+    assert_int_equal(mailbox.how, FORK_ACK_MEMORY);
+    assert_payload(mailbox, "{}");
+    mailbox = parsed("{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"udp\"}");
+    assert_int_equal(mailbox.how, FORK_ACK_UDP);
     assert_payload(mailbox, "{}");
 }
 
@@ -293,9 +330,10 @@ static void payload_when_larger_than_the_mailbox_is_refused(void **state)
                  {"{\"payload\": %s }", 3832, 0},
                  {"{\"payload\":%s}", 3833, EFBIG},
                  {"{\"payload\":%s,\"wait_for_ack\":false}", 3832, 0},
-                 {"{\"payload\":%s,\"wait_for_ack\":true}", 3815, 0},
-                 {"{\"payload\":%s,\"wait_for_ack\":true}", 3816, EFBIG},
-                 {"{\"payload\":%s,\"wait_for_ack\":true}", 3832, EFBIG},
+                 {"{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\"}", 3815, 0},
+                 {"{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\"}", 3816, EFBIG},
+                 {"{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\"}", 3832, EFBIG},
+                 {"{\"payload\":%s,\"wait_for_ack\":true}", 3832, 0},
                  {"{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"memory\"}", 3832, 0}};
     (void)state;
     for (size_t i = 0; i < array_length(cases); i++) {
@@ -335,8 +373,8 @@ static void members_when_appended_stand_last(void **state)
     for (size_t i = 0; i < array_length(cases); i++) {
         auto_free char *text = NULL;
         struct error err = {0};
-        assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true}", cases[i].payload) >
-                    0);
+        assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\"}",
+                             cases[i].payload) > 0);
         struct fork_mailbox mailbox = parsed(text);
         assert_int_equal(fork_append(&mailbox, "\"ack_port\":7", &err), 0);
         assert_payload(mailbox, cases[i].delivered);
@@ -372,10 +410,11 @@ static void port_when_the_payload_is_as_large_as_allowed_fits(void **state)
 static void port_when_the_payload_has_one_already_is_refused(void **state)
 {
     static const struct refusal refusals[] = {
-        {"{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true}", EINVAL,
+        {"{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true,\"ack\":\"udp\"}", EINVAL,
          "has a member \"ack_port\""},
-        {"{\"payload\":{\"a\":\"" SECRET "\",\"ack\\u005fport\":1},\"wait_for_ack\":true}", EINVAL,
-         "leave it out"},
+        {"{\"payload\":{\"a\":\"" SECRET
+         "\",\"ack\\u005fport\":1},\"ack\":\"udp\",\"wait_for_ack\":true}",
+         EINVAL, "leave it out"},
         {"{\"payload\":{\"ack_key\":1},\"wait_for_ack\":true,\"ack\":\"keyed\"}", EINVAL,
          "has a member \"ack_key\""},
     };
@@ -383,10 +422,13 @@ static void port_when_the_payload_has_one_already_is_refused(void **state)
     check_refusals(refusals, array_length(refusals));
     assert_payload(parsed("{\"payload\":{\"ack_port\":1}}"), "{\"ack_port\":1}");
     assert_payload(parsed("{\"ack_port\":1}"), "{\"ack_port\":1}");
-    assert_payload(parsed("{\"payload\":{\"ack_key\":1},\"wait_for_ack\":true}"),
+    assert_payload(parsed("{\"payload\":{\"ack_key\":1},\"wait_for_ack\":true,\"ack\":\"udp\"}"),
                    "{\"ack_key\":1}");
-    assert_payload(parsed("{\"payload\":{\"x\":{\"ack_port\":1}},\"wait_for_ack\":true}"),
-                   "{\"x\":{\"ack_port\":1}}");
+    assert_payload(parsed("{\"payload\":{\"ack_port\":1},\"wait_for_ack\":true}"),
+                   "{\"ack_port\":1}");
+    assert_payload(
+        parsed("{\"payload\":{\"x\":{\"ack_port\":1}},\"ack\":\"udp\",\"wait_for_ack\":true}"),
+        "{\"x\":{\"ack_port\":1}}");
 }
 
 static void request_when_finished_is_empty(void **state)
@@ -412,7 +454,8 @@ int main(void)
         cmocka_unit_test(payload_when_in_a_request_is_taken_byte_for_byte),
         cmocka_unit_test(request_when_its_payload_is_missing_or_no_object_is_refused),
         cmocka_unit_test(request_when_it_has_strange_members_is_refused),
-        cmocka_unit_test(timeout_when_not_a_whole_number_up_to_30000_is_refused),
+        cmocka_unit_test(timeout_when_not_a_whole_number_in_its_range_is_refused),
+        cmocka_unit_test(ack_when_not_given_is_the_mounts),
         cmocka_unit_test(token_when_given_is_taken_as_bytes),
         cmocka_unit_test(token_when_it_cannot_be_one_is_refused),
         cmocka_unit_test(token_when_the_mount_wants_one_must_be_given),

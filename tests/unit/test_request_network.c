@@ -15,7 +15,8 @@
 
 static int parse(const char *text, bool require_token, struct fork_network *ret, struct error *err)
 {
-    return fork_parse_network(text, strlen(text), require_token, ret, err);
+    const struct fork_rules rules = {.require_token = require_token};
+    return fork_parse_network(text, strlen(text), &rules, ret, err);
 }
 
 static void network_when_complete_becomes_a_payload(void **state)

@@ -56,7 +56,7 @@ static inline void tree_open_fs(struct tree *tree, bool require_token)
                                    .instances = &tree->world->instances,
                                    .warm = &tree->warm,
                                    .ack_address = "127.0.0.1",
-                                   .require_token = require_token,
+                                   .rules.require_token = require_token,
                                    .events = tree->events,
                                    .wake = tree_wake,
                                    .drop = tree_drop};

@@ -28,7 +28,7 @@ static void commit_when_guest_refuses_fails_with_its_reason(void **state)
 {
     struct harness *h = *state;
     size_t sockets = vm_daemon_sockets(h);
-    vm_stage(h, "new", box, VM_REQUEST("fail", ",\"secret\":\"s3cret\""));
+    vm_stage(h, "new", box, VM_REQUEST_UDP("fail", ",\"secret\":\"s3cret\""));
     char *result = vm_commit_fails(h, "new", "web-1", EREMOTEIO,
                                    (const char *const[]){box, "told_to_fail", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "ack");
@@ -37,7 +37,7 @@ static void commit_when_guest_refuses_fails_with_its_reason(void **state)
     assert_null(strstr(result, "s3cret"));
     assert_taken_back(h, sockets);
     /* The id is free. */
-    vm_fork(h, "web-1", box, VM_REQUEST("ack", ""));
+    vm_fork(h, "web-1", box, VM_REQUEST_UDP("ack", ""));
     assert_string_equal(harness_get(h, vm_draft(h, "new", "error")), "");
 }
 
@@ -46,9 +46,11 @@ static void commit_when_guest_is_silent_times_out(void **state)
     struct harness *h = *state;
     size_t sockets = vm_daemon_sockets(h);
     vm_stage(h, "new", box,
-             "{\"payload\":{\"do\":\"silent\"},\"wait_for_ack\":true,\"ack_timeout_ms\":300}");
-    char *result = vm_commit_fails(h, "new", "web-1", ETIMEDOUT,
-                                   (const char *const[]){box, "300 ms", "0 other", NULL});
+             "{\"payload\":{\"do\":\"silent\"},\"wait_for_ack\":true,\"ack\":\"udp\",\"ack_timeout_"
+             "ms\":300}");
+    char *result =
+        vm_commit_fails(h, "new", "web-1", ETIMEDOUT,
+                        (const char *const[]){box, "300 ms", "; 0 other datagrams came", NULL});
     assert_string_equal(harness_json(h, result, "error.mailbox"), box);
     assert_string_equal(harness_json(h, result, "mailboxes.0.ack_text"), "null");
     assert_taken_back(h, sockets);
@@ -63,11 +65,12 @@ static char *time_out(struct harness *h, const char *deed, const char *other_dee
         const char *const deeds[] = {deed, other_deed}, *const names[] = {box, other};
         ms = ms < LAST_MS ? ms : LAST_MS;
         for (size_t i = 0; i < 2; i++)
-            vm_stage(h, "new", names[i],
-                     harness_format(h,
-                                    "{\"payload\":{\"do\":\"%s\"},\"wait_for_ack\":true,"
-                                    "\"ack_timeout_ms\":%d}",
-                                    deeds[i], ms));
+            vm_stage(
+                h, "new", names[i],
+                harness_format(h,
+                               "{\"payload\":{\"do\":\"%s\"},\"wait_for_ack\":true,\"ack\":\"udp\","
+                               "\"ack_timeout_ms\":%d}",
+                               deeds[i], ms));
         bool last = ms == LAST_MS;
         char *result = vm_commit_fails(
             h, "new", "web-1", ETIMEDOUT,
@@ -92,7 +95,7 @@ static void commit_when_datagrams_only_look_like_acks_times_out_and_counts_them(
 {
     struct harness *h = *state;
     size_t sockets = vm_daemon_sockets(h);
-    char *result = time_out(h, "longer-name", "free-text", "(2 other datagrams");
+    char *result = time_out(h, "longer-name", "free-text", "; 2 other datagrams came");
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "false");
     assert_string_equal(harness_json(h, result, "mailboxes.1.acked"), "false");
     assert_taken_back(h, sockets);
@@ -104,7 +107,8 @@ static void commit_when_failure_is_to_be_kept_leaves_the_instance_and_a_failed_r
     size_t sockets = vm_daemon_sockets(h);
     harness_put(vm_draft(h, "new", "options"), "{\"on_ack_failure\":\"keep\"}");
     vm_stage(h, "new", box,
-             "{\"payload\":{\"do\":\"silent\"},\"wait_for_ack\":true,\"ack_timeout_ms\":300}");
+             "{\"payload\":{\"do\":\"silent\"},\"wait_for_ack\":true,\"ack\":\"udp\",\"ack_timeout_"
+             "ms\":300}");
     assert_int_equal(harness_write(vm_draft(h, "new", "commit"), "kept"), ETIMEDOUT);
     vm_assert_running(h, (const char *const[]){"kept", NULL});
     assert_int_equal(vm_daemon_sockets(h), sockets);
@@ -126,7 +130,7 @@ static void commit_when_guest_reboots_before_its_ack_fails(void **state)
 {
     struct harness *h = *state;
     size_t sockets = vm_daemon_sockets(h);
-    vm_stage(h, "new", box, VM_REQUEST("reboot", ""));
+    vm_stage(h, "new", box, VM_REQUEST_UDP("reboot", ""));
     char *result = vm_commit_fails(h, "new", "web-1", EIO,
                                    (const char *const[]){"before its guest acked", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "ack");

@@ -13,10 +13,17 @@ static int make_template(void **state)
     return vm_make_template(state, "microvm", "");
 }
 
+static char *acked(struct harness *h, const char *name, const char *ack)
+{
+    return harness_format(h,
+                          "{\"payload\":{\"instance_name\":\"%s\"},\"wait_for_ack\":true,"
+                          "\"ack\":\"%s\"," VM_PATIENT "}",
+                          name, ack);
+}
+
 static char *named(struct harness *h, const char *name)
 {
-    return harness_format(
-        h, "{\"payload\":{\"instance_name\":\"%s\"},\"wait_for_ack\":true," VM_PATIENT "}", name);
+    return acked(h, name, "memory");
 }
 
 static void fork_when_its_hook_takes_the_name_is_acked(void **state)
@@ -24,10 +31,13 @@ static void fork_when_its_hook_takes_the_name_is_acked(void **state)
     struct harness *h = *state;
     static const char *const names[] = {"web-1", "web-2"};
     for (size_t i = 0; i < 2; i++) {
-        char *result = vm_fork(h, names[i], box, named(h, names[i]));
+        char *result = vm_fork(h, names[i], box, acked(h, names[i], i ? "keyed" : "memory"));
         assert_string_equal(harness_json(h, result, "mailboxes.0.ack_text"),
-                            "stage=applied mailbox=kernel.identity.v1");
-        char *console = harness_await(h, vm_console(h, names[i]), "hypefs-guest: applied");
+                            i ? "stage=applied mailbox=kernel.identity.v1" : "null");
+        /* What the agent says of it is there when the commit returns. */
+        char *console = i ? harness_await(h, vm_console(h, names[i]), "hypefs-guest: applied")
+                          : harness_get(h, vm_console(h, names[i]));
+        assert_non_null(strstr(console, "hypefs-guest: applied"));
         assert_non_null(
             strstr(console, harness_format(h, "hook: this clone is now %s\r\n", names[i])));
         assert_null(strstr(console, names[1 - i]));
@@ -63,7 +73,7 @@ static void commit_when_the_hook_refuses_fails_with_its_last_line(void **state)
     vm_stage(h, "new", box, named(h, "Not A Name"));
     char *result =
         vm_commit_fails(h, "new", "web-1", EREMOTEIO,
-                        (const char *const[]){box, "the_payload_has_no_good_instance_name", NULL});
+                        (const char *const[]){box, "the payload has no good instance_name", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "ack");
     vm_assert_running(h, (const char *const[]){NULL});
     vm_fork(h, "web-1", box, named(h, "web-1"));

@@ -22,7 +22,7 @@ static int make_template(void **state)
 /* A commit whose guest has its payload and says nothing. */
 static struct vm_pending *start_silent(struct harness *h)
 {
-    vm_stage(h, "new", box, VM_REQUEST("silent", ""));
+    vm_stage(h, "new", box, VM_REQUEST_UDP("silent", ""));
     struct vm_pending *pending = vm_start_commit(h, "new", "pending");
     vm_await_pending_payload(h, box, "{\"do\":\"silent\",\"ack_port\":");
     assert_string_equal(harness_get(h, vm_draft(h, "new", "status")), "committing\n");

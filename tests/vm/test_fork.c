@@ -22,7 +22,7 @@ static int make_template(void **state)
 static void fork_when_acked_has_its_payload(void **state)
 {
     struct harness *h = *state;
-    char *result = vm_fork(h, "web-1", first, VM_REQUEST("ack", ",\"n\":\"web-1\""));
+    char *result = vm_fork(h, "web-1", first, VM_REQUEST_UDP("ack", ",\"n\":\"web-1\""));
     assert_string_equal(harness_json(h, result, "instance"), "web-1");
     assert_string_equal(harness_json(h, result, "source"), "snapshots/base");
     assert_string_equal(harness_json(h, result, "mailboxes.0.name"), first);
@@ -38,7 +38,7 @@ static void fork_when_acked_has_its_payload(void **state)
 static void fork_when_ack_comes_after_progress_is_acked_by_the_ack(void **state)
 {
     struct harness *h = *state;
-    char *result = vm_fork(h, "web-1", first, VM_REQUEST("progress", ""));
+    char *result = vm_fork(h, "web-1", first, VM_REQUEST_UDP("progress", ""));
     assert_string_equal(harness_json(h, result, "mailboxes.0.ack_text"),
                         "stage=applied mailbox=first.v1");
 }
@@ -49,8 +49,9 @@ static void fork_when_several_mailboxes_are_staged_fills_each(void **state)
     static const char *const names[MAILBOXES] = {first, second, third};
     for (size_t i = 0; i < MAILBOXES; i++)
         vm_stage(h, "new", names[i],
-                 harness_format(h, "{\"payload\":{\"for\":\"%s\"},\"wait_for_ack\":true,%s}",
-                                names[i], VM_PATIENT));
+                 harness_format(
+                     h, "{\"payload\":{\"for\":\"%s\"},\"wait_for_ack\":true,\"ack\":\"udp\",%s}",
+                     names[i], VM_PATIENT));
     char *result = vm_commit(h, "new", "web-1");
     for (size_t i = 0; i < MAILBOXES; i++) {
         assert_string_equal(harness_json(h, result, harness_format(h, "mailboxes.%zu.name", i)),
@@ -126,9 +127,10 @@ static void fork_when_ack_port_just_fits_delivers_both(void **state)
 {
     struct harness *h = *state;
     char *payload = padded(h, PAYLOAD_MAX - strlen(",\"ack_port\":65535"));
-    char *result = vm_fork(
-        h, "full", first,
-        harness_format(h, "{\"payload\":%s,\"wait_for_ack\":true,%s}", payload, VM_PATIENT));
+    char *result =
+        vm_fork(h, "full", first,
+                harness_format(h, "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"udp\",%s}",
+                               payload, VM_PATIENT));
     assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
     harness_await(
         h, vm_console(h, "full"),

@@ -57,7 +57,7 @@ static void stage_all(struct harness *h, const char *deed, const char *members)
         vm_stage(h, id_of(h, i), box,
                  harness_format(h,
                                 "{\"payload\":{\"do\":\"%s\",\"name\":\"clone %zu\"%s},"
-                                "\"wait_for_ack\":true," VM_PATIENT "}",
+                                "\"wait_for_ack\":true,\"ack\":\"udp\"," VM_PATIENT "}",
                                 deed, i, members));
     }
 }

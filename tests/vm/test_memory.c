@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Guests without any network: acks that are read off their memory, and clones that differ. */
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,9 +46,9 @@ static void commit_when_nobody_looks_into_the_mailbox_times_out(void **state)
 {
     struct harness *h = *state;
     vm_stage(h, "new", asleep, BY_MEMORY("ack", "300"));
-    char *result =
-        vm_commit_fails(h, "new", "web-1", ETIMEDOUT,
-                        (const char *const[]){asleep, "not consumed within 300 ms", NULL});
+    char *result = vm_commit_fails(
+        h, "new", "web-1", ETIMEDOUT,
+        (const char *const[]){asleep, "within 300 ms: the payload was not taken", NULL});
     assert_string_equal(harness_json(h, result, "mailboxes.0.consumed"), "false");
     vm_assert_running(h, (const char *const[]){NULL});
 }
@@ -74,6 +75,26 @@ static void commit_when_the_mailboxs_page_is_reused_is_not_acked(void **state)
         assert_true(ms < 16000);
     }
     assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "error")), "to another use"));
+}
+
+/* A daemon that stood still until the deadline has passed looks once more before it says that there
+ * was no ack. */
+static void fork_that_acked_while_the_daemon_stood_still_is_acked(void **state)
+{
+    enum { DEADLINE_S = 4 };
+    struct harness *h = *state;
+    vm_stage(h, "new", box, BY_MEMORY("later", "4000"));
+    struct vm_pending *commit = vm_start_commit(h, "new", "web-1");
+    vm_await_pending_payload(h, box, "{\"do\":\"later\"}");
+    assert_int_equal(kill(h->daemon, SIGSTOP), 0);
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += DEADLINE_S;
+    vm_await_pending_line(h, "first.v1 is armed again");
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until,
+                    NULL); /* what is tested is that it is over */
+    assert_int_equal(kill(h->daemon, SIGCONT), 0);
+    assert_int_equal(vm_finish_commit(commit), 0);
 }
 
 /* What a fork's program reads from /dev/urandom, and its clock. */
@@ -127,6 +148,7 @@ int main(void)
         test(fork_when_its_guest_consumes_the_payload_is_acked),
         test(commit_when_the_guest_leaves_a_refusal_fails_with_its_reason),
         test(commit_when_nobody_looks_into_the_mailbox_times_out),
+        test(fork_that_acked_while_the_daemon_stood_still_is_acked),
         test(commit_when_the_mailboxs_page_is_reused_is_not_acked),
         test(clones_with_identity_differ_and_know_the_time),
         test(clones_without_identity_read_the_same_random_bytes),

@@ -89,16 +89,17 @@ static size_t count_arps(int fd, const unsigned char *mac, size_t *ret_all)
     return count;
 }
 
-static char *fork_on(struct harness *h, int number)
+/* `ack` is how its network acks. */
+static char *fork_on(struct harness *h, int number, const char *ack)
 {
     harness_put(vm_draft(h, "new", "network"),
                 harness_format(h,
                                "{\"interface_name\":\"eth0\",\"mac\":\"%s\",\"ipv4\":\"%s\","
-                               "\"prefix\":24,\"gateway\":\"10.0.2.2\"}",
-                               mac_of(h, number), address_of(h, number)));
+                               "\"prefix\":24,\"gateway\":\"10.0.2.2\",\"ack\":\"%s\"}",
+                               mac_of(h, number), address_of(h, number), ack));
     harness_put(vm_draft(h, "new", "options"),
                 harness_format(h, "{\"tap\":\"t%d\",\"ack_address\":\"10.0.2.2\"}", number));
-    vm_stage(h, "new", "first.v1", VM_REQUEST("ack", ""));
+    vm_stage(h, "new", "first.v1", VM_REQUEST_UDP("ack", ""));
     return vm_commit(h, "new", harness_format(h, "web-%d", number));
 }
 
@@ -122,12 +123,13 @@ static void forks_when_given_addresses_have_them_and_the_source_keeps_its_own(vo
     for (int i = 1; i <= 2; i++) {
         auto_close int wire = capture(harness_format(h, "t%d", i));
         size_t all, early;
-        char *result = fork_on(h, i);
+        char *result = fork_on(h, i, i == 1 ? "memory" : "keyed");
         early = count_arps(wire, template_mac, &all);
         assert_string_equal(harness_json(h, result, "network.status"), "applied");
-        assert_string_equal(
-            harness_json(h, result, "network.ack_text"),
-            harness_format(h, "stage=applied mac=%s ip=%s", mac_of(h, i), address_of(h, i)));
+        assert_string_equal(harness_json(h, result, "network.ack_text"),
+                            i == 1 ? "null"
+                                   : harness_format(h, "stage=applied mac=%s ip=%s", mac_of(h, i),
+                                                    address_of(h, i)));
         assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
         assert_true(all > 0); /* the ack, at least, was on the wire */
         assert_int_equal(early, 0);
@@ -139,6 +141,33 @@ static void forks_when_given_addresses_have_them_and_the_source_keeps_its_own(vo
     /* Without a tap of its own a fork would be on the source's. */
     static const char *const words[] = {"t0", "template", NULL};
     vm_commit_fails(h, "new", "web-3", EBUSY, words);
+}
+
+/* The host has no address on t2 yet: nothing that the guest sends could arrive. */
+static void fork_when_the_host_cannot_be_reached_yet_is_not_degraded(void **state)
+{
+    struct harness *h = *state;
+    harness_put(vm_draft(h, "new", "network"),
+                "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:12\",\"ipv4\":"
+                "\"10.9.9.102\",\"prefix\":24,\"gateway\":\"10.9.9.1\"}");
+    harness_put(vm_draft(h, "new", "options"), "{\"tap\":\"t2\"}");
+    vm_stage(h, "new", "first.v1", VM_REQUEST("ack", ""));
+    char *result = vm_commit(h, "new", "web-1");
+    assert_string_equal(harness_json(h, result, "network.status"), "applied");
+    assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
+}
+
+/* Its datagrams are for 127.0.0.1 on the host, which no guest on a tap reaches. */
+static void commit_when_its_ack_address_is_out_of_reach_says_so(void **state)
+{
+    struct harness *h = *state;
+    harness_put(vm_draft(h, "new", "options"), "{\"tap\":\"t1\"}");
+    vm_stage(h, "new", "first.v1",
+             "{\"payload\":{\"do\":\"ack\"},\"wait_for_ack\":true,\"ack\":\"udp\","
+             "\"ack_timeout_ms\":300}");
+    static const char *const words[] = {"127.0.0.1, which no guest on a tap can reach",
+                                        "\"ack_address\"", "\"ack\": \"memory\"", NULL};
+    vm_commit_fails(h, "new", "web-1", ETIMEDOUT, words);
 }
 
 /* The guest refuses: the fork goes on, and keeps what it had. */
@@ -162,6 +191,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(forks_when_given_addresses_have_them_and_the_source_keeps_its_own),
+        test(fork_when_the_host_cannot_be_reached_yet_is_not_degraded),
+        test(commit_when_its_ack_address_is_out_of_reach_says_so),
         test(fork_when_its_interface_is_not_there_is_degraded),
     };
     vm_enter_with_network("{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"" TEMPLATE_MAC "\"}",

@@ -22,7 +22,7 @@ static void fork_when_its_process_had_forked_has_its_payload(void **state)
         assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
         assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "1");
         assert_string_equal(harness_json(h, result, "mailboxes.1.copies"), "1");
-        harness_await(h, vm_console(h, id), harness_format(h, "\"name\":\"clone %d\",", i));
+        harness_await(h, vm_console(h, id), harness_format(h, "\"name\":\"clone %d\"}", i));
         vm_await_payload(h, id, "second.v1", "{\"quiet\":true}");
     }
     assert_string_equal(vm_info(h, "web-0", "config.machine"), "q35");

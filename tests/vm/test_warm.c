@@ -38,7 +38,7 @@ static void forks_of_ready_vms_have_payloads_of_their_own(void **state)
     }
     for (int i = 1; i <= FORKS; i++)
         harness_await(h, vm_console(h, harness_format(h, "web-%d", i)),
-                      harness_format(h, "payload={\"do\":\"ack\",\"n\":%d,", i));
+                      harness_format(h, "payload={\"do\":\"ack\",\"n\":%d}", i));
     harness_put(harness_path(h, "snapshots/base/warm"), "0");
     vm_assert_running(h, (const char *const[]){"web-1", "web-2", NULL});
     assert_string_equal(vm_checksum(h), before);

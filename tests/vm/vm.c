@@ -323,11 +323,15 @@ static bool is_printed(void *argument)
     return found;
 }
 
+void vm_await_pending_line(struct harness *h, const char *line)
+{
+    struct search search = {.h = h, .line = harness_format(h, "vm_guest: %s", line)};
+    harness_await_that(is_printed, &search, search.line);
+}
+
 void vm_await_pending_payload(struct harness *h, const char *mailbox, const char *begin)
 {
-    struct search search = {.h = h,
-                            .line = harness_format(h, "vm_guest: %s payload=%s", mailbox, begin)};
-    harness_await_that(is_printed, &search, search.line);
+    vm_await_pending_line(h, harness_format(h, "%s payload=%s", mailbox, begin));
 }
 
 char *vm_info(struct harness *h, const char *id, const char *member)

@@ -26,6 +26,11 @@
 #define VM_REQUEST(deed, more)                                                                     \
     "{\"payload\":{\"do\":\"" deed "\"" more "},\"wait_for_ack\":true," VM_PATIENT "}"
 
+/* The same, acked by datagram. */
+#define VM_REQUEST_UDP(deed, more)                                                                 \
+    "{\"payload\":{\"do\":\"" deed "\"" more "},\"wait_for_ack\":true,\"ack\":\"udp\"," VM_PATIENT \
+    "}"
+
 void vm_enter(void);
 /* The same with the agent and its hook in the guest, as examples/guest has them. */
 void vm_enter_with_agent(void);
@@ -77,6 +82,8 @@ bool vm_is_done(struct vm_pending *pending);
 void vm_await_payload(struct harness *h, const char *id, const char *mailbox, const char *payload);
 /* The same of a commit under way, whose instance nobody sees yet; `begin` of the payload. */
 void vm_await_pending_payload(struct harness *h, const char *mailbox, const char *begin);
+/* Any other line, without its "vm_guest: ". */
+void vm_await_pending_line(struct harness *h, const char *line);
 char *vm_console(struct harness *h, const char *id);
 char *vm_info(struct harness *h, const char *id, const char *member);
 int vm_pid(struct harness *h, const char *id);

@@ -47,6 +47,7 @@ enum {
     TEXT_MAX = 31,
     HALF_BYTES = 1 << 20,
     RANDOM_BYTES = 16,
+    LATER_MS = 300,
 };
 
 #define DISK "/disk"
@@ -89,6 +90,13 @@ static void ack(struct hypefs_mailbox *box)
 static void keep_silent(struct hypefs_mailbox *box)
 {
     (void)box;
+}
+
+/* Not at once: the mailbox is armed again after a while. */
+static void keep_silent_for_a_while(struct hypefs_mailbox *box)
+{
+    (void)box;
+    poll(NULL, 0, LATER_MS);
 }
 
 static void ack_longer_name(struct hypefs_mailbox *box)
@@ -226,6 +234,7 @@ static const struct {
     {"hush", ack},
     {"apply", apply_network},
     {"silent", keep_silent},
+    {"later", keep_silent_for_a_while},
     {"longer-name", ack_longer_name},
     {"free-text", ack_free_text},
     {"progress", ack_after_progress},
