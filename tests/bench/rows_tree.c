@@ -133,7 +133,7 @@ static void measure(struct deed *deed)
 static void share_one_processor(cpu_set_t *ret_before)
 {
     cpu_set_t one;
-    int cpu = 0;
+    size_t cpu = 0;
     assert_works(sched_getaffinity(0, sizeof *ret_before, ret_before));
     while (!CPU_ISSET(cpu, ret_before))
         cpu++;
