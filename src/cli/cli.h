@@ -14,8 +14,8 @@ int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 
 /*
- * Begins to read a subcommand's options: from here on, getopt_long's own messages begin with `name`,
- * which lives as long as the program.
+ * Begins to read a subcommand's options: from here on, getopt_long's own messages begin with
+ * `name`, which lives as long as the program.
  */
 void cli_begin_options(char **argv, const char *name);
 

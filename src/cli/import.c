@@ -38,11 +38,12 @@ static const char help[] =
     "                     else its data\n"
     "  --link             make a hard link to the memory, which must never change again then\n"
     "  --store DIR        where snapshots lie (default: as for hypefs mount)\n"
+    "  --insecure-store   as root, also use a store that others can change\n"
     "  -h, --help         print this\n";
 
 struct arguments {
     const char *id, *hypervisor, *memory, *state, *config, *store;
-    bool link, copy;
+    bool link, copy, insecure_store;
 };
 
 struct work {
@@ -68,11 +69,17 @@ static int misuse(const char *text)
 }
 
 static const struct option options[] = {
-    {"id", required_argument, NULL, 'i'},     {"hypervisor", required_argument, NULL, 'y'},
-    {"memory", required_argument, NULL, 'm'}, {"state", required_argument, NULL, 's'},
-    {"config", required_argument, NULL, 'c'}, {"store", required_argument, NULL, 'd'},
-    {"link", no_argument, NULL, 'l'},         {"copy", no_argument, NULL, 'k'},
-    {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0},
+    {"id", required_argument, NULL, 'i'},
+    {"hypervisor", required_argument, NULL, 'y'},
+    {"memory", required_argument, NULL, 'm'},
+    {"state", required_argument, NULL, 's'},
+    {"config", required_argument, NULL, 'c'},
+    {"store", required_argument, NULL, 'd'},
+    {"link", no_argument, NULL, 'l'},
+    {"copy", no_argument, NULL, 'k'},
+    {"insecure-store", no_argument, NULL, 'u'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
 };
 
 /* What was given is complete and can be meant. -1: go on; else the exit status. */
@@ -122,6 +129,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
         }
         ret->link |= option == 'l';
         ret->copy |= option == 'k';
+        ret->insecure_store |= option == 'u';
         for (size_t i = 0; i < array_length(texts); i++)
             if (texts[i].option == option)
                 *texts[i].place = optarg;
@@ -139,9 +147,11 @@ static void interrupt(int number)
     interrupted = 1;
 }
 
-/* What is ignored, in the background say, stays ignored. */
+/* What is ignored, in the background say, stays ignored. A file that gets larger than the limit is
+ * an error of the write. */
 static void take_signals(void)
 {
+    signal(SIGXFSZ, SIG_IGN);
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     struct sigaction action = {.sa_handler = interrupt}, before;
     for (size_t i = 0; i < array_length(numbers); i++)
@@ -253,7 +263,7 @@ static int import_into(struct work *work, const char *store_path, struct error *
     int r = open_files(work, err);
     if (r < 0)
         return r;
-    r = store_attach(store_path, &store, err);
+    r = store_attach(store_path, work->arguments->insecure_store, &store, err);
     if (r < 0)
         return r;
     r = publish(work, &store, err);

@@ -10,6 +10,7 @@
 
 #include "cli/stale.h"
 #include "util/cleanup.h"
+#include "util/trust.h"
 
 /* Adds what is not there yet to a real path: such directories are made, so there are no links. */
 static bool append(char *real, const char *rest)
@@ -92,7 +93,11 @@ static int check_empty(const char *mountpoint, struct error *err)
 int mountpoint_prepare(const char *path, const char *store, char **ret, struct error *err)
 {
     struct stat st;
-    int r = stale_clear(path, err);
+    /* Before anything of it is touched. */
+    int r = geteuid() == 0 ? trust_path(path, err) : 0;
+    if (r < 0)
+        return error_prefix(err, r, "cannot mount at %s", path);
+    r = stale_clear(path, err);
     if (r < 0)
         return r;
     if (stat(path, &st) < 0)

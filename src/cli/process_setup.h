@@ -1,16 +1,38 @@
 /* SPDX-License-Identifier: MIT */
-/* process_setup: what the daemon's process is like, before it does anything. */
+/*
+ * process_setup: what the daemon's process is like, whatever it was started by. Nothing of it is
+ * inherited but what docs/operations.md ("What the daemon inherits") says.
+ */
 #ifndef HYPEFS_CLI_PROCESS_SETUP_H
 #define HYPEFS_CLI_PROCESS_SETUP_H
 
+#include <signal.h>
+#include <stdbool.h>
+
 #include "util/error.h"
 
-/* What VMMs inherit: no core dumps of guests' memory, files for us alone, none of the descriptors
- * that we were started with. SIGPIPE is an error of write(2) here; children are waited for; the
- * other signals are taken by a thread. */
-void process_setup(void);
+/*
+ * Signals, timers, limits, umask, environment and descriptors get their known values. To be called
+ * before any other thread, and any descriptor that is to stay, is there. `ret_ending` are the
+ * signals that end the daemon in order: they are blocked, and one thread waits for them.
+ */
+int process_setup(sigset_t *ret_ending, struct error *err);
 
-/* Returns in the child, with the pipe's end; the parent exits with the child's word. */
-int process_setup_background(struct error *err);
+/* A limit that this process cannot lift and that will end it or its VMs is told by `tell`. */
+void process_setup_tell_limits(void (*tell)(void *context, const char *text), void *context);
+
+/* The working directory that the daemon was started in is let go of. */
+int process_setup_leave_directory(struct error *err);
+
+/*
+ * Goes on in the background. Returns in the daemon, which has no terminal, with a descriptor: the
+ * daemon says there, by process_setup_ready(), that it serves. The process that was started, which
+ * the shell waits for, then calls check(argument), and exits with CLI_DONE if that returns true,
+ * else (after ending the daemon) with CLI_FAILED.
+ */
+int process_setup_background(bool (*check)(void *argument), void *argument, struct error *err);
+
+/* Lets go of the terminal, and of the process that waits; `fd` is closed. */
+void process_setup_ready(int fd);
 
 #endif

@@ -34,19 +34,23 @@ static char *canonical(const char *path)
     return ret;
 }
 
-/* Is the last thing mounted there a hypefs? */
-static bool is_ours(const char *path)
+bool stale_is_mounted(const char *path, const char *type)
 {
     char buffer[8192];
     struct mntent entry;
-    bool ours = false;
+    bool found = false;
     FILE *mounts = setmntent("/proc/self/mounts", "re");
     while (mounts && getmntent_r(mounts, &entry, buffer, sizeof buffer))
         if (strcmp(entry.mnt_dir, path) == 0)
-            ours = strcmp(entry.mnt_type, "fuse.hypefs") == 0;
+            found = strncmp(entry.mnt_type, type, strlen(type)) == 0;
     if (mounts)
         endmntent(mounts);
-    return ours;
+    return found;
+}
+
+static bool is_ours(const char *path)
+{
+    return stale_is_mounted(path, "fuse.hypefs");
 }
 
 /* 1: there is none (any more); 0: one that answers; -errno. */

@@ -133,8 +133,7 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
     auto_close int fd = openat(source->image->directory_fd, "memory",
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
-        return error_set(err, EIO, "the memory image of %s cannot be opened: %s", origin(fork).text,
-                         strerrordesc_np(errno));
+        return error_io(err, errno, "the memory image of %s cannot be opened", origin(fork).text);
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != source->memory_bytes)
         return error_set(err, EIO,
                          "the memory image of %s has %jd bytes, not the %" PRIu64

@@ -36,8 +36,8 @@ int load_link(const struct snapshot *snapshot, const char *name, const char *fil
         fault_point(FAULT_LINKED);
         return 0;
     }
-    return error_set(err, EIO, "the %s of %s cannot be linked into the fork's directory: %s", file,
-                     name, strerrordesc_np(errno));
+    return error_io(err, errno, "the %s of %s cannot be linked into the fork's directory", file,
+                    name);
 }
 
 int load_entry(const struct store *store, const struct snapshot *snapshot, const char *name,

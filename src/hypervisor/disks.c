@@ -125,7 +125,7 @@ int disks_check_readonly(const struct machine *machine, struct error *err)
         if (!disk->readonly || !disk->key[0])
             continue;
         if (stat(disk->path, &file) < 0)
-            return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+            return error_io(err, errno, "disk %s", disk->path);
         int r = disk_check_key(disk, &file, err);
         if (r < 0)
             return r;
@@ -164,7 +164,7 @@ static int link_file(int from_fd, int to_fd, const char *name, struct error *err
 {
     if (linkat(from_fd, name, to_fd, name, 0) == 0)
         return 0;
-    return error_set(err, EIO, "the disk %s cannot be linked: %s", name, strerrordesc_np(errno));
+    return error_io(err, errno, "the disk %s cannot be linked", name);
 }
 
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,

@@ -354,7 +354,7 @@ static int reach_memory(const struct vmm_context *context, struct vmm *vmm, cons
     auto_close int fd =
         openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
-        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(errno));
+        return error_io(err, errno, "%s cannot be opened", path);
     int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &firecracker->memory, err);
@@ -376,7 +376,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, err);
     if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
-        vmm_explain(context, vmm, 0, r, err);
+        r = vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
         return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
     *ret = vmm;

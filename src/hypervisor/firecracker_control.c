@@ -126,9 +126,10 @@ int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
             err->code = EIO;
         r = -EIO;
     }
-    if (r < 0)
-        error_prefix(err, r, "%s %s", call->method, call->path);
-    return r == -EIO && !told ? vmm_explain(context, vmm, from, r, err) : r;
+    if (r == 0)
+        return 0;
+    error_prefix(err, r, "%s %s", call->method, call->path);
+    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
 }
 
 /* ---- starting ---- */
@@ -199,7 +200,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     bool told = false;
     int r = ask_version(context, vmm, &answer, &told, err);
     if (r < 0)
-        return r == -EIO && !told ? vmm_explain(context, vmm, 0, r, err) : r;
+        return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
     const char *version =
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "firecracker_version"));
     struct firecracker *firecracker = calloc(1, sizeof *firecracker);

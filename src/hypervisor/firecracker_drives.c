@@ -91,7 +91,7 @@ static int copy(const struct vmm_context *context, const char *what, int from, c
     struct stat file;
     auto_close int to = -1;
     if (fstat(from, &file) < 0)
-        return error_set(err, EIO, "%s cannot be read: %s", what, strerrordesc_np(errno));
+        return error_io(err, errno, "%s cannot be read", what);
     if (!S_ISREG(file.st_mode))
         return error_set(err, EIO, "%s is not a regular file", what);
     int r = vmm_new_file(context, to_path, &to, err);
@@ -112,7 +112,7 @@ static int copy_file(const struct vmm_context *context, const char *what, const 
     auto_close int from = openat(context->directory_fd, from_path,
                                  O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
     if (from < 0)
-        return error_set(err, EIO, "%s cannot be opened: %s", what, strerrordesc_np(errno));
+        return error_io(err, errno, "%s cannot be opened", what);
     return copy(context, what, from, to_path, err);
 }
 

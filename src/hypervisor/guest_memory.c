@@ -59,7 +59,7 @@ static int ended(const char *process, struct error *err)
 static int cannot_open(const char *path, int code, struct error *err)
 {
     if (code != EACCES && code != EPERM)
-        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(code));
+        return error_io(err, code, "%s cannot be opened", path);
     return error_set(err, EIO,
                      "the VMM's memory is closed to hypefs: the VMM runs as another user, its "
                      "program has file capabilities (setcap -r takes them away), or ptrace is "
@@ -114,7 +114,7 @@ static int identify(int image_fd, struct identity *ret, struct error *err)
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     void *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
     if (mapped == MAP_FAILED)
-        return error_set(err, EIO, "the memory image cannot be mapped: %s", strerrordesc_np(errno));
+        return error_io(err, errno, "the memory image cannot be mapped");
     struct own_page page = {.address = (uintptr_t)mapped};
     int r = walk("self", find_own_page, &page, err);
     munmap(mapped, size);

@@ -92,7 +92,7 @@ static int take(const struct vmm_context *context, const struct machine *machine
         return 0;
     }
     r = vmm_ended(vmm, machine->hypervisor->name, r, err);
-    vmm_explain(context, vmm, vmm_log_size(context), r, err);
+    r = vmm_explain(context, vmm, vmm_log_size(context), r, err);
     return vmm_abandon(context, machine->hypervisor, vmm, r, err);
 }
 
@@ -130,8 +130,7 @@ static int check_file(const struct vmm_context *context, const char *image, cons
     auto_close int fd =
         openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 || fstat(fd, ret) < 0)
-        return error_set(err, EIO, "the %s of the snapshot %s cannot be opened: %s", what, id,
-                         strerrordesc_np(errno));
+        return error_io(err, errno, "the %s of the snapshot %s cannot be opened", what, id);
     if (!S_ISREG(ret->st_mode))
         return error_set(err, EIO, "the %s of the snapshot %s is not a regular file", what, id);
     return 0;

@@ -72,7 +72,7 @@ static int remember(const struct vmm_context *context, struct vmm *vmm,
     const char *path = given(machine, index, name);
     struct stat file;
     if (fstatat(context->directory_fd, path, &file, 0) < 0)
-        return error_set(err, EIO, "disk %s: %s", path, strerrordesc_np(errno));
+        return error_io(err, errno, "disk %s", path);
     int r = disk_check_key(&machine->disks[index], &file, err);
     if (r == 0)
         r = find(vmm, file_id_of(&file), descriptor, err);
@@ -156,8 +156,8 @@ int opened_open(const struct vmm_context *context, const struct vmm *vmm,
         return r;
     int fd = open(descriptor, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return error_set(err, EIO, "%s, which is the disk %s, cannot be opened: %s", descriptor,
-                         machine->disks[index].path, strerrordesc_np(errno));
+        return error_io(err, errno, "%s, which is the disk %s, cannot be opened", descriptor,
+                        machine->disks[index].path);
     *ret = fd;
     return 0;
 }
@@ -168,8 +168,7 @@ int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, c
     char descriptor[DESCRIPTOR_SIZE];
     struct stat file;
     if (fstatat(context->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_set(err, EIO, "the VM's file %s in the store: %s", name,
-                         strerrordesc_np(errno));
+        return error_io(err, errno, "the VM's file %s in the store", name);
     int r = find(vmm, file_id_of(&file), descriptor, err);
     if (r != 0)
         return r < 0 ? r : 0;

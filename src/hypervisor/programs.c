@@ -71,7 +71,7 @@ static int locate(const char *binary, struct known *ret, struct error *err)
     if (binary[0] == '/' && strlen(binary) < PATH_MAX)
         memcpy(path, binary, strlen(binary) + 1);
     else if (!realpath(binary, path))
-        return error_set(err, EIO, "%s: %s", binary, strerrordesc_np(errno));
+        return error_io(err, errno, "%s", binary);
     if (executable(path, &ret->file))
         return 0;
     return error_set(err, EIO, "%s is not a program that can be executed", binary);

@@ -131,7 +131,7 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
                    struct error *err)
 {
     if (vmm)
-        vmm_explain(context, vmm, from, r, err);
+        r = vmm_explain(context, vmm, from, r, err);
     return vmm_abandon(context, &qemu_hypervisor, vmm, r, err);
 }
 
@@ -304,7 +304,7 @@ static int open_file(const struct vmm_context *context, const char *directory, c
         return error_set(err, ENOMEM, "no memory for a path");
     int fd = openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0)
-        return error_set(err, EIO, "%s cannot be opened: %s", path, strerrordesc_np(errno));
+        return error_io(err, errno, "%s cannot be opened", path);
     if (ret_path)
         *ret_path = steal_pointer(path);
     *ret = fd;

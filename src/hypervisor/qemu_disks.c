@@ -95,7 +95,7 @@ static int check_disk(const struct machine_disk *disk, struct error *err)
 {
     auto_close int fd = open(disk->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     if (fd < 0)
-        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+        return error_io(err, errno, "disk %s", disk->path);
     struct stat file;
     if (fstat(fd, &file) < 0)
         return error_errno(err, errno, "disk %s", disk->path);
@@ -149,7 +149,7 @@ static int find_size(const struct vmm_context *context, const struct layer *laye
         openat(context->directory_fd, layer->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     struct stat file;
     if (fd < 0 || fstat(fd, &file) < 0)
-        return error_set(err, EIO, "disk %s: %s", layer->name, strerrordesc_np(errno));
+        return error_io(err, errno, "disk %s", layer->name);
     struct qcow2 qcow2 = {.size = ((uint64_t)file.st_size + SECTOR - 1) / SECTOR * SECTOR};
     int r = strcmp(layer->format, "qcow2") == 0 ? read_qcow2(fd, layer->name, &qcow2, err) : 0;
     if (r == 0)

@@ -7,7 +7,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
@@ -21,18 +20,11 @@
 #include "util/json.h"
 #include "util/sparse.h"
 
-enum { STATE_ROOM = 1024 * 1024, PATH_SIZE = 128 }; /* bytes that a device state may need */
+enum { PATH_SIZE = 128 };
 
 static void path_of(const struct vmm_save *save, const char *name, char ret[PATH_SIZE])
 {
     snprintf(ret, PATH_SIZE, "%s/%s", save->directory, name);
-}
-
-/* QEMU does not say why a file could not be written. */
-static bool disk_is_full(int directory_fd)
-{
-    struct statvfs disk;
-    return fstatvfs(directory_fd, &disk) == 0 && disk.f_bavail * disk.f_frsize < STATE_ROOM;
 }
 
 /* Without "live": false QEMU lets go of the disks of a paused VM, and ends with an assertion when
@@ -57,15 +49,7 @@ static int save_state(const struct vmm_context *context, struct vmm *vmm, const 
         return error_errno(err, errno, "the old %s cannot be removed", path);
     off_t from = vmm_log_size(context);
     int r = write_state(context, vmm, path, err);
-    if (r == 0)
-        return 0;
-    bool full = r != -ECANCELED && disk_is_full(context->directory_fd);
-    vmm_explain(context, vmm, from, r, err);
-    if (!full)
-        return r;
-    if (err)
-        err->code = ENOSPC;
-    return error_prefix(err, -ENOSPC, "the disk of the store is full");
+    return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
 /* The pages that the VM has written to are in QEMU's private mapping of the file `base` only. */
@@ -92,7 +76,7 @@ static int open_memory(const struct vmm_context *context, const struct vmm *vmm,
     struct guest_memory *memory;
     auto_close int fd = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
-        return error_set(err, EIO, "the VM's memory file %s: %s", name, strerrordesc_np(errno));
+        return error_io(err, errno, "the VM's memory file %s", name);
     int r = vmm_ended(vmm, "QEMU", guest_memory_create(vmm->pid, -1, fd, &memory, err), err);
     if (r < 0)
         return error_prefix(err, r, "the file %s in the store is not the memory of the VM", name);

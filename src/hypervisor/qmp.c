@@ -105,7 +105,7 @@ static int read_more(struct qmp *qmp, const struct qmp_limits *limits, struct er
         if (got == 0 || errno == ECONNRESET)
             return closed(limits, err);
         if (errno != EINTR && errno != EAGAIN)
-            return error_set(err, EIO, "QEMU's control connection: %s", strerrordesc_np(errno));
+            return error_io(err, errno, "QEMU's control connection");
         r = await(qmp, limits, err);
         if (r < 0)
             return r;
@@ -171,7 +171,7 @@ static int transmit(struct qmp *qmp, const struct qmp_limits *limits, char *line
     if (sent < 0 && (errno == EPIPE || errno == ECONNRESET))
         return closed(limits, err);
     if (sent < 0)
-        return error_set(err, EIO, "QEMU's control connection: %s", strerrordesc_np(errno));
+        return error_io(err, errno, "QEMU's control connection");
     if ((size_t)sent != size)
         return error_set(err, EIO, "QEMU does not read its control connection");
     return 0;

@@ -11,10 +11,12 @@
 
 #include "util/cleanup.h"
 #include "util/fault.h"
+#include "util/limit.h"
 #include "util/process.h"
 #include "util/text.h"
 
 enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
+enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
 
 bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size)
 {
@@ -69,10 +71,11 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
     auto_close int pidfd = -1;
     struct error why;
     fault_point(FAULT_SPAWN);
-    if (process_spawn(&spec, &pid, &pidfd, &why) < 0)
-        return error_set(err, EIO, "%s", why.text);
+    int r = process_spawn(&spec, &pid, &pidfd, &why);
+    if (r < 0)
+        return error_set(err, -limit_or_io(r), "%s", why.text);
     fault_point(FAULT_SPAWNED);
-    int r = vmm_create(hypervisor, pid, pidfd, ret, err);
+    r = vmm_create(hypervisor, pid, pidfd, ret, err);
     if (r < 0)
         process_kill(pid, pidfd, PROCESS_KILL_MS, err);
     else
@@ -113,22 +116,41 @@ int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err)
     return error_set(err, EIO, "%s has ended", name);
 }
 
+int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)
+{
+    static const char name[] = "room.tmp"; /* a start removes it, as all that ends so */
+    const int directory_fd = context->directory_fd;
+    struct error limit;
+    if (r != -EIO)
+        return r;
+    unlinkat(directory_fd, name, 0);
+    auto_close int fd =
+        openat(directory_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    int code = fd < 0 ? errno : posix_fallocate(fd, 0, ROOM);
+    unlinkat(directory_fd, name, 0);
+    if (!limit_is(code))
+        return r;
+    error_errno(&limit, code, "the store cannot be written to");
+    if (err)
+        err->code = code;
+    return error_prefix(err, -code, "%s", limit.text);
+}
+
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err)
 {
-    if (!err || r == -ECANCELED)
-        return r;
-    struct vmm_exit exit;
-    vmm_reap(vmm, &exit);
-    char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
-    read_last_words(context, log_size, words);
-    if (exit.ended && exit.signal)
-        snprintf(how, sizeof how, " (signal %d%s)", exit.signal,
-                 exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
-    else if (exit.ended && exit.code >= 0)
-        snprintf(how, sizeof how, " (status %d)", exit.code);
-    error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
-    return r;
+    if (r != -ECANCELED && err) {
+        struct vmm_exit exit;
+        vmm_reap(vmm, &exit);
+        char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
+        read_last_words(context, log_size, words);
+        if (exit.ended && exit.signal)
+            snprintf(how, sizeof how, " (signal %d)", exit.signal);
+        else if (exit.ended && exit.code >= 0)
+            snprintf(how, sizeof how, " (status %d)", exit.code);
+        error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
+    }
+    return vmm_find_limit(context, r, err);
 }
 
 int vmm_abandon(const struct vmm_context *context, const struct hypervisor *hypervisor,

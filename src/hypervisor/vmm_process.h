@@ -39,8 +39,14 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
 /* Of what guest_memory returned: ESRCH becomes EIO, when the end of the VMM can be explained. */
 int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err);
 
+/* After a failure of a VMM's: where r is EIO and a limit of the host (a full disk, a quota, a file
+ * size) keeps files of the directory from being written, the errno of that, and the text says so.
+ * VMMs do not say why a file could not be written; and one that writes to a mapping of a file which
+ * finds no room is killed. So it is tried. */
+int vmm_find_limit(const struct vmm_context *context, int r, struct error *err);
+
 /* Puts behind the text of a failure how the VMM ended and the last it said since vmm.log had
- * `log_size` bytes, as one line. Returns r. */
+ * `log_size` bytes, as one line. Returns what vmm_find_limit() does. */
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err);
 

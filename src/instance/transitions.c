@@ -224,8 +224,7 @@ static int load_own(struct instance *instance, struct vmm **ret, struct error *e
     snprintf(path, sizeof path, "../%s", instance->id);
     instance_unmark(instance, "base");
     if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
-        return error_set(err, EIO, "cannot link the memory image as base: %s",
-                         strerrordesc_np(errno));
+        return error_io(err, errno, "cannot link the memory image as base");
     fault_point(FAULT_LINKED);
     return vmm_load(&context, &instance->machine, path, ret, err);
 }

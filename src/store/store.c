@@ -4,23 +4,22 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <poll.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/pidfd.h>
 #include <sys/random.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include "store/probe.h"
+#include "store/store_lock.h"
 #include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
 #include "util/hex.h"
-#include "util/process.h"
 
-static const char *const kind_names[STORE_KINDS] = {"snapshots", "instances"};
-enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
+const char *const store_kind_names[STORE_KINDS] = {"snapshots", "instances"};
 
 static const char new_prefix[] = ".new-";
 static const char gone_prefix[] = ".gone-";
@@ -98,6 +97,12 @@ static int remove_flat(int parent_fd, const char *name, struct error *err)
     return r;
 }
 
+void store_hidden_name(char ret[static 32])
+{
+    memcpy(ret, new_prefix, sizeof new_prefix);
+    store_random_hex(ret + sizeof new_prefix - 1, 8);
+}
+
 static bool hidden(const char *name)
 {
     return strncmp(name, new_prefix, sizeof new_prefix - 1) == 0 ||
@@ -138,7 +143,7 @@ static int remove_leftovers(const struct store *store, struct error *err)
     for (int kind = 0; kind < STORE_KINDS && r == 0; kind++) {
         r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &strays, err);
         if (r < 0)
-            error_prefix(err, r, "%s/ in the store", kind_names[kind]);
+            error_prefix(err, r, "%s/ in the store", store_kind_names[kind]);
     }
     strays_finish(&strays);
     return r;
@@ -168,61 +173,6 @@ static int open_kind(int store_fd, const char *name, struct error *err)
     return fd >= 0 ? fd : error_errno(err, errno, "cannot open %s/ in the store", name);
 }
 
-/* Returns when that one has ended, or soon if it is not known or has ended and another is next. */
-static void wait_for_end(pid_t pid, int timeout_ms)
-{
-    auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
-    struct pollfd end = {.fd = pidfd, .events = POLLIN};
-    if (pidfd < 0 || poll(&end, 1, 0) > 0)
-        poll(NULL, 0, LOCK_LOOK_MS);
-    else
-        poll(&end, 1, timeout_ms);
-}
-
-/* -EWOULDBLOCK: another has it, whose pid is in `owner` if that is known. */
-static int try_lock(int fd, char owner[OWNER_SIZE])
-{
-    if (flock(fd, LOCK_EX | LOCK_NB) == 0)
-        return 0;
-    if (errno != EWOULDBLOCK)
-        return -errno;
-    ssize_t size = pread(fd, owner, OWNER_SIZE - 1, 0);
-    owner[size > 0 ? strcspn(owner, "\n") : 0] = 0;
-    return -EWOULDBLOCK;
-}
-
-/* A daemon that was told to end may not be gone yet. */
-static int lock_patiently(int fd, char owner[OWNER_SIZE])
-{
-    double deadline_ms = process_now_ms() + LOCK_WAIT_MS, left_ms = LOCK_WAIT_MS;
-    int r;
-    while ((r = try_lock(fd, owner)) == -EWOULDBLOCK && left_ms > 0) {
-        wait_for_end((pid_t)strtol(owner, NULL, 10), (int)left_ms + 1);
-        left_ms = deadline_ms - process_now_ms();
-    }
-    return r;
-}
-
-static int take_lock(int store_fd, const char *path, struct error *err)
-{
-    char owner[OWNER_SIZE] = "";
-    auto_close int fd = openat(store_fd, "lock", O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return error_errno(err, errno, "cannot open the store's lock %s/lock", path);
-    int r = lock_patiently(fd, owner);
-    if (r < 0 && r != -EWOULDBLOCK)
-        return error_errno(err, -r, "cannot lock the store, by flock() of %s/lock", path);
-    if (r < 0)
-        return error_set(err, EBUSY,
-                         "the store %s is in use by another hypefs (pid %s): stop that one and "
-                         "wait until it has ended, or give this one another --store",
-                         path, owner[0] ? owner : "unknown");
-    snprintf(owner, sizeof owner, "%d\n", (int)getpid());
-    if (ftruncate(fd, 0) < 0 || pwrite(fd, owner, strlen(owner), 0) < 0)
-        return error_errno(err, errno, "cannot write the store's lock %s/lock", path);
-    return steal_fd(&fd);
-}
-
 /* The directories, made if they are missing. */
 static int open_directories(const char *path, struct store *store, int *ret_fd, struct error *err)
 {
@@ -236,23 +186,28 @@ static int open_directories(const char *path, struct store *store, int *ret_fd, 
     return 0;
 }
 
-static int open_kinds(int store_fd, struct store *store, struct error *err)
+static int open_kinds(int store_fd, const char *path, bool insecure, struct store *store,
+                      struct error *err)
 {
     int r = 0;
     for (int kind = 0; kind < STORE_KINDS && r >= 0; kind++)
-        r = store->kind_fd[kind] = open_kind(store_fd, kind_names[kind], err);
+        r = store->kind_fd[kind] = open_kind(store_fd, store_kind_names[kind], err);
+    if (r >= 0 && geteuid() == 0 && !insecure)
+        r = probe_trust(store_fd, path, err);
     return r < 0 ? r : 0;
 }
 
-int store_open(const char *path, struct store *ret, struct error *err)
+int store_open(const char *path, bool insecure, struct store *ret, struct error *err)
 {
     struct store store;
     auto_close int fd = -1;
     int r = open_directories(path, &store, &fd, err);
     if (r == 0)
-        r = store.lock_fd = take_lock(fd, path, err);
+        r = store.lock_fd = store_lock_take(fd, path, err);
     if (r >= 0)
-        r = open_kinds(fd, &store, err);
+        r = open_kinds(fd, path, insecure, &store, err);
+    if (r == 0)
+        r = probe_file_system(store.kind_fd[STORE_INSTANCES], path, err);
     if (r == 0)
         r = remove_leftovers(&store, err);
     if (r < 0)
@@ -262,13 +217,13 @@ int store_open(const char *path, struct store *ret, struct error *err)
     return r;
 }
 
-int store_attach(const char *path, struct store *ret, struct error *err)
+int store_attach(const char *path, bool insecure, struct store *ret, struct error *err)
 {
     struct store store;
     auto_close int fd = -1;
     int r = open_directories(path, &store, &fd, err);
     if (r == 0)
-        r = open_kinds(fd, &store, err);
+        r = open_kinds(fd, path, insecure, &store, err);
     if (r < 0)
         store_close(&store);
     else
@@ -282,15 +237,14 @@ void store_close(struct store *store)
         if (store->kind_fd[kind] >= 0)
             close(steal_fd(&store->kind_fd[kind]));
     if (store->lock_fd >= 0)
-        close(steal_fd(&store->lock_fd));
+        store_lock_give(steal_fd(&store->lock_fd));
 }
 
 /* Makes a directory and locks it. EAGAIN: a daemon that starts was faster and removes it. */
 static int create_entry(struct store_entry *entry, struct error *err)
 {
     struct stat st;
-    memcpy(entry->name, new_prefix, sizeof new_prefix);
-    store_random_hex(entry->name + sizeof new_prefix - 1, 8);
+    store_hidden_name(entry->name);
     if (mkdirat(entry->kind_fd, entry->name, 0700) < 0)
         return error_errno(err, errno, "cannot make a directory in the store");
     entry->fd = openat(entry->kind_fd, entry->name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
@@ -301,7 +255,10 @@ static int create_entry(struct store_entry *entry, struct error *err)
     cleanup_close(&entry->fd);
     entry->fd = -1;
     unlinkat(entry->kind_fd, entry->name, AT_REMOVEDIR);
-    return error_errno(err, code, "cannot open a new directory in the store");
+    return code == EAGAIN
+               ? error_set(err, EAGAIN,
+                           "a daemon that starts has removed a new directory of the store")
+               : error_errno(err, code, "cannot open a new directory in the store");
 }
 
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
@@ -330,19 +287,42 @@ int store_taken(int kind_fd, const char *id, struct error *err)
                      id, path, id);
 }
 
+static bool is_there(int kind_fd, const char *id)
+{
+    struct stat st;
+    return fstatat(kind_fd, id, &st, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+/* Where the file system cannot be told to replace nothing (NFS, say), a directory still replaces
+ * no file, and no directory that has something in it, as all entries have. */
+static int rename_to_new(int kind_fd, const char *name, const char *id)
+{
+    if (renameat2(kind_fd, name, kind_fd, id, RENAME_NOREPLACE) == 0)
+        return 0;
+    if (errno != EINVAL && errno != ENOSYS && errno != EOPNOTSUPP)
+        return -errno;
+    if (is_there(kind_fd, id))
+        return -EEXIST;
+    if (renameat(kind_fd, name, kind_fd, id) == 0)
+        return 0;
+    int code = errno;
+    return is_there(kind_fd, id) ? -EEXIST : -code;
+}
+
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
 {
     fault_point(FAULT_PUBLISH_FSYNC);
     if (fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
     fault_point(FAULT_PUBLISH_RENAME);
-    if (renameat2(entry->kind_fd, entry->name, entry->kind_fd, id, RENAME_NOREPLACE) < 0)
-        return errno == EEXIST ? store_taken(entry->kind_fd, id, err)
-                               : error_errno(err, errno, "cannot publish %s", id);
+    int r = rename_to_new(entry->kind_fd, entry->name, id);
+    if (r < 0)
+        return r == -EEXIST ? store_taken(entry->kind_fd, id, err)
+                            : error_errno(err, -r, "cannot publish %s", id);
     fault_point(FAULT_PUBLISH_RENAMED);
     if (fsync(entry->kind_fd) < 0) {
         /* It might be gone after a power cut: so it is not there now either. */
-        int r = error_errno(err, errno, "cannot publish %s", id);
+        r = error_errno(err, errno, "cannot publish %s", id);
         if (renameat(entry->kind_fd, id, entry->kind_fd, entry->name) < 0)
             error_append(err, "; and it cannot be taken back: it is there at the next start");
         return r;
@@ -364,9 +344,9 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
                      struct error *err)
 {
     int fd = openat(store->kind_fd[kind], id, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    return fd >= 0
-               ? fd
-               : error_errno(err, errno, "cannot open %s/%s in the store", kind_names[kind], id);
+    return fd >= 0 ? fd
+                   : error_errno(err, errno, "cannot open %s/%s in the store",
+                                 store_kind_names[kind], id);
 }
 
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
@@ -377,7 +357,8 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
     store_random_hex(name + sizeof gone_prefix - 1, 8);
     fault_point(FAULT_UNPUBLISH_RENAME);
     if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
-        return error_errno(err, errno, "cannot remove %s/%s from the store", kind_names[kind], id);
+        return error_errno(err, errno, "cannot remove %s/%s from the store", store_kind_names[kind],
+                           id);
     fault_point(FAULT_UNPUBLISH_RENAMED);
     memcpy(ret_hidden, name, sizeof name);
     return 0;
@@ -392,7 +373,7 @@ int store_erase(const struct store *store, enum store_kind kind, const char *nam
     return r < 0 ? error_prefix(err, r,
                                 "what was removed still takes room in %s/ of the store, until the "
                                 "next start of the daemon removes it",
-                                kind_names[kind])
+                                store_kind_names[kind])
                  : 0;
 }
 
@@ -415,5 +396,5 @@ int store_list(const struct store *store, enum store_kind kind,
 {
     struct listing listing = {each, context};
     int r = directory_walk(store->kind_fd[kind], ".", list_id, &listing, err);
-    return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", kind_names[kind]) : 0;
+    return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", store_kind_names[kind]) : 0;
 }

@@ -47,13 +47,20 @@ void store_random_hex(char *ret, size_t bytes);
 
 /*
  * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
- * another daemon holds it. What an interrupted daemon left half-done is removed, VMMs in it ended.
+ * another daemon holds it. EOPNOTSUPP, or the errno of a limit, if its file system cannot do what a
+ * store needs (probe.h). What an interrupted daemon left half-done is removed, VMMs in it ended.
+ * `insecure`: also where others can change it, which is else EPERM to root.
  */
-int store_open(const char *path, struct store *ret, struct error *err);
+int store_open(const char *path, bool insecure, struct store *ret, struct error *err);
 /* The same for who adds an entry beside a daemon that may run: without the lock, and nothing is
  * removed. */
-int store_attach(const char *path, struct store *ret, struct error *err);
+int store_attach(const char *path, bool insecure, struct store *ret, struct error *err);
+/* The lock's file then holds no pid any more. */
 void store_close(struct store *store);
+
+extern const char *const store_kind_names[STORE_KINDS];
+/* A name for what nobody is to see yet. */
+void store_hidden_name(char ret[static 32]);
 
 /* An entry that nobody sees yet. Zero it before use, fd -1. */
 struct store_entry {

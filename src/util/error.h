@@ -23,8 +23,14 @@ struct error {
 int error_set(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same, with ": " and the system's words for `code` behind the text. */
+/* The same, with ": " and the system's words for `code` behind the text; of a limit that the host
+ * sets, also which one that is, its value, and what raises it (limit.h). */
 int error_errno(struct error *err, int code, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* The same, of what must succeed where nothing is damaged: but for the errnos of limits, it is EIO.
+ */
+int error_io(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
 /* Puts more behind the text that is there. */

@@ -28,7 +28,7 @@ int meminfo_available(const char *path, int *ret_percent, struct error *err)
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     ssize_t size = fd >= 0 ? read(fd, text, sizeof text - 1) : -1;
     if (size < 0)
-        return error_set(err, EIO, "%s cannot be read: %s", path, strerrordesc_np(errno));
+        return error_io(err, errno, "%s cannot be read", path);
     text[size] = 0;
     if (!read_kib(text, "MemTotal:", &total) || !read_kib(text, "MemAvailable:", &available) ||
         total == 0 || available > total)

@@ -3,9 +3,9 @@
  * process: starting a program and knowing when it ends. Never a shell, never a bare pid.
  *
  * The daemon has set umask 077, RLIMIT_CORE 0 and blocked its signals before; a child starts in a
- * session of its own with no signal blocked or ignored, and with only the descriptors named. Each
- * has a mark in its environment, and what it starts inherits that: so a later daemon can tell what
- * an earlier one started from everything else.
+ * session of its own with no signal blocked, none ignored (but SIGXFSZ, where we ignore it), and
+ * only the descriptors named. Each has a mark in its environment, and what it starts inherits that:
+ * so a later daemon can tell what an earlier one started from everything else.
  */
 #ifndef HYPEFS_UTIL_PROCESS_H
 #define HYPEFS_UTIL_PROCESS_H

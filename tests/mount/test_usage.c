@@ -64,6 +64,11 @@ static const struct usage {
     {"$H mount -o allow_other,frobnicate=1,x --store $S $M", 2, "",
      "cannot use something in -o allow_other,frobnicate=1,x; try: hypefs mount --help\n"},
     {"$H mount -o max_read=x --store $S $M", 2, "", "cannot use something in -o max_read=x"},
+    /* The kernel and libfuse fall out over these after they have greeted each other. */
+    {"$H mount -o max_read=100 --store $S $M", 1, "", "does not answer"},
+    {"$H mount -o max_read=8192 --store $S $M", 1, "", "does not answer"},
+    {"$H mount -f -o max_read=8192 --store $S $M 2> err; s=$?; tail -n 1 err >&2; exit $s", 1, "",
+     "Protocol error"},
     {"$H scan", 2, "", "hypefs scan: no FILE given; try: hypefs scan --help\n"},
     {"$H scan --frobnicate file", 2, "", "frobnicate"},
     {"$H scan nowhere", 1, "", "nowhere"},
@@ -228,6 +233,86 @@ static void store_path_with_a_comma_and_a_space_is_a_path(void **state)
     assert_int_equal(harness_unmount(h), 0);
 }
 
+/* What root is to be wary of; others are asked nothing, for it is their own. */
+static const struct {
+    const char *prepare, *arguments, *err; /* "": root mounts it, too */
+} untrusted[] = {
+    {"ln -s $M theirs; chown -h 12345 theirs", "--store $S theirs", "link of another user"},
+    {"ln -s $M theirs; chown -h 12345 theirs; mkdir $M/in", "--store $S theirs/in",
+     "link of another user"},
+    {"mkdir elsewhere; ln -s elsewhere theirs; chown -h 12345 theirs", "--store theirs/s $M",
+     "link of another user"},
+    {"mkdir real; ln -s real link", "--store link $M", "link is a symbolic link"},
+    {"mkdir open; chmod 777 open", "--store open $M", "others may write to"},
+    {"mkdir -p open/snapshots/s; chmod g+w open/snapshots/s", "--store open $M", "snapshots/s"},
+    {"mkdir open; chown 12345 open", "--store open $M", "belongs to another user (uid 12345)"},
+    {"ln -s $M ours", "--store $S ours", ""},
+};
+
+static void what_others_can_change_is_refused_to_root_with_a_sentence(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        return; /* nobody else can make what belongs to others */
+    for (size_t i = 0; i < array_length(untrusted); i++) {
+        bool good = untrusted[i].err[0] == 0;
+        struct harness_result result =
+            assert_shell("bash",
+                         harness_format(h, "%s; umask 022; $HYPEFS mount %s", untrusted[i].prepare,
+                                        untrusted[i].arguments),
+                         good ? 0 : 1);
+        assert_contains(result.err, untrusted[i].err);
+        if (!good && strstr(untrusted[i].arguments, "$M"))
+            assert_shell("bash",
+                         harness_format(h, "$HYPEFS mount --insecure-store %s && ls $M/README",
+                                        untrusted[i].arguments),
+                         0);
+        assert_shell("bash",
+                     "findmnt -n $M && umount $M; rm -rf $T/theirs $T/elsewhere $T/real $T/link "
+                     "$T/open $T/ours $M/*",
+                     0);
+    }
+}
+
+/* In the log too, which is stderr with -f. */
+static void mount_without_qemu_says_so_at_once(void **state)
+{
+    struct harness *h = *state;
+    static const char script[] = "mkdir -p bin && ln -sf $(command -v fusermount3) bin/ && "
+                                 "PATH=$T/bin $HYPEFS mount --store "
+                                 "$S $M";
+    struct harness_result result = assert_shell("bash", script, 0);
+    assert_contains(result.err, "no qemu-system-x86_64 in PATH");
+    assert_contains(result.err, "--qemu");
+    assert_int_equal(strchr(result.err, '\n') - result.err, strlen(result.err) - 1);
+    end_in_background(h, h->store, "fusermount3 -u $M");
+    const char *path = harness_format(h, "%s", getenv("PATH"));
+    setenv("PATH", harness_format(h, "%s/bin", h->directory), 1);
+    harness_mount(h, NULL);
+    setenv("PATH", path, 1);
+    assert_file_contains(h->log, "no qemu-system-x86_64 in PATH");
+    assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash", "touch qemu && chmod +x qemu && $HYPEFS mount --store $S --qemu ./qemu $M",
+                 0);
+    end_in_background(h, h->store, "fusermount3 -u $M");
+}
+
+/* It has the pid of the daemon that has it, or nothing. */
+static void lock_of_a_store_without_a_daemon_is_empty(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_int_equal(daemon_of(h, h->store), h->daemon);
+    assert_int_equal(harness_unmount(h), 0);
+    assert_string_equal(harness_get(h, harness_store_path(h, "lock")), "");
+    harness_mount(h, NULL);
+    harness_kill(h);
+    assert_shell("bash", "cd /; $HYPEFS mount --store $S --qemu /nowhere $M", 1);
+    assert_shell("bash", "cd /; $HYPEFS mount --store $S $M", 0);
+    end_in_background(h, h->store, "fusermount3 -u $M");
+    assert_string_equal(harness_get(h, harness_store_path(h, "lock")), "");
+}
+
 static void allow_other_brings_default_permissions(void **state)
 {
     struct harness *h = *state;
@@ -260,6 +345,9 @@ int main(void)
         bare_test(second_mount_at_a_mountpoint_is_refused),
         bare_test(stale_mount_of_a_killed_daemon_is_cleared_first),
         bare_test(store_path_with_a_comma_and_a_space_is_a_path),
+        bare_test(what_others_can_change_is_refused_to_root_with_a_sentence),
+        bare_test(mount_without_qemu_says_so_at_once),
+        bare_test(lock_of_a_store_without_a_daemon_is_empty),
         bare_test(allow_other_brings_default_permissions),
     };
     harness_enter();

@@ -18,7 +18,7 @@ static int import(struct world *world, const char *id, const struct world_image 
     auto_json cJSON *json = world_snapshot_json(image->size);
     const struct snapshot_import parts = {
         .id = id, .json = json, .fill = world_fill, .progress = progress, .context = &copy};
-    assert_int_equal(store_attach(world->path, &store, &world->err), 0);
+    assert_int_equal(store_attach(world->path, false, &store, &world->err), 0);
     int r = snapshot_import(&store, &parts, &world->err);
     store_close(&store);
     return r;

@@ -113,7 +113,7 @@ static void store_when_in_use_tells_by_whom_and_what_to_do(void **state)
     char pid[32];
     world_open_store(world);
     int before = world_descriptors();
-    assert_int_equal(store_open(world->path, &second, &world->err), -EBUSY);
+    assert_int_equal(store_open(world->path, false, &second, &world->err), -EBUSY);
     snprintf(pid, sizeof pid, "pid %d", (int)getpid());
     assert_non_null(strstr(world->err.text, pid));
     assert_non_null(strstr(world->err.text, world->path));
@@ -141,12 +141,12 @@ static void store_when_a_file_is_in_its_place_is_refused(void **state)
 {
     struct world *world = *state;
     world_write_text(world->path, "");
-    assert_int_equal(store_open(world->path, &world->store, &world->err), -ENOTDIR);
+    assert_int_equal(store_open(world->path, false, &world->store, &world->err), -ENOTDIR);
     assert_non_null(strstr(world->err.text, world->path));
     assert_int_equal(remove(world->path), 0);
     assert_int_equal(mkdir(world->path, 0700), 0);
     world_write_text(world_path(world, "store/instances"), "");
-    assert_int_equal(store_open(world->path, &world->store, &world->err), -ENOTDIR);
+    assert_int_equal(store_open(world->path, false, &world->store, &world->err), -ENOTDIR);
     assert_non_null(strstr(world->err.text, "instances/"));
 }
 
@@ -183,7 +183,7 @@ static void store_when_it_cannot_be_locked_says_why(void **state)
     struct world *world = *state;
     struct store store;
     flock_errno = ENOLCK;
-    int r = store_open(world->path, &store, &world->err);
+    int r = store_open(world->path, false, &store, &world->err);
     flock_errno = 0;
     assert_int_equal(r, -ENOLCK);
     assert_non_null(strstr(world->err.text, "cannot lock the store"));
@@ -197,7 +197,7 @@ static void leftovers_when_the_store_is_in_use_are_left_alone(void **state)
     struct store second;
     world_open_store(world);
     leave(world, "instances/.new-1");
-    assert_int_equal(store_open(world->path, &second, NULL), -EBUSY);
+    assert_int_equal(store_open(world->path, false, &second, NULL), -EBUSY);
     assert_true(world_has(world_path(world, "store/instances/.new-1")));
 }
 
@@ -207,7 +207,7 @@ static void entry_when_it_is_being_written_is_no_leftover(void **state)
     struct world *world = *state;
     struct store importer;
     struct store_entry entry = {.fd = -1};
-    assert_int_equal(store_attach(world->path, &importer, &world->err), 0);
+    assert_int_equal(store_attach(world->path, false, &importer, &world->err), 0);
     assert_int_equal(importer.lock_fd, -1);
     assert_int_equal(store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err), 0);
     world_open_store(world);
@@ -233,7 +233,7 @@ static void *start_daemons(void *argument)
     struct cleaning *cleaning = argument;
     struct store store;
     while (!atomic_load(&cleaning->stop))
-        if (store_open(cleaning->world->path, &store, NULL) == 0)
+        if (store_open(cleaning->world->path, false, &store, NULL) == 0)
             store_close(&store);
     return NULL;
 }
@@ -245,7 +245,7 @@ static void entries_when_daemons_start_again_and_again_stay(void **state)
     struct cleaning cleaning = {.world = world};
     struct store importer;
     pthread_t thread;
-    assert_int_equal(store_attach(world->path, &importer, &world->err), 0);
+    assert_int_equal(store_attach(world->path, false, &importer, &world->err), 0);
     assert_int_equal(pthread_create(&thread, NULL, start_daemons, &cleaning), 0);
     for (int i = 0; i < ENTRIES; i++) {
         struct store_entry entry = {.fd = -1};

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/* mount_arguments: what hypefs mount is told on its command line. */
+#ifndef HYPEFS_CLI_MOUNT_ARGUMENTS_H
+#define HYPEFS_CLI_MOUNT_ARGUMENTS_H
+
+#include <stdbool.h>
+
+#include "fs/ops.h"
+
+struct mount_arguments {
+    char *store, *mountpoint; /* owned, absolute */
+    char *qemu, *firecracker; /* owned, absolute or without a slash; NULL: the backend's own */
+    const char *ack_address;
+    unsigned max_loads;
+    bool foreground, insecure_store;
+    struct fork_rules rules;
+    struct fuse_args fuse;
+};
+
+/* -1: go on; else the exit status. `ret` is zeroed before, and to be finished in any case. */
+int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret);
+void mount_arguments_finish(struct mount_arguments *arguments);
+
+/* A session for libfuse's options; after a failure its line is on stderr. The same return value. */
+int mount_arguments_open_session(struct mount_arguments *arguments, struct ops_context *ops,
+                                 struct fuse_session **ret);
+
+#endif

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* store_lock: the file STORE/lock, by which one daemon has a store, and which holds its pid. */
+#ifndef HYPEFS_STORE_STORE_LOCK_H
+#define HYPEFS_STORE_STORE_LOCK_H
+
+#include "util/error.h"
+
+/* Returns the descriptor that has the lock, or -errno: EBUSY, with the other's pid, when another
+ * daemon has it still after some seconds. */
+int store_lock_take(int store_fd, const char *path, struct error *err);
+
+/* The file holds nothing then. */
+void store_lock_give(int fd);
+
+#endif

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * limit: what an errno tells of a limit that the host sets: which one, its value, and what raises
+ * it. error.c puts that behind the system's words; nobody else needs to.
+ */
+#ifndef HYPEFS_UTIL_LIMIT_H
+#define HYPEFS_UTIL_LIMIT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+/* Is it the errno of such a limit, rather than of something that is broken? */
+bool limit_is(int code);
+
+/* -EIO, but what is of a limit stays what it is: of a function that failed where only the host's
+ * limits, or damage, can be the reason. `r` is negative. */
+int limit_or_io(int r);
+
+enum { LIMIT_TEXT_SIZE = 320 };
+
+/* One clause without a dot; "" for an errno that is of no limit. */
+void limit_explain(int code, char ret[static LIMIT_TEXT_SIZE]);
+
+#endif
