@@ -142,6 +142,53 @@ static void disk_of_firecracker_that_is_only_read_is_the_one_that_it_has_open(vo
     assert_disks_are_compared(*state);
 }
 
+/* As one before leaves it, which did not remember what its VMs had open. */
+static void disk_that_an_older_daemon_has_put_on_record_is_compared_too(void **state)
+{
+    struct harness *h = *state;
+    boot_qemu(h, ",\"readonly\":true");
+    assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash",
+                 "cd $S/instances/x && jq 'del(.vmm.disks, .vmm.taps)' instance.json > j && "
+                 "mv j instance.json && mv $T/a $T/kept && cp $T/kept $T/a",
+                 0);
+    fake_mount(h);
+    assert_not_saved(
+        h, harness_format(h, "disk %s/a is not the file that the VM has open", h->directory));
+    assert_shell("bash", "mv $T/kept $T/a", 0);
+    assert_saved(h);
+}
+
+/* Whatever its name is by now, and whichever daemon booted that VM. */
+static void disk_that_a_vm_writes_to_is_no_other_vms(void **state)
+{
+    struct harness *h = *state;
+    boot_firecracker(h, "");
+    assert_shell("bash", "mv $T/a $T/kept && touch $T/a", 0);
+    start_again(h);
+    fake_make(
+        h, "y", "mailboxes=m",
+        harness_format(h, ",\"disks\":[{\"path\":\"%s/kept\",\"format\":\"raw\"}]", h->directory));
+    assert_errno(harness_write(fake_instance(h, "y", "state"), "running"), EBUSY);
+    assert_file_contains(fake_instance(h, "y", "error"), "is in use by the instance x");
+    change(h, "x", "stopped");
+    change(h, "y", "running");
+}
+
+/* The VMM is a script that changes a disk before it is one. */
+static void disk_that_is_replaced_while_its_vm_is_loaded_fails_the_load(void **state)
+{
+    struct harness *h = *state;
+    boot_firecracker(h, ",\"readonly\":true");
+    harness_put(file(h, "snapshot"), "s");
+    harness_put(harness_format(h, "%s/how", h->directory),
+                "cp ${0%/*}/a ${0%/*}/new && mv ${0%/*}/new ${0%/*}/a\n");
+    assert_errno(harness_write(harness_path(h, "snapshots/s/forks/new/commit"), "f"), EIO);
+    assert_file_contains(harness_path(h, "snapshots/s/forks/new/error"),
+                         "/a is not as it was when the VM was saved");
+    assert_shell("bash", "[ $(ls $S/instances) = x ]", 0);
+}
+
 static void disk_that_was_removed_is_told_with_where_its_content_is(void **state)
 {
     struct harness *h = *state;
@@ -248,6 +295,28 @@ static void drive_that_a_saved_state_names_is_told_when_nothing_is_there(void **
     change(h, "f", "running");
 }
 
+/* What the configuration of an import told is not what the VM has. */
+static void drive_that_the_state_names_by_another_path_is_refused(void **state)
+{
+    struct harness *h = *state;
+    make_disks(h);
+    assert_int_equal(harness_unmount(h), 0);
+    fake_craft(h, &foreign, "1.7.0",
+               harness_format(h,
+                              "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":"
+                              "\"%s/a\",\"is_read_only\":true}]",
+                              h->directory),
+               harness_format(h,
+                              ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/b\","
+                              "\"format\":\"raw\",\"readonly\":true,\"frozen\":null}]",
+                              h->directory));
+    fake_mount(h);
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EIO);
+    assert_file_contains(harness_path(h, "snapshots/base/forks/new/error"),
+                         "/b is not the file that the VMM has opened");
+    assert_no_instance(h);
+}
+
 static void vsock_is_made_anew_by_each_vmm(void **state)
 {
     struct harness *h = *state;
@@ -281,6 +350,10 @@ int main(void)
         TEST(disk_of_qemu_that_is_only_read_is_the_one_that_it_has_open),
         TEST(disk_of_qemu_that_is_written_to_is_the_one_that_it_has_open),
         TEST(disk_of_firecracker_that_is_only_read_is_the_one_that_it_has_open),
+        TEST(disk_that_an_older_daemon_has_put_on_record_is_compared_too),
+        TEST(disk_that_a_vm_writes_to_is_no_other_vms),
+        TEST(disk_that_is_replaced_while_its_vm_is_loaded_fails_the_load),
+        TEST(drive_that_the_state_names_by_another_path_is_refused),
         TEST(disk_that_was_removed_is_told_with_where_its_content_is),
         TEST(chain_is_made_of_what_qemu_has_open),
         TEST(memory_is_what_qemu_has_mapped),

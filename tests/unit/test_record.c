@@ -139,6 +139,40 @@ static void vmm_when_it_is_the_very_one_is_adopted(void **state)
     assert_false(world_child_ended(world, child, 0));
 }
 
+/* One by one, what is no identity is none; and there are more than can be. */
+static void what_a_vmm_has_open_is_read_whatever_stands_there(void **state)
+{
+    static const char opened[] = "\"disks\":[\"64512:18446744073709551615\",7,\"x\",\"1:\","
+                                 "null,\"2:3\"%s],\"taps\":[4,-1,\"a\",5,6,7,8,9,10,11,12,13,14,"
+                                 "15,16,17,18,19]";
+    struct world *world = *state;
+    char vmm[256], more[8 * MACHINE_DISKS_MAX] = "";
+    auto_free char *json = NULL, *members = NULL;
+    size_t child = world_spawn(world, NULL);
+    world_describe_child(world, child, vmm, sizeof vmm);
+    for (int i = 0; i < MACHINE_DISKS_MAX; i++)
+        memcpy(more + strlen(more), ",\"1:2\"", sizeof ",\"1:2\"");
+    assert_true(asprintf(&members, opened, more) > 0);
+    assert_true(asprintf(&json, "\"state\":\"running\",%s,\"vmm\":%.*s,%s}", world_machine,
+                         (int)strlen(vmm) - 1, vmm, members) > 0);
+    world_leave_instance(world, "web-1", json);
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
+    const struct vmm *found = instance->vmm;
+    assert_non_null(found);
+    assert_int_equal(found->disks[0].device, 64512);
+    assert_true(found->disks[0].inode == UINT64_MAX);
+    for (size_t i = 1; i < 5; i++)
+        assert_int_equal(found->disks[i].inode, 0);
+    assert_int_equal(found->disks[5].inode, 3);
+    assert_int_equal(found->disks[MACHINE_DISKS_MAX - 1].inode, 2);
+    assert_int_equal(found->taps[0], 4);
+    assert_int_equal(found->taps[1], 0);
+    assert_int_equal(found->taps[2], 0);
+    assert_int_equal(found->taps[MACHINE_INTERFACES_MAX - 1], 17);
+    instance_unref(instance);
+}
+
 static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
 {
     struct world *world = *state;
@@ -399,6 +433,7 @@ int main(void)
         IN_EMPTY(instance_when_it_was_at_rest_is_at_rest),
         IN_EMPTY(exit_when_it_was_noted_is_still_told),
         IN_EMPTY(vmm_when_it_is_the_very_one_is_adopted),
+        IN_EMPTY(what_a_vmm_has_open_is_read_whatever_stands_there),
         IN_EMPTY(vmm_when_it_is_not_the_very_one_is_left_alone),
         IN_EMPTY(vmm_when_it_ended_before_the_start_leaves_a_stopped_instance),
         IN_EMPTY(vmm_when_it_ends_after_the_start_is_noticed),
