@@ -131,7 +131,10 @@ static void finish_job(struct job *job)
         unit->job = NULL;
     set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
     if (job->result < 0)
-        tell_failed(job->fs->setup.events, job->run == run_change ? "state" : "snapshot",
+        tell_failed(job->fs->setup.events,
+                    job->run == run_change     ? "state"
+                    : job->run == run_snapshot ? "snapshot"
+                                               : "accept",
                     unit->instance, job->text, &job->error);
     fs_changed(job->fs, &job->fs->root); /* snapshots/ */
 }
@@ -210,6 +213,22 @@ static int snapshot_command(struct fs *fs, const struct place *place, const char
 
 static const struct file_type snapshot_file = {.command = snapshot_command};
 
+static int run_accept(struct job *job)
+{
+    return instance_accept(((struct unit *)job->object)->instance, &job->error);
+}
+
+static int accept_command(struct fs *fs, const struct place *place, const char *text,
+                          struct job **ret)
+{
+    if (strcmp(text, "1") == 0)
+        return begin(fs, unit_of(place), run_accept, text, INSTANCE_STANDBY, ret);
+    set_error(fs, unit_of(place), "accept takes 1");
+    return -EINVAL;
+}
+
+static const struct file_type accept_file = {.text = accept_text, .command = accept_command};
+
 static char *error_text(struct fs *fs, const struct place *place, size_t *ret_size)
 {
     const struct unit *unit = unit_of(place);
@@ -275,6 +294,7 @@ static const struct entry instance_entries[] = {
     {"config", S_IFREG | 0600, 2, .file = &config_file},
     {"state", S_IFREG | 0644, 3, .file = &state_file, .command = true},
     {"snapshot", S_IFREG | 0200, 5, .file = &snapshot_file, .command = true},
+    {"accept", S_IFREG | 0600, 13, .file = &accept_file, .command = true},
     {"error", S_IFREG | 0444, 6, .file = &error_file},
     {"console", S_IFREG | 0400, 7, .file = &console_file},
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "fork/accept.h"
 #include "fs/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -247,22 +248,19 @@ static int run_warm(struct job *job)
     return warm_set(job->fs->setup.warm, source->snapshot, job->wanted, &job->error);
 }
 
-static void finish_warm(struct job *job)
+static void finish(struct job *job)
 {
     fs_changed(job->fs, job->object);
 }
 
-static int warm_command(struct fs *fs, const struct place *place, const char *text,
-                        struct job **ret)
+static int start(struct fs *fs, const struct place *place, int (*run)(struct job *),
+                 unsigned wanted, struct job **ret)
 {
-    unsigned wanted;
-    if (!read_number(text, WARM_MAX, &wanted))
-        return -EINVAL;
     struct job *job = job_create(fs, place->object);
     if (!job)
         return -ENOMEM;
-    job->run = run_warm;
-    job->finish = finish_warm;
+    job->run = run;
+    job->finish = finish;
     job->wanted = wanted;
     int r = job_start(job_ref(job), NULL);
     if (r < 0) {
@@ -273,13 +271,49 @@ static int warm_command(struct fs *fs, const struct place *place, const char *te
     return FS_LATER;
 }
 
+static int warm_command(struct fs *fs, const struct place *place, const char *text,
+                        struct job **ret)
+{
+    unsigned wanted;
+    return read_number(text, WARM_MAX, &wanted) ? start(fs, place, run_warm, wanted, ret) : -EINVAL;
+}
+
 static const struct file_type warm_file = {
     .text = warm_text, .pollable = true, .command = warm_command};
+
+/* accept: somebody vouches for its files as they are now */
+
+static int run_accept(struct job *job)
+{
+    return accept_snapshot(((struct source *)job->object)->snapshot, &job->error);
+}
+
+static int accept_command(struct fs *fs, const struct place *place, const char *text,
+                          struct job **ret)
+{
+    return strcmp(text, "1") == 0 ? start(fs, place, run_accept, 0, ret) : -EINVAL;
+}
+
+/* What somebody has vouched for last. */
+char *accept_text(struct fs *fs, const struct place *place, size_t *ret_size)
+{
+    struct image_index *index = NULL;
+    (void)fs;
+    index_now(place, &index);
+    char *text = index && index->accepted ? json_print(index->accepted) : strdup("");
+    *ret_size = text ? strlen(text) : 0;
+    image_index_unref(index);
+    return text;
+}
+
+static const struct file_type accept_file = {
+    .text = accept_text, .ready = info_ready, .command = accept_command};
 
 static const struct entry snapshot_entries[] = {
     {"info", S_IFREG | 0444, 1, .file = &info_file},
     {"mailboxes", S_IFDIR | 0755, 2, .directory = &markers_directory},
     {"warm", S_IFREG | 0644, 7, .command = true, .file = &warm_file},
+    {"accept", S_IFREG | 0600, 8, .command = true, .file = &accept_file},
     {"forks", S_IFDIR | 0755, 3, .directory = &forks_directory},
 };
 

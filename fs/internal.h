@@ -375,6 +375,8 @@ int draft_commit(struct fs *fs, const struct place *place, const char *text, str
 
 /* files_snapshot.c */
 void markers_free(struct object *object);
+/* What somebody has vouched for last, of a snapshot or an instance in standby. */
+char *accept_text(struct fs *fs, const struct place *place, size_t *ret_size);
 /* The entry `network` of a directory with a memory image. */
 int network_find(struct fs *fs, const struct place *directory, const char *name,
                  struct waiter *waiter, struct place *ret);

@@ -237,8 +237,6 @@ static int publish(struct work *work, const struct store *store, struct error *e
         .id = work->arguments->id, .json = json, .fill = fill, .progress = go_on, .context = work};
     if (!json)
         return error_set(err, ENOMEM, "out of memory");
-    if (work->arguments->link)
-        snapshot_note_link(json, &work->files.memory.st);
     if (snapshot_exists(store, parts.id))
         return store_taken(store->kind_fd[STORE_SNAPSHOTS], parts.id, err);
     int r = snapshot_import(store, &parts, err);

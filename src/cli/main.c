@@ -12,6 +12,7 @@ static const struct subcommand {
 } subcommands[] = {
     {"mount", cli_mount},
     {"import", cli_import},
+    {"accept", cli_accept},
     {"scan", cli_scan},
 };
 
@@ -22,6 +23,7 @@ static const char help[] =
     "Commands:\n"
     "  mount MOUNTPOINT   serve the tree of snapshots and instances at a directory\n"
     "  import             publish files that another tool saved as a snapshot\n"
+    "  accept DIRECTORY…  vouch for files of a snapshot that have changed\n"
     "  scan FILE…         list the mailboxes in memory images\n"
     "\n"
     "hypefs COMMAND --help tells a command's options.\n"

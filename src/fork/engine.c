@@ -11,7 +11,6 @@
 #include "fork/internal.h"
 #include "fork/load.h"
 #include "hypervisor/disks.h"
-#include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
@@ -82,7 +81,7 @@ static int use_origin(struct fork *fork, struct error *err)
 
 static int read_machine(struct fork *fork, struct error *err)
 {
-    const cJSON *json = fork->origin->instance ? fork->description : fork->source->json;
+    const cJSON *json = fork->origin->instance ? fork->description : snapshot_json(fork->source);
     return load_machine(json, origin(fork).text, &fork->machine, err);
 }
 
@@ -139,9 +138,6 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
                          "the memory image of %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",
                          origin(fork).text, (intmax_t)st.st_size, source->memory_bytes);
-    int r = snapshot_check_link(source->json, &st, err);
-    if (r < 0)
-        return error_prefix(err, r, "%s", origin(fork).text);
     *ret = steal_fd(&fd);
     return 0;
 }
@@ -151,7 +147,7 @@ static bool is_same_machine(const struct fork *fork)
 {
     const cJSON *described = cJSON_GetObjectItemCaseSensitive(fork->description, "machine");
     auto_json cJSON *before = cJSON_Duplicate(described, true);
-    auto_json cJSON *now = cJSON_Duplicate(fork->source->machine, true);
+    auto_json cJSON *now = cJSON_Duplicate(snapshot_machine(fork->source), true);
     cJSON_DeleteItemFromObjectCaseSensitive(before, "disks");
     cJSON_DeleteItemFromObjectCaseSensitive(now, "disks");
     return cJSON_Compare(before, now, true);
@@ -160,7 +156,7 @@ static bool is_same_machine(const struct fork *fork)
 static int take_disks(struct fork *fork, struct error *err)
 {
     struct machine copied;
-    int r = machine_from_json(fork->source->machine, &copied, err);
+    int r = machine_from_json(snapshot_machine(fork->source), &copied, err);
     if (r < 0)
         return error_prefix(err, r, "the machine of %s", origin(fork).text);
     disks_swap(&fork->machine, &copied);
@@ -182,16 +178,16 @@ static int take_copy(struct fork *fork, struct error *err)
     return take_disks(fork, err);
 }
 
-/* The image is there, has the right size, has a place for each payload, and still holds each marker
- * where it was found. */
+/* The image is there, is the one that was published, has the right size, has a place for each
+ * payload, and still holds each marker where it was found. */
 static int locate(struct fork *fork, struct error *err)
 {
     auto_close int fd = -1;
     int r = fork->origin->instance ? take_copy(fork, err) : 0;
     if (r == 0)
         r = open_image(fork, &fd, err);
-    if (r == 0 && (fork->request->count > 0 || fork->request->network.staged))
-        r = image_index_wait(fork->source->image, &fork->index, err);
+    if (r == 0 && (r = image_index_wait(fork->source->image, &fork->index, err)) < 0)
+        error_prefix(err, r, "%s", origin(fork).text);
     if (r == 0)
         r = handoffs_prepare(fork, err);
     struct memory_io io = {.read = read_image, .context = &fd};

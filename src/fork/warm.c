@@ -115,7 +115,7 @@ static void retry_at_once(struct warm_source *source)
 static int check(const struct snapshot *snapshot, struct error *err)
 {
     struct machine machine = {0};
-    int r = load_machine(snapshot->json, warm_label(snapshot).text, &machine, err);
+    int r = load_machine(snapshot_json(snapshot), warm_label(snapshot).text, &machine, err);
     if (r == 0 && machine.network == NETWORK_TAP)
         r = error_set(err, EOPNOTSUPP,
                       "%s is on a tap, on which no VM that is loaded ahead would be alone",

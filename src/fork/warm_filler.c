@@ -131,7 +131,7 @@ static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct 
     vm->entry.fd = -1;
     int r = warm_image(snapshot, vm->image, err);
     if (r == 0)
-        r = load_machine(snapshot->json, label.text, &machine, err);
+        r = load_machine(snapshot_json(snapshot), label.text, &machine, err);
     if (r == 0)
         r = load_entry(pool->setup.instances->setup.store, snapshot, label.text, &machine, false,
                        &vm->entry, err);

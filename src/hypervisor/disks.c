@@ -77,22 +77,43 @@ static int key_of(const struct machine_disk *disk, const struct stat *file, char
     return 0;
 }
 
-int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err)
+enum { DISK_CHANGE_SIZE = 2 * FILE_KEY_CHANGE_SIZE };
+
+/* 1: the file is not as the key says, and how; 0: it is. */
+static int tell_change(const struct machine_disk *disk, const struct stat *file,
+                       char ret[DISK_CHANGE_SIZE], struct error *err)
 {
     char key[FILE_KEY_SIZE];
-    int r = disk->key[0] ? key_of(disk, file, key, err) : 0;
-    if (r < 0 || !disk->key[0] || strcmp(disk->key, key) == 0)
+    int r = key_of(disk, file, key, err);
+    if (r < 0)
+        return r;
+    if (strcmp(disk->key, key) == 0)
+        return 0;
+    if (S_ISBLK(file->st_mode))
+        snprintf(ret, DISK_CHANGE_SIZE, "was %s, is %s", disk->key, key);
+    else
+        file_key_tell(disk->key, file, ret);
+    return 1;
+}
+
+int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err)
+{
+    char change[DISK_CHANGE_SIZE];
+    int r = disk->key[0] ? tell_change(disk, file, change, err) : 0;
+    if (r <= 0)
         return r;
     if (S_ISBLK(file->st_mode))
         return error_set(err, EIO,
                          "disk %s is not as it was when the VM was saved: since then something "
                          "has written to the block device, or another was attached there, or the "
-                         "host was started again (%s; now %s)",
-                         disk->path, disk->key, key);
+                         "host was started again (%s): write 1 to accept, or run hypefs accept, to "
+                         "vouch for what is there now",
+                         disk->path, change);
     return error_set(err, EIO,
-                     "disk %s is not as it was when the VM was saved: it must never be changed "
-                     "after that; put the old file back (mv keeps it the same, cp does not)",
-                     disk->path);
+                     "disk %s is not as it was when the VM was saved (%s): put the old file back "
+                     "(mv keeps it the same, cp does not), or vouch for what is there now: write 1 "
+                     "to accept, or run hypefs accept",
+                     disk->path, change);
 }
 
 static const char no_key[] = "gone"; /* which no file's key is */
@@ -115,6 +136,35 @@ void disks_note_readonly(struct machine *machine)
             key_of(disk, &file, disk->key, NULL) < 0)
             snprintf(disk->key, sizeof disk->key, "%s", no_key);
     }
+}
+
+static int accept(struct machine_disk *disk, cJSON *lines, struct error *err)
+{
+    struct stat file;
+    char change[DISK_CHANGE_SIZE];
+    auto_free char *line = NULL;
+    if (!disk->key[0])
+        return 0;
+    if (stat(disk->path, &file) < 0)
+        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+    int r = disk_check_kind(disk->path, disk->readonly, &file, err);
+    if (r == 0)
+        r = tell_change(disk, &file, change, err);
+    if (r <= 0)
+        return r;
+    r = key_of(disk, &file, disk->key, err);
+    if (r == 0 && (asprintf(&line, "disk %s: %s", disk->path, change) < 0 ||
+                   !cJSON_AddItemToArray(lines, cJSON_CreateString(line))))
+        r = error_set(err, ENOMEM, "out of memory");
+    return r;
+}
+
+int disks_accept(struct machine *machine, cJSON *lines, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        r = accept(&machine->disks[i], lines, err);
+    return r;
 }
 
 int disks_check_readonly(const struct machine *machine, struct error *err)

@@ -54,6 +54,10 @@ int disk_check_key(const struct machine_disk *disk, const struct stat *file, str
 
 /* The files of the disks that are only read get their keys, those that have none yet. */
 void disks_note_readonly(struct machine *machine);
+/* Somebody vouches for the user's files that have keys, as they are now: for each that has changed
+ * `lines`, an array, gets a text that says how. EIO: one is not there. */
+int disks_accept(struct machine *machine, cJSON *lines, struct error *err);
+
 /* EIO unless they are as they were. */
 int disks_check_readonly(const struct machine *machine, struct error *err);
 

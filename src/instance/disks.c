@@ -60,7 +60,7 @@ static int check_snapshots(struct snapshots *snapshots, const struct stat *file,
         return error_set(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < count; i++) {
         struct snapshot *snapshot = snapshots_find(snapshots, names[i].id);
-        bool found = snapshot && is_frozen_by_json(file, snapshot->machine);
+        bool found = snapshot && is_frozen_by_json(file, snapshot_machine(snapshot));
         snapshot_unref(snapshot);
         if (found)
             return frozen(path, "snapshot", names[i].id, err);
@@ -182,11 +182,12 @@ const struct instance *instances_overlay_locked(const struct instances *table, c
     return NULL;
 }
 
-int instances_check_overlays(struct instances *instances, const struct snapshot *snapshot,
+int instances_check_overlays(struct instances *instances, struct snapshot *snapshot,
                              struct error *err)
 {
     struct machine machine = {0};
-    if (!snapshot->machine || machine_from_json(snapshot->machine, &machine, NULL) < 0)
+    const cJSON *json = snapshot_machine(snapshot);
+    if (!json || machine_from_json(json, &machine, NULL) < 0)
         return 0; /* which nobody can have forked */
     pthread_mutex_lock(&instances->lock);
     const struct instance *fork = instances_overlay_locked(instances, snapshot->uuid, &machine);

@@ -54,6 +54,15 @@ static cJSON *configured(const struct instance *instance)
     return json;
 }
 
+static void describe_trust(cJSON *info, struct image *image)
+{
+    struct image_index *index = NULL;
+    struct error why = {0};
+    image_index(image, &index, &why);
+    snapshot_describe_trust(info, index, &why);
+    image_index_unref(index);
+}
+
 char *instance_info(struct instance *instance)
 {
     auto_json cJSON *info = cJSON_CreateObject();
@@ -78,6 +87,8 @@ char *instance_info(struct instance *instance)
     cJSON_AddNumberToObject(info, "memory_bytes", (double)instance->machine.memory_bytes);
     cJSON_AddItemToObject(info, "config", configured(instance));
     cJSON_AddItemToObject(info, "exit", instance_exit(instance));
+    if (instance->state == INSTANCE_STANDBY)
+        describe_trust(info, instance->image);
     pthread_mutex_unlock(&instance->table->lock);
     return json_print(info);
 }

@@ -183,6 +183,9 @@ int instance_change(struct instance *instance, enum instance_state target, struc
 /* Publishes a snapshot of an instance that is running (it is paused for as long as the copy takes),
  * paused or in standby. Blocks. Errors as before; EINVAL in other states, EEXIST. */
 int instance_snapshot(struct instance *instance, const char *id, struct error *err);
+/* Somebody vouches for the image and the disks of one in standby, or the disks of one that is
+ * stopped, as they are now. Blocks. EINVAL in other states, EBUSY, EIO. */
+int instance_accept(struct instance *instance, struct error *err);
 
 /* EOPNOTSUPP: it cannot be forked in its state, or only if asked to be copied while it runs. */
 int instance_check_fork(struct instance *instance, bool from_running, struct error *err);
@@ -193,7 +196,7 @@ cJSON *instance_describe(struct instance *instance);
 int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
                           struct snapshot **ret, struct error *err);
 /* EBUSY while a fork of it has an overlay over its disks. */
-int instances_check_overlays(struct instances *instances, const struct snapshot *snapshot,
+int instances_check_overlays(struct instances *instances, struct snapshot *snapshot,
                              struct error *err);
 /* rmdir. EBUSY unless created, standby or stopped. */
 int instance_remove(struct instance *instance, struct error *err);

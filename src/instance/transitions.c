@@ -149,6 +149,19 @@ static int unpause(struct instance *instance, struct error *err)
 
 /* ---- standby, and back ---- */
 
+/* A VMM that shared the image may have touched it still when it ended: then it is scanned again. */
+static int end_saved(struct instance *instance, const struct image_index *index, struct error *err)
+{
+    struct image_index *last;
+    int r = vmm_stop(instance->vmm, err);
+    if (r < 0 || image_is(instance->image->directory_fd, index))
+        return r;
+    struct error why;
+    if (image_scan(instance->image->directory_fd, NULL, &last, &why) == 0)
+        image_index_unref(last);
+    return 0; /* else `info` says it: the VM is gone */
+}
+
 /* Everything that can fail is done while the VM could still go on. */
 static int save(struct instance *instance, struct machine *ret, struct error *err)
 {
@@ -162,11 +175,11 @@ static int save(struct instance *instance, struct machine *ret, struct error *er
     r = instance_finish_image(instance_delivered(instance), directory_fd, err);
     if (r == 0)
         r = image_scan(directory_fd, &instance->cancelled, &index, err);
-    image_index_unref(index);
     if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
         r = instance_save_as(instance, &saved, directory_fd, err);
-    if (r == 0 && (r = vmm_stop(instance->vmm, err)) < 0)
+    if (r == 0 && (r = end_saved(instance, index, err)) < 0)
         record_as(instance, instance->state, NULL); /* before its image goes */
+    image_index_unref(index);
     if (r < 0) {
         disks_finish(&machine);
         return r;
@@ -216,6 +229,15 @@ static int restore_on_record(struct instance *instance, struct vmm *vmm, struct 
     return r;
 }
 
+/* That it is the one that was saved. */
+static int check_image(struct instance *instance, struct error *err)
+{
+    struct image_index *index = NULL;
+    int r = image_index_wait(instance->image, &index, err);
+    image_index_unref(index);
+    return r;
+}
+
 static int load_own(struct instance *instance, struct vmm **ret, struct error *err)
 {
     const int directory_fd = instance->image->directory_fd;
@@ -223,6 +245,9 @@ static int load_own(struct instance *instance, struct vmm **ret, struct error *e
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
     instance_unmark(instance, "base");
+    int r = check_image(instance, err);
+    if (r < 0)
+        return r;
     if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
         return error_io(err, errno, "cannot link the memory image as base");
     fault_point(FAULT_LINKED);

@@ -1,159 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-#include "store/image.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 
+#include "store/image_internal.h"
 #include "store/store.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/thread.h"
-
-static const char memory_name[] = "memory";
-static const char index_name[] = "mailboxes.json";
-
-struct image_index *image_index_ref(struct image_index *index)
-{
-    atomic_fetch_add(&index->references, 1);
-    return index;
-}
-
-void image_index_unref(struct image_index *index)
-{
-    if (!index || atomic_fetch_sub(&index->references, 1) != 1)
-        return;
-    scan_finish(&index->scan);
-    free(index);
-}
-
-void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
-{
-    file_key(st, ret);
-}
-
-int image_seal(int directory_fd, struct error *err)
-{
-    enum { SEALED = 0400 };
-    struct stat st;
-    auto_close int fd =
-        openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot open the memory image");
-    if (st.st_nlink == 1 && fchmod(fd, SEALED) < 0)
-        return error_errno(err, errno, "the memory image cannot be made read-only");
-    return 0;
-}
-
-static struct image_index *index_create(const struct stat *st)
-{
-    struct image_index *index = calloc(1, sizeof *index);
-    if (index) {
-        atomic_init(&index->references, 1);
-        image_key(st, index->key);
-    }
-    return index;
-}
-
-static int index_save(int directory_fd, const struct image_index *index, struct error *err)
-{
-    auto_json cJSON *json = cJSON_CreateObject();
-    cJSON *found = scan_to_json(&index->scan);
-    cJSON_AddStringToObject(json, "image", index->key);
-    if (!found || !cJSON_AddItemToObject(json, "found", found)) {
-        cJSON_Delete(found);
-        return error_set(err, ENOMEM, "out of memory");
-    }
-    return store_stage_json(directory_fd, index_name, json, err);
-}
-
-/* The kept list, if there is a valid one for this very image; else NULL. */
-static struct image_index *index_load(int directory_fd)
-{
-    struct stat st;
-    auto_json cJSON *json = NULL;
-    if (fstatat(directory_fd, memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-        store_read_json(directory_fd, index_name, &json, NULL) < 0)
-        return NULL;
-    struct image_index *index = index_create(&st);
-    if (!index)
-        return NULL;
-    const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
-    const cJSON *found = cJSON_GetObjectItemCaseSensitive(json, "found");
-    if (kept && found && strcmp(kept, index->key) == 0 &&
-        scan_from_json(found, (uint64_t)st.st_size, &index->scan, NULL) == 0)
-        return index;
-    image_index_unref(index);
-    return NULL;
-}
-
-static bool go_on(void *context, uint64_t done, uint64_t size)
-{
-    const atomic_bool *stop = context;
-    (void)done;
-    (void)size;
-    return !atomic_load(stop);
-}
-
-/* Without keeping the list. */
-static int scan(int directory_fd, scan_progress *progress, void *context, struct image_index **ret,
-                struct error *err)
-{
-    struct stat st;
-    auto_close int fd =
-        openat(directory_fd, memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot open the memory image");
-    struct image_index *index = index_create(&st);
-    if (!index)
-        return error_set(err, ENOMEM, "out of memory");
-    int r = scan_image(fd, progress, context, &index->scan, err);
-    if (r < 0) {
-        image_index_unref(index);
-        return error_prefix(err, r, "cannot scan the memory image");
-    }
-    *ret = index;
-    return 0;
-}
-
-int image_scan_with(int directory_fd, scan_progress *progress, void *context,
-                    struct image_index **ret, struct error *err)
-{
-    struct image_index *index;
-    int r = scan(directory_fd, progress, context, &index, err);
-    if (r < 0)
-        return r;
-    r = index_save(directory_fd, index, err);
-    if (r < 0) {
-        image_index_unref(index);
-        return error_prefix(err, r, "cannot scan the memory image");
-    }
-    *ret = index;
-    return 0;
-}
-
-static int stopping(struct error *err)
-{
-    return error_set(err, ESHUTDOWN, "cannot scan the memory image: the daemon is stopping");
-}
-
-int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
-               struct error *err)
-{
-    int r = image_scan_with(directory_fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, ret, err);
-    return r == -ECANCELED ? stopping(err) : r;
-}
-
-int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
-                       struct error *err)
-{
-    struct image_index *kept = index_load(directory_fd);
-    if (!kept)
-        return image_scan(directory_fd, stop, ret, err);
-    *ret = kept;
-    return 0;
-}
 
 void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
                       void (*complain)(void *context, const char *text), void *context)
@@ -263,7 +118,7 @@ static void keep(struct image *image, const struct image_index *index)
     struct error why = {0}, text;
     pthread_mutex_lock(&image->writing);
     if (!atomic_load(&image->dropped))
-        index_save(image->directory_fd, index, &why);
+        image_index_save(image->directory_fd, index, &why);
     pthread_mutex_unlock(&image->writing);
     if (why.code == 0)
         return;
@@ -291,26 +146,43 @@ static void set_finding(struct image *image, int finding)
     image->scans->scanned(image->scans->context);
 }
 
+/* An image without a list: it is taken as it is, which is not kept quiet. */
+static int first_look(struct image *image, struct image_index **ret, struct error *err)
+{
+    struct image_scans *scans = image->scans;
+    struct error text;
+    if (image->finding == IMAGE_READING) /* nobody else writes it now */
+        set_finding(image, IMAGE_SCANNING);
+    int r = image_index_scan(image->directory_fd, still_wanted, image, ret, err);
+    if (r < 0)
+        return r == -ECANCELED ? image_stopping(err) : r;
+    error_set(&text, 0, "%s: its image had no list of mailboxes, and was taken as it is",
+              image->name);
+    scans->complain(scans->context, text.text);
+    keep(image, *ret);
+    return 0;
+}
+
+/* What a thread has found out, or what it failed with. */
+static void found_out(struct image *image, struct image_index *index, const struct error *failure)
+{
+    pthread_mutex_lock(&image->lock);
+    image_index_unref(image->index);
+    image->index = index;
+    image->failure = *failure;
+    pthread_mutex_unlock(&image->lock);
+    set_finding(image, 0);
+}
+
 static void *find_out(void *argument)
 {
     struct image *image = argument;
     struct image_scans *scans = image->scans;
     struct error failure = {0};
-    struct image_index *index = index_load(image->directory_fd);
-    if (!index) {
-        if (image->finding == IMAGE_READING) /* nobody else writes it now */
-            set_finding(image, IMAGE_SCANNING);
-        int r = scan(image->directory_fd, still_wanted, image, &index, &failure);
-        if (r == 0)
-            keep(image, index);
-        else if (r == -ECANCELED)
-            stopping(&failure);
-    }
-    pthread_mutex_lock(&image->lock);
-    image->index = index;
-    image->failure = failure;
-    pthread_mutex_unlock(&image->lock);
-    set_finding(image, 0);
+    struct image_index *index = NULL;
+    if (image_index_load(image->directory_fd, &index, &failure) == -ENOENT)
+        first_look(image, &index, &failure);
+    found_out(image, index, &failure);
     image_unref(image);
     end(scans);
     return NULL;
@@ -318,9 +190,9 @@ static void *find_out(void *argument)
 
 static int start(struct image *image, const char key[IMAGE_KEY_SIZE], struct error *err)
 {
-    bool kept = faccessat(image->directory_fd, index_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    bool kept = faccessat(image->directory_fd, image_index_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     if (!begin(image->scans))
-        return stopping(err);
+        return image_stopping(err);
     image->finding = kept ? IMAGE_READING : IMAGE_SCANNING;
     int r = thread_detach(find_out, image_ref(image), err);
     if (r < 0) {
@@ -345,7 +217,7 @@ static int look(struct image *image, struct image_index **ret, struct error *err
     char key[IMAGE_KEY_SIZE];
     if (image->finding && !atomic_load(&image->dropped))
         return -image->finding;
-    if (fstatat(image->directory_fd, memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+    if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return error_errno(err, errno == ENOENT ? EIO : errno, "the memory image is gone");
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "the memory image is not a regular file");
@@ -381,5 +253,92 @@ int image_index_wait(struct image *image, struct image_index **ret, struct error
     while (pending(r = look(image, ret, err)))
         pthread_cond_wait(&image->changed, &image->lock);
     pthread_mutex_unlock(&image->lock);
+    return r;
+}
+
+/* ---- vouching ---- */
+
+/* A line for `files`, if the image is not as its list says. */
+static int note_change(const struct image *image, const struct stat *st, cJSON *files)
+{
+    auto_json cJSON *json = NULL;
+    char change[FILE_KEY_CHANGE_SIZE] = "it had no list of mailboxes", line[2 * sizeof change];
+    if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0) {
+        const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
+        file_key_tell(kept ? kept : "", st, change);
+    }
+    if (!change[0])
+        return 0;
+    snprintf(line, sizeof line, "memory: %s", change);
+    return cJSON_AddItemToArray(files, cJSON_CreateString(line)) ? 0 : -ENOMEM;
+}
+
+static cJSON *describe_acceptance(const cJSON *files)
+{
+    char now[STORE_TIME_SIZE];
+    cJSON *accepted = cJSON_CreateObject(), *copy = cJSON_Duplicate(files, true);
+    store_time_now(now);
+    if (cJSON_AddStringToObject(accepted, "at", now) &&
+        cJSON_AddItemToObject(accepted, "files", copy))
+        return accepted;
+    cJSON_Delete(accepted);
+    cJSON_Delete(copy);
+    return NULL;
+}
+
+static int save_accepted(struct image *image, struct image_index *index, const cJSON *files,
+                         struct error *err)
+{
+    index->accepted = describe_acceptance(files);
+    if (!index->accepted)
+        return error_set(err, ENOMEM, "out of memory");
+    pthread_mutex_lock(&image->writing);
+    int r = atomic_load(&image->dropped) ? error_set(err, ENODEV, "the memory image is removed")
+                                         : image_index_save(image->directory_fd, index, err);
+    pthread_mutex_unlock(&image->writing);
+    return r;
+}
+
+static int scan_and_accept(struct image *image, uint64_t bytes, cJSON *files,
+                           struct image_index **ret, struct error *err)
+{
+    struct stat st;
+    struct image_index *index = NULL;
+    if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_errno(err, errno == ENOENT ? EIO : errno, "the memory image is gone");
+    if ((uint64_t)st.st_size != bytes)
+        return error_set(err, EIO,
+                         "the memory image has %jd bytes and the machine %ju: nobody can vouch for "
+                         "it",
+                         (intmax_t)st.st_size, (uintmax_t)bytes);
+    if (note_change(image, &st, files) < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = image_index_scan(image->directory_fd, still_wanted, image, &index, err);
+    if (r == 0)
+        r = save_accepted(image, index, files, err);
+    if (r < 0) {
+        image_index_unref(index);
+        return r == -ECANCELED ? image_stopping(err) : r;
+    }
+    *ret = index;
+    return 0;
+}
+
+int image_accept(struct image *image, uint64_t bytes, cJSON *files, struct error *err)
+{
+    struct error failure = {0};
+    struct image_index *index = NULL;
+    pthread_mutex_lock(&image->lock);
+    while (image->finding)
+        pthread_cond_wait(&image->changed, &image->lock);
+    image->finding = IMAGE_SCANNING;
+    pthread_mutex_unlock(&image->lock);
+    int r = scan_and_accept(image, bytes, files, &index, &failure);
+    pthread_mutex_lock(&image->lock);
+    image->tried[0] = 0; /* after a failure it is looked at again */
+    pthread_mutex_unlock(&image->lock);
+    found_out(image, index, &failure);
+    if (r < 0 && err)
+        *err = failure;
     return r;
 }

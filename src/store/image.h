@@ -1,13 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * image: the memory image of a snapshot or of an instance in standby, and the kept list of what was
- * found in it (the file "mailboxes.json" beside the file "memory").
+ * found in it (the file "mailboxes.json" beside the file "memory"):
  *
- * The list belongs to an image of a certain size, inode and mtime. When the one in memory does not
- * fit (the daemon has just started, a backup was restored), a thread of its own reads the kept list
- * or else scans the image; until then image_index() says so. The thread counts a reference of the
- * image, so that whoever lets go of one never waits for a scan. All threads are waited for once,
- * when the daemon ends.
+ *     image "size=… inode=… mtime=…"   of the file "memory" when it was scanned
+ *     found { … }                      scan_json
+ *     accepted { at, files [ … ] }     when somebody vouched for it, and for what; may be missing
+ *
+ * An image whose size, inode or mtime is another than in its list was changed: it is not scanned
+ * again until somebody vouches for it (image_accept), and everything that needs it fails with EIO.
+ * Only an image that has no list at all, as one that somebody made by hand, is scanned when it is
+ * seen first.
+ *
+ * A thread of its own reads the kept list, or scans; until then image_index() says so. The thread
+ * counts a reference of the image, so that whoever lets go of one never waits for a scan. All
+ * threads are waited for once, when the daemon ends.
  *
  * Locks: image.writing, then image.lock, then image_scans.lock, innermost; with the latter two
  * nothing is called.
@@ -20,6 +27,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/stat.h>
+#include <cjson/cJSON.h>
 
 #include "mailbox/scan.h"
 #include "store/store.h"
@@ -35,6 +43,7 @@ struct image_index {
     atomic_uint references;
     struct scan scan;
     char key[IMAGE_KEY_SIZE];
+    cJSON *accepted; /* NULL: nobody had to vouch for it */
 };
 
 struct image_index *image_index_ref(struct image_index *index);
@@ -50,9 +59,12 @@ int image_seal(int directory_fd, struct error *err);
 int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                struct error *err);
 
-/* The same, unless there is a kept list that fits: then that is it. */
+/* The same, unless there is a kept list: then that is it, or EIO if it does not fit. */
 int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                        struct error *err);
+
+/* Is the image still the one that the list is of? */
+bool image_is(int directory_fd, const struct image_index *index);
 
 /* As image_scan(); ECANCELED as soon as `progress` (may be NULL) says so. */
 int image_scan_with(int directory_fd, scan_progress *progress, void *context,
@@ -92,8 +104,8 @@ struct image {
     pthread_cond_t changed;     /* `finding` or `dropped` */
     struct image_index *index;  /* NULL until known */
     int finding;                /* 0, or what a thread is doing: IMAGE_READING, IMAGE_SCANNING */
-    char tried[IMAGE_KEY_SIZE]; /* the image that was scanned last */
-    struct error failure;       /* of that scan; code 0: none */
+    char tried[IMAGE_KEY_SIZE]; /* the image that was looked at last */
+    struct error failure;       /* of that look; code 0: none */
 };
 
 /* Takes the descriptor, also when it fails. `name` is for complaints, "snapshots/ID". */
@@ -112,12 +124,17 @@ void image_remove(struct image *image);
 /*
  * Returns a reference to the list that fits the image as it is now. IMAGE_READING, for a moment, or
  * IMAGE_SCANNING: it is being found out, `scanned` will be called. ENODEV: dropped. EIO and others:
- * there is no readable image. A scan that failed is not tried again until the image is another one
- * or somebody waits for it.
+ * there is no readable image, or it is not the one that the list is of. A look that failed is not
+ * tried again until the image is another one or somebody waits for it.
  */
 int image_index(struct image *image, struct image_index **ret, struct error *err);
 
 /* The same, but waits. */
 int image_index_wait(struct image *image, struct image_index **ret, struct error *err);
+
+/* The image must have that many bytes: EIO. It is scanned anew, and what is there now is what it is
+ * to be from then on. `files` is an array with a line of text for each file that somebody vouches
+ * for; the image's is added if it has changed. */
+int image_accept(struct image *image, uint64_t bytes, cJSON *files, struct error *err);
 
 #endif

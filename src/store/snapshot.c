@@ -18,6 +18,7 @@ static void snapshot_free(struct snapshot *snapshot)
         return;
     image_unref(snapshot->image);
     cJSON_Delete(snapshot->json);
+    cJSON_Delete(snapshot->former);
     free(snapshot);
 }
 
@@ -40,15 +41,10 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     if (!cJSON_IsNumber(memory) || memory->valuedouble < 1 || memory->valuedouble > 0x1p53)
         return error_set(err, EINVAL, "snapshot.json: \"memory_bytes\" is not a size");
     snapshot->memory_bytes = (uint64_t)memory->valuedouble;
-    snapshot->kind = text_of(json, "kind");
-    snapshot->hypervisor = text_of(json, "hypervisor");
-    snapshot->version = text_of(json, "hypervisor_version");
-    snapshot->created_at = text_of(json, "created_at");
-    snapshot->machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
     if (!uuid || strlen(uuid) != sizeof snapshot->uuid - 1)
         return error_set(err, EINVAL, "snapshot.json: \"uuid\" is not 32 characters");
     memcpy(snapshot->uuid, uuid, sizeof snapshot->uuid);
-    if (!snapshot->kind || !snapshot->hypervisor || !snapshot->created_at)
+    if (!text_of(json, "kind") || !text_of(json, "hypervisor") || !text_of(json, "created_at"))
         return error_set(err, EINVAL,
                          "snapshot.json: \"kind\", \"hypervisor\" or \"created_at\" is missing");
     return 0;
@@ -418,6 +414,51 @@ bool snapshot_is_removed(struct snapshot *snapshot)
     return removed;
 }
 
+const cJSON *snapshot_json(const struct snapshot *snapshot)
+{
+    pthread_mutex_lock(&snapshot->table->lock);
+    const cJSON *json = snapshot->json;
+    pthread_mutex_unlock(&snapshot->table->lock);
+    return json;
+}
+
+const cJSON *snapshot_machine(const struct snapshot *snapshot)
+{
+    return cJSON_GetObjectItemCaseSensitive(snapshot_json(snapshot), "machine");
+}
+
+/* With the lock held. Takes `json`, unless it fails. */
+static int take_json(struct snapshot *snapshot, cJSON *json)
+{
+    if (!snapshot->former)
+        snapshot->former = cJSON_CreateArray();
+    if (!cJSON_AddItemToArray(snapshot->former, snapshot->json))
+        return -ENOMEM;
+    snapshot->json = json;
+    return 0;
+}
+
+int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err)
+{
+    struct snapshots *table = snapshot->table;
+    auto_json cJSON *json = cJSON_Duplicate(snapshot_json(snapshot), true);
+    cJSON *copy = cJSON_Duplicate(machine, true);
+    if (!json || !copy || !cJSON_ReplaceItemInObjectCaseSensitive(json, "machine", copy)) {
+        cJSON_Delete(copy);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    int r = store_write_json(snapshot->image->directory_fd, "snapshot.json", json, err);
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&table->lock);
+    r = take_json(snapshot, json);
+    pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    json = NULL;
+    return 0;
+}
+
 int snapshot_use(struct snapshot *snapshot, struct error *err)
 {
     pthread_mutex_lock(&snapshot->table->lock);
@@ -436,7 +477,7 @@ void snapshot_leave(struct snapshot *snapshot)
     pthread_mutex_unlock(&snapshot->table->lock);
 }
 
-void snapshot_describe_image(cJSON *info, const struct image_index *index)
+static void describe_image(cJSON *info, const struct image_index *index)
 {
     bool network = false;
     if (!index) {
@@ -455,6 +496,14 @@ void snapshot_describe_image(cJSON *info, const struct image_index *index)
     cJSON_AddBoolToObject(info, "truncated", scan->truncated);
 }
 
+void snapshot_describe_trust(cJSON *info, const struct image_index *index, const struct error *why)
+{
+    const char *at = text_of(index ? index->accepted : NULL, "at");
+    cJSON_AddItemToObject(info, "changed",
+                          why->code ? cJSON_CreateString(why->text) : cJSON_CreateNull());
+    cJSON_AddItemToObject(info, "accepted", at ? cJSON_CreateString(at) : cJSON_CreateNull());
+}
+
 /* Copies a member of snapshot.json into `info`, null where it is missing. */
 static void copy_member(cJSON *info, const cJSON *json, const char *name)
 {
@@ -468,15 +517,18 @@ cJSON *snapshot_info(struct snapshot *snapshot)
                                          "memory_bytes", "created_at", "source_instance"};
     static const char *const after[] = {"undelivered", "pause_ms"};
     cJSON *info = cJSON_CreateObject();
+    const cJSON *json = snapshot_json(snapshot);
     struct image_index *index = NULL;
+    struct error why = {0};
 
     cJSON_AddStringToObject(info, "id", snapshot->id);
     for (size_t i = 0; i < array_length(before); i++)
-        copy_member(info, snapshot->json, before[i]);
-    image_index(snapshot->image, &index, NULL);
-    snapshot_describe_image(info, index);
+        copy_member(info, json, before[i]);
+    image_index(snapshot->image, &index, &why);
+    describe_image(info, index);
     for (size_t i = 0; i < array_length(after); i++)
-        copy_member(info, snapshot->json, after[i]);
+        copy_member(info, json, after[i]);
+    snapshot_describe_trust(info, index, &why);
     image_index_unref(index);
     return info;
 }

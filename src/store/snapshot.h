@@ -6,13 +6,12 @@
  *     version 1, uuid, kind "standby", hypervisor "qemu", hypervisor_version, memory_bytes,
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
  *     source_instance, undelivered [ … ], pause_ms
- *     linked "size=… inode=… mtime=…"         the memory image is a hard link (snapshot_entry.h)
  *
  * Others may add snapshots to the store (hypefs import) or take some away: finding and listing look
  * at the store's directory first, and load what is new when it has changed.
  *
- * Locks: snapshots.lock guards the table, references, `removed` and `users`; all else is constant
- * after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
+ * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
+ * constant after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
  * held but image's lock. snapshots.looking comes before it, and is held while small files of the
  * store are read; `complain` is called with it, and takes no lock.
  */
@@ -37,11 +36,8 @@ struct snapshot {
     uint64_t serial; /* unique in this process, never reused */
     char id[STORE_ID_MAX + 1];
     char uuid[33]; /* tells it from a later one of the same id */
-    cJSON *json;   /* snapshot.json */
-
-    /* Borrowed from `json`. */
-    const char *kind, *hypervisor, *version, *created_at;
-    const cJSON *machine;
+    cJSON *json;   /* snapshot.json: snapshot_json() */
+    cJSON *former; /* an array of what `json` was before, which may be in use still; NULL: none */
     uint64_t memory_bytes;
 
     struct image *image; /* owned; constant */
@@ -122,6 +118,13 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err);
 
 bool snapshot_is_removed(struct snapshot *snapshot);
 
+/* snapshot.json, and its member "machine" (NULL: it has none). Borrowed, and valid and constant as
+ * long as the snapshot is; but another one may take its place. */
+const cJSON *snapshot_json(const struct snapshot *snapshot);
+const cJSON *snapshot_machine(const struct snapshot *snapshot);
+/* Writes snapshot.json with that machine in it, which takes the place of the one before. */
+int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err);
+
 /* Counts a user of the memory: ENODEV if it is removed. Each snapshot_use needs a snapshot_leave.
  */
 int snapshot_use(struct snapshot *snapshot, struct error *err);
@@ -130,8 +133,8 @@ void snapshot_leave(struct snapshot *snapshot);
 /* What its `info` tells. Returns owned. */
 cJSON *snapshot_info(struct snapshot *snapshot);
 
-/* { "name": …, … } arrays and flags of an image for `info`: adds mailboxes, network_mailbox,
- * truncated. `index` NULL: not known yet, mailboxes is null. */
-void snapshot_describe_image(cJSON *info, const struct image_index *index);
+/* Why the image is not to be had, and when somebody has vouched for it, for `info`, which everybody
+ * may read: adds `changed` and `accepted`, each null if there is none. `index` may be NULL. */
+void snapshot_describe_trust(cJSON *info, const struct image_index *index, const struct error *why);
 
 #endif

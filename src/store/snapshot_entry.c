@@ -8,8 +8,6 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-static const char linked_name[] = "linked";
-
 cJSON *snapshot_undelivered(const struct scan *scan)
 {
     cJSON *names = cJSON_CreateArray();
@@ -77,24 +75,4 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
     image_index_unref(index);
     store_entry_discard(&entry);
     return r;
-}
-
-void snapshot_note_link(cJSON *json, const struct stat *memory)
-{
-    char key[IMAGE_KEY_SIZE];
-    image_key(memory, key);
-    cJSON_AddStringToObject(json, linked_name, key);
-}
-
-int snapshot_check_link(const cJSON *json, const struct stat *memory, struct error *err)
-{
-    char key[IMAGE_KEY_SIZE];
-    const cJSON *linked = cJSON_GetObjectItemCaseSensitive(json, linked_name);
-    const char *wanted = cJSON_GetStringValue(linked);
-    image_key(memory, key);
-    if (!linked || (wanted && strcmp(wanted, key) == 0))
-        return 0;
-    return error_set(err, EIO,
-                     "the memory image is a hard link to the file that was imported, and that was "
-                     "written to since: import it again, without --link if it is to be changed");
 }

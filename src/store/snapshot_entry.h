@@ -46,11 +46,4 @@ struct snapshot_import {
 int snapshot_import(const struct store *store, const struct snapshot_import *import,
                     struct error *err);
 
-/*
- * An image that is a hard link to a file of somebody else's: its member "linked" of snapshot.json
- * is the key of the file as it was. EIO if it is there and `memory` has another.
- */
-void snapshot_note_link(cJSON *json, const struct stat *memory);
-int snapshot_check_link(const cJSON *json, const struct stat *memory, struct error *err);
-
 #endif

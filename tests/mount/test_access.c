@@ -33,6 +33,8 @@ static const char *const writable[] = {
     "instances/x/config",
     "instances/x/state",
     "instances/x/snapshot",
+    "instances/x/accept",
+    "snapshots/base/accept",
 };
 
 static void furnish(struct harness *h)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * An image whose kept list no longer fits is scanned again in the background. To look at what
- * happens meanwhile, reading the image waits while there is a gate (slow_disk.c).
+ * An image that has no list is scanned in the background; one that does not fit its list is not,
+ * until somebody vouches for it (test_accept.c). To look at what happens meanwhile, reading the
+ * image waits while there is a gate (slow_disk.c).
  */
 #include "fixture.h"
 
@@ -51,10 +52,11 @@ static int teardown(void **state)
     return harness_teardown(state);
 }
 
-/* The list no longer fits: as if a backup had been restored. */
+/* Another image without a list: as if somebody had made it by hand. */
 static void touch_image_of(struct harness *h, const char *id)
 {
     const struct timespec times[2] = {{.tv_nsec = UTIME_OMIT}, {.tv_sec = 1700000000}};
+    unlink(harness_store_path(h, "snapshots/%s/mailboxes.json", id));
     assert_works(utimensat(AT_FDCWD, harness_store_path(h, "snapshots/%s/memory", id), times, 0));
 }
 
@@ -141,16 +143,19 @@ static void list_that_was_removed_is_made_again(void **state)
     assert_works(access(harness_store_path(h, "snapshots/base/mailboxes.json"), F_OK));
 }
 
-static void list_that_is_damaged_is_made_again(void **state)
+static void list_that_is_damaged_is_made_again_by_accept(void **state)
 {
     struct harness *h = *state;
     static const char *const scripts[] = {": > mailboxes.json", "echo '{}' > mailboxes.json",
                                           "sed -i 's/inode=/inode=9/' mailboxes.json",
                                           "rm mailboxes.json; mkfifo mailboxes.json"};
+    harness_get(h, harness_path(h, "snapshots/base/mailboxes/m")); /* the first list */
     for (size_t i = 0; i < array_length(scripts); i++) {
         assert_int_equal(harness_unmount(h), 0);
         assert_shell("bash", harness_format(h, "cd $S/snapshots/base && %s", scripts[i]), 0);
         harness_mount(h, NULL);
+        assert_errno(harness_read_errno(harness_path(h, "snapshots/base/mailboxes/m")), EIO);
+        harness_put(harness_path(h, "snapshots/base/accept"), "1");
         assert_string_equal(
             harness_json(h, harness_get(h, harness_path(h, "snapshots/base/mailboxes/m")),
                          "markers.0.offset"),
@@ -316,7 +321,7 @@ int main(void)
         slow_test(lookup_that_waits_can_be_interrupted),
         slow_test(read_of_a_mailbox_that_is_open_waits_for_the_scan),
         mounted_test(list_that_was_removed_is_made_again),
-        mounted_test(list_that_is_damaged_is_made_again),
+        mounted_test(list_that_is_damaged_is_made_again_by_accept),
         mounted_test(marker_that_changed_behind_the_list_fails_the_commit),
         slow_test(snapshot_removed_while_it_is_scanned_is_gone_at_once),
         slow_test(snapshots_removed_while_they_are_scanned_stop_nobody),

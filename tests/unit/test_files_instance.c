@@ -338,7 +338,7 @@ static void fork_when_its_record_cannot_be_read_is_not_linked(void **state)
         world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"), records[i]);
         tree_restart(tree);
         tree_assert_names(tree, "instances/web-1",
-                          "info config state snapshot error console vmm.log forks ");
+                          "info config state snapshot accept error console vmm.log forks ");
         assert_int_equal(tree_try_walk(tree, "instances/web-1/fork", &st), -ENOENT);
         tree_assert_names(tree, "snapshots/base/forks", "new ");
     }

@@ -240,7 +240,7 @@ static void make_parts(struct world *world, struct parts *parts)
     assert_int_equal(vmm_create(hypervisor_find("qemu"), world->children[parts->child].pid, pidfd,
                                 &parts->vmm, &world->err),
                      0);
-    assert_int_equal(machine_from_json(parts->source->machine, &parts->machine, &world->err), 0);
+    assert_int_equal(machine_from_json(snapshot_machine(parts->source), &parts->machine, &world->err), 0);
     parts->machine.hypervisor = hypervisor_find("qemu");
     assert_int_equal(
         instances_reserve(&world->instances, "fork-1", NULL, &parts->instance, &world->err), 0);

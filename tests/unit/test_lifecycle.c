@@ -85,7 +85,7 @@ static void transition_when_the_table_has_none_is_refused(void **state)
         {"stopped", INSTANCE_PAUSED, EINVAL, "stopped cannot become paused"},
         {"stopped", INSTANCE_STANDBY, EINVAL, "stopped cannot become standby"},
         {"standby", INSTANCE_PAUSED, EINVAL, "standby cannot become paused"},
-        {"standby", INSTANCE_RUNNING, EIO, "cannot link the memory image as base"},
+        {"standby", INSTANCE_RUNNING, EIO, "the memory image is gone"},
         {"running", INSTANCE_PAUSED, EIO, "pausing the VM: "},
         {"paused", INSTANCE_RUNNING, EIO, "resuming the VM: "},
         {"paused", INSTANCE_STANDBY, EIO, "saving the VM: "},

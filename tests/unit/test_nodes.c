@@ -15,17 +15,18 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
     } cases[] = {
         {"", "README snapshots instances events "},
         {"snapshots", "base "},
-        {"snapshots/base", "info mailboxes warm forks "},
+        {"snapshots/base", "info mailboxes warm accept forks "},
         {"snapshots/base/mailboxes", "fox box "},
         {"snapshots/base/forks", "new web-1 "},
         {"snapshots/base/forks/new", "mailboxes options commit status result error "},
         {"snapshots/base/forks/new/mailboxes", ""},
         {"snapshots/base/forks/web-1", "mailboxes options commit status result error instance "},
         {"snapshots/base/forks/web-1/mailboxes", "box "},
-        {"instances/one", "info config state snapshot error console vmm.log mailboxes forks "},
+        {"instances/one",
+         "info config state snapshot accept error console vmm.log mailboxes forks "},
         {"instances/one/mailboxes", "fox box "},
-        {"instances/two", "info config state snapshot error console vmm.log forks "},
-        {"instances/web-1", "info config state snapshot error console vmm.log fork forks "},
+        {"instances/two", "info config state snapshot accept error console vmm.log forks "},
+        {"instances/web-1", "info config state snapshot accept error console vmm.log fork forks "},
     };
     struct tree *tree = *state;
     tree_furnish(tree);

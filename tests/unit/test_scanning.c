@@ -184,6 +184,7 @@ static void lookup_when_the_scan_failed_fails_until_the_image_is_another(void **
     }
     const char *memory = world_path(tree->world, "store/snapshots/base/memory");
     assert_int_equal(utimensat(AT_FDCWD, memory, times, 0), 0);
+    unlink(world_path(tree->world, "store/snapshots/base/mailboxes.json"));
     caller = begin_lookup(tree);
     assert_true(gate_wait(&held->begun, FIXTURE_FAR_MS));
     finish_scan(held);
@@ -296,6 +297,7 @@ static void put_image(const struct world *world, const char *first, const char *
     if (second)
         frames_arm(world_page(&image, 2), second, second);
     assert_int_equal(remove(world_path(world, "store/snapshots/base/memory")), 0);
+    assert_int_equal(remove(world_path(world, "store/snapshots/base/mailboxes.json")), 0);
     world_write(world_path(world, "store/snapshots/base/memory"), 0600, image.bytes, image.size);
 }
 

@@ -215,30 +215,6 @@ static void snapshots_when_they_come_and_go_while_many_look_are_each_one(void **
     assert_int_equal(HASH_COUNT(world->snapshots.by_id), 0);
 }
 
-static void link_when_its_file_was_written_to_is_eio(void **state)
-{
-    struct world *world = *state;
-    auto_json cJSON *json = cJSON_CreateObject();
-    struct stat st, other;
-    world_write_text(world_path(world, "memory"), "memory");
-    assert_int_equal(stat(world_path(world, "memory"), &st), 0);
-    assert_int_equal(snapshot_check_link(json, &st, &world->err), 0);
-    snapshot_note_link(json, &st);
-    assert_int_equal(snapshot_check_link(json, &st, &world->err), 0);
-    other = st;
-    other.st_mtim.tv_nsec ^= 1;
-    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
-    assert_non_null(strstr(world->err.text, "hard link"));
-    other = st;
-    other.st_size++;
-    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
-    other = st;
-    other.st_ino++;
-    assert_int_equal(snapshot_check_link(json, &other, &world->err), -EIO);
-    cJSON_ReplaceItemInObjectCaseSensitive(json, "linked", cJSON_CreateTrue());
-    assert_int_equal(snapshot_check_link(json, &st, &world->err), -EIO);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -249,7 +225,6 @@ int main(void)
         IN_WORLD(snapshot_when_replaced_in_the_store_is_another_one),
         IN_WORLD(snapshot_when_it_turns_up_damaged_is_named_once),
         IN_WORLD(snapshots_when_they_come_and_go_while_many_look_are_each_one),
-        IN_WORLD(link_when_its_file_was_written_to_is_eio),
     };
     return cmocka_run_group_tests_name("snapshot_entry", tests, NULL, NULL);
 }

@@ -151,9 +151,15 @@ static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **stat
     assert_int_equal(scans, 0);
     image_index_unref(index);
     snapshot_unref(base);
-    /* A list of another image is not believed. */
+    /* A list of another image is not believed, and nobody has vouched for this one. */
     assert_int_equal(
         utimensat(AT_FDCWD, world_path(world, "store/instances/web-1/memory"), NULL, 0), 0);
+    assert_int_equal(instance_snapshot(instance, "other", &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, "hypefs accept"));
+    assert_int_equal(scans, 0);
+    auto_json cJSON *files = cJSON_CreateArray();
+    assert_int_equal(image_accept(instance->image, FIXTURE_MEMORY, files, &world->err), 0);
+    assert_int_equal(scans, 1);
     assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
     assert_int_equal(scans, 1);
     instance_unref(instance);

@@ -217,8 +217,8 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     size_t child = world_spawn(world, NULL);
     int pidfd = fcntl(world->children[child].pidfd, F_DUPFD_CLOEXEC, 0);
-    assert_int_equal(machine_from_json(base->machine, &machine, &world->err), 0);
-    machine.hypervisor = hypervisor_find(base->hypervisor);
+    assert_int_equal(machine_from_json(snapshot_machine(base), &machine, &world->err), 0);
+    machine.hypervisor = hypervisor_find("qemu");
     assert_int_equal(machine_set_tap(&machine, "t7", &world->err), 0);
     assert_int_equal(
         vmm_create(machine.hypervisor, world->children[child].pid, pidfd, &vmm, &world->err), 0);

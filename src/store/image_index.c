@@ -1,0 +1,192 @@
+/* SPDX-License-Identifier: MIT */
+/* image_index: what was found in an image, as the file mailboxes.json beside it. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "store/image_internal.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+const char image_memory_name[] = "memory", image_index_name[] = "mailboxes.json";
+
+struct image_index *image_index_ref(struct image_index *index)
+{
+    atomic_fetch_add(&index->references, 1);
+    return index;
+}
+
+void image_index_unref(struct image_index *index)
+{
+    if (!index || atomic_fetch_sub(&index->references, 1) != 1)
+        return;
+    scan_finish(&index->scan);
+    cJSON_Delete(index->accepted);
+    free(index);
+}
+
+void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
+{
+    file_key(st, ret);
+}
+
+int image_seal(int directory_fd, struct error *err)
+{
+    enum { SEALED = 0400 };
+    struct stat st;
+    auto_close int fd =
+        openat(directory_fd, image_memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot open the memory image");
+    if (st.st_nlink == 1 && fchmod(fd, SEALED) < 0)
+        return error_errno(err, errno, "the memory image cannot be made read-only");
+    return 0;
+}
+
+static struct image_index *index_create(const struct stat *st)
+{
+    struct image_index *index = calloc(1, sizeof *index);
+    if (index) {
+        atomic_init(&index->references, 1);
+        image_key(st, index->key);
+    }
+    return index;
+}
+
+int image_index_save(int directory_fd, const struct image_index *index, struct error *err)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    cJSON *found = scan_to_json(&index->scan);
+    cJSON_AddStringToObject(json, "image", index->key);
+    if (!found || !cJSON_AddItemToObject(json, "found", found)) {
+        cJSON_Delete(found);
+        return error_set(err, ENOMEM, "out of memory");
+    }
+    if (index->accepted && !cJSON_AddItemReferenceToObject(json, "accepted", index->accepted))
+        return error_set(err, ENOMEM, "out of memory");
+    return store_stage_json(directory_fd, image_index_name, json, err);
+}
+
+static int not_as_it_was(const char *why, struct error *err)
+{
+    return error_set(err, EIO,
+                     "the memory image is not what it was when it was scanned (%s): write 1 to "
+                     "accept, or run hypefs accept, to vouch for what is there now",
+                     why);
+}
+
+static int interpret(const cJSON *json, const struct stat *st, struct image_index *ret,
+                     struct error *err)
+{
+    char change[FILE_KEY_CHANGE_SIZE];
+    struct error why = {0};
+    const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
+    const cJSON *found = cJSON_GetObjectItemCaseSensitive(json, "found");
+    const cJSON *accepted = cJSON_GetObjectItemCaseSensitive(json, "accepted");
+    file_key_tell(kept ? kept : "", st, change);
+    if (change[0])
+        return not_as_it_was(change, err);
+    if (scan_from_json(found, (uint64_t)st->st_size, &ret->scan, &why) < 0)
+        return not_as_it_was("its mailboxes.json is damaged", err);
+    ret->accepted = cJSON_IsObject(accepted) ? cJSON_Duplicate(accepted, true) : NULL;
+    return 0;
+}
+
+/* The kept list. ENOENT: there is none; EIO: it is of another image, or damaged. */
+int image_index_load(int directory_fd, struct image_index **ret, struct error *err)
+{
+    struct stat st;
+    struct error why = {0};
+    auto_json cJSON *json = NULL;
+    if (fstatat(directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_set(err, EIO, "the memory image is gone");
+    int r = store_read_json(directory_fd, image_index_name, &json, &why);
+    if (r == -ENOENT)
+        return r;
+    if (r < 0)
+        return not_as_it_was("its mailboxes.json cannot be read", err);
+    struct image_index *index = index_create(&st);
+    if (!index)
+        return error_set(err, ENOMEM, "out of memory");
+    r = interpret(json, &st, index, err);
+    if (r < 0)
+        image_index_unref(index);
+    else
+        *ret = index;
+    return r;
+}
+
+static bool go_on(void *context, uint64_t done, uint64_t size)
+{
+    const atomic_bool *stop = context;
+    (void)done;
+    (void)size;
+    return !atomic_load(stop);
+}
+
+/* Without keeping the list. */
+int image_index_scan(int directory_fd, scan_progress *progress, void *context,
+                     struct image_index **ret, struct error *err)
+{
+    struct stat st;
+    auto_close int fd =
+        openat(directory_fd, image_memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot open the memory image");
+    struct image_index *index = index_create(&st);
+    if (!index)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = scan_image(fd, progress, context, &index->scan, err);
+    if (r < 0) {
+        image_index_unref(index);
+        return error_prefix(err, r, "cannot scan the memory image");
+    }
+    *ret = index;
+    return 0;
+}
+
+int image_scan_with(int directory_fd, scan_progress *progress, void *context,
+                    struct image_index **ret, struct error *err)
+{
+    struct image_index *index;
+    int r = image_index_scan(directory_fd, progress, context, &index, err);
+    if (r < 0)
+        return r;
+    r = image_index_save(directory_fd, index, err);
+    if (r < 0) {
+        image_index_unref(index);
+        return error_prefix(err, r, "cannot scan the memory image");
+    }
+    *ret = index;
+    return 0;
+}
+
+int image_stopping(struct error *err)
+{
+    return error_set(err, ESHUTDOWN, "cannot scan the memory image: the daemon is stopping");
+}
+
+int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+               struct error *err)
+{
+    int r = image_scan_with(directory_fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, ret, err);
+    return r == -ECANCELED ? image_stopping(err) : r;
+}
+
+bool image_is(int directory_fd, const struct image_index *index)
+{
+    struct stat st;
+    char key[IMAGE_KEY_SIZE];
+    if (fstatat(directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return false;
+    image_key(&st, key);
+    return strcmp(index->key, key) == 0;
+}
+
+int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
+                       struct error *err)
+{
+    int r = image_index_load(directory_fd, ret, err);
+    return r == -ENOENT ? image_scan(directory_fd, stop, ret, err) : r;
+}
