@@ -60,14 +60,13 @@ void instance_complain_of_taps(const struct instance *instance)
     const struct instances_setup *setup = &instance->table->setup;
     struct error text;
     for (size_t i = 0; i < instance->machine.interface_count; i++) {
-        const char *tap = instance->machine.interfaces[i].tap;
-        unsigned opened = instance->vmm->taps[i];
-        if (opened == 0 || opened == if_nametoindex(tap))
+        char name[IF_NAMESIZE]; /* it may have got another */
+        if (instance->vmm->taps[i] == 0 || if_indextoname(instance->vmm->taps[i], name))
             continue;
         error_set(&text, EIO,
                   "the tap %s of %s was removed since its VM opened it, which has no network now, "
                   "even if there is one of that name again: standby and then running opens that",
-                  tap, instance->id);
+                  instance->machine.interfaces[i].tap, instance->id);
         setup->complain(setup->context, text.text);
     }
 }

@@ -130,6 +130,9 @@ static void tap_that_was_made_anew_is_told_at_a_save_and_opened_by_a_restore(voi
     if (geteuid() != 0)
         skip();
     harness_put(harness_path(h, "instances/x/snapshot"), "before");
+    assert_shell("bash", "ip link set t0 down && ip link set t0 name t9", 0);
+    harness_put(harness_path(h, "instances/x/snapshot"), "renamed"); /* it has it still */
+    assert_shell("bash", "ip link set t9 name t0 && ip link set t0 up", 0);
     assert_shell("bash",
                  "! grep 'the tap t0' $T/log && ip link del t0 && ip tuntap add t0 mode tap && "
                  "ip link set t0 up",
