@@ -10,6 +10,7 @@
 
 #include "store/store.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 
 struct line {
     char *text; /* owned; ends with a newline; NULL: was lost */
@@ -97,7 +98,7 @@ static void keep(struct events *events, const char *members)
 
 void events_add(struct events *events, cJSON *members)
 {
-    auto_free char *text = members ? cJSON_PrintUnformatted(members) : NULL;
+    auto_free char *text = members ? json_print_line(members) : NULL;
     cJSON_Delete(members);
     pthread_mutex_lock(&events->lock);
     if (events_wanted(events)) {

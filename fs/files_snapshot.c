@@ -18,9 +18,9 @@ static char *info_text(struct fs *fs, const struct place *place, size_t *ret_siz
 {
     auto_json cJSON *info = snapshot_info(snapshot_of(place));
     const struct warm_count count = warm_count(fs->setup.warm, snapshot_of(place));
-    cJSON *warm = cJSON_AddObjectToObject(info, "warm");
-    cJSON_AddNumberToObject(warm, "wanted", count.wanted);
-    cJSON_AddNumberToObject(warm, "ready", count.ready);
+    cJSON *warm = json_add_object(info, "warm");
+    json_add_number(warm, "wanted", count.wanted);
+    json_add_number(warm, "ready", count.ready);
     char *text = json_print(info);
     *ret_size = text ? strlen(text) : 0;
     return text;
@@ -143,7 +143,7 @@ static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_s
     if (index_now(place, &index) < 0)
         return NULL;
     auto_json cJSON *json = scan_describe(&index->scan, place->marker->name);
-    char *text = json ? json_print(json) : NULL;
+    char *text = json_print(json);
     *ret_size = text ? strlen(text) : 0;
     image_index_unref(index);
     return text;
@@ -172,7 +172,7 @@ static char *network_text(struct fs *fs, const struct place *place, size_t *ret_
     if (index_now(place, &index) < 0)
         return NULL;
     auto_json cJSON *json = scan_describe(&index->scan, "");
-    char *text = json ? json_print(json) : NULL;
+    char *text = json_print(json);
     *ret_size = text ? strlen(text) : 0;
     image_index_unref(index);
     return text;

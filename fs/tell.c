@@ -11,14 +11,13 @@ static cJSON *begin(struct events *events, const char *event)
 {
     cJSON *line = events_wanted(events) ? cJSON_CreateObject() : NULL;
     if (line)
-        cJSON_AddStringToObject(line, "event", event);
+        json_add_string(line, "event", event);
     return line;
 }
 
 static void add_text(cJSON *line, const char *name, const char *text)
 {
-    cJSON_AddItemToObject(line, name,
-                          text && text[0] ? cJSON_CreateString(text) : cJSON_CreateNull());
+    json_add(line, name, text && text[0] ? cJSON_CreateString(text) : cJSON_CreateNull());
 }
 
 static void add_source(cJSON *line, const struct instance *instance)
@@ -42,15 +41,15 @@ void tell_instance(void *listener, const struct instance *instance, enum instanc
     cJSON *line = begin(listener, names[what]);
     if (!line)
         return;
-    cJSON_AddStringToObject(line, "instance", instance->id);
+    json_add_string(line, "instance", instance->id);
     if (what == INSTANCE_MADE)
         add_source(line, instance);
     if (what == INSTANCE_STATE)
-        cJSON_AddStringToObject(line, "from", instance_state_names[from]);
+        json_add_string(line, "from", instance_state_names[from]);
     if (what == INSTANCE_MADE || what == INSTANCE_STATE)
-        cJSON_AddStringToObject(line, "state", instance_state_names[instance->state]);
+        json_add_string(line, "state", instance_state_names[instance->state]);
     if (what == INSTANCE_VMM_ENDED)
-        cJSON_AddItemToObject(line, "exit", instance_exit(instance));
+        json_add(line, "exit", instance_exit(instance));
     events_add(listener, line);
 }
 
@@ -59,7 +58,7 @@ void tell_snapshot(void *listener, const char *id, bool removed)
     cJSON *line = begin(listener, removed ? "snapshot-removed" : "snapshot-published");
     if (!line)
         return;
-    cJSON_AddStringToObject(line, "snapshot", id);
+    json_add_string(line, "snapshot", id);
     events_add(listener, line);
 }
 
@@ -68,7 +67,7 @@ static cJSON *begin_commit(const struct tell_commit *commit, const char *event)
     cJSON *line = begin(commit->events, event);
     if (line) {
         add_text(line, "instance", commit->instance);
-        cJSON_AddStringToObject(line, "source", commit->source);
+        json_add_string(line, "source", commit->source);
     }
     return line;
 }
@@ -85,7 +84,7 @@ void tell_commit_step(const struct tell_commit *commit, const char *phase)
     cJSON *line = begin_commit(commit, "commit-step");
     if (!line)
         return;
-    cJSON_AddStringToObject(line, "phase", phase);
+    json_add_string(line, "phase", phase);
     events_add(commit->events, line);
 }
 
@@ -96,9 +95,9 @@ static void add_degraded_network(cJSON *line, const cJSON *network)
     const cJSON *status = cJSON_GetObjectItemCaseSensitive(network, "status");
     if (!cJSON_IsString(message) || !cJSON_IsString(status))
         return;
-    cJSON *degraded = cJSON_AddObjectToObject(line, "network");
-    cJSON_AddStringToObject(degraded, "status", status->valuestring);
-    cJSON_AddStringToObject(degraded, "message", message->valuestring);
+    cJSON *degraded = json_add_object(line, "network");
+    json_add_string(degraded, "status", status->valuestring);
+    json_add_string(degraded, "message", message->valuestring);
 }
 
 void tell_commit_ended(const struct tell_commit *commit, const cJSON *result)
@@ -109,7 +108,7 @@ void tell_commit_ended(const struct tell_commit *commit, const cJSON *result)
     if (!line)
         return;
     if (failed)
-        cJSON_AddItemToObject(line, "error", cJSON_Duplicate(error, true));
+        json_add(line, "error", cJSON_Duplicate(error, true));
     add_degraded_network(line, cJSON_GetObjectItemCaseSensitive(result, "network"));
     events_add(commit->events, line);
 }
@@ -122,10 +121,10 @@ void tell_failed(struct events *events, const char *file, const struct instance 
     cJSON *line = begin(events, event);
     if (!line)
         return;
-    cJSON_AddStringToObject(line, "instance", instance->id);
-    cJSON_AddStringToObject(line, file, written);
-    cJSON *error = cJSON_AddObjectToObject(line, "error");
-    cJSON_AddStringToObject(error, "code", error_name(err->code));
-    cJSON_AddStringToObject(error, "message", err->text);
+    json_add_string(line, "instance", instance->id);
+    json_add_string(line, file, written);
+    cJSON *error = json_add_object(line, "error");
+    json_add_string(error, "code", error_name(err->code));
+    json_add_string(error, "message", err->text);
     events_add(events, line);
 }

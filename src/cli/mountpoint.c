@@ -2,6 +2,7 @@
 #include "cli/mountpoint.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -10,6 +11,7 @@
 
 #include "cli/stale.h"
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/trust.h"
 
 /* Adds what is not there yet to a real path: such directories are made, so there are no links. */
@@ -75,19 +77,21 @@ static int check_store(const char *mountpoint, const char *store, struct error *
                      real);
 }
 
+/* A directory_visit: there is something. */
+static int refuse(void *context, int directory_fd, const char *name, struct error *err)
+{
+    (void)context;
+    (void)directory_fd;
+    (void)name;
+    return error_set(err, ENOTEMPTY,
+                     "it is not empty, and what is in it would be out of sight: give an empty "
+                     "directory");
+}
+
 static int check_empty(const char *mountpoint, struct error *err)
 {
-    auto_closedir DIR *dir = opendir(mountpoint);
-    if (!dir)
-        return error_errno(err, errno, "cannot mount at %s", mountpoint);
-    errno = 0;
-    for (struct dirent *entry; (entry = readdir(dir)); errno = 0)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
-            return error_set(err, ENOTEMPTY,
-                             "cannot mount at %s: it is not empty, and what is in it would be out "
-                             "of sight: give an empty directory",
-                             mountpoint);
-    return errno ? error_errno(err, errno, "cannot mount at %s", mountpoint) : 0;
+    int r = directory_walk(AT_FDCWD, mountpoint, refuse, NULL, err);
+    return r < 0 ? error_prefix(err, r, "cannot mount at %s", mountpoint) : 0;
 }
 
 int mountpoint_prepare(const char *path, const char *store, char **ret, struct error *err)

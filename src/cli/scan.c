@@ -92,32 +92,20 @@ static void print_table(const struct scan *scan, uint64_t size)
            scan->truncated ? "; there are more frames than can be listed" : "");
 }
 
-static bool add_json(cJSON *images, const char *name, const struct scan *scan, uint64_t size)
+static void add_json(cJSON *images, const char *name, const struct scan *scan, uint64_t size)
 {
     cJSON *image = cJSON_CreateObject();
-    if (!cJSON_AddItemToArray(images, image)) {
-        cJSON_Delete(image);
-        return false;
-    }
-    if (!cJSON_AddStringToObject(image, "file", name) ||
-        !cJSON_AddNumberToObject(image, "size_bytes", (double)size) ||
-        !cJSON_AddNumberToObject(image, "data_bytes", (double)scan->data_bytes) ||
-        !cJSON_AddNumberToObject(image, "noise", (double)scan->noise) ||
-        !cJSON_AddBoolToObject(image, "truncated", scan->truncated))
-        return false;
-    cJSON *mailboxes = cJSON_AddArrayToObject(image, "mailboxes");
-    if (!mailboxes)
-        return false;
+    json_add_string(image, "file", name);
+    json_add_number(image, "size_bytes", (double)size);
+    json_add_number(image, "data_bytes", (double)scan->data_bytes);
+    json_add_number(image, "noise", (double)scan->noise);
+    json_add_bool(image, "truncated", scan->truncated);
+    cJSON *mailboxes = json_add_array(image, "mailboxes");
     for (size_t i = 0; (i = scan_next_name(scan, i)) < scan->count; i++)
-        if (!cJSON_AddItemToArray(mailboxes, scan_describe(scan, scan->candidates[i].marker.name)))
-            return false;
-    auto_json cJSON *network = scan_describe(scan, "");
-    if (!network)
-        network = cJSON_CreateNull();
-    if (!cJSON_AddItemToObject(image, "network", network))
-        return false;
-    network = NULL;
-    return true;
+        json_append(mailboxes, scan_describe(scan, scan->candidates[i].marker.name));
+    cJSON *network = scan_describe(scan, "");
+    json_add(image, "network", network ? network : cJSON_CreateNull());
+    json_append(images, image);
 }
 
 /* One file into the array, or as a table where there is none. */
@@ -127,9 +115,9 @@ static int show(const char *path, const char *name, bool heading, cJSON *images,
     uint64_t size = 0;
     int r = scan_file(path, &scan, &size, err);
 
-    if (r == 0 && images && !add_json(images, name, &scan, size))
-        r = error_errno(err, ENOMEM, "cannot describe it");
-    if (r == 0 && !images) {
+    if (r == 0 && images) {
+        add_json(images, name, &scan, size);
+    } else if (r == 0) {
         if (heading)
             printf("%s:\n", name);
         print_table(&scan, size);
@@ -147,7 +135,7 @@ static int fail(const char *what, const char *why)
 static int show_all(int count, char **paths, bool as_json)
 {
     auto_json cJSON *json = as_json ? cJSON_CreateObject() : NULL;
-    cJSON *images = cJSON_AddArrayToObject(json, "images");
+    cJSON *images = json_add_array(json, "images");
     struct error err = {0};
     int status = 0;
 

@@ -69,7 +69,8 @@ static int use_origin(struct fork *fork, struct error *err)
     if (origin->instance) {
         int r = instance_check_fork(origin->instance, fork->request->options.from_running, err);
         fork->description = r == 0 ? instance_describe(origin->instance) : NULL;
-        return r;
+        return r < 0 || json_is_whole(fork->description) ? r
+                                                         : error_set(err, ENOMEM, "out of memory");
     }
     int r = snapshot_use(origin->snapshot, err);
     if (r < 0)

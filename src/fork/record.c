@@ -20,7 +20,7 @@ static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
         cJSON_Delete(item);
         item = cJSON_CreateNull();
     }
-    cJSON_AddItemToObject(json, name, item);
+    json_add(json, name, item);
 }
 
 /* By the guest, as far as its memory told when the commit ended. */
@@ -35,7 +35,7 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
 {
     cJSON *json = cJSON_CreateObject();
     bool answered = mailbox->wait_for_ack && mailbox->ack.state != ACK_WAITING;
-    cJSON_AddStringToObject(json, "name", mailbox->name);
+    json_add_string(json, "name", mailbox->name);
     add_if(json, "offset", mailbox->located, cJSON_CreateNumber((double)mailbox->offset));
     add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
     add_if(json, "payload_bytes", mailbox->delivered,
@@ -44,7 +44,7 @@ static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
-    cJSON_AddItemToObject(json, "consumed", consumed_result(mailbox));
+    json_add(json, "consumed", consumed_result(mailbox));
     return json;
 }
 
@@ -68,7 +68,7 @@ static cJSON *network_result(const struct fork_network *network)
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
     add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
-    cJSON_AddItemToObject(json, "consumed", consumed_result(mailbox));
+    json_add(json, "consumed", consumed_result(mailbox));
     add_if(json, "message", network->degraded[0], cJSON_CreateString(network->degraded));
     return json;
 }
@@ -78,14 +78,14 @@ static cJSON *error_result(const struct fork *fork, const struct error *err)
     if (!err)
         return cJSON_CreateNull();
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "code", error_name(err->code));
-    cJSON_AddStringToObject(json, "phase",
-                            fork->publishing ? fork_publish_name : fork_phase_names[fork->phase]);
+    json_add_string(json, "code", error_name(err->code));
+    json_add_string(json, "phase",
+                    fork->publishing ? fork_publish_name : fork_phase_names[fork->phase]);
     if (fork->failed_mailbox)
-        cJSON_AddStringToObject(json, "mailbox", fork->failed_mailbox);
+        json_add_string(json, "mailbox", fork->failed_mailbox);
     else
-        cJSON_AddNullToObject(json, "mailbox");
-    cJSON_AddStringToObject(json, "message", err->text);
+        json_add_null(json, "mailbox");
+    json_add_string(json, "message", err->text);
     return json;
 }
 
@@ -95,32 +95,31 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
     cJSON *json = cJSON_CreateObject();
     snprintf(source, sizeof source, fork->origin->instance ? "instances/%s" : "snapshots/%s",
              fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id);
-    cJSON_AddStringToObject(json, "status", err ? "failed" : "committed");
-    cJSON_AddStringToObject(json, "source", source);
+    json_add_string(json, "status", err ? "failed" : "committed");
+    json_add_string(json, "source", source);
     add_if(json, "instance", fork->request->id[0], cJSON_CreateString(fork->request->id));
-    cJSON_AddBoolToObject(json, "warm", fork->warm);
-    cJSON_AddItemToObject(json, "error", error_result(fork, err));
-    cJSON *mailboxes = cJSON_AddArrayToObject(json, "mailboxes");
+    json_add_bool(json, "warm", fork->warm);
+    json_add(json, "error", error_result(fork, err));
+    cJSON *mailboxes = json_add_array(json, "mailboxes");
     for (size_t i = 0; i < fork->request->count; i++)
-        cJSON_AddItemToArray(mailboxes, mailbox_result(&fork->request->mailboxes[i]));
-    cJSON_AddItemToObject(json, "network", network_result(&fork->request->network));
-    cJSON *timings = cJSON_AddObjectToObject(json, "timings_ms");
+        json_append(mailboxes, mailbox_result(&fork->request->mailboxes[i]));
+    json_add(json, "network", network_result(&fork->request->network));
+    cJSON *timings = json_add_object(json, "timings_ms");
     for (int phase = 0; phase < FORK_PHASES; phase++)
-        cJSON_AddItemToObject(timings, fork_phase_names[phase],
-                              json_milliseconds(fork->phase_ms[phase]));
-    cJSON_AddItemToObject(timings, "total", json_milliseconds(fork->total_ms));
+        json_add(timings, fork_phase_names[phase], json_milliseconds(fork->phase_ms[phase]));
+    json_add(timings, "total", json_milliseconds(fork->total_ms));
     return json;
 }
 
 cJSON *fork_record(const struct fork *fork, const cJSON *result)
 {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "version", 1);
-    cJSON_AddStringToObject(json, "options", fork->request->options_text);
-    cJSON_AddItemToObject(json, "result", cJSON_Duplicate(result, true));
-    cJSON *delivered = cJSON_AddArrayToObject(json, "delivered");
+    json_add_number(json, "version", 1);
+    json_add_string(json, "options", fork->request->options_text);
+    json_add(json, "result", cJSON_Duplicate(result, true));
+    cJSON *delivered = json_add_array(json, "delivered");
     for (size_t i = 0; i < fork->count; i++)
         if (fork->mailboxes[i]->delivered)
-            cJSON_AddItemToArray(delivered, rearm_record(&fork->deliveries[i]));
+            json_append(delivered, rearm_record(&fork->deliveries[i]));
     return json;
 }

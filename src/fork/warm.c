@@ -135,8 +135,7 @@ static int save(const struct snapshot *snapshot, unsigned wanted, struct error *
                    ? 0
                    : error_errno(err, errno, "cannot remove %s from the store", file_name);
     }
-    if (!cJSON_AddNumberToObject(json, member, wanted))
-        return error_set(err, ENOMEM, "out of memory");
+    json_add_number(json, member, wanted);
     return store_write_json(directory_fd, file_name, json, err);
 }
 

@@ -11,6 +11,7 @@
 
 #include "hypervisor/block_device.h"
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/fault.h"
 
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
@@ -154,7 +155,7 @@ static int accept(struct machine_disk *disk, cJSON *lines, struct error *err)
         return r;
     r = key_of(disk, &file, disk->key, err);
     if (r == 0 && (asprintf(&line, "disk %s: %s", disk->path, change) < 0 ||
-                   !cJSON_AddItemToArray(lines, cJSON_CreateString(line))))
+                   !json_append(lines, cJSON_CreateString(line))))
         r = error_set(err, ENOMEM, "out of memory");
     return r;
 }
@@ -295,23 +296,26 @@ static bool is_of(const struct machine_disk *disk, size_t index, const char *nam
     return strcmp(copy, name) == 0;
 }
 
+/* A directory_visit. */
+static int tidy(void *context, int directory_fd, const char *name, struct error *err)
+{
+    const struct machine *machine = context;
+    bool needed = !is_of_a_disk(name);
+    for (size_t i = 0; i < machine->disk_count && !needed; i++)
+        needed = is_of(&machine->disks[i], i, name);
+    if (needed)
+        return 0;
+    fault_point(FAULT_UNLINK);
+    unlinkat(directory_fd, name, 0);
+    fault_point(FAULT_UNLINKED);
+    (void)err;
+    return 0;
+}
+
 void disks_tidy(const struct machine *machine, int directory_fd)
 {
-    auto_close int fd = openat(directory_fd, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    auto_closedir DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
-    if (!dir)
-        return;
-    fd = -1;
-    for (struct dirent *entry; (entry = readdir(dir));) {
-        bool needed = !is_of_a_disk(entry->d_name);
-        for (size_t i = 0; i < machine->disk_count && !needed; i++)
-            needed = is_of(&machine->disks[i], i, entry->d_name);
-        if (needed)
-            continue;
-        fault_point(FAULT_UNLINK);
-        unlinkat(directory_fd, entry->d_name, 0);
-        fault_point(FAULT_UNLINKED);
-    }
+    /* What stays takes room until the next time. */
+    (void)!directory_walk(directory_fd, ".", tidy, (void *)(uintptr_t)machine, NULL);
 }
 
 static bool copy_text(char **place)

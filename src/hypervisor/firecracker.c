@@ -73,23 +73,13 @@ static int start(const struct vmm_context *context, const struct machine *machin
 
 /* ---- requests ---- */
 
-/* Takes the body; `complete` is false when memory ran out while it was built. */
-static int send_body(const struct vmm_context *context, struct vmm *vmm,
-                     struct firecracker_call call, bool complete, struct error *err)
-{
-    if (complete)
-        return firecracker_call(context, vmm, &call, NULL, err);
-    cJSON_Delete(call.body);
-    return error_set(err, ENOMEM, "no memory for a request to Firecracker");
-}
-
 static int send_words(const struct vmm_context *context, struct vmm *vmm, const char *method,
                       const char *path, const char *name, const char *value, struct error *err)
 {
     cJSON *body = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(body, name, value);
+    json_add_string(body, name, value);
     struct firecracker_call call = {.method = method, .path = path, .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 /* ---- booting ---- */
@@ -115,24 +105,23 @@ static int configure_machine(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err)
 {
     cJSON *body = cJSON_CreateObject();
-    bool complete =
-        cJSON_AddNumberToObject(body, "vcpu_count", machine->vcpus) &&
-        cJSON_AddNumberToObject(body, "mem_size_mib", (double)(machine->memory_bytes >> MIB_SHIFT));
+    json_add_number(body, "vcpu_count", machine->vcpus);
+    json_add_number(body, "mem_size_mib", (double)(machine->memory_bytes >> MIB_SHIFT));
     struct firecracker_call call = {.method = "PUT", .path = "/machine-config", .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 static int configure_boot(const struct vmm_context *context, struct vmm *vmm,
                           const struct machine *machine, struct error *err)
 {
     cJSON *body = cJSON_CreateObject();
-    bool complete =
-        cJSON_AddStringToObject(body, "kernel_image_path",
-                                machine->kernel ? machine->kernel : "") &&
-        (!machine->initrd || cJSON_AddStringToObject(body, "initrd_path", machine->initrd)) &&
-        (!machine->cmdline || cJSON_AddStringToObject(body, "boot_args", machine->cmdline));
+    json_add_string(body, "kernel_image_path", machine->kernel ? machine->kernel : "");
+    if (machine->initrd)
+        json_add_string(body, "initrd_path", machine->initrd);
+    if (machine->cmdline)
+        json_add_string(body, "boot_args", machine->cmdline);
     struct firecracker_call call = {.method = "PUT", .path = "/boot-source", .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 /* What is root is said in the command line: with is_root_device Firecracker would add to it. */
@@ -146,12 +135,12 @@ static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
     if (r < 0)
         return r;
     cJSON *body = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(body, "drive_id", id) &&
-                    cJSON_AddStringToObject(body, "path_on_host", file) &&
-                    cJSON_AddBoolToObject(body, "is_root_device", false) &&
-                    cJSON_AddBoolToObject(body, "is_read_only", disk->readonly);
+    json_add_string(body, "drive_id", id);
+    json_add_string(body, "path_on_host", file);
+    json_add_bool(body, "is_root_device", false);
+    json_add_bool(body, "is_read_only", disk->readonly);
     struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 static int configure_interface(const struct vmm_context *context, struct vmm *vmm,
@@ -161,11 +150,12 @@ static int configure_interface(const struct vmm_context *context, struct vmm *vm
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/network-interfaces/%s", id);
     cJSON *body = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(body, "iface_id", id) &&
-                    cJSON_AddStringToObject(body, "host_dev_name", interface->tap) &&
-                    (!interface->mac || cJSON_AddStringToObject(body, "guest_mac", interface->mac));
+    json_add_string(body, "iface_id", id);
+    json_add_string(body, "host_dev_name", interface->tap);
+    if (interface->mac)
+        json_add_string(body, "guest_mac", interface->mac);
     struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 static int set_id(char **place, const char *kind, size_t index, struct error *err)
@@ -270,25 +260,22 @@ static int add_network(const struct firecracker *firecracker, const struct machi
                              "a fork on another tap needs the id of the interface, which the "
                              "snapshot does not tell: import it again with --config");
         if (!overrides)
-            overrides = cJSON_AddArrayToObject(body, "network_overrides");
+            overrides = json_add_array(body, "network_overrides");
         cJSON *item = cJSON_CreateObject();
-        if (!cJSON_AddItemToArray(overrides, item) ||
-            !cJSON_AddStringToObject(item, "iface_id", interface->id) ||
-            !cJSON_AddStringToObject(item, "host_dev_name", interface->tap))
-            return error_set(err, ENOMEM, "no memory for a request to Firecracker");
+        json_add_string(item, "iface_id", interface->id);
+        json_add_string(item, "host_dev_name", interface->tap);
+        json_append(overrides, item);
     }
     return 0;
 }
 
 /* In this fork's directory, where the saved state's would be the same for all. Before 1.16 it is as
  * it was saved. */
-static bool add_vsock(const struct firecracker *firecracker, const struct machine *machine,
+static void add_vsock(const struct firecracker *firecracker, const struct machine *machine,
                       cJSON *body)
 {
-    if (!machine->vsock || !firecracker_is_at_least(firecracker, 1, 16))
-        return true;
-    cJSON *override = cJSON_AddObjectToObject(body, "vsock_override");
-    return cJSON_AddStringToObject(override, "uds_path", vsock_name);
+    if (machine->vsock && firecracker_is_at_least(firecracker, 1, 16))
+        json_add_string(json_add_object(body, "vsock_override"), "uds_path", vsock_name);
 }
 
 /* Before 1.16 it is where the saved state says, and what an earlier VM has left there is in the way
@@ -314,11 +301,12 @@ static int clear_vsock(const struct vmm_context *context, const struct firecrack
                      path, firecracker->version);
 }
 
-static bool add_file(cJSON *json, const char *member, const char *image, const char *name)
+static void add_file(cJSON *json, const char *member, const char *image, const char *name)
 {
     auto_free char *path = NULL;
-    return asprintf(&path, "%s/%s", image, name) >= 0 &&
-           cJSON_AddStringToObject(json, member, path);
+    if (asprintf(&path, "%s/%s", image, name) < 0)
+        path = NULL; /* so that the tree is not whole */
+    json_add_string(json, member, path);
 }
 
 static int load_state(const struct vmm_context *context, struct vmm *vmm,
@@ -329,19 +317,19 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     if (r < 0)
         return r;
     cJSON *body = cJSON_CreateObject();
-    bool complete = add_file(body, "snapshot_path", image, state_name) &&
-                    cJSON_AddBoolToObject(body, "resume_vm", false);
-    cJSON *backend = cJSON_AddObjectToObject(body, "mem_backend");
-    complete = complete && cJSON_AddStringToObject(backend, "backend_type", "File") &&
-               add_file(backend, "backend_path", image, memory_name) &&
-               add_vsock(firecracker, machine, body);
+    add_file(body, "snapshot_path", image, state_name);
+    json_add_bool(body, "resume_vm", false);
+    cJSON *backend = json_add_object(body, "mem_backend");
+    json_add_string(backend, "backend_type", "File");
+    add_file(backend, "backend_path", image, memory_name);
+    add_vsock(firecracker, machine, body);
     r = add_network(firecracker, machine, body, err);
     if (r < 0) {
         cJSON_Delete(body);
         return r;
     }
     struct firecracker_call call = {.method = "PUT", .path = "/snapshot/load", .body = body};
-    return send_body(context, vmm, call, complete, err);
+    return firecracker_call(context, vmm, &call, NULL, err);
 }
 
 static int reach_memory(const struct vmm_context *context, struct vmm *vmm, const char *image,
@@ -434,14 +422,14 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     /* Firecracker would write into older files, which may be a snapshot's too by a hard link. */
     remove_saved(context, state, memory);
     cJSON *body = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(body, "snapshot_type", "Full") &&
-                    cJSON_AddStringToObject(body, "snapshot_path", state) &&
-                    cJSON_AddStringToObject(body, "mem_file_path", memory);
+    json_add_string(body, "snapshot_type", "Full");
+    json_add_string(body, "snapshot_path", state);
+    json_add_string(body, "mem_file_path", memory);
     struct firecracker_call call = {.method = "PUT",
                                     .path = "/snapshot/create",
                                     .body = body,
                                     .timeout_ms = FIRECRACKER_SAVE_MS};
-    int r = send_body(context, vmm, call, complete, err);
+    int r = firecracker_call(context, vmm, &call, NULL, err);
     if (r == 0)
         r = dig_holes(context, memory, err);
     if (r == 0)

@@ -107,7 +107,7 @@ int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
 {
     bool get = strcmp(call->method, "GET") == 0, told = false;
     auto_json cJSON *json = call->body;
-    auto_free char *body = json ? cJSON_PrintUnformatted(json) : NULL;
+    auto_free char *body = json ? json_print_line(json) : NULL;
     if (!get && !body)
         return error_set(err, ENOMEM, "no memory for a request to %s", peer);
     struct http_request http = {.peer = peer,

@@ -155,11 +155,8 @@ static int place(const struct vmm_context *context, struct vmm *vmm,
     disk_drive_name(disk, name);
     snprintf(path, sizeof path, "/drives/%s", disk->id);
     cJSON *body = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(body, "drive_id", disk->id) ||
-        !cJSON_AddStringToObject(body, "path_on_host", name)) {
-        cJSON_Delete(body);
-        return error_set(err, ENOMEM, "no memory for a request to Firecracker");
-    }
+    json_add_string(body, "drive_id", disk->id);
+    json_add_string(body, "path_on_host", name);
     struct firecracker_call call = {.method = "PATCH", .path = path, .body = body};
     return firecracker_call(context, vmm, &call, NULL, err);
 }

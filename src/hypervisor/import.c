@@ -311,7 +311,7 @@ static int check_machine(const struct machine *machine, struct error *err)
 {
     struct machine again;
     auto_json cJSON *json = machine_to_json(machine);
-    if (!json)
+    if (!json_is_whole(json))
         return error_set(err, ENOMEM, "out of memory");
     int r = machine_from_json(json, &again, err);
     if (r == 0)
@@ -396,15 +396,14 @@ void import_finish(struct import *import)
 
 cJSON *import_describe(const struct import *import, const struct import_files *files)
 {
-    auto_json cJSON *json = cJSON_CreateObject();
+    cJSON *json = cJSON_CreateObject();
     const char *version = import->machine.version;
-    bool good = cJSON_AddStringToObject(json, "kind", "standby") &&
-                cJSON_AddStringToObject(json, "hypervisor", import->hypervisor) &&
-                (!version || cJSON_AddStringToObject(json, "hypervisor_version", version)) &&
-                cJSON_AddNumberToObject(json, "memory_bytes", (double)size_of(&files->memory));
-    if (good && import->has_machine) {
-        cJSON *machine = machine_to_json(&import->machine);
-        good = machine && cJSON_AddItemToObject(json, "machine", machine);
-    }
-    return good ? steal_pointer(json) : NULL;
+    json_add_string(json, "kind", "standby");
+    json_add_string(json, "hypervisor", import->hypervisor);
+    if (version)
+        json_add_string(json, "hypervisor_version", version);
+    json_add_number(json, "memory_bytes", (double)size_of(&files->memory));
+    if (import->has_machine)
+        json_add(json, "machine", machine_to_json(&import->machine));
+    return json;
 }

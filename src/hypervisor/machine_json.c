@@ -18,59 +18,68 @@ static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
 
 static const char *const format_names[] = {"raw", "qcow2", NULL};
 
-static bool add_string(cJSON *object, const char *name, const char *value)
+static void add_string(cJSON *object, const char *name, const char *value)
 {
-    return value ? cJSON_AddStringToObject(object, name, value)
-                 : cJSON_AddNullToObject(object, name);
+    if (value)
+        json_add_string(object, name, value);
+    else
+        json_add_null(object, name);
 }
 
-static bool add_disk(cJSON *disks, const struct machine_disk *disk)
+static void add_disk(cJSON *disks, const struct machine_disk *disk)
 {
     cJSON *object = cJSON_CreateObject();
-    return cJSON_AddItemToArray(disks, object) && add_string(object, "id", disk->id) &&
-           add_string(object, "path", disk->path) && add_string(object, "format", disk->format) &&
-           cJSON_AddBoolToObject(object, "readonly", disk->readonly) &&
-           add_string(object, "frozen", disk->frozen) &&
-           (!disk->key[0] || (add_string(object, "key", disk->key) &&
-                              cJSON_AddNumberToObject(object, "layers", disk->layers)));
+    add_string(object, "id", disk->id);
+    add_string(object, "path", disk->path);
+    add_string(object, "format", disk->format);
+    json_add_bool(object, "readonly", disk->readonly);
+    add_string(object, "frozen", disk->frozen);
+    if (disk->key[0]) {
+        add_string(object, "key", disk->key);
+        json_add_number(object, "layers", disk->layers);
+    }
+    json_append(disks, object);
 }
 
-static bool add_interface(cJSON *interfaces, const struct machine_interface *interface)
+static void add_interface(cJSON *interfaces, const struct machine_interface *interface)
 {
     cJSON *object = cJSON_CreateObject();
-    return cJSON_AddItemToArray(interfaces, object) && add_string(object, "id", interface->id) &&
-           add_string(object, "tap", interface->tap) && add_string(object, "mac", interface->mac) &&
-           (!interface->replaced || cJSON_AddTrueToObject(object, "replaced"));
+    add_string(object, "id", interface->id);
+    add_string(object, "tap", interface->tap);
+    add_string(object, "mac", interface->mac);
+    if (interface->replaced)
+        json_add_bool(object, "replaced", true);
+    json_append(interfaces, object);
 }
 
-static bool add_network(cJSON *json, const struct machine *machine)
+static void add_network(cJSON *json, const struct machine *machine)
 {
-    cJSON *network = cJSON_AddObjectToObject(json, "network");
-    bool good = add_string(network, "mode", machine_network_names[machine->network]) &&
-                cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
-    cJSON *interfaces = cJSON_AddArrayToObject(network, "interfaces");
-    for (size_t i = 0; good && i < machine->interface_count; i++)
-        good = add_interface(interfaces, &machine->interfaces[i]);
-    return good && interfaces;
+    cJSON *network = json_add_object(json, "network");
+    add_string(network, "mode", machine_network_names[machine->network]);
+    json_add_bool(network, "restrict", machine->network_restrict);
+    cJSON *interfaces = json_add_array(network, "interfaces");
+    for (size_t i = 0; i < machine->interface_count; i++)
+        add_interface(interfaces, &machine->interfaces[i]);
 }
 
 cJSON *machine_to_json(const struct machine *machine)
 {
-    auto_json cJSON *json = cJSON_CreateObject();
-    bool good = cJSON_AddNumberToObject(json, "memory_bytes", (double)machine->memory_bytes) &&
-                cJSON_AddNumberToObject(json, "vcpus", machine->vcpus) &&
-                add_string(json, "machine", machine_board_names[machine->board]) &&
-                add_string(json, "accel", machine_accel_names[machine->accel]) &&
-                add_network(json, machine);
-    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
-    for (size_t i = 0; good && i < machine->disk_count; i++)
-        good = add_disk(disks, &machine->disks[i]);
-    good = good && disks && add_string(json, "type", machine->type) &&
-           add_string(json, "cpu", machine->cpu) &&
-           add_string(json, "host_cpu", machine->host_cpu) &&
-           add_string(json, "version", machine->version) &&
-           (!machine->vsock || add_string(json, "vsock", machine->vsock));
-    return good ? steal_pointer(json) : NULL;
+    cJSON *json = cJSON_CreateObject();
+    json_add_number(json, "memory_bytes", (double)machine->memory_bytes);
+    json_add_number(json, "vcpus", machine->vcpus);
+    add_string(json, "machine", machine_board_names[machine->board]);
+    add_string(json, "accel", machine_accel_names[machine->accel]);
+    add_network(json, machine);
+    cJSON *disks = json_add_array(json, "disks");
+    for (size_t i = 0; i < machine->disk_count; i++)
+        add_disk(disks, &machine->disks[i]);
+    add_string(json, "type", machine->type);
+    add_string(json, "cpu", machine->cpu);
+    add_string(json, "host_cpu", machine->host_cpu);
+    add_string(json, "version", machine->version);
+    if (machine->vsock)
+        add_string(json, "vsock", machine->vsock);
+    return json;
 }
 
 /* These become part of a VMM's options, of the paths of its API, of names of files. */

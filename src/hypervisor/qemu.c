@@ -216,11 +216,9 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 static int silence(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddNumberToObject(arguments, "announce-rounds", 0)) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    return qemu_control_execute(context, vmm, "migrate-set-parameters", arguments, -1, NULL, err);
+    json_add_number(arguments, "announce-rounds", 0);
+    return qemu_control_execute_with(context, vmm, "migrate-set-parameters", arguments, -1, NULL,
+                                     err);
 }
 
 /* 1 when the state is loaded, 0 while it is not. */

@@ -62,11 +62,11 @@ __attribute__((format(printf, 2, 3))) static void add_format(struct list *list, 
     take(list, item);
 }
 
-/* Takes the object, which is not `complete` when memory ran out while it was built. */
-static void add_json(struct list *list, const char *option, cJSON *object, bool complete)
+/* Takes the object. */
+static void add_json(struct list *list, const char *option, cJSON *object)
 {
     add(list, option);
-    take(list, complete ? cJSON_PrintUnformatted(object) : NULL);
+    take(list, json_print_line(object));
     cJSON_Delete(object);
 }
 
@@ -74,38 +74,39 @@ static void add_memory(struct list *list, const struct machine *machine,
                        const struct qemu_start *start)
 {
     cJSON *memory = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(memory, "qom-type", "memory-backend-file") &&
-                    cJSON_AddStringToObject(memory, "id", "ram") &&
-                    cJSON_AddNumberToObject(memory, "size", (double)machine->memory_bytes) &&
-                    cJSON_AddStringToObject(memory, "mem-path", start->memory) &&
-                    cJSON_AddBoolToObject(memory, "share", !start->restore) &&
-                    cJSON_AddBoolToObject(memory, "merge", false) &&
-                    cJSON_AddBoolToObject(memory, "dump", false) &&
-                    cJSON_AddBoolToObject(memory, "reserve", false);
-    if (start->restore && qemu_readonly_is_option(start->program))
-        complete = complete && cJSON_AddBoolToObject(memory, "readonly", true) &&
-                   cJSON_AddStringToObject(memory, "rom", "off");
-    add_json(list, "-object", memory, complete);
+    json_add_string(memory, "qom-type", "memory-backend-file");
+    json_add_string(memory, "id", "ram");
+    json_add_number(memory, "size", (double)machine->memory_bytes);
+    json_add_string(memory, "mem-path", start->memory);
+    json_add_bool(memory, "share", !start->restore);
+    json_add_bool(memory, "merge", false);
+    json_add_bool(memory, "dump", false);
+    json_add_bool(memory, "reserve", false);
+    if (start->restore && qemu_readonly_is_option(start->program)) {
+        json_add_bool(memory, "readonly", true);
+        json_add_string(memory, "rom", "off");
+    }
+    add_json(list, "-object", memory);
 }
 
-static bool describe_user(cJSON *netdev, const struct machine *machine)
+static void describe_user(cJSON *netdev, const struct machine *machine)
 {
-    return cJSON_AddStringToObject(netdev, "type", "user") &&
-           cJSON_AddStringToObject(netdev, "id", "net0") &&
-           cJSON_AddBoolToObject(netdev, "restrict", machine->network_restrict);
+    json_add_string(netdev, "type", "user");
+    json_add_string(netdev, "id", "net0");
+    json_add_bool(netdev, "restrict", machine->network_restrict);
 }
 
 /* Without the scripts that QEMU would run by default. */
-static bool describe_tap(cJSON *netdev, const struct machine *machine)
+static void describe_tap(cJSON *netdev, const struct machine *machine)
 {
-    return cJSON_AddStringToObject(netdev, "type", "tap") &&
-           cJSON_AddStringToObject(netdev, "id", "net0") &&
-           cJSON_AddStringToObject(netdev, "ifname", machine->interfaces[0].tap) &&
-           cJSON_AddStringToObject(netdev, "script", "no") &&
-           cJSON_AddStringToObject(netdev, "downscript", "no");
+    json_add_string(netdev, "type", "tap");
+    json_add_string(netdev, "id", "net0");
+    json_add_string(netdev, "ifname", machine->interfaces[0].tap);
+    json_add_string(netdev, "script", "no");
+    json_add_string(netdev, "downscript", "no");
 }
 
-static bool (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *) = {
+static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *) = {
     [NETWORK_USER] = describe_user, [NETWORK_TAP] = describe_tap};
 
 static void add_network(struct list *list, const struct machine *machine)
@@ -114,18 +115,20 @@ static void add_network(struct list *list, const struct machine *machine)
         return;
     const char *mac = machine->network == NETWORK_TAP ? machine->interfaces[0].mac : NULL;
     cJSON *netdev = cJSON_CreateObject();
-    add_json(list, "-netdev", netdev, describe_netdev[machine->network](netdev, machine));
+    describe_netdev[machine->network](netdev, machine);
+    add_json(list, "-netdev", netdev);
 
     /* After a restore that announces nothing, resetting a device that could have announced itself
      * ends QEMU 7.2 with a segmentation fault: its timer is gone. Guests reset theirs at reboot. */
     cJSON *device = cJSON_CreateObject();
-    bool complete =
-        cJSON_AddStringToObject(device, "driver", boards[machine->board].net) &&
-        cJSON_AddStringToObject(device, "netdev", "net0") &&
-        (!mac || cJSON_AddStringToObject(device, "mac", mac)) &&
-        cJSON_AddBoolToObject(device, "guest_announce", false) &&
-        (machine->board != MACHINE_Q35 || cJSON_AddStringToObject(device, "romfile", ""));
-    add_json(list, "-device", device, complete);
+    json_add_string(device, "driver", boards[machine->board].net);
+    json_add_string(device, "netdev", "net0");
+    if (mac)
+        json_add_string(device, "mac", mac);
+    json_add_bool(device, "guest_announce", false);
+    if (machine->board == MACHINE_Q35)
+        json_add_string(device, "romfile", "");
+    add_json(list, "-device", device);
 }
 
 static bool is_block_device(const char *path)
@@ -145,19 +148,19 @@ static void add_layer(struct list *list, const struct machine_disk *disk, size_t
     qemu_disk_node(index, layer, node);
     disk_layer_name(index, layer, name);
     cJSON *block = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(block, "driver", format) &&
-                    cJSON_AddStringToObject(block, "node-name", node) &&
-                    cJSON_AddBoolToObject(block, "read-only", readonly);
+    json_add_string(block, "driver", format);
+    json_add_string(block, "node-name", node);
+    json_add_bool(block, "read-only", readonly);
     if (layer > 0) {
         qemu_disk_node(index, layer - 1, below);
-        complete = complete && cJSON_AddStringToObject(block, "backing", below);
+        json_add_string(block, "backing", below);
     } else if (strcmp(format, "qcow2") == 0) {
-        complete = complete && cJSON_AddNullToObject(block, "backing");
+        json_add_null(block, "backing");
     }
-    cJSON *file = cJSON_AddObjectToObject(block, "file");
-    complete = complete && cJSON_AddStringToObject(file, "driver", driver) &&
-               cJSON_AddStringToObject(file, "filename", layer > 0 ? name : disk->path);
-    add_json(list, "-blockdev", block, complete);
+    cJSON *file = json_add_object(block, "file");
+    json_add_string(file, "driver", driver);
+    json_add_string(file, "filename", layer > 0 ? name : disk->path);
+    add_json(list, "-blockdev", block);
 }
 
 static void add_disk(struct list *list, const struct machine *machine, size_t index)
@@ -168,9 +171,9 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
         add_layer(list, disk, index, layer);
     qemu_disk_node(index, disk_top(disk), node);
     cJSON *device = cJSON_CreateObject();
-    bool complete = cJSON_AddStringToObject(device, "driver", boards[machine->board].block) &&
-                    cJSON_AddStringToObject(device, "drive", node);
-    add_json(list, "-device", device, complete);
+    json_add_string(device, "driver", boards[machine->board].block);
+    json_add_string(device, "drive", node);
+    add_json(list, "-device", device);
 }
 
 /*

@@ -78,14 +78,21 @@ int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, con
     return r;
 }
 
+int qemu_control_execute_with(const struct vmm_context *context, struct vmm *vmm,
+                              const char *command, cJSON *arguments, int send_fd, cJSON **ret,
+                              struct error *err)
+{
+    if (json_is_whole(arguments))
+        return qemu_control_execute(context, vmm, command, arguments, send_fd, ret, err);
+    cJSON_Delete(arguments);
+    return error_set(err, ENOMEM, "no memory for a command to QEMU");
+}
+
 int qemu_control_execute_string(const struct vmm_context *context, struct vmm *vmm,
                                 const char *command, const char *name, const char *value,
                                 int send_fd, struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(arguments, name, value)) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    return qemu_control_execute(context, vmm, command, arguments, send_fd, NULL, err);
+    json_add_string(arguments, name, value);
+    return qemu_control_execute_with(context, vmm, command, arguments, send_fd, NULL, err);
 }

@@ -37,6 +37,11 @@ struct qmp_limits qemu_control_limits(const struct vmm_context *context, const s
 int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, const char *command,
                          cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
 
+/* The same with `arguments`: ENOMEM if they are not whole (json.h), NULL too. */
+int qemu_control_execute_with(const struct vmm_context *context, struct vmm *vmm,
+                              const char *command, cJSON *arguments, int send_fd, cJSON **ret,
+                              struct error *err);
+
 /* The same with one string as the argument and nothing to return. */
 int qemu_control_execute_string(const struct vmm_context *context, struct vmm *vmm,
                                 const char *command, const char *name, const char *value,

@@ -225,22 +225,21 @@ int qemu_disks_make(const struct vmm_context *context, const struct machine *mac
 
 /* QEMU opens the file as what it is said to be, and does not look for what lies below it: that is
  * the node that it has. */
-static bool add_action(cJSON *actions, size_t index, unsigned top)
+static void add_action(cJSON *actions, size_t index, unsigned top)
 {
     char old[QEMU_NODE_SIZE], new[QEMU_NODE_SIZE], file[DISK_NAME_SIZE];
     qemu_disk_node(index, top, old);
     qemu_disk_node(index, top + 1, new);
     disk_layer_name(index, top + 1, file);
     cJSON *action = cJSON_CreateObject();
-    if (!cJSON_AddItemToArray(actions, action) ||
-        !cJSON_AddStringToObject(action, "type", "blockdev-snapshot-sync"))
-        return false;
-    cJSON *data = cJSON_AddObjectToObject(action, "data");
-    return cJSON_AddStringToObject(data, "node-name", old) &&
-           cJSON_AddStringToObject(data, "snapshot-file", file) &&
-           cJSON_AddStringToObject(data, "snapshot-node-name", new) &&
-           cJSON_AddStringToObject(data, "format", "qcow2") &&
-           cJSON_AddStringToObject(data, "mode", "existing");
+    json_add_string(action, "type", "blockdev-snapshot-sync");
+    cJSON *data = json_add_object(action, "data");
+    json_add_string(data, "node-name", old);
+    json_add_string(data, "snapshot-file", file);
+    json_add_string(data, "snapshot-node-name", new);
+    json_add_string(data, "format", "qcow2");
+    json_add_string(data, "mode", "existing");
+    json_append(actions, action);
 }
 
 /* All disks or none. */
@@ -248,16 +247,11 @@ static int transact(const struct vmm_context *context, struct vmm *vmm,
                     const struct machine *machine, struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
-    cJSON *actions = cJSON_AddArrayToObject(arguments, "actions");
-    bool complete = actions != NULL;
-    for (size_t i = 0; i < machine->disk_count && complete; i++)
+    cJSON *actions = json_add_array(arguments, "actions");
+    for (size_t i = 0; i < machine->disk_count; i++)
         if (!machine->disks[i].readonly)
-            complete = add_action(actions, i, disk_top(&machine->disks[i]));
-    if (!complete) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    return qemu_control_execute(context, vmm, "transaction", arguments, -1, NULL, err);
+            add_action(actions, i, disk_top(&machine->disks[i]));
+    return qemu_control_execute_with(context, vmm, "transaction", arguments, -1, NULL, err);
 }
 
 static void remove_new(const struct vmm_context *context, const struct machine *machine)
@@ -325,9 +319,9 @@ int qemu_disks_find(const struct vmm_context *context, struct vmm *vmm, struct m
     }
     auto_json cJSON *nodes = NULL;
     cJSON *arguments = cJSON_CreateObject();
-    cJSON_AddBoolToObject(arguments, "flat", true);
-    int r =
-        qemu_control_execute(context, vmm, "query-named-block-nodes", arguments, -1, &nodes, err);
+    json_add_bool(arguments, "flat", true);
+    int r = qemu_control_execute_with(context, vmm, "query-named-block-nodes", arguments, -1,
+                                      &nodes, err);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
         while (has_next(nodes, machine, i))
             disk_freeze(&machine->disks[i]);

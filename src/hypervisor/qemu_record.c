@@ -25,13 +25,10 @@ static int read_type(const struct vmm_context *context, struct vmm *vmm, char **
 {
     static const char suffix[] = "-machine";
     cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(arguments, "path", "/machine") ||
-        !cJSON_AddStringToObject(arguments, "property", "type")) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
+    json_add_string(arguments, "path", "/machine");
+    json_add_string(arguments, "property", "type");
     auto_json cJSON *answer = NULL;
-    int r = qemu_control_execute(context, vmm, "qom-get", arguments, -1, &answer, err);
+    int r = qemu_control_execute_with(context, vmm, "qom-get", arguments, -1, &answer, err);
     if (r < 0)
         return r;
     const char *type = cJSON_GetStringValue(answer);

@@ -33,12 +33,10 @@ static int write_state(const struct vmm_context *context, struct vmm *vmm, const
                        struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(arguments, "filename", path) ||
-        !cJSON_AddBoolToObject(arguments, "live", false)) {
-        cJSON_Delete(arguments);
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    }
-    return qemu_control_execute(context, vmm, "xen-save-devices-state", arguments, -1, NULL, err);
+    json_add_string(arguments, "filename", path);
+    json_add_bool(arguments, "live", false);
+    return qemu_control_execute_with(context, vmm, "xen-save-devices-state", arguments, -1, NULL,
+                                     err);
 }
 
 static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,

@@ -180,14 +180,11 @@ static int transmit(struct qmp *qmp, const struct qmp_limits *limits, char *line
 static int put_command(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
                        cJSON *arguments, int send_fd, struct error *err)
 {
-    auto_json cJSON *owned = arguments;
     auto_json cJSON *message = cJSON_CreateObject();
-    if (!cJSON_AddStringToObject(message, "execute", command))
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    if (arguments && !cJSON_AddItemToObject(message, "arguments", arguments))
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    owned = NULL;
-    auto_free char *line = cJSON_PrintUnformatted(message);
+    json_add_string(message, "execute", command);
+    if (arguments)
+        json_add(message, "arguments", arguments);
+    auto_free char *line = json_print_line(message);
     if (!line)
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
     return transmit(qmp, limits, line, strlen(line), send_fd, err);

@@ -238,34 +238,34 @@ int config_parse(const char *text, size_t size, struct machine *ret, struct erro
 
 static void add_text(cJSON *json, const char *name, const char *text)
 {
-    cJSON_AddItemToObject(json, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
+    json_add(json, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
 }
 
 cJSON *config_to_json(const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "hypervisor", machine->hypervisor->name);
-    cJSON_AddNumberToObject(json, "memory_mib", (double)(machine->memory_bytes >> 20));
-    cJSON_AddNumberToObject(json, "vcpus", machine->vcpus);
+    json_add_string(json, "hypervisor", machine->hypervisor->name);
+    json_add_number(json, "memory_mib", (double)(machine->memory_bytes >> 20));
+    json_add_number(json, "vcpus", machine->vcpus);
     add_text(json, "kernel", machine->kernel);
     add_text(json, "initrd", machine->initrd);
     add_text(json, "cmdline", machine->cmdline);
-    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
+    cJSON *disks = json_add_array(json, "disks");
     for (size_t i = 0; i < machine->disk_count; i++) {
         cJSON *disk = cJSON_CreateObject();
-        cJSON_AddStringToObject(disk, "path", machine->disks[i].path);
-        cJSON_AddStringToObject(disk, "format", machine->disks[i].format);
-        cJSON_AddBoolToObject(disk, "readonly", machine->disks[i].readonly);
-        cJSON_AddItemToArray(disks, disk);
+        json_add_string(disk, "path", machine->disks[i].path);
+        json_add_string(disk, "format", machine->disks[i].format);
+        json_add_bool(disk, "readonly", machine->disks[i].readonly);
+        json_append(disks, disk);
     }
-    cJSON *network = cJSON_AddObjectToObject(json, "network");
-    cJSON_AddStringToObject(network, "mode", machine_network_names[machine->network]);
-    cJSON_AddBoolToObject(network, "restrict", machine->network_restrict);
+    cJSON *network = json_add_object(json, "network");
+    json_add_string(network, "mode", machine_network_names[machine->network]);
+    json_add_bool(network, "restrict", machine->network_restrict);
     if (machine->network == NETWORK_TAP) {
         add_text(network, "tap", machine->interfaces[0].tap);
         add_text(network, "mac", machine->interfaces[0].mac);
     }
-    cJSON_AddStringToObject(json, "machine", machine_board_names[machine->board]);
-    cJSON_AddStringToObject(json, "accel", machine_accel_names[machine->accel]);
+    json_add_string(json, "machine", machine_board_names[machine->board]);
+    json_add_string(json, "accel", machine_accel_names[machine->accel]);
     return json;
 }

@@ -16,13 +16,13 @@ cJSON *instance_exit(const struct instance *instance)
         char name[16];
         const char *abbreviation = sigabbrev_np(instance->exit.signal);
         snprintf(name, sizeof name, "SIG%s", abbreviation ? abbreviation : "?");
-        cJSON_AddStringToObject(json, "signal", name);
+        json_add_string(json, "signal", name);
     } else if (instance->exit.code >= 0) {
-        cJSON_AddNumberToObject(json, "code", instance->exit.code);
+        json_add_number(json, "code", instance->exit.code);
     } else {
-        cJSON_AddNullToObject(json, "code");
+        json_add_null(json, "code");
     }
-    cJSON_AddStringToObject(json, "at", instance->exit_at);
+    json_add_string(json, "at", instance->exit_at);
     return json;
 }
 
@@ -30,14 +30,14 @@ cJSON *instance_exit(const struct instance *instance)
 static cJSON *summary(const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddStringToObject(json, "hypervisor", machine->hypervisor->name);
-    cJSON_AddStringToObject(json, "machine", machine_board_names[machine->board]);
-    cJSON_AddStringToObject(json, "accel", machine_accel_names[machine->accel]);
-    cJSON_AddNumberToObject(json, "vcpus", machine->vcpus);
-    cJSON_AddNumberToObject(json, "memory_mib", (double)(machine->memory_bytes >> 20));
-    cJSON *network = cJSON_AddObjectToObject(json, "network");
-    cJSON_AddStringToObject(network, "mode", machine_network_names[machine->network]);
-    cJSON_AddNumberToObject(json, "disks", (double)machine->disk_count);
+    json_add_string(json, "hypervisor", machine->hypervisor->name);
+    json_add_string(json, "machine", machine_board_names[machine->board]);
+    json_add_string(json, "accel", machine_accel_names[machine->accel]);
+    json_add_number(json, "vcpus", machine->vcpus);
+    json_add_number(json, "memory_mib", (double)(machine->memory_bytes >> 20));
+    cJSON *network = json_add_object(json, "network");
+    json_add_string(network, "mode", machine_network_names[machine->network]);
+    json_add_number(json, "disks", (double)machine->disk_count);
     return json;
 }
 
@@ -69,24 +69,23 @@ char *instance_info(struct instance *instance)
     cJSON *source;
 
     pthread_mutex_lock(&instance->table->lock);
-    cJSON_AddStringToObject(info, "id", instance->id);
-    cJSON_AddStringToObject(info, "state", instance_state_names[instance->state]);
-    cJSON_AddStringToObject(info, "hypervisor", instance->machine.hypervisor->name);
+    json_add_string(info, "id", instance->id);
+    json_add_string(info, "state", instance_state_names[instance->state]);
+    json_add_string(info, "hypervisor", instance->machine.hypervisor->name);
     if (instance->vmm)
-        cJSON_AddNumberToObject(info, "pid", instance->vmm->pid);
+        json_add_number(info, "pid", instance->vmm->pid);
     else
-        cJSON_AddNullToObject(info, "pid");
-    cJSON_AddStringToObject(info, "created_at", instance->created_at);
+        json_add_null(info, "pid");
+    json_add_string(info, "created_at", instance->created_at);
     if (instance->source[0]) {
-        source = cJSON_AddObjectToObject(info, "source");
-        cJSON_AddStringToObject(source, instance->of_instance ? "instance" : "snapshot",
-                                instance->source);
+        source = json_add_object(info, "source");
+        json_add_string(source, instance->of_instance ? "instance" : "snapshot", instance->source);
     } else {
-        cJSON_AddNullToObject(info, "source");
+        json_add_null(info, "source");
     }
-    cJSON_AddNumberToObject(info, "memory_bytes", (double)instance->machine.memory_bytes);
-    cJSON_AddItemToObject(info, "config", configured(instance));
-    cJSON_AddItemToObject(info, "exit", instance_exit(instance));
+    json_add_number(info, "memory_bytes", (double)instance->machine.memory_bytes);
+    json_add(info, "config", configured(instance));
+    json_add(info, "exit", instance_exit(instance));
     if (instance->state == INSTANCE_STANDBY)
         describe_trust(info, instance->image);
     pthread_mutex_unlock(&instance->table->lock);

@@ -14,13 +14,13 @@ cJSON *instance_describe(struct instance *instance)
 {
     cJSON *json = cJSON_CreateObject();
     pthread_mutex_lock(&instance->table->lock);
-    cJSON_AddStringToObject(json, "kind", "standby");
-    cJSON_AddStringToObject(json, "hypervisor", instance->machine.hypervisor->name);
+    json_add_string(json, "kind", "standby");
+    json_add_string(json, "hypervisor", instance->machine.hypervisor->name);
     if (instance->machine.version)
-        cJSON_AddStringToObject(json, "hypervisor_version", instance->machine.version);
-    cJSON_AddNumberToObject(json, "memory_bytes", (double)instance->machine.memory_bytes);
-    cJSON_AddStringToObject(json, "source_instance", instance->id);
-    cJSON_AddItemToObject(json, "machine", machine_to_json(&instance->machine));
+        json_add_string(json, "hypervisor_version", instance->machine.version);
+    json_add_number(json, "memory_bytes", (double)instance->machine.memory_bytes);
+    json_add_string(json, "source_instance", instance->id);
+    json_add(json, "machine", machine_to_json(&instance->machine));
     pthread_mutex_unlock(&instance->table->lock);
     return json;
 }
@@ -79,7 +79,7 @@ static int copy_image(struct taking *taking, struct error *err)
     if (r < 0 || !running)
         return r;
     double pause_ms = process_now_ms() - taking->paused_at_ms;
-    cJSON_AddItemToObject(taking->json, "pause_ms", json_milliseconds(pause_ms));
+    json_add(taking->json, "pause_ms", json_milliseconds(pause_ms));
     error_set(&text, 0, "%s was paused for %.1f ms to be saved", instance->id, pause_ms);
     table->setup.complain(table->setup.context, text.text);
     return 0;

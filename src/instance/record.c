@@ -56,15 +56,15 @@ static int boot_id(char ret[48])
 static void opened_to_json(const struct vmm *vmm, const struct machine *machine, cJSON *json)
 {
     char text[FILE_ID_SIZE];
-    cJSON *disks = cJSON_AddArrayToObject(json, "disks");
-    cJSON *taps = cJSON_AddArrayToObject(json, "taps");
+    cJSON *disks = json_add_array(json, "disks");
+    cJSON *taps = json_add_array(json, "taps");
     for (size_t i = 0; i < machine->disk_count; i++) {
         snprintf(text, sizeof text, "%ju:%ju", (uintmax_t)vmm->disks[i].device,
                  (uintmax_t)vmm->disks[i].inode);
-        cJSON_AddItemToArray(disks, cJSON_CreateString(text));
+        json_append(disks, cJSON_CreateString(text));
     }
     for (size_t i = 0; i < machine->interface_count; i++)
-        cJSON_AddItemToArray(taps, cJSON_CreateNumber(vmm->taps[i]));
+        json_append(taps, cJSON_CreateNumber(vmm->taps[i]));
 }
 
 static void read_opened(const cJSON *json, struct vmm *vmm)
@@ -101,9 +101,9 @@ static int vmm_to_json(const struct vmm *vmm, const struct machine *machine, cJS
     if (r < 0)
         return error_errno(err, -r, "cannot describe the VMM with the pid %d", (int)vmm->pid);
     cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "pid", vmm->pid);
-    cJSON_AddStringToObject(json, "start_time", started);
-    cJSON_AddStringToObject(json, "boot_id", booted);
+    json_add_number(json, "pid", vmm->pid);
+    json_add_string(json, "start_time", started);
+    json_add_string(json, "boot_id", booted);
     opened_to_json(vmm, machine, json);
     *ret = json;
     return 0;
@@ -124,28 +124,27 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
     auto_json cJSON *json = cJSON_CreateObject();
-    cJSON_AddNumberToObject(json, "version", FORMAT_VERSION);
-    cJSON_AddStringToObject(json, "id", instance->id);
-    cJSON_AddStringToObject(json, "uuid", instance->uuid);
-    cJSON_AddStringToObject(json, "state", instance_state_names[next->state]);
-    cJSON_AddStringToObject(json, "created_at", instance->created_at);
-    cJSON_AddStringToObject(json, "hypervisor", next->machine->hypervisor->name);
+    json_add_number(json, "version", FORMAT_VERSION);
+    json_add_string(json, "id", instance->id);
+    json_add_string(json, "uuid", instance->uuid);
+    json_add_string(json, "state", instance_state_names[next->state]);
+    json_add_string(json, "created_at", instance->created_at);
+    json_add_string(json, "hypervisor", next->machine->hypervisor->name);
     if (instance->config)
-        cJSON_AddStringToObject(json, "config", instance->config);
-    cJSON_AddItemToObject(json, "machine", machine_to_json(next->machine));
+        json_add_string(json, "config", instance->config);
+    json_add(json, "machine", machine_to_json(next->machine));
     if (instance->source[0]) {
-        cJSON *source = cJSON_AddObjectToObject(json, "source");
-        cJSON_AddStringToObject(source, instance->of_instance ? "instance" : "snapshot",
-                                instance->source);
-        cJSON_AddStringToObject(source, "uuid", instance->source_uuid);
+        cJSON *source = json_add_object(json, "source");
+        json_add_string(source, instance->of_instance ? "instance" : "snapshot", instance->source);
+        json_add_string(source, "uuid", instance->source_uuid);
     }
-    cJSON_AddItemToObject(json, "vmm", vmm);
-    cJSON_AddBoolToObject(json, "loaded", next->loaded);
+    json_add(json, "vmm", vmm);
+    json_add_bool(json, "loaded", next->loaded);
     if (instance->exit.ended && next->state == INSTANCE_STOPPED) {
-        cJSON *exit = cJSON_AddObjectToObject(json, "exit");
-        cJSON_AddNumberToObject(exit, "code", instance->exit.code);
-        cJSON_AddNumberToObject(exit, "signal", instance->exit.signal);
-        cJSON_AddStringToObject(exit, "at", instance->exit_at);
+        cJSON *exit = json_add_object(json, "exit");
+        json_add_number(exit, "code", instance->exit.code);
+        json_add_number(exit, "signal", instance->exit.signal);
+        json_add_string(exit, "at", instance->exit_at);
     }
     r = instance->published ? store_write_json(directory_fd, "instance.json", json, err)
                             : store_stage_json(directory_fd, "instance.json", json, err);
@@ -335,7 +334,7 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
     if (source && !store_id_valid(instance->source))
         return error_set(err, EINVAL, "instance.json: \"source\" is no id");
-    int r = read_state(instance, json, err);
+    r = read_state(instance, json, err);
     if (r == 0)
         r = read_machine(instance, json, err);
     return r == 0 ? adopt(instance, json, err) : r;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/json.h"
 
 static const char *const kind_names[FRAME_KINDS] = {
     [FRAME_FORK] = "fork", [FRAME_NETWORK] = "network"};
@@ -30,19 +31,14 @@ cJSON *rearm_record(const struct delivery *delivery)
     explicit_bzero(marker, sizeof marker);
 
     cJSON *json = cJSON_CreateObject();
-    cJSON *offsets = cJSON_AddArrayToObject(json, "offsets");
-    bool complete = cJSON_AddStringToObject(json, "kind", kind_names[delivery->kind]) &&
-                    cJSON_AddNumberToObject(json, "bytes", (double)delivery->payload_size) &&
-                    cJSON_AddStringToObject(json, "marker", marker_digest) &&
-                    cJSON_AddStringToObject(json, "payload", payload_digest);
+    cJSON *offsets = json_add_array(json, "offsets");
+    json_add_string(json, "kind", kind_names[delivery->kind]);
+    json_add_number(json, "bytes", (double)delivery->payload_size);
+    json_add_string(json, "marker", marker_digest);
+    json_add_string(json, "payload", payload_digest);
     for (size_t i = 0; i < delivery->target_count; i++)
-        complete =
-            complete &&
-            cJSON_AddItemToArray(offsets, cJSON_CreateNumber((double)delivery->targets[i]->offset));
-    if (complete)
-        return json;
-    cJSON_Delete(json);
-    return NULL;
+        json_append(offsets, cJSON_CreateNumber((double)delivery->targets[i]->offset));
+    return json;
 }
 
 struct record {

@@ -13,42 +13,36 @@
 static const char *const kind_words[] = {
     [FRAME_FORK] = "fork", [FRAME_NETWORK] = "network", [FRAME_KINDS] = NULL};
 
-static cJSON *add_hex(cJSON *object, const char *name, const struct frame_marker *marker)
+static void add_hex(cJSON *object, const char *name, const struct frame_marker *marker)
 {
     char text[2 * FRAME_TOKEN_MAX + 1];
     hex_encode(marker->token, marker->token_size, text);
-    return cJSON_AddStringToObject(object, name, text);
+    json_add_string(object, name, text);
 }
 
-static bool add_candidate(cJSON *array, const struct candidate *candidate)
+static void add_candidate(cJSON *array, const struct candidate *candidate)
 {
     const struct frame_marker *marker = &candidate->marker;
     cJSON *item = cJSON_CreateObject();
-
-    if (!cJSON_AddItemToArray(array, item)) {
-        cJSON_Delete(item);
-        return false;
-    }
-    return cJSON_AddStringToObject(item, "kind", kind_words[marker->kind]) &&
-           cJSON_AddStringToObject(item, "name", marker->name) && add_hex(item, "token", marker) &&
-           cJSON_AddNumberToObject(item, "offset", (double)candidate->offset) &&
-           cJSON_AddBoolToObject(item, "pending", candidate->pending) &&
-           cJSON_AddBoolToObject(item, "clean", candidate->clean);
+    json_add_string(item, "kind", kind_words[marker->kind]);
+    json_add_string(item, "name", marker->name);
+    add_hex(item, "token", marker);
+    json_add_number(item, "offset", (double)candidate->offset);
+    json_add_bool(item, "pending", candidate->pending);
+    json_add_bool(item, "clean", candidate->clean);
+    json_append(array, item);
 }
 
 cJSON *scan_to_json(const struct scan *scan)
 {
-    auto_json cJSON *json = cJSON_CreateObject();
-
-    if (!cJSON_AddBoolToObject(json, "truncated", scan->truncated) ||
-        !cJSON_AddNumberToObject(json, "noise", (double)scan->noise) ||
-        !cJSON_AddNumberToObject(json, "data_bytes", (double)scan->data_bytes))
-        return NULL;
-    cJSON *array = cJSON_AddArrayToObject(json, "candidates");
+    cJSON *json = cJSON_CreateObject();
+    json_add_bool(json, "truncated", scan->truncated);
+    json_add_number(json, "noise", (double)scan->noise);
+    json_add_number(json, "data_bytes", (double)scan->data_bytes);
+    cJSON *array = json_add_array(json, "candidates");
     for (size_t i = 0; i < scan->count; i++)
-        if (!add_candidate(array, &scan->candidates[i]))
-            return NULL;
-    return array ? steal_pointer(json) : NULL;
+        add_candidate(array, &scan->candidates[i]);
+    return json;
 }
 
 struct kept {
@@ -171,23 +165,20 @@ int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, str
     return 0;
 }
 
-static bool add_marker(cJSON *array, const struct candidate *candidate)
+static void add_marker(cJSON *array, const struct candidate *candidate)
 {
     const struct frame_marker *marker = &candidate->marker;
     char text[FRAME_TOKEN_MAX + 1] = "";
     cJSON *item = cJSON_CreateObject();
-
-    if (!cJSON_AddItemToArray(array, item)) {
-        cJSON_Delete(item);
-        return false;
-    }
     memcpy(text, marker->token, marker->token_size);
-    bool utf8 = json_utf8_valid(text, marker->token_size);
-    return (utf8 ? cJSON_AddStringToObject(item, "token", text)
-                 : add_hex(item, "token_hex", marker)) &&
-           cJSON_AddNumberToObject(item, "offset", (double)candidate->offset) &&
-           cJSON_AddBoolToObject(item, "page_aligned", candidate->page_aligned) &&
-           cJSON_AddStringToObject(item, "state", candidate->pending ? "pending" : "armed");
+    if (json_utf8_valid(text, marker->token_size))
+        json_add_string(item, "token", text);
+    else
+        add_hex(item, "token_hex", marker);
+    json_add_number(item, "offset", (double)candidate->offset);
+    json_add_bool(item, "page_aligned", candidate->page_aligned);
+    json_add_string(item, "state", candidate->pending ? "pending" : "armed");
+    json_append(array, item);
 }
 
 static uint32_t least_capacity(const struct scan *scan, const char *name, size_t *ret_count)
@@ -212,15 +203,13 @@ cJSON *scan_describe(const struct scan *scan, const char *name)
 {
     size_t count;
     uint32_t capacity = least_capacity(scan, name, &count);
-    auto_json cJSON *json = count ? cJSON_CreateObject() : NULL;
-
-    if (!json || (*name && !cJSON_AddStringToObject(json, "name", name)) ||
-        !cJSON_AddNumberToObject(json, "payload_capacity", capacity))
-        return NULL;
-    cJSON *array = cJSON_AddArrayToObject(json, "markers");
+    cJSON *json = count ? cJSON_CreateObject() : NULL;
+    if (*name)
+        json_add_string(json, "name", name);
+    json_add_number(json, "payload_capacity", capacity);
+    cJSON *array = json_add_array(json, "markers");
     for (size_t i = 0; i < scan->count; i++)
-        if (strcmp(scan->candidates[i].marker.name, name) == 0 &&
-            !add_marker(array, &scan->candidates[i]))
-            return NULL;
-    return array ? steal_pointer(json) : NULL;
+        if (strcmp(scan->candidates[i].marker.name, name) == 0)
+            add_marker(array, &scan->candidates[i]);
+    return json;
 }

@@ -270,27 +270,25 @@ static int note_change(const struct image *image, const struct stat *st, cJSON *
     if (!change[0])
         return 0;
     snprintf(line, sizeof line, "memory: %s", change);
-    return cJSON_AddItemToArray(files, cJSON_CreateString(line)) ? 0 : -ENOMEM;
+    json_append(files, cJSON_CreateString(line));
+    return json_is_whole(files) ? 0 : -ENOMEM;
 }
 
 static cJSON *describe_acceptance(const cJSON *files)
 {
     char now[STORE_TIME_SIZE];
-    cJSON *accepted = cJSON_CreateObject(), *copy = cJSON_Duplicate(files, true);
+    cJSON *accepted = cJSON_CreateObject();
     store_time_now(now);
-    if (cJSON_AddStringToObject(accepted, "at", now) &&
-        cJSON_AddItemToObject(accepted, "files", copy))
-        return accepted;
-    cJSON_Delete(accepted);
-    cJSON_Delete(copy);
-    return NULL;
+    json_add_string(accepted, "at", now);
+    json_add(accepted, "files", cJSON_Duplicate(files, true));
+    return accepted;
 }
 
 static int save_accepted(struct image *image, struct image_index *index, const cJSON *files,
                          struct error *err)
 {
     index->accepted = describe_acceptance(files);
-    if (!index->accepted)
+    if (!json_is_whole(index->accepted))
         return error_set(err, ENOMEM, "out of memory");
     pthread_mutex_lock(&image->writing);
     int r = atomic_load(&image->dropped) ? error_set(err, ENODEV, "the memory image is removed")

@@ -57,14 +57,10 @@ static struct image_index *index_create(const struct stat *st)
 int image_index_save(int directory_fd, const struct image_index *index, struct error *err)
 {
     auto_json cJSON *json = cJSON_CreateObject();
-    cJSON *found = scan_to_json(&index->scan);
-    cJSON_AddStringToObject(json, "image", index->key);
-    if (!found || !cJSON_AddItemToObject(json, "found", found)) {
-        cJSON_Delete(found);
-        return error_set(err, ENOMEM, "out of memory");
-    }
-    if (index->accepted && !cJSON_AddItemReferenceToObject(json, "accepted", index->accepted))
-        return error_set(err, ENOMEM, "out of memory");
+    json_add_string(json, "image", index->key);
+    json_add(json, "found", scan_to_json(&index->scan));
+    if (index->accepted)
+        json_add(json, "accepted", cJSON_Duplicate(index->accepted, true));
     return store_stage_json(directory_fd, image_index_name, json, err);
 }
 

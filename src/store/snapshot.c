@@ -430,10 +430,9 @@ const cJSON *snapshot_machine(const struct snapshot *snapshot)
 /* With the lock held. Takes `json`, unless it fails. */
 static int take_json(struct snapshot *snapshot, cJSON *json)
 {
-    if (!snapshot->former)
-        snapshot->former = cJSON_CreateArray();
-    if (!cJSON_AddItemToArray(snapshot->former, snapshot->json))
+    if (!snapshot->former && !(snapshot->former = cJSON_CreateArray()))
         return -ENOMEM;
+    json_append(snapshot->former, snapshot->json); /* needs no memory */
     snapshot->json = json;
     return 0;
 }
@@ -442,11 +441,8 @@ int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct
 {
     struct snapshots *table = snapshot->table;
     auto_json cJSON *json = cJSON_Duplicate(snapshot_json(snapshot), true);
-    cJSON *copy = cJSON_Duplicate(machine, true);
-    if (!json || !copy || !cJSON_ReplaceItemInObjectCaseSensitive(json, "machine", copy)) {
-        cJSON_Delete(copy);
-        return error_set(err, ENOMEM, "out of memory");
-    }
+    cJSON_DeleteItemFromObjectCaseSensitive(json, "machine");
+    json_add(json, "machine", cJSON_Duplicate(machine, true));
     int r = store_write_json(snapshot->image->directory_fd, "snapshot.json", json, err);
     if (r < 0)
         return r;
@@ -481,34 +477,33 @@ static void describe_image(cJSON *info, const struct image_index *index)
 {
     bool network = false;
     if (!index) {
-        cJSON_AddNullToObject(info, "mailboxes");
-        cJSON_AddNullToObject(info, "network_mailbox");
-        cJSON_AddNullToObject(info, "truncated");
+        json_add_null(info, "mailboxes");
+        json_add_null(info, "network_mailbox");
+        json_add_null(info, "truncated");
         return;
     }
     const struct scan *scan = &index->scan;
-    cJSON *names = cJSON_AddArrayToObject(info, "mailboxes");
+    cJSON *names = json_add_array(info, "mailboxes");
     for (size_t i = scan_next_name(scan, 0); i < scan->count; i = scan_next_name(scan, i + 1))
-        cJSON_AddItemToArray(names, cJSON_CreateString(scan->candidates[i].marker.name));
+        json_append(names, cJSON_CreateString(scan->candidates[i].marker.name));
     for (size_t i = 0; i < scan->count; i++)
         network |= scan->candidates[i].marker.kind == FRAME_NETWORK;
-    cJSON_AddBoolToObject(info, "network_mailbox", network);
-    cJSON_AddBoolToObject(info, "truncated", scan->truncated);
+    json_add_bool(info, "network_mailbox", network);
+    json_add_bool(info, "truncated", scan->truncated);
 }
 
 void snapshot_describe_trust(cJSON *info, const struct image_index *index, const struct error *why)
 {
     const char *at = text_of(index ? index->accepted : NULL, "at");
-    cJSON_AddItemToObject(info, "changed",
-                          why->code ? cJSON_CreateString(why->text) : cJSON_CreateNull());
-    cJSON_AddItemToObject(info, "accepted", at ? cJSON_CreateString(at) : cJSON_CreateNull());
+    json_add(info, "changed", why->code ? cJSON_CreateString(why->text) : cJSON_CreateNull());
+    json_add(info, "accepted", at ? cJSON_CreateString(at) : cJSON_CreateNull());
 }
 
 /* Copies a member of snapshot.json into `info`, null where it is missing. */
 static void copy_member(cJSON *info, const cJSON *json, const char *name)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
-    cJSON_AddItemToObject(info, name, item ? cJSON_Duplicate(item, true) : cJSON_CreateNull());
+    json_add(info, name, item ? cJSON_Duplicate(item, true) : cJSON_CreateNull());
 }
 
 cJSON *snapshot_info(struct snapshot *snapshot)
@@ -521,7 +516,7 @@ cJSON *snapshot_info(struct snapshot *snapshot)
     struct image_index *index = NULL;
     struct error why = {0};
 
-    cJSON_AddStringToObject(info, "id", snapshot->id);
+    json_add_string(info, "id", snapshot->id);
     for (size_t i = 0; i < array_length(before); i++)
         copy_member(info, json, before[i]);
     image_index(snapshot->image, &index, &why);

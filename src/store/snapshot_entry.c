@@ -23,7 +23,7 @@ cJSON *snapshot_undelivered(const struct scan *scan)
             if (strcmp(item->valuestring, name) == 0)
                 known = true;
         if (!known)
-            cJSON_AddItemToArray(names, cJSON_CreateString(name));
+            json_append(names, cJSON_CreateString(name));
     }
     return names;
 }
@@ -37,10 +37,10 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
         return error_set(err, ENOMEM, "out of memory");
     store_random_hex(uuid, 16);
     store_time_now(now);
-    cJSON_AddNumberToObject(json, "version", SNAPSHOT_FORMAT_VERSION);
-    cJSON_AddStringToObject(json, "uuid", uuid);
-    cJSON_AddStringToObject(json, "created_at", now);
-    cJSON_AddItemToObject(json, "undelivered", snapshot_undelivered(scan));
+    json_add_number(json, "version", SNAPSHOT_FORMAT_VERSION);
+    json_add_string(json, "uuid", uuid);
+    json_add_string(json, "created_at", now);
+    json_add(json, "undelivered", snapshot_undelivered(scan));
     return store_stage_json(entry->fd, "snapshot.json", json, err);
 }
 

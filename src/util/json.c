@@ -411,7 +411,7 @@ int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
 /* cJSON indents by tabs and puts one behind each colon; in strings it escapes them. */
 char *json_print(const cJSON *item)
 {
-    char *tabs = cJSON_Print(item);
+    char *tabs = json_is_whole(item) ? cJSON_Print(item) : NULL;
     size_t size = 2;
     for (const char *c = tabs; c && *c; c++)
         size += *c == '\t' ? 2 : 1;
@@ -429,6 +429,11 @@ char *json_print(const cJSON *item)
         memcpy(to, "\n", 2);
     cJSON_free(tabs);
     return text;
+}
+
+char *json_print_line(const cJSON *item)
+{
+    return json_is_whole(item) ? cJSON_PrintUnformatted(item) : NULL;
 }
 
 cJSON *json_milliseconds(double ms)

@@ -7,6 +7,8 @@
  *    source text, so that a payload is delivered byte for byte.
  * 2. A strict reader: members of a cJSON object into a struct, by a table. Unknown members, members
  *    given twice, wrong types and values out of range are refused by name.
+ * 3. A builder: trees that remember that memory ran out for a part of them, so that it is asked for
+ *    once, where the tree is printed.
  *
  * Pure functions: any thread.
  */
@@ -109,8 +111,30 @@ int json_read_known(const cJSON *object, const struct json_field *fields, size_t
  */
 int json_parse(const char *text, size_t size, cJSON **ret, struct error *err);
 
-/* Pretty-printed, with a newline at the end. Returns owned (free); NULL only without memory. */
+/*
+ * Building. A tree that could not get a part of it is not whole, and so are a copy of it and each
+ * tree that it becomes a part of: nothing needs to be checked before json_is_whole() or the
+ * printing. `to` is an object or an array, or NULL for one that could not be made; `item` is taken,
+ * and NULL if it could not be made. Nothing else adds to a tree of hypefs
+ * (tests/unit/check_json.sh).
+ */
+void json_add(cJSON *to, const char *name, cJSON *item);
+void json_append(cJSON *to, cJSON *item);
+void json_add_string(cJSON *to, const char *name, const char *text);
+void json_add_number(cJSON *to, const char *name, double number);
+void json_add_bool(cJSON *to, const char *name, bool value);
+void json_add_null(cJSON *to, const char *name);
+/* Return what was added, borrowed, or NULL. */
+cJSON *json_add_object(cJSON *to, const char *name);
+cJSON *json_add_array(cJSON *to, const char *name);
+/* False for NULL, too. */
+bool json_is_whole(const cJSON *item);
+
+/* Pretty-printed, with a newline at the end. Returns owned (free); NULL only without memory, now or
+ * when the tree was built. */
 char *json_print(const cJSON *item);
+/* The same in one line, without a newline. */
+char *json_print_line(const cJSON *item);
 
 static inline void json_cleanup(cJSON **item)
 {
