@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "hypervisor/vmm_files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -9,38 +8,38 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/directory.h"
 
 enum { PATH_SIZE = 64 };
 
-/* A process that ends closes all of its descriptors before it is gone. */
-static int walk(DIR *directory, pid_t pid, struct file_id id, vmm_files_visit *visit, void *context)
+struct walk {
+    pid_t pid;
+    struct file_id id;
+    vmm_files_visit *visit;
+    void *context; /* of that */
+    size_t count;
+};
+
+/* A directory_visit of /proc/PID/fd. */
+static int look_at(void *context, int directory_fd, const char *name, struct error *err)
 {
-    size_t count = 0;
-    for (;;) {
-        struct stat file;
-        errno = 0;
-        const struct dirent *entry = readdir(directory);
-        if (!entry)
-            return errno ? -errno : count == 0 ? -ESRCH : 0;
-        if (entry->d_name[0] == '.')
-            continue;
-        count++;
-        if (fstatat(dirfd(directory), entry->d_name, &file, 0) < 0 ||
-            !file_id_equal(file_id_of(&file), id))
-            continue;
-        int r = visit(pid, entry->d_name, context);
-        if (r != 0)
-            return r;
-    }
+    struct walk *walk = context;
+    struct stat file;
+    (void)err;
+    walk->count++;
+    if (fstatat(directory_fd, name, &file, 0) < 0 || !file_id_equal(file_id_of(&file), walk->id))
+        return 0;
+    return walk->visit(walk->pid, name, walk->context);
 }
 
 int vmm_files_walk(pid_t pid, struct file_id file, vmm_files_visit *visit, void *context)
 {
+    struct walk walk = {.pid = pid, .id = file, .visit = visit, .context = context};
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
-    auto_closedir DIR *directory = opendir(path);
-    int r = directory ? walk(directory, pid, file, visit, context) : -errno;
-    return r == -ENOENT ? -ESRCH : r;
+    int r = directory_walk(AT_FDCWD, path, look_at, &walk, NULL);
+    /* A process that ends closes all of its descriptors before it is gone. */
+    return r == -ENOENT || (r == 0 && walk.count == 0) ? -ESRCH : r;
 }
 
 int vmm_files_explain(pid_t pid, int r, struct error *err)

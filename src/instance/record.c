@@ -9,11 +9,12 @@
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
+#include "store/format.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
 
-enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+enum { FORMAT_VERSION = 1, FORK_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 /* A small file of /proc, with a NUL. 0 or -errno. */
 static int read_proc(const char *path, char *ret, size_t size)
@@ -321,10 +322,10 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
 
 static int interpret(struct instance *instance, const cJSON *json, struct error *err)
 {
-    const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
-    if (!cJSON_IsNumber(version) || version->valuedouble != FORMAT_VERSION)
-        return error_set(err, EINVAL, "instance.json: \"version\" is not %d", FORMAT_VERSION);
+    int r = format_check_version(json, "instance.json", FORMAT_VERSION, err);
+    if (r < 0)
+        return r;
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");
     instance->of_instance = cJSON_GetObjectItemCaseSensitive(source, "instance") != NULL;
     copy_text(instance->source, sizeof instance->source, source,
@@ -338,6 +339,17 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     if (r == 0)
         r = read_machine(instance, json, err);
     return r == 0 ? adopt(instance, json, err) : r;
+}
+
+static int read_fork(int directory_fd, cJSON **ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    int r = store_read_json(directory_fd, "fork.json", &json, err);
+    if (r == 0)
+        r = format_check_version(json, "fork.json", FORK_VERSION, err);
+    if (r == 0)
+        *ret = steal_pointer(json);
+    return r;
 }
 
 int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
@@ -356,8 +368,7 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
     if (r >= 0)
         r = interpret(instance, json, err);
     /* A record that cannot be read must not hide a VM that runs. */
-    if (r >= 0 && instance->source[0] &&
-        store_read_json(fd, "fork.json", &instance->fork, &why) < 0) {
+    if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
         error_prefix(&why, 0, "the record of the fork %s", id);
         table->setup.complain(table->setup.context, why.text);
     }

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <utlist.h>
 
+#include "store/format.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -31,13 +32,12 @@ static const char *text_of(const cJSON *json, const char *name)
 static int interpret(struct snapshot *snapshot, struct error *err)
 {
     const cJSON *json = snapshot->json;
-    const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
     const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory_bytes");
     const char *uuid = text_of(json, "uuid");
 
-    if (!cJSON_IsNumber(version) || version->valuedouble != SNAPSHOT_FORMAT_VERSION)
-        return error_set(err, EINVAL, "snapshot.json: \"version\" is not %d",
-                         SNAPSHOT_FORMAT_VERSION);
+    int r = format_check_version(json, "snapshot.json", SNAPSHOT_FORMAT_VERSION, err);
+    if (r < 0)
+        return r;
     if (!cJSON_IsNumber(memory) || memory->valuedouble < 1 || memory->valuedouble > 0x1p53)
         return error_set(err, EINVAL, "snapshot.json: \"memory_bytes\" is not a size");
     snapshot->memory_bytes = (uint64_t)memory->valuedouble;

@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/random.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 
+#include "store/format.h"
 #include "store/probe.h"
 #include "store/store_lock.h"
 #include "store/strays.h"
@@ -207,6 +207,8 @@ int store_open(const char *path, bool insecure, struct store *ret, struct error 
     if (r >= 0)
         r = open_kinds(fd, path, insecure, &store, err);
     if (r == 0)
+        r = format_claim(fd, path, err);
+    if (r == 0)
         r = probe_file_system(store.kind_fd[STORE_INSTANCES], path, err);
     if (r == 0)
         r = remove_leftovers(&store, err);
@@ -224,6 +226,8 @@ int store_attach(const char *path, bool insecure, struct store *ret, struct erro
     int r = open_directories(path, &store, &fd, err);
     if (r == 0)
         r = open_kinds(fd, path, insecure, &store, err);
+    if (r == 0)
+        r = format_check(fd, path, err);
     if (r < 0)
         store_close(&store);
     else

@@ -47,9 +47,10 @@ void store_random_hex(char *ret, size_t bytes);
 
 /*
  * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
- * another daemon holds it. EOPNOTSUPP, or the errno of a limit, if its file system cannot do what a
- * store needs (probe.h). What an interrupted daemon left half-done is removed, VMMs in it ended.
- * `insecure`: also where others can change it, which is else EPERM to root.
+ * another daemon holds it. EOPNOTSUPP for one of another format (format.h). EOPNOTSUPP, or the
+ * errno of a limit, if its file system cannot do what a store needs (probe.h). What an interrupted
+ * daemon left half-done is removed, VMMs in it ended. `insecure`: also where others can change it,
+ * which is else EPERM to root.
  */
 int store_open(const char *path, bool insecure, struct store *ret, struct error *err);
 /* The same for who adds an entry beside a daemon that may run: without the lock, and nothing is

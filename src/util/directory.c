@@ -24,7 +24,7 @@ int directory_walk(int parent_fd, const char *path, directory_visit *visit, void
             return 0;
         if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0)
             r = visit(context, dirfd(dir), entry->d_name, err);
-        if (r < 0)
+        if (r != 0)
             return r;
     }
 }

@@ -9,7 +9,7 @@
 
 #include "util/error.h"
 
-/* Called for a name in the directory, which it may remove. A failure ends the walk. */
+/* Called for a name in the directory, which it may remove. Anything but 0 ends the walk. */
 typedef int directory_visit(void *context, int directory_fd, const char *name, struct error *err);
 
 /* Visits each name in the directory `path` below `parent_fd` but "." and "..", in no order.

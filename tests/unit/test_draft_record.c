@@ -66,12 +66,12 @@ static void record_when_kept_after_a_failure_says_so(void **state)
 static void record_when_its_file_is_damaged_shows_no_nonsense(void **state)
 {
     static const char *const none[] = {
-        "{}",
-        "{\"result\":7}",
-        "{\"result\":{}}",
-        "{\"result\":{\"status\":7}}",
-        "{\"result\":{\"status\":\"committing\"}}",
-        "{\"result\":{\"status\":\"\"}}",
+        "{\"version\":1}",
+        "{\"version\":1,\"result\":7}",
+        "{\"version\":1,\"result\":{}}",
+        "{\"version\":1,\"result\":{\"status\":7}}",
+        "{\"version\":1,\"result\":{\"status\":\"committing\"}}",
+        "{\"version\":1,\"result\":{\"status\":\"\"}}",
     };
     struct tree *tree = *state;
     for (size_t i = 0; i < array_length(none); i++) {
@@ -79,17 +79,18 @@ static void record_when_its_file_is_damaged_shows_no_nonsense(void **state)
         tree_assert_names(tree, "snapshots/base/forks", "new ");
         tree_assert_text(tree, "instances/web-1/state", "stopped\n");
     }
-    leave_fork(tree,
-               "{\"result\":{\"status\":\"committed\",\"mailboxes\":[{\"name\":\"../x\"},"
-               "{\"name\":\"a/b\"},{\"name\":\"\"},{\"name\":\".\"},{\"name\":7},7,"
-               "{\"name\":\"box\"},{\"name\":\"box\"},{\"name\":\"a b\"},{\"name\":\"x~\"}]}}");
+    leave_fork(
+        tree,
+        "{\"version\":1,\"result\":{\"status\":\"committed\",\"mailboxes\":[{\"name\":\"../x\"},"
+        "{\"name\":\"a/b\"},{\"name\":\"\"},{\"name\":\".\"},{\"name\":7},7,"
+        "{\"name\":\"box\"},{\"name\":\"box\"},{\"name\":\"a b\"},{\"name\":\"x~\"}]}}");
     tree_assert_names(tree, WEB "mailboxes", "box ");
 }
 
 static void record_when_its_snapshot_is_another_one_is_not_shown(void **state)
 {
     struct tree *tree = *state;
-    leave_fork(tree, "{\"result\":{\"status\":\"committed\",\"mailboxes\":[]}}");
+    leave_fork(tree, "{\"version\":1,\"result\":{\"status\":\"committed\",\"mailboxes\":[]}}");
     tree_assert_names(tree, "snapshots/base/forks", "new web-1 ");
     assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);
     world_publish_box(tree->world, "base");

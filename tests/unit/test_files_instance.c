@@ -343,7 +343,7 @@ static void fork_when_its_record_cannot_be_read_is_not_linked(void **state)
         tree_assert_names(tree, "snapshots/base/forks", "new ");
     }
     world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"),
-                     "{\"result\":{\"status\":\"committed\"}}");
+                     "{\"version\":1,\"result\":{\"status\":\"committed\"}}");
     tree_restart(tree);
     assert_true(tree_try_walk(tree, "instances/web-1/fork", &st) > 0);
     assert_true(S_ISLNK(st.st_mode));

@@ -215,7 +215,7 @@ static void fork_when_stopped_has_nothing_to_boot_from(void **state)
                          "\"uuid\":\"x\"}",
                          world_machine) > 0);
     world_leave_with_vmm(world, "fork-1", json);
-    world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{}");
+    world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{\"version\":1}");
     world_open_whole(world);
     struct instance *instance = world_found(world, "fork-1");
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);

@@ -1,0 +1,30 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * format: which hypefs may use a store. STORE/format is { "format": N }; a store without it is one
+ * that version 0.1 made, whose format is 1. It grows when what a store has cannot be understood, or
+ * would be damaged, by the version before, and with it the `version` of what is in the store: of
+ * that alone 0.1 knows.
+ */
+#ifndef HYPEFS_STORE_FORMAT_H
+#define HYPEFS_STORE_FORMAT_H
+
+#include <cjson/cJSON.h>
+
+#include "util/error.h"
+
+enum { STORE_FORMAT = 1 };
+
+/* EOPNOTSUPP for the format of another version, EINVAL for a file that is none; `path` is the
+ * store's, for the text. A store without the file is fine. */
+int format_check(int store_fd, const char *path, struct error *err)
+    __attribute__((warn_unused_result));
+/* The same, and then there is one. With the store's lock. */
+int format_claim(int store_fd, const char *path, struct error *err)
+    __attribute__((warn_unused_result));
+
+/* Is "version" of what was read from the file `name` (of an entry) the one that is known?
+ * EOPNOTSUPP for another number, EINVAL for none. */
+int format_check_version(const cJSON *json, const char *name, int known, struct error *err)
+    __attribute__((warn_unused_result));
+
+#endif
