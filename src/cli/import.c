@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/import_paths.h"
 #include "cli/progress.h"
 #include "hypervisor/import.h"
 #include "store/snapshot_entry.h"
@@ -34,16 +35,23 @@ static const char help[] =
     "                     QEMU's xen-save-devices-state wrote\n"
     "  --config FILE      the machine: Firecracker's configuration, which names its drives and\n"
     "                     interfaces; config.json; for qemu, which needs it, a snapshot.json\n"
+    "  --allow-disk DIR   the machine may have disks below DIR, beside those in the folder of its\n"
+    "                     configuration; may be given several times\n"
     "  --copy             copy the memory (the default): a reflink where the file system can,\n"
     "                     else its data\n"
     "  --link             make a hard link to the memory, which must never change again then\n"
     "  --store DIR        where snapshots lie (default: as for hypefs mount)\n"
     "  --insecure-store   as root, also use a store that others can change\n"
-    "  -h, --help         print this\n";
+    "  -h, --help         print this\n"
+    "\n"
+    "A state is loaded by the hypervisor as it is, and one from a stranger may be code that runs "
+    "as\n"
+    "you. The files of this host that the machine names are printed.\n";
 
 struct arguments {
     const char *id, *hypervisor, *memory, *state, *config, *store;
     bool link, copy, insecure_store;
+    struct import_allowed allowed;
 };
 
 struct work {
@@ -75,6 +83,7 @@ static const struct option options[] = {
     {"state", required_argument, NULL, 's'},
     {"config", required_argument, NULL, 'c'},
     {"store", required_argument, NULL, 'd'},
+    {"allow-disk", required_argument, NULL, 'a'},
     {"link", no_argument, NULL, 'l'},
     {"copy", no_argument, NULL, 'k'},
     {"insecure-store", no_argument, NULL, 'u'},
@@ -126,6 +135,11 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
         if (option == '?') {
             fputs("try: hypefs import --help\n", stderr);
             return CLI_USAGE;
+        }
+        if (option == 'a') {
+            if (ret->allowed.count == IMPORT_ALLOWED_MAX)
+                return misuse("--allow-disk is given too often");
+            ret->allowed.folders[ret->allowed.count++] = optarg;
         }
         ret->link |= option == 'l';
         ret->copy |= option == 'k';
@@ -252,7 +266,10 @@ static int open_files(struct work *work, struct error *err)
         r = import_file_open(arguments->state, &work->files.state, err);
     if (r == 0 && arguments->config)
         r = import_file_open(arguments->config, &work->files.config, err);
-    return r < 0 ? r : import_check(arguments->hypervisor, &work->files, &work->import, err);
+    if (r == 0)
+        r = import_check(arguments->hypervisor, &work->files, &work->import, err);
+    return r < 0 ? r
+                 : import_paths_check(&work->import, arguments->config, &arguments->allowed, err);
 }
 
 static int import_into(struct work *work, const char *store_path, struct error *err)
@@ -286,6 +303,8 @@ int cli_import(int argc, char **argv)
     umask(077);
     take_signals();
     status = import_into(&work, store, &err) < 0 ? say(err.text, "") : CLI_DONE;
+    if (status == CLI_DONE)
+        import_paths_print(&work.import);
     import_finish(&work.import);
     import_file_close(&work.files.memory);
     import_file_close(&work.files.state);

@@ -111,7 +111,12 @@ static void import_beside_a_daemon_is_shown_at_once(void **state)
 static void import_without_a_daemon_makes_the_store(void **state)
 {
     struct harness *h = *state;
-    assert_silent(h, FIRECRACKER "fc --config $T/in/firecracker.json");
+    assert_string_equal(
+        assert_shell("bash", FIRECRACKER "fc --config $T/in/firecracker.json", 0).out,
+        harness_format(h,
+                       "opened by each clone, for reading: %s/in/root.ext4\n"
+                       "copied into the snapshot: %s/in/data.img\n",
+                       h->directory, h->directory));
     assert_string_equal(
         assert_shell("bash", "cd $S && stat -c '%a %n' . * */* */*/*", 0).out,
         "700 .\n700 instances\n700 snapshots\n700 snapshots/fc\n"
@@ -323,6 +328,49 @@ static void memory_that_changes_while_it_is_copied_is_refused(void **state)
     }
 }
 
+/* ---- files that the machine names ---- */
+
+/* What is to be imported names files of the host, and its user is not asked by their names. */
+static const struct {
+    const char *script; /* after cd $T; leaves the configuration in foreign/vm.json */
+    const char *options;
+    bool allowed;
+} foreign_disks[] = {
+    {"cp in/firecracker.json foreign/vm.json", "", false},
+    {"cp in/firecracker.json foreign/vm.json", "--allow-disk $T/other", false},
+    {"cp in/firecracker.json foreign/vm.json", "--allow-disk $T/i", false},
+    {"cp in/firecracker.json foreign/vm.json", "--allow-disk $T/other --allow-disk $T/in/", true},
+    {"cp in/firecracker.json foreign/vm.json", "--allow-disk /", true},
+    {"ln -s ../in/root.ext4 ../in/data.img foreign && sed s:/in/:/foreign/: in/firecracker.json > "
+     "foreign/vm.json",
+     "", false},
+    {"cp in/root.ext4 in/data.img foreign && sed s:/in/:/foreign/: in/firecracker.json > "
+     "foreign/vm.json",
+     "", true},
+    {"sed s:/in/root:/foreign/../in/root: in/firecracker.json > foreign/vm.json", "", false},
+};
+
+static void disk_outside_the_configurations_folder_is_refused_unless_it_is_allowed(void **state)
+{
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(foreign_disks); i++) {
+        struct harness_result result = harness_shell(
+            h, "bash",
+            harness_format(
+                h,
+                "cd $T && rm -rf foreign $S && mkdir -p foreign other && { %s; } && " FIRECRACKER
+                "fc --config foreign/vm.json %s",
+                foreign_disks[i].script, foreign_disks[i].options));
+        if (result.status != (foreign_disks[i].allowed ? 0 : 1))
+            fail_msg("%zu: %d, %s", i, result.status, result.err);
+        if (foreign_disks[i].allowed)
+            continue;
+        assert_contains(result.err, "/in/root.ext4");
+        assert_contains(result.err, harness_format(h, "--allow-disk %s/in ", h->directory));
+        assert_fails(access(harness_store_path(h, "snapshots/fc"), F_OK), ENOENT);
+    }
+}
+
 /* ---- the command line ---- */
 
 /* After cd $T/in, with $I for the program and --store $S; `err` is in stderr's one line. */
@@ -443,6 +491,7 @@ int main(void)
         import_test(import_when_killed_leaves_what_the_next_start_removes),
         import_test(daemon_that_starts_during_an_import_leaves_it_alone),
         import_test(memory_that_changes_while_it_is_copied_is_refused),
+        import_test(disk_outside_the_configurations_folder_is_refused_unless_it_is_allowed),
         import_test(import_of_a_wrong_file_says_so_in_one_line_and_writes_nothing),
         import_test(memory_on_hugetlbfs_is_refused),
         daemon_test(qemu_snapshot_of_another_store_can_be_forked),
