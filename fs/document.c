@@ -46,3 +46,15 @@ int document_begin(struct document *document)
     }
     return r;
 }
+
+/* The kernel lets one write at a time through to a file: the text stays what it is. */
+int document_look(struct fs *fs, struct handle *handle, struct error *err)
+{
+    auto_free char *text = strndup(handle->text, handle->size);
+    if (!text)
+        return error_set(err, ENOMEM, "out of memory");
+    fs_unlock(fs);
+    int r = handle->place.entry->file->look(text, strlen(text), err);
+    fs_lock(fs);
+    return r == 0 && handle->place.object->removed ? error_set(err, ENODEV, "it was removed") : r;
+}

@@ -290,7 +290,10 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     if (r < 0)
         return r;
     memcpy(handle->text + at, bytes, size);
-    return look(fs, handle, &err) < 0 ? refuse(fs, handle, &err) : 0;
+    r = look(fs, handle, &err);
+    if (r > 0 && handle->place.entry->file->look)
+        r = document_look(fs, handle, &err);
+    return r < 0 ? refuse(fs, handle, &err) : 0;
 }
 
 /* One command, white space around it dropped. What is too long or holds a NUL stays a text that is

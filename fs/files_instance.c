@@ -7,6 +7,7 @@
 #include "fs/internal.h"
 #include "fs/tell.h"
 #include "instance/config.h"
+#include "instance/config_files.h"
 #include "util/cleanup.h"
 
 static struct unit *unit_of(const struct place *place)
@@ -107,6 +108,7 @@ static const struct file_type config_file = {.text = config_text,
                                              .document = config_document,
                                              .may_write = config_may_write,
                                              .check = config_check,
+                                             .look = config_check_files,
                                              .apply = config_apply,
                                              .changed = config_changed};
 

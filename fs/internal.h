@@ -224,6 +224,10 @@ struct file_type {
     /* Is the complete text (its object's span is given) acceptable? */
     int (*check)(struct fs *fs, const struct place *place, const char *text, size_t size,
                  struct json_span object, struct error *err);
+    /* May wait, so without fs.lock: is what such a text names acceptable? Asked of writes. NULL:
+     * yes.
+     */
+    int (*look)(const char *text, size_t size, struct error *err);
     /* The text takes effect; the document has it already. NULL: that is all. May drop fs.lock. */
     int (*apply)(struct fs *fs, const struct place *place, const char *text, size_t size,
                  struct error *err);
@@ -312,6 +316,8 @@ void document_mend(struct document *document);
 int document_set(struct document *document, const char *text, size_t size);
 /* O_TRUNC, truncation to 0; a file that was just created is like this too. */
 int document_begin(struct document *document);
+/* The file type's `look` at what the handle has collected: without fs.lock meanwhile. */
+int document_look(struct fs *fs, struct handle *handle, struct error *err);
 
 /* jobs.c */
 int jobs_open(struct fs *fs, struct error *err);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/statvfs.h>
 
 #include "util/cleanup.h"
 #include "util/fault.h"
@@ -419,6 +420,17 @@ static void op_readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offse
     fuse_reply_buf(req, buffer, used);
 }
 
+static void op_statfs(fuse_req_t req, fuse_ino_t node)
+{
+    const struct ops_context *context = fuse_req_userdata(req);
+    struct statvfs st;
+    (void)node;
+    if (fstatvfs(context->store_fd, &st) < 0)
+        fuse_reply_err(req, errno);
+    else
+        fuse_reply_statfs(req, &st);
+}
+
 static void op_init(void *userdata, struct fuse_conn_info *connection)
 {
     struct ops_context *context = userdata;
@@ -453,4 +465,5 @@ const struct fuse_lowlevel_ops ops_callbacks = {
     .readdir = op_readdir,
     .releasedir = op_release,
     .fsyncdir = op_fsync,
+    .statfs = op_statfs,
 };

@@ -18,6 +18,7 @@ struct ops_context {
     struct fs *fs;
     void (*ready)(void *argument); /* the kernel's first request has come */
     void *argument;
+    int store_fd; /* a directory of the store: its file system is what df tells of */
 };
 
 /* For struct fs_setup. */

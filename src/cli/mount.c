@@ -270,6 +270,7 @@ static int run(struct daemon *daemon, struct error *err)
         store_open(daemon->arguments.store, daemon->arguments.insecure_store, &daemon->store, err);
     if (r < 0)
         return r;
+    daemon->ops.store_fd = daemon->store.kind_fd[STORE_INSTANCES];
     r = open_layers(daemon, err);
     if (r == 0)
         r = serve_mounted(daemon, err);

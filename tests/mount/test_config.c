@@ -29,11 +29,21 @@ static const struct {
     const char *error; /* what `error` has in it; "" if it is empty */
 } configs[] = {
     {"{}", 0, 0, ""},
-    {"{\"kernel\":\"/k\",\"initrd\":\"/i\",\"cmdline\":\"a=1 b=\\\"2\\\"\"}", 0, 0, ""},
+    {"{\"kernel\":\"/etc/passwd\",\"initrd\":\"/etc/group\",\"cmdline\":\"a=1 b=\\\"2\\\"\"}", 0, 0,
+     ""},
+    {"{\"kernel\":\"/nonexistent/k\"}", ENOENT, ENOENT,
+     "config: the kernel /nonexistent/k cannot be used"},
+    {"{\"kernel\":\"/etc/passwd\",\"initrd\":\"/nonexistent/i\"}", ENOENT, ENOENT,
+     "the initrd /nonexistent/i"},
+    {"{\"kernel\":\"/etc\"}", EINVAL, EINVAL, "the kernel /etc is not a regular file"},
+    {"{\"initrd\":\"/dev/null\"}", EINVAL, EINVAL, "the initrd /dev/null is not a regular file"},
+    {"{\"kernel\":\"/etc/passwd/x\"}", ENOTDIR, ENOTDIR, "the kernel /etc/passwd/x"},
     {"{\"memory_mib\":1,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"tcg\"}", 0, 0, ""},
     {"{\"hypervisor\":\"qemu\",\"accel\":\"auto\",\"kernel\":null}", 0, 0, ""},
     {"{\"network\":{\"mode\":\"user\",\"restrict\":true}}", 0, 0, ""},
-    {"{\"disks\":[{\"path\":\"/d\",\"format\":\"raw\",\"readonly\":true}]}", 0, 0, ""},
+    {"{\"disks\":[{\"path\":\"/etc/passwd\",\"format\":\"raw\",\"readonly\":true}]}", 0, 0, ""},
+    {"{\"disks\":[{\"path\":\"/nonexistent/d\",\"format\":\"raw\",\"readonly\":true}]}", ENOENT,
+     ENOENT, "the disk /nonexistent/d cannot be used"},
     {"{\n \"memory_mib\": 16,\n", 0, EINVAL, "config: unfinished"},
     {"", 0, 0, "config: unfinished"},
     {"[]", EINVAL, EINVAL, "config: line 1, column 1"},
@@ -73,7 +83,6 @@ static const struct {
     {"{\"disks\":[{\"path\":\"d\",\"format\":\"raw\",\"readonly\":true}]}", EINVAL, EINVAL, "path"},
     {"{\"disks\":[{\"path\":\"/d\",\"format\":\"vmdk\",\"readonly\":true}]}", EINVAL, EINVAL,
      "format"},
-    {"{\"disks\":[{\"path\":\"/d\",\"format\":\"raw\"}]}", 0, 0, ""},
 };
 
 static void config_when_written_is_taken_or_refused_with_a_reason(void **state)
@@ -129,11 +138,72 @@ static void config_when_refused_leaves_the_one_before_in_force(void **state)
 static void config_when_unfinished_keeps_the_vm_from_booting(void **state)
 {
     struct harness *h = *state;
-    harness_put(file(h, "config"), "{\"kernel\":\"/nonexistent\"}");
+    harness_put(file(h, "config"), "{\"kernel\":\"/etc/passwd\"}");
     assert_shell("bash", ": > instances/x/config", 0);
     assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
     assert_file_contains(file(h, "error"), "config");
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
+}
+
+/* Not root, who may read and write everything. */
+static void config_with_a_file_of_others_is_refused(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() == 0)
+        return;
+    static const struct {
+        mode_t mode;
+        const char *text, *error;
+        int code;
+    } cases[] = {
+        {0, "{\"kernel\":\"%s\"}", "may not be read", EACCES},
+        {0400, "{\"kernel\":\"%s\"}", "", 0},
+        {0400, "{\"disks\":[{\"path\":\"%s\",\"format\":\"raw\"}]}", "may not be read and written",
+         EACCES},
+        {0400, "{\"disks\":[{\"path\":\"%s\",\"format\":\"raw\",\"readonly\":true}]}", "", 0},
+    };
+    const char *path = harness_format(h, "%s/file", h->directory);
+    harness_put(path, "x");
+    for (size_t i = 0; i < array_length(cases); i++) {
+        char *text = strdup(cases[i].text), *at = strstr(text, "%s");
+        *at = 0;
+        assert_works(chmod(path, cases[i].mode));
+        assert_errno(
+            harness_write(file(h, "config"), harness_format(h, "%s%s%s", text, path, at + 2)),
+            cases[i].code);
+        assert_file_contains(file(h, "error"), cases[i].error);
+        free(text);
+    }
+}
+
+/* The kernel asks the daemon itself then; and a pipe that nobody writes to is not opened. */
+static void config_that_names_a_file_of_the_mount_or_a_pipe_is_answered(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(harness_write(file(h, "config"),
+                               harness_format(h, "{\"kernel\":\"%s\"}", harness_path(h, "README"))),
+                 0);
+    const char *pipe = harness_format(h, "%s/pipe", h->directory);
+    assert_works(mkfifo(pipe, 0600));
+    assert_errno(harness_write(file(h, "config"), harness_format(h, "{\"kernel\":\"%s\"}", pipe)),
+                 EINVAL);
+    assert_file_contains(file(h, "error"), "is not a regular file");
+}
+
+/* Shells do not look at the errors of closes, by which it is known that a text stays incomplete;
+ * the boot does. */
+static void config_when_printf_leaves_it_unfinished_is_told_by_the_next_step(void **state)
+{
+    struct harness *h = *state;
+    static const char *const shells[] = {"bash", "dash"};
+    for (size_t i = 0; i < array_length(shells); i++) {
+        assert_shell(shells[i], "printf '{\"kernel\":' > instances/x/config", 0);
+        assert_file_contains(file(h, "error"), "config: unfinished");
+        assert_shell(shells[i], "echo running > instances/x/state", 1);
+        assert_shell(shells[i], "printf '{\"kernel\":' | cp /dev/stdin instances/x/config", 1);
+        assert_shell(shells[i], "{ printf '{\"vcpus\":'; printf '2}'; } > instances/x/config", 0);
+        assert_string_equal(harness_get(h, file(h, "error")), "");
+    }
 }
 
 static void config_after_a_restart_is_what_was_written(void **state)
@@ -236,6 +306,9 @@ int main(void)
         config_test(config_when_read_is_what_was_written),
         config_test(config_when_refused_leaves_the_one_before_in_force),
         config_test(config_when_unfinished_keeps_the_vm_from_booting),
+        config_test(config_with_a_file_of_others_is_refused),
+        config_test(config_that_names_a_file_of_the_mount_or_a_pipe_is_answered),
+        config_test(config_when_printf_leaves_it_unfinished_is_told_by_the_next_step),
         config_test(config_after_a_restart_is_what_was_written),
         config_test(config_with_tools_is_written_and_edited),
         config_test(state_when_there_is_no_such_transition_stays),

@@ -369,19 +369,29 @@ static void boot_of_what_qemu_refuses_says_its_words(void **state)
 {
     struct harness *h = *state;
     make(h);
-    harness_put(file(h, "config"), "{\"kernel\":\"/nonexistent/kernel\",\"memory_mib\":8}");
+    /* It was there when config was written. */
+    const char *kernel = harness_format(h, "%s/short-lived", h->directory);
+    const char *config = harness_format(h, "{\"kernel\":\"%s\",\"memory_mib\":8}", kernel);
+    harness_put(kernel, "k");
+    harness_put(file(h, "config"), config);
+    assert_works(unlink(kernel));
     assert_errno(harness_write(file(h, "state"), "running"), EIO);
-    assert_file_contains(file(h, "error"), "/nonexistent/kernel");
-    assert_file_contains(file(h, "vmm.log"), "/nonexistent/kernel");
+    assert_file_contains(file(h, "error"), kernel);
+    assert_file_contains(file(h, "vmm.log"), kernel);
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
-    harness_put(file(h, "config"), "{\"kernel\":\"/dev/null\",\"memory_mib\":8}");
+    assert_works(mkdir(kernel, 0700));
     assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
-    assert_file_contains(file(h, "error"), "the kernel /dev/null is not a regular file");
+    assert_file_contains(file(h, "error"), "is not a regular file");
+    const char *disk = harness_format(h, "%s/disk", h->directory);
+    harness_put(disk, "d");
     harness_put(file(h, "config"),
-                "{\"kernel\":\"/nonexistent/kernel\",\"disks\":[{\"path\":\"/nonexistent/"
-                "disk\",\"format\":\"raw\",\"readonly\":true}]}");
+                harness_format(h,
+                               "{\"kernel\":\"/etc/passwd\",\"disks\":[{\"path\":\"%s\","
+                               "\"format\":\"raw\",\"readonly\":true}]}",
+                               disk));
+    assert_works(unlink(disk));
     assert_errno(harness_write(file(h, "state"), "running"), EIO);
-    assert_file_contains(file(h, "error"), "/nonexistent/disk");
+    assert_file_contains(file(h, "error"), disk);
     harness_put(file(h, "config"), tiny_guest_config(h, names));
     harness_put(file(h, "state"), "running");
     assert_string_equal(harness_get(h, file(h, "error")), "");

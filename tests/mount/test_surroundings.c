@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -271,10 +272,54 @@ static void daemon_when_signals_come_ends_in_order_or_goes_on(void **state)
     assert_file_contains(h->log, "RLIMIT_CPU");
 }
 
+/* df: of the store's file system; the blocks that are free change meanwhile. */
+static void df_of_the_mount_is_that_of_the_store(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_shell("bash",
+                 "format='%s %S %b %c'; [ \"$(stat -f -c \"$format\" $M)\" = \"$(stat -f -c "
+                 "\"$format\" $S)\" ] && df $M && df -i $M",
+                 0);
+}
+
+static int lock_of_another(const char *path, int flags)
+{
+    auto_close int fd = open(path, flags | O_CLOEXEC);
+    assert_works(fd);
+    return flock(fd, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+}
+
+static void files_when_locked_by_one_user_are_locked_to_others(void **state)
+{
+    struct harness *h = *state;
+    static const char *const names[] = {"README", "instances/x/config", "instances/x/info",
+                                        "instances/x", "instances"};
+    harness_mount(h, NULL);
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    for (size_t i = 0; i < array_length(names); i++) {
+        const char *path = harness_path(h, "%s", names[i]);
+        auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+        assert_works(flock(fd, LOCK_EX));
+        assert_errno(lock_of_another(path, O_RDONLY), EWOULDBLOCK);
+        assert_works(flock(fd, LOCK_UN));
+        assert_errno(lock_of_another(path, O_RDONLY), 0);
+    }
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    const char *config = harness_path(h, "instances/x/config");
+    auto_close int one = open(config, O_RDWR | O_CLOEXEC);
+    auto_close int other = open(config, O_RDWR | O_CLOEXEC);
+    assert_works(fcntl(one, F_OFD_SETLK, &all));
+    assert_fails(fcntl(other, F_OFD_SETLK, &all), EAGAIN);
+    assert_shell("bash", "flock -n instances/x true", 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         bare_test(daemon_whatever_it_was_started_by_has_known_surroundings),
+        bare_test(df_of_the_mount_is_that_of_the_store),
+        bare_test(files_when_locked_by_one_user_are_locked_to_others),
         bare_test(daemon_when_signals_come_ends_in_order_or_goes_on),
     };
     harness_enter();

@@ -243,7 +243,7 @@ static void boot_again_finds_the_newest_disk(void **state)
     assert_disk(h, "web-2", 2, "one\ntwo\n");
     /* Another disk: its overlays are not that one's. */
     assert_int_equal(vm_change(h, "web-2", "stopped"), 0);
-    harness_put(harness_path(h, "instances/web-2/config"), "{\"kernel\":\"/none\"}");
+    harness_put(harness_path(h, "instances/web-2/config"), "{\"kernel\":\"/etc/passwd\"}");
     assert_int_equal(access(harness_store_path(h, "instances/web-2/disk0.1.qcow2"), F_OK), -1);
     assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
 }

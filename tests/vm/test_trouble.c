@@ -53,7 +53,7 @@ static void boot_when_qemu_is_missing_names_it_and_stays_created(void **state)
     struct harness *h = *state;
     const char *qemu = mount_with_qemu_that_goes(h);
     assert_int_equal(mkdir(harness_path(h, "instances/vm"), 0755), 0);
-    harness_put(harness_path(h, "instances/vm/config"), "{\"kernel\":\"/nonexistent/kernel\"}");
+    harness_put(harness_path(h, "instances/vm/config"), "{\"kernel\":\"/etc/passwd\"}");
     assert_int_equal(vm_change(h, "vm", "running"), EIO);
     assert_non_null(strstr(harness_get(h, harness_path(h, "instances/vm/error")), qemu));
     assert_string_equal(harness_get(h, harness_path(h, "instances/vm/state")), "created\n");

@@ -1,0 +1,211 @@
+/* SPDX-License-Identifier: MIT */
+/* Limits that the host sets: each is told with its errno, its name and the remedy, ends nothing and
+ * leaves nothing behind; without it all goes on. (A full disk: test_full.c.) */
+#include "fixture.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tiny_guest.h"
+#include "util/cleanup.h"
+
+enum { FILES_MAX = 400 };
+static const char *const names[] = {"m", NULL};
+
+static char *file(struct harness *h, const char *name)
+{
+    return harness_path(h, "instances/x/%s", name);
+}
+
+static pid_t vmm_of_x(struct harness *h)
+{
+    return atoi(harness_json(h, harness_get(h, file(h, "info")), "pid"));
+}
+
+static int setup(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    if (mkdir(file(h, ""), 0755) < 0)
+        return -1;
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+    return 0;
+}
+
+/* The process gets the limit, and *ret_before is what it had. */
+static void limit(pid_t pid, __rlimit_resource_t resource, rlim_t soft, struct rlimit *ret_before)
+{
+    assert_works(prlimit(pid, resource, NULL, ret_before));
+    assert_works(prlimit(pid, resource, &(struct rlimit){soft, ret_before->rlim_max}, NULL));
+}
+
+static void lift(pid_t pid, __rlimit_resource_t resource, const struct rlimit *before)
+{
+    assert_works(prlimit(pid, resource, before, NULL));
+}
+
+static void assert_refused(struct harness *h, const char *word, int code, const char *name)
+{
+    const char *before = harness_get(h, file(h, "state"));
+    assert_errno(harness_write(file(h, "state"), word), code);
+    assert_file_contains(file(h, "error"), name);
+    assert_string_equal(harness_get(h, file(h, "state")), before);
+}
+
+static void assert_boots(struct harness *h)
+{
+    harness_put(file(h, "state"), "running");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+    harness_await(h, file(h, "console"), "ready\n");
+}
+
+static void file_size_when_limited_is_efbig_and_nothing_is_killed(void **state)
+{
+    struct harness *h = *state;
+    struct rlimit before, vmm_before;
+    limit(h->daemon, RLIMIT_FSIZE, 1 << 20, &before);
+    assert_refused(h, "running", EFBIG, "1048576 bytes (RLIMIT_FSIZE");
+    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    lift(h->daemon, RLIMIT_FSIZE, &before);
+    assert_boots(h);
+    /* QEMU writes the state of the devices by itself. */
+    pid_t vmm = vmm_of_x(h);
+    limit(h->daemon, RLIMIT_FSIZE, 8192, &before);
+    limit(vmm, RLIMIT_FSIZE, 512, &vmm_before);
+    assert_refused(h, "standby", EFBIG, "RLIMIT_FSIZE");
+    assert_int_equal(vmm_of_x(h), vmm);
+    assert_works(kill(vmm, 0));
+    lift(vmm, RLIMIT_FSIZE, &vmm_before);
+    lift(h->daemon, RLIMIT_FSIZE, &before);
+    harness_put(file(h, "state"), "standby");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
+}
+
+static void descriptors_when_used_up_are_emfile(void **state)
+{
+    struct harness *h = *state;
+    struct rlimit before;
+    limit(h->daemon, RLIMIT_NOFILE, 5, &before);
+    assert_refused(h, "running", EMFILE, "5 files open (RLIMIT_NOFILE)");
+    assert_fails(mkdir(harness_path(h, "instances/y"), 0755), EMFILE);
+    lift(h->daemon, RLIMIT_NOFILE, &before);
+    assert_works(mkdir(harness_path(h, "instances/y"), 0755));
+    assert_boots(h);
+}
+
+static void processes_when_used_up_are_eagain_with_the_limits_name(void **state)
+{
+    struct harness *h = *state;
+    struct rlimit before;
+    if (geteuid() == 0)
+        return; /* for whom it does not count */
+    limit(h->daemon, RLIMIT_NPROC, 1, &before);
+    assert_refused(h, "running", EAGAIN, "may have 1 (RLIMIT_NPROC");
+    lift(h->daemon, RLIMIT_NPROC, &before);
+    assert_boots(h);
+}
+
+static void processes_when_used_up_at_the_start_keep_it_from_mounting(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() == 0)
+        return;
+    assert_int_equal(harness_unmount(h), 0);
+    struct harness_result result =
+        assert_shell("bash", "ulimit -u 1; exec $HYPEFS mount -f --store $S $M", 1);
+    assert_contains(result.err, "RLIMIT_NPROC");
+    harness_mount(h, NULL);
+}
+
+/* Root alone can mount one. */
+static bool store_on_a_small_disk(struct harness *h, const char *options)
+{
+    if (geteuid() != 0)
+        return false;
+    assert_int_equal(harness_unmount(h), 0);
+    h->store = harness_format(h, "%s/disk", h->directory);
+    assert_works(mkdir(h->store, 0700));
+    assert_works(mount("none", h->store, "tmpfs", 0, options));
+    assert_works(chmod(h->store, 0700));
+    harness_mount(h, NULL);
+    assert_works(mkdir(file(h, ""), 0755));
+    harness_put(file(h, "config"), tiny_guest_config(h, names));
+    return true;
+}
+
+static void use_up_inodes(struct harness *h)
+{
+    for (int i = 0; i < FILES_MAX; i++) {
+        auto_close int fd =
+            open(harness_store_path(h, "fill-%d", i), O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        if (fd >= 0)
+            continue;
+        assert_errno(errno, ENOSPC);
+        return;
+    }
+    fail_msg("there are inodes without end");
+}
+
+static void inodes_when_used_up_are_enospc(void **state)
+{
+    struct harness *h = *state;
+    if (!store_on_a_small_disk(h, "nr_inodes=200"))
+        return;
+    use_up_inodes(h);
+    assert_fails(mkdir(harness_path(h, "instances/y"), 0755), ENOSPC);
+    assert_refused(h, "running", ENOSPC, "no inodes left");
+    assert_shell("bash", "rm $S/fill-*", 0);
+    assert_boots(h);
+    pid_t vmm = vmm_of_x(h);
+    use_up_inodes(h);
+    assert_refused(h, "standby", ENOSPC, "no inodes left");
+    assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
+    assert_int_equal(vmm_of_x(h), vmm);
+    assert_shell("bash", "rm $S/fill-*", 0);
+    harness_put(file(h, "state"), "standby");
+    use_up_inodes(h);
+    assert_refused(h, "running", ENOSPC, "no inodes left");
+    assert_errno(harness_write(file(h, "forks/new/commit"), "f1"), ENOSPC);
+    assert_shell("bash", "rm $S/fill-*", 0);
+    assert_boots(h);
+}
+
+static void store_on_a_read_only_file_system_is_refused(void **state)
+{
+    struct harness *h = *state;
+    if (!store_on_a_small_disk(h, "size=10m"))
+        return;
+    assert_int_equal(harness_unmount(h), 0);
+    assert_works(mount(NULL, h->store, NULL, MS_REMOUNT | MS_RDONLY, NULL));
+    struct harness_result result = assert_shell("bash", "$HYPEFS mount --store $S $M", 1);
+    assert_contains(result.err, "mounted read-only: mount -o remount,rw");
+    assert_works(mount(NULL, h->store, NULL, MS_REMOUNT, NULL));
+    harness_mount(h, NULL);
+    assert_boots(h);
+}
+
+#define limit_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        limit_test(file_size_when_limited_is_efbig_and_nothing_is_killed),
+        limit_test(descriptors_when_used_up_are_emfile),
+        limit_test(processes_when_used_up_are_eagain_with_the_limits_name),
+        limit_test(processes_when_used_up_at_the_start_keep_it_from_mounting),
+        limit_test(inodes_when_used_up_are_enospc),
+        limit_test(store_on_a_read_only_file_system_is_refused),
+    };
+    harness_enter();
+    if (!tiny_guest_possible())
+        return HARNESS_SKIPPED;
+    return cmocka_run_group_tests_name("limits", tests, NULL, NULL);
+}
