@@ -13,6 +13,7 @@
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
+#include "util/json.h"
 
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
 {
@@ -147,16 +148,17 @@ static int accept(struct machine_disk *disk, cJSON *lines, struct error *err)
     if (!disk->key[0])
         return 0;
     if (stat(disk->path, &file) < 0)
-        return error_set(err, EIO, "disk %s: %s", disk->path, strerrordesc_np(errno));
+        return error_io(err, errno, "disk %s", disk->path);
     int r = disk_check_kind(disk->path, disk->readonly, &file, err);
     if (r == 0)
         r = tell_change(disk, &file, change, err);
     if (r <= 0)
         return r;
     r = key_of(disk, &file, disk->key, err);
-    if (r == 0 && (asprintf(&line, "disk %s: %s", disk->path, change) < 0 ||
-                   !json_append(lines, cJSON_CreateString(line))))
+    if (r == 0 && asprintf(&line, "disk %s: %s", disk->path, change) < 0)
         r = error_set(err, ENOMEM, "out of memory");
+    if (r == 0)
+        json_append(lines, cJSON_CreateString(line));
     return r;
 }
 
