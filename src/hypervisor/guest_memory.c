@@ -11,44 +11,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "hypervisor/mappings.h"
 #include "util/cleanup.h"
 #include "util/process.h"
 #include "util/sparse.h"
 
-enum { PATH_SIZE = 64, CHUNK_SIZE = 4096, MAPPINGS_MAX = 4096 };
-
-/* A file as /proc/PID/maps names it. stat's device is another one on overlayfs and btrfs. */
-struct identity {
-    unsigned major, minor;
-    uint64_t inode;
-};
-
-struct mapping {
-    uint64_t start, end; /* addresses */
-    uint64_t offset;     /* of `start` in the file */
-    bool usable;         /* private, readable and writable */
-    struct identity file;
-};
+enum { PATH_SIZE = 64, CHUNK_SIZE = 4096 };
 
 struct guest_memory {
     int fd;
-    struct mapping *mappings;
-    size_t count;
+    struct mappings mappings;
 };
-
-static bool parse_mapping(const char *line, struct mapping *ret)
-{
-    char flags[5];
-    struct mapping mapping;
-    if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &mapping.start,
-               &mapping.end, flags, &mapping.offset, &mapping.file.major, &mapping.file.minor,
-               &mapping.file.inode) != 7 ||
-        mapping.end <= mapping.start)
-        return false;
-    mapping.usable = flags[0] == 'r' && flags[1] == 'w' && flags[3] == 'p';
-    *ret = mapping;
-    return true;
-}
 
 /* A process that is ending is one for some moments more, without memory. */
 static int ended(const char *process, struct error *err)
@@ -84,7 +57,7 @@ static int walk(const char *pid, int (*visit)(const struct mapping *mapping, voi
     int r = 0;
     while (r == 0 && getline(&line, &size, file) > 0) {
         struct mapping mapping;
-        if (!parse_mapping(line, &mapping))
+        if (!mapping_parse(line, &mapping))
             return error_set(err, EIO, "%s has a line that is not understood", path);
         r = visit(&mapping, context);
     }
@@ -95,7 +68,7 @@ static int walk(const char *pid, int (*visit)(const struct mapping *mapping, voi
 
 struct own_page {
     uint64_t address;
-    struct identity file;
+    struct mapped_file file;
     bool found;
 };
 
@@ -109,7 +82,7 @@ static int find_own_page(const struct mapping *mapping, void *context)
     return 1;
 }
 
-static int identify(int image_fd, struct identity *ret, struct error *err)
+static int identify(int image_fd, struct mapped_file *ret, struct error *err)
 {
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
     void *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
@@ -127,7 +100,7 @@ static int identify(int image_fd, struct identity *ret, struct error *err)
 }
 
 struct collector {
-    struct identity file;
+    struct mapped_file file;
     struct guest_memory *memory;
     bool alive; /* it has some mapping */
 };
@@ -136,19 +109,9 @@ static int collect(const struct mapping *mapping, void *context)
 {
     struct collector *collector = context;
     collector->alive = true;
-    if (mapping->file.inode != collector->file.inode ||
-        mapping->file.major != collector->file.major ||
-        mapping->file.minor != collector->file.minor)
-        return 0;
-    struct guest_memory *memory = collector->memory;
-    if (memory->count == MAPPINGS_MAX)
-        return -E2BIG;
-    struct mapping *mappings = reallocarray(memory->mappings, memory->count + 1, sizeof *mappings);
-    if (!mappings)
-        return -ENOMEM;
-    memory->mappings = mappings;
-    memory->mappings[memory->count++] = *mapping;
-    return 0;
+    return mapping_is_of(mapping, &collector->file)
+               ? mappings_add(&collector->memory->mappings, mapping)
+               : 0;
 }
 
 int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
@@ -181,7 +144,7 @@ int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_mem
     r = walk(name, collect, &collector, err);
     if (r == 0 && !collector.alive)
         r = ended(name, err);
-    else if (r == 0 && memory->count == 0)
+    else if (r == 0 && memory->mappings.count == 0)
         r = error_set(err, EIO,
                       "process %d does not map the memory image (a wrapper script must exec the "
                       "VMM)",
@@ -198,41 +161,8 @@ void guest_memory_destroy(struct guest_memory *memory)
 {
     if (!memory)
         return;
-    free(memory->mappings);
+    mappings_finish(&memory->mappings);
     free(memory);
-}
-
-/* The VMM's address of image offset `offset`. */
-static int translate(const struct guest_memory *memory, uint64_t offset, size_t size, uint64_t *ret,
-                     struct error *err)
-{
-    uint64_t end;
-    if (__builtin_add_overflow(offset, size, &end))
-        return error_set(err, EIO, "offset %" PRIu64 " is in no memory image", offset);
-    const struct mapping *over = NULL;
-    size_t count = 0;
-    for (size_t i = 0; i < memory->count; i++) {
-        const struct mapping *mapping = &memory->mappings[i];
-        uint64_t mapping_end;
-        if (!__builtin_add_overflow(mapping->offset, mapping->end - mapping->start, &mapping_end) &&
-            mapping->offset < end && offset < mapping_end) {
-            over = offset >= mapping->offset && end <= mapping_end ? mapping : NULL;
-            count++;
-        }
-    }
-    if (count != 1 || !over)
-        return error_set(err, EIO, "bytes %" PRIu64 " to %" PRIu64 " of the memory image lie in %s",
-                         offset, end,
-                         count == 0   ? "no mapping of the VMM"
-                         : count == 1 ? "a mapping of the VMM in part only"
-                                      : "more than one mapping of the VMM");
-    if (!over->usable)
-        return error_set(err, EIO,
-                         "the VMM's mapping over offset %" PRIu64
-                         " of the memory image is not private and writable",
-                         offset);
-    *ret = over->start + (offset - over->offset);
-    return 0;
 }
 
 /* What pread or pwrite returned: 0 of a process that has no memory any more. */
@@ -246,7 +176,7 @@ int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *
                       struct error *err)
 {
     uint64_t address;
-    int r = translate(memory, offset, size, &address, err);
+    int r = mappings_translate(&memory->mappings, offset, size, &address, err);
     if (r < 0)
         return r;
     for (size_t done = 0; done < size;) {
@@ -280,7 +210,7 @@ int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const
                        size_t size, struct error *err)
 {
     uint64_t address;
-    int r = translate(memory, offset, size, &address, err);
+    int r = mappings_translate(&memory->mappings, offset, size, &address, err);
     if (r < 0)
         return r;
     for (size_t done = 0; done < size;) {
@@ -296,15 +226,6 @@ int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const
 }
 
 /* ---- what was written ---- */
-
-/* An entry of /proc/PID/pagemap: the kernel's Documentation/admin-guide/mm/pagemap.rst. */
-static const uint64_t page_is_file = UINT64_C(1) << 61, page_is_swapped = UINT64_C(1) << 62,
-                      page_is_present = UINT64_C(1) << 63;
-
-static bool is_written(uint64_t entry)
-{
-    return entry & (page_is_present | page_is_swapped) && !(entry & page_is_file);
-}
 
 enum { ENTRIES = 4096, RUN_PAGES = 64 }; /* read at a time */
 
@@ -339,10 +260,8 @@ static int copy_entries(struct written *written, uint64_t address, uint64_t offs
 {
     int r = 0;
     for (size_t i = 0, run; i < count && r == 0; i += run) {
-        bool wanted = is_written(written->entries[i]);
-        for (run = 1; i + run < count && is_written(written->entries[i + run]) == wanted &&
-                      (!wanted || run < RUN_PAGES);)
-            run++;
+        bool wanted;
+        run = pagemap_run(written->entries + i, count - i, RUN_PAGES, &wanted);
         if (wanted)
             r = copy_run(written, address + i * written->page_size, offset + i * written->page_size,
                          run, err);
@@ -390,8 +309,8 @@ int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int 
                                 .page_size = page_size,
                                 .bytes = bytes};
     int r = 0;
-    for (size_t i = 0; i < memory->count && r == 0; i++)
-        if (memory->mappings[i].usable)
-            r = copy_mapping(written, &memory->mappings[i], cancel_fd, err);
+    for (size_t i = 0; i < memory->mappings.count && r == 0; i++)
+        if (memory->mappings.items[i].usable)
+            r = copy_mapping(written, &memory->mappings.items[i], cancel_fd, err);
     return r;
 }

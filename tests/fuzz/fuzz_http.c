@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* Any bytes as what a VMM answers to a request by HTTP, before it closes the connection. */
+#include <errno.h>
+
+#include "fuzz.h"
+#include "http_peer.h"
+#include "hypervisor/http.h"
+#include "util/process.h"
+
+enum { FAR_MS = 10000 };
+
+bool fuzz(const uint8_t *data, size_t size)
+{
+    struct http_peer peer;
+    struct http_reply reply = {0};
+    struct error err = {0};
+    http_peer_start(&peer, data, size);
+    const struct http_request request = {.peer = "the VMM",
+                                         .directory_fd = peer.directory_fd,
+                                         .socket = HTTP_PEER_SOCKET,
+                                         .method = "GET",
+                                         .path = "/version"};
+    const struct http_limits limits = {
+        .pidfd = peer.alive[0], .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
+    int r = http_call(&request, &limits, &reply, &err);
+    if (r == 0)
+        MUST(reply.status >= 100 && reply.status <= 999 && reply.body &&
+             reply.size <= HTTP_REPLY_MAX && reply.body[reply.size] == 0);
+    else
+        MUST(r == -EIO && err.code == EIO && err.text[0] && !reply.body);
+    free(reply.body);
+    http_peer_finish(&peer);
+    return r == 0;
+}

@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/* Any bytes as a file that is to be imported: a state, or a configuration beside a good state. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "fuzz.h"
+#include "hypervisor/import.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { MEMORY_SIZE = 4096 };
+
+/* How the states of each begin, and a configuration that goes with any of them ("": none). */
+static const struct {
+    const char *hypervisor;
+    const void *state;
+    size_t size;
+    const char *config;
+} known[] = {
+    {"qemu", "QEVM\0\0\0\3\4\0\0\0\0\0\0\0", 16,
+     "{\"memory_bytes\":4096,\"vcpus\":1,\"machine\":\"microvm\",\"type\":\"microvm\","
+     "\"accel\":\"tcg\",\"cpu\":\"max\",\"host_cpu\":null,\"version\":\"7.2.22\","
+     "\"network\":{\"mode\":\"user\",\"restrict\":false},\"disks\":[]}"},
+    {"firecracker", "\0\0\x64\x86\x84\x19\x10\x07\0\0\0\0\0\0\0\0", 16, ""},
+    {"cloud-hypervisor", "{}", 2, ""},
+};
+
+static struct import_file make_file(const char *name, const void *bytes, size_t size)
+{
+    struct import_file file = {.path = name, .fd = memfd_create(name, MFD_CLOEXEC)};
+    MUST(file.fd >= 0 && (size == 0 || write(file.fd, bytes, size) == (ssize_t)size));
+    MUST(fstat(file.fd, &file.st) == 0);
+    return file;
+}
+
+/* Takes the descriptors. */
+static bool check(const char *hypervisor, struct import_files *files)
+{
+    struct import import;
+    struct error err = {0};
+    int r = import_check(hypervisor, files, &import, &err);
+    if (r == 0) {
+        auto_json cJSON *json = import_describe(&import, files);
+        MUST(json && import.machine.disk_count <= MACHINE_DISKS_MAX);
+        import_finish(&import);
+    } else {
+        MUST(err.code == -r && err.text[0]);
+    }
+    import_file_close(&files->memory);
+    import_file_close(&files->state);
+    import_file_close(&files->config);
+    return r == 0;
+}
+
+bool fuzz(const uint8_t *data, size_t size)
+{
+    static const uint8_t memory[MEMORY_SIZE];
+    bool taken = false;
+    for (size_t i = 0; i < array_length(known); i++) {
+        struct import_files files = {.memory = make_file("memory", memory, sizeof memory),
+                                     .state = make_file("state", data, size),
+                                     .config = {.fd = -1}};
+        if (known[i].config[0])
+            files.config = make_file("config", known[i].config, strlen(known[i].config));
+        taken = check(known[i].hypervisor, &files) || taken;
+        files = (struct import_files){.memory = make_file("memory", memory, sizeof memory),
+                                      .state = make_file("state", known[i].state, known[i].size),
+                                      .config = make_file("config", data, size)};
+        taken = check(known[i].hypervisor, &files) || taken;
+    }
+    return taken;
+}
