@@ -13,6 +13,7 @@
 #include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
 #include "util/sparse.h"
@@ -198,9 +199,10 @@ static int link_file(const struct vmm_context *context, const char *path, const 
 {
     if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", name);
-    return symlinkat(path, context->directory_fd, name) == 0
-               ? 0
-               : error_errno(err, errno, "the link %s cannot be made", name);
+    if (symlinkat(path, context->directory_fd, name) < 0)
+        return error_errno(err, errno, "the link %s cannot be made", name);
+    fault_point(FAULT_LINKED);
+    return 0;
 }
 
 int firecracker_drive_path(const struct vmm_context *context, const struct machine_disk *disk,

@@ -82,6 +82,8 @@ static void assert_device_is_a_disk(struct harness *h, const char *first, const 
     harness_put(file(h, "state"), "running");
     write_to(h, first, "two");
     assert_not_forked(h, "something has written to the block device");
+    harness_put(harness_path(h, "snapshots/s/accept"), "1");
+    assert_errno(commit(h, "c"), 0);
 }
 
 static void block_device_that_is_only_read_is_a_disk(void **state)
@@ -106,7 +108,7 @@ static void block_device_that_is_only_read_is_a_disk(void **state)
         harness_put(file(h, "state"), "running");
         harness_await(h, file(h, "console"), "ready");
         assert_device_is_a_disk(h, first, second);
-        for (const char *id = "ab"; *id; id++)
+        for (const char *id = "abc"; *id; id++)
             fake_drop(h, harness_format(h, "%c", *id));
         fake_drop(h, "x");
         assert_works(rmdir(harness_path(h, "snapshots/s")));
