@@ -175,12 +175,14 @@ static void commit_that_runs_nothing_takes_none(void **state)
     assert_string_equal(hidden(h), ready);
 }
 
-static void commit_when_the_image_was_replaced_loads_the_new_one(void **state)
+static void commit_when_a_replaced_image_was_accepted_loads_the_new_one(void **state)
 {
     struct harness *h = *state;
     assert_errno(warm(h, "1"), 0);
     await_ready(h, 1);
     assert_shell("bash", "cd $S/snapshots/base && cp memory new && mv new memory", 0);
+    assert_errno(harness_write(base(h, "forks/new/commit"), "x"), EIO);
+    assert_errno(harness_write(base(h, "accept"), "1"), 0);
     assert_string_equal(fork_it(h, "x"), "false");
     await_ready(h, 1);
     assert_string_equal(fork_it(h, "y"), "true");
@@ -330,7 +332,7 @@ int main(void)
         test(warm_of_what_cannot_be_forked_is_refused),
         test(commit_when_a_vm_is_ready_takes_it),
         test(commit_that_runs_nothing_takes_none),
-        test(commit_when_the_image_was_replaced_loads_the_new_one),
+        test(commit_when_a_replaced_image_was_accepted_loads_the_new_one),
         test(commit_that_fails_leaves_nothing_of_the_vm),
         test(warm_when_lowered_ends_those_that_are_too_many),
         test(rmdir_of_a_snapshot_ends_its_ready_vms),
