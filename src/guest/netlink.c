@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 enum {
-    ANSWER_MAX = 8192,       /* the kernel's dumps come in pieces of that size at the most */
     FLAG_LOWER_UP = 1 << 16, /* IFF_LOWER_UP, which libc's header does not have */
     ADDRESSES_MAX = 4096,    /* a bound for a loop that ends when nothing is left */
     POINT_TO_POINT =
@@ -69,7 +68,28 @@ static const struct nlmsghdr *part_at(const uint8_t *bytes, size_t size, size_t 
     return part;
 }
 
-/* `visit` gets what comes before the end of a dump. */
+static int error_of(const struct nlmsghdr *part)
+{
+    const struct nlmsgerr *error = NLMSG_DATA(part);
+    return part->nlmsg_len < NLMSG_LENGTH(sizeof error->error) || error->error > 0 ? -EIO
+                                                                                   : error->error;
+}
+
+bool netlink_visit(const uint8_t *bytes, size_t size,
+                   void (*visit)(const struct nlmsghdr *, void *), void *context, int *ret)
+{
+    const struct nlmsghdr *part;
+    for (size_t at = 0; (part = part_at(bytes, size, at)); at += NLMSG_ALIGN(part->nlmsg_len)) {
+        if (part->nlmsg_type == NLMSG_DONE || part->nlmsg_type == NLMSG_ERROR) {
+            *ret = part->nlmsg_type == NLMSG_DONE ? 0 : error_of(part);
+            return true;
+        }
+        if (visit)
+            visit(part, context);
+    }
+    return false;
+}
+
 static int transact(int fd, const struct netlink_message *message,
                     void (*visit)(const struct nlmsghdr *, void *), void *context)
 {
@@ -83,23 +103,16 @@ static int transact(int fd, const struct netlink_message *message,
     for (;;) {
         union {
             struct nlmsghdr header;
-            uint8_t bytes[ANSWER_MAX];
+            uint8_t bytes[NETLINK_ANSWER_MAX];
         } answer;
         ssize_t n = recv(fd, answer.bytes, sizeof answer.bytes, 0);
+        int r;
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
             return -errno;
-        const struct nlmsghdr *part;
-        for (size_t at = 0; (part = part_at(answer.bytes, (size_t)n, at));
-             at += NLMSG_ALIGN(part->nlmsg_len)) {
-            if (part->nlmsg_type == NLMSG_DONE)
-                return 0;
-            if (part->nlmsg_type == NLMSG_ERROR)
-                return ((const struct nlmsgerr *)NLMSG_DATA(part))->error;
-            if (visit)
-                visit(part, context);
-        }
+        if (netlink_visit(answer.bytes, (size_t)n, visit, context, &r))
+            return r;
     }
 }
 
@@ -107,6 +120,15 @@ int netlink_request(int fd, struct netlink_message *message)
 {
     message->header.nlmsg_flags |= NLM_F_ACK;
     return transact(fd, message, NULL, NULL);
+}
+
+int netlink_may_change(int fd, int interface)
+{
+    const struct ifinfomsg nothing = {.ifi_index = interface};
+    struct netlink_message message;
+
+    netlink_begin(&message, RTM_NEWLINK, 0, &nothing, sizeof nothing);
+    return netlink_request(fd, &message);
 }
 
 int netlink_set_link(int fd, int interface, bool up)
@@ -129,7 +151,7 @@ int netlink_set_mac(int fd, int interface, const uint8_t *mac, size_t size)
     return netlink_request(fd, &message);
 }
 
-static void look_at_link(const struct nlmsghdr *part, void *context)
+void netlink_look_at_link(const struct nlmsghdr *part, void *context)
 {
     const struct ifinfomsg *link = NLMSG_DATA(part);
     if (part->nlmsg_type == RTM_NEWLINK && part->nlmsg_len >= NLMSG_LENGTH(sizeof *link))
@@ -143,23 +165,15 @@ int netlink_has_carrier(int fd, int interface, bool *ret)
     unsigned flags = 0;
 
     netlink_begin(&message, RTM_GETLINK, NLM_F_ACK, &link, sizeof link);
-    int r = transact(fd, &message, look_at_link, &flags);
+    int r = transact(fd, &message, netlink_look_at_link, &flags);
     if (r == 0)
         *ret = (flags & IFF_UP) && (flags & FLAG_LOWER_UP);
     return r;
 }
 
-/* The first address of one interface, in a dump of all. */
-struct search {
-    unsigned interface;
-    bool found;
-    struct ifaddrmsg header;
-    struct in_addr address;
-};
-
-static void look_at_address(const struct nlmsghdr *part, void *context)
+void netlink_look_at_address(const struct nlmsghdr *part, void *context)
 {
-    struct search *search = context;
+    struct netlink_found *search = context;
     const struct ifaddrmsg *header = NLMSG_DATA(part);
 
     if (search->found || part->nlmsg_type != RTM_NEWADDR ||
@@ -182,20 +196,20 @@ static void look_at_address(const struct nlmsghdr *part, void *context)
     }
 }
 
-static int find_address(int fd, struct search *search)
+static int find_address(int fd, struct netlink_found *search)
 {
     const struct ifaddrmsg any = {.ifa_family = AF_INET};
     struct netlink_message message;
 
     netlink_begin(&message, RTM_GETADDR, NLM_F_DUMP, &any, sizeof any);
-    return transact(fd, &message, look_at_address, search);
+    return transact(fd, &message, netlink_look_at_address, search);
 }
 
 int netlink_remove_addresses(int fd, int interface)
 {
     /* The first of those that are left: with a primary address its secondary ones may go. */
     for (int i = 0; i < ADDRESSES_MAX; i++) {
-        struct search search = {.interface = (unsigned)interface};
+        struct netlink_found search = {.interface = (unsigned)interface};
         struct netlink_message message;
 
         int r = find_address(fd, &search);
@@ -247,7 +261,7 @@ int netlink_replace_default_route(int fd, int interface, struct in_addr gateway,
 int netlink_wait(int fd, int timeout_ms)
 {
     struct pollfd event = {.fd = fd, .events = POLLIN};
-    uint8_t bytes[ANSWER_MAX];
+    uint8_t bytes[NETLINK_ANSWER_MAX];
 
     int n = poll(&event, 1, timeout_ms);
     if (n == 0)

@@ -14,7 +14,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { NETLINK_MESSAGE_MAX = 512 };
+enum {
+    NETLINK_MESSAGE_MAX = 512,
+    NETLINK_ANSWER_MAX = 8192, /* the kernel's dumps come in pieces of that size at the most */
+};
 
 /* A request that is being put together. What does not fit makes netlink_request() say EMSGSIZE. */
 struct netlink_message {
@@ -33,8 +36,30 @@ void netlink_begin(struct netlink_message *ret, uint16_t type, uint16_t flags, c
                    size_t size);
 void netlink_add(struct netlink_message *message, uint16_t type, const void *data, size_t size);
 
+/*
+ * Goes through one piece of an answer: `visit` (or NULL) gets each part of it before its end. True
+ * if it ends there, with what the request came to: 0 or -errno. `bytes` is aligned as a struct
+ * nlmsghdr.
+ */
+bool netlink_visit(const uint8_t *bytes, size_t size,
+                   void (*visit)(const struct nlmsghdr *part, void *context), void *context,
+                   int *ret);
+
+/* Visits: into an unsigned, a link's flags; into the next, the first address of an interface. */
+void netlink_look_at_link(const struct nlmsghdr *part, void *context);
+void netlink_look_at_address(const struct nlmsghdr *part, void *context);
+struct netlink_found {
+    unsigned interface;
+    bool found;
+    struct ifaddrmsg header;
+    struct in_addr address;
+};
+
 /* Sends it and reads the answer. */
 int netlink_request(int fd, struct netlink_message *message);
+
+/* Is the caller allowed to? */
+int netlink_may_change(int fd, int interface);
 
 int netlink_set_link(int fd, int interface, bool up);
 int netlink_set_mac(int fd, int interface, const uint8_t *mac, size_t size);

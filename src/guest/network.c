@@ -3,6 +3,7 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <net/if_arp.h>
 #include <stdio.h>
 #include <string.h>
@@ -11,6 +12,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "guest/manager.h"
 #include "guest/netlink.h"
 #include "mailbox/address.h"
 
@@ -122,32 +124,77 @@ bool network_parse(const char *payload, size_t size, struct network_identity *re
 
 /* ---- the interface ---- */
 
-static int set_down(int fd, int interface, const struct network_identity *identity)
+/* An interface while it changes. */
+struct change {
+    int fd, interface;
+    const struct network_identity *identity;
+    bool no_ipv6; /* switched off for a moment, and with it all of its addresses */
+};
+
+static int may_change(struct change *change)
 {
-    (void)identity;
-    return netlink_set_link(fd, interface, false);
+    return netlink_may_change(change->fd, change->interface);
 }
 
-static int set_mac(int fd, int interface, const struct network_identity *identity)
+static int release(struct change *change)
 {
-    return netlink_set_mac(fd, interface, identity->mac, sizeof identity->mac);
+    return manager_release("", change->identity->interface, change->interface);
 }
 
-static int remove_addresses(int fd, int interface, const struct network_identity *identity)
+static int remove_addresses(struct change *change)
 {
-    (void)identity;
-    return netlink_remove_addresses(fd, interface);
+    return netlink_remove_addresses(change->fd, change->interface);
 }
 
-static int add_address(int fd, int interface, const struct network_identity *identity)
+/* The interface's switch for IPv6. -errno; ENOENT: there is no IPv6. */
+static int switch_ipv6(const struct change *change, bool off)
 {
-    return netlink_add_address(fd, interface, identity->address, identity->prefix);
+    char path[sizeof "/proc/sys/net/ipv6/conf//disable_ipv6" + IFNAMSIZ], was = '1';
+    snprintf(path, sizeof path, "/proc/sys/net/ipv6/conf/%s/disable_ipv6",
+             change->identity->interface);
+    int fd = open(path, O_RDWR | O_CLOEXEC), r = 0;
+    if (fd < 0)
+        return -errno;
+    if (off && pread(fd, &was, 1, 0) == 1 && was != '0')
+        r = -EALREADY;
+    else if (pwrite(fd, off ? "1" : "0", 1, 0) != 1)
+        r = -errno;
+    close(fd);
+    return r;
 }
 
-static int set_up(int fd, int interface, const struct network_identity *identity)
+/* By the switch, so that the link stays up; or by the link, where that cannot be had. */
+static int remove_ipv6_addresses(struct change *change)
 {
-    (void)identity;
-    return netlink_set_link(fd, interface, true);
+    int r = switch_ipv6(change, true);
+    change->no_ipv6 = r == 0;
+    return r == 0 || r == -ENOENT || r == -EALREADY
+               ? 0
+               : netlink_set_link(change->fd, change->interface, false);
+}
+
+/* Most interfaces take it while they are up. One that is set down looks to others, managers of
+ * networks above all, like one that was unplugged. */
+static int set_mac(struct change *change)
+{
+    const uint8_t *mac = change->identity->mac;
+    int r = netlink_set_mac(change->fd, change->interface, mac, NETWORK_MAC_SIZE);
+    if (r != -EBUSY)
+        return r;
+    r = netlink_set_link(change->fd, change->interface, false);
+    return r < 0 ? r : netlink_set_mac(change->fd, change->interface, mac, NETWORK_MAC_SIZE);
+}
+
+static int add_address(struct change *change)
+{
+    return netlink_add_address(change->fd, change->interface, change->identity->address,
+                               change->identity->prefix);
+}
+
+static int set_up(struct change *change)
+{
+    int r = netlink_set_link(change->fd, change->interface, true);
+    return r < 0 || !change->no_ipv6 ? r : switch_ipv6(change, false);
 }
 
 /* Is there a route to the gateway, but for its own? */
@@ -160,24 +207,28 @@ static bool is_near(const struct network_identity *identity)
     return difference >> (ADDRESS_PREFIX_MAX - prefix) == 0;
 }
 
-/* The one that led through this interface is gone since it was set down. */
-static int set_default_route(int fd, int interface, const struct network_identity *identity)
+/* Those that led through this interface are gone with its addresses. */
+static int set_default_route(struct change *change)
 {
+    const struct network_identity *identity = change->identity;
     if (!identity->gateway_text[0])
         return 0;
-    return netlink_replace_default_route(fd, interface, identity->gateway, !is_near(identity));
+    return netlink_replace_default_route(change->fd, change->interface, identity->gateway,
+                                         !is_near(identity));
 }
 
 static const struct {
     const char *what;
-    int (*run)(int fd, int interface, const struct network_identity *identity);
+    int (*run)(struct change *change);
     const char *after_failure; /* what is left */
 } steps[] = {
-    {"set the link down", set_down, "nothing was changed"},
-    {"set the MAC address", set_mac, "the link is down"},
-    {"remove the old addresses", remove_addresses, "the link is down"},
-    {"add the address", add_address, "the link is down, without an address"},
-    {"set the link up", set_up, "the link is down"},
+    {"change it", may_change, "nothing was changed"},
+    {"take it from systemd-networkd or NetworkManager", release, "nothing was changed"},
+    {"remove the old addresses", remove_addresses, "it may have some of them"},
+    {"remove the old IPv6 addresses", remove_ipv6_addresses, "it has no IPv4 address"},
+    {"set the MAC address", set_mac, "it has no address"},
+    {"add the address", add_address, "it has no address"},
+    {"set the link up", set_up, "the link may be down"},
     {"set the default route", set_default_route, "there is none through this interface"},
 };
 
@@ -240,8 +291,9 @@ static void run_steps(int fd, int events_fd, const struct network_identity *iden
                                     : strerror(-r));
         return;
     }
+    struct change change = {.fd = fd, .interface = interface, .identity = identity};
     for (size_t i = 0; i < sizeof steps / sizeof steps[0]; i++) {
-        r = steps[i].run(fd, interface, identity);
+        r = steps[i].run(&change);
         if (r < 0) {
             snprintf(ret->reason, sizeof ret->reason, "%s: cannot %s: %s (%s)", name, steps[i].what,
                      strerror(-r), steps[i].after_failure);

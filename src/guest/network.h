@@ -38,8 +38,9 @@ struct network_result {
 };
 
 /*
- * Sets the interface down, sets its MAC address, puts the new address into the place of all that it
- * had, sets it up and replaces the default route, then waits for the link, but not for long. What
+ * Takes the interface from what manages it, removes all its addresses, and with them its routes,
+ * sets its MAC address, adds the new address and replaces the default route, then waits for the
+ * link, but not for long. The link is only set down where the kernel wants that. What
  * can be checked is checked before anything is changed; if the kernel refuses a step after that,
  * the reason says what the interface is like now.
  */

@@ -220,7 +220,7 @@ static void network_that_may_not_be_changed_says_so(void **state)
     start(f, (const char *[]){"--network", "--ack-address", "10.9.9.1", NULL});
     deliver(f, NULL, IDENTITY ",\"prefix\":24,\"gateway\":\"10.0.0.1\"");
     ack_expect(f->ack_fd,
-               "stage=failed " SUBJECT " reason=eth0:_cannot_set_the_link_down:_Operation_not_"
+               "stage=failed " SUBJECT " reason=eth0:_cannot_change_it:_Operation_not_"
                "permitted_(nothing_was_changed)");
     networks_expect(&f->networks, template_state);
 }
