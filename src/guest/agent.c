@@ -15,16 +15,18 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "guest/clock.h"
 #include "guest/hook.h"
 #include "guest/hypefs-guest.h"
 #include "guest/network.h"
 
-enum { EXIT_USAGE = 2, SIGNALS_EVERY_MS = 250 };
+enum { EXIT_USAGE = 2, SIGNALS_EVERY_MS = 250, CLOCK_EVERY = 4 };
 
 struct agent {
     const char *hook;
     const char *ack_address;
-    bool wants_network;
+    bool wants_network, wants_clock;
+    unsigned quiet;            /* waits since the clock was looked at */
     const char *network_token; /* NULL: a random one */
     char **specs;              /* NAME or NAME=TOKEN, as given */
     struct hypefs_mailbox **boxes;
@@ -36,7 +38,7 @@ struct agent {
 
 static const char usage[] =
     "Usage: hypefs-guest [--network[=TOKEN]] [--mailbox NAME[=TOKEN]... --hook PROGRAM]\n"
-    "                    [--ack-address ADDRESS]\n"
+    "                    [--ack-address ADDRESS] [--clock]\n"
     "\n"
     "Plants mailboxes in memory, and for each payload that a clone of this VM wakes up with, runs\n"
     "PROGRAM: the payload is on its stdin, the mailbox's name in HYPEFS_MAILBOX. Exit status 0 is\n"
@@ -55,6 +57,9 @@ static const char usage[] =
     "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway, for "
     "the\n"
     "                              network the new one)\n"
+    "  -c, --clock                 set the wall clock when it is off, as after a pause, by the "
+    "VM's\n"
+    "                              real-time clock or KVM's PTP clock (needs CAP_SYS_TIME)\n"
     "  -h, --help                  this text\n"
     "  -V, --version               the version\n"
     "\n"
@@ -62,13 +67,10 @@ static const char usage[] =
     "\"hypefs-guest: ready\".\n";
 
 static const struct option options[] = {
-    {"network", optional_argument, NULL, 'n'},
-    {"mailbox", required_argument, NULL, 'm'},
-    {"hook", required_argument, NULL, 'k'},
-    {"ack-address", required_argument, NULL, 'a'},
-    {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},
-    {0},
+    {"network", optional_argument, NULL, 'n'}, {"mailbox", required_argument, NULL, 'm'},
+    {"hook", required_argument, NULL, 'k'},    {"ack-address", required_argument, NULL, 'a'},
+    {"clock", no_argument, NULL, 'c'},         {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},       {0},
 };
 
 static int wrong_usage(const char *what, const char *value)
@@ -120,7 +122,7 @@ static int parse(struct agent *agent, int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt_long(argc, argv, "n::m:k:a:hV", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "n::m:k:a:chV", options, NULL)) != -1)
         switch (option) {
         case 'n':
             if (agent->wants_network)
@@ -140,6 +142,9 @@ static int parse(struct agent *agent, int argc, char **argv)
             if (!is_address(optarg))
                 return wrong_usage("not an address in numbers: ", optarg);
             agent->ack_address = optarg;
+            break;
+        case 'c':
+            agent->wants_clock = true;
             break;
         case 'h':
             fputs(usage, stdout);
@@ -264,6 +269,25 @@ static void deliver(struct agent *agent, struct hypefs_mailbox *box)
     }
 }
 
+/* Each second in which nothing came: what came may have told the time. */
+static void look_at_clock(struct agent *agent)
+{
+    int64_t late_ms = 0;
+    if (!agent->wants_clock || ++agent->quiet < CLOCK_EVERY)
+        return;
+    agent->quiet = 0;
+    int r = clock_mend("", &late_ms);
+    if (late_ms != 0)
+        printf("hypefs-guest: the clock was %lld ms %s, and is set\n",
+               late_ms < 0 ? (long long)-late_ms : (long long)late_ms,
+               late_ms < 0 ? "early" : "late");
+    if (r >= 0)
+        return;
+    fprintf(stderr, "hypefs-guest: --clock: %s: it is left as it is\n",
+            r == -ENODEV ? "there is neither a real-time clock nor KVM's PTP clock" : strerror(-r));
+    agent->wants_clock = false;
+}
+
 static int arm_all(struct agent *agent)
 {
     int status = agent->wants_network ? arm_network(agent) : EXIT_SUCCESS;
@@ -286,6 +310,8 @@ static int run(struct agent *agent)
             deliver_network(agent);
         else if (r == 0)
             deliver(agent, box);
+        else
+            look_at_clock(agent);
         signals_handle(&agent->signals);
     }
     return EXIT_SUCCESS;

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "vm/vm.h"
 
@@ -10,7 +11,7 @@ static const char box[] = "kernel.identity.v1";
 
 static int make_template(void **state)
 {
-    return vm_make_template(state, "microvm", "");
+    return vm_make_template(state, "microvm", "hypefs.clock");
 }
 
 static char *acked(struct harness *h, const char *name, const char *ack)
@@ -80,6 +81,24 @@ static void commit_when_the_hook_refuses_fails_with_its_last_line(void **state)
     vm_assert_running(h, (const char *const[]){"web-1", NULL});
 }
 
+/* Its clock stood still; the VM's real-time clock did not. */
+static void fork_that_was_paused_sets_its_clock(void **state)
+{
+    enum { PAUSE_S = 4 };
+    struct harness *h = *state;
+    struct timespec until;
+    harness_put(vm_draft(h, "new", "options"), "{\"identity\":true}");
+    vm_fork(h, "web-1", box, named(h, "web-1"));
+    assert_null(strstr(harness_get(h, vm_console(h, "web-1")), "the clock was"));
+    assert_int_equal(vm_change(h, "web-1", "paused"), 0);
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_sec += PAUSE_S;
+    clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until,
+                    NULL); /* what is tested is that it is */
+    assert_int_equal(vm_change(h, "web-1", "running"), 0);
+    harness_await(h, vm_console(h, "web-1"), " ms late, and is set");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
 
 int main(void)
@@ -87,6 +106,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(fork_when_its_hook_takes_the_name_is_acked),
         test(fork_with_identity_takes_it_before_the_hook),
+        test(fork_that_was_paused_sets_its_clock),
         test(fork_when_it_took_a_name_takes_another),
         test(commit_when_the_hook_refuses_fails_with_its_last_line),
     };
