@@ -58,11 +58,10 @@ int block_device_key(const char *path, const struct stat *file, char ret[FILE_KE
     if (fd < 0 || sync_file_range(fd, 0, 0,
                                   SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
                                       SYNC_FILE_RANGE_WAIT_AFTER) < 0)
-        return error_set(err, EIO, "the block device %s: %s", path, strerrordesc_np(errno));
+        return error_io(err, errno, "the block device %s", path);
     int r = read_numbers(file, &sectors, &written);
     if (r < 0)
-        return error_set(err, EIO, "/sys does not tell of the block device %s: %s", path,
-                         strerrordesc_np(-r));
+        return error_io(err, -r, "/sys does not tell of the block device %s", path);
     snprintf(ret, FILE_KEY_SIZE, "device=%u:%u sectors=%ju sequence=%ju written=%ju",
              major(file->st_rdev), minor(file->st_rdev), sectors, sequence_of(file), written);
     return 0;

@@ -6,6 +6,7 @@
 
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/limit.h"
 #include "util/process.h"
 #include "util/unix_socket.h"
 
@@ -51,8 +52,9 @@ static int connect_control(const struct vmm_context *context, struct vmm *vmm, s
 {
     int fd;
     struct error why;
-    if (unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &fd, &why) < 0)
-        return error_set(err, EIO, "%s", why.text);
+    int r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &fd, &why);
+    if (r < 0)
+        return error_set(err, -limit_or_io(r), "%s", why.text);
     struct qmp_limits wait = qemu_control_limits(context, vmm, QEMU_GREETING_MS);
     return qmp_open(fd, &wait, &qemu->qmp, err);
 }

@@ -47,9 +47,8 @@ int vmm_files_explain(pid_t pid, int r, struct error *err)
 {
     if (r == -ESRCH)
         return error_set(err, ESRCH, "process %d has ended", (int)pid);
-    return error_set(err, EIO, "it cannot be told what process %d has open: %s%s", (int)pid,
-                     strerrordesc_np(-r),
-                     r == -EACCES ? " (a VMM's program must have no file capabilities)" : "");
+    return error_io(err, -r, "it cannot be told what process %d has open%s", (int)pid,
+                    r == -EACCES ? " (a VMM's program must have no file capabilities)" : "");
 }
 
 /* 1 or 0; -errno. A descriptor that is closed meanwhile writes nothing. */

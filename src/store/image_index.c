@@ -8,6 +8,7 @@
 #include "store/image_internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/limit.h"
 
 const char image_memory_name[] = "memory", image_index_name[] = "mailboxes.json";
 
@@ -100,6 +101,8 @@ int image_index_load(int directory_fd, struct image_index **ret, struct error *e
     int r = store_read_json(directory_fd, image_index_name, &json, &why);
     if (r == -ENOENT)
         return r;
+    if (limit_is(-r)) /* that tells nothing of the image */
+        return error_set(err, -r, "%s", why.text);
     if (r < 0)
         return not_as_it_was("its mailboxes.json cannot be read", err);
     struct image_index *index = index_create(&st);

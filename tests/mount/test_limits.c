@@ -125,6 +125,58 @@ static void processes_when_used_up_at_the_start_keep_it_from_mounting(void **sta
     harness_mount(h, NULL);
 }
 
+/* A life of an instance, step by step. */
+static const struct {
+    const char *file, *text, *error;
+} steps[] = {
+    {"instances/x/state", "running", "instances/x/error"},
+    {"instances/x/state", "paused", "instances/x/error"},
+    {"instances/x/state", "standby", "instances/x/error"},
+    {"instances/x/snapshot", "s", "instances/x/error"},
+    {"instances/x/state", "running", "instances/x/error"},
+    {"snapshots/s/forks/new/commit", "f1", "snapshots/s/forks/new/error"},
+    {"instances/x/state", "stopped", "instances/x/error"},
+};
+
+/* Each step is tried with a limit that grows until it is enough: on the way there is one errno, and
+ * no other. */
+static void sweep(struct harness *h, __rlimit_resource_t resource, const rlim_t *values, int code,
+                  const char *name)
+{
+    for (size_t i = 0; i < array_length(steps); i++) {
+        int got = -1;
+        for (size_t j = 0; got != 0 && values[j] != RLIM_INFINITY; j++) {
+            struct rlimit before;
+            limit(h->daemon, resource, values[j], &before);
+            got = harness_write(harness_path(h, "%s", steps[i].file), steps[i].text);
+            lift(h->daemon, resource, &before);
+            const char *error = harness_get(h, harness_path(h, "%s", steps[i].error));
+            if (got != 0 && (got != code || !strstr(error, name)))
+                fail_msg("%s, %s, with a limit of %ju: %s, %s", steps[i].file, steps[i].text,
+                         (uintmax_t)values[j], strerrorname_np(got), error);
+        }
+        assert_int_equal(got, 0);
+    }
+    harness_put(harness_path(h, "instances/f1/state"), "stopped");
+}
+
+static void every_step_with_any_number_of_descriptors_is_done_or_emfile(void **state)
+{
+    enum { FROM = 4, COUNT = 60 };
+    rlim_t values[COUNT + 1];
+    for (int i = 0; i < COUNT; i++)
+        values[i] = FROM + (rlim_t)i;
+    values[COUNT] = RLIM_INFINITY;
+    sweep(*state, RLIMIT_NOFILE, values, EMFILE, "RLIMIT_NOFILE");
+}
+
+static void every_step_with_any_size_of_files_is_done_or_efbig(void **state)
+{
+    static const rlim_t values[] = {0,       100,     512,     1024,    4096,         65536,
+                                    1 << 20, 1 << 21, 1 << 23, 1 << 25, RLIM_INFINITY};
+    sweep(*state, RLIMIT_FSIZE, values, EFBIG, "RLIMIT_FSIZE");
+}
+
 /* Root alone can mount one. */
 static bool store_on_a_small_disk(struct harness *h, const char *options)
 {
@@ -201,6 +253,8 @@ int main(void)
         limit_test(descriptors_when_used_up_are_emfile),
         limit_test(processes_when_used_up_are_eagain_with_the_limits_name),
         limit_test(processes_when_used_up_at_the_start_keep_it_from_mounting),
+        limit_test(every_step_with_any_number_of_descriptors_is_done_or_emfile),
+        limit_test(every_step_with_any_size_of_files_is_done_or_efbig),
         limit_test(inodes_when_used_up_are_enospc),
         limit_test(store_on_a_read_only_file_system_is_refused),
     };
