@@ -12,6 +12,8 @@
 #include "util/process.h"
 
 enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 200, POLL_SLICE_MS = 60 * 60 * 1000 };
+/* CURLE_TOO_LARGE of libcurl 8.6 and later, which an older one's headers do not have. */
+enum { TOO_LARGE = 100 };
 
 /* A request under way. */
 struct call {
@@ -163,8 +165,8 @@ static int explain(const struct call *call, const struct http_limits *limits, CU
     const char *peer = call->request->peer;
     if (call->too_long)
         return error_set(err, EIO, "the answer of %s has more than %d bytes", peer, HTTP_REPLY_MAX);
-    /* libcurl says of a line that is too long for it that it has no memory. */
-    if (call->header_size > HTTP_HEADER_MAX ||
+    /* Of a line that is too long for it, libcurl before 8.6 says that it has no memory. */
+    if (call->header_size > HTTP_HEADER_MAX || (int)code == TOO_LARGE ||
         (code == CURLE_OUT_OF_MEMORY && call->header_size > 0))
         return error_set(err, EIO, "the header of the answer of %s has more than %d bytes", peer,
                          HTTP_HEADER_MAX);
