@@ -207,6 +207,38 @@ static bool bring_file(const char *from, const char *path)
     return fd >= 0 && mount(from, path, NULL, MS_BIND, NULL) == 0;
 }
 
+/* Files that tests find by variables may lie where only root can go, too. */
+static void bring_files(void)
+{
+    static const char *const variables[] = {"HYPEFS_SLOW_DISK", "HYPEFS_SLOW_QEMU",
+                                            "FAKE_FIRECRACKER"};
+    for (size_t i = 0; i < array_length(variables); i++) {
+        char path[300];
+        const char *from = getenv(variables[i]);
+        snprintf(path, sizeof path, "%s/%s", harness_base(), variables[i]);
+        if (!from)
+            continue;
+        if (!bring_file(from, path))
+            skip_all("a file of the tests cannot be laid where an ordinary user can read it");
+        setenv(variables[i], path, 1);
+    }
+}
+
+/* What a build for coverage counts, an ordinary user cannot write into root's build folder. It has
+ * a folder of its own beside, open to all, which may lie where only root can go. */
+static void bring_coverage(void)
+{
+    char path[300];
+    const char *folder = getenv("HYPEFS_TEST_COVERAGE");
+    if (!folder)
+        return;
+    snprintf(path, sizeof path, "%s/coverage", harness_base());
+    if ((mkdir(folder, 0700) < 0 && errno != EEXIST) || chmod(folder, 01777) < 0 ||
+        mkdir(path, 0700) < 0 || mount(folder, path, NULL, MS_BIND, NULL) < 0)
+        skip_all("there is no place for what the user's programs count");
+    setenv("GCOV_PREFIX", path, 1);
+}
+
 /* The program under test may lie where only root can go. It is brought as if it were installed,
  * with the library that it looks for from there. */
 static void bring_program(void)
@@ -268,6 +300,8 @@ void harness_enter_with(const char *(*prepare)(const char *base))
     if (uid != geteuid()) {
         open_fuse_to_all();
         bring_program();
+        bring_files();
+        bring_coverage();
         become(uid);
     } else if (access("/dev/fuse", R_OK | W_OK) < 0) {
         skip_all("this user may not open /dev/fuse");

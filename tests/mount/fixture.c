@@ -5,7 +5,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/sendfile.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,29 +36,6 @@ char *fixture_script(struct harness *h, const char *name, const char *text)
     harness_put(path, text);
     assert_works(chmod(path, 0700));
     return path;
-}
-
-static bool copy_file(const char *from_path, const char *to_path)
-{
-    struct stat st;
-    auto_close int from = open(from_path, O_RDONLY | O_CLOEXEC);
-    auto_close int to = open(to_path, O_WRONLY | O_CREAT | O_CLOEXEC, 0755);
-    return from >= 0 && to >= 0 && fstat(from, &st) == 0 &&
-           sendfile(to, from, NULL, (size_t)st.st_size) == st.st_size && fchmod(to, 0755) == 0;
-}
-
-const char *fixture_bring_modules(const char *base)
-{
-    static const char *const names[] = {"HYPEFS_SLOW_DISK", "HYPEFS_SLOW_QEMU"};
-    for (size_t i = 0; i < array_length(names); i++) {
-        char path[512];
-        const char *from = getenv(names[i]);
-        snprintf(path, sizeof path, "%.400s/%s.so", base, names[i]);
-        if (!from || !copy_file(from, path))
-            return "HYPEFS_SLOW_DISK or HYPEFS_SLOW_QEMU cannot be copied";
-        setenv(names[i], path, 1);
-    }
-    return NULL;
 }
 
 static const char *name_of(int code)

@@ -22,9 +22,6 @@ int fixture_fill(struct harness *h);
 /* An executable script in the test's directory, for a program that behaves badly. */
 char *fixture_script(struct harness *h, const char *name, const char *text);
 
-/* For harness_enter_with(): slow_disk and slow_qemu may lie where an ordinary user cannot go. */
-const char *fixture_bring_modules(const char *base);
-
 #define mounted_test(name) cmocka_unit_test_setup_teardown(name, fixture_setup, harness_teardown)
 #define bare_test(name) cmocka_unit_test_setup_teardown(name, harness_setup, harness_teardown)
 

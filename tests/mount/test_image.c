@@ -168,7 +168,7 @@ int main(void)
         guest_test(vmm_that_has_the_image_open_for_writing_is_refused),
         guest_test(disk_that_is_only_read_when_its_vm_runs_is_open_for_reading_only),
     };
-    harness_enter_with(fixture_bring_modules);
+    harness_enter();
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     return cmocka_run_group_tests_name("image", tests, NULL, NULL);

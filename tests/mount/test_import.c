@@ -496,6 +496,6 @@ int main(void)
         import_test(memory_on_hugetlbfs_is_refused),
         daemon_test(qemu_snapshot_of_another_store_can_be_forked),
     };
-    harness_enter_with(fixture_bring_modules);
+    harness_enter();
     return cmocka_run_group_tests_name("import", tests, NULL, NULL);
 }

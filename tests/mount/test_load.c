@@ -274,7 +274,7 @@ int main(void)
         guest_test(qemu_behind_a_script_works),
         guest_test(stop_while_a_boot_hangs_ends_it),
     };
-    harness_enter_with(fixture_bring_modules);
+    harness_enter();
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     return cmocka_run_group_tests_name("load", tests, NULL, NULL);

@@ -329,6 +329,6 @@ int main(void)
         slow_test(commit_while_1024_others_are_under_way_gives_eagain),
         mounted_test(image_that_cannot_be_scanned_gives_eio),
     };
-    harness_enter_with(fixture_bring_modules);
+    harness_enter();
     return cmocka_run_group_tests_name("rescan", tests, NULL, NULL);
 }

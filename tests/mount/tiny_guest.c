@@ -59,6 +59,9 @@ __asm__(".pushsection .rodata\n"
         "mov %eax, %es\n"
         "mov %eax, %ss\n"
         "mov $load, %esp\n"
+        "mov $0xff, %al\n" /* no interrupts but the timer's: there are no gates for others, */
+        "out %al, $0x21\n" /* whatever the firmware has left on */
+        "out %al, $0xa1\n"
         "movl $0x1ff, 0xfee000f0\n" /* local APIC on; its timer counts ns, */
         "movl $0xb, 0xfee003e0\n"
         "movl $0x20020, 0xfee00320\n" /* again and again, with vector 32 */

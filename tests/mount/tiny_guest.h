@@ -3,7 +3,8 @@
  * tiny_guest: real VMs that boot in a moment, for tests of what the host does around a fork.
  *
  * The guest is one page of 32-bit code and a page for each mailbox, loaded by QEMU's multiboot
- * loader. It says "ready" on its console; when a mailbox's sequence is not 0 it prints a line
+ * loader. It is what a guest must be (docs/hypervisors.md): it handles each interrupt that it lets
+ * come, and never resets, for that ends a VM. It says "ready" on its console; when a mailbox's sequence is not 0 it prints a line
  * "NAME PAYLOAD" and arms the mailbox again. It has no network and never acks: the test does, in
  * the guest's place, once it has read in the fork's console what the guest got (tiny_guest_port).
  */
