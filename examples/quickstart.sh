@@ -105,7 +105,7 @@ install_missing() {
 build() {
     build=$repo/build
     [ -w "$repo" ] || build=$cache/build
-    [ -f "$build/build.ninja" ] || quietly meson setup "$build" "$repo"
+    [ -f "$build/build.ninja" ] || quietly meson setup "$build" "$repo" -Dtests=false
     quietly ninja -C "$build" src/cli/hypefs src/guest/hypefs-guest
     PATH=$build/src/cli:$PATH
 }

@@ -3,40 +3,49 @@
 #
 # Everything that must hold before a change lands, from a fresh clone on a fresh machine.
 #
-#   run.sh [--soak | --bench]
+#   run.sh [--long | --suites | --soak | --bench | --debian VERSION [OPTION]]
 #
 # Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
 # undefined behaviour and with points at which tests end the daemon; gcc with the sanitizer for
-# threads; clang with fuzzers), runs all suites in the second, all but that of VMs in the first, the
-# units and the soak in the third, some units under valgrind, and each fuzzer for a while; and looks
-# whether what is installed works, the quickstart, and the short benchmark (a release build, with
-# VMs), whose results count and not its times. With --soak only the soak is run, for long, plain and
-# with the sanitizer for threads; with --bench only the benchmark. The last line is "N passed, N
-# failed, N skipped". The exit status is not 0 if anything failed, or was skipped though this machine
-# could have run it.
+# threads; clang with fuzzers) and runs:
+#   the suites         unit in the first two builds, and in the third with the soak; of the suites
+#                      mount and vm, those of who starts this (root, say) in the second, and if that
+#                      is root, those of an ordinary user in the first
+#   some of the rest   what is installed, the short benchmark (whose results count and not its times),
+#                      the quickstart, some units under valgrind, each fuzzer for a moment
+# --long     all suites in both builds, and all of the rest: the benchmark in a release build, the
+#            quickstart with --keep, more units under valgrind, each fuzzer for minutes
+# --suites   only the first two builds, and the suites in them
+# --soak     only the soak, for long, plain and with the sanitizer for threads
+# --bench    only the short benchmark, in a release build
+# --debian   on Debian 12 or 13, in a chroot: debian.sh tells more
+# The last lines name what failed and what was skipped; the very last is "N passed, N failed, N
+# skipped". The exit status is not 0 if anything failed, or was skipped though this machine could have
+# run it.
 #
 # What stays behind: the folders build-gcc, build-sanitize, build-thread, build-clang, build-bench
-# and build (which is the quickstart's), and the guests' kernel in ~/.cache/hypefs. Run as root, the
-# suites for an ordinary user run as one, too.
+# and build (which is the quickstart's), and the guests' kernel in ~/.cache/hypefs.
 set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
           libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
           bash dash sed vim jq python3-minimal iproute2"
-suites="unit mount vm"
 processes=$(($(nproc) * 3 / 2)) # at a time: most tests wait, for daemons, guests and deadlines
-fuzz_seconds=15
+fuzz_seconds=5
 sanitize_timeouts=2 # times those of a plain build
 thread_timeouts=4
 soak_times=40 # as much as the soak of every run
-valgrind_units="error json json_read sparse frame scan scan_json deliver ack machine import
-                import_firecracker config http qmp programs guest_answer"
+# Units that start no programs.
+valgrind_units="json_read scan deliver http qmp"
+valgrind_more="error json sparse frame scan_json ack machine import import_firecracker config programs
+               guest_answer"
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
 passed=0 failed=0 skipped=0
-only_soak=false only_bench=false
+mode=all
 complaints= # why the exit status is not 0, where no test says it
+skips=
 
 fail() {
     echo "run.sh: $*" >&2
@@ -58,6 +67,15 @@ complain() {
 wrong() {
     failed=$((failed + 1))
     complain "$@"
+}
+
+# Counts what was not run, and says why now and at the end.
+skip() {
+    skipped=$((skipped + $1))
+    shift
+    echo "skipped: $*"
+    skips="$skips
+    $*"
 }
 
 # One check that is a command: its output matters only when it fails.
@@ -134,7 +152,12 @@ build() {
     folder=$root/$1
     shift
     heading "Building in ${folder##*/}: meson setup $*"
-    [ -f "$folder/build.ninja" ] || meson setup "$folder" "$root" "$@" >"$work/log" 2>&1 || {
+    # A folder of an earlier run may have been made with other options.
+    if [ -f "$folder/build.ninja" ]; then
+        meson configure "$folder" "$@"
+    else
+        meson setup "$folder" "$root" "$@"
+    fi >"$work/log" 2>&1 || {
         cat "$work/log" >&2
         fail "meson setup failed"
     }
@@ -166,14 +189,9 @@ count_tests() {
         | map(tostring) | join(" ")' "$1"
 }
 
-# may_skip SUITE PROGRAM: only what this machine cannot run. For an ordinary user the programs that
-# root runs as one are the others once more.
+# may_skip SUITE: only what this machine cannot run.
 may_skip() {
-    case $1/$2 in
-    unit/*) false ;;
-    */*_user) [ "$(id -u)" != 0 ] || ! can_mount ;;
-    *) ! can_mount ;;
-    esac
+    [ "$1" != unit ] && ! can_mount
 }
 
 # suite FOLDER SUITE MESON-ARGUMENT… (of which those that are no options name single tests)
@@ -192,21 +210,22 @@ suite() {
     count_tests "$folder/meson-logs/$name.json" >"$work/counts"
     [ -s "$work/counts" ] || wrong "suite $name in ${folder##*/} is empty"
     while read -r program result ok bad left; do
-        passed=$((passed + ok)) failed=$((failed + bad)) skipped=$((skipped + left))
+        passed=$((passed + ok)) failed=$((failed + bad))
         if [ "$bad" -gt 0 ]; then
             complain "$name/$program in ${folder##*/}: $bad failed ($result)"
         elif [ "$left" -gt 0 ]; then
-            echo "skipped: $left in $name/$program"
-            show_skipped "$folder/meson-logs/$name.json" "$program"
-            may_skip "$name" "$program" || wrong "$name/$program: skipped, though it can run here"
+            skip "$left" "$left in $name/$program of ${folder##*/}:" \
+                "$(why_skipped "$folder/meson-logs/$name.json" "$program")"
+            may_skip "$name" || wrong "$name/$program: skipped, though it can run here"
         fi
     done <"$work/counts"
     check_reports "$name in ${folder##*/}"
 }
 
-show_skipped() {
+# What the program said of it, in one line.
+why_skipped() {
     jq -r --arg name "$2" 'select((.name | split(" / ") | last) == $name) | .stdout + (.stderr // "")' "$1" |
-        grep -Ev '^\[' | tail -n 5 | sed 's/^/    /'
+        grep -Ev '^\[' | sort -u | tail -n 5 | tr '\n' ' '
 }
 
 # What sanitizers said in daemons and other programs that tests started.
@@ -233,22 +252,24 @@ check_leftovers() {
 
 # ---- valgrind and fuzzers ----
 
-# Leaks, and descriptors that were opened and not closed.
 valgrind_unit() {
     logs=$work/valgrind.$1
-    valgrind -q --leak-check=full --track-fds=yes --errors-for-leak-kinds=definite,indirect \
-        --error-exitcode=99 --log-file="$logs.%p" "$root/build-gcc/tests/unit/test_$1" || {
+    valgrind -q --leak-check=full --errors-for-leak-kinds=definite,indirect --error-exitcode=99 \
+        --log-file="$logs.%p" "$root/build-gcc/tests/unit/test_$1" || {
         cat "$logs".*
         return 1
     }
-    ! grep -h -A 6 '^==[0-9]*== Open ' "$logs".* | grep -B 1 -A 5 ' at 0x'
 }
 
-# Of units that start no programs.
+# Memory by valgrind, and descriptors that were opened and not closed.
 run_valgrind() {
-    heading "Units under valgrind"
+    heading "Units under valgrind, and their descriptors"
+    # shellcheck disable=SC2086 # a list of words
     for unit in $valgrind_units; do
         check "unit/$unit under valgrind" valgrind_unit "$unit"
+        check "descriptors of unit/$unit" env \
+            LD_PRELOAD="$root/build-gcc/tests/unit/descriptors.so" \
+            "$root/build-gcc/tests/unit/test_$unit"
     done
 }
 
@@ -311,6 +332,7 @@ prepare_environment() {
 finish() {
     check_leftovers
     heading "Done"
+    [ -z "$skips" ] || echo "What was skipped:$skips"
     [ -z "$complaints" ] || echo "What failed:$complaints"
     echo "$passed passed, $failed failed, $skipped skipped"
     [ -z "$complaints" ]
@@ -320,28 +342,65 @@ finish() {
 # soak TIMES
 soak() {
     export HYPEFS_SOAK="$1"
-    suite build-gcc mount --timeout-multiplier "$1" mount_soak
-    suite build-thread mount --timeout-multiplier $(($1 * thread_timeouts)) mount_soak
+    suite build-gcc mount --no-suite hypefs:user --timeout-multiplier "$1" mount_soak
+    suite build-thread mount --no-suite hypefs:user \
+        --timeout-multiplier $(($1 * thread_timeouts)) mount_soak
     unset HYPEFS_SOAK
+}
+
+# Those of an ordinary user are for root to run, who becomes one.
+all_suites() {
+    if [ "$(id -u)" != 0 ]; then
+        plain=user sanitized=user
+    elif [ $mode = long ]; then
+        plain=none sanitized=none
+    else
+        plain=self sanitized=user
+    fi
+    suite build-gcc unit
+    suite build-gcc mount --no-suite hypefs:$plain
+    [ $plain = user ] || suite build-gcc vm --no-suite hypefs:$plain
+    for name in unit mount vm; do
+        suite build-sanitize $name --no-suite hypefs:$sanitized \
+            --timeout-multiplier $sanitize_timeouts
+    done
 }
 
 bench() {
     heading "The benchmark"
-    check "the benchmark" "$root/tests/bench/run.sh" --quick
+    check "the benchmark" "$root/tests/bench/run.sh" "$@"
 }
 
-if [ $# = 1 ] && [ "$1" = --soak ]; then
-    only_soak=true
-    shift
-elif [ $# = 1 ] && [ "$1" = --bench ]; then
-    only_bench=true
-    shift
-fi
-if [ $# -gt 0 ]; then
+installed() {
+    heading "Installing into a folder"
+    check "meson install" meson install -C "$root/build-gcc" --no-rebuild --destdir "$work/installed"
+    check "what is installed" "$root/tests/check_install.sh" "$work/installed" \
+        "$(can_mount || echo --no-mount)"
+}
+
+quickstart() {
+    heading "The quickstart"
+    check "quickstart.sh" "$root/tests/check_quickstart.sh"
+    [ $mode != long ] || check "quickstart.sh --keep" "$root/tests/check_quickstart.sh" --keep
+}
+
+usage() {
     sed -n '4,/^set/{/^#/s/^# \{0,1\}//p}' "$0"
-    [ "$1" = --help ] || exit 2
-    exit 0
-fi
+    exit "$1"
+}
+
+case ${1-} in
+"") ;;
+--debian)
+    [ $# -gt 1 ] || usage 2
+    shift
+    exec "$root/tests/debian.sh" "$@"
+    ;;
+--long | --suites | --soak | --bench) mode=${1#--} ;;
+--help) usage 0 ;;
+*) usage 2 ;;
+esac
+[ $# -le 1 ] || usage 2
 [ "$(uname -m)" = x86_64 ] || fail "the VM tests' guests are x86-64 ones"
 began=$(date +%s)
 work=$(mktemp -d "${TMPDIR:-/tmp}/hypefs-tests.XXXXXX")
@@ -352,49 +411,45 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 install_missing
 heading "The guests' kernel"
-"$root/examples/guest/fetch-kernel.sh" "$cache" || fail "cannot fetch a kernel for the guests"
+"$root/examples/guest/fetch-kernel.sh" || fail "cannot fetch a kernel for the guests"
 
-if $only_bench; then
-    prepare_environment
-    bench
-    finish
-fi
-build build-gcc --werror
-# Sanitizers make gcc warn of what cannot happen.
-$only_soak || build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
-build build-thread -Db_sanitize=thread
 prepare_environment
-if $only_soak; then
+case $mode in
+bench)
+    bench --quick
+    finish
+    ;;
+soak)
+    build build-gcc --werror -Dbench=true
+    build build-thread -Db_sanitize=thread
     soak $soak_times
     finish
-fi
-for name in $suites; do
-    [ "$name" = vm ] || suite build-gcc "$name"
-done
-for name in $suites; do
-    suite build-sanitize "$name" --timeout-multiplier $sanitize_timeouts
-done
+    ;;
+long)
+    fuzz_seconds=120
+    valgrind_units="$valgrind_units $valgrind_more"
+    ;;
+esac
+build build-gcc --werror -Dbench=true
+# Sanitizers make gcc warn of what cannot happen.
+build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
+all_suites
+[ $mode != suites ] || finish
+build build-thread -Db_sanitize=thread
 suite build-thread unit --timeout-multiplier $thread_timeouts
-suite build-thread mount --timeout-multiplier $thread_timeouts mount_soak
-heading "Installing into a folder"
-check "meson install" meson install -C "$root/build-gcc" --no-rebuild --destdir "$work/installed"
-check "what is installed" "$root/tests/check_install.sh" "$work/installed" \
-    "$(can_mount || echo --no-mount)"
-can_mount && bench
-heading "The quickstart"
-if can_mount; then
-    check "quickstart.sh" "$root/tests/check_quickstart.sh"
-    check "quickstart.sh --keep" "$root/tests/check_quickstart.sh" --keep
+suite build-thread mount --no-suite hypefs:user --timeout-multiplier $thread_timeouts mount_soak
+installed
+if ! can_mount; then
+    skip 2 "the benchmark and the quickstart: nothing can be mounted here"
 else
-    echo "skipped: the quickstart, for nothing can be mounted here"
-    skipped=$((skipped + 1))
+    if [ $mode = long ]; then bench; else bench --build "$root/build-gcc" --quick; fi
+    quickstart
 fi
 run_valgrind
 if has_libfuzzer; then
     CC=clang build build-clang --werror -Dfuzzers=true
     run_fuzzers
 else
-    echo "skipped: the fuzzers, for clang's runtime is not there"
-    skipped=$((skipped + 1))
+    skip 1 "the fuzzers: clang's runtime is not there"
 fi
 finish

@@ -3,20 +3,22 @@
 #
 # Fetches Debian's cloud kernel for guests: downloaded with apt and unpacked, not installed.
 #
-#   fetch-kernel.sh DIR
+#   fetch-kernel.sh [DIR]
 #
-# Prints the unpacked package's folder: boot/vmlinuz-* and lib/modules/ are in it. One that is there
-# from an earlier run is used again. Runs as any user.
+# Prints the unpacked package's folder, DIR/kernel: boot/vmlinuz-* and lib/modules/ are in it. One
+# that is there from an earlier run is used again. DIR is ~/.cache/hypefs if it is not given: the
+# quickstart and the tests look there, so one download does for all. Runs as any user.
 set -eu
 
-if [ $# -ne 1 ]; then
-    echo "usage: fetch-kernel.sh DIR" >&2
+if [ $# -gt 1 ]; then
+    echo "usage: fetch-kernel.sh [DIR]" >&2
     exit 2
 fi
-root=$1/kernel
+directory=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/hypefs}
+root=$directory/kernel
 if [ ! -d "$root" ]; then
-    mkdir -p "$1"
-    work=$(mktemp -d "$1/kernel.XXXXXX")
+    mkdir -p "$directory"
+    work=$(mktemp -d "$directory/kernel.XXXXXX")
     trap 'rm -rf "$work"' EXIT
     trap 'exit 1' HUP INT TERM
     # linux-image-cloud-ARCH only names the package that has the kernel.

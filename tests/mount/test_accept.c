@@ -176,7 +176,7 @@ int main(void)
         guest_test(disk_that_was_touched_when_forked_is_eio_until_it_is_accepted),
         guest_test(accept_of_what_cannot_be_accepted_is_refused),
     };
-    harness_enter_with(fixture_bring_modules);
+    harness_enter();
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     return cmocka_run_group_tests_name("accept", tests, NULL, NULL);
