@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#define HASH_NONFATAL_OOM 1 /* an element that finds no memory has no table then */
+
 #include "instance/instance.h"
 
 #include <errno.h>
@@ -58,18 +60,22 @@ static void instance_free(struct instance *instance)
 }
 
 /* With the lock held. The id is free. */
-static void insert(struct instance *instance)
+static int insert(struct instance *instance, struct error *err)
 {
     instance->serial = ++instance->table->last_serial;
-    instance->references++;
     HASH_ADD_STR(instance->table->by_id, id, instance);
+    if (!instance->hh.tbl)
+        return error_set(err, ENOMEM, "out of memory");
+    instance->references++;
+    return 0;
 }
 
-void instance_insert(struct instance *instance)
+int instance_insert(struct instance *instance, struct error *err)
 {
     pthread_mutex_lock(&instance->table->lock);
-    insert(instance);
+    int r = insert(instance, err);
     pthread_mutex_unlock(&instance->table->lock);
+    return r;
 }
 
 struct instance *instances_find(struct instances *instances, const char *id)
@@ -140,9 +146,7 @@ static int take(struct instance *instance, const struct machine *machine, struct
     if (other)
         return error_set(err, EEXIST, "there is an instance %s already", instance->id);
     int r = machine ? instance_take_taps_locked(instance, machine, err) : 0;
-    if (r == 0)
-        insert(instance);
-    return r;
+    return r == 0 ? insert(instance, err) : r;
 }
 
 int instances_reserve(struct instances *instances, const char *id, const struct machine *machine,

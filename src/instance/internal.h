@@ -26,7 +26,7 @@ bool instance_shares_file(const struct instance *instance, const char *name, int
 
 /* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
-void instance_insert(struct instance *instance);
+int instance_insert(struct instance *instance, struct error *err);
 /* With the lock held. */
 void instance_tell(const struct instance *instance, enum instance_happening what,
                    enum instance_state from);

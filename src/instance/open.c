@@ -88,7 +88,7 @@ static void await_settled(struct instances *table)
 
 /* ---- the table ---- */
 
-/* Its files may be another process's, which runs on. */
+/* Its files may be another process's, which runs on; or there is no memory. */
 static void leave_out(struct instances *table, struct instance *instance, struct error *why)
 {
     error_prefix(why, 0, "instance %s is left out until the next start of the daemon",
@@ -109,14 +109,14 @@ static int load_one(void *context, const char *id, struct error *err)
         return 0;
     }
     if (strays_end(&load_context->strays, instance->image->directory_fd,
-                   instance->vmm ? instance->vmm->pid : 0, &why) < 0) {
+                   instance->vmm ? instance->vmm->pid : 0, &why) < 0 ||
+        instance_insert(instance, &why) < 0) {
         leave_out(table, instance, &why);
         return 0;
     }
     if (!instance->vmm)
         instance_drop_socket(instance, instance->machine.hypervisor);
     instance_tidy(instance);
-    instance_insert(instance);
     instance_unref(instance);
     return 0;
 }

@@ -1,4 +1,6 @@
 /* SPDX-License-Identifier: MIT */
+#define HASH_NONFATAL_OOM 1 /* an element that finds no memory has no table then */
+
 #include "store/snapshot.h"
 
 #include <errno.h>
@@ -85,13 +87,16 @@ static void tell(struct snapshots *table, const struct snapshot *snapshot, bool 
         table->happened(table->listener, snapshot->id, removed);
 }
 
-static void insert(struct snapshots *table, struct snapshot *snapshot)
+static int insert(struct snapshots *table, struct snapshot *snapshot, struct error *err)
 {
     pthread_mutex_lock(&table->lock);
     snapshot->serial = ++table->last_serial;
     HASH_ADD_STR(table->by_id, id, snapshot);
-    tell(table, snapshot, false);
+    bool added = snapshot->hh.tbl;
+    if (added)
+        tell(table, snapshot, false);
     pthread_mutex_unlock(&table->lock);
+    return added ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
 static bool is_known(struct snapshots *table, const char *id)
@@ -129,8 +134,10 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
         tell_undelivered(table, snapshot);
     else if (r == 0) /* the daemon starts: nobody writes to its list yet */
         store_tidy_entry(snapshot->image->directory_fd);
-    if (r == 0)
-        insert(table, snapshot);
+    if (r == 0 && (r = insert(table, snapshot, err)) < 0) {
+        snapshot_free(snapshot);
+        error_prefix(err, r, "snapshot %s", id);
+    }
     return fd == -ENOENT ? 0 : r;
 }
 

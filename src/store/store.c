@@ -69,12 +69,13 @@ void store_time_now(char ret[STORE_TIME_SIZE])
     snprintf(ret + used, STORE_TIME_SIZE - used, ".%03dZ", (int)(now.tv_nsec / 1000000));
 }
 
-/* A directory_visit. */
+/* A directory_visit. What a probe that was killed has left has an empty directory in it. */
 static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
 {
     (void)context;
     fault_point(FAULT_ERASE);
-    if (unlinkat(directory_fd, name, 0) == 0 || errno == ENOENT)
+    if (unlinkat(directory_fd, name, 0) == 0 || errno == ENOENT ||
+        (errno == EISDIR && unlinkat(directory_fd, name, AT_REMOVEDIR) == 0))
         return 0;
     return error_errno(err, errno, "%s cannot be removed", name);
 }

@@ -1,0 +1,499 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Every operation of the store, with each call of the C library that can fail failing in turn: the
+ * first time the first one, then the second, until none was left to fail. Each failure has an errno
+ * and a text, nothing is left open, and after a restart the store is as before or as after. A write
+ * or fsync that fails is a failure, or is told of.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+#include <dirent.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
+
+#include "instance/internal.h"
+#include "instance_fixture.h"
+
+/* ---- calls that fail: see the build file ---- */
+
+static _Thread_local bool armed;
+static unsigned calls, fail_at; /* counted from 1 */
+static const char *failed;      /* which one it was */
+
+enum { SITES_MAX = 512, TURNS = 2 };
+
+/* Where calls came from, and how often: the later turns of a loop are as its first. */
+static struct {
+    const void *from;
+    unsigned turns;
+} sites[SITES_MAX];
+
+static bool is_counted(const void *from)
+{
+    size_t i = 0;
+    while (i < SITES_MAX && sites[i].from && sites[i].from != from)
+        i++;
+    assert_true(i < SITES_MAX);
+    sites[i].from = from;
+    return sites[i].turns++ < TURNS;
+}
+
+static bool fails(const char *name, const void *from, int code)
+{
+    if (!armed || !is_counted(from) || ++calls != fail_at)
+        return false;
+    failed = name;
+    errno = code;
+    return true;
+}
+
+#define FAILING(type, name, parameters, arguments, code, result)                                   \
+    type __real_##name parameters;                                                                 \
+    type __wrap_##name parameters;                                                                 \
+    type __wrap_##name parameters                                                                  \
+    {                                                                                              \
+        return fails(#name, __builtin_return_address(0), code) ? (result)                          \
+                                                               : __real_##name arguments;          \
+    }
+
+FAILING(void *, malloc, (size_t size), (size), ENOMEM, NULL)
+FAILING(void *, calloc, (size_t count, size_t size), (count, size), ENOMEM, NULL)
+FAILING(void *, realloc, (void *old, size_t size), (old, size), ENOMEM, NULL)
+FAILING(void *, reallocarray, (void *old, size_t count, size_t size), (old, count, size), ENOMEM,
+        NULL)
+FAILING(char *, strdup, (const char *text), (text), ENOMEM, NULL)
+FAILING(char *, strndup, (const char *text, size_t size), (text, size), ENOMEM, NULL)
+FAILING(ssize_t, write, (int fd, const void *bytes, size_t size), (fd, bytes, size), EIO, -1)
+FAILING(int, fsync, (int fd), (fd), EIO, -1)
+FAILING(struct dirent64 *, readdir64, (DIR * dir), (dir), EIO, NULL)
+FAILING(DIR *, fdopendir, (int fd), (fd), ENOMEM, NULL)
+FAILING(int, renameat, (int from_fd, const char *from, int to_fd, const char *to),
+        (from_fd, from, to_fd, to), ENOSPC, -1)
+FAILING(int, renameat2, (int from_fd, const char *from, int to_fd, const char *to, unsigned flags),
+        (from_fd, from, to_fd, to, flags), ENOSPC, -1)
+FAILING(int, linkat, (int from_fd, const char *from, int to_fd, const char *to, int flags),
+        (from_fd, from, to_fd, to, flags), ENOSPC, -1)
+FAILING(int, mkdirat, (int fd, const char *name, mode_t mode), (fd, name, mode), ENOSPC, -1)
+FAILING(int, unlinkat, (int fd, const char *name, int flags), (fd, name, flags), EIO, -1)
+FAILING(int, pidfd_open, (pid_t pid, unsigned flags), (pid, flags), EMFILE, -1)
+FAILING(int, eventfd, (unsigned value, int flags), (value, flags), EMFILE, -1)
+FAILING(int, pthread_create,
+        (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *),
+         void *argument),
+        (thread, attributes, run, argument), EAGAIN, EAGAIN)
+FAILING(int, posix_spawnp,
+        (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,
+         const posix_spawnattr_t *attributes, char *const *argv, char *const *environment),
+        (pid, file, actions, attributes, argv, environment), EAGAIN, EAGAIN)
+
+int __real_openat64(int directory_fd, const char *name, int flags, ...);
+int __wrap_openat64(int directory_fd, const char *name, int flags, ...);
+int __wrap_openat64(int directory_fd, const char *name, int flags, ...)
+{
+    va_list args;
+    va_start(args, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
+    va_end(args);
+    return fails("openat64", __builtin_return_address(0), EMFILE)
+               ? -1
+               : __real_openat64(directory_fd, name, flags, mode);
+}
+
+int __real_fcntl64(int fd, int command, ...);
+int __wrap_fcntl64(int fd, int command, ...);
+int __wrap_fcntl64(int fd, int command, ...)
+{
+    va_list args;
+    va_start(args, command);
+    int argument = va_arg(args, int);
+    va_end(args);
+    return fails("fcntl64", __builtin_return_address(0), EMFILE)
+               ? -1
+               : __real_fcntl64(fd, command, argument);
+}
+
+/* ---- what is in the store ---- */
+
+enum { DUMP_SIZE = 8192 };
+
+static int compare(const void *one, const void *other)
+{
+    return strcmp(*(char *const *)one, *(char *const *)other);
+}
+
+/* The names in a directory, in order, each with a space. What a VMM makes while it runs is left
+ * out. */
+static void list_names(const char *path, char ret[static DUMP_SIZE / 4])
+{
+    char *names[64];
+    size_t count = 0, used = 0;
+    auto_closedir DIR *dir = opendir(path);
+    assert_non_null(dir);
+    for (struct dirent *entry; (entry = readdir(dir));)
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
+            !strstr(entry->d_name, ".sock") && !strstr(entry->d_name, ".log") &&
+            count < array_length(names))
+            assert_non_null(names[count++] = strdup(entry->d_name));
+    qsort(names, count, sizeof names[0], compare);
+    ret[0] = 0;
+    for (size_t i = 0; i < count; i++) {
+        used += (size_t)snprintf(ret + used, DUMP_SIZE / 4 - used, "%s ", names[i]);
+        free(names[i]);
+    }
+}
+
+/* "state config" of an instance's record; "" of a snapshot, whose record has to be whole. */
+static void read_record(const struct world *world, const char *kind, const char *id,
+                        char ret[static 256])
+{
+    bool instance = strcmp(kind, "instances") == 0;
+    auto_json cJSON *json = NULL;
+    auto_close int fd =
+        open(world_path(world, "store/%s/%s", kind, id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    int r = store_read_json(fd, instance ? "instance.json" : "snapshot.json", &json, NULL);
+    if (r < 0)
+        fail_msg("after %s %u: the record of %s: %d", failed, fail_at, id, r);
+    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
+    const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
+    assert_true(!instance || cJSON_GetObjectItemCaseSensitive(json, "vmm"));
+    assert_true(cJSON_GetObjectItemCaseSensitive(json, "machine"));
+    snprintf(ret, 256, "%s %s", state ? state : "", config ? config : "");
+}
+
+static void dump(const struct world *world, char ret[static DUMP_SIZE])
+{
+    static const char *const kinds[] = {"snapshots", "instances"};
+    char ids[DUMP_SIZE / 4], files[DUMP_SIZE / 4], record[256];
+    size_t used = 0;
+    ret[0] = 0;
+    for (size_t i = 0; i < array_length(kinds); i++) {
+        list_names(world_path(world, "store/%s", kinds[i]), ids);
+        for (char *rest = ids, *id; (id = strsep(&rest, " ")) && id[0];) {
+            record[0] = 0;
+            if (id[0] != '.')
+                read_record(world, kinds[i], id, record);
+            list_names(world_path(world, "store/%s/%s", kinds[i], id), files);
+            used += (size_t)snprintf(ret + used, DUMP_SIZE - used, "%s/%s [%s] %s\n", kinds[i], id,
+                                     record, files);
+        }
+    }
+}
+
+/* ---- the store before ---- */
+
+enum { FIRE_MEMORY = 1 << 20 };
+static const char fire_machine[] =
+    "\"machine\":{\"memory_bytes\":1048576,\"vcpus\":1,\"machine\":\"microvm\",\"accel\":\"kvm\","
+    "\"network\":{\"mode\":\"none\",\"restrict\":false},\"disks\":[],\"type\":null,\"cpu\":null,"
+    "\"host_cpu\":null,\"version\":\"1.7.0\"}";
+
+/* "idle" was never run; "kept" is in standby, and so is "fire", which tests/fake_firecracker can
+ * load; "base" is a snapshot. */
+static void fill_store(struct world *world)
+{
+    static const char fire_state[] = "\0\0\x64\x86\x84\x19\x10\x07{\"version\":\"1.7.0\"}";
+    uint8_t image[FIXTURE_MEMORY] = {0};
+    auto_free char *json = NULL;
+    frames_arm(image + FRAME_SIZE, "box", "token");
+    assert_true(asprintf(&json, "\"state\":\"created\",%s,\"vmm\":null", world_machine) > 0);
+    world_leave_instance(world, "idle", json);
+    free(json);
+    assert_true(asprintf(&json, "\"state\":\"standby\",%s,\"vmm\":null", world_machine) > 0);
+    world_leave_instance(world, "kept", json);
+    world_write(world_path(world, "store/instances/kept/memory"), 0600, image, sizeof image);
+    world_write_text(world_path(world, "store/instances/kept/state"), "device");
+    world_leave_instance(world, "fire", "");
+    free(json);
+    assert_true(asprintf(&json,
+                         "{\"version\":1,\"id\":\"fire\",\"hypervisor\":\"firecracker\","
+                         "\"state\":\"standby\",%s,\"vmm\":null}",
+                         fire_machine) > 0);
+    world_write_text(world_path(world, "store/instances/fire/instance.json"), json);
+    world_write(world_path(world, "store/instances/fire/memory"), 0600, image, sizeof image);
+    assert_int_equal(truncate(world_path(world, "store/instances/fire/memory"), FIRE_MEMORY), 0);
+    world_write(world_path(world, "store/instances/fire/state"), 0600, fire_state,
+                sizeof fire_state - 1);
+    world_open_whole(world);
+    world_publish_box(world, "base");
+    /* Lists that are not there yet are made by threads, whenever those come to it. */
+    static const char *const ids[] = {"kept", "fire"};
+    for (size_t i = 0; i < array_length(ids); i++) {
+        struct instance *instance = world_found(world, ids[i]);
+        struct image_index *index;
+        assert_int_equal(image_index_wait(instance->image, &index, &world->err), 0);
+        image_index_unref(index);
+        instance_unref(instance);
+    }
+}
+
+/* ---- the operations ---- */
+
+static int publish(struct world *world, struct error *err)
+{
+    static struct world_image image;
+    image = (struct world_image){.size = FIXTURE_MEMORY};
+    armed = false;
+    auto_json cJSON *json = world_snapshot_json(image.size);
+    armed = true;
+    return snapshots_publish(&world->snapshots, "more", &json, world_fill, &image, err);
+}
+
+static int import(struct world *world, struct error *err)
+{
+    static struct world_image image;
+    image = (struct world_image){.size = FIXTURE_MEMORY};
+    armed = false;
+    auto_json cJSON *json = world_snapshot_json(image.size);
+    armed = true;
+    const struct snapshot_import what = {
+        .id = "more", .json = json, .fill = world_fill, .context = &image};
+    return snapshot_import(&world->store, &what, err);
+}
+
+static int remove_snapshot(struct world *world, struct error *err)
+{
+    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    int r = base ? snapshot_remove(base, err) : error_set(err, EIO, "not found");
+    snapshot_unref(base);
+    return r;
+}
+
+static int create(struct world *world, struct error *err)
+{
+    return instances_create(&world->instances, "more", err);
+}
+
+static int with(struct world *world, const char *id,
+                int (*work)(struct instance *instance, struct error *err), struct error *err)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    assert_non_null(instance);
+    int r = work(instance, err);
+    instance_unref(instance);
+    return r;
+}
+
+static int write_config(struct instance *instance, struct error *err)
+{
+    static const char text[] = "{\"vcpus\":2,\"kernel\":\"/none\"}";
+    return instance_set_config(instance, text, sizeof text - 1, err);
+}
+
+static int configure(struct world *world, struct error *err)
+{
+    return with(world, "idle", write_config, err);
+}
+
+static int remove_instance(struct world *world, struct error *err)
+{
+    return with(world, "idle", instance_remove, err);
+}
+
+static int take(struct instance *instance, struct error *err)
+{
+    return instance_snapshot(instance, "more", err);
+}
+
+static int take_snapshot(struct world *world, struct error *err)
+{
+    return with(world, "kept", take, err);
+}
+
+static int stop(struct instance *instance, struct error *err)
+{
+    return instance_change(instance, INSTANCE_STOPPED, err);
+}
+
+static int stop_instance(struct world *world, struct error *err)
+{
+    return with(world, "kept", stop, err);
+}
+
+static int run(struct instance *instance, struct error *err)
+{
+    return instance_change(instance, INSTANCE_RUNNING, err);
+}
+
+static int run_instance(struct world *world, struct error *err)
+{
+    return with(world, "fire", run, err);
+}
+
+/* A fork that is to be in standby: without a VMM. */
+static int publish_fork(struct world *world, struct error *err)
+{
+    struct store_entry entry = {.fd = -1};
+    struct instance *instance = NULL;
+    struct machine machine = {.hypervisor = hypervisor_find("qemu")};
+    struct vmm *vmm = NULL;
+    cJSON *record = cJSON_CreateObject();
+    struct instance_fork fork = {.entry = &entry,
+                                 .vmm = &vmm,
+                                 .machine = &machine,
+                                 .source = "base",
+                                 .source_uuid = "00000000000000000000000000000000",
+                                 .record = &record};
+    json_add_number(record, "version", 1);
+    int r = instances_reserve(&world->instances, "more", NULL, &instance, err);
+    if (r == 0)
+        r = store_entry_create(&world->store, STORE_INSTANCES, &entry, err);
+    if (r == 0)
+        r = instance_publish_fork(instance, &fork, err);
+    store_entry_discard(&entry);
+    instance_abandon(instance);
+    machine_finish(&machine);
+    cJSON_Delete(record);
+    return r;
+}
+
+/* As a daemon does it, and ends if it fails. */
+static int start(struct world *world, struct error *err)
+{
+    const struct instances_setup setup = {.store = &world->store,
+                                          .snapshots = &world->snapshots,
+                                          .programs = world->programs,
+                                          .changed = world_changed,
+                                          .complain = world_complain,
+                                          .context = world};
+    struct instances *instances = &world->instances;
+    struct snapshots *snapshots = &world->snapshots;
+    *instances = (struct instances){0};
+    *snapshots = (struct snapshots){0};
+    int r = store_open(world->path, false, &world->store, err);
+    bool is_open = r == 0;
+    if (r == 0)
+        r = snapshots_open(&world->store, world_scanned, world_complain, world, snapshots, err);
+    if (r == 0)
+        r = instances_open(&setup, instances, err);
+    armed = false;
+    if (r == 0 && !world->complaints[0] &&
+        (HASH_COUNT(snapshots->by_id) != 1 || HASH_COUNT(instances->by_id) != 3))
+        fail_msg("after %s %u: something is missing, and no word", failed, fail_at);
+    if (instances->setup.store)
+        instances_close(instances);
+    if (snapshots->store)
+        snapshots_close(snapshots);
+    if (is_open)
+        store_close(&world->store);
+    return r;
+}
+
+struct operation {
+    int (*run)(struct world *world, struct error *err);
+    bool starts; /* it is to be run without a daemon */
+};
+
+/* ---- one after the other ---- */
+
+/* True if something has failed. `ret` is the store as the next daemon leaves it. */
+static bool try(const struct operation *operation, unsigned at, int *ret_r, char *ret)
+{
+    void *state;
+    assert_int_equal(world_setup_empty(&state), 0);
+    struct world *world = state;
+    fill_store(world);
+    world->binary = (struct vmm_binary){"firecracker", getenv("FAKE_FIRECRACKER")};
+    struct error err = {0};
+    calls = 0;
+    fail_at = at;
+    failed = NULL;
+    memset(sites, 0, sizeof sites);
+    int before = world_descriptors();
+    if (operation->starts) {
+        world_close(world);
+        before = world_descriptors();
+        assert_int_equal(vmm_programs_create(&world->programs, &err), 0);
+    }
+    world->complaints[0] = 0;
+    armed = true;
+    int r = operation->run(world, &err);
+    armed = false;
+    if (operation->starts)
+        vmm_programs_destroy(world->programs);
+    bool data_is_lost = failed && (strcmp(failed, "fsync") == 0 || strcmp(failed, "write") == 0);
+    if (r == 0 && data_is_lost && !world->complaints[0])
+        fail_msg("after %s %u: not a word", failed, at);
+    if (r < 0 && (err.code != -r || !err.text[0]))
+        fail_msg("after %s %u: %d, and the error %d \"%s\"", failed, at, r, err.code, err.text);
+    if ((r < 0 || operation->starts) && world_descriptors() != before)
+        fail_msg("after %s %u: %d descriptors, and %d before", failed, at, world_descriptors(),
+                 before);
+    world_close(world);
+    world_open_store(world);
+    world_open_layers(world);
+    dump(world, ret);
+    struct instance *instance = instances_find(&world->instances, "fire");
+    if (instance && instance->vmm)
+        assert_int_equal(stop(instance, &err), 0);
+    instance_unref(instance);
+    world_teardown(&state);
+    *ret_r = r;
+    return failed != NULL;
+}
+
+static void operation_when_any_call_fails_leaves_all_or_nothing(void **state)
+{
+    const struct operation *operation = *state;
+    char before[DUMP_SIZE], after[DUMP_SIZE], now[DUMP_SIZE];
+    int r;
+    assert_false(try(operation, 0, &r, after));
+    assert_int_equal(r, 0);
+    void *empty;
+    assert_int_equal(world_setup_empty(&empty), 0);
+    fill_store(empty);
+    world_restart(empty);
+    dump(empty, before);
+    world_teardown(&empty);
+    unsigned at = 1;
+    for (; try(operation, at, &r, now); at++) {
+        bool as_before = strcmp(now, before) == 0, as_after = strcmp(now, after) == 0;
+        if (!as_after && (r == 0 || !as_before))
+            fail_msg("after %s %u, with %d, the store is\n%sbefore it was\n%sit should be\n%s",
+                     failed, at, r, now, before, after);
+    }
+    assert_int_equal(r, 0);
+    assert_true(at > 3); /* else the calls were not those of the build file */
+}
+
+static struct operation operations[] = {
+    {start, true},
+    {publish, false},
+    {import, false},
+    {remove_snapshot, false},
+    {create, false},
+    {configure, false},
+    {remove_instance, false},
+    {take_snapshot, false},
+    {stop_instance, false},
+    {publish_fork, false},
+    {run_instance, false},
+};
+
+#define TEST(number, title)                                                                        \
+    {                                                                                              \
+        .name = title, .test_func = operation_when_any_call_fails_leaves_all_or_nothing,           \
+        .initial_state = &operations[number]                                                       \
+    }
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(0, "start_when_any_call_fails_says_so_and_loses_nothing"),
+        TEST(1, "publish_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(2, "import_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(3, "removal_of_a_snapshot_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(4, "create_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(5, "config_when_any_call_fails_is_the_old_or_the_new"),
+        TEST(6, "removal_of_an_instance_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(7, "snapshot_of_an_instance_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(8, "stop_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(9, "fork_when_any_call_fails_leaves_all_or_nothing"),
+        TEST(10, "restore_when_any_call_fails_leaves_all_or_nothing"),
+    };
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free});
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
