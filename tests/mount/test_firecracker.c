@@ -375,7 +375,10 @@ static void firecrackers_own_words_are_told(void **state)
     assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
     assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
     fake_drop(h, "x");
-    fake_make(h, "y", "mailboxes=m", ",\"initrd\":\"/no/initrd\"");
+    const char *initrd = harness_format(h, "%s/initrd", h->directory);
+    harness_put(initrd, "");
+    fake_make(h, "y", "mailboxes=m", harness_format(h, ",\"initrd\":\"%s\"", initrd));
+    assert_works(unlink(initrd)); /* config was written while it was there */
     assert_errno(harness_write(fake_instance(h, "y", "state"), "running"), EIO);
     assert_file_contains(fake_instance(h, "y", "error"),
                          "Boot source error: The initrd file cannot be opened: No such file");
