@@ -82,4 +82,14 @@ flock 9 # one at a time
 make_chroot
 copy_sources
 [ $# -gt 0 ] || set -- --suites
-exec unshare --mount --propagation private --pid --fork --kill-child "$0" "$version" --inside "$@"
+# unshare pays no heed to what asks it to end; killed, it takes all that is in the namespaces with it.
+unshare --mount --propagation private --pid --fork --kill-child "$0" "$version" --inside "$@" &
+pid=$!
+trap 'kill -KILL $pid' EXIT
+trap 'exit 129' HUP
+trap 'exit 130' INT
+trap 'exit 143' TERM
+status=0
+wait $pid || status=$?
+trap - EXIT
+exit $status
