@@ -93,6 +93,8 @@ install_missing() {
     if [ -z "$kernel" ] && [ ! -d "$cache/kernel" ]; then
         apt-cache show linux-image-cloud-amd64 >/dev/null 2>&1 || kernel_known=false
     fi
+    # A chroot that debootstrap made lacks it, and fusermount3 unmounts nothing without.
+    [ -e /etc/mtab ] || ! can_be_root || as_root ln -s ../proc/self/mounts /etc/mtab
     [ -n "$missing" ] || [ $kernel_known = false ] || return 0
     can_be_root ||
         fail "please run as root: apt-get update${missing:+ && apt-get install$missing}"

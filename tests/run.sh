@@ -127,6 +127,8 @@ install_missing() {
     # libFuzzer's runtime comes in a package with clang's version in its name.
     runtime=libclang-rt-$(apt-cache depends clang 2>/dev/null |
         sed -n 's/^ *Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)-dev
+    # A chroot that debootstrap made lacks it, and fusermount3 unmounts nothing without.
+    [ -e /etc/mtab ] || ! can_be_root || as_root ln -s ../proc/self/mounts /etc/mtab
     if is_installed "$runtime" && [ -z "$missing" ] && [ -d "$cache/kernel" ]; then
         return 0
     fi
