@@ -250,7 +250,22 @@ static char *error_text(struct fs *fs, const struct place *place, size_t *ret_si
 }
 
 static const struct file_type error_file = {.text = error_text};
-static const struct file_type console_file = {.log = "console.log"};
+
+/* console and vmm.log: live. A write to console empties it. */
+
+static int console_command(struct fs *fs, const struct place *place, const char *text,
+                           struct job **ret)
+{
+    struct error err = {0};
+    (void)ret;
+    int r = strcmp(text, "0") == 0
+                ? instance_empty_console(unit_of(place)->instance, &err)
+                : error_set(&err, EINVAL, "console takes a 0, which empties it, and nothing else");
+    set_error(fs, unit_of(place), r < 0 ? err.text : NULL);
+    return r;
+}
+
+static const struct file_type console_file = {.log = "console.log", .command = console_command};
 static const struct file_type vmm_log_file = {.log = "vmm.log"};
 
 static bool is_standby(const struct place *place)
@@ -298,7 +313,7 @@ static const struct entry instance_entries[] = {
     {"snapshot", S_IFREG | 0200, 5, .file = &snapshot_file, .command = true},
     {"accept", S_IFREG | 0600, 13, .file = &accept_file, .command = true},
     {"error", S_IFREG | 0444, 6, .file = &error_file},
-    {"console", S_IFREG | 0400, 7, .file = &console_file},
+    {"console", S_IFREG | 0600, 7, .file = &console_file},
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
     {"mailboxes", S_IFDIR | 0755, 9, .directory = &markers_directory, .present = is_standby},
     {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = has_record},

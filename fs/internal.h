@@ -203,7 +203,7 @@ struct fs {
 };
 
 /* What a file is. A file has `text`, `log` or `stream`; what can be written has `document` or
- * `command`. */
+ * `command`, or both `log` and `command`. */
 struct file_type {
     /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
     char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);

@@ -33,10 +33,9 @@ void tell_instance(void *listener, const struct instance *instance, enum instanc
                    enum instance_state from)
 {
     static const char *const names[] = {
-        [INSTANCE_MADE] = "instance-made",
-        [INSTANCE_STATE] = "state",
-        [INSTANCE_VMM_ENDED] = "vmm-ended",
-        [INSTANCE_REMOVED] = "instance-removed",
+        [INSTANCE_MADE] = "instance-made",        [INSTANCE_STATE] = "state",
+        [INSTANCE_VMM_ENDED] = "vmm-ended",       [INSTANCE_REMOVED] = "instance-removed",
+        [INSTANCE_CONSOLE_CUT] = "log-shortened", [INSTANCE_LOG_CUT] = "log-shortened",
     };
     cJSON *line = begin(listener, names[what]);
     if (!line)
@@ -48,6 +47,10 @@ void tell_instance(void *listener, const struct instance *instance, enum instanc
         json_add_string(line, "from", instance_state_names[from]);
     if (what == INSTANCE_MADE || what == INSTANCE_STATE)
         json_add_string(line, "state", instance_state_names[instance->state]);
+    if (what == INSTANCE_CONSOLE_CUT || what == INSTANCE_LOG_CUT)
+        add_text(line, "file",
+                 instance_logs[what == INSTANCE_CONSOLE_CUT ? INSTANCE_CONSOLE : INSTANCE_VMM_LOG]
+                     .shown);
     if (what == INSTANCE_VMM_ENDED)
         json_add(line, "exit", instance_exit(instance));
     events_add(listener, line);

@@ -393,6 +393,8 @@ static int run_steps(struct fork *fork, struct error *err)
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
     tell(fork, fork_publish_name);
+    if (fork->request->options.console_max_bytes > 0)
+        fork->machine.console_max_bytes = fork->request->options.console_max_bytes;
     cJSON *record = fork_record(fork, result);
     struct instance_fork parts = {.entry = &fork->entry,
                                   .vmm = &fork->vmm,

@@ -15,7 +15,8 @@ const char fork_options_default[] = "{\n"
                                     "  \"on_ack_failure\": \"destroy\",\n"
                                     "  \"tap\": null,\n"
                                     "  \"ack_address\": null,\n"
-                                    "  \"identity\": false\n"
+                                    "  \"identity\": false,\n"
+                                    "  \"console_max_bytes\": null\n"
                                     "}\n";
 
 void fork_request_finish(struct fork_request *request)
@@ -275,6 +276,7 @@ struct option_members {
     int target_state, on_ack_failure;
     bool wait_for_network, from_running, identity;
     char *tap, *ack_address;
+    int64_t console_max_bytes;
 };
 
 static const char *const target_words[] = {"running", "standby", NULL};
@@ -304,6 +306,12 @@ static const struct json_field option_fields[] = {
      .offset = offsetof(struct option_members, ack_address),
      .nullable = true},
     {.name = "identity", .kind = JSON_BOOL, .offset = offsetof(struct option_members, identity)},
+    {.name = "console_max_bytes",
+     .kind = JSON_INTEGER,
+     .offset = offsetof(struct option_members, console_max_bytes),
+     .nullable = true,
+     .min = MACHINE_LOG_MAX_LEAST,
+     .max = MACHINE_LOG_MAX_MOST},
 };
 
 static int check_options(const struct option_members *members, struct error *err)
@@ -337,6 +345,7 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
                                  .wait_for_network = members.wait_for_network,
                                  .keep = members.on_ack_failure != 0,
                                  .identity = members.identity,
+                                 .console_max_bytes = (uint64_t)members.console_max_bytes,
                                  .tap = members.tap,
                                  .ack_address = members.ack_address};
     return 0;

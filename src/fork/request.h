@@ -67,10 +67,11 @@ struct fork_options {
     bool standby;      /* target_state */
     bool from_running; /* an instance that runs may be paused for a copy of its memory */
     bool wait_for_network;
-    bool keep;         /* on_ack_failure */
-    bool identity;     /* payloads get a member "fork" */
-    char *tap;         /* owned; the fork's in place of the source's; NULL: that */
-    char *ack_address; /* owned; NULL: the mount's */
+    bool keep;                  /* on_ack_failure */
+    bool identity;              /* payloads get a member "fork" */
+    char *tap;                  /* owned; the fork's in place of the source's; NULL: that */
+    char *ack_address;          /* owned; NULL: the mount's */
+    uint64_t console_max_bytes; /* 0: as of the source */
 };
 
 struct fork_request {

@@ -53,6 +53,10 @@ extern const char *const machine_network_names[NETWORK_MODES + 1]; /* "none", "u
 
 struct hypervisor;
 
+/* Of a VM's console and of what its VMM says: how long each of the files may become. */
+enum { MACHINE_LOG_MAX_DEFAULT = 16 * 1024 * 1024, MACHINE_LOG_MAX_LEAST = 64 * 1024 };
+static const int64_t MACHINE_LOG_MAX_MOST = (int64_t)1 << 40;
+
 struct machine {
     const struct hypervisor *hypervisor; /* constant; set by who parses or reads a machine */
     uint64_t memory_bytes;
@@ -65,6 +69,7 @@ struct machine {
     size_t interface_count;
     struct machine_disk *disks;
     size_t disk_count;
+    uint64_t console_max_bytes; /* of each log; 0: MACHINE_LOG_MAX_DEFAULT */
     char *vsock; /* path of the Unix socket behind a vsock device; NULL: there is no such device */
 
     /* For booting only; NULL when not given. Absolute paths. */
@@ -78,6 +83,9 @@ struct machine {
 };
 
 void machine_finish(struct machine *machine);
+
+/* Bytes that each log of the machine may have. */
+uint64_t machine_log_max(const struct machine *machine);
 
 /* Puts its interface on another tap than a saved state's. EINVAL unless it has exactly one. */
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err);

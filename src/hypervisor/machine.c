@@ -38,6 +38,11 @@ static void finish_interfaces(struct machine *machine)
     free(machine->interfaces);
 }
 
+uint64_t machine_log_max(const struct machine *machine)
+{
+    return machine->console_max_bytes ? machine->console_max_bytes : MACHINE_LOG_MAX_DEFAULT;
+}
+
 void machine_finish(struct machine *machine)
 {
     if (!machine)

@@ -77,6 +77,8 @@ cJSON *machine_to_json(const struct machine *machine)
     add_string(json, "cpu", machine->cpu);
     add_string(json, "host_cpu", machine->host_cpu);
     add_string(json, "version", machine->version);
+    if (machine->console_max_bytes)
+        json_add_number(json, "console_max_bytes", (double)machine->console_max_bytes);
     if (machine->vsock)
         add_string(json, "vsock", machine->vsock);
     return json;
@@ -261,7 +263,7 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
 }
 
 struct stored_machine {
-    int64_t memory_bytes, vcpus;
+    int64_t memory_bytes, vcpus, console_max_bytes;
     int board, accel;
     const cJSON *network, *disks;
     struct machine machine;
@@ -283,6 +285,8 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
         {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
         {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
         {"vsock", JSON_STRING, FIELD(machine.vsock), .nullable = true},
+        {"console_max_bytes", JSON_INTEGER, FIELD(console_max_bytes), .min = MACHINE_LOG_MAX_LEAST,
+         .max = MACHINE_LOG_MAX_MOST},
     };
 #undef FIELD
     int r = json_read(json, fields, array_length(fields), stored, err);
@@ -308,6 +312,7 @@ int machine_from_json(const cJSON *json, struct machine *ret, struct error *err)
     }
     machine->memory_bytes = (uint64_t)stored.memory_bytes;
     machine->vcpus = (unsigned)stored.vcpus;
+    machine->console_max_bytes = (uint64_t)stored.console_max_bytes;
     machine->board = (enum machine_board)stored.board;
     machine->accel = (enum machine_accel)stored.accel;
     *ret = *machine;

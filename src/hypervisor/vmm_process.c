@@ -91,8 +91,10 @@ static void read_last_words(const struct vmm_context *context, off_t from,
     auto_close int fd =
         openat(context->directory_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     struct stat file;
-    if (fd < 0 || fstat(fd, &file) < 0 || file.st_size <= from)
+    if (fd < 0 || fstat(fd, &file) < 0)
         return;
+    if (file.st_size < from) /* it was shortened meanwhile */
+        from = 0;
     if (file.st_size - from > LAST_WORDS_MAX)
         from = file.st_size - LAST_WORDS_MAX;
     ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);

@@ -9,7 +9,7 @@
 #include "util/json.h"
 
 struct config {
-    int64_t memory_mib, vcpus;
+    int64_t memory_mib, vcpus, console_max_bytes;
     int hypervisor, board, accel;
     char *kernel, *initrd, *cmdline;
     const cJSON *disks, *network;
@@ -68,6 +68,11 @@ static const struct json_field config_fields[] = {
      .kind = JSON_WORD,
      .offset = offsetof(struct config, accel),
      .words = machine_accel_names},
+    {.name = "console_max_bytes",
+     .kind = JSON_INTEGER,
+     .offset = offsetof(struct config, console_max_bytes),
+     .min = MACHINE_LOG_MAX_LEAST,
+     .max = MACHINE_LOG_MAX_MOST},
 };
 
 static const struct json_field disk_fields[] = {
@@ -200,6 +205,7 @@ static int interpret(struct config *config, struct machine *machine, struct erro
         return error_set(err, EOPNOTSUPP, "\"hypervisor\": \"%s\" cannot be run yet", name);
     machine->memory_bytes = (uint64_t)config->memory_mib << 20;
     machine->vcpus = (unsigned)config->vcpus;
+    machine->console_max_bytes = (uint64_t)config->console_max_bytes;
     machine->board = (enum machine_board)config->board;
     machine->accel = (enum machine_accel)config->accel;
     machine->kernel = steal_pointer(config->kernel);
@@ -267,5 +273,6 @@ cJSON *config_to_json(const struct machine *machine)
     }
     json_add_string(json, "machine", machine_board_names[machine->board]);
     json_add_string(json, "accel", machine_accel_names[machine->accel]);
+    json_add_number(json, "console_max_bytes", (double)machine_log_max(machine));
     return json;
 }

@@ -197,11 +197,11 @@ static void publish(struct instance *instance)
 /* The logs are there from the first moment, for who looks with tail -f. */
 static int make_logs(int directory_fd, struct error *err)
 {
-    static const char *const names[] = {"console.log", "vmm.log"};
-    for (size_t i = 0; i < array_length(names); i++) {
-        auto_close int fd = openat(directory_fd, names[i], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    for (size_t i = 0; i < INSTANCE_LOGS; i++) {
+        const char *name = instance_logs[i].name;
+        auto_close int fd = openat(directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
         if (fd < 0)
-            return error_errno(err, errno, "cannot make %s in the store", names[i]);
+            return error_errno(err, errno, "cannot make %s in the store", name);
     }
     return 0;
 }

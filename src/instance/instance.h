@@ -40,6 +40,12 @@ extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with
 
 struct instances;
 
+/* Its logs: files of its directory, and their names in the tree. */
+enum instance_log_kind { INSTANCE_CONSOLE, INSTANCE_VMM_LOG, INSTANCE_LOGS };
+extern const struct instance_log {
+    const char *name, *shown;
+} instance_logs[INSTANCE_LOGS];
+
 struct instance {
     struct instances *table;
     unsigned references;
@@ -69,6 +75,8 @@ struct instance {
     bool of_instance;              /* `source` is an instance, not a snapshot */
     char source[STORE_ID_MAX + 1]; /* what it was forked from, or "" */
     char source_uuid[33];
+    bool logs_grew;                /* a VMM was there at the last look at its logs (logs.c) */
+    bool shortened[INSTANCE_LOGS]; /* or could not be, which was told */
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
     cJSON *fork;       /* fork.json; constant; NULL unless a fork */
@@ -81,6 +89,8 @@ enum instance_happening {
     INSTANCE_STATE,     /* its state is another than `from` */
     INSTANCE_VMM_ENDED, /* by itself; the state follows */
     INSTANCE_REMOVED,
+    INSTANCE_CONSOLE_CUT, /* for the first time in the daemon's life */
+    INSTANCE_LOG_CUT,     /* the same of vmm.log */
 };
 
 /* What the mount was told about VMMs and whom to tell about changes. Borrowed. */
@@ -172,6 +182,9 @@ char *instance_config(struct instance *instance);
 int instance_check_config_writable(struct instance *instance, struct error *err);
 int instance_set_config(struct instance *instance, const char *text, size_t size,
                         struct error *err);
+
+/* What its guest wrote so far goes. */
+int instance_empty_console(struct instance *instance, struct error *err);
 
 enum instance_state instance_state(struct instance *instance);
 /* Is there a memory image of its own (standby)? */

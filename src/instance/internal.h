@@ -127,6 +127,9 @@ void instance_swap_disks(struct instance *instance, struct machine *machine);
 const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
                                                 const struct machine *machine);
 
+/* logs.c: a look at the logs that may have grown. */
+void instances_shorten_logs(struct instances *table);
+
 /* watch.c */
 int instances_watch(struct instances *table, struct error *err);
 void instances_unwatch(struct instances *table);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * watch: one thread that notices VMMs that end by themselves (pidfds in an epoll set, one shot
- * each). An instance in transition is left to its owner, who looks at the VMM at the end.
+ * each), and looks at their logs once a second (logs.c). An instance in transition is left to its
+ * owner, who looks at the VMM at the end.
  */
 #include <errno.h>
 #include <string.h>
@@ -10,6 +11,9 @@
 
 #include "instance/internal.h"
 #include "util/cleanup.h"
+#include "util/process.h"
+
+enum { LOGS_MS = 1000 };
 
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
@@ -34,15 +38,21 @@ static void ended(struct instances *table, uint64_t serial)
 static void *run(void *argument)
 {
     struct instances *table = argument;
+    double look = process_now_ms() + LOGS_MS;
     for (;;) {
         struct epoll_event event;
-        int n = epoll_wait(table->epoll_fd, &event, 1, -1);
+        double wait = look - process_now_ms();
+        int n = epoll_wait(table->epoll_fd, &event, 1, wait > 0 ? (int)wait + 1 : 0);
         if (n < 0 && errno != EINTR)
             return NULL;
         if (n == 1 && event.data.u64 == 0)
             return NULL;
         if (n == 1)
             ended(table, event.data.u64);
+        if (process_now_ms() < look)
+            continue;
+        instances_shorten_logs(table);
+        look = process_now_ms() + LOGS_MS;
     }
 }
 

@@ -22,7 +22,6 @@ static const char *const read_only[] = {
     "snapshots/base/forks/new/error",
     "instances/x/info",
     "instances/x/error",
-    "instances/x/console",
     "instances/x/vmm.log",
 };
 

@@ -45,7 +45,7 @@ static const struct place {
     {"instances/x/snapshot", S_IFREG | 0200},
     {"instances/x/accept", S_IFREG | 0600},
     {"instances/x/error", S_IFREG | 0444},
-    {"instances/x/console", S_IFREG | 0400},
+    {"instances/x/console", S_IFREG | 0600},
     {"instances/x/vmm.log", S_IFREG | 0400},
     {"instances/x/forks", S_IFDIR | 0755},
     {"instances/x/forks/new", S_IFDIR | 0755},

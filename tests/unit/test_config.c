@@ -77,7 +77,7 @@ static void config_when_printed_is_the_same_again(void **state)
         struct machine again = parsed(text);
         auto_json cJSON *json_again = config_to_json(&again);
         assert_true(cJSON_Compare(json, json_again, true));
-        assert_int_equal(cJSON_GetArraySize(json), 10);
+        assert_int_equal(cJSON_GetArraySize(json), 11);
         machine_finish(&machine);
         machine_finish(&again);
     }

@@ -62,7 +62,7 @@ static void modes_when_asked_are_those_of_their_kind(void **state)
         {"instances/one/state", S_IFREG | 0644},
         {"instances/one/snapshot", S_IFREG | 0200},
         {"instances/one/error", S_IFREG | 0444},
-        {"instances/one/console", S_IFREG | 0400},
+        {"instances/one/console", S_IFREG | 0600},
         {"instances/one/vmm.log", S_IFREG | 0400},
         {"instances/one/mailboxes/fox", S_IFREG | 0400},
         {"instances/web-1/fork", S_IFLNK | 0777},

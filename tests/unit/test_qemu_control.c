@@ -71,7 +71,7 @@ static void explain_tells_how_it_ended_and_what_was_said_since(void **state)
         {{.ended = true, .code = -1, .signal = 11}, "w", 0, "it failed (signal 11): w"},
         {{.ended = false}, "old\nnew\n", 4, "it failed: new"},
         {{.ended = false}, "old\n", 4, "it failed"},
-        {{.ended = false}, "cut", 100, "it failed"},
+        {{.ended = false}, "cut", 100, "it failed: cut"}, /* it was shortened */
         {{.ended = false}, " \t\r\n \n", 0, "it failed"},
         {{.ended = false}, "two\r\nlines\x1b[2J\x7f!\n", 0, "it failed: two  lines [2J !"},
     };

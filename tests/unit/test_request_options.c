@@ -29,7 +29,7 @@ static void options_when_not_given_are_the_defaults(void **state)
         assert_null(options.ack_address);
     }
     auto_json cJSON *json = cJSON_Parse(fork_options_default);
-    assert_int_equal(cJSON_GetArraySize(json), 7);
+    assert_int_equal(cJSON_GetArraySize(json), 8);
     assert_true(fork_options_default[strlen(fork_options_default) - 1] == '\n');
 }
 

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * logs: console.log and vmm.log of each instance are kept short while its VMM appends to them. The
+ * VMM has the files themselves, no pipe of ours, so it neither waits for the daemon nor ends with
+ * it; the watch looks once a second how long they are.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include "instance/internal.h"
+#include "util/cleanup.h"
+#include "util/log_file.h"
+
+const struct instance_log instance_logs[INSTANCE_LOGS] = {
+    [INSTANCE_CONSOLE] = {"console.log", "console"},
+    [INSTANCE_VMM_LOG] = {"vmm.log", "vmm.log"},
+};
+
+static int open_log(const struct instance *instance, const char *name)
+{
+    return openat(instance->image->directory_fd, name,
+                  O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+}
+
+/* The first time it is told. */
+static void tell(struct instance *instance, enum instance_log_kind kind, const struct error *err)
+{
+    struct instances *table = instance->table;
+    pthread_mutex_lock(&table->lock);
+    bool first = !instance->shortened[kind];
+    instance->shortened[kind] = true;
+    if (first && !err)
+        instance_tell(instance, kind == INSTANCE_CONSOLE ? INSTANCE_CONSOLE_CUT : INSTANCE_LOG_CUT,
+                      instance->state);
+    pthread_mutex_unlock(&table->lock);
+    if (first && err)
+        table->setup.complain(table->setup.context, err->text);
+}
+
+static void look_at(struct instance *instance, enum instance_log_kind kind, off_t max)
+{
+    const char *name = instance_logs[kind].name;
+    struct error err = {0};
+    struct stat st;
+    off_t gone = 0;
+    if (fstatat(instance->image->directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
+        !S_ISREG(st.st_mode) || st.st_size <= max)
+        return;
+    auto_close int fd = open_log(instance, name);
+    int r = fd < 0 ? error_errno(&err, errno, "it cannot be opened")
+                   : log_file_shorten(fd, max, &gone, &err);
+    if (r < 0)
+        error_prefix(&err, r, "%s of the instance %s cannot be kept short",
+                     instance_logs[kind].shown, instance->id);
+    if (r < 0 || gone > 0)
+        tell(instance, kind, r < 0 ? &err : NULL);
+}
+
+/* Those whose VMM runs, and once more those whose has ended. Returns owned, each with a reference.
+ */
+static struct instance **growing(struct instances *table, size_t *ret_count)
+{
+    struct instance *instance;
+    size_t count = 0;
+    pthread_mutex_lock(&table->lock);
+    struct instance **list = calloc(HASH_COUNT(table->by_id) + 1, sizeof *list);
+    for (instance = table->by_id; instance && list; instance = instance->hh.next) {
+        bool grows = instance->vmm != NULL;
+        if (instance->published && instance->image && (grows || instance->logs_grew)) {
+            instance->references++;
+            list[count++] = instance;
+        }
+        instance->logs_grew = grows;
+    }
+    pthread_mutex_unlock(&table->lock);
+    *ret_count = count;
+    return list;
+}
+
+void instances_shorten_logs(struct instances *table)
+{
+    size_t count;
+    auto_free struct instance **list = growing(table, &count);
+    for (size_t i = 0; i < count; i++) {
+        pthread_mutex_lock(&table->lock);
+        off_t max = (off_t)machine_log_max(&list[i]->machine);
+        pthread_mutex_unlock(&table->lock);
+        for (enum instance_log_kind kind = 0; kind < INSTANCE_LOGS; kind++)
+            look_at(list[i], kind, max);
+        instance_unref(list[i]);
+    }
+}
+
+int instance_empty_console(struct instance *instance, struct error *err)
+{
+    auto_close int fd = open_log(instance, instance_logs[INSTANCE_CONSOLE].name);
+    return fd < 0 || ftruncate(fd, 0) < 0 ? error_errno(err, errno, "console cannot be emptied")
+                                          : 0;
+}

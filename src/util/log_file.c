@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+#include "util/log_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+enum { NOTE_MAX = 4096, COPY_SIZE = 65536 };
+
+/* Puts the line that says how much went over the bytes at `at`, up to the end of a line of the log
+ * if one ends nearby. Returns how many bytes it replaces, or -errno. */
+static ssize_t write_note(int fd, off_t at, off_t max)
+{
+    char old[NOTE_MAX], note[NOTE_MAX];
+    ssize_t size = pread(fd, old, sizeof old, at);
+    if (size < 0)
+        return -errno;
+    /* Its length is that of the longest number, so that it does not depend on what it says. */
+    int length = snprintf(NULL, 0,
+                          "[hypefs: %" PRId64 " bytes of output before this line are gone: "
+                          "at most %" PRId64 " are kept]",
+                          INT64_MAX, (int64_t)max);
+    if (length + 1 >= size)
+        return 0;
+    const char *end = memchr(old + length, '\n', (size_t)(size - length));
+    ssize_t replaced = (end ? end - old : length) + 1;
+    memset(note, ' ', sizeof note);
+    int used = snprintf(note, sizeof note,
+                        "[hypefs: %" PRId64 " bytes of output before this line are gone: at most "
+                        "%" PRId64 " are kept]",
+                        (int64_t)(at + replaced), (int64_t)max);
+    note[used] = ' ';
+    note[replaced - 1] = '\n';
+    return pwrite(fd, note, (size_t)replaced, at) < 0 ? -errno : replaced;
+}
+
+/* The bytes from `from` on go to the front, also those that come meanwhile, but no more than `max`.
+ */
+static int move_to_front(int fd, off_t from, off_t max, struct error *err)
+{
+    char bytes[COPY_SIZE];
+    off_t to = 0;
+    ssize_t size = 0;
+    while (to < max && (size = pread(fd, bytes, sizeof bytes, from + to)) > 0) {
+        if (pwrite(fd, bytes, (size_t)size, to) != size)
+            return error_errno(err, errno, "it cannot be written");
+        to += size;
+    }
+    if (size < 0)
+        return error_errno(err, errno, "it cannot be read");
+    return ftruncate(fd, to) < 0 ? error_errno(err, errno, "it cannot be cut") : 0;
+}
+
+int log_file_shorten(int fd, off_t max, off_t *ret_gone, struct error *err)
+{
+    struct stat st;
+    struct statfs system;
+    if (fstat(fd, &st) < 0 || fstatfs(fd, &system) < 0)
+        return error_errno(err, errno, "it cannot be looked at");
+    *ret_gone = 0;
+    if (st.st_size <= max)
+        return 0;
+    off_t block = system.f_bsize > 0 ? system.f_bsize : 1;
+    off_t from = st.st_size - max / 2;
+    from -= from % block;
+    ssize_t replaced = from > 0 ? write_note(fd, from, max) : 0;
+    if (replaced < 0)
+        return error_errno(err, (int)-replaced, "it cannot be written");
+    if (from > 0 && fallocate(fd, FALLOC_FL_COLLAPSE_RANGE, 0, from) < 0) {
+        int r = move_to_front(fd, from, max, err);
+        if (r < 0)
+            return r;
+    }
+    *ret_gone = from + replaced;
+    return 0;
+}
