@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "store/store.h"
+#include "util/json.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

@@ -64,9 +64,7 @@ struct work {
 /* Names of files may be in the text. */
 static int say(const char *text, const char *more)
 {
-    auto_free char *line = strdup(text);
-    if (line)
-        text_make_printable(line, strlen(line), '?');
+    auto_free char *line = text_escaped(text, strlen(text), "");
     fprintf(stderr, "hypefs import: %s%s\n", line ? line : "out of memory", more);
     return *more ? CLI_USAGE : CLI_FAILED;
 }

@@ -25,6 +25,7 @@
 #include "fs/tell.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
+#include "util/text.h"
 
 struct daemon {
     struct mount_arguments arguments;
@@ -55,14 +56,17 @@ static int fail(const char *text)
     return CLI_FAILED;
 }
 
+static const char no_memory[] = "out of memory";
+
 /* In the background the log goes to syslog: a daemon's stderr leads nowhere. */
 static void complain(void *context, const char *text)
 {
     const struct daemon *daemon = context;
+    auto_free char *line = text_escaped(text, strlen(text), "");
     if (daemon->arguments.foreground)
-        fprintf(stderr, "hypefs: %s\n", text);
+        fprintf(stderr, "hypefs: %s\n", line ? line : no_memory);
     else
-        syslog(LOG_WARNING, "%s", text);
+        syslog(LOG_WARNING, "%s", line ? line : no_memory);
 }
 
 /* What the user is to know at once. */

@@ -26,15 +26,6 @@ static const char help[] =
 
 static const char hint[] = "try: hypefs scan --help\n";
 
-/* A file's name as it can be printed: no control characters, UTF-8. Returns owned. */
-static char *printable(const char *name)
-{
-    char *text = strdup(name);
-    if (text)
-        text_make_printable(text, strlen(text), '?');
-    return text;
-}
-
 static bool draw(void *context, uint64_t done, uint64_t size)
 {
     progress_draw(context, done, size);
@@ -142,7 +133,7 @@ static int show_all(int count, char **paths, bool as_json)
     if (as_json && !images)
         return fail("JSON", strerror(ENOMEM));
     for (int i = 0; i < count; i++) {
-        auto_free char *name = printable(paths[i]);
+        auto_free char *name = text_escaped(paths[i], strlen(paths[i]), "");
         if (!name)
             return fail("a file's name", strerror(ENOMEM));
         if (show(paths[i], name, count > 1, images, &err) < 0)

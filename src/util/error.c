@@ -9,12 +9,26 @@
 #include "util/limit.h"
 #include "util/text.h"
 
+/* Names of files, words of guests and VMMs may be in it: it is one line, and fit for a terminal. */
+static void put_behind(struct error *err, size_t used, char *raw)
+{
+    text_make_utf8(raw);
+    text_escape(raw, strlen(raw), "", err->text + used, sizeof err->text - used);
+}
+
+__attribute__((format(printf, 3, 0))) static void write_from(struct error *err, size_t used,
+                                                             const char *format, va_list args)
+{
+    char raw[ERROR_TEXT_SIZE];
+    vsnprintf(raw, sizeof raw, format, args);
+    put_behind(err, used, raw);
+}
+
 __attribute__((format(printf, 3, 0))) static void put(struct error *err, int code,
                                                       const char *format, va_list args)
 {
     err->code = code;
-    vsnprintf(err->text, sizeof err->text, format, args);
-    text_make_utf8(err->text); /* it becomes part of JSON */
+    write_from(err, 0, format, args);
 }
 
 /* Once, however often the text is handed on. */
@@ -46,9 +60,8 @@ void error_append(struct error *err, const char *format, ...)
     size_t used = strlen(err->text);
     va_list args;
     va_start(args, format);
-    vsnprintf(err->text + used, sizeof err->text - used, format, args);
+    write_from(err, used, format, args);
     va_end(args);
-    text_make_utf8(err->text);
 }
 
 __attribute__((format(printf, 3, 0))) static void put_errno(struct error *err, int code,
@@ -86,13 +99,14 @@ int error_io(struct error *err, int code, const char *format, ...)
 int error_prefix(struct error *err, int ret, const char *format, ...)
 {
     if (err) {
-        char before[ERROR_TEXT_SIZE];
-        memcpy(before, err->text, sizeof before);
+        char raw[2 * ERROR_TEXT_SIZE];
         va_list args;
         va_start(args, format);
-        vsnprintf(err->text, sizeof err->text, format, args);
+        vsnprintf(raw, ERROR_TEXT_SIZE, format, args);
         va_end(args);
-        error_append(err, ": %s", before);
+        size_t used = strlen(raw);
+        snprintf(raw + used, sizeof raw - used, ": %s", err->text);
+        put_behind(err, 0, raw);
     }
     return ret;
 }

@@ -6,7 +6,7 @@
  * that knows the failure sets code and text; each caller on the way up may prefix what it was
  * doing. Functions return 0 or -errno and leave all other outputs untouched on failure. Every
  * function here takes a NULL error, for callers who want only the number. Texts are UTF-8 whatever
- * is put into them, in whole or with a precision.
+ * is put into them, in whole or with a precision, and what a terminal would act on is escaped.
  */
 #ifndef HYPEFS_UTIL_ERROR_H
 #define HYPEFS_UTIL_ERROR_H

@@ -7,6 +7,7 @@
 
 #include "util/cleanup.h"
 #include "util/hex.h"
+#include "util/text.h"
 
 /* What may stand next between tokens. */
 enum expect { TOP, VALUE, VALUE_OR_END, NAME, NAME_OR_END, COLON, COMMA_OR_END, NOTHING };
@@ -72,6 +73,12 @@ size_t json_utf8_length(const void *bytes, size_t size)
     while (at < size && utf8_step(bytes, size, &at) == JSON_COMPLETE)
         length = at;
     return length;
+}
+
+size_t json_utf8_first(const void *bytes, size_t size)
+{
+    size_t at = 0;
+    return size > 0 && utf8_step(bytes, size, &at) == JSON_COMPLETE ? at : 0;
 }
 
 bool json_utf8_valid(const void *bytes, size_t size)
@@ -428,12 +435,17 @@ char *json_print(const cJSON *item)
     if (text)
         memcpy(to, "\n", 2);
     cJSON_free(tabs);
-    return text;
+    char *escaped = text ? text_escaped(text, strlen(text), "\n") : NULL;
+    free(text);
+    return escaped;
 }
 
 char *json_print_line(const cJSON *item)
 {
-    return json_is_whole(item) ? cJSON_PrintUnformatted(item) : NULL;
+    char *text = json_is_whole(item) ? cJSON_PrintUnformatted(item) : NULL;
+    char *escaped = text ? text_escaped(text, strlen(text), "") : NULL;
+    cJSON_free(text);
+    return escaped;
 }
 
 cJSON *json_milliseconds(double ms)

@@ -70,6 +70,9 @@ bool json_has_member(const char *text, struct json_span object, const char *asci
 /* How many of the bytes, from the first, are whole characters of UTF-8. */
 size_t json_utf8_length(const void *bytes, size_t size);
 
+/* How many bytes the first character has; 0 if it is no UTF-8, or cut. */
+size_t json_utf8_first(const void *bytes, size_t size);
+
 /* Are the bytes UTF-8 (RFC 3629: no surrogates, no overlong forms)? NUL counts as valid. */
 bool json_utf8_valid(const void *bytes, size_t size);
 
@@ -130,8 +133,8 @@ cJSON *json_add_array(cJSON *to, const char *name);
 /* False for NULL, too. */
 bool json_is_whole(const cJSON *item);
 
-/* Pretty-printed, with a newline at the end. Returns owned (free); NULL only without memory, now or
- * when the tree was built. */
+/* Pretty-printed, with a newline at the end; what a terminal would act on is escaped (text.h).
+ * Returns owned (free); NULL only without memory, now or when the tree was built. */
 char *json_print(const cJSON *item);
 /* The same in one line, without a newline. */
 char *json_print_line(const cJSON *item);
