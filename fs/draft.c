@@ -468,8 +468,10 @@ static int not_begun(struct fs *fs, struct draft *draft, int r, const struct err
     return r;
 }
 
-int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret)
+int draft_commit(struct fs *fs, const struct place *place, const char *text, pid_t tid,
+                 struct job **ret)
 {
+    (void)tid;
     struct draft *draft = (struct draft *)place->object;
     struct error err = {0};
     if (draft->record)

@@ -35,8 +35,7 @@ static bool wants_write(int flags)
     return (flags & O_ACCMODE) != O_RDONLY || flags & O_TRUNC;
 }
 
-/* The process of a thread; 0 if that cannot be known. */
-static pid_t process_of(pid_t tid)
+pid_t process_of(pid_t tid)
 {
     char path[48], status[1024];
     snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
@@ -126,7 +125,7 @@ int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct hand
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
               uint64_t *ret_node, struct stat *ret, struct handle **ret_handle)
 {
-    int r = fs_create_node(fs, parent, name, flags, ret_node, ret);
+    int r = fs_create_node(fs, parent, name, flags, tid, ret_node, ret);
     if (r < 0)
         return r;
     r = fs_open_file(fs, *ret_node, flags, tid, ret_handle);
@@ -335,7 +334,7 @@ static int command(struct fs *fs, struct handle *handle, const char *bytes, size
     handle->failed = 0;
     memcpy(handle->command, text, sizeof text);
     if (!job)
-        r = handle->place.entry->file->command(fs, &handle->place, text, &job);
+        r = handle->place.entry->file->command(fs, &handle->place, text, waiter->tid, &job);
     if (r == FS_LATER && job->done)
         command_ended(handle, r = job->result);
     else if (r == FS_LATER)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files_draft: what lies in a draft's directory, and in forks/ and mailboxes/ around it. */
+/* files_draft: what lies in a draft's directory and in its mailboxes/. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -283,19 +283,42 @@ static bool name_valid(const char *name)
            (draft_scratch_name(name) && strlen(name) <= NAME_MAX);
 }
 
-static int staged_create(struct fs *fs, const struct place *directory, const char *name)
+/* EBUSY while it commits, EPERM as a record, in words. */
+static int check_writable(const struct draft *draft, struct error *err)
+{
+    int r = draft_writable(draft);
+    if (r == -EBUSY)
+        return error_set(err, EBUSY, "forks/%s commits as %s: wait for that", draft->id,
+                         draft->instance);
+    return r == 0 ? 0
+                  : error_set(err, -r, "forks/%s is the record of a fork, which stays as it is",
+                              draft->id);
+}
+
+static int check_name(const char *name, struct error *err)
+{
+    return name_valid(name)
+               ? 0
+               : error_set(err, EINVAL,
+                           "mailboxes/%s is not the name of a mailbox: 1 to %d of A-Z, "
+                           "a-z, 0-9, \".\", \"_\", \":\" and \"-\"",
+                           name, FRAME_NAME_MAX);
+}
+
+static int staged_create(struct fs *fs, const struct place *directory, const char *name,
+                         struct error *err)
 {
     struct draft *draft = draft_of(directory);
     struct staged *file;
     size_t count = 0;
-    int r = draft_writable(draft);
+    int r = check_writable(draft, err);
     LL_COUNT(draft->files, file, count);
+    if (r == 0)
+        r = check_name(name, err);
     if (r < 0)
         return r;
-    if (!name_valid(name))
-        return -EINVAL;
     if (count >= FS_STAGED_MAX)
-        return -ENOSPC;
+        return error_set(err, ENOSPC, "mailboxes/ takes %d files", FS_STAGED_MAX);
     file = draft_add_file(fs, draft, name);
     if (!file)
         return -ENOMEM;
@@ -304,13 +327,16 @@ static int staged_create(struct fs *fs, const struct place *directory, const cha
     return 0;
 }
 
-static int staged_unlink(struct fs *fs, const struct place *directory, const char *name)
+static int staged_unlink(struct fs *fs, const struct place *directory, const char *name,
+                         struct error *err)
 {
     struct draft *draft = draft_of(directory);
     struct staged *file = draft_file(draft, name);
-    int r = draft_writable(draft);
-    if (r < 0 || !file)
-        return r < 0 ? r : -ENOENT;
+    int r = check_writable(draft, err);
+    if (r == 0 && !file)
+        r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
+    if (r < 0)
+        return r;
     draft_drop_file(fs, file);
     draft_touched(fs, draft);
     return 0;
@@ -330,32 +356,36 @@ static int check_content(struct fs *fs, const struct staged *file, struct error 
     return fork_parse_mailbox(file->document.text, check.object, &fs->setup.rules, NULL, err);
 }
 
+static int check_rename(struct draft *draft, const struct staged *file, const char *name,
+                        const char *new_name, unsigned flags, struct error *err)
+{
+    int r = check_writable(draft, err);
+    if (flags & ~(unsigned)RENAME_NOREPLACE)
+        return error_set(err, EINVAL, "of renameat2's flags only RENAME_NOREPLACE is known");
+    if (r == 0 && !file)
+        r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
+    if (r == 0)
+        r = check_name(new_name, err);
+    if (r == 0 && flags & RENAME_NOREPLACE && draft_file(draft, new_name))
+        r = error_set(err, EEXIST, "mailboxes/%s is staged already", new_name);
+    return r;
+}
+
 static int staged_rename(struct fs *fs, const struct place *directory, const char *name,
-                         const struct place *new_directory, const char *new_name, unsigned flags)
+                         const struct place *new_directory, const char *new_name, unsigned flags,
+                         struct error *err)
 {
     struct draft *draft = draft_of(directory);
-    struct staged *file = draft_file(draft, name), *target;
-    struct error err = {0};
-    int r = draft_writable(draft);
-    if (flags & ~(unsigned)RENAME_NOREPLACE)
-        return -EINVAL;
+    struct staged *file = draft_file(draft, name), *target = draft_file(draft, new_name);
     if (new_directory->object != directory->object)
-        return -EXDEV;
-    if (r < 0 || !file)
-        return r < 0 ? r : -ENOENT;
-    if (!name_valid(new_name))
-        return -EINVAL;
-    target = draft_file(draft, new_name);
-    if (target && flags & RENAME_NOREPLACE)
-        return -EEXIST;
-    if (target == file)
-        return 0;
+        return error_set(err, EXDEV, "mailboxes/%s cannot be moved to another draft", name);
+    int r = check_rename(draft, file, name, new_name, flags, err);
+    if (r < 0 || target == file)
+        return r;
     if (draft_scratch_name(name) && !draft_scratch_name(new_name))
-        r = check_content(fs, file, &err);
-    if (r < 0) {
-        error_prefix(&err, r, "mailboxes/%s cannot become %s", name, new_name);
-        return draft_note(fs, draft, &err);
-    }
+        r = check_content(fs, file, err);
+    if (r < 0)
+        return error_prefix(err, r, "mailboxes/%s cannot become %s", name, new_name);
     if (target)
         draft_drop_file(fs, target);
     memset(file->name, 0, sizeof file->name);
@@ -370,79 +400,13 @@ static const struct directory staged_directory = {.find = staged_find,
                                                   .unlink = staged_unlink,
                                                   .rename = staged_rename};
 
-/* forks/ */
-
-static struct forks *forks_of(const struct place *place)
-{
-    return place->object->kind == OBJECT_SNAPSHOT ? &((struct source *)place->object)->forks
-                                                  : &((struct unit *)place->object)->forks;
-}
-
-static int forks_find(struct fs *fs, const struct place *directory, const char *name,
-                      struct waiter *waiter, struct place *ret)
-{
-    struct draft *draft = draft_find(forks_of(directory), name);
-    (void)fs;
-    (void)waiter;
-    if (!draft)
-        return -ENOENT;
-    *ret = (struct place){.object = &draft->object, .entry = &draft_entry};
-    return 0;
-}
-
-static int forks_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
-                      struct handle *handle)
-{
-    const struct draft *draft;
-    int r = 0;
-    (void)fs;
-    (void)waiter;
-    for (draft = forks_of(directory)->drafts; draft; draft = draft->hh.next)
-        if (r == 0)
-            r = listing_add(handle, draft->id, &draft->object, &draft_entry, NULL);
-    return r;
-}
-
-/* A commit of `new` takes the name that its record will have. */
-static bool fork_name_taken(const struct forks *forks, const char *name)
-{
-    const struct draft *always = forks->drafts;
-    return draft_find(forks, name) || (always->job && strcmp(always->instance, name) == 0);
-}
-
-static int forks_make(struct fs *fs, const struct place *directory, const char *name)
-{
-    if (!store_id_valid(name))
-        return -EINVAL;
-    if (fork_name_taken(forks_of(directory), name))
-        return -EEXIST;
-    fs_changed(fs, directory->object);
-    return draft_create(fs, forks_of(directory), name) ? 0 : -ENOMEM;
-}
-
-static int forks_remove(struct fs *fs, const struct place *directory, const char *name)
-{
-    struct draft *draft = draft_find(forks_of(directory), name);
-    if (!draft)
-        return -ENOENT;
-    if (draft == forks_of(directory)->drafts)
-        return -EPERM;
-    if (draft->job || draft->record)
-        return -EBUSY;
-    draft_remove(fs, draft);
-    fs_changed(fs, directory->object);
-    return 0;
-}
-
-const struct directory forks_directory = {
-    .find = forks_find, .list = forks_list, .make = forks_make, .remove = forks_remove};
-
 /* The draft's own directory. */
 
-static int draft_create_file(struct fs *fs, const struct place *directory, const char *name)
+static int draft_create_file(struct fs *fs, const struct place *directory, const char *name,
+                             struct error *err)
 {
     struct draft *draft = draft_of(directory);
-    int r = strcmp(name, "network") == 0 ? draft_writable(draft) : -EPERM;
+    int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
     if (r < 0)
         return r;
     draft->has_network = true;
@@ -451,12 +415,13 @@ static int draft_create_file(struct fs *fs, const struct place *directory, const
     return 0;
 }
 
-static int draft_unlink_file(struct fs *fs, const struct place *directory, const char *name)
+static int draft_unlink_file(struct fs *fs, const struct place *directory, const char *name,
+                             struct error *err)
 {
     struct draft *draft = draft_of(directory);
-    int r = strcmp(name, "network") == 0 ? draft_writable(draft) : -EPERM;
+    int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
     if (r == 0 && !draft->has_network)
-        r = -ENOENT;
+        r = error_set(err, ENOENT, "network is not staged");
     if (r < 0)
         return r;
     draft_drop_network(draft);

@@ -56,7 +56,7 @@ static void set_error_of(struct fs *fs, struct unit *unit, uint64_t number, cons
     fs_changed(fs, &unit->object);
 }
 
-static void set_error(struct fs *fs, struct unit *unit, const char *text)
+void unit_note(struct fs *fs, struct unit *unit, const char *text)
 {
     set_error_of(fs, unit, ++unit->writes, text);
 }
@@ -66,7 +66,7 @@ static int config_may_write(struct fs *fs, const struct place *place)
     struct error err;
     int r = instance_check_config_writable(unit_of(place)->instance, &err);
     if (r < 0)
-        set_error(fs, unit_of(place), err.text);
+        unit_note(fs, unit_of(place), err.text);
     return r;
 }
 
@@ -94,14 +94,14 @@ static int config_apply(struct fs *fs, const struct place *place, const char *te
     int r = instance_set_config(unit->instance, copy, strlen(copy), err);
     fs_lock(fs);
     if (r == 0)
-        set_error(fs, unit, NULL);
+        unit_note(fs, unit, NULL);
     return r;
 }
 
 /* What was said of an earlier write is history. */
 static void config_changed(struct fs *fs, const struct place *place)
 {
-    set_error(fs, unit_of(place), NULL);
+    unit_note(fs, unit_of(place), NULL);
 }
 
 static const struct file_type config_file = {.text = config_text,
@@ -162,7 +162,7 @@ static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), con
     job->number = ++unit->writes;
     int r = job_start(job_ref(job), &err);
     if (r < 0) {
-        set_error(fs, unit, err.text);
+        unit_note(fs, unit, err.text);
         job_unref(job);
         return r;
     }
@@ -181,33 +181,35 @@ static char *state_text(struct fs *fs, const struct place *place, size_t *ret_si
     return sized(strdup(text), ret_size);
 }
 
-static int state_command(struct fs *fs, const struct place *place, const char *text,
+static int state_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                          struct job **ret)
 {
+    (void)tid;
     struct unit *unit = unit_of(place);
     for (int i = INSTANCE_CREATED + 1; i < INSTANCE_STATES; i++) {
         if (strcmp(text, instance_state_names[i]) != 0)
             continue;
         if (i == INSTANCE_RUNNING && (unit->config.unfinished || unit->config.refused)) {
-            set_error(fs, unit, NULL); /* config's own line says it */
+            unit_note(fs, unit, NULL); /* config's own line says it */
             return -EINVAL;
         }
         return begin(fs, unit, run_change, text, (enum instance_state)i, ret);
     }
-    set_error(fs, unit, "state takes one of the words running, paused, standby, stopped");
+    unit_note(fs, unit, "state takes one of the words running, paused, standby, stopped");
     return -EINVAL;
 }
 
 static const struct file_type state_file = {
     .text = state_text, .pollable = true, .command = state_command};
 
-static int snapshot_command(struct fs *fs, const struct place *place, const char *text,
+static int snapshot_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                             struct job **ret)
 {
+    (void)tid;
     struct error err;
     if (!store_id_valid(text)) {
         error_set(&err, EINVAL, "snapshot takes an id: %s", store_id_rule);
-        set_error(fs, unit_of(place), err.text);
+        unit_note(fs, unit_of(place), err.text);
         return -EINVAL;
     }
     return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, ret);
@@ -220,12 +222,13 @@ static int run_accept(struct job *job)
     return instance_accept(((struct unit *)job->object)->instance, &job->error);
 }
 
-static int accept_command(struct fs *fs, const struct place *place, const char *text,
+static int accept_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                           struct job **ret)
 {
+    (void)tid;
     if (strcmp(text, "1") == 0)
         return begin(fs, unit_of(place), run_accept, text, INSTANCE_STANDBY, ret);
-    set_error(fs, unit_of(place), "accept takes 1");
+    unit_note(fs, unit_of(place), "accept takes 1");
     return -EINVAL;
 }
 
@@ -253,15 +256,16 @@ static const struct file_type error_file = {.text = error_text};
 
 /* console and vmm.log: live. A write to console empties it. */
 
-static int console_command(struct fs *fs, const struct place *place, const char *text,
+static int console_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                            struct job **ret)
 {
+    (void)tid;
     struct error err = {0};
     (void)ret;
     int r = strcmp(text, "0") == 0
                 ? instance_empty_console(unit_of(place)->instance, &err)
                 : error_set(&err, EINVAL, "console takes a 0, which empties it, and nothing else");
-    set_error(fs, unit_of(place), r < 0 ? err.text : NULL);
+    unit_note(fs, unit_of(place), r < 0 ? err.text : NULL);
     return r;
 }
 
@@ -355,40 +359,46 @@ static int instances_list_all(struct fs *fs, const struct place *directory, stru
     return r;
 }
 
-static int instances_make(struct fs *fs, const struct place *directory, const char *name)
+static int instances_make(struct fs *fs, const struct place *directory, const char *name,
+                          struct error *err)
 {
     fs_unlock(fs);
-    int r = instances_create(fs->setup.instances, name, NULL);
+    int r = instances_create(fs->setup.instances, name, err);
     fs_lock(fs);
     fs_changed(fs, directory->object);
     return r;
 }
 
-static int instances_remove(struct fs *fs, const struct place *directory, const char *name)
+/* Without the lock, but for the beginning. */
+static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
+{
+    if (forks_busy(&unit->forks))
+        return error_set(err, EBUSY,
+                         "the instance cannot be removed while it is forked: wait for that");
+    fs_unlock(fs);
+    int r = instance_remove(unit->instance, err);
+    fs_lock(fs);
+    return r;
+}
+
+static int instances_remove(struct fs *fs, const struct place *directory, const char *name,
+                            struct error *err)
 {
     struct unit *unit = fs_unit(fs, name);
-    struct error err = {0};
     (void)directory;
     if (!unit)
-        return -ENOENT;
-    if (forks_busy(&unit->forks)) {
-        set_error(fs, unit, "the instance cannot be removed while it is forked: wait for that");
-        return -EBUSY;
-    }
+        return error_set(err, ENOENT, "there is no instance %s", name);
     object_ref(&unit->object);
-    fs_unlock(fs);
-    int r = instance_remove(unit->instance, &err);
-    fs_lock(fs);
+    int r = remove_unit(fs, unit, err);
     struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
     if (record) {
         fs_changed(fs, record->forks->owner);
         draft_remove(fs, record);
     }
-    if (r == 0) {
+    if (r == 0)
         fs_forget_unit(fs, unit);
-    } else {
-        set_error(fs, unit, err.text);
-    }
+    else
+        unit_note(fs, unit, err->text);
     object_unref(&unit->object);
     return r;
 }

@@ -248,34 +248,51 @@ static int run_warm(struct job *job)
     return warm_set(job->fs->setup.warm, source->snapshot, job->wanted, &job->error);
 }
 
+/* There is no `error` in a snapshot's directory. */
+static int refuse_command(struct fs *fs, const struct place *place, pid_t tid, struct error *err)
+{
+    const struct place directory = {.object = place->object, .entry = &snapshot_entry};
+    return refusal_tell(fs, &(struct refusal){"write", &directory, place->entry->name, tid}, err);
+}
+
 static void finish(struct job *job)
 {
+    job->error.code = -job->result;
+    if (job->result < 0)
+        refuse_command(job->fs, &job->place, job->tid, &job->error);
     fs_changed(job->fs, job->object);
 }
 
 static int start(struct fs *fs, const struct place *place, int (*run)(struct job *),
-                 unsigned wanted, struct job **ret)
+                 unsigned wanted, pid_t tid, struct job **ret)
 {
+    struct error err = {0};
     struct job *job = job_create(fs, place->object);
     if (!job)
         return -ENOMEM;
     job->run = run;
     job->finish = finish;
     job->wanted = wanted;
-    int r = job_start(job_ref(job), NULL);
+    job->place = *place; /* of the object that the job counts */
+    job->tid = tid;
+    int r = job_start(job_ref(job), &err);
     if (r < 0) {
         job_unref(job);
-        return r;
+        return refuse_command(fs, place, tid, &err);
     }
     *ret = job;
     return FS_LATER;
 }
 
-static int warm_command(struct fs *fs, const struct place *place, const char *text,
+static int warm_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                         struct job **ret)
 {
     unsigned wanted;
-    return read_number(text, WARM_MAX, &wanted) ? start(fs, place, run_warm, wanted, ret) : -EINVAL;
+    struct error err = {0};
+    if (read_number(text, WARM_MAX, &wanted))
+        return start(fs, place, run_warm, wanted, tid, ret);
+    error_set(&err, EINVAL, "warm takes a whole number from 0 to %d, and nothing else", WARM_MAX);
+    return refuse_command(fs, place, tid, &err);
 }
 
 static const struct file_type warm_file = {
@@ -288,10 +305,14 @@ static int run_accept(struct job *job)
     return accept_snapshot(((struct source *)job->object)->snapshot, &job->error);
 }
 
-static int accept_command(struct fs *fs, const struct place *place, const char *text,
+static int accept_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                           struct job **ret)
 {
-    return strcmp(text, "1") == 0 ? start(fs, place, run_accept, 0, ret) : -EINVAL;
+    struct error err = {0};
+    if (strcmp(text, "1") == 0)
+        return start(fs, place, run_accept, 0, tid, ret);
+    error_set(&err, EINVAL, "accept takes a 1, and nothing else");
+    return refuse_command(fs, place, tid, &err);
 }
 
 /* What somebody has vouched for last. */
@@ -353,19 +374,21 @@ static int snapshots_dir_list(struct fs *fs, const struct place *directory, stru
 }
 
 /* Its drafts go with it, unless one of them commits. */
-static int snapshots_dir_remove(struct fs *fs, const struct place *directory, const char *name)
+static int snapshots_dir_remove(struct fs *fs, const struct place *directory, const char *name,
+                                struct error *err)
 {
     struct source *source = fs_source(fs, name);
     (void)directory;
     if (!source)
-        return -ENOENT;
+        return error_set(err, ENOENT, "there is no snapshot %s", name);
     if (forks_busy(&source->forks))
-        return -EBUSY;
+        return error_set(err, EBUSY,
+                         "the snapshot cannot be removed while it is forked: wait for that");
     object_ref(&source->object);
     fs_unlock(fs);
-    int r = instances_check_overlays(fs->setup.instances, source->snapshot, NULL);
+    int r = instances_check_overlays(fs->setup.instances, source->snapshot, err);
     if (r == 0)
-        r = snapshot_remove(source->snapshot, NULL);
+        r = snapshot_remove(source->snapshot, err);
     if (r == 0)
         warm_forget(fs->setup.warm, source->snapshot);
     fs_lock(fs);

@@ -265,6 +265,7 @@ void fs_close(struct fs *fs)
     HASH_ITER (hh, fs->units, unit, next_unit)
         fs_forget_unit(fs, unit);
     fs_unlock(fs);
+    refusals_finish(&fs->refusals);
     close(fs->stop_fd);
     pthread_mutex_destroy(&fs->lock);
     free(fs);

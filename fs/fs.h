@@ -82,12 +82,13 @@ void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
 int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret);
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256]);
-int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, uint64_t *ret_node,
+/* `tid` is the calling thread, for what is told of a refusal. */
+int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64_t *ret_node,
              struct stat *ret);
-int fs_rmdir(struct fs *fs, uint64_t parent, const char *name);
-int fs_unlink(struct fs *fs, uint64_t parent, const char *name);
+int fs_rmdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
+int fs_unlink(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
-              const char *new_name, unsigned flags);
+              const char *new_name, unsigned flags, pid_t tid);
 
 /* Files. */
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,

@@ -15,6 +15,7 @@ enum {
     FS_TEXT_MAX = 16 * 1024,    /* bytes of a collected file */
     FS_SCRATCH_MAX = 64 * 1024, /* bytes of an editor's scratch file */
     FS_STAGED_MAX = 24,         /* files in a draft's mailboxes/ */
+    FS_REFUSALS_MAX = 64,       /* lines of the root's `error` */
 };
 
 /* What a directory of the tree stands for. Each kind is a struct that begins with this one. */
@@ -166,6 +167,8 @@ struct job {
     struct fork_outcome outcome;
     enum instance_state target; /* of transitions */
     unsigned wanted;            /* of writes to warm */
+    struct place place;         /* of commands that tell of a refusal by themselves: what was */
+    pid_t tid;                  /* written, and by which thread */
     uint64_t number;            /* of the last write that waits for it, among its unit's */
     struct error error;
     bool limited;          /* counts for FS_COMMITS_MAX */
@@ -175,8 +178,15 @@ struct job {
     int result;
 };
 
+/* The lines of the root's `error`, a ring; refusals.c. */
+struct refusals {
+    char *lines[FS_REFUSALS_MAX]; /* owned, or NULL */
+    size_t count;                 /* of all that there ever were */
+};
+
 struct fs {
     struct fs_setup setup;
+    struct refusals refusals;
     pthread_mutex_t lock;
     struct object root;
     struct object stream; /* `events` */
@@ -235,11 +245,16 @@ struct file_type {
 
     /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
      */
-    int (*command)(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+    int (*command)(struct fs *fs, const struct place *place, const char *text, pid_t tid,
+                   struct job **ret);
     /* A text that failed is not tried again through the same open file: programs whose write has
      * failed write the same again when they close. */
     bool once;
 };
+
+/* Makes or takes away what is at the name. 0 or -errno. */
+typedef int change(struct fs *fs, const struct place *directory, const char *name,
+                   struct error *err);
 
 struct directory {
     const struct entry *entries;
@@ -249,12 +264,11 @@ struct directory {
                 struct waiter *waiter, struct place *ret);
     int (*list)(struct fs *fs, const struct place *directory, struct waiter *waiter,
                 struct handle *handle);
-    int (*make)(struct fs *fs, const struct place *directory, const char *name);   /* mkdir */
-    int (*remove)(struct fs *fs, const struct place *directory, const char *name); /* rmdir */
-    int (*create)(struct fs *fs, const struct place *directory, const char *name);
-    int (*unlink)(struct fs *fs, const struct place *directory, const char *name);
+    /* mkdir, rmdir, creation and unlink; NULL: EPERM. The text of `err` may be left empty. */
+    change *make, *remove, *create, *unlink;
     int (*rename)(struct fs *fs, const struct place *directory, const char *name,
-                  const struct place *new_directory, const char *new_name, unsigned flags);
+                  const struct place *new_directory, const char *new_name, unsigned flags,
+                  struct error *err);
 };
 
 struct entry {
@@ -295,8 +309,8 @@ int listing_add(struct handle *handle, const char *name, const struct object *ob
                 const struct entry *entry, const struct marker *marker);
 
 /* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
-int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, uint64_t *ret_node,
-                   struct stat *ret);
+int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
+                   uint64_t *ret_node, struct stat *ret);
 /* Locks; -ENODEV if the node's object is removed. Counts a reference; place_give() undoes both. */
 int place_take(struct fs *fs, uint64_t node, struct place *ret);
 void place_give(struct fs *fs, struct place *place);
@@ -308,6 +322,25 @@ void handle_register(struct fs *fs, struct handle *handle, const struct place *p
 void command_ended(struct handle *handle, int result);
 /* A part of the handle's content, as a read's answer. */
 int content_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size);
+
+/* The process of a thread; 0 if that cannot be known. */
+pid_t process_of(pid_t tid);
+
+/* refusals.c */
+struct refusal {
+    const char *operation;         /* "mkdir" */
+    const struct place *directory; /* of what the operation was refused, */
+    const char *name;              /* and its name there */
+    pid_t tid;                     /* of the caller; 0: nobody knows */
+};
+/* Keeps the reason where it can be read: a line of the root's `error`, and the `error` of the draft
+ * or instance in which the directory lies. Returns -err->code. */
+int refusal_tell(struct fs *fs, const struct refusal *refusal, struct error *err);
+char *refusals_text(struct fs *fs, const struct place *place, size_t *ret_size);
+void refusals_finish(struct refusals *refusals);
+
+/* files_instance.c: what the instance's `error` says from now on. */
+void unit_note(struct fs *fs, struct unit *unit, const char *text);
 
 /* document.c */
 void document_finish(struct document *document);
@@ -377,7 +410,8 @@ void draft_load_record(struct fs *fs, struct forks *forks, struct instance *inst
 bool forks_busy(const struct forks *forks);
 /* -EBUSY while it commits, -EPERM as a record. */
 int draft_writable(const struct draft *draft);
-int draft_commit(struct fs *fs, const struct place *place, const char *text, struct job **ret);
+int draft_commit(struct fs *fs, const struct place *place, const char *text, pid_t tid,
+                 struct job **ret);
 
 /* files_snapshot.c */
 void markers_free(struct object *object);

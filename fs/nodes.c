@@ -222,14 +222,26 @@ int fs_readlink(struct fs *fs, uint64_t node, char ret[256])
     return r;
 }
 
-int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, uint64_t *ret_node, struct stat *ret)
+/* With the lock held: the table's function for that, or EPERM; a refusal is told. */
+static int apply(struct fs *fs, change *go, const struct refusal *refusal)
+{
+    struct error err = {0};
+    int r = go ? go(fs, refusal->directory, refusal->name, &err) : -EPERM;
+    if (r == 0)
+        return 0;
+    err.code = -r;
+    return refusal_tell(fs, refusal, &err);
+}
+
+int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64_t *ret_node,
+             struct stat *ret)
 {
     struct place directory, child;
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = directory.entry->directory->make ? directory.entry->directory->make(fs, &directory, name)
-                                         : -EPERM;
+    r = apply(fs, directory.entry->directory->make,
+              &(struct refusal){"mkdir", &directory, name, tid});
     if (r == 0)
         r = find(fs, &directory, name, NULL, &child);
     if (r == 0)
@@ -238,8 +250,8 @@ int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, uint64_t *ret_nod
     return r;
 }
 
-int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, uint64_t *ret_node,
-                   struct stat *ret)
+int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
+                   uint64_t *ret_node, struct stat *ret)
 {
     struct place directory, child;
     int r = place_take(fs, parent, &directory);
@@ -249,9 +261,8 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     if (r == 0 && flags & O_EXCL)
         r = -EEXIST;
     if (r == -ENOENT)
-        r = directory.entry->directory->create
-                ? directory.entry->directory->create(fs, &directory, name)
-                : -EPERM;
+        r = apply(fs, directory.entry->directory->create,
+                  &(struct refusal){"create", &directory, name, tid});
     if (r == 0)
         r = find(fs, &directory, name, NULL, &child);
     if (r == 0)
@@ -260,46 +271,35 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     return r;
 }
 
-typedef int removal(struct fs *fs, const struct place *directory, const char *name);
-
 /* rmdir and unlink: the same with another column of the table. */
-static int remove_name(struct fs *fs, uint64_t parent, const char *name,
-                       removal *(*of)(const struct directory *directory))
+static int remove_name(struct fs *fs, uint64_t parent, const char *name, pid_t tid, bool directory)
 {
-    struct place directory;
-    int r = place_take(fs, parent, &directory);
+    struct place place;
+    int r = place_take(fs, parent, &place);
     if (r < 0)
         return r;
-    removal *go = of(directory.entry->directory);
-    r = go ? go(fs, &directory, name) : -EPERM;
-    place_give(fs, &directory);
+    const struct directory *table = place.entry->directory;
+    r = apply(fs, directory ? table->remove : table->unlink,
+              &(struct refusal){directory ? "rmdir" : "unlink", &place, name, tid});
+    place_give(fs, &place);
     return r;
 }
 
-static removal *remove_of(const struct directory *directory)
+int fs_rmdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid)
 {
-    return directory->remove;
+    return remove_name(fs, parent, name, tid, true);
 }
 
-static removal *unlink_of(const struct directory *directory)
+int fs_unlink(struct fs *fs, uint64_t parent, const char *name, pid_t tid)
 {
-    return directory->unlink;
-}
-
-int fs_rmdir(struct fs *fs, uint64_t parent, const char *name)
-{
-    return remove_name(fs, parent, name, remove_of);
-}
-
-int fs_unlink(struct fs *fs, uint64_t parent, const char *name)
-{
-    return remove_name(fs, parent, name, unlink_of);
+    return remove_name(fs, parent, name, tid, false);
 }
 
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
-              const char *new_name, unsigned flags)
+              const char *new_name, unsigned flags, pid_t tid)
 {
     struct place directory;
+    struct error err = {0};
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
@@ -309,7 +309,11 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
     else if (!directory.entry->directory->rename || !node->place.entry->directory->rename)
         r = -EPERM;
     else
-        r = directory.entry->directory->rename(fs, &directory, name, &node->place, new_name, flags);
+        r = directory.entry->directory->rename(fs, &directory, name, &node->place, new_name, flags,
+                                               &err);
+    err.code = -r;
+    if (r < 0)
+        refusal_tell(fs, &(struct refusal){"rename", &directory, name, tid}, &err);
     place_give(fs, &directory);
     return r;
 }

@@ -178,7 +178,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     uint64_t node;
     struct stat st;
     (void)mode;
-    int r = fs_mkdir(fs_of(req), parent, name, &node, &st);
+    int r = fs_mkdir(fs_of(req), parent, name, tid_of(req), &node, &st);
     fault_point(FAULT_REPLY);
     if (r < 0)
         fuse_reply_err(req, -r);
@@ -189,7 +189,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 
 static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    int r = fs_rmdir(fs_of(req), parent, name);
+    int r = fs_rmdir(fs_of(req), parent, name, tid_of(req));
     fault_point(FAULT_REPLY);
     fuse_reply_err(req, -r);
     fault_point(FAULT_REPLIED);
@@ -197,13 +197,14 @@ static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    fuse_reply_err(req, -fs_unlink(fs_of(req), parent, name));
+    fuse_reply_err(req, -fs_unlink(fs_of(req), parent, name, tid_of(req)));
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
                       const char *new_name, unsigned flags)
 {
-    fuse_reply_err(req, -fs_rename(fs_of(req), parent, name, new_parent, new_name, flags));
+    fuse_reply_err(req,
+                   -fs_rename(fs_of(req), parent, name, new_parent, new_name, flags, tid_of(req)));
 }
 
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)

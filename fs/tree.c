@@ -27,12 +27,13 @@ static const char readme[] =
     "    cd snapshots/base\n"
     "    ls mailboxes                            # what can be written to\n"
     "    echo '{\"instance_name\":\"web-1\"}' > forks/new/mailboxes/NAME\n"
-    "    echo web-1 > forks/new/commit           # returns when the guest runs\n"
+    "    echo web-1 > forks/new/commit || cat forks/new/error\n"
+    "                                            # returns when the guest runs\n"
     "    cat forks/web-1/result\n"
     "A draft of your own, that no one else writes into:\n"
     "    mkdir forks/web-2\n"
     "    cp identity.json forks/web-2/mailboxes/NAME\n"
-    "    echo 1 > forks/web-2/commit\n"
+    "    echo 1 > forks/web-2/commit || cat forks/web-2/error\n"
     "    cat forks/web-2/instance/console\n"
     "If the snapshot has a file network, a draft takes addresses for the clone in its own.\n"
     "\n"
@@ -43,12 +44,14 @@ static const char readme[] =
     "\n"
     "To wait for the guest's ack: {\"payload\": {...}, \"wait_for_ack\": true}\n"
     "For a guest that answers by UDP and does not arm its mailbox again: \"ack\": \"udp\".\n"
-    "When a write fails, read the file error beside it: it says why and what to do.\n"
+    "When something fails, read the file error beside it, or else error in here:\n"
+    "it says why and what to do.\n"
     "What to do on failure, and more: forks/new/options.\n"
     "What happens, as it happens: cat events. It waits, and does not end: leave this one file\n"
     "out of tar, cp -r and the like (tar --exclude=events, grep -r --exclude=events).\n"
-    "Take things away with rmdir, not rm -r: echo stopped > instances/web-1/state,\n"
-    "then rmdir instances/web-1; rmdir snapshots/base when no VM of it runs.\n";
+    "Fork instances, do not cp -r them. Take things away with rmdir, not rm -r:\n"
+    "echo stopped > instances/web-1/state, then rmdir instances/web-1;\n"
+    "rmdir snapshots/base when no VM of it runs.\n";
 
 static char *readme_text(struct fs *fs, const struct place *place, size_t *ret_size)
 {
@@ -61,8 +64,11 @@ static char *readme_text(struct fs *fs, const struct place *place, size_t *ret_s
 
 static const struct file_type readme_file = {.text = readme_text};
 
+static const struct file_type error_file = {.text = refusals_text, .pollable = true};
+
 static const struct entry root_entries[] = {
     {"README", S_IFREG | 0444, 1, .file = &readme_file},
+    {"error", S_IFREG | 0444, 5, .file = &error_file},
     {"snapshots", S_IFDIR | 0755, 2, .directory = &snapshots_directory},
     {"instances", S_IFDIR | 0755, 3, .directory = &instances_directory},
 };

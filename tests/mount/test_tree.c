@@ -7,7 +7,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -20,6 +22,7 @@ static const struct place {
 } places[] = {
     {"", S_IFDIR | 0755},
     {"README", S_IFREG | 0444},
+    {"error", S_IFREG | 0444},
     {"events", S_IFREG | 0400},
     {"snapshots", S_IFDIR | 0755},
     {"snapshots/base", S_IFDIR | 0755},
@@ -182,6 +185,43 @@ static void mkdir_where_objects_are_made_refuses_bad_and_taken_ids(void **state)
     }
     assert_fails(mkdir(harness_path(h, "instances/new"), 0755), EINVAL);
     assert_fails(mkdir(harness_path(h, "snapshots/base/forks/new"), 0755), EEXIST);
+}
+
+static void statfs_tells_of_the_stores_file_system(void **state)
+{
+    struct harness *h = *state;
+    struct statvfs mount, store;
+    assert_works(statvfs(h->mount, &mount));
+    assert_works(statvfs(h->store, &store));
+    assert_true(store.f_blocks > 0);
+    assert_int_equal(mount.f_blocks, store.f_blocks);
+    assert_int_equal(mount.f_frsize, store.f_frsize);
+    assert_int_equal(mount.f_files, store.f_files);
+}
+
+/* Among those who use the mount. */
+static void locks_of_files_exclude_each_other(void **state)
+{
+    struct harness *h = *state;
+    const char *info = harness_path(h, "snapshots/base/info");
+    auto_close int first = open(info, O_RDONLY | O_CLOEXEC);
+    auto_close int second = open(info, O_RDONLY | O_CLOEXEC);
+    assert_works(flock(first, LOCK_EX | LOCK_NB));
+    assert_fails(flock(second, LOCK_SH | LOCK_NB), EWOULDBLOCK);
+    assert_works(flock(first, LOCK_UN));
+    assert_works(flock(second, LOCK_SH | LOCK_NB));
+    struct flock lock = {.l_type = F_RDLCK, .l_whence = SEEK_SET};
+    assert_works(fcntl(first, F_OFD_SETLK, &lock));
+    assert_works(fcntl(second, F_OFD_SETLK, &lock)); /* both read */
+    assert_shell("python3",
+                 "import fcntl\n"
+                 "f = open('snapshots/base/forks/new/options', 'r+')\n"
+                 "g = open('snapshots/base/forks/new/options', 'r+')\n"
+                 "fcntl.flock(f, fcntl.LOCK_EX)\n"
+                 "try: fcntl.flock(g, fcntl.LOCK_EX | fcntl.LOCK_NB)\n"
+                 "except BlockingIOError: raise SystemExit(0)\n"
+                 "raise SystemExit(1)\n",
+                 0);
 }
 
 static void names_that_are_very_long_are_not_there(void **state)
@@ -351,6 +391,8 @@ int main(void)
         mounted_test(inodes_when_the_tree_is_walked_twice_are_unique_and_stable),
         mounted_test(inode_when_an_id_is_made_anew_is_not_used_again),
         mounted_test(mkdir_where_objects_are_made_refuses_bad_and_taken_ids),
+        mounted_test(statfs_tells_of_the_stores_file_system),
+        mounted_test(locks_of_files_exclude_each_other),
         mounted_test(names_that_are_very_long_are_not_there),
         mounted_test(scratch_file_with_a_very_long_name_is_not_made),
         bare_test(walk_of_an_image_full_of_mailboxes_finishes),

@@ -13,7 +13,7 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
     static const struct {
         const char *path, *names;
     } cases[] = {
-        {"", "README snapshots instances events "},
+        {"", "README error snapshots instances events "},
         {"snapshots", "base "},
         {"snapshots/base", "info mailboxes warm accept forks "},
         {"snapshots/base/mailboxes", "fox box "},
@@ -42,6 +42,7 @@ static void modes_when_asked_are_those_of_their_kind(void **state)
     } cases[] = {
         {"", S_IFDIR | 0755},
         {"README", S_IFREG | 0444},
+        {"error", S_IFREG | 0444},
         {"events", S_IFREG | 0400},
         {"snapshots", S_IFDIR | 0755},
         {"snapshots/base", S_IFDIR | 0755},

@@ -14,7 +14,7 @@ static void file_when_created_and_not_yet_opened_is_unfinished(void **state)
     struct tree *tree = *state;
     struct stat st;
     uint64_t node, mailboxes = tree_walk(tree, OWN "mailboxes");
-    assert_int_equal(fs_create_node(tree->fs, mailboxes, "box", O_CREAT, &node, &st), 0);
+    assert_int_equal(fs_create_node(tree->fs, mailboxes, "box", O_CREAT, 0, &node, &st), 0);
     tree_assert_text(tree, OWN "status", "staged\n");
     tree_assert_not_committed(tree, "mailboxes/box: unfinished");
 }

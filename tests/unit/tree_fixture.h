@@ -333,21 +333,21 @@ static inline int tree_mkdir(struct tree *tree, const char *path)
     const char *name;
     struct stat st;
     uint64_t node, parent = tree_parent(tree, path, &name);
-    return fs_mkdir(tree->fs, parent, name, &node, &st);
+    return fs_mkdir(tree->fs, parent, name, gettid(), &node, &st);
 }
 
 static inline int tree_rmdir(struct tree *tree, const char *path)
 {
     const char *name;
     uint64_t parent = tree_parent(tree, path, &name);
-    return fs_rmdir(tree->fs, parent, name);
+    return fs_rmdir(tree->fs, parent, name, gettid());
 }
 
 static inline int tree_unlink(struct tree *tree, const char *path)
 {
     const char *name;
     uint64_t parent = tree_parent(tree, path, &name);
-    return fs_unlink(tree->fs, parent, name);
+    return fs_unlink(tree->fs, parent, name, gettid());
 }
 
 static inline int tree_rename(struct tree *tree, const char *path, const char *new_path,
@@ -356,7 +356,7 @@ static inline int tree_rename(struct tree *tree, const char *path, const char *n
     const char *name, *new_name;
     uint64_t parent = tree_parent(tree, path, &name);
     uint64_t new_parent = tree_parent(tree, new_path, &new_name);
-    return fs_rename(tree->fs, parent, name, new_parent, new_name, flags);
+    return fs_rename(tree->fs, parent, name, new_parent, new_name, flags, gettid());
 }
 
 static inline struct handle *tree_opendir(struct tree *tree, uint64_t node)
