@@ -418,6 +418,7 @@ static void finish_commit(struct job *job)
     free(draft->result);
     draft->result = json_print(job->outcome.result);
     draft->job = NULL;
+    free(steal_pointer(draft->note)); /* why others were refused meanwhile */
     set_failure(draft, job->result < 0 ? job->error.text : NULL);
     bool there = job->outcome.published && is_there(fs, job);
     if (there && new && !draft->object.removed)

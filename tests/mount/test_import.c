@@ -412,7 +412,7 @@ static const struct refusal {
      "--config firecracker.json; r=$?; mv d data.img; exit $r",
      1, "data.img cannot be opened"},
     {"touch $'a\\nb'; $I --id a --hypervisor firecracker --memory $'a\\nb' --state firecracker", 1,
-     "a?b is no memory image"},
+     "a\\u000ab is no memory image"},
     {"echo > file; $I --id a --hypervisor firecracker --memory memory --state firecracker "
      "--store file",
      1, "file"},

@@ -126,7 +126,7 @@ static void mount_in_the_background_answers_when_the_command_returns(void **stat
     for (size_t i = 0; i < array_length(ends); i++) {
         assert_string_equal(
             assert_shell("bash", "$HYPEFS mount --store $S $M && ls $M | tr '\\n' ' '", 0).out,
-            "README events instances snapshots ");
+            "README error events instances snapshots ");
         end_in_background(h, h->store, ends[i]);
     }
     if (geteuid() == 0) {

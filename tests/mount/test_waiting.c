@@ -131,10 +131,12 @@ static void draft_that_commits_is_busy(void **state)
     assert_fails(access(harness_path(h, "instances/d"), F_OK), ENOENT);
     assert_string_equal(harness_get(h, fork_path(h, "d", "status")), "committing\n");
     assert_string_equal(harness_get(h, fork_path(h, "d", "result")), "");
-    assert_string_equal(harness_get(h, fork_path(h, "d", "error")), "");
+    assert_string_equal(harness_get(h, fork_path(h, "d", "error")),
+                        "forks/d commits: wait for that\n");
     assert_file_contains(fork_path(h, "d", "mailboxes/m"), "{\"n\":1}");
     ack(port);
     assert_int_equal(harness_finish(h, &commit).status, 0);
+    assert_string_equal(harness_get(h, fork_path(h, "d", "error")), "");
     assert_fails(write(early, "{}", 2), EPERM);
 }
 

@@ -130,6 +130,24 @@ static void error_name_when_known_is_the_macros_name(void **state)
     assert_string_equal(error_name(99999), "E?");
 }
 
+static void error_texts_when_words_would_move_a_terminal_are_escaped(void **state)
+{
+    static const char words[] = "\x1b[2J\n\xC2\x9B\xE2\x80\xAE",
+                      shown[] = "\\u001b[2J\\u000a\\u009b\\u202e";
+    struct error err = {0};
+    char wanted[128];
+    (void)state;
+    error_set(&err, EIO, "%s", words);
+    assert_string_equal(err.text, shown);
+    error_append(&err, " %s", words);
+    error_prefix(&err, 0, "%s", words);
+    snprintf(wanted, sizeof wanted, "%s: %s %s", shown, shown, shown);
+    assert_string_equal(err.text, wanted);
+    error_errno(&err, ENOENT, "%s", words);
+    snprintf(wanted, sizeof wanted, "%s: No such file or directory", shown);
+    assert_string_equal(err.text, wanted);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -140,6 +158,7 @@ int main(void)
         cmocka_unit_test(error_texts_when_too_long_are_cut_and_ended),
         cmocka_unit_test(error_texts_when_cut_end_with_a_whole_character),
         cmocka_unit_test(error_texts_when_words_in_them_were_cut_are_utf8),
+        cmocka_unit_test(error_texts_when_words_would_move_a_terminal_are_escaped),
         cmocka_unit_test(error_name_when_known_is_the_macros_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -334,9 +334,26 @@ static void utf8_valid_knows_good_and_bad_sequences(void **state)
         assert_false(json_utf8_valid(bad[i].bytes, bad[i].size));
 }
 
+static void json_when_printed_moves_no_terminal_and_means_the_same(void **state)
+{
+    static const char words[] = "\x1b\x7F\xC2\x85\xE2\x80\xA8\xE2\x81\xA9\xC3\xA4";
+    (void)state;
+    auto_json cJSON *json = cJSON_CreateObject();
+    assert_non_null(cJSON_AddStringToObject(json, words, words));
+    char *texts[] = {json_print(json), json_print_line(json)};
+    for (size_t i = 0; i < array_length(texts); i++) {
+        auto_json cJSON *again = cJSON_Parse(texts[i]);
+        assert_true(cJSON_Compare(json, again, true));
+        assert_null(strpbrk(texts[i], "\x1b\x7F\xC2\xE2"));
+        assert_non_null(strstr(texts[i], "\\u001b\\u007f\\u0085\\u2028\\u2069\xC3\xA4"));
+        free(texts[i]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(json_when_printed_moves_no_terminal_and_means_the_same),
         cmocka_unit_test(check_when_the_object_is_whole_is_complete),
         cmocka_unit_test(check_when_white_space_follows_leaves_it_out_of_the_object),
         cmocka_unit_test(check_of_every_proper_prefix_is_incomplete),
