@@ -120,7 +120,7 @@ static void snapshot_with_the_frame_shows_it(void **state)
     assert_works(stat(harness_path(h, "snapshots/base/network"), &st));
     assert_int_equal(st.st_mode, S_IFREG | 0400);
     assert_string_equal(assert_shell("bash", "ls snapshots/base snapshots/base/mailboxes", 0).out,
-                        "snapshots/base:\nforks\ninfo\nmailboxes\nnetwork\nwarm\n\n"
+                        "snapshots/base:\naccept\nforks\ninfo\nmailboxes\nnetwork\nwarm\n\n"
                         "snapshots/base/mailboxes:\nm\n");
 }
 
