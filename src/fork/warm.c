@@ -139,8 +139,7 @@ static int save(const struct snapshot *snapshot, unsigned wanted, struct error *
     return store_write_json(directory_fd, file_name, json, err);
 }
 
-/* 0 where there is no file. */
-static int read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err)
+int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err)
 {
     auto_json cJSON *json = NULL;
     int r = store_read_json(snapshot->image->directory_fd, file_name, &json, err);
@@ -148,10 +147,11 @@ static int read_wanted(const struct snapshot *snapshot, unsigned *ret, struct er
     if (r < 0)
         return r == -ENOENT ? 0 : error_prefix(err, r, "%s", warm_label(snapshot).text);
     const cJSON *wanted = cJSON_GetObjectItemCaseSensitive(json, member);
-    if (!cJSON_IsNumber(wanted) || !(wanted->valuedouble >= 0 && wanted->valuedouble <= WARM_MAX))
-        return error_set(err, EINVAL, "%s: %s: \"%s\" is not a number from 0 to %d",
+    double number = cJSON_IsNumber(wanted) ? wanted->valuedouble : -1;
+    if (!(number >= 0 && number <= WARM_MAX) || number != (unsigned)number)
+        return error_set(err, EINVAL, "%s: %s: \"%s\" is not a whole number from 0 to %d",
                          warm_label(snapshot).text, file_name, member, WARM_MAX);
-    *ret = (unsigned)wanted->valuedouble;
+    *ret = (unsigned)number;
     return 0;
 }
 
@@ -357,7 +357,7 @@ static void open_source(struct warm_pool *pool, struct snapshot *snapshot)
 {
     unsigned wanted = 0;
     struct error why = {0};
-    int r = read_wanted(snapshot, &wanted, &why);
+    int r = warm_read_wanted(snapshot, &wanted, &why);
     if (r == 0 && wanted > 0)
         r = check(snapshot, &why);
     if (r == 0 && wanted > 0)

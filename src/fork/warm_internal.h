@@ -30,6 +30,9 @@ struct warm_label {
 
 struct warm_label warm_label(const struct snapshot *snapshot);
 
+/* How many there are to be of it, as the store says; 0 where it does not. EINVAL, EIO. */
+int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err);
+
 void warm_complain(const struct warm_pool *pool, const char *text);
 /* Without the lock. */
 void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot);

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Any bytes in the place of a file of ours in a store: snapshot.json, instance.json, fork.json and
- * mailboxes.json. What is read must be whole, and the same after it was written again. */
+ * mailboxes.json, and warm.json. What is read must be whole, and the same after it was written
+ * again. */
 #include <dirent.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fork/warm_internal.h"
 #include "fuzz.h"
 #include "instance/internal.h"
 #include "util/cleanup.h"
@@ -233,6 +235,20 @@ static bool check_list(void)
     return r == 0;
 }
 
+/* A snapshot that is there whatever the input, for the files beside its snapshot.json. */
+static bool check_warm(const void *data, size_t size)
+{
+    struct error err = {0};
+    unsigned wanted;
+    struct image image = {.directory_fd = world.snapshot_fd};
+    const struct snapshot snapshot = {.id = "s", .image = &image};
+    put(world.snapshot_fd, "warm.json", data, size);
+    int r = warm_read_wanted(&snapshot, &wanted, &err);
+    MUST(r == 0 || (err.code == -r && err.text[0]));
+    MUST(wanted <= WARM_MAX);
+    return r == 0;
+}
+
 bool fuzz(const uint8_t *data, size_t size)
 {
     struct snapshots snapshots;
@@ -251,5 +267,5 @@ bool fuzz(const uint8_t *data, size_t size)
     put(world.instance_fd, "fork.json", data, size);
     taken = (check_instance(&snapshots, &record) && record) || taken;
     snapshots_close(&snapshots);
-    return taken;
+    return check_warm(data, size) || taken;
 }
