@@ -28,7 +28,8 @@ static const char *bring_store(const char *base)
 
 #define MOUNT "$HYPEFS mount --store $S $T/mount"
 
-/* Its images were cut behind their last data. */
+/* Its images were cut behind their last data; and their lists are those of other inodes than where
+ * it was made, of which nobody is to vouch here. */
 static int setup(void **state)
 {
     if (harness_setup(state) < 0)
@@ -37,7 +38,9 @@ static int setup(void **state)
     assert_non_null(getenv("HYPEFS_OLD_STORE"));
     assert_shell("bash",
                  "mkdir $S && cp -r $HYPEFS_OLD_STORE/{snapshots,instances,lock} $S && "
-                 "chmod -R go= $S && find $S -name memory -exec truncate -s 1M {} +",
+                 "chmod -R go= $S && find $S -name memory -exec truncate -s 1M {} + && "
+                 "for m in $S/*/*/memory; do sed -i \"s/size=[^\\\"]*/$(stat -c "
+                 "'size=%s inode=%i mtime=%.9Y' $m)/\" ${m%memory}mailboxes.json; done",
                  0);
     return 0;
 }
@@ -73,7 +76,7 @@ static void assert_all_is_there(struct harness *h)
     assert_says(h, "snapshots/base/forks/web-2/options", "{\"target_state\":\"standby\"}\n");
     assert_file_contains(harness_path(h, "snapshots/base/forks/web-1/result"),
                          "\"payload_bytes\": 7");
-    assert_shell("bash", "test \"$(ls snapshots/base/mailboxes)\" = m", 0); /* scanned again */
+    assert_shell("bash", "test \"$(ls snapshots/base/mailboxes)\" = m", 0);
     const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
     assert_string_equal(harness_json(h, info, "created_at"), "2026-11-28T22:42:53.703Z");
     info = harness_get(h, harness_path(h, "instances/web-1/info"));
