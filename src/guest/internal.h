@@ -25,9 +25,10 @@ _Static_assert(GUEST_SUBJECT_MAX >= sizeof " mailbox=" - 1 + FRAME_NAME_MAX, "ei
 struct hypefs_mailbox {
     volatile uint8_t *frame; /* FRAME_SIZE bytes; the host writes here while the VM is paused */
     const struct frame_layout *layout;
-    char name[FRAME_NAME_MAX + 1];       /* "": the network's */
-    bool in_hand;                        /* the rest is valid while this is set */
-    uint16_t ack_port;                   /* 0: no ack is wanted */
+    char name[FRAME_NAME_MAX + 1]; /* "": the network's */
+    long rest_ns;      /* between looks; 0: no payload came yet, and it is the shortest */
+    bool in_hand;      /* the rest is valid while this is set */
+    uint16_t ack_port; /* 0: no ack is wanted */
     char ack_key[GUEST_KEY_MAX + 1];     /* "": none */
     char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
     size_t payload_size;

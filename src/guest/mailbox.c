@@ -15,7 +15,11 @@
 
 #include "guest/internal.h"
 
-enum { POLL_INTERVAL_NS = 2000000, RANDOM_TOKEN_BYTES = 16 };
+enum {
+    REST_MIN_NS = 2000000,  /* between looks; */
+    REST_MAX_NS = 50000000, /* grows to this in a clone that has had its payload */
+    RANDOM_TOKEN_BYTES = 16,
+};
 
 /* The layouts' offsets are multiples of 4, and the frame is a page. */
 static volatile uint32_t *field(const struct hypefs_mailbox *box, size_t offset)
@@ -204,6 +208,36 @@ static int64_t now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/*
+ * A template is looked at often, for its clones look as it did. One that has had a payload is a
+ * clone, which may not get another for days: were it looked at so often, a host could do nothing
+ * else than that for some dozens of them where the processor is emulated. Until `deadline` at most,
+ * if it is not negative.
+ */
+static int rest(struct hypefs_mailbox *const *boxes, size_t count, int64_t deadline_ms)
+{
+    long ns = REST_MIN_NS;
+    for (size_t i = 0; i < count; i++) {
+        long *own = &boxes[i]->rest_ns;
+        ns = *own > ns ? *own : ns;
+        *own += *own / 8;
+        if (*own > REST_MAX_NS)
+            *own = REST_MAX_NS;
+    }
+    int64_t left_ms = deadline_ms < 0 ? REST_MAX_NS / 1000000 : deadline_ms - now_ms();
+    if (ns > left_ms * 1000000)
+        ns = left_ms > 0 ? (long)left_ms * 1000000 : 0;
+    const struct timespec interval = {.tv_nsec = ns};
+    return nanosleep(&interval, NULL) < 0 ? -errno : 0;
+}
+
+/* A payload has come: perhaps there is another one. */
+static void look_often(struct hypefs_mailbox *const *boxes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        boxes[i]->rest_ns = REST_MIN_NS;
+}
+
 static bool all_in_hand(struct hypefs_mailbox *const *boxes, size_t count)
 {
     for (size_t i = 0; i < count; i++)
@@ -215,22 +249,22 @@ static bool all_in_hand(struct hypefs_mailbox *const *boxes, size_t count)
 int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, size_t count, int timeout_ms,
                         struct hypefs_mailbox **ret)
 {
-    const struct timespec interval = {.tv_nsec = POLL_INTERVAL_NS};
-    int64_t deadline = now_ms() + timeout_ms;
+    int64_t deadline_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    int r = 0;
 
     if (!boxes || !ret || all_in_hand(boxes, count))
         return -EINVAL;
-    for (;;) {
+    while (r == 0) {
         for (size_t i = 0; i < count; i++)
             if (take(boxes[i])) {
+                look_often(boxes, count);
                 *ret = boxes[i];
                 return 0;
             }
-        if (timeout_ms >= 0 && now_ms() >= deadline)
-            return -ETIMEDOUT;
-        if (nanosleep(&interval, NULL) < 0)
-            return -errno;
+        r = deadline_ms >= 0 && now_ms() >= deadline_ms ? -ETIMEDOUT
+                                                        : rest(boxes, count, deadline_ms);
     }
+    return r;
 }
 
 const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box, size_t *ret_size)
