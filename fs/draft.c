@@ -53,10 +53,14 @@ void draft_remove(struct fs *fs, struct draft *draft)
 {
     while (draft->files) {
         draft->files->object.removed = true;
+        handles_wipe(fs, &draft->files->object);
         draft_drop_file(fs, draft->files);
     }
     HASH_DEL(draft->forks->drafts, draft);
     draft->object.removed = true;
+    document_finish(&draft->options); /* the kernel may remember the draft for long */
+    draft_drop_network(draft);
+    handles_wipe(fs, &draft->object);
     fs_changed(fs, &draft->object);
     object_unref(&draft->object);
 }

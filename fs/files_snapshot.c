@@ -346,6 +346,21 @@ const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5, .directory = &snap
 
 /* snapshots/ */
 
+/* What is not in the store any more is removed, whoever took it out; so is what was staged. */
+static void snapshots_dir_refresh(struct fs *fs)
+{
+    struct source *source, *next;
+    snapshots_look(fs->setup.snapshots);
+    unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
+    fs_lock(fs);
+    if (fs->vanished != vanished)
+        HASH_ITER (hh, fs->sources, source, next)
+            if (snapshot_is_removed(source->snapshot))
+                fs_forget_source(fs, source);
+    fs->vanished = vanished;
+    fs_unlock(fs);
+}
+
 static int snapshots_dir_find(struct fs *fs, const struct place *directory, const char *name,
                               struct waiter *waiter, struct place *ret)
 {
@@ -398,5 +413,7 @@ static int snapshots_dir_remove(struct fs *fs, const struct place *directory, co
     return r;
 }
 
-const struct directory snapshots_directory = {
-    .find = snapshots_dir_find, .list = snapshots_dir_list, .remove = snapshots_dir_remove};
+const struct directory snapshots_directory = {.refresh = snapshots_dir_refresh,
+                                              .find = snapshots_dir_find,
+                                              .list = snapshots_dir_list,
+                                              .remove = snapshots_dir_remove};

@@ -173,12 +173,16 @@ struct unit *fs_unit(struct fs *fs, const char *id)
 
 void fs_forget_source(struct fs *fs, struct source *source)
 {
+    if (source->object.removed)
+        return;
     HASH_DEL(fs->sources, source);
     forks_close(fs, &source->forks);
 }
 
 void fs_forget_unit(struct fs *fs, struct unit *unit)
 {
+    if (unit->object.removed)
+        return;
     HASH_DEL(fs->units, unit);
     forks_close(fs, &unit->forks);
 }

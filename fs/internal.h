@@ -194,6 +194,7 @@ struct fs {
     struct node *nodes, *places;
     uint64_t last_node, last_draft, last_staged;
     struct source *sources;
+    unsigned vanished; /* of the snapshots' `vanished`: those have no source any more */
     struct unit *units;
     struct handle *handles;
     int stop_fd; /* eventfd: readable when the daemon stops */
@@ -259,6 +260,9 @@ typedef int change(struct fs *fs, const struct place *directory, const char *nam
 struct directory {
     const struct entry *entries;
     size_t count;
+    /* Called without the lock before anything is done in it: what is not known by memory alone is
+     * looked at. May be NULL. */
+    void (*refresh)(struct fs *fs);
     /* Children that are not in the table. -ENOENT; FS_LATER only with the waiter queued. */
     int (*find)(struct fs *fs, const struct place *directory, const char *name,
                 struct waiter *waiter, struct place *ret);
@@ -294,7 +298,7 @@ void fs_changed(struct fs *fs, struct object *object);
 /* The tree's objects of what is in the store; borrowed; NULL if there is none. */
 struct source *fs_source(struct fs *fs, const char *id);
 struct unit *fs_unit(struct fs *fs, const char *id);
-/* They are removed: what is open of them gives ENODEV. */
+/* They are removed: what is open of them gives ENODEV. Does nothing the second time. */
 void fs_forget_source(struct fs *fs, struct source *source);
 void fs_forget_unit(struct fs *fs, struct unit *unit);
 
@@ -384,6 +388,9 @@ int root_find(struct fs *fs, const struct place *directory, const char *name, st
               struct place *ret);
 int root_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
               struct handle *handle);
+
+/* files.c: the object is removed; what its open files hold is nobody's any more. */
+void handles_wipe(struct fs *fs, const struct object *object);
 
 /* draft.c */
 struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id);

@@ -84,6 +84,22 @@ int place_take(struct fs *fs, uint64_t id, struct place *ret)
     return 0;
 }
 
+/* The same of a directory, which is brought up to date before. */
+static int directory_take(struct fs *fs, uint64_t id, struct place *ret)
+{
+    int r = place_take(fs, id, ret);
+    const struct directory *directory = r == 0 ? ret->entry->directory : NULL;
+    if (!directory || !directory->refresh)
+        return r;
+    fs_unlock(fs);
+    directory->refresh(fs);
+    fs_lock(fs);
+    if (!ret->object->removed)
+        return 0;
+    place_give(fs, ret);
+    return -ENODEV;
+}
+
 void place_give(struct fs *fs, struct place *place)
 {
     object_unref(place->object);
@@ -171,7 +187,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
               uint64_t *ret_node, struct stat *ret)
 {
     struct place directory, child;
-    int r = place_take(fs, parent, &directory);
+    int r = directory_take(fs, parent, &directory);
     if (r < 0)
         return r;
     r = find(fs, &directory, name, waiter, &child);
@@ -275,7 +291,7 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, pid_t tid, bool directory)
 {
     struct place place;
-    int r = place_take(fs, parent, &place);
+    int r = directory_take(fs, parent, &place);
     if (r < 0)
         return r;
     const struct directory *table = place.entry->directory;
@@ -358,7 +374,7 @@ int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handl
     struct handle *handle = calloc(1, sizeof *handle);
     if (!handle)
         return -ENOMEM;
-    int r = place_take(fs, node, &place);
+    int r = directory_take(fs, node, &place);
     if (r < 0) {
         free(handle);
         return r;

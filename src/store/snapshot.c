@@ -183,6 +183,7 @@ static void drop_vanished(struct snapshots *table)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
+        atomic_fetch_add(&table->vanished, 1);
         tell(table, snapshot, true);
         image_drop(snapshot->image);
         if (--snapshot->references == 0)
@@ -272,10 +273,14 @@ void snapshots_close(struct snapshots *snapshots)
     pthread_mutex_destroy(&snapshots->lock);
 }
 
+void snapshots_look(struct snapshots *snapshots)
+{
+    look(snapshots, NULL);
+}
+
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
 {
     struct snapshot *snapshot;
-    look(snapshots, NULL);
     pthread_mutex_lock(&snapshots->lock);
     HASH_FIND_STR(snapshots->by_id, id, snapshot);
     if (snapshot)
@@ -305,7 +310,6 @@ void snapshot_unref(struct snapshot *snapshot)
 
 struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count)
 {
-    look(snapshots, NULL);
     pthread_mutex_lock(&snapshots->lock);
     struct snapshot_name *names = calloc(HASH_COUNT(snapshots->by_id) + 1, sizeof *names);
     size_t count = 0;
@@ -361,6 +365,7 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, cJSON *const 
 {
     struct store_entry entry = {.fd = -1};
     int r = store_check_id(id, err);
+    snapshots_look(snapshots);
     struct snapshot *snapshot = r == 0 ? snapshots_find(snapshots, id) : NULL;
     if (snapshot) {
         snapshot_unref(snapshot);

@@ -7,8 +7,8 @@
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
  *     source_instance, undelivered [ … ], pause_ms
  *
- * Others may add snapshots to the store (hypefs import) or take some away: finding and listing look
- * at the store's directory first, and load what is new when it has changed.
+ * Others may add snapshots to the store (hypefs import) or take some away: snapshots_look() looks
+ * at the store's directory, and loads what is new when it has changed. Finding and listing do not.
  *
  * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
  * constant after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
@@ -64,6 +64,7 @@ struct snapshots {
     bool reliable;           /* and whether every later change shows in it */
     struct snapshots_complaint *complaints; /* that were told */
     bool open;                              /* what turns up is new */
+    atomic_uint vanished; /* how many were taken out of the store by others so far */
 
     struct image_scans scans; /* of instances' images too */
     void (*complain)(void *context, const char *text);
@@ -85,13 +86,15 @@ void snapshots_stop(struct snapshots *snapshots);
 /* Waits until they have ended. */
 void snapshots_close(struct snapshots *snapshots);
 
-/* Returns a reference, or NULL. Waits for the reading of small files at most. */
+/* Brings the table up to date with the store. Reads files: not with a lock of fs/ or instance/. */
+void snapshots_look(struct snapshots *snapshots);
+
+/* Returns a reference, or NULL. */
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id);
 struct snapshot *snapshot_ref(struct snapshot *snapshot);
 void snapshot_unref(struct snapshot *snapshot);
 
-/* The ids, each with its serial, after a look at the store. Returns owned (free), with *ret_count.
- */
+/* The ids, each with its serial. Returns owned (free), with *ret_count. */
 struct snapshot_name {
     char id[STORE_ID_MAX + 1];
     uint64_t serial;

@@ -373,6 +373,44 @@ static void listing_when_the_directory_changes_stays_as_it_was_opened(void **sta
     gate_finish(&caller.answered);
 }
 
+struct looker {
+    struct tree *tree;
+    struct gate started;
+    pid_t tid;
+};
+
+static void *look_at_snapshots(void *argument)
+{
+    struct looker *looker = argument;
+    looker->tid = gettid();
+    gate_post(&looker->started);
+    tree_walk(looker->tree, "snapshots/base");
+    tree_assert_names(looker->tree, "snapshots", "base ");
+    return NULL;
+}
+
+/* Somebody reads the files of what is new in the store, on a disk that takes its time. */
+static void tree_while_the_store_is_read_keeps_nobody_waiting_but_who_looks_there(void **state)
+{
+    struct tree *tree = *state;
+    struct looker looker = {.tree = tree};
+    pthread_t thread;
+    tree_furnish(tree);
+    gate_init(&looker.started);
+    pthread_mutex_lock(&tree->world->snapshots.looking);
+    assert_int_equal(pthread_create(&thread, NULL, look_at_snapshots, &looker), 0);
+    assert_true(gate_wait(&looker.started, FIXTURE_FAR_MS));
+    world_await_asleep(looker.tid);
+    alarm(FIXTURE_FAR_MS / 1000);
+    tree_assert_text(tree, "instances/two/state", "created\n");
+    tree_assert_names(tree, "instances/two/forks", "new ");
+    assert_int_equal(tree_put(tree, "instances/two/forks/new/mailboxes/m", "{}"), 0);
+    alarm(0);
+    pthread_mutex_unlock(&tree->world->snapshots.looking);
+    pthread_join(thread, NULL);
+    gate_finish(&looker.started);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -387,6 +425,7 @@ int main(void)
         IN_EMPTY_TREE(removal_when_not_allowed_fails),
         IN_EMPTY_TREE(creation_when_not_in_a_drafts_mailboxes_fails),
         IN_EMPTY_TREE(listing_when_the_directory_changes_stays_as_it_was_opened),
+        IN_EMPTY_TREE(tree_while_the_store_is_read_keeps_nobody_waiting_but_who_looks_there),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

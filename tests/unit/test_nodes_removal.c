@@ -80,6 +80,30 @@ static void snapshot_when_removed_takes_its_drafts_along(void **state)
     assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
 }
 
+/* As if it had been removed in the tree, from the next look at snapshots/ on. */
+static void snapshot_that_others_take_out_of_the_store_takes_its_drafts_along(void **state)
+{
+    struct tree *tree = *state;
+    char moved[PATH_MAX];
+    tree_furnish(tree);
+    assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
+    uint64_t info = tree_walk(tree, "snapshots/base/info");
+    struct handle *info_file = tree_open(tree, "snapshots/base/info", O_RDONLY);
+    struct handle *box_file =
+        tree_open(tree, "snapshots/base/forks/mine/mailboxes/box", O_RDWR | O_CREAT);
+    assert_int_equal(tree_write_at(tree, box_file, "{}", 0), 0);
+    uint64_t box = tree_walk(tree, "snapshots/base/forks/mine/mailboxes/box");
+    snprintf(moved, sizeof moved, "%s", world_path(tree->world, "moved"));
+    assert_int_equal(rename(world_path(tree->world, "store/snapshots/base"), moved), 0);
+    tree_assert_names(tree, "snapshots", "");
+    assert_gone(tree, info, info_file);
+    assert_gone(tree, box, box_file);
+    assert_int_equal(fs_flush(tree->fs, box_file, gettid()), -ENODEV);
+
+    fs_release(tree->fs, info_file);
+    fs_release(tree->fs, box_file);
+}
+
 static void draft_when_removed_takes_what_was_staged_along(void **state)
 {
     struct tree *tree = *state;
@@ -107,6 +131,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_EMPTY_TREE(instance_when_removed_takes_all_of_it_away),
         IN_EMPTY_TREE(snapshot_when_removed_takes_its_drafts_along),
+        IN_EMPTY_TREE(snapshot_that_others_take_out_of_the_store_takes_its_drafts_along),
         IN_EMPTY_TREE(draft_when_removed_takes_what_was_staged_along),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -32,9 +32,17 @@ static void import_box(struct world *world, const char *id)
         fail_msg("snapshot_import: %s", world->err.text);
 }
 
+/* After a look at the store. */
+static struct snapshot *look_for(struct world *world, const char *id)
+{
+    snapshots_look(&world->snapshots);
+    return snapshots_find(&world->snapshots, id);
+}
+
 static void assert_listed(struct world *world, const char *id, bool wanted)
 {
     size_t count;
+    snapshots_look(&world->snapshots);
     auto_free struct snapshot_name *names = snapshots_list(&world->snapshots, &count);
     struct snapshot *snapshot = snapshots_find(&world->snapshots, id);
     bool listed = false;
@@ -113,7 +121,7 @@ static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void
         snapshots_publish(&world->snapshots, "base", &json, fill_slowly, world, &world->err),
         -EEXIST);
     assert_non_null(strstr(world->err.text, "the id base is taken in the store, by "));
-    struct snapshot *base = snapshots_find(&world->snapshots, "base");
+    struct snapshot *base = look_for(world, "base");
     auto_free char *info = world_info(world, base);
     assert_non_null(strstr(info, "\"box\""));
     snapshot_unref(base);
@@ -131,7 +139,7 @@ static void snapshot_when_it_vanishes_from_the_store_is_not_listed(void **state)
 {
     struct world *world = *state;
     import_box(world, "base");
-    struct snapshot *snapshot = snapshots_find(&world->snapshots, "base");
+    struct snapshot *snapshot = look_for(world, "base");
     assert_non_null(snapshot);
     free(world_info(world, snapshot));
     take_away(world, "base", "away");
@@ -148,10 +156,10 @@ static void snapshot_when_replaced_in_the_store_is_another_one(void **state)
 {
     struct world *world = *state;
     import_box(world, "base");
-    struct snapshot *first = snapshots_find(&world->snapshots, "base");
+    struct snapshot *first = look_for(world, "base");
     take_away(world, "base", "away");
     import_box(world, "base");
-    struct snapshot *second = snapshots_find(&world->snapshots, "base");
+    struct snapshot *second = look_for(world, "base");
     assert_non_null(second);
     assert_ptr_not_equal(first, second);
     assert_true(first->serial != second->serial);
@@ -183,6 +191,7 @@ static void *look_around(void *argument)
     struct crowd *crowd = argument;
     while (!atomic_load(&crowd->stop)) {
         size_t count;
+        snapshots_look(&crowd->world->snapshots);
         free(snapshots_list(&crowd->world->snapshots, &count));
         snapshot_unref(snapshots_find(&crowd->world->snapshots, "own"));
         snapshot_unref(snapshots_find(&crowd->world->snapshots, "foreign"));
@@ -202,7 +211,7 @@ static void snapshots_when_they_come_and_go_while_many_look_are_each_one(void **
         import_box(world, "foreign");
         world_publish_box(world, "own");
         for (int own = 0; own < 2; own++) {
-            struct snapshot *snapshot = snapshots_find(&world->snapshots, own ? "own" : "foreign");
+            struct snapshot *snapshot = look_for(world, own ? "own" : "foreign");
             assert_non_null(snapshot);
             assert_int_equal(snapshot_remove(snapshot, &world->err), 0);
             snapshot_unref(snapshot);
