@@ -9,6 +9,7 @@
 
 #include "fs/internal.h"
 #include "util/cleanup.h"
+#include "util/stack.h"
 
 void fs_lock(struct fs *fs)
 {
@@ -22,6 +23,7 @@ void fs_unlock(struct fs *fs)
     size_t wake_count = fs->wake_count;
     fs->wake_count = 0;
     pthread_mutex_unlock(&fs->lock);
+    stack_wipe(); /* of whatever texts were handled with the lock */
 
     for (size_t i = 0; i < wake_count; i++)
         fs->setup.wake(wakes[i]);

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include "fs/internal.h"
 #include "util/cleanup.h"
+#include "util/stack.h"
 #include "util/thread.h"
 
 enum { LOOK_AGAIN_MS = 100 };
@@ -81,6 +82,7 @@ static void *job_thread(void *argument)
     struct job *job = argument;
     struct fs *fs = job->fs;
     int result = job->run(job);
+    stack_wipe(); /* threads' stacks are kept for the next ones */
 
     fs_lock(fs);
     job->result = result;

@@ -25,6 +25,7 @@
 #include "fs/tell.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 #include "util/text.h"
 
 struct daemon {
@@ -356,6 +357,7 @@ int cli_mount(int argc, char **argv)
     daemon.ops.argument = &daemon;
     if (process_setup(&daemon.ending_signals, &err) < 0)
         return fail(err.text);
+    json_wipe_freed();
     int status = mount_arguments_read(argc, argv, &daemon.arguments);
     if (status < 0)
         status = mount_arguments_open_session(&daemon.arguments, &daemon.ops, &daemon.session);

@@ -164,16 +164,12 @@ static int read_request(const char *text, struct json_span object, enum fork_ack
                         struct error *err)
 {
     auto_json cJSON *json = NULL;
-    cJSON *member;
     char *shell = without_payload(text, object, ret_payload);
     if (!shell)
         return error_set(err, ENOMEM, "out of memory");
     int r = json_parse(shell, strlen(shell), &json, err);
     if (r == 0)
         r = read_members(json, how, mailbox, err);
-    cJSON_ArrayForEach (member, json)
-        if (member->valuestring) /* the token among them */
-            explicit_bzero(member->valuestring, strlen(member->valuestring));
     free_wiped(shell, strlen(shell));
     return r;
 }
@@ -226,34 +222,44 @@ int fork_check_payload(const char *text, struct json_span payload,
                      size, more, names, FRAME_CAPACITY);
 }
 
-int fork_parse_mailbox(const char *text, struct json_span object, const struct fork_rules *rules,
-                       struct fork_mailbox *ret, struct error *err)
+/* `mailbox` is the caller's to wipe. */
+static int parse(const char *text, struct json_span object, const struct fork_rules *rules,
+                 struct fork_mailbox *mailbox, struct json_span *ret_payload, struct error *err)
 {
-    struct fork_mailbox mailbox = {0};
-    struct json_span payload = object;
     const char *member = request_member(text, object);
     int r = 0;
+    *ret_payload = object;
     if (member && !json_has_member(text, object, "payload"))
         return error_set(err, EINVAL,
                          "\"%s\" stands without \"payload\": a mailbox request is {\"payload\": "
                          "{…}, …}; a payload must not have such a member",
                          member);
     if (member)
-        r = read_request(text, object, rules->ack, &mailbox, &payload, err);
-    if (r == 0 && rules->require_token && mailbox.token_size == 0)
+        r = read_request(text, object, rules->ack, mailbox, ret_payload, err);
+    if (r == 0 && rules->require_token && mailbox->token_size == 0)
         r = error_set(err, EINVAL,
                       "this mount wants tokens: write {\"payload\": {…}, \"token\": \"…\"}");
-    if (r == 0)
-        r = fork_check_payload(text, payload, &mailbox, false, err);
-    if (r < 0 || !ret)
-        return r;
-    mailbox.payload_size = payload.end - payload.start;
-    mailbox.payload = strndup(text + payload.start, mailbox.payload_size);
-    if (!mailbox.payload)
-        return error_set(err, ENOMEM, "out of memory");
-    memcpy(mailbox.name, ret->name, sizeof mailbox.name);
-    *ret = mailbox;
-    return 0;
+    return r < 0 ? r : fork_check_payload(text, *ret_payload, mailbox, false, err);
+}
+
+int fork_parse_mailbox(const char *text, struct json_span object, const struct fork_rules *rules,
+                       struct fork_mailbox *ret, struct error *err)
+{
+    struct fork_mailbox mailbox = {0};
+    struct json_span payload;
+    int r = parse(text, object, rules, &mailbox, &payload, err);
+    if (r == 0 && ret) {
+        mailbox.payload_size = payload.end - payload.start;
+        mailbox.payload = strndup(text + payload.start, mailbox.payload_size);
+        if (mailbox.payload) {
+            memcpy(mailbox.name, ret->name, sizeof mailbox.name);
+            *ret = mailbox;
+        } else {
+            r = error_set(err, ENOMEM, "out of memory");
+        }
+    }
+    explicit_bzero(&mailbox, sizeof mailbox);
+    return r;
 }
 
 int fork_append(struct fork_mailbox *mailbox, const char *members, struct error *err)

@@ -96,16 +96,17 @@ static int check_members(const struct network_members *members, struct error *er
 static int compose(const struct network_members *members, struct fork_network *ret,
                    struct error *err)
 {
-    char *payload;
-    int size = asprintf(
-        &payload,
+    char text[FRAME_SIZE];
+    int size = snprintf(
+        text, sizeof text,
         "{\"interface_name\":\"%s\",\"mac\":\"%s\",\"ipv4\":\"%s\",\"prefix\":%" PRId64 "%s%s%s}",
         members->interface_name, members->mac, members->ipv4, members->prefix,
         members->gateway ? ",\"gateway\":\"" : "", members->gateway ? members->gateway : "",
         members->gateway ? "\"" : "");
-    if (size < 0)
+    ret->mailbox.payload = strdup(text); /* asprintf() would leave copies behind */
+    explicit_bzero(text, sizeof text);
+    if (!ret->mailbox.payload)
         return error_set(err, ENOMEM, "out of memory");
-    ret->mailbox.payload = payload;
     ret->mailbox.payload_size = (size_t)size;
     snprintf(ret->mac, sizeof ret->mac, "%s", members->mac);
     snprintf(ret->ipv4, sizeof ret->ipv4, "%s", members->ipv4);
@@ -127,7 +128,7 @@ static int interpret(const struct network_members *members, const struct fork_ru
         r = compose(members, &network, err);
     if (r == 0 && ret)
         *ret = network;
-    explicit_bzero(network.mailbox.token, sizeof network.mailbox.token);
+    explicit_bzero(&network, sizeof network);
     return r;
 }
 

@@ -353,11 +353,12 @@ void ack_receive(const struct ack_socket *socket, struct ack_wait *const *waits,
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return;
+            break;
         /* One that was longer than the buffer has its true size here, and is refused for it. */
         if (n > ACK_DATAGRAM_MAX || !may_count(datagram, (size_t)n, waits, count) ||
             !ack_parse(datagram, (size_t)n, &message) ||
             !apply(&message, waits, count, since_resume_ms))
             ++*ignored;
     }
+    explicit_bzero(datagram, sizeof datagram); /* keys */
 }

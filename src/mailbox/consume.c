@@ -24,10 +24,9 @@ static void take(struct consume *consume, const uint8_t *frame, size_t size)
     consume->reason[max] = '\0';
 }
 
-static int look_at_copy(const struct memory_io *io, struct consume *consume, size_t copy,
-                        struct error *err)
+static int look_at_frame(const struct memory_io *io, struct consume *consume, size_t copy,
+                         uint8_t frame[FRAME_SIZE], struct error *err)
 {
-    uint8_t frame[FRAME_SIZE];
     const struct candidate *target = consume->delivery->targets[copy];
     const struct frame_layout *layout = &frame_layouts[consume->delivery->kind];
     size_t size = layout->payload + target->capacity;
@@ -45,6 +44,16 @@ static int look_at_copy(const struct memory_io *io, struct consume *consume, siz
     if (!consume->dropped[copy])
         take(consume, frame, size);
     return 0;
+}
+
+/* The page may be another program's by now, with anything in it. */
+static int look_at_copy(const struct memory_io *io, struct consume *consume, size_t copy,
+                        struct error *err)
+{
+    uint8_t frame[FRAME_SIZE];
+    int r = look_at_frame(io, consume, copy, frame, err);
+    explicit_bzero(frame, sizeof frame);
+    return r;
 }
 
 int consume_look(const struct memory_io *io, struct consume *consume, struct error *err)

@@ -172,6 +172,7 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
     else
         r = error_set(err, EIO, "its marker is not there any more: the image has changed");
     scan_finish(&now);
+    explicit_bzero(page, sizeof page);
     return r;
 }
 
@@ -210,15 +211,15 @@ static int verify_frame(const struct memory_io *io, const struct delivery *deliv
     struct frame_marker marker;
 
     int r = io->read(io->context, target->offset, frame, size, err);
-    if (r < 0)
-        return r;
-    if (!frame_decode_marker(delivery->kind, frame, size, &marker) ||
-        !frame_marker_equal(&marker, &target->marker) ||
-        frame_load_u32(frame + layout->sequence) != 1 ||
-        frame_load_u32(frame + layout->length) != delivery->payload_size ||
-        memcmp(frame + layout->payload, delivery->payload, delivery->payload_size) != 0)
-        return error_set(err, EIO, "what was written is not what is read back");
-    return 0;
+    if (r == 0 && (!frame_decode_marker(delivery->kind, frame, size, &marker) ||
+                   !frame_marker_equal(&marker, &target->marker) ||
+                   frame_load_u32(frame + layout->sequence) != 1 ||
+                   frame_load_u32(frame + layout->length) != delivery->payload_size ||
+                   memcmp(frame + layout->payload, delivery->payload, delivery->payload_size) != 0))
+        r = error_set(err, EIO, "what was written is not what is read back");
+    explicit_bzero(frame, sizeof frame);
+    explicit_bzero(&marker, sizeof marker);
+    return r;
 }
 
 /* All are read back after the last write: frames that overlap are noticed. */

@@ -2,6 +2,7 @@
 #include "util/json.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -413,6 +414,17 @@ int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
                          "a number of over 63 characters, or half of a \\u surrogate pair");
     *ret = json;
     return 0;
+}
+
+static void free_all_wiped(void *bytes)
+{
+    free_wiped(bytes, bytes ? malloc_usable_size(bytes) : 0);
+}
+
+void json_wipe_freed(void)
+{
+    /* With an allocator of one's own it does not use realloc(), which leaves copies behind. */
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free_all_wiped});
 }
 
 /* cJSON indents by tabs and puts one behind each colon; in strings it escapes them. */

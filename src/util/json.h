@@ -114,6 +114,10 @@ int json_read_known(const cJSON *object, const struct json_field *fields, size_t
  */
 int json_parse(const char *text, size_t size, cJSON **ret, struct error *err);
 
+/* From now on all memory that cJSON frees is zeroed before: trees that hold a secret leave none of
+ * it, and nobody has to know which these are. To be called before the first thread is started. */
+void json_wipe_freed(void);
+
 /*
  * Building. A tree that could not get a part of it is not whole, and so are a copy of it and each
  * tree that it becomes a part of: nothing needs to be checked before json_is_whole() or the
