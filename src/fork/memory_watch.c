@@ -40,27 +40,32 @@ static void look(struct watched *watched)
         eventfd_write(watched->event_fd, 1);
 }
 
-/* With the lock held. */
-static void rest(struct memory_watch *watch, double ms)
+/* When is the next look due, after one from `begun_ms` to `ended_ms`? */
+static double due_ms(const struct memory_watch *watch, double begun_ms, double ended_ms)
 {
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    int64_t ns = until.tv_nsec + (int64_t)(ms * 1e6);
-    until.tv_sec += (time_t)(ns / 1000000000);
-    until.tv_nsec = (long)(ns % 1000000000);
-    int code = 0;
-    while (!watch->stop && code == 0)
-        code = pthread_cond_clockwait(&watch->changed, &watch->lock, CLOCK_MONOTONIC, &until);
-}
-
-static double interval_ms(double age_ms, double round_ms)
-{
-    double ms = age_ms / age_share;
-    if (ms < interval_min_ms)
-        ms = interval_min_ms;
+    double ms = (ended_ms - watch->joined_ms) / age_share;
     if (ms > interval_max_ms)
         ms = interval_max_ms;
-    return ms > round_ms * rest_per_round ? ms : round_ms * rest_per_round;
+    double due = ms > interval_min_ms          ? ended_ms + ms
+                 : watch->joined_ms > ended_ms ? watch->joined_ms + interval_min_ms
+                                               : ended_ms + interval_min_ms;
+    double rested = ended_ms + (ended_ms - begun_ms) * rest_per_round;
+    return due > rested ? due : rested;
+}
+
+/* With the lock held. Who joins meanwhile may have the next look earlier, and never later. */
+static void rest(struct memory_watch *watch, double begun_ms, double ended_ms)
+{
+    double until_ms = due_ms(watch, begun_ms, ended_ms);
+    int code = 0;
+    while (!watch->stop && code == 0) {
+        int64_t ns = (int64_t)(until_ms * 1e6);
+        const struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
+                                       .tv_nsec = (long)(ns % 1000000000)};
+        code = pthread_cond_clockwait(&watch->changed, &watch->lock, CLOCK_MONOTONIC, &until);
+        double due = due_ms(watch, begun_ms, ended_ms);
+        until_ms = due < until_ms ? due : until_ms;
+    }
 }
 
 static void *run(void *argument)
@@ -73,11 +78,10 @@ static void *run(void *argument)
             pthread_cond_wait(&watch->changed, &watch->lock);
             continue;
         }
-        double begun = process_now_ms();
+        double begun_ms = process_now_ms();
         DL_FOREACH (watch->list, watched)
             look(watched);
-        double now = process_now_ms();
-        rest(watch, interval_ms(now - watch->joined_ms, now - begun));
+        rest(watch, begun_ms, process_now_ms());
     }
     pthread_mutex_unlock(&watch->lock);
     return NULL;

@@ -4,9 +4,10 @@
  * that wait for one, again and again.
  *
  * Nothing tells when a guest writes, so there is an interval, most of whose cost is waking up: an
- * eighth of the time that the newest fork has waited, 2 to 16 ms, so that one that waits for long
- * takes less than 1 % of a processor; or four times what the last round took, if that is more: so a
- * thousand take a fifth of one at most.
+ * eighth of the time that the newest fork has waited, 2 to 16 ms (who joins is looked at after 2
+ * ms, however long the others have waited), so that one that waits for long takes less than 1 % of
+ * a processor; or four times what the last round took, if that is more: so a thousand take a fifth
+ * of one at most.
  */
 #ifndef HYPEFS_FORK_MEMORY_WATCH_H
 #define HYPEFS_FORK_MEMORY_WATCH_H

@@ -9,6 +9,7 @@
 
 #include "fork/memory_watch.h"
 #include "frames.h"
+#include "gate.h"
 #include "util/process.h"
 
 enum { FORKS = 1000, DEADLINE_MS = 20000 };
@@ -74,6 +75,91 @@ static void await(struct world *world, struct guest *guest)
 {
     assert_int_equal(process_poll(&guest->watched.event_fd, 1, process_now_ms() + DEADLINE_MS), 1);
     memory_watch_receive(world->watch, &guest->watched, process_now_ms() - DEADLINE_MS);
+}
+
+/* The watch's clock and its rests, if a test has them in its hands. */
+static struct {
+    bool held;
+    double now_ms;
+    struct gate resting; /* the watch has begun to rest until `until_ms`; */
+    double until_ms;
+    bool over; /* and that is now */
+    pthread_mutex_t *lock;
+    pthread_cond_t *changed;
+} fake_time;
+
+double __real_process_now_ms(void);
+double __wrap_process_now_ms(void);
+int __real_pthread_cond_clockwait(pthread_cond_t *changed, pthread_mutex_t *lock, clockid_t clock,
+                                  const struct timespec *until);
+int __wrap_pthread_cond_clockwait(pthread_cond_t *changed, pthread_mutex_t *lock, clockid_t clock,
+                                  const struct timespec *until);
+
+double __wrap_process_now_ms(void)
+{
+    return fake_time.held ? fake_time.now_ms : __real_process_now_ms();
+}
+
+int __wrap_pthread_cond_clockwait(pthread_cond_t *changed, pthread_mutex_t *lock, clockid_t clock,
+                                  const struct timespec *until)
+{
+    if (!fake_time.held)
+        return __real_pthread_cond_clockwait(changed, lock, clock, until);
+    fake_time.until_ms = (double)until->tv_sec * 1e3 + (double)until->tv_nsec / 1e6;
+    fake_time.lock = lock;
+    fake_time.changed = changed;
+    gate_post(&fake_time.resting);
+    pthread_cond_wait(changed, lock);
+    bool over = fake_time.over;
+    fake_time.over = false;
+    return over ? ETIMEDOUT : 0;
+}
+
+static void assert_rests_until(double ms)
+{
+    assert_true(gate_wait(&fake_time.resting, DEADLINE_MS));
+    pthread_mutex_lock(fake_time.lock);
+    assert_true(fake_time.until_ms > ms - 0.01 && fake_time.until_ms < ms + 0.01);
+    pthread_mutex_unlock(fake_time.lock);
+}
+
+static void set_time(double ms, bool over)
+{
+    pthread_mutex_lock(fake_time.lock);
+    fake_time.now_ms = ms;
+    fake_time.over = over;
+    if (over)
+        pthread_cond_signal(fake_time.changed);
+    pthread_mutex_unlock(fake_time.lock);
+}
+
+static void fork_that_joins_while_the_watch_rests_is_looked_at_soon(void **state)
+{
+    struct world *world = *state;
+    gate_init(&fake_time.resting);
+    fake_time.now_ms = 1000;
+    fake_time.held = true;
+    start(world, &world->guests[0]);
+    assert_rests_until(1002);
+    set_time(1080, true);
+    assert_rests_until(1090); /* an eighth of its age */
+    set_time(2000, true);
+    assert_rests_until(2016); /* and at most this */
+    set_time(2001, false);
+    start(world, &world->guests[1]);
+    assert_rests_until(2003);
+    set_time(2002, false);
+    start(world, &world->guests[2]); /* many in a row do not put it off */
+    assert_rests_until(2003);
+    set_time(2003, true);
+    assert_rests_until(2005);
+    for (int i = 0; i < 3; i++)
+        memory_watch_remove(world->watch, &world->guests[i].watched);
+    pthread_mutex_lock(fake_time.lock);
+    fake_time.held = false;
+    pthread_cond_signal(fake_time.changed);
+    pthread_mutex_unlock(fake_time.lock);
+    gate_finish(&fake_time.resting);
 }
 
 static int setup(void **state)
@@ -142,6 +228,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(consumed_frame_is_an_ack, setup, teardown),
+        cmocka_unit_test_setup_teardown(fork_that_joins_while_the_watch_rests_is_looked_at_soon,
+                                        setup, teardown),
         cmocka_unit_test_setup_teardown(refusal_is_made_fit_to_be_shown, setup, teardown),
         cmocka_unit_test_setup_teardown(thousand_forks_are_told_apart, setup, teardown),
     };
