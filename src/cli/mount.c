@@ -23,6 +23,7 @@
 #include "fork/warm.h"
 #include "fs/ops.h"
 #include "fs/tell.h"
+#include "hypervisor/http.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -276,7 +277,9 @@ static int run(struct daemon *daemon, struct error *err)
     if (r < 0)
         return r;
     daemon->ops.store_fd = daemon->store.kind_fd[STORE_INSTANCES];
-    r = open_layers(daemon, err);
+    r = http_open(err);
+    if (r == 0)
+        r = open_layers(daemon, err);
     if (r == 0)
         r = serve_mounted(daemon, err);
     close_tree(daemon);
@@ -291,6 +294,7 @@ static int run(struct daemon *daemon, struct error *err)
     ack_ports_destroy(daemon->ack_ports);
     events_destroy(daemon->events);
     store_close(&daemon->store);
+    http_close();
     return r;
 }
 

@@ -15,6 +15,19 @@ enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 200, POLL_SLICE_MS = 60 
 /* CURLE_TOO_LARGE of libcurl 8.6 and later, which an older one's headers do not have. */
 enum { TOO_LARGE = 100 };
 
+/* No TLS and nothing of Windows: VMMs listen at sockets of this host. */
+int http_open(struct error *err)
+{
+    return curl_global_init(CURL_GLOBAL_NOTHING) == CURLE_OK
+               ? 0
+               : error_set(err, EIO, "libcurl cannot be used");
+}
+
+void http_close(void)
+{
+    curl_global_cleanup();
+}
+
 /* A request under way. */
 struct call {
     const struct http_request *request;

@@ -42,6 +42,11 @@ struct http_reply {
     size_t size;
 };
 
+/* libcurl's own state, which no thread may be making while another one makes requests: before the
+ * first and after the last of them, while there is one thread. Calls are counted. EIO. */
+int http_open(struct error *err);
+void http_close(void);
+
 /*
  * 0 when there was a whole reply, whatever its status. ECONNREFUSED: nobody listens at the socket,
  * or there is none (yet). ECANCELED, ENOMEM. EIO: the VMM has ended, does not answer in time,

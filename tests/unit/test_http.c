@@ -279,6 +279,16 @@ static void call_when_the_vmm_ends_is_eio(void **state)
     finish(&peer);
 }
 
+/* As the daemon does before its first thread; another user of libcurl may do so, too. */
+static void call_between_open_and_close_works(void **state)
+{
+    assert_int_equal(http_open(NULL), 0);
+    assert_int_equal(http_open(NULL), 0);
+    http_close();
+    call_sends_the_request_and_returns_the_reply(state);
+    http_close();
+}
+
 static void call_when_nobody_listens_is_econnrefused(void **state)
 {
     struct peer peer = listen_as(*state, "a");
@@ -323,6 +333,7 @@ int main(void)
         WITH(call_when_nobody_answers_ends_at_the_deadline),
         WITH(call_when_cancelled_is_ecanceled_at_once),
         WITH(call_when_the_vmm_ends_is_eio),
+        WITH(call_between_open_and_close_works),
         WITH(call_when_nobody_listens_is_econnrefused),
         WITH(call_when_the_path_of_the_socket_is_long_works),
     };
