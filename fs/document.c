@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/* document: the text of a collected file, and its marks. */
+/* document: the text of a collected file, and its marks; which files are an editor's own. */
 #include <errno.h>
+#include <fnmatch.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "fs/internal.h"
 #include "util/cleanup.h"
@@ -57,4 +59,24 @@ int document_look(struct fs *fs, struct handle *handle, struct error *err)
     int r = handle->place.entry->file->look(text, strlen(text), err);
     fs_lock(fs);
     return r == 0 && handle->place.object->removed ? error_set(err, ENODEV, "it was removed") : r;
+}
+
+void handles_wipe(struct fs *fs, const struct object *object)
+{
+    struct handle *handle;
+    DL_FOREACH (fs->handles, handle)
+        if (handle->place.object == object) {
+            free_wiped(steal_pointer(handle->text), handle->size);
+            free_wiped(steal_pointer(handle->content), handle->content_size);
+            handle->size = handle->content_size = 0;
+        }
+}
+
+bool draft_scratch_name(const char *name)
+{
+    static const char *const patterns[] = {".*.sw?", ".*.sw?x", "*~", "4913"};
+    for (size_t i = 0; i < array_length(patterns); i++)
+        if (fnmatch(patterns[i], name, 0) == 0)
+            return true;
+    return false;
 }

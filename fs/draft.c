@@ -4,7 +4,6 @@
  * committed one is the record of its fork, which lies in the store with the instance.
  */
 #include <errno.h>
-#include <fnmatch.h>
 #include <stdio.h>
 #include <string.h>
 #include <utlist.h>
@@ -136,15 +135,6 @@ int draft_note(struct fs *fs, struct draft *draft, const struct error *err)
     draft->note = strdup(err->text);
     fs_changed(fs, &draft->object);
     return -err->code;
-}
-
-bool draft_scratch_name(const char *name)
-{
-    static const char *const patterns[] = {".*.sw?", ".*.sw?x", "*~", "4913"};
-    for (size_t i = 0; i < array_length(patterns); i++)
-        if (fnmatch(patterns[i], name, 0) == 0)
-            return true;
-    return false;
 }
 
 /* "committed" or "failed", or NULL: the store is not trusted. */

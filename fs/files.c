@@ -80,17 +80,6 @@ static void handle_free(struct handle *handle)
     free(handle);
 }
 
-void handles_wipe(struct fs *fs, const struct object *object)
-{
-    struct handle *handle;
-    DL_FOREACH (fs->handles, handle)
-        if (handle->place.object == object) {
-            free_wiped(steal_pointer(handle->text), handle->size);
-            free_wiped(steal_pointer(handle->content), handle->content_size);
-            handle->size = handle->content_size = 0;
-        }
-}
-
 /* With the lock held. */
 static int open_place(struct fs *fs, const struct place *place, int flags, pid_t tid,
                       struct handle **ret)

@@ -351,6 +351,10 @@ void document_finish(struct document *document);
 void document_refuse(struct document *document, const char *why);
 void document_mend(struct document *document);
 int document_set(struct document *document, const char *text, size_t size);
+/* The object is removed: what its open files hold is nobody's any more. */
+void handles_wipe(struct fs *fs, const struct object *object);
+/* Is it the name of a file that an editor has for itself, and that is not delivered? */
+bool draft_scratch_name(const char *name);
 /* O_TRUNC, truncation to 0; a file that was just created is like this too. */
 int document_begin(struct document *document);
 /* The file type's `look` at what the handle has collected: without fs.lock meanwhile. */
@@ -389,9 +393,6 @@ int root_find(struct fs *fs, const struct place *directory, const char *name, st
 int root_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
               struct handle *handle);
 
-/* files.c: the object is removed; what its open files hold is nobody's any more. */
-void handles_wipe(struct fs *fs, const struct object *object);
-
 /* draft.c */
 struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id);
 void draft_destroy(struct object *object);
@@ -410,7 +411,6 @@ int draft_note(struct fs *fs, struct draft *draft, const struct error *err);
 const char *draft_status(const struct draft *draft);
 /* Has a commit of `new` dropped what was staged, and nothing been staged since? */
 bool draft_is_emptied(const struct draft *draft);
-bool draft_scratch_name(const char *name);
 /* The record of a fork that lies in the store. */
 void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance);
 /* Does one of them commit? */
