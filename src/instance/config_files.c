@@ -9,6 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "util/cleanup.h"
 #include "util/thread.h"
@@ -27,7 +28,9 @@ struct look {
     unsigned users;
 };
 
-static int check_file(const char *what, const char *path, bool regular, int mode, struct error *err)
+/* `disk`: what the path is of, or NULL for a file that the VM boots from. */
+static int check_file(const char *what, const char *path, const struct machine_disk *disk, int mode,
+                      struct error *err)
 {
     struct stat st;
     if (!path)
@@ -35,23 +38,25 @@ static int check_file(const char *what, const char *path, bool regular, int mode
     if (stat(path, &st) < 0)
         return error_errno(err, errno, "the %s %s cannot be used: give another in config", what,
                            path);
-    if (regular && !S_ISREG(st.st_mode))
-        return error_set(err, EINVAL, "the %s %s is not a regular file: give another in config",
-                         what, path);
-    if (faccessat(AT_FDCWD, path, mode, AT_EACCESS) < 0)
-        return error_errno(err, errno, "the %s %s may not be %s by the mount's user", what, path,
-                           mode & W_OK ? "read and written" : "read");
-    return 0;
+    int r = disk ? disk_check_kind(path, disk->readonly, &st, err) : 0;
+    if (!disk && !S_ISREG(st.st_mode))
+        r = error_set(err, EINVAL, "the %s %s is not a regular file: give another in config", what,
+                      path);
+    if (r == 0 && faccessat(AT_FDCWD, path, mode, AT_EACCESS) < 0)
+        r = error_errno(err, errno, "the %s %s may not be %s by the mount's user", what, path,
+                        mode & W_OK ? "read and written" : "read");
+    return r;
 }
 
 static int check_files(const struct machine *machine, struct error *err)
 {
-    int r = check_file("kernel", machine->kernel, true, R_OK, err);
+    int r = check_file("kernel", machine->kernel, NULL, R_OK, err);
     if (r == 0)
-        r = check_file("initrd", machine->initrd, true, R_OK, err);
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
-        r = check_file("disk", machine->disks[i].path, false,
-                       machine->disks[i].readonly ? R_OK : R_OK | W_OK, err);
+        r = check_file("initrd", machine->initrd, NULL, R_OK, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        r = check_file("disk", disk->path, disk, disk->readonly ? R_OK : R_OK | W_OK, err);
+    }
     return r;
 }
 

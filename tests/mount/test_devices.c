@@ -116,8 +116,9 @@ static void block_device_that_is_only_read_is_a_disk(void **state)
     }
     /* One that is written to could not be frozen. */
     assert_works(mkdir(file(h, ""), 0755));
-    harness_put(file(h, "config"), config(h, "qemu", harness_format(h, "\"path\":\"%s\"", first)));
-    assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+    assert_errno(harness_write(file(h, "config"),
+                               config(h, "qemu", harness_format(h, "\"path\":\"%s\"", first))),
+                 EINVAL);
     assert_file_contains(file(h, "error"), "is a block device, which can only be \"readonly\"");
 }
 
@@ -135,15 +136,29 @@ static void what_is_no_disk_is_refused(void **state)
             const char *path = paths[j / 2];
             if (path[0] != '/')
                 path = harness_format(h, "%s/%s", h->directory, path);
-            harness_put(file(h, "config"),
-                        config(h, hypervisors[i],
-                               harness_format(h, "\"path\":\"%s\",\"readonly\":%s", path,
-                                              j % 2 ? "true" : "false")));
-            assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+            const char *disk = harness_format(h, "\"path\":\"%s\",\"readonly\":%s", path,
+                                              j % 2 ? "true" : "false");
+            assert_errno(harness_write(file(h, "config"), config(h, hypervisors[i], disk)), EINVAL);
             assert_file_contains(file(h, "error"),
                                  harness_format(h, "the disk %s is not a regular file", path));
         }
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
+}
+
+static void file_that_became_no_disk_is_refused_at_the_boot(void **state)
+{
+    struct harness *h = *state;
+    const char *path = harness_format(h, "%s/disk", h->directory);
+    assert_works(mkdir(file(h, ""), 0755));
+    for (size_t i = 0; i < array_length(hypervisors); i++) {
+        assert_shell("bash", "rm -f $T/disk && truncate -s 1M $T/disk", 0);
+        harness_put(file(h, "config"),
+                    config(h, hypervisors[i], harness_format(h, "\"path\":\"%s\"", path)));
+        assert_shell("bash", "rm $T/disk && mkfifo $T/disk", 0);
+        assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+        assert_file_contains(file(h, "error"),
+                             harness_format(h, "the disk %s is not a regular file", path));
+    }
 }
 
 static int setup(void **state)
@@ -161,6 +176,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(block_device_that_is_only_read_is_a_disk),
         TEST(what_is_no_disk_is_refused),
+        TEST(file_that_became_no_disk_is_refused_at_the_boot),
     };
     harness_enter();
     if (!tiny_guest_possible())

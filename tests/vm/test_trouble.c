@@ -36,7 +36,7 @@ static void assert_nothing_ran(struct harness *h)
 {
     vm_assert_running(h, (const char *const[]){NULL});
     assert_string_equal(harness_get(h, vm_draft(h, "new", "status")), "failed\n");
-    assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "mailboxes/first.v1")), "payload"));
+    assert_int_equal(access(vm_draft(h, "new", "mailboxes/first.v1"), F_OK), -1);
 }
 
 static void commit_when_qemu_is_missing_names_it(void **state)
