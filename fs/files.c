@@ -265,6 +265,13 @@ static int grow(struct handle *handle, size_t size)
     return 0;
 }
 
+/* Neither at the end of a line, nor at that of a program's buffer. */
+static bool stops_short(const char *bytes, size_t size)
+{
+    enum { BUFFER_MIN = 4096 };
+    return size > 0 && size < BUFFER_MIN && bytes[size - 1] != '\n';
+}
+
 static int collect(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
                    off_t offset, bool append)
 {
@@ -290,6 +297,11 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
         return r;
     memcpy(handle->text + at, bytes, size);
     r = look(fs, handle, &err);
+    if (r == 0 && handle->place.entry->file->in_lines && stops_short(bytes, size))
+        r = error_set(
+            &err, EINVAL,
+            "the JSON object is not complete at the end of this write: write all of it at "
+            "once, or line by line");
     if (r > 0 && handle->place.entry->file->look)
         r = document_look(fs, handle, &err);
     return r < 0 ? refuse(fs, handle, &err) : 0;

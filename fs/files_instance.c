@@ -106,6 +106,7 @@ static void config_changed(struct fs *fs, const struct place *place)
 
 static const struct file_type config_file = {.text = config_text,
                                              .document = config_document,
+                                             .in_lines = true,
                                              .may_write = config_may_write,
                                              .check = config_check,
                                              .look = config_check_files,

@@ -235,6 +235,9 @@ struct file_type {
     /* Is the complete text (its object's span is given) acceptable? */
     int (*check)(struct fs *fs, const struct place *place, const char *text, size_t size,
                  struct json_span object, struct error *err);
+    /* A text that is not complete yet comes line by line, or in buffers: a write that stops short
+     * of both is refused, because shells do not look at the error of the close. */
+    bool in_lines;
     /* May wait, so without fs.lock: is what such a text names acceptable? Asked of writes. NULL:
      * yes.
      */

@@ -190,20 +190,34 @@ static void config_that_names_a_file_of_the_mount_or_a_pipe_is_answered(void **s
     assert_file_contains(file(h, "error"), "is not a regular file");
 }
 
-/* Shells do not look at the errors of closes, by which it is known that a text stays incomplete;
- * the boot does. */
-static void config_when_printf_leaves_it_unfinished_is_told_by_the_next_step(void **state)
+/* Shells do not look at the errors of closes. */
+static void config_when_a_write_stops_short_is_refused(void **state)
 {
     struct harness *h = *state;
     static const char *const shells[] = {"bash", "dash"};
     for (size_t i = 0; i < array_length(shells); i++) {
-        assert_shell(shells[i], "printf '{\"kernel\":' > instances/x/config", 0);
-        assert_file_contains(file(h, "error"), "config: unfinished");
+        assert_shell(shells[i], "printf '{\"kernel\":' > instances/x/config", 1);
+        assert_file_contains(file(h, "error"), "is not complete at the end of this write");
         assert_shell(shells[i], "echo running > instances/x/state", 1);
-        assert_shell(shells[i], "printf '{\"kernel\":' | cp /dev/stdin instances/x/config", 1);
-        assert_shell(shells[i], "{ printf '{\"vcpus\":'; printf '2}'; } > instances/x/config", 0);
+        assert_shell(shells[i], "printf '{\"vcpus\":' | cp /dev/stdin instances/x/config", 1);
+        assert_shell(shells[i], "printf '{\n\"vcpus\":2\n}\n' > instances/x/config", 0);
         assert_string_equal(harness_get(h, file(h, "error")), "");
     }
+}
+
+/* Line by line, as shells write them, and in pieces of a buffer, as programs do. */
+static void config_in_pieces_is_one_text(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash",
+                 "{ printf '{\n'; printf '\"vcpus\":2\n'; printf '}'; } > instances/x/config", 0);
+    assert_string_equal(harness_get(h, file(h, "config")), "{\n\"vcpus\":2\n}");
+    assert_shell("bash", "{ printf '{%*s' 4095 ''; printf '\"vcpus\":3}'; } > instances/x/config",
+                 0);
+    assert_shell("bash", "jq -e '.vcpus == 3' instances/x/config", 0);
+    assert_shell("bash", "echo '{' > instances/x/config", 0);
+    assert_file_contains(file(h, "error"), "config: unfinished");
+    assert_shell("bash", "echo running > instances/x/state", 1);
 }
 
 static void config_after_a_restart_is_what_was_written(void **state)
@@ -308,7 +322,8 @@ int main(void)
         config_test(config_when_unfinished_keeps_the_vm_from_booting),
         config_test(config_with_a_file_of_others_is_refused),
         config_test(config_that_names_a_file_of_the_mount_or_a_pipe_is_answered),
-        config_test(config_when_printf_leaves_it_unfinished_is_told_by_the_next_step),
+        config_test(config_when_a_write_stops_short_is_refused),
+        config_test(config_in_pieces_is_one_text),
         config_test(config_after_a_restart_is_what_was_written),
         config_test(config_with_tools_is_written_and_edited),
         config_test(state_when_there_is_no_such_transition_stays),

@@ -50,8 +50,11 @@ static void config_when_refused_says_why_and_stops_a_boot(void **state)
     assert_int_equal(tree_put(tree, ONE "state", "running\n"), -EINVAL);
     tree_assert_has(tree, ONE "error", "config: \"vcpus\"");
     assert_int_equal(tree_put(tree, ONE "config", "{\"kernel\":"), -EINVAL);
+    tree_assert_has(tree, ONE "error", "config: the JSON object is not complete");
+    tree_assert_text(tree, ONE "config", "");
+    assert_int_equal(tree_put(tree, ONE "config", "{\"kernel\":\n"), -EINVAL);
     tree_assert_has(tree, ONE "error", "config: unfinished");
-    tree_assert_text(tree, ONE "config", "{\"kernel\":");
+    tree_assert_text(tree, ONE "config", "{\"kernel\":\n");
     assert_int_equal(tree_put(tree, ONE "state", "running\n"), -EINVAL);
     assert_int_equal(tree_put(tree, ONE "config", "{\"network\":{\"mode\":\"tap\"}}"), -EINVAL);
     tree_assert_has(tree, ONE "error",
