@@ -25,7 +25,10 @@ struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id)
     object_ref(forks->owner);
     strncpy(draft->id, id, sizeof draft->id - 1);
     HASH_ADD_STR(forks->drafts, id, draft);
-    return draft;
+    if (draft->hh.tbl)
+        return draft;
+    object_unref(&draft->object);
+    return NULL;
 }
 
 void draft_destroy(struct object *object)
@@ -62,15 +65,6 @@ void draft_remove(struct fs *fs, struct draft *draft)
     handles_wipe(fs, &draft->object);
     fs_changed(fs, &draft->object);
     object_unref(&draft->object);
-}
-
-bool forks_busy(const struct forks *forks)
-{
-    const struct draft *draft;
-    for (draft = forks->drafts; draft; draft = draft->hh.next)
-        if (draft->job)
-            return true;
-    return false;
 }
 
 struct staged *draft_file(struct draft *draft, const char *name)
@@ -181,11 +175,13 @@ int draft_writable(const struct draft *draft)
     return draft->job ? -EBUSY : 0;
 }
 
-/* Gives the draft a fork's result: from now on it is a record. Takes `result`. */
-static void become_record(struct fs *fs, struct draft *draft, const char *instance, cJSON *result)
+/* Gives the draft a fork's result: from now on it is a record. Takes `result`. False: something of
+ * it found no memory. */
+static bool become_record(struct fs *fs, struct draft *draft, const char *instance, cJSON *result)
 {
     const cJSON *mailboxes = cJSON_GetObjectItemCaseSensitive(result, "mailboxes"), *item;
     struct staged *file, *next;
+    bool whole = true;
     LL_FOREACH_SAFE (draft->files, file, next) {
         document_finish(&file->document);
         if (draft_scratch_name(file->name))
@@ -196,7 +192,7 @@ static void become_record(struct fs *fs, struct draft *draft, const char *instan
     cJSON_ArrayForEach (item, mailboxes) {
         const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "name"));
         if (name && frame_name_valid(name, strlen(name)) && !draft_file(draft, name))
-            draft_add_file(fs, draft, name);
+            whole = draft_add_file(fs, draft, name) && whole;
     }
     document_finish(&draft->network);
     draft->has_network = cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(result, "network"));
@@ -204,6 +200,7 @@ static void become_record(struct fs *fs, struct draft *draft, const char *instan
     free(draft->result);
     draft->result = json_print(result);
     draft->record = result;
+    return whole && draft->result;
 }
 
 static void set_failure(struct draft *draft, const char *text)
@@ -212,22 +209,26 @@ static void set_failure(struct draft *draft, const char *text)
     draft->failure = text ? strdup(text) : NULL;
 }
 
-void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance)
+int draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance)
 {
     const cJSON *result = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
     const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     const char *options =
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(instance->fork, "options"));
-    cJSON *copy = recorded_status(result) ? cJSON_Duplicate(result, true) : NULL;
+    const char *failure = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "message"));
+    if (!recorded_status(result))
+        return 0;
+    cJSON *copy = cJSON_Duplicate(result, true);
     struct draft *draft = copy ? draft_create(fs, forks, instance->id) : NULL;
     if (!draft) {
         cJSON_Delete(copy);
-        return;
+        return -ENOMEM;
     }
     if (options && (draft->options.text = strdup(options)))
         draft->options.size = strlen(options);
-    set_failure(draft, cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "message")));
-    become_record(fs, draft, instance->id, copy);
+    set_failure(draft, failure);
+    bool whole = become_record(fs, draft, instance->id, copy);
+    return whole && (!options || draft->options.text) && (!failure || draft->failure) ? 0 : -ENOMEM;
 }
 
 /* A file that is not what it is to become refuses the whole request. */

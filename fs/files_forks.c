@@ -36,6 +36,15 @@ static int forks_list(struct fs *fs, const struct place *directory, struct waite
     return r;
 }
 
+bool forks_busy(const struct forks *forks)
+{
+    const struct draft *draft;
+    for (draft = forks->drafts; draft; draft = draft->hh.next)
+        if (draft->job)
+            return true;
+    return false;
+}
+
 /* A commit of `new` takes the name that its record will have. */
 static bool fork_name_taken(const struct forks *forks, const char *name)
 {
@@ -52,7 +61,8 @@ static int forks_make(struct fs *fs, const struct place *directory, const char *
     if (fork_name_taken(forks_of(directory), name))
         return error_set(err, EEXIST, "forks/%s is there already", name);
     fs_changed(fs, directory->object);
-    return draft_create(fs, forks_of(directory), name) ? 0 : -ENOMEM;
+    return draft_create(fs, forks_of(directory), name) ? 0
+                                                       : error_set(err, ENOMEM, "out of memory");
 }
 
 static int forks_remove(struct fs *fs, const struct place *directory, const char *name,

@@ -285,13 +285,17 @@ static struct draft *record_of(struct fs *fs, const struct instance *instance)
     const struct forks *forks = NULL;
     const char *uuid = "";
     if (instance->of_instance) {
-        const struct unit *unit = fs_unit(fs, instance->source);
-        forks = unit ? &unit->forks : NULL;
-        uuid = unit ? unit->instance->uuid : "";
+        struct unit *unit;
+        if (fs_unit(fs, instance->source, &unit) < 0)
+            return NULL;
+        forks = &unit->forks;
+        uuid = unit->instance->uuid;
     } else if (instance->source[0]) {
-        const struct source *source = fs_source(fs, instance->source);
-        forks = source ? &source->forks : NULL;
-        uuid = source ? source->snapshot->uuid : "";
+        struct source *source;
+        if (fs_source(fs, instance->source, &source) < 0)
+            return NULL;
+        forks = &source->forks;
+        uuid = source->snapshot->uuid;
     }
     struct draft *draft =
         forks && strcmp(uuid, instance->source_uuid) == 0 ? draft_find(forks, instance->id) : NULL;
@@ -336,11 +340,12 @@ const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11, .directory = &ins
 static int instances_find_one(struct fs *fs, const struct place *directory, const char *name,
                               struct waiter *waiter, struct place *ret)
 {
-    struct unit *unit = fs_unit(fs, name);
+    struct unit *unit;
+    int r = fs_unit(fs, name, &unit);
     (void)directory;
     (void)waiter;
-    if (!unit)
-        return -ENOENT;
+    if (r < 0)
+        return r;
     *ret = (struct place){.object = &unit->object, .entry = &instance_entry};
     return 0;
 }
@@ -385,12 +390,14 @@ static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
 static int instances_remove(struct fs *fs, const struct place *directory, const char *name,
                             struct error *err)
 {
-    struct unit *unit = fs_unit(fs, name);
+    struct unit *unit;
+    int r = fs_unit(fs, name, &unit);
     (void)directory;
-    if (!unit)
-        return error_set(err, ENOENT, "there is no instance %s", name);
+    if (r < 0)
+        return r == -ENOENT ? error_set(err, ENOENT, "there is no instance %s", name)
+                            : error_set(err, ENOMEM, "out of memory");
     object_ref(&unit->object);
-    int r = remove_unit(fs, unit, err);
+    r = remove_unit(fs, unit, err);
     struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
     if (record) {
         fs_changed(fs, record->forks->owner);

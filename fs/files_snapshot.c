@@ -48,6 +48,8 @@ static const struct marker *marker_of(struct object *object, const char *name)
     marker->number = HASH_COUNT(object->markers);
     snprintf(marker->name, sizeof marker->name, "%s", name);
     HASH_ADD_STR(object->markers, name, marker);
+    if (!marker->hh.tbl)
+        free(steal_pointer(marker));
     return marker;
 }
 
@@ -364,11 +366,12 @@ static void snapshots_dir_refresh(struct fs *fs)
 static int snapshots_dir_find(struct fs *fs, const struct place *directory, const char *name,
                               struct waiter *waiter, struct place *ret)
 {
-    struct source *source = fs_source(fs, name);
+    struct source *source;
+    int r = fs_source(fs, name, &source);
     (void)directory;
     (void)waiter;
-    if (!source)
-        return -ENOENT;
+    if (r < 0)
+        return r;
     *ret = (struct place){.object = &source->object, .entry = &snapshot_entry};
     return 0;
 }
@@ -392,16 +395,18 @@ static int snapshots_dir_list(struct fs *fs, const struct place *directory, stru
 static int snapshots_dir_remove(struct fs *fs, const struct place *directory, const char *name,
                                 struct error *err)
 {
-    struct source *source = fs_source(fs, name);
+    struct source *source;
+    int r = fs_source(fs, name, &source);
     (void)directory;
-    if (!source)
-        return error_set(err, ENOENT, "there is no snapshot %s", name);
+    if (r < 0)
+        return r == -ENOENT ? error_set(err, ENOENT, "there is no snapshot %s", name)
+                            : error_set(err, ENOMEM, "out of memory");
     if (forks_busy(&source->forks))
         return error_set(err, EBUSY,
                          "the snapshot cannot be removed while it is forked: wait for that");
     object_ref(&source->object);
     fs_unlock(fs);
-    int r = instances_check_overlays(fs->setup.instances, source->snapshot, err);
+    r = instances_check_overlays(fs->setup.instances, source->snapshot, err);
     if (r == 0)
         r = snapshot_remove(source->snapshot, err);
     if (r == 0)

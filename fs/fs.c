@@ -81,21 +81,22 @@ static void source_destroy(struct object *object)
     free(source);
 }
 
-/* With the draft that is always there, and the records of the forks in the store. */
-static bool forks_open(struct fs *fs, struct forks *forks, struct object *owner, const char *uuid)
+/* With the draft that is always there, and the records of the forks in the store. To be closed,
+ * also after a failure, which is one of memory. */
+static int forks_open(struct fs *fs, struct forks *forks, struct object *owner, const char *uuid)
 {
     size_t count;
     forks->owner = owner;
     if (!draft_create(fs, forks, "new"))
-        return false;
+        return -ENOMEM;
     auto_free struct snapshot_name *names = instances_forks(fs->setup.instances, uuid, &count);
-    for (size_t i = 0; i < count && names; i++) {
+    int r = names ? 0 : -ENOMEM;
+    for (size_t i = 0; i < count && r == 0; i++) {
         struct instance *instance = instances_find(fs->setup.instances, names[i].id);
-        if (instance)
-            draft_load_record(fs, forks, instance);
+        r = instance ? draft_load_record(fs, forks, instance) : 0;
         instance_unref(instance);
     }
-    return true;
+    return r;
 }
 
 /* What has forks is removed: its drafts go with it. */
@@ -110,31 +111,35 @@ static void forks_close(struct fs *fs, struct forks *forks)
     object_unref(forks->owner);
 }
 
-struct source *fs_source(struct fs *fs, const char *id)
+int fs_source(struct fs *fs, const char *id, struct source **ret)
 {
     struct source *source;
     struct snapshot *snapshot = snapshots_find(fs->setup.snapshots, id);
     if (!snapshot)
-        return NULL;
+        return -ENOENT;
     HASH_FIND(hh, fs->sources, &snapshot->serial, sizeof snapshot->serial, source);
     if (source) {
         snapshot_unref(snapshot);
-        return source;
+        *ret = source;
+        return 0;
     }
     source = calloc(1, sizeof *source);
     if (!source) {
         snapshot_unref(snapshot);
-        return NULL;
+        return -ENOMEM;
     }
     object_init(&source->object, OBJECT_SNAPSHOT, snapshot->serial, source_destroy);
     source->fs = fs;
     source->snapshot = snapshot;
-    if (!forks_open(fs, &source->forks, &source->object, snapshot->uuid)) {
-        object_unref(&source->object);
-        return NULL;
+    int r = forks_open(fs, &source->forks, &source->object, snapshot->uuid);
+    if (r == 0)
+        HASH_ADD(hh, fs->sources, object.serial, sizeof source->object.serial, source);
+    if (r < 0 || !source->hh.tbl) {
+        forks_close(fs, &source->forks);
+        return -ENOMEM;
     }
-    HASH_ADD(hh, fs->sources, object.serial, sizeof source->object.serial, source);
-    return source;
+    *ret = source;
+    return 0;
 }
 
 static void unit_destroy(struct object *object)
@@ -146,31 +151,35 @@ static void unit_destroy(struct object *object)
     free(unit);
 }
 
-struct unit *fs_unit(struct fs *fs, const char *id)
+int fs_unit(struct fs *fs, const char *id, struct unit **ret)
 {
     struct unit *unit;
     struct instance *instance = instances_find(fs->setup.instances, id);
     if (!instance)
-        return NULL;
+        return -ENOENT;
     HASH_FIND(hh, fs->units, &instance->serial, sizeof instance->serial, unit);
     if (unit) {
         instance_unref(instance);
-        return unit;
+        *ret = unit;
+        return 0;
     }
     unit = calloc(1, sizeof *unit);
     if (!unit) {
         instance_unref(instance);
-        return NULL;
+        return -ENOMEM;
     }
     object_init(&unit->object, OBJECT_INSTANCE, instance->serial, unit_destroy);
     unit->fs = fs;
     unit->instance = instance;
-    if (!forks_open(fs, &unit->forks, &unit->object, instance->uuid)) {
-        object_unref(&unit->object);
-        return NULL;
+    int r = forks_open(fs, &unit->forks, &unit->object, instance->uuid);
+    if (r == 0)
+        HASH_ADD(hh, fs->units, object.serial, sizeof unit->object.serial, unit);
+    if (r < 0 || !unit->hh.tbl) {
+        forks_close(fs, &unit->forks);
+        return -ENOMEM;
     }
-    HASH_ADD(hh, fs->units, object.serial, sizeof unit->object.serial, unit);
-    return unit;
+    *ret = unit;
+    return 0;
 }
 
 void fs_forget_source(struct fs *fs, struct source *source)
@@ -194,8 +203,8 @@ void fs_instance_changed(struct fs *fs, const char *id)
     if (!fs)
         return;
     fs_lock(fs);
-    struct unit *unit = fs_unit(fs, id);
-    if (unit)
+    struct unit *unit;
+    if (fs_unit(fs, id, &unit) == 0)
         fs_changed(fs, &unit->object);
     fs_unlock(fs);
 }
@@ -205,8 +214,8 @@ void fs_snapshot_changed(struct fs *fs, const char *id)
     if (!fs)
         return;
     fs_lock(fs);
-    struct source *source = fs_source(fs, id);
-    if (source)
+    struct source *source;
+    if (fs_source(fs, id, &source) == 0)
         fs_changed(fs, &source->object);
     fs_unlock(fs);
 }

@@ -298,9 +298,9 @@ struct object *object_ref(struct object *object);
 void object_unref(struct object *object);
 /* mtime, and whoever polls a file of the object. */
 void fs_changed(struct fs *fs, struct object *object);
-/* The tree's objects of what is in the store; borrowed; NULL if there is none. */
-struct source *fs_source(struct fs *fs, const char *id);
-struct unit *fs_unit(struct fs *fs, const char *id);
+/* The tree's objects of what is in the store; borrowed. ENOENT: there is none; ENOMEM. */
+int fs_source(struct fs *fs, const char *id, struct source **ret);
+int fs_unit(struct fs *fs, const char *id, struct unit **ret);
 /* They are removed: what is open of them gives ENODEV. Does nothing the second time. */
 void fs_forget_source(struct fs *fs, struct source *source);
 void fs_forget_unit(struct fs *fs, struct unit *unit);
@@ -397,6 +397,7 @@ int root_list(struct fs *fs, const struct place *directory, struct waiter *waite
               struct handle *handle);
 
 /* draft.c */
+/* NULL without memory. */
 struct draft *draft_create(struct fs *fs, struct forks *forks, const char *id);
 void draft_destroy(struct object *object);
 struct draft *draft_find(const struct forks *forks, const char *id);
@@ -414,8 +415,8 @@ int draft_note(struct fs *fs, struct draft *draft, const struct error *err);
 const char *draft_status(const struct draft *draft);
 /* Has a commit of `new` dropped what was staged, and nothing been staged since? */
 bool draft_is_emptied(const struct draft *draft);
-/* The record of a fork that lies in the store. */
-void draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance);
+/* The record of a fork that lies in the store, if it has one. ENOMEM: some of it may be there. */
+int draft_load_record(struct fs *fs, struct forks *forks, struct instance *instance);
 /* Does one of them commit? */
 bool forks_busy(const struct forks *forks);
 /* -EBUSY while it commits, -EPERM as a record. */

@@ -47,6 +47,7 @@ void node_drop(struct fs *fs, struct node *node)
     free(node);
 }
 
+/* NULL without memory. */
 static struct node *node_of(struct fs *fs, const struct place *place)
 {
     struct node *node = NULL;
@@ -61,9 +62,15 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     node->id =
         place->object->kind == OBJECT_ROOT && place->entry == &root_entry ? 1 : ++fs->last_node + 1;
     HASH_ADD(hh, fs->nodes, id, sizeof node->id, node);
-    if (!place->entry->command)
+    if (node->hh.tbl && !place->entry->command)
         HASH_ADD(hh_place, fs->places, place, sizeof node->place, node);
-    return node;
+    if (node->hh.tbl && (place->entry->command || node->hh_place.tbl))
+        return node;
+    if (node->hh.tbl)
+        HASH_DELETE(hh, fs->nodes, node);
+    object_unref(node->place.object);
+    free(node);
+    return NULL;
 }
 
 int place_take(struct fs *fs, uint64_t id, struct place *ret)
@@ -74,6 +81,10 @@ int place_take(struct fs *fs, uint64_t id, struct place *ret)
         struct place root;
         place_set(&root, &fs->root, &root_entry, NULL);
         node = node_of(fs, &root);
+        if (!node) {
+            fs_unlock(fs);
+            return -ENOMEM;
+        }
     }
     if (!node || node->place.object->removed) {
         fs_unlock(fs);

@@ -1,6 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#define HASH_NONFATAL_OOM 1 /* an element that finds no memory has no table then */
-
 #include "store/snapshot.h"
 
 #include <errno.h>

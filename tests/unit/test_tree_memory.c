@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the tree does when memory is missing: each call that takes memory fails once, in each
+ * operation. The operation then succeeds or says ENOMEM, the daemon lives, and nothing is missing
+ * from the tree afterwards.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "tree_fixture.h"
+
+/* ---- calls that fail: see the build file ---- */
+
+static _Thread_local bool armed;
+static unsigned calls, fail_at; /* counted from 1 */
+static bool failed;
+
+static bool fails(void)
+{
+    if (!armed || ++calls != fail_at)
+        return false;
+    failed = true;
+    errno = ENOMEM;
+    return true;
+}
+
+#define FAILING(type, name, parameters, arguments)                                                 \
+    type __real_##name parameters;                                                                 \
+    type __wrap_##name parameters;                                                                 \
+    type __wrap_##name parameters                                                                  \
+    {                                                                                              \
+        return fails() ? NULL : __real_##name arguments;                                           \
+    }
+
+FAILING(void *, malloc, (size_t size), (size))
+FAILING(void *, calloc, (size_t count, size_t size), (count, size))
+FAILING(void *, realloc, (void *old, size_t size), (old, size))
+FAILING(void *, reallocarray, (void *old, size_t count, size_t size), (old, count, size))
+FAILING(char *, strdup, (const char *text), (text))
+FAILING(char *, strndup, (const char *text, size_t size), (text, size))
+
+/* ---- the operations ---- */
+
+struct operation {
+    const char *parent, *name;
+    bool makes; /* the directory `name`, rather than to look for it */
+};
+
+/* As the kernel: each name is looked up in the directory before. */
+static int walk(struct tree *tree, const char *path, uint64_t *ret)
+{
+    char copy[PATH_MAX], *rest = NULL;
+    struct stat st;
+    int r = 0;
+    snprintf(copy, sizeof copy, "%s", path);
+    *ret = 1;
+    for (char *name = strtok_r(copy, "/", &rest); name && r == 0; name = strtok_r(NULL, "/", &rest))
+        r = tree_lookup(tree, *ret, name, ret, &st);
+    return r;
+}
+
+static int operate(struct tree *tree, const struct operation *operation)
+{
+    uint64_t node;
+    struct stat st;
+    int r = walk(tree, operation->parent, &node);
+    if (r < 0)
+        return r;
+    return operation->makes ? fs_mkdir(tree->fs, node, operation->name, gettid(), &node, &st)
+                            : tree_lookup(tree, node, operation->name, &node, &st);
+}
+
+/* With the tree as the daemon has it when nobody has looked yet. True if something has failed. */
+static bool try(struct tree *tree, const struct operation *operation, unsigned at, int *ret_r)
+{
+    tree_restart(tree);
+    calls = 0;
+    fail_at = at;
+    failed = false;
+    armed = true;
+    *ret_r = operate(tree, operation);
+    armed = false;
+    return failed;
+}
+
+static void assert_complete(struct tree *tree, const struct operation *operation)
+{
+    /* It may have been made although the kernel could not be told of it. */
+    int r = operation->makes ? tree_mkdir(tree, "snapshots/base/forks/mine") : 0;
+    assert_true(r == 0 || r == -EEXIST);
+    tree_assert_names(tree, "snapshots/base/forks",
+                      operation->makes ? "new web-1 mine " : "new web-1 ");
+    tree_assert_text(tree, "snapshots/base/forks/web-1/status", "committed\n");
+    tree_assert_text(tree, "snapshots/base/forks/web-1/options", "{}\n");
+    tree_assert_has(tree, "snapshots/base/forks/web-1/result", "\"committed\"");
+    tree_assert_names(tree, "snapshots/base/forks/web-1/mailboxes", "box ");
+    tree_assert_names(tree, "snapshots/base/mailboxes", "fox box ");
+    tree_assert_names(tree, "instances/one/mailboxes", "fox box ");
+    if (!operation->makes)
+        assert_int_equal(operate(tree, operation), 0);
+}
+
+static void operation_when_memory_is_missing_says_so(void **state)
+{
+    static const struct operation operations[] = {
+        {"snapshots/base/forks/web-1/mailboxes", "box", false},
+        {"snapshots/base/forks/new", "commit", false},
+        {"snapshots/base/mailboxes", "fox", false},
+        {"instances/one/mailboxes", "box", false},
+        {"instances/one/forks/new", "options", false},
+        {"snapshots/base/forks", "mine", true},
+    };
+    struct tree *tree = *state;
+    for (size_t i = 0; i < array_length(operations); i++) {
+        unsigned at = 1;
+        int r;
+        for (; try(tree, &operations[i], at, &r); at++) {
+            if (r != 0 && r != -ENOMEM)
+                fail_msg("%s/%s, call %u: %s", operations[i].parent, operations[i].name, at,
+                         strerrorname_np(-r));
+            assert_complete(tree, &operations[i]);
+        }
+        assert_int_equal(r, 0);
+        assert_true(at > 5); /* else the calls were not those of the build file */
+    }
+}
+
+static int setup(void **state)
+{
+    int r = tree_setup_empty(state);
+    if (r == 0)
+        tree_furnish(*state);
+    return r;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(operation_when_memory_is_missing_says_so, setup,
+                                        tree_teardown),
+    };
+    cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free});
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
