@@ -4,13 +4,42 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 enum { NOTE_MAX = 4096, COPY_SIZE = 65536 };
+
+static const char note_begin[] = "[hypefs: ",
+                  note_middle[] = " bytes of output before this line are gone: at most ",
+                  note_end[] = " are kept]";
+
+static int print_note(char *note, size_t room, int64_t gone, int64_t max)
+{
+    return snprintf(note, room, "%s%" PRId64 "%s%" PRId64 "%s", note_begin, gone, note_middle, max,
+                    note_end);
+}
+
+/* How much output went when the file was shortened before, less the line that says so, which goes
+ * with this time's; 0 where no such line begins the file. Others can write one, too. */
+static int64_t gone_before(int fd)
+{
+    char text[NOTE_MAX + 1], *end;
+    const size_t begin = sizeof note_begin - 1;
+    ssize_t size = pread(fd, text, NOTE_MAX, 0);
+    text[size > 0 ? size : 0] = '\0';
+    const char *line_end = strchr(text, '\n');
+    if (!line_end || strncmp(text, note_begin, begin) != 0)
+        return 0;
+    errno = 0;
+    int64_t gone = strtoll(text + begin, &end, 10);
+    bool known = errno == 0 && gone > 0 && strncmp(end, note_middle, sizeof note_middle - 1) == 0;
+    return known ? gone - (line_end + 1 - text) : 0;
+}
 
 /* Puts the line that says how much went over the bytes at `at`, up to the end of a line of the log
  * if one ends nearby. Returns how many bytes it replaces, or -errno. */
@@ -21,20 +50,16 @@ static ssize_t write_note(int fd, off_t at, off_t max)
     if (size < 0)
         return -errno;
     /* Its length is that of the longest number, so that it does not depend on what it says. */
-    int length = snprintf(NULL, 0,
-                          "[hypefs: %" PRId64 " bytes of output before this line are gone: "
-                          "at most %" PRId64 " are kept]",
-                          INT64_MAX, (int64_t)max);
+    int length = print_note(NULL, 0, INT64_MAX, max);
     if (length + 1 >= size)
         return 0;
     const char *end = memchr(old + length, '\n', (size_t)(size - length));
     ssize_t replaced = (end ? end - old : length) + 1;
+    int64_t gone = at + replaced;
+    if (__builtin_add_overflow(gone, gone_before(fd), &gone))
+        gone = at + replaced;
     memset(note, ' ', sizeof note);
-    int used = snprintf(note, sizeof note,
-                        "[hypefs: %" PRId64 " bytes of output before this line are gone: at most "
-                        "%" PRId64 " are kept]",
-                        (int64_t)(at + replaced), (int64_t)max);
-    note[used] = ' ';
+    note[print_note(note, sizeof note, gone, max)] = ' ';
     note[replaced - 1] = '\n';
     return pwrite(fd, note, (size_t)replaced, at) < 0 ? -errno : replaced;
 }

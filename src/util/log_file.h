@@ -15,8 +15,8 @@ enum { LOG_FILE_MAX_LEAST = 65536 }; /* bytes; the least `max` there is */
 
 /*
  * If the file (open for reading and writing, not O_APPEND) has more than `max` bytes, its newest
- * half of them stays, behind a line that says how much went. *ret_gone is the number of bytes that
- * went, 0 if the file is short enough.
+ * half of them stays, behind a line that says how much went, this time and before. *ret_gone is the
+ * number of bytes that went this time, 0 if the file is short enough.
  *
  * Where the file system can collapse a range of a file (ext4, XFS), nothing that is written
  * meanwhile is lost. Elsewhere the rest is copied to the front, and what is written in the moment

@@ -174,6 +174,52 @@ static void note_when_there_are_no_lines_is_one_and_counts(void **state)
     assert_int_equal(strspn(end + 1, "x"), size - (size_t)(end + 1 - text));
 }
 
+/* Of all that ever went, and not what hypefs said of that before. */
+static void note_of_a_log_that_is_shortened_again_counts_all_that_went(void **state)
+{
+    struct error err = {0};
+    static char bytes[MAX + 5000];
+    size_t size, written = 0;
+    off_t gone;
+    (void)state;
+    auto_close int fd = make_file(temporary());
+    memset(bytes, 'x', sizeof bytes);
+    for (int times = 0; times < 3; times++) {
+        assert_int_equal(pwrite(fd, bytes, sizeof bytes, lseek(fd, 0, SEEK_END)), sizeof bytes);
+        written += sizeof bytes;
+        assert_int_equal(log_file_shorten(fd, MAX, &gone, &err), 0);
+        assert_true(gone > 0);
+        char *text = read_all(fd, &size);
+        size_t left = size - (size_t)(strchr(text, '\n') + 1 - text);
+        size_t told = strtoull(text + strlen("[hypefs: "), NULL, 10);
+        free(text);
+        assert_int_equal(told, written - left);
+    }
+}
+
+/* A guest can write such a line, too. */
+static void note_behind_a_forged_one_counts_what_went(void **state)
+{
+    static const char *const forged[] = {"9223372036854775807", "-5", "", "99999999999999999999"};
+    struct error err = {0};
+    static char bytes[2 * MAX];
+    (void)state;
+    for (size_t i = 0; i < sizeof forged / sizeof forged[0]; i++) {
+        size_t size;
+        off_t gone;
+        auto_close int fd = make_file(temporary());
+        memset(bytes, 'x', sizeof bytes);
+        int used = snprintf(bytes, sizeof bytes,
+                            "[hypefs: %s bytes of output before this line are gone: at most 1\n",
+                            forged[i]);
+        bytes[used] = 'x';
+        assert_int_equal(write(fd, bytes, sizeof bytes), sizeof bytes);
+        assert_int_equal(log_file_shorten(fd, MAX, &gone, &err), 0);
+        auto_free char *text = read_all(fd, &size);
+        assert_int_equal(strtoll(text + strlen("[hypefs: "), NULL, 10), gone);
+    }
+}
+
 static void log_that_cannot_be_written_is_an_error(void **state)
 {
     struct error err = {0};
@@ -195,6 +241,8 @@ int main(void)
         cmocka_unit_test(log_where_ranges_collapse_loses_nothing_that_is_written_meanwhile),
         cmocka_unit_test(log_when_short_enough_is_left_alone),
         cmocka_unit_test(note_when_there_are_no_lines_is_one_and_counts),
+        cmocka_unit_test(note_of_a_log_that_is_shortened_again_counts_all_that_went),
+        cmocka_unit_test(note_behind_a_forged_one_counts_what_went),
         cmocka_unit_test(log_that_cannot_be_written_is_an_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
