@@ -41,10 +41,12 @@ static struct label origin(const struct fork *fork)
     return label;
 }
 
-/* The id, and the taps of the machine as it will run. */
+/* The id, and the taps and the bound of the logs of the machine as it will run. */
 static int reserve(struct fork *fork, struct error *err)
 {
     const struct fork_request *request = fork->request;
+    if (request->options.console_max_bytes > 0)
+        fork->machine.console_max_bytes = request->options.console_max_bytes;
     int r = request->options.tap ? machine_set_tap(&fork->machine, request->options.tap, err) : 0;
     if (r < 0)
         return error_prefix(err, r, "options: \"tap\" cannot be used with %s", origin(fork).text);
@@ -393,8 +395,6 @@ static int run_steps(struct fork *fork, struct error *err)
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
     tell(fork, fork_publish_name);
-    if (fork->request->options.console_max_bytes > 0)
-        fork->machine.console_max_bytes = fork->request->options.console_max_bytes;
     cJSON *record = fork_record(fork, result);
     struct instance_fork parts = {.entry = &fork->entry,
                                   .vmm = &fork->vmm,

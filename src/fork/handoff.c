@@ -136,6 +136,17 @@ static void receive(struct fork *fork)
                 &fork->ignored);
 }
 
+/* Its guest writes for as long as it is waited for, which may be a day. Returns when the next look
+ * at that is due, if it is before the deadline, and else the deadline. */
+static double keep_logs_short(struct fork *fork, double deadline_ms)
+{
+    if (fork->looked_at_ms >= fork->logs_due_ms) {
+        instance_shorten_logs(fork->instance, fork->entry.fd, machine_log_max(&fork->machine));
+        fork->logs_due_ms = fork->looked_at_ms + INSTANCE_LOGS_MS;
+    }
+    return fork->logs_due_ms < deadline_ms ? fork->logs_due_ms : deadline_ms;
+}
+
 int handoff_wait(struct fork *fork,
                  int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
                  struct error *err)
@@ -156,7 +167,8 @@ int handoff_wait(struct fork *fork,
             return r < 0 ? r : 0;
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
                                 fork->engine->cancel_fd};
-        r = process_poll(fds, COUNT, fork_limit_turn(fork, deadline_ms));
+        double until_ms = keep_logs_short(fork, fork_limit_turn(fork, deadline_ms));
+        r = process_poll(fds, COUNT, until_ms);
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");
         if (r & 1 << CANCEL)

@@ -59,6 +59,7 @@ struct fork {
     double resumed_at_ms;   /* and from then on deadlines count */
     double looked_at_ms;    /* the same, before the last answers were taken in: who is late was not
                                heard of until then */
+    double logs_due_ms;     /* the next look at how long its logs are */
     unsigned ignored;       /* datagrams */
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;

@@ -17,19 +17,18 @@ const struct instance_log instance_logs[INSTANCE_LOGS] = {
     [INSTANCE_VMM_LOG] = {"vmm.log", "vmm.log"},
 };
 
-static int open_log(const struct instance *instance, const char *name)
+static int open_log(int directory_fd, const char *name)
 {
-    return openat(instance->image->directory_fd, name,
-                  O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    return openat(directory_fd, name, O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 }
 
-/* The first time it is told. */
+/* The first time it is told; of a fork that nobody sees yet, only what failed. */
 static void tell(struct instance *instance, enum instance_log_kind kind, const struct error *err)
 {
     struct instances *table = instance->table;
     pthread_mutex_lock(&table->lock);
-    bool first = !instance->shortened[kind];
-    instance->shortened[kind] = true;
+    bool first = !instance->shortened[kind] && (instance->published || err);
+    instance->shortened[kind] = instance->shortened[kind] || first;
     if (first && !err)
         instance_tell(instance, kind == INSTANCE_CONSOLE ? INSTANCE_CONSOLE_CUT : INSTANCE_LOG_CUT,
                       instance->state);
@@ -38,16 +37,17 @@ static void tell(struct instance *instance, enum instance_log_kind kind, const s
         table->setup.complain(table->setup.context, err->text);
 }
 
-static void look_at(struct instance *instance, enum instance_log_kind kind, off_t max)
+static void look_at(struct instance *instance, int directory_fd, enum instance_log_kind kind,
+                    off_t max)
 {
     const char *name = instance_logs[kind].name;
     struct error err = {0};
     struct stat st;
     off_t gone = 0;
-    if (fstatat(instance->image->directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 ||
-        !S_ISREG(st.st_mode) || st.st_size <= max)
+    if (fstatat(directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0 || !S_ISREG(st.st_mode) ||
+        st.st_size <= max)
         return;
-    auto_close int fd = open_log(instance, name);
+    auto_close int fd = open_log(directory_fd, name);
     int r = fd < 0 ? error_errno(&err, errno, "it cannot be opened")
                    : log_file_shorten(fd, max, &gone, &err);
     if (r < 0)
@@ -55,6 +55,12 @@ static void look_at(struct instance *instance, enum instance_log_kind kind, off_
                      instance_logs[kind].shown, instance->id);
     if (r < 0 || gone > 0)
         tell(instance, kind, r < 0 ? &err : NULL);
+}
+
+void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t max)
+{
+    for (enum instance_log_kind kind = 0; kind < INSTANCE_LOGS; kind++)
+        look_at(instance, directory_fd, kind, (off_t)max);
 }
 
 /* Those whose VMM runs, and once more those whose has ended. Returns owned, each with a reference.
@@ -84,17 +90,17 @@ void instances_shorten_logs(struct instances *table)
     auto_free struct instance **list = growing(table, &count);
     for (size_t i = 0; i < count; i++) {
         pthread_mutex_lock(&table->lock);
-        off_t max = (off_t)machine_log_max(&list[i]->machine);
+        uint64_t max = machine_log_max(&list[i]->machine);
         pthread_mutex_unlock(&table->lock);
-        for (enum instance_log_kind kind = 0; kind < INSTANCE_LOGS; kind++)
-            look_at(list[i], kind, max);
+        instance_shorten_logs(list[i], list[i]->image->directory_fd, max);
         instance_unref(list[i]);
     }
 }
 
 int instance_empty_console(struct instance *instance, struct error *err)
 {
-    auto_close int fd = open_log(instance, instance_logs[INSTANCE_CONSOLE].name);
+    auto_close int fd =
+        open_log(instance->image->directory_fd, instance_logs[INSTANCE_CONSOLE].name);
     return fd < 0 || ftruncate(fd, 0) < 0 ? error_errno(err, errno, "console cannot be emptied")
                                           : 0;
 }

@@ -13,8 +13,6 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
-enum { LOGS_MS = 1000 };
-
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
     pthread_mutex_lock(&table->lock);
@@ -38,7 +36,7 @@ static void ended(struct instances *table, uint64_t serial)
 static void *run(void *argument)
 {
     struct instances *table = argument;
-    double look = process_now_ms() + LOGS_MS;
+    double look = process_now_ms() + INSTANCE_LOGS_MS;
     for (;;) {
         struct epoll_event event;
         double wait = look - process_now_ms();
@@ -52,7 +50,7 @@ static void *run(void *argument)
         if (process_now_ms() < look)
             continue;
         instances_shorten_logs(table);
-        look = process_now_ms() + LOGS_MS;
+        look = process_now_ms() + INSTANCE_LOGS_MS;
     }
 }
 

@@ -4,6 +4,9 @@
 #include "fixture.h"
 
 #include <ctype.h>
+#include <fcntl.h>
+#include <glob.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +14,7 @@
 #include <unistd.h>
 
 #include "fake.h"
+#include "util/cleanup.h"
 
 #define BY_MEMORY(ms) ",\"wait_for_ack\":true,\"ack\":\"memory\",\"ack_timeout_ms\":" ms
 
@@ -104,6 +108,49 @@ static void pages_that_the_guest_reuses_are_no_ack(void **state)
     assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
     assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "null");
     assert_no_instance(h);
+}
+
+/* What lies in the store of a fork that nobody sees yet; NULL: nothing does. */
+static char *log_of_a_commit(struct harness *h)
+{
+    glob_t found;
+    char *path = NULL;
+    if (glob(harness_store_path(h, "instances/.new-*/console.log"), 0, NULL, &found) == 0)
+        path = harness_format(h, "%s", found.gl_pathv[0]);
+    globfree(&found);
+    return path;
+}
+
+static bool has_log(void *h)
+{
+    return log_of_a_commit(h) != NULL;
+}
+
+static bool is_short(void *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && st.st_size <= 65536;
+}
+
+/* An ack by memory may be waited for for a day, and the guest writes all the time. */
+static void console_of_a_fork_that_is_waited_for_is_kept_short(void **state)
+{
+    static char bytes[3 * 65536];
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    harness_put(draft(h, "new", "options"), "{\"console_max_bytes\":65536}");
+    stage(h, "m", BY_MEMORY("86400000"));
+    struct harness_child commit =
+        harness_start_shell(h, "bash", "echo f1 > snapshots/base/forks/new/commit");
+    harness_await_that(has_log, h, "the fork's console");
+    char *log = log_of_a_commit(h);
+    auto_close int fd = open(log, O_WRONLY | O_APPEND | O_CLOEXEC);
+    memset(bytes, 'x', sizeof bytes);
+    assert_int_equal(write(fd, bytes, sizeof bytes), sizeof bytes);
+    harness_await_that(is_short, log, "a short console");
+    assert_file_contains(log, "at most 65536 are kept");
+    assert_works(kill(commit.pid, SIGTERM));
+    harness_finish(h, &commit);
 }
 
 static void payload_without_ack_is_looked_at_too(void **state)
@@ -217,6 +264,7 @@ int main(void)
         test(refusal_in_the_frame_fails_the_commit),
         test(payload_that_nobody_takes_times_out),
         test(pages_that_the_guest_reuses_are_no_ack),
+        test(console_of_a_fork_that_is_waited_for_is_kept_short),
         test(payload_without_ack_is_looked_at_too),
         test(identity_is_the_last_member_of_each_payload),
         test(identity_that_does_not_fit_fails_before_any_work),
