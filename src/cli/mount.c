@@ -23,7 +23,6 @@
 #include "fork/warm.h"
 #include "fs/ops.h"
 #include "fs/tell.h"
-#include "hypervisor/http.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -277,7 +276,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (r < 0)
         return r;
     daemon->ops.store_fd = daemon->store.kind_fd[STORE_INSTANCES];
-    r = http_open(err);
+    r = hypervisors_open(err);
     if (r == 0)
         r = open_layers(daemon, err);
     if (r == 0)
@@ -294,7 +293,7 @@ static int run(struct daemon *daemon, struct error *err)
     ack_ports_destroy(daemon->ack_ports);
     events_destroy(daemon->events);
     store_close(&daemon->store);
-    http_close();
+    hypervisors_close();
     return r;
 }
 

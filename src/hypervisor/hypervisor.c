@@ -14,6 +14,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/firecracker.h"
+#include "hypervisor/http.h"
 #include "hypervisor/opened.h"
 #include "hypervisor/qemu.h"
 #include "hypervisor/vmm_files.h"
@@ -25,6 +26,16 @@
 enum { TERMINATE_MS = 5000 }; /* for a VMM that was asked to end */
 
 static const struct hypervisor *const backends[] = {&qemu_hypervisor, &firecracker_hypervisor};
+
+int hypervisors_open(struct error *err)
+{
+    return http_open(err);
+}
+
+void hypervisors_close(void)
+{
+    http_close();
+}
 
 const struct hypervisor *hypervisor_find(const char *name)
 {

@@ -221,6 +221,10 @@ struct hypervisor {
 int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
                struct error *err);
 
+/* What backends' libraries need before the first thread, and after the last. Calls are counted. */
+int hypervisors_open(struct error *err);
+void hypervisors_close(void);
+
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);
 
