@@ -74,12 +74,11 @@ int stale_clear(const char *mountpoint, struct error *err)
 {
     auto_free char *path = canonical(mountpoint);
     auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
-    double deadline_ms = process_now_ms() + END_WAIT_MS;
+    double deadline_ms = process_now_ms() + END_WAIT_MS, left_ms;
     int r = path ? 0 : 1;
     /* A daemon that was told to end unmounts in a moment. */
-    while (r == 0 && (r = look(path, err)) == 0 && process_now_ms() < deadline_ms)
-        poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1,
-             (int)(deadline_ms - process_now_ms()) + 1);
+    while (r == 0 && (r = look(path, err)) == 0 && (left_ms = deadline_ms - process_now_ms()) > 0)
+        poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1, (int)left_ms + 1);
     if (r < 0)
         return error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint);
     return r > 0 ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <mntent.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -29,6 +30,25 @@ struct place {
     int fuse;                   /* the daemon's end; -1: it is gone */
     struct error err;
 };
+
+/* By how much each look at the clock comes later than the one before: as if held up between. */
+static double held_up_ms, clock_ms;
+static bool waited_for_ever;
+
+double __real_process_now_ms(void);
+double __wrap_process_now_ms(void);
+double __wrap_process_now_ms(void)
+{
+    return __real_process_now_ms() + (clock_ms += held_up_ms);
+}
+
+int __real_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    waited_for_ever |= timeout_ms < 0;
+    return __real_poll(fds, count, timeout_ms < 0 ? 0 : timeout_ms);
+}
 
 static int write_file(const char *path, const char *text)
 {
@@ -235,6 +255,21 @@ static void mount_when_its_daemon_answers_is_busy(void **state)
     assert_non_null(strstr(place->err.text, shown));
 }
 
+static void wait_when_it_is_held_up_ends(void **state)
+{
+    struct place *place = *state;
+    pthread_t thread;
+    mount_fuse(place, "fuse.hypefs");
+    assert_int_equal(pthread_create(&thread, NULL, serve, &place->fuse), 0);
+    held_up_ms = 1500; /* the second look is within the time, the third is not */
+    int r = stale_clear(place->path, &place->err);
+    held_up_ms = 0;
+    umount2(place->path, MNT_DETACH);
+    pthread_join(thread, NULL);
+    assert_int_equal(r, -EBUSY);
+    assert_false(waited_for_ever);
+}
+
 #define PLACE(test) cmocka_unit_test_setup_teardown(test, setup, teardown)
 
 int main(void)
@@ -247,6 +282,7 @@ int main(void)
         PLACE(mount_when_ours_lies_below_another_is_left_alone),
         PLACE(path_when_nothing_is_mounted_there_is_left_alone),
         PLACE(mount_when_its_daemon_answers_is_busy),
+        PLACE(wait_when_it_is_held_up_ends),
     };
     if (access("/dev/fuse", R_OK | W_OK) < 0 || enter_namespace(NULL) < 0) {
         puts("skipped: this needs /dev/fuse, and root or user namespaces");
