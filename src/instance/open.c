@@ -35,12 +35,17 @@ static void *settle(void *argument)
     return NULL;
 }
 
+/* After a failure its VMM is watched, as that of any other instance. */
 static int begin_to_settle(struct instance *instance, struct error *err)
 {
     struct instances *table = instance->table;
+    struct error why;
     int r = instance_begin(instance, BEGIN_OR_FAIL, err);
-    if (r < 0)
+    if (r < 0) {
+        if (instance_watch(instance, &why) < 0)
+            error_append(err, "; %s", why.text);
         return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
+    }
     pthread_mutex_lock(&table->lock);
     table->settling++;
     pthread_mutex_unlock(&table->lock);
@@ -128,16 +133,13 @@ static int load_one(void *context, const char *id, struct error *err)
  */
 static void begin_lives(struct instances *table)
 {
-    struct error why = {0};
+    struct error why;
     for (struct instance *i = table->by_id; i; i = i->hh.next) {
-        if (!i->vmm || (instance_must_settle(i) && begin_to_settle(i, &why) == 0))
+        if (!i->vmm)
             continue;
-        if (why.code)
+        int r = instance_must_settle(i) ? begin_to_settle(i, &why) : instance_watch(i, &why);
+        if (r < 0)
             table->setup.complain(table->setup.context, why.text);
-        why.code = 0;
-        if (instance_watch(i, &why) < 0)
-            table->setup.complain(table->setup.context, why.text);
-        why.code = 0;
     }
 }
 

@@ -24,6 +24,17 @@ int __wrap_pidfd_open(pid_t pid, unsigned flags);
 int __real_open64(const char *path, int flags, ...);
 int __wrap_open64(const char *path, int flags, ...);
 
+/* No thread can be started. */
+static bool fail_thread;
+
+int __real_thread_detach(void *(*run)(void *argument), void *argument, struct error *err);
+int __wrap_thread_detach(void *(*run)(void *argument), void *argument, struct error *err);
+int __wrap_thread_detach(void *(*run)(void *argument), void *argument, struct error *err)
+{
+    return fail_thread ? error_errno(err, EAGAIN, "cannot start a thread")
+                       : __real_thread_detach(run, argument, err);
+}
+
 int __real_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event);
 
@@ -84,6 +95,7 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 static int setup(void **state)
 {
     loading = dying = NULL; /* a test that failed */
+    fail_thread = false;
     return world_setup_empty(state);
 }
 
@@ -252,6 +264,33 @@ static void vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed(void **state)
     instance_unref(instance);
 }
 
+/* Its VMM ends as soon as it is told that it has changed. */
+static void end_vmm(struct world *world, const char *id)
+{
+    (void)id;
+    world->on_changed = NULL;
+    pidfd_send_signal(world->children[0].pidfd, SIGKILL, NULL, 0);
+    assert_true(gate_wait(&world->changed, FIXTURE_FAR_MS));
+}
+
+/* Nobody lets it go on, so it is told of, and left as it is. */
+static void vmm_when_no_thread_can_look_after_it_is_watched(void **state)
+{
+    struct world *world = *state;
+    leave_running(world, "web-1");
+    world_write_text(world_path(world, "store/instances/web-1/hold"), "");
+    world_open_store(world);
+    world->on_changed = end_vmm;
+    fail_thread = true;
+    world_open_layers(world);
+    fail_thread = false;
+    struct instance *instance = instances_find(&world->instances, "web-1");
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    instance_unref(instance);
+    assert_non_null(strstr(world->complaints, "web-1 is paused, for what was done with it"));
+    world->complaints[0] = 0;
+}
+
 /* A zombie: its parent lives, and has not asked for it. */
 static void vmm_when_it_ended_and_was_not_reaped_has_ended(void **state)
 {
@@ -279,6 +318,7 @@ int main(void)
         OPENED(instance_when_its_restore_was_cut_short_stands_by),
         OPENED(instances_when_they_are_loaded_are_all_there_before_one_changes),
         OPENED(vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed),
+        OPENED(vmm_when_no_thread_can_look_after_it_is_watched),
         OPENED(vmm_when_it_ended_and_was_not_reaped_has_ended),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
