@@ -11,9 +11,9 @@
  * at the store's directory, and loads what is new when it has changed. Finding and listing do not.
  *
  * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
- * constant after loading. It may be taken with any lock of instance/ and fs/ held; nothing is called with it
- * held but image's lock. snapshots.looking comes before it, and is held while small files of the
- * store are read; `complain` is called with it, and takes no lock.
+ * constant after loading. It may be taken with any lock of instance/ and fs/ held; nothing is
+ * called with it held but image's lock. snapshots.looking comes before it, and is held while small
+ * files of the store are read; `complain` is called with it, and takes no lock.
  */
 #ifndef HYPEFS_STORE_SNAPSHOT_H
 #define HYPEFS_STORE_SNAPSHOT_H
@@ -133,7 +133,7 @@ int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct
 int snapshot_use(struct snapshot *snapshot, struct error *err);
 void snapshot_leave(struct snapshot *snapshot);
 
-/* What its `info` tells. Returns owned. */
+/* snapshot_info.c: what its `info` tells. Returns owned. */
 cJSON *snapshot_info(struct snapshot *snapshot);
 
 /* Why the image is not to be had, and when somebody has vouched for it, for `info`, which everybody
