@@ -378,7 +378,9 @@ int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct erro
     if (ret->cancel_fd < 0)
         return error_errno(err, errno, "cannot make an event descriptor");
     auto_free struct snapshot_name *names = snapshots_list(snapshots, &count);
-    for (size_t i = 0; i < count && names; i++) {
+    if (!names)
+        return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < count; i++) {
         struct snapshot *snapshot = snapshots_find(snapshots, names[i].id);
         if (snapshot)
             open_source(ret, snapshot);

@@ -288,11 +288,34 @@ static void snapshot_when_two_forget_it_while_it_is_loaded_is_gone(void **state)
     snapshot_unref(snapshot);
 }
 
+/* No memory for the list of snapshots. */
+static bool fail_list;
+
+struct snapshot_name *__real_snapshots_list(struct snapshots *snapshots, size_t *ret_count);
+struct snapshot_name *__wrap_snapshots_list(struct snapshots *snapshots, size_t *ret_count);
+struct snapshot_name *__wrap_snapshots_list(struct snapshots *snapshots, size_t *ret_count)
+{
+    return fail_list ? NULL : __real_snapshots_list(snapshots, ret_count);
+}
+
+static void pool_without_memory_for_the_snapshots_is_not_opened(void **state)
+{
+    struct world *world = *state;
+    const struct warm_setup pool = {.instances = &world->instances, .meminfo = "/proc/meminfo"};
+    fail_list = true;
+    int r = warm_open(&pool, pool_of(world), &world->err);
+    fail_list = false;
+    assert_int_equal(r, -ENOMEM);
+    assert_int_equal(world->err.code, ENOMEM);
+    warm_close(pool_of(world));
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        test(pool_without_memory_for_the_snapshots_is_not_opened),
         test(vms_when_memory_is_short_end_until_there_is_enough),
         test(commit_under_way_keeps_the_filler_waiting),
         test(zero_needs_no_room_in_the_store),
