@@ -34,10 +34,11 @@ static int may_begin(struct instance *instance, enum instance_begin how, struct 
 {
     struct instances *table = instance->table;
     instance_settle(instance);
-    if (how == BEGIN_STOPPING && instance->busy && !table->stopping)
-        cancel(instance);
-    while (how != BEGIN_OR_FAIL && instance->busy && !table->stopping)
+    while (how != BEGIN_OR_FAIL && instance->busy && !table->stopping) {
+        if (how == BEGIN_STOPPING) /* each time: another may have begun before this one woke */
+            cancel(instance);
         pthread_cond_wait(&table->idle, &table->lock);
+    }
     if (table->stopping)
         return error_set(err, ESHUTDOWN, "the daemon is stopping");
     if (instance->removed)

@@ -6,7 +6,9 @@
 #include <setjmp.h>
 #include <cmocka.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 
+#include "instance/internal.h"
 #include "instance_fixture.h"
 
 /* The child that dies as soon as its descriptor is watched again; see epoll_ctl in the build file.
@@ -292,6 +294,38 @@ static void stop_when_a_boot_is_under_way_ends_it(void **state)
     instance_unref(boot.instance);
 }
 
+/* In one step, before whoever waits for the first can begin. */
+static void end_and_begin_another(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    close(instance->cancel_fd);
+    instance->cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    atomic_store(&instance->cancelled, false);
+    pthread_cond_broadcast(&instance->table->idle);
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+static void stop_when_another_transition_is_faster_ends_that_too(void **state)
+{
+    struct world *world = *state;
+    pthread_t thread;
+    leave(world, "web-1", "created", "\"config\":\"{}\"");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
+    struct change stop = {.instance = instance, .target = INSTANCE_STOPPED};
+    assert_int_equal(instance_begin(instance, BEGIN_OR_FAIL, &world->err), 0);
+    assert_int_equal(pthread_create(&thread, NULL, run_change, &stop), 0);
+    bool first = process_poll(&instance->cancel_fd, 1, process_now_ms() + FIXTURE_FAR_MS) > 0;
+    end_and_begin_another(instance);
+    bool second = process_poll(&instance->cancel_fd, 1, process_now_ms() + FIXTURE_FAR_MS) > 0;
+    instance_end(instance);
+    pthread_join(thread, NULL);
+    assert_int_equal(stop.result, 0);
+    assert_true(first);
+    assert_true(second);
+    instance_unref(instance);
+}
+
 static void transitions_when_the_daemon_stops_end(void **state)
 {
     struct world *world = *state;
@@ -392,6 +426,7 @@ int main(void)
         IN_EMPTY(standby_when_the_vmm_does_not_answer_leaves_it_running),
         IN_EMPTY(fork_when_stopped_has_nothing_to_boot_from),
         IN_EMPTY(stop_when_a_boot_is_under_way_ends_it),
+        IN_EMPTY(stop_when_another_transition_is_faster_ends_that_too),
         IN_EMPTY(transitions_when_the_daemon_stops_end),
         IN_EMPTY(vmm_when_it_ends_by_itself_leaves_a_stopped_instance),
         IN_EMPTY(vmm_when_it_ends_at_the_end_of_a_transition_is_noticed),
