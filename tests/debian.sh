@@ -15,7 +15,6 @@ set -eu
 
 root=$(dirname "$(dirname "$(readlink -f "$0")")")
 cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/hypefs
-mirror=http://deb.debian.org/debian
 
 fail() {
     echo "debian.sh: $*" >&2
@@ -31,7 +30,7 @@ make_chroot() {
     rm -rf --one-file-system "$chroot.part"
     mkdir -p "$chroot.part"
     echo "Making Debian $version in $chroot"
-    debootstrap --variant=minbase "$codename" "$chroot.part" "$mirror" >"$chroot.log" 2>&1 || {
+    debootstrap --variant=minbase "$codename" "$chroot.part" >"$chroot.log" 2>&1 || {
         tail -n 20 "$chroot.log" >&2
         fail "debootstrap failed"
     }

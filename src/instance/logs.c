@@ -63,8 +63,8 @@ void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t
         look_at(instance, directory_fd, kind, (off_t)max);
 }
 
-/* Those whose VMM runs, and once more those whose has ended. Returns owned, each with a reference.
- */
+/* Those whose VMM lives, by their state, for `vmm` is the owner's; and once more those whose has
+ * ended. Returns owned, each with a reference. */
 static struct instance **growing(struct instances *table, size_t *ret_count)
 {
     struct instance *instance;
@@ -72,8 +72,10 @@ static struct instance **growing(struct instances *table, size_t *ret_count)
     pthread_mutex_lock(&table->lock);
     struct instance **list = calloc(HASH_COUNT(table->by_id) + 1, sizeof *list);
     for (instance = table->by_id; instance && list; instance = instance->hh.next) {
-        bool grows = instance->vmm != NULL;
-        if (instance->published && instance->image && (grows || instance->logs_grew)) {
+        if (!instance->published || !instance->image)
+            continue;
+        bool grows = instance->state == INSTANCE_RUNNING || instance->state == INSTANCE_PAUSED;
+        if (grows || instance->logs_grew) {
             instance->references++;
             list[count++] = instance;
         }

@@ -154,8 +154,7 @@ static void save_when_an_old_state_is_linked_elsewhere_leaves_it(void **state)
     /* A killed VMM: what is asked of it then fails and says so. */
     assert_int_equal(kill(vmm->pid, SIGKILL), 0);
     assert_int_equal(vmm_save(&context, vmm, &machine, &fixture_save, &err), -EIO);
-    assert_string_equal(err.text,
-                        "saving the VM: xen-save-devices-state: QEMU has ended (signal 9)");
+    assert_non_null(strstr(err.text, "QEMU has ended")); /* whatever has noticed it first */
     assert_false(fixture_has(context.directory_fd, "state"));
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
     MUST(vmm_stop(vmm, why));
