@@ -162,12 +162,24 @@ static int end_saved(struct instance *instance, const struct image_index *index,
     return 0; /* else `info` says it: the VM is gone */
 }
 
+/* From the record on the image counts, and what is left of the VMM does not. */
+static int record_and_end(struct instance *instance, const struct machine *saved,
+                          const struct image_index *index, struct error *err)
+{
+    const struct instance_next next = {INSTANCE_STANDBY, saved, NULL, false};
+    int r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    if (r == 0)
+        r = end_saved(instance, index, err);
+    if (r < 0) /* before its image goes; and a record that did not get to the disk is there, too */
+        record_as(instance, instance->state, NULL);
+    return r;
+}
+
 /* Everything that can fail is done while the VM could still go on. */
 static int save(struct instance *instance, struct machine *ret, struct error *err)
 {
     const int directory_fd = instance->image->directory_fd;
     struct machine machine;
-    const struct instance_next saved = {INSTANCE_STANDBY, &machine, NULL, false};
     struct image_index *index = NULL;
     int r = instance_write_image(instance, ".", &machine, err);
     if (r < 0)
@@ -175,10 +187,8 @@ static int save(struct instance *instance, struct machine *ret, struct error *er
     r = instance_finish_image(instance_delivered(instance), directory_fd, err);
     if (r == 0)
         r = image_scan(directory_fd, &instance->cancelled, &index, err);
-    if (r == 0) /* from here on the image counts, and what is left of the VMM does not */
-        r = instance_save_as(instance, &saved, directory_fd, err);
-    if (r == 0 && (r = end_saved(instance, index, err)) < 0)
-        record_as(instance, instance->state, NULL); /* before its image goes */
+    if (r == 0)
+        r = record_and_end(instance, &machine, index, err);
     image_index_unref(index);
     if (r < 0) {
         disks_finish(&machine);

@@ -102,8 +102,9 @@ int store_list(const struct store *store, enum store_kind kind,
 
 /* store_json.c: */
 /* Writes `name` in the directory as a whole (temporary file, fsync, rename). What was written
- * outlives a power cut. ENOMEM for a tree that is not whole (json.h) or cannot be printed: then, as
- * after any failure to write, the old file is there. */
+ * outlives a power cut. ENOMEM for a tree that is not whole (json.h) or cannot be printed. After a
+ * failure the old file is there; but if the directory could not be synced, the new one is, and the
+ * old one may come back with a power cut. */
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
 /* The same, but after a power cut it may be the old one: for an entry that is published next, which
