@@ -21,12 +21,13 @@ void fs_unlock(struct fs *fs)
     struct waiter *answers = steal_pointer(fs->answers);
     void **wakes = steal_pointer(fs->wakes);
     size_t wake_count = fs->wake_count;
+    void (*wake)(void *) = fs->setup.wake; /* fs may be gone when the last job has unlocked it */
     fs->wake_count = 0;
     pthread_mutex_unlock(&fs->lock);
     stack_wipe(); /* of whatever texts were handled with the lock */
 
     for (size_t i = 0; i < wake_count; i++)
-        fs->setup.wake(wakes[i]);
+        wake(wakes[i]);
     free(wakes);
     while (answers) {
         struct waiter *waiter = answers;
