@@ -188,15 +188,16 @@ int instances_check_overlays(struct instances *instances, struct snapshot *snaps
 {
     struct machine machine = {0};
     const cJSON *json = snapshot_machine(snapshot);
-    if (!json || machine_from_json(json, &machine, NULL) < 0)
-        return 0; /* which nobody can have forked */
+    int r = json ? machine_from_json(json, &machine, err) : -EINVAL;
+    if (r < 0)
+        return r == -ENOMEM ? r : 0; /* one that is no machine nobody can have forked */
     pthread_mutex_lock(&instances->lock);
     const struct instance *fork = instances_overlay_locked(instances, snapshot->uuid, &machine);
-    int r = fork ? error_set(err, EBUSY,
-                             "the disks of the snapshot %s lie below those of its fork %s: remove "
-                             "that first",
-                             snapshot->id, fork->id)
-                 : 0;
+    r = fork ? error_set(err, EBUSY,
+                         "the disks of the snapshot %s lie below those of its fork %s: remove "
+                         "that first",
+                         snapshot->id, fork->id)
+             : 0;
     pthread_mutex_unlock(&instances->lock);
     machine_finish(&machine);
     return r;

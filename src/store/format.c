@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <unistd.h>
 
 #include "store/store.h"
@@ -13,8 +12,7 @@ static const char file_name[] = "format", member[] = "format";
 
 static bool is_number(const cJSON *item)
 {
-    return cJSON_IsNumber(item) && item->valuedouble >= 1 && item->valuedouble <= INT32_MAX &&
-           trunc(item->valuedouble) == item->valuedouble;
+    return cJSON_IsNumber(item) && item->valueint >= 1 && item->valueint == item->valuedouble;
 }
 
 int format_check(int store_fd, const char *path, struct error *err)

@@ -72,8 +72,9 @@ static int move_to_front(int fd, off_t from, off_t max, struct error *err)
     off_t to = 0;
     ssize_t size = 0;
     while (to < max && (size = pread(fd, bytes, sizeof bytes, from + to)) > 0) {
-        if (pwrite(fd, bytes, (size_t)size, to) != size)
-            return error_errno(err, errno, "it cannot be written");
+        ssize_t put = pwrite(fd, bytes, (size_t)size, to);
+        if (put != size)
+            return error_errno(err, put < 0 ? errno : ENOSPC, "it cannot be written");
         to += size;
     }
     if (size < 0)
