@@ -4,10 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
@@ -41,10 +45,48 @@ __attribute__((format(printf, 2, 3))) static void say(FILE *out, const char *for
     fprintf(out, "%s\n", line ? line : "out of memory");
 }
 
+/* Is what is open of a mounted hypefs? The device's number tells the mount, whatever its path is.
+ */
+static bool is_mounted_hypefs(const struct stat *st)
+{
+    auto_fclose FILE *mounts = fopen("/proc/self/mountinfo", "re");
+    auto_free char *line = NULL;
+    size_t room = 0;
+    unsigned major_number, minor_number;
+    while (mounts && getline(&line, &room, mounts) >= 0) {
+        const char *type = strstr(line, " - fuse.hypefs ");
+        if (type && sscanf(line, "%*u %*u %u:%u", &major_number, &minor_number) == 2 &&
+            makedev(major_number, minor_number) == st->st_dev)
+            return true;
+    }
+    return false;
+}
+
+/* Of a snapshot or an instance: other directories of the mount have no `forks` in them, but may
+ * have a payload of any name. */
+static bool is_source(int directory_fd)
+{
+    struct stat st, forks;
+    return fstat(directory_fd, &st) == 0 && is_mounted_hypefs(&st) &&
+           fstatat(directory_fd, "forks", &forks, AT_SYMLINK_NOFOLLOW) == 0 &&
+           S_ISDIR(forks.st_mode) && forks.st_dev == st.st_dev;
+}
+
+/* A file of the same mount as the directory; -errno, ENOENT for what is none. */
+static int open_file(int directory_fd, const char *name, int flags)
+{
+    struct stat directory, st;
+    auto_close int fd =
+        openat(directory_fd, name, flags | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &st) < 0 || fstat(directory_fd, &directory) < 0)
+        return -errno;
+    return S_ISREG(st.st_mode) && st.st_dev == directory.st_dev ? steal_fd(&fd) : -ENOENT;
+}
+
 /* A file of the mount, which is small, or NULL. */
 static char *read_file(int directory_fd, const char *name)
 {
-    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = open_file(directory_fd, name, O_RDONLY);
     auto_free char *text = calloc(1, INFO_MAX + 1);
     size_t size = 0;
     for (ssize_t got = 1; fd >= 0 && text && got > 0 && size < INFO_MAX; size += (size_t)got)
@@ -53,24 +95,36 @@ static char *read_file(int directory_fd, const char *name)
     return fd >= 0 ? steal_pointer(text) : NULL;
 }
 
-static int write_accept(int directory_fd)
+/* The reason in the last line of the mount's `error` that is about this directory's `accept`: "TIME
+ * PID write snapshots/ID/accept: ERRNO: REASON". Owned; NULL if there is none. */
+static char *refusal_of(int directory_fd)
 {
-    auto_close int fd = openat(directory_fd, "accept", O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    return write(fd, "1\n", 2) < 0 ? -errno : 0;
+    char link[48], path[PATH_MAX], wanted[PATH_MAX + 16];
+    auto_free char *lines = read_file(directory_fd, "../../error");
+    snprintf(link, sizeof link, "/proc/self/fd/%d", directory_fd);
+    ssize_t size = readlink(link, path, sizeof path - 1);
+    const char *reason = NULL, *slash;
+    if (!lines || size <= 0)
+        return NULL;
+    path[size] = 0;
+    slash = memrchr(path, '/', (size_t)size);
+    slash = slash ? memrchr(path, '/', (size_t)(slash - path)) : NULL;
+    snprintf(wanted, sizeof wanted, " write %s/accept: ", slash ? slash + 1 : path);
+    for (const char *at = lines; (at = strstr(at, wanted)); reason = at)
+        at += strlen(wanted);
+    reason = reason ? strstr(reason, ": ") : NULL;
+    return reason ? strndup(reason + 2, strcspn(reason + 2, "\n")) : NULL;
 }
 
-/* Why it was refused, as far as the directory tells. */
+/* Why a write was refused: an instance has an `error` of its own. */
 static void explain(const char *path, int directory_fd, int code)
 {
-    auto_free char *why = read_file(directory_fd, "error");
-    if (code == ENOENT)
-        say(stderr, "hypefs accept: %s is no snapshot or instance of a mount", path);
-    else if (why && why[0])
-        say(stderr, "hypefs accept: %s: %.*s", path, (int)strcspn(why, "\n"), why);
+    auto_free char *own = read_file(directory_fd, "error");
+    auto_free char *why = own ? strndup(own, strcspn(own, "\n")) : refusal_of(directory_fd);
+    if (why && why[0])
+        say(stderr, "hypefs accept: %s: %s", path, why);
     else
-        say(stderr, "hypefs accept: %s: %s: the daemon's log says why", path,
+        say(stderr, "hypefs accept: %s: %s: the file error at the root of the mount says why", path,
             strerrordesc_np(code));
 }
 
@@ -90,18 +144,24 @@ static void print_accepted(const char *path, int directory_fd)
 
 static int accept_one(const char *path)
 {
-    auto_close int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
+    auto_close int directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (directory_fd < 0) {
         say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(errno));
         return CLI_FAILED;
     }
-    int r = write_accept(fd);
-    if (r < 0) {
-        explain(path, fd, -r);
-        return CLI_FAILED;
+    auto_close int fd =
+        is_source(directory_fd) ? open_file(directory_fd, "accept", O_WRONLY) : -ENOENT;
+    if (fd == -ENOENT)
+        say(stderr, "hypefs accept: %s is no snapshot or instance of a hypefs mount", path);
+    else if (fd < 0)
+        say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(-fd));
+    else if (write(fd, "1\n", 2) < 0)
+        explain(path, directory_fd, errno);
+    else {
+        print_accepted(path, directory_fd);
+        return CLI_DONE;
     }
-    print_accepted(path, fd);
-    return CLI_DONE;
+    return CLI_FAILED;
 }
 
 int cli_accept(int argc, char **argv)

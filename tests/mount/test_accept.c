@@ -148,6 +148,43 @@ static void disk_that_was_touched_when_forked_is_eio_until_it_is_accepted(void *
     assert_forks(h, "snapshots/disked");
 }
 
+/* Root may run it on a glob of a user's: what is no mount is left alone, whatever lies there. */
+static void accept_outside_of_a_mount_is_refused_and_writes_nothing(void **state)
+{
+    struct harness *h = *state;
+    static const char *const makes[] = {
+        "ln -s $T/victim $T/d/accept",
+        "cp victim d/accept",
+        "mkfifo d/accept",
+        "mkdir d/accept",
+        "ln -s $M/snapshots/base/accept d",
+        "mkfifo d/error && cp victim d/accept",
+    };
+    for (size_t i = 0; i < array_length(makes); i++) {
+        assert_shell("bash",
+                     harness_format(h,
+                                    "cd $T && rm -rf d && mkdir -p d/forks && echo mine > victim "
+                                    "&& %s",
+                                    makes[i]),
+                     0);
+        struct harness_result result = assert_shell("bash", "cd $T && $HYPEFS accept d", 1);
+        assert_string_equal(result.err,
+                            "hypefs accept: d is no snapshot or instance of a hypefs mount\n");
+        assert_string_equal(result.out, "");
+        assert_shell("bash",
+                     "cd $T && grep -qx mine victim && { ! [ -f d/accept ] || [ -L "
+                     "d/accept ] || cmp victim d/accept; }",
+                     0);
+    }
+    assert_file_contains(harness_path(h, "snapshots/base/info"), "\"accepted\": null");
+    /* A payload of that name is none either. */
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/accept"), "{\"n\":1}");
+    struct harness_result result =
+        assert_shell("bash", "$HYPEFS accept snapshots/base/forks/new/mailboxes", 1);
+    assert_contains(result.err, "mailboxes is no snapshot or instance of a hypefs mount");
+    assert_file_contains(harness_path(h, "snapshots/base/forks/new/mailboxes/accept"), "{\"n\":1}");
+}
+
 static void accept_of_what_cannot_be_accepted_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -156,9 +193,12 @@ static void accept_of_what_cannot_be_accepted_is_refused(void **state)
     assert_errno(harness_write(harness_path(h, "snapshots/base/accept"), "1"), EIO);
     assert_file_contains(h->log, "has 4096 bytes and the machine 8388608");
     struct harness_result result = assert_shell("bash", "$HYPEFS accept snapshots/base", 1);
-    assert_contains(result.err, "snapshots/base: Input/output error");
+    assert_contains(result.err,
+                    "snapshots/base: the memory image has 4096 bytes and the machine 8388608");
+    assert_contains(assert_shell("bash", "cd snapshots/base && $HYPEFS accept .", 1).err,
+                    "hypefs accept: .: the memory image has 4096 bytes");
     result = assert_shell("bash", "$HYPEFS accept snapshots none", 1);
-    assert_contains(result.err, "snapshots is no snapshot or instance of a mount");
+    assert_contains(result.err, "snapshots is no snapshot or instance of a hypefs mount");
     assert_contains(result.err, "none: No such file or directory");
     assert_shell("bash", "$HYPEFS accept", 2);
     assert_contains(assert_shell("bash", "$HYPEFS accept --help", 0).out, "Usage: hypefs accept");
@@ -174,6 +214,7 @@ int main(void)
         guest_test(backup_that_was_restored_when_accepted_by_a_glob_is_whole_again),
         guest_test(instance_in_standby_when_its_image_was_changed_is_eio_until_it_is_accepted),
         guest_test(disk_that_was_touched_when_forked_is_eio_until_it_is_accepted),
+        guest_test(accept_outside_of_a_mount_is_refused_and_writes_nothing),
         guest_test(accept_of_what_cannot_be_accepted_is_refused),
     };
     harness_enter();
