@@ -10,6 +10,7 @@
 
 #include "fs/internal.h"
 #include "util/cleanup.h"
+#include "util/thread.h"
 
 void stream_open(struct fs *fs, struct handle *handle)
 {
@@ -85,8 +86,7 @@ static void stream_destroy(struct object *object)
 int stream_start(struct fs *fs, struct error *err)
 {
     object_init(&fs->stream, OBJECT_EVENTS, 0, stream_destroy);
-    int code = pthread_create(&fs->stream_thread, NULL, wake_readers, fs);
-    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+    return thread_start(wake_readers, fs, &fs->stream_thread, err);
 }
 
 void stream_end(struct fs *fs)

@@ -257,8 +257,7 @@ int jobs_open(struct fs *fs, struct error *err)
     pthread_cond_init(&fs->interrupts, &attributes);
     pthread_cond_init(&fs->no_jobs, NULL);
     pthread_condattr_destroy(&attributes);
-    int code = pthread_create(&fs->interrupt_thread, NULL, watch_interrupts, fs);
-    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+    return thread_start(watch_interrupts, fs, &fs->interrupt_thread, err);
 }
 
 void fs_stop(struct fs *fs)

@@ -27,6 +27,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
+#include "util/thread.h"
 
 struct daemon {
     struct mount_arguments arguments;
@@ -179,10 +180,10 @@ static int serve(struct daemon *daemon, struct error *err)
     struct fuse_loop_config config = {.max_idle_threads = 10};
     daemon->main_thread = pthread_self();
     sigaction(SIGUSR1, &action, NULL);
-    int code = pthread_create(&daemon->signal_thread, NULL, take_signals, daemon);
-    if (code != 0)
-        return error_errno(err, code, "cannot start a thread");
-    int r = fuse_session_loop_mt(daemon->session, &config);
+    int r = thread_start(take_signals, daemon, &daemon->signal_thread, err);
+    if (r < 0)
+        return r;
+    r = fuse_session_loop_mt(daemon->session, &config);
     fs_stop(daemon->ops.fs);
     pthread_mutex_lock(&daemon->lock);
     daemon->loop_ended = true;

@@ -13,6 +13,7 @@
 
 #include "util/process.h"
 #include "util/text.h"
+#include "util/thread.h"
 
 static const double interval_min_ms = 2, interval_max_ms = 16, age_share = 8, rest_per_round = 4;
 
@@ -94,10 +95,10 @@ int memory_watch_create(struct memory_watch **ret, struct error *err)
         return error_set(err, ENOMEM, "out of memory");
     pthread_mutex_init(&watch->lock, NULL);
     pthread_cond_init(&watch->changed, NULL);
-    int code = pthread_create(&watch->thread, NULL, run, watch);
-    if (code != 0) {
+    int r = thread_start(run, watch, &watch->thread, err);
+    if (r < 0) {
         free(watch);
-        return error_errno(err, code, "cannot start a thread");
+        return r;
     }
     *ret = watch;
     return 0;

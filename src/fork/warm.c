@@ -18,6 +18,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
+#include "util/thread.h"
 
 static const char file_name[] = "warm.json", member[] = "wanted";
 
@@ -386,10 +387,9 @@ int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct erro
             open_source(ret, snapshot);
         snapshot_unref(snapshot);
     }
-    int code = pthread_create(&ret->filler, NULL, warm_fill, ret);
-    if (code == 0)
-        ret->open = true;
-    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+    int r = thread_start(warm_fill, ret, &ret->filler, err);
+    ret->open = r == 0;
+    return r;
 }
 
 void warm_close(struct warm_pool *pool)

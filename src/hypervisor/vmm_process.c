@@ -138,6 +138,22 @@ int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)
     return error_prefix(err, -code, "%s", limit.text);
 }
 
+/* It has ended, and its last words are these: with a limit of address space, which VMMs do not know
+ * of, that limit is told. Returns r, or -ENOMEM if they say that memory was lacking. */
+static int explain_memory(const char *words, int r, struct error *err)
+{
+    char limit[LIMIT_TEXT_SIZE];
+    bool says = strstr(words, strerrordesc_np(ENOMEM));
+    if (r != -EIO || (!says && !limit_has_memory()))
+        return r;
+    limit_explain(ENOMEM, limit);
+    error_append(err, says ? " (%s)" : " (this may be the reason: %s)", limit);
+    if (!says)
+        return r;
+    err->code = ENOMEM;
+    return -ENOMEM;
+}
+
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err)
 {
@@ -151,6 +167,8 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
         else if (exit.ended && exit.code >= 0)
             snprintf(how, sizeof how, " (status %d)", exit.code);
         error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
+        if (exit.ended)
+            r = explain_memory(words, r, err);
     }
     return vmm_find_limit(context, r, err);
 }

@@ -46,7 +46,9 @@ int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err)
 int vmm_find_limit(const struct vmm_context *context, int r, struct error *err);
 
 /* Puts behind the text of a failure how the VMM ended and the last it said since vmm.log had
- * `log_size` bytes, as one line. Returns what vmm_find_limit() does. */
+ * `log_size` bytes, as one line; of one that ended where address space is limited, also that limit,
+ * with ENOMEM for EIO if its words say that memory was lacking. Else returns what vmm_find_limit()
+ * does. */
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err);
 

@@ -12,6 +12,7 @@
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/process.h"
+#include "util/thread.h"
 
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
@@ -62,9 +63,9 @@ int instances_watch(struct instances *table, struct error *err)
     if (table->epoll_fd < 0 || table->stop_fd < 0 ||
         epoll_ctl(table->epoll_fd, EPOLL_CTL_ADD, table->stop_fd, &event) < 0)
         return error_errno(err, errno, "cannot watch VMMs");
-    int code = pthread_create(&table->watch, NULL, run, table);
-    table->watched = code == 0;
-    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+    int r = thread_start(run, table, &table->watch, err);
+    table->watched = r == 0;
+    return r;
 }
 
 void instances_unwatch(struct instances *table)

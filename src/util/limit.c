@@ -75,9 +75,26 @@ static void processes(char *ret)
              own, group);
 }
 
+static bool is_infinite(int resource)
+{
+    struct rlimit limit;
+    return getrlimit((__rlimit_resource_t)resource, &limit) == 0 && limit.rlim_cur == RLIM_INFINITY;
+}
+
+bool limit_has_memory(void)
+{
+    return !is_infinite(RLIMIT_AS) || !is_infinite(RLIMIT_DATA);
+}
+
 static void memory(char *ret)
 {
     char space[VALUE_SIZE], data[VALUE_SIZE];
+    if (!limit_has_memory()) {
+        snprintf(ret, LIMIT_TEXT_SIZE,
+                 "the host or the cgroup (memory.max) has none left, or the request is larger than "
+                 "all it has; the process itself has no limit (RLIMIT_AS, RLIMIT_DATA)");
+        return;
+    }
     value_of(RLIMIT_AS, space);
     value_of(RLIMIT_DATA, data);
     snprintf(ret, LIMIT_TEXT_SIZE,
@@ -90,6 +107,12 @@ static void memory(char *ret)
 static void file_size(char *ret)
 {
     char value[VALUE_SIZE];
+    if (is_infinite(RLIMIT_FSIZE)) {
+        snprintf(ret, LIMIT_TEXT_SIZE,
+                 "its file system has no files that large; the process itself has no limit "
+                 "(RLIMIT_FSIZE)");
+        return;
+    }
     value_of(RLIMIT_FSIZE, value);
     snprintf(ret, LIMIT_TEXT_SIZE,
              "a process may make files of %s bytes (RLIMIT_FSIZE; raise that with ulimit -Hf or "

@@ -16,6 +16,9 @@ bool limit_is(int code);
  * limits, or damage, can be the reason. `r` is negative. */
 int limit_or_io(int r);
 
+/* Is the address space, or are the data, of this process and of those that it starts limited? */
+bool limit_has_memory(void);
+
 enum { LIMIT_TEXT_SIZE = 320 };
 
 /* One clause without a dot; "" for an errno that is of no limit. */

@@ -1,15 +1,44 @@
 /* SPDX-License-Identifier: MIT */
 #include "util/thread.h"
 
-#include <pthread.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+
+/* Is there no address space for the thread's stack? pthread_create() says EAGAIN then too. */
+static bool lacks_memory(const pthread_attr_t *attributes)
+{
+    size_t size = 0, guard = 0;
+    pthread_attr_getstacksize(attributes, &size);
+    pthread_attr_getguardsize(attributes, &guard);
+    void *stack = mmap(NULL, size + guard, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK | MAP_NORESERVE, -1, 0);
+    if (stack == MAP_FAILED)
+        return errno == ENOMEM;
+    munmap(stack, size + guard);
+    return false;
+}
+
+static int start(int detach_state, void *(*run)(void *argument), void *argument, pthread_t *ret,
+                 struct error *err)
+{
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setdetachstate(&attributes, detach_state);
+    int code = pthread_create(ret, &attributes, run, argument);
+    if (code == EAGAIN && lacks_memory(&attributes))
+        code = ENOMEM;
+    pthread_attr_destroy(&attributes);
+    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+}
+
+int thread_start(void *(*run)(void *argument), void *argument, pthread_t *ret, struct error *err)
+{
+    return start(PTHREAD_CREATE_JOINABLE, run, argument, ret, err);
+}
 
 int thread_detach(void *(*run)(void *argument), void *argument, struct error *err)
 {
     pthread_t thread;
-    pthread_attr_t attributes;
-    pthread_attr_init(&attributes);
-    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    int code = pthread_create(&thread, &attributes, run, argument);
-    pthread_attr_destroy(&attributes);
-    return code == 0 ? 0 : error_errno(err, code, "cannot start a thread");
+    return start(PTHREAD_CREATE_DETACHED, run, argument, &thread, err);
 }

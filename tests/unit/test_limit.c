@@ -22,7 +22,7 @@ static const struct {
     {ENFILE, {"fs.file-max", "sysctl"}},
     {EAGAIN, {"RLIMIT_NPROC", "TasksMax="}},
     {ENOMEM, {"RLIMIT_AS", "memory.max"}},
-    {EFBIG, {"RLIMIT_FSIZE", "LimitFSIZE="}},
+    {EFBIG, {"RLIMIT_FSIZE", "no files that large"}},
     {ENOSPC, {"inodes", "df -i"}},
     {EDQUOT, {"quota", "quota -s"}},
     {EROFS, {"read-only", "remount,rw"}},
@@ -82,9 +82,37 @@ static void text_when_handed_on_has_the_explanation_once(void **state)
     (void)state;
     error_set(&err, ENOMEM, "out of memory");
     error_set(&outer, err.code, "%s", err.text);
-    const char *first = strstr(outer.text, "RLIMIT_AS,");
+    const char *first = strstr(outer.text, "RLIMIT_AS");
     assert_non_null(first);
-    assert_null(strstr(first + 1, "RLIMIT_AS,"));
+    assert_null(strstr(first + 1, "RLIMIT_AS"));
+}
+
+static void size_of_files_when_limited_has_the_value_and_the_remedy(void **state)
+{
+    struct rlimit before, low;
+    char text[LIMIT_TEXT_SIZE];
+    (void)state;
+    getrlimit(RLIMIT_FSIZE, &before);
+    low = (struct rlimit){1 << 30, before.rlim_max};
+    setrlimit(RLIMIT_FSIZE, &low);
+    limit_explain(EFBIG, text);
+    setrlimit(RLIMIT_FSIZE, &before);
+    assert_non_null(strstr(text, " 1073741824 bytes"));
+    assert_non_null(strstr(text, "LimitFSIZE="));
+}
+
+/* No value is named as the reason that is none. */
+static void limit_when_there_is_none_says_so(void **state)
+{
+    static const int codes[] = {EFBIG, ENOMEM};
+    char text[LIMIT_TEXT_SIZE];
+    (void)state;
+    for (size_t i = 0; i < array_length(codes); i++) {
+        limit_explain(codes[i], text);
+        assert_non_null(strstr(text, "has no limit"));
+        assert_null(strstr(text, "unlimited"));
+        assert_null(strstr(text, "raise"));
+    }
 }
 
 int main(void)
@@ -93,6 +121,8 @@ int main(void)
         cmocka_unit_test(errno_of_a_limit_is_told_with_its_name_and_the_remedy),
         cmocka_unit_test(errno_of_no_limit_is_told_as_it_is_or_as_damage),
         cmocka_unit_test(limit_when_told_has_its_value),
+        cmocka_unit_test(size_of_files_when_limited_has_the_value_and_the_remedy),
+        cmocka_unit_test(limit_when_there_is_none_says_so),
         cmocka_unit_test(text_when_handed_on_has_the_explanation_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
