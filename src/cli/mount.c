@@ -225,7 +225,8 @@ static int open_layers(struct daemon *daemon, struct error *err)
     struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
                                 .instances = &daemon->instances,
                                 .warm = &daemon->warm,
-                                .ack_address = arguments->ack_address,
+                                .ack_address =
+                                    arguments->ack_address ? arguments->ack_address : "127.0.0.1",
                                 .rules = arguments->rules,
                                 .wake = ops_wake,
                                 .drop = ops_drop};
@@ -322,6 +323,17 @@ static int check_programs(const struct mount_arguments *arguments, struct error 
     return r;
 }
 
+/* One that was given: acks can be received there now. */
+static int check_ack_address(const struct mount_arguments *arguments, struct error *err)
+{
+    struct ack_socket socket = {.fd = -1};
+    if (!arguments->ack_address)
+        return 0;
+    int r = ack_socket_open(arguments->ack_address, NULL, &socket, err);
+    ack_socket_close(&socket);
+    return r < 0 ? error_prefix(err, r, "--ack-address") : 0;
+}
+
 /* What is wrong with the host and does not keep the tree from being served. */
 static void tell_of_host(struct daemon *daemon)
 {
@@ -338,6 +350,8 @@ static void tell_of_host(struct daemon *daemon)
 static int start(struct daemon *daemon, struct error *err)
 {
     int r = check_programs(&daemon->arguments, err);
+    if (r == 0)
+        r = check_ack_address(&daemon->arguments, err);
     if (r == 0)
         r = check_mountpoint(&daemon->arguments, err);
     if (r < 0)

@@ -162,7 +162,6 @@ static int take_option(int option, const char *value, struct mount_arguments *re
 int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
 {
     int option, status = -1;
-    ret->ack_address = "127.0.0.1";
     ret->max_loads = loads_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");

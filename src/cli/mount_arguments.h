@@ -10,7 +10,7 @@
 struct mount_arguments {
     char *store, *mountpoint; /* owned, absolute */
     char *qemu, *firecracker; /* owned, absolute or without a slash; NULL: the backend's own */
-    const char *ack_address;
+    const char *ack_address;  /* NULL: 127.0.0.1 */
     unsigned max_loads;
     bool foreground, insecure_store;
     struct fork_rules rules;
