@@ -289,7 +289,10 @@ int cli_import(int argc, char **argv)
     struct arguments arguments = {0};
     struct work work = {
         .arguments = &arguments,
-        .files = {.memory = {.fd = -1}, .state = {.fd = -1}, .config = {.fd = -1}},
+        .files = {.memory = {.fd = -1},
+                  .state = {.fd = -1},
+                  .config = {.fd = -1},
+                  .check_version = snapshot_check_version},
     };
     struct error err = {0};
     int status = read_arguments(argc, argv, &arguments);

@@ -169,13 +169,19 @@ static int check_cloud_hypervisor_state(const struct import_file *state, struct 
 
 /* ---- configurations ---- */
 
-/* hypefs's own snapshot.json, or what that has as its "machine". (There "machine" is a word.) */
+/* hypefs's own, and not what that has as its "machine": there "machine" is a word. */
+static bool is_snapshot_json(const cJSON *json)
+{
+    return cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(json, "machine"));
+}
+
+/* A snapshot.json, or its "machine". */
 static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
 {
     const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
     const char *hypervisor =
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
-    bool whole = cJSON_IsObject(machine);
+    bool whole = is_snapshot_json(json);
     if (whole && hypervisor && strcmp(hypervisor, "qemu") != 0)
         return error_set(err, EINVAL, "this is of a snapshot of %.40s", hypervisor);
     int r = machine_from_json(whole ? machine : json, ret, err);
@@ -343,7 +349,10 @@ static int take_config(const struct importer *importer, const struct import_file
     int r = read_config(&files->config, &json, err);
     if (r < 0)
         return r;
-    r = importer->read_config(json, machine, err);
+    if (is_snapshot_json(json))
+        r = files->check_version(json, err);
+    if (r == 0)
+        r = importer->read_config(json, machine, err);
     if (r == 0 && machine->memory_bytes != 0 && machine->memory_bytes != size)
         r = error_set(err, EINVAL, "it tells of a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
                       machine->memory_bytes, files->memory.path, size);

@@ -29,6 +29,8 @@ void import_file_close(struct import_file *file);
 
 struct import_files {
     struct import_file memory, state, config;
+    /* The store's word on the version of a snapshot.json, which a configuration may be. */
+    int (*check_version)(const cJSON *json, struct error *err);
 };
 
 /* What is known of the snapshot then. */

@@ -8,7 +8,6 @@
 #include <time.h>
 #include <utlist.h>
 
-#include "store/format.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -35,7 +34,7 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory_bytes");
     const char *uuid = text_of(json, "uuid");
 
-    int r = format_check_version(json, "snapshot.json", SNAPSHOT_FORMAT_VERSION, err);
+    int r = snapshot_check_version(json, err);
     if (r < 0)
         return r;
     if (!cJSON_IsNumber(memory) || memory->valuedouble < 1 || memory->valuedouble > 0x1p53)

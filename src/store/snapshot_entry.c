@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 
+#include "store/format.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -26,6 +27,11 @@ cJSON *snapshot_undelivered(const struct scan *scan)
             json_append(names, cJSON_CreateString(name));
     }
     return names;
+}
+
+int snapshot_check_version(const cJSON *json, struct error *err)
+{
+    return format_check_version(json, "snapshot.json", SNAPSHOT_FORMAT_VERSION, err);
 }
 
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,

@@ -26,6 +26,9 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *json,
  * network. Returns owned. */
 cJSON *snapshot_undelivered(const struct scan *scan);
 
+/* Is snapshot.json of a hypefs that is known? As format_check_version(). */
+int snapshot_check_version(const cJSON *json, struct error *err);
+
 /* Whether the store has something under that id. */
 bool snapshot_exists(const struct store *store, const char *id);
 

@@ -8,6 +8,7 @@
 
 #include "fuzz.h"
 #include "hypervisor/import.h"
+#include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -41,6 +42,7 @@ static bool check(const char *hypervisor, struct import_files *files)
 {
     struct import import;
     struct error err = {0};
+    files->check_version = snapshot_check_version;
     int r = import_check(hypervisor, files, &import, &err);
     if (r == 0) {
         auto_json cJSON *json = import_describe(&import, files);

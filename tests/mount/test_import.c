@@ -399,6 +399,10 @@ static const struct refusal {
     {"$I --id a --hypervisor qemu --memory memory --state none --config qemu.json", 1, "none"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config none", 1, "none"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu", 1, "qemu: line 1"},
+    {"sed 's/\"version\":[ \t]*1,/\"version\":99,/' qemu.json > newer; "
+     "$I --id a --hypervisor qemu --memory memory --state qemu --config newer",
+     1,
+     "newer: snapshot.json: \"version\" is 99, of a newer hypefs, and this one knows 1: use the"},
     {"$I --id a --hypervisor qemu --memory . --state qemu --config qemu.json", 1, "regular file"},
     {"mkfifo f; $I --id a --hypervisor firecracker --memory f --state firecracker", 1, "regular"},
     {"$I --id a --hypervisor qemu --memory memory --state cloud --config qemu.json", 1, "QEVM"},

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "hypervisor/import.h"
+#include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -106,7 +107,7 @@ static inline void put_memory(const struct bench *bench, off_t size)
 static inline int check(struct bench *bench, const char *hypervisor, bool with_config)
 {
     char memory[PATH_SIZE], state[PATH_SIZE], config[PATH_SIZE];
-    struct import_files files = {.config = {.fd = -1}};
+    struct import_files files = {.config = {.fd = -1}, .check_version = snapshot_check_version};
     import_finish(&bench->import);
     bench->err = (struct error){0};
     assert_int_equal(import_file_open(path_of(bench, "memory", memory), &files.memory, &bench->err),

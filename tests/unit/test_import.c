@@ -177,8 +177,12 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
         const char *why;
     } cases[] = {
         {"{}", EINVAL, "config: member \"memory_bytes\" is missing"},
-        {"{\"machine\":{}}", EINVAL, "config: member \"memory_bytes\" is missing"},
-        {"{\"hypervisor\":\"firecracker\",\"machine\":{}}", EINVAL, "a snapshot of firecracker"},
+        {"{\"machine\":{}}", EINVAL, "config: snapshot.json: \"version\" is not 1"},
+        {"{\"version\":99,\"hypervisor\":\"new\",\"machine\":{}}", EOPNOTSUPP,
+         "config: snapshot.json: \"version\" is 99, of a newer hypefs"},
+        {"{\"version\":1,\"machine\":{}}", EINVAL, "config: member \"memory_bytes\" is missing"},
+        {"{\"version\":1,\"hypervisor\":\"firecracker\",\"machine\":{}}", EINVAL,
+         "a snapshot of firecracker"},
         {QEMU_MACHINE("", "\"version\":null"), EIO, "does not tell the machine's version"},
         {QEMU_MACHINE("", "\"more\":1"), EINVAL, "unknown member \"more\""},
         {QEMU_MACHINE("{\"path\":\"/none\",\"format\":\"raw\",\"readonly\":true}", OF_7_2), ENOENT,
