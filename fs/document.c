@@ -56,7 +56,7 @@ int document_look(struct fs *fs, struct handle *handle, struct error *err)
     if (!text)
         return error_set(err, ENOMEM, "out of memory");
     fs_unlock(fs);
-    int r = handle->place.entry->file->look(text, strlen(text), err);
+    int r = handle->place.entry->file->look(fs, text, strlen(text), err);
     fs_lock(fs);
     return r == 0 && handle->place.object->removed ? error_set(err, ENODEV, "it was removed") : r;
 }

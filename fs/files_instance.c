@@ -83,6 +83,11 @@ static int config_check(struct fs *fs, const struct place *place, const char *te
     return r;
 }
 
+static int config_look(struct fs *fs, const char *text, size_t size, struct error *err)
+{
+    return config_check_files(fs->setup.instances->setup.store, text, size, err);
+}
+
 static int config_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
                         struct error *err)
 {
@@ -109,7 +114,7 @@ static const struct file_type config_file = {.text = config_text,
                                              .in_lines = true,
                                              .may_write = config_may_write,
                                              .check = config_check,
-                                             .look = config_check_files,
+                                             .look = config_look,
                                              .apply = config_apply,
                                              .changed = config_changed};
 

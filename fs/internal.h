@@ -241,7 +241,7 @@ struct file_type {
     /* May wait, so without fs.lock: is what such a text names acceptable? Asked of writes. NULL:
      * yes.
      */
-    int (*look)(const char *text, size_t size, struct error *err);
+    int (*look)(struct fs *fs, const char *text, size_t size, struct error *err);
     /* The text takes effect; the document has it already. NULL: that is all. May drop fs.lock. */
     int (*apply)(struct fs *fs, const struct place *place, const char *text, size_t size,
                  struct error *err);

@@ -11,6 +11,7 @@
 
 #include "hypervisor/disks.h"
 #include "instance/config.h"
+#include "store/own.h"
 #include "util/cleanup.h"
 #include "util/thread.h"
 
@@ -19,9 +20,10 @@ enum { WAIT_S = 5 };
 /* A file system that hangs (a network's, or whatever a path leads to) hangs the thread that looks,
  * and not who waits for it: the last of both frees this. */
 struct look {
-    pthread_mutex_t lock; /* of what follows but the machine */
+    pthread_mutex_t lock; /* of what follows but the machine and the store */
     pthread_cond_t ended;
     struct machine machine;
+    struct store store; /* a copy: this may outlive it, and then nobody asks for the answer */
     struct error err;
     int result;
     bool done;
@@ -29,8 +31,8 @@ struct look {
 };
 
 /* `disk`: what the path is of, or NULL for a file that the VM boots from. */
-static int check_file(const char *what, const char *path, const struct machine_disk *disk, int mode,
-                      struct error *err)
+static int check_file(const struct look *look, const char *what, const char *path,
+                      const struct machine_disk *disk, int mode, struct error *err)
 {
     struct stat st;
     if (!path)
@@ -39,6 +41,8 @@ static int check_file(const char *what, const char *path, const struct machine_d
         return error_errno(err, errno, "the %s %s cannot be used: give another in config", what,
                            path);
     int r = disk ? disk_check_kind(path, disk->readonly, &st, err) : 0;
+    if (disk && r == 0)
+        r = store_check_disk(&look->store, path, &st, err);
     if (!disk && !S_ISREG(st.st_mode))
         r = error_set(err, EINVAL, "the %s %s is not a regular file: give another in config", what,
                       path);
@@ -48,14 +52,15 @@ static int check_file(const char *what, const char *path, const struct machine_d
     return r;
 }
 
-static int check_files(const struct machine *machine, struct error *err)
+static int check_files(const struct look *look, struct error *err)
 {
-    int r = check_file("kernel", machine->kernel, NULL, R_OK, err);
+    const struct machine *machine = &look->machine;
+    int r = check_file(look, "kernel", machine->kernel, NULL, R_OK, err);
     if (r == 0)
-        r = check_file("initrd", machine->initrd, NULL, R_OK, err);
+        r = check_file(look, "initrd", machine->initrd, NULL, R_OK, err);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         const struct machine_disk *disk = &machine->disks[i];
-        r = check_file("disk", disk->path, disk, disk->readonly ? R_OK : R_OK | W_OK, err);
+        r = check_file(look, "disk", disk->path, disk, disk->readonly ? R_OK : R_OK | W_OK, err);
     }
     return r;
 }
@@ -76,7 +81,7 @@ static void *run(void *argument)
 {
     struct look *look = argument;
     struct error err = {0};
-    int r = check_files(&look->machine, &err);
+    int r = check_files(look, &err);
     pthread_mutex_lock(&look->lock);
     look->result = r;
     look->err = err;
@@ -108,7 +113,7 @@ static int await(struct look *look, struct error *err)
     return r;
 }
 
-int config_check_files(const char *text, size_t size, struct error *err)
+int config_check_files(const struct store *store, const char *text, size_t size, struct error *err)
 {
     struct look *look = calloc(1, sizeof *look);
     if (!look)
@@ -122,6 +127,7 @@ int config_check_files(const char *text, size_t size, struct error *err)
     pthread_cond_init(&look->ended, NULL);
     const struct machine *machine = &look->machine;
     bool names_files = machine->kernel || machine->initrd || machine->disk_count > 0;
+    look->store = *store;
     look->users = 2;
     if (names_files && (r = thread_detach(run, look, err)) == 0)
         return await(look, err);

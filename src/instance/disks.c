@@ -13,6 +13,7 @@
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
+#include "store/own.h"
 #include "util/cleanup.h"
 
 static bool is_written_to(const struct machine_disk *disk)
@@ -117,7 +118,10 @@ int instance_take_disks(struct instance *instance, const struct machine *machine
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         /* What is not there, or no file, is refused at the boot in its own words. */
-        if (is_written_to(disk) && stat(disk->path, &file) == 0 && S_ISREG(file.st_mode))
+        if (stat(disk->path, &file) < 0 || !S_ISREG(file.st_mode))
+            continue;
+        r = store_check_disk(instance->table->setup.store, disk->path, &file, err);
+        if (r == 0 && is_written_to(disk))
             r = take(instance, &file, disk->path, err);
     }
     if (r < 0)

@@ -114,8 +114,9 @@ void instance_drop_taps(struct instance *instance);
  * names. By the owner. */
 void instance_complain_of_taps(const struct instance *instance);
 
-/* disks.c: the files that the machine would write to become the instance's. EBUSY if another writes
- * to one of them, or if one is frozen. */
+/* disks.c: the files that the machine, as a config has it, would write to become the instance's.
+ * EBUSY if another writes to one of them, or if one is frozen; EINVAL if a disk is hypefs's own
+ * (own.h). */
 int instance_take_disks(struct instance *instance, const struct machine *machine,
                         struct error *err);
 /* As of taps: of the instance's machine, whose VMM has them open already. */

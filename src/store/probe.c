@@ -16,7 +16,7 @@
 #include "util/trust.h"
 #include "util/unix_socket.h"
 
-enum { PROBE_BYTES = 4096, TYPE_SIZE = 64 };
+enum { PROBE_BYTES = 4096 };
 
 /* ---- what it can do: each returns 0 or -errno, in an empty directory ---- */
 
@@ -63,31 +63,29 @@ static const struct {
     {"fsync of directories", try_sync},
 };
 
-/* As /proc/self/mountinfo has it; "unknown" where that cannot be read. */
-static void type_of(int fd, char ret[static TYPE_SIZE])
+void probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE])
 {
-    struct stat st;
     auto_fclose FILE *file = fopen("/proc/self/mountinfo", "re");
     auto_free char *line = NULL;
     size_t size = 0;
-    snprintf(ret, TYPE_SIZE, "unknown");
-    if (!file || fstat(fd, &st) < 0)
-        return;
-    while (getline(&line, &size, file) > 0) {
+    snprintf(ret, PROBE_TYPE_SIZE, "unknown");
+    while (file && getline(&line, &size, file) > 0) {
         unsigned major_, minor_;
         const char *type = strstr(line, " - ");
         if (type && sscanf(line, "%*d %*d %u:%u", &major_, &minor_) == 2 &&
-            makedev(major_, minor_) == st.st_dev)
-            snprintf(ret, TYPE_SIZE, "%.*s", (int)strcspn(type + 3, " "), type + 3);
+            makedev(major_, minor_) == device)
+            snprintf(ret, PROBE_TYPE_SIZE, "%.*s", (int)strcspn(type + 3, " "), type + 3);
     }
 }
 
 static int explain(int fd, const char *path, const char *what, int r, struct error *err)
 {
-    char type[TYPE_SIZE];
+    char type[PROBE_TYPE_SIZE] = "unknown";
+    struct stat st;
     if (limit_is(-r))
         return error_errno(err, -r, "the store %s cannot be written to", path);
-    type_of(fd, type);
+    if (fstat(fd, &st) == 0)
+        probe_type(st.st_dev, type);
     return error_set(
         err, EOPNOTSUPP,
         "the file system of the store %s (%s) has no %s, which hypefs needs (%s): give "

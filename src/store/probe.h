@@ -3,6 +3,8 @@
 #ifndef HYPEFS_STORE_PROBE_H
 #define HYPEFS_STORE_PROBE_H
 
+#include <sys/types.h>
+
 #include "store/store.h"
 
 /* Tries, in a hidden entry of `kind_fd`, all that a store's file system must be able to do.
@@ -13,5 +15,10 @@ int probe_file_system(int kind_fd, const char *path, struct error *err);
 /* EPERM if another user owns one of the store's directories or may write to it, or if one of them
  * is a symbolic link. */
 int probe_trust(int store_fd, const char *path, struct error *err);
+
+/* Of the file system with that device, as /proc/self/mountinfo has it; "unknown" where that cannot
+ * be read or has none. */
+enum { PROBE_TYPE_SIZE = 64 };
+void probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE]);
 
 #endif

@@ -198,6 +198,18 @@ static int open_kinds(int store_fd, const char *path, bool insecure, struct stor
     return r < 0 ? r : 0;
 }
 
+static int find_root_files(int store_fd, struct store *store, struct error *err)
+{
+    static const char *const names[STORE_ROOT_FILES] = {"lock", "format"};
+    struct stat st;
+    for (size_t i = 0; i < array_length(names); i++) {
+        if (fstatat(store_fd, names[i], &st, AT_SYMLINK_NOFOLLOW) < 0)
+            return error_errno(err, errno, "cannot look at %s in the store", names[i]);
+        store->root_files[i] = file_id_of(&st);
+    }
+    return 0;
+}
+
 int store_open(const char *path, bool insecure, struct store *ret, struct error *err)
 {
     struct store store;
@@ -209,6 +221,8 @@ int store_open(const char *path, bool insecure, struct store *ret, struct error 
         r = open_kinds(fd, path, insecure, &store, err);
     if (r == 0)
         r = format_claim(fd, path, err);
+    if (r == 0)
+        r = find_root_files(fd, &store, err);
     if (r == 0)
         r = probe_file_system(store.kind_fd[STORE_INSTANCES], path, err);
     if (r == 0)

@@ -22,6 +22,7 @@
 #include <cjson/cJSON.h>
 
 #include "util/error.h"
+#include "util/file_key.h"
 
 enum {
     STORE_ID_MAX = 63,               /* bytes of an id */
@@ -30,9 +31,12 @@ enum {
 
 enum store_kind { STORE_SNAPSHOTS, STORE_INSTANCES, STORE_KINDS };
 
+enum { STORE_ROOT_FILES = 2 };
+
 struct store {
-    int lock_fd;              /* -1: attached */
-    int kind_fd[STORE_KINDS]; /* the two directories */
+    int lock_fd;                                 /* -1: attached */
+    int kind_fd[STORE_KINDS];                    /* the two directories */
+    struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
 
 /* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? and not "new" or "commit". */

@@ -159,6 +159,59 @@ static void file_that_became_no_disk_is_refused_at_the_boot(void **state)
     }
 }
 
+/* Whatever path leads there, and however it is opened. */
+static void disk_that_is_hypefs_s_own_is_refused(void **state)
+{
+    static const struct {
+        char where; /* 'S': the store, 'T': the test's directory, 'M': the mount */
+        const char *name;
+    } paths[] = {
+        {'S', "snapshots/base/memory"},
+        {'S', "instances/x/instance.json"},
+        {'S', "lock"},
+        {'S', "format"},
+        {'T', "symbolic/lock"},
+        {'T', "hard"},
+        {'M', "instances/x/console"},
+        {'M', "README"},
+    };
+    struct harness *h = *state;
+    fake_publish(h, "mailboxes=m", "");
+    assert_works(mkdir(file(h, ""), 0755));
+    assert_shell("bash", "ln -s $S $T/symbolic && ln $S/snapshots/base/memory $T/hard", 0);
+    for (size_t i = 0; i < array_length(hypervisors); i++)
+        for (size_t j = 0; j < 2 * array_length(paths); j++) {
+            const char where = paths[j / 2].where, *name = paths[j / 2].name;
+            const char *path = where == 'S'   ? harness_store_path(h, "%s", name)
+                               : where == 'M' ? harness_path(h, "%s", name)
+                                              : harness_format(h, "%s/%s", h->directory, name);
+            const char *disk = harness_format(h, "\"path\":\"%s\",\"readonly\":%s", path,
+                                              j % 2 ? "true" : "false");
+            assert_errno(harness_write(file(h, "config"), config(h, hypervisors[i], disk)), EINVAL);
+            assert_file_contains(
+                file(h, "error"),
+                harness_format(h, "the disk %s belongs to hypefs's own store", path));
+            assert_file_contains(file(h, "error"), "cp --sparse=always");
+        }
+}
+
+static void disk_that_became_hypefs_s_own_is_refused_at_the_boot(void **state)
+{
+    struct harness *h = *state;
+    const char *path = harness_format(h, "%s/disk", h->directory);
+    fake_publish(h, "mailboxes=m", "");
+    assert_works(mkdir(file(h, ""), 0755));
+    for (size_t i = 0; i < array_length(hypervisors); i++) {
+        assert_shell("bash", "rm -f $T/disk && truncate -s 1M $T/disk", 0);
+        harness_put(file(h, "config"),
+                    config(h, hypervisors[i], harness_format(h, "\"path\":\"%s\"", path)));
+        assert_shell("bash", "ln -f $S/snapshots/base/memory $T/disk", 0);
+        assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+        assert_file_contains(file(h, "error"),
+                             harness_format(h, "the disk %s belongs to hypefs's own store", path));
+    }
+}
+
 static int setup(void **state)
 {
     if (harness_setup(state) < 0)
@@ -174,6 +227,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(what_is_no_disk_is_refused),
         TEST(file_that_became_no_disk_is_refused_at_the_boot),
+        TEST(disk_that_is_hypefs_s_own_is_refused),
+        TEST(disk_that_became_hypefs_s_own_is_refused_at_the_boot),
     };
     const struct CMUnitTest as_root[] = {/* who may make a device */
                                          TEST(block_device_that_is_only_read_is_a_disk)};
