@@ -89,6 +89,8 @@ int fs_rmdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
 int fs_unlink(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
               const char *new_name, unsigned flags, pid_t tid);
+/* Of an operation that is possible in no directory ("link"): tells it. EPERM. */
+int fs_refuse(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid);
 
 /* Files. */
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,

@@ -298,6 +298,17 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     return r;
 }
 
+int fs_refuse(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid)
+{
+    struct place directory;
+    int r = place_take(fs, parent, &directory);
+    if (r < 0)
+        return r;
+    r = apply(fs, NULL, &(struct refusal){operation, &directory, name, tid});
+    place_give(fs, &directory);
+    return r;
+}
+
 /* rmdir and unlink: the same with another column of the table. */
 static int remove_name(struct fs *fs, uint64_t parent, const char *name, pid_t tid, bool directory)
 {

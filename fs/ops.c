@@ -207,29 +207,29 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
                    -fs_rename(fs_of(req), parent, name, new_parent, new_name, flags, tid_of(req)));
 }
 
+/* What is possible nowhere. */
+static void refuse(fuse_req_t req, const char *operation, fuse_ino_t parent, const char *name)
+{
+    fuse_reply_err(req, -fs_refuse(fs_of(req), operation, parent, name, tid_of(req)));
+}
+
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
 {
-    (void)parent;
-    (void)name;
     (void)mode;
     (void)device;
-    fuse_reply_err(req, EPERM);
+    refuse(req, "mknod", parent, name);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
     (void)target;
-    (void)parent;
-    (void)name;
-    fuse_reply_err(req, EPERM);
+    refuse(req, "symlink", parent, name);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char *name)
 {
     (void)node;
-    (void)parent;
-    (void)name;
-    fuse_reply_err(req, EPERM);
+    refuse(req, "link", parent, name);
 }
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,

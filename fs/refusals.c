@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * refusals: the reasons for which mkdir, rmdir, rm, mv, the creation of a file or a command was
- * refused. Each is a line of `error` in the root, and if the directory that it was in has an
- * `error` of its own, it is told there too.
+ * refusals: the reasons for which mkdir, rmdir, rm, mv, ln, mknod, the creation of a file or a
+ * command was refused. Each is a line of `error` in the root, and if the directory that it was in
+ * has an `error` of its own, it is told there too.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -47,6 +47,9 @@ static const char *reason_of(const char *operation, int code)
         {"unlink", "this file goes with its directory: remove that with rmdir, not with rm -r"},
         {"create", "files are made in a draft's mailboxes/ only, and a draft's network"},
         {"rename", "only files in a draft's mailboxes/ can be renamed"},
+        {"mknod", "named pipes, sockets and devices cannot be made here; files by opening them"},
+        {"symlink", "symbolic links cannot be made here: name what they would point to"},
+        {"link", "hard links cannot be made here: copy with cp"},
     };
     for (size_t i = 0; i < array_length(impossible) && code == EPERM; i++)
         if (strcmp(operation, impossible[i].operation) == 0)
