@@ -385,17 +385,48 @@ bool json_has_member(const char *text, struct json_span object, const char *asci
     return false;
 }
 
-/* Where an escaped NUL stands in a text that json_check() found complete, or `size`. */
-static size_t find_nul(const char *text, size_t size)
+/* What is wrong with the escape at text[at]; *next is behind it, or behind the pair. */
+static const char *escape_flaw(const char *text, size_t at, size_t *next)
 {
-    for (size_t at = 0; at < size; at++) {
-        if (text[at] != '\\')
-            continue;
-        if (at + 6 <= size && memcmp(text + at, "\\u0000", 6) == 0)
-            return at;
-        at++;
+    static const char half[] = "half of a \\u surrogate pair in a string";
+    *next = at;
+    unsigned unit = next_unit(text, next);
+    if (unit == 0)
+        return "\\u0000 is not allowed in a string";
+    if (unit < 0xD800 || unit > 0xDFFF)
+        return NULL;
+    if (unit > 0xDBFF || text[*next] != '\\')
+        return half;
+    unit = next_unit(text, next);
+    return unit < 0xDC00 || unit > 0xDFFF ? half : NULL;
+}
+
+/* What is JSON, and not to be had: cJSON refuses it, or cuts the string. NULL: nothing; or why, and
+ * *at is where. */
+static const char *find_flaw(const char *text, size_t size, size_t *at)
+{
+    enum { NUMBER_MAX = 63 }; /* cJSON's */
+    const char *why = NULL;
+    bool in_string = false;
+    for (size_t next = 0; next < size && !why;) {
+        *at = next++;
+        if (text[*at] == '"')
+            in_string = !in_string;
+        else if (in_string && text[*at] == '\\')
+            why = escape_flaw(text, *at, &next);
+        else if (!in_string && (text[*at] == '-' || is_digit((uint8_t)text[*at])))
+            next = skip_any(text, *at, size, "+-.0123456789eE");
+        if (!in_string && next - *at > NUMBER_MAX)
+            why = "a number of over 63 characters";
     }
-    return size;
+    return why;
+}
+
+static int refuse_at(const struct scanner *s, struct error *err)
+{
+    struct json_check check;
+    place(s, &check);
+    return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column, check.why);
 }
 
 int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
@@ -406,12 +437,13 @@ int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
     if (status != JSON_COMPLETE)
         return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
                          status == JSON_INVALID ? check.why : "the JSON object ends too early");
-    if (find_nul(text, size) != size)
-        return error_set(err, EINVAL, "\\u0000 is not allowed in a string");
+    struct scanner s = {.text = (const uint8_t *)text, .size = size};
+    s.why = find_flaw(text, size, &s.at);
+    if (s.why)
+        return refuse_at(&s, err);
     cJSON *json = cJSON_ParseWithLength(text, size);
     if (!json)
-        return error_set(err, EINVAL,
-                         "a number of over 63 characters, or half of a \\u surrogate pair");
+        return error_set(err, ENOMEM, "out of memory");
     *ret = json;
     return 0;
 }

@@ -239,6 +239,41 @@ static void print_when_called_indents_by_two_spaces_and_ends_with_a_newline(void
                                  "  \"offset\": 159322112,\n  \"c\": [1, 2]\n}\n");
 }
 
+#define NINES "999999999"
+
+static void text_that_is_json_and_cannot_be_read_is_told_with_its_place(void **state)
+{
+    static const struct {
+        const char *text, *why;
+    } bad[] = {
+        {"{\"a\":\n \"x\\ud800\"}", "line 2, column 4: half of a \\u surrogate pair"},
+        {"{\"\\udc00\":1}", "line 1, column 3: half of a \\u surrogate pair"},
+        {"{\"\\ud800\\n\":1}", "line 1, column 3: half of a \\u surrogate pair"},
+        {"{\"\\ud800\\ud800\":1}", "line 1, column 3: half of a \\u surrogate pair"},
+        {"{\"a\":[\n\"\\\"\\u0000\"]}", "line 2, column 4: \\u0000 is not allowed"},
+        {"{\"a\":-" NINES NINES NINES NINES NINES NINES NINES "}",
+         "line 1, column 6: a number of over 63 characters"},
+    };
+    static const char *const good[] = {
+        "{\"\\ud83d\\ude00\":\"\\\\ud800\"}",
+        "{\"a\":" NINES NINES NINES NINES NINES NINES NINES "}",
+        "{\"a\":\"" NINES NINES NINES NINES NINES NINES NINES NINES "\"}",
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        cJSON *json = NULL;
+        struct error err;
+        assert_int_equal(json_parse(bad[i].text, strlen(bad[i].text), &json, &err), -EINVAL);
+        if (!strstr(err.text, bad[i].why))
+            fail_msg("%s: %s", bad[i].text, err.text);
+    }
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        cJSON *json = NULL;
+        assert_int_equal(json_parse(good[i], strlen(good[i]), &json, NULL), 0);
+        cJSON_Delete(json);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -253,6 +288,7 @@ int main(void)
         cmocka_unit_test(parse_when_a_nul_is_escaped_is_refused),
         cmocka_unit_test(parse_when_the_text_is_not_ended_by_a_nul_stays_inside),
         cmocka_unit_test(print_when_called_indents_by_two_spaces_and_ends_with_a_newline),
+        cmocka_unit_test(text_that_is_json_and_cannot_be_read_is_told_with_its_place),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
