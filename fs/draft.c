@@ -237,8 +237,8 @@ static bool refuse_marked(const char *directory, const char *name, const struct 
 {
     const char *remedy = removable ? "write it again, or remove it" : "write it again";
     if (document->refused)
-        error_set(&request->refused, EINVAL, "%s%s was refused (%s): %s", directory, name,
-                  document->refused, remedy);
+        error_set(&request->refused, EINVAL, FS_REFUSED ": %s", directory, name, document->refused,
+                  remedy);
     else if (document->unfinished)
         error_set(&request->refused, EINVAL, "%s%s is unfinished: %s", directory, name, remedy);
     return request->refused.code != 0;
@@ -310,9 +310,8 @@ static void choose_id(struct draft *draft, const char *text, struct job *job)
     if (plain) {
         memcpy(request->id, "fork-", 5);
         store_random_hex(request->id + 5, 6);
-    } else if (!store_id_valid(text)) {
-        error_set(&request->refused, EINVAL, "what was written to commit is not an id: %s",
-                  store_id_rule);
+    } else if (store_check_id(text, &request->refused) < 0) {
+        error_prefix(&request->refused, 0, "what was written to commit");
     } else {
         snprintf(request->id, sizeof request->id, "%s", text);
     }

@@ -208,11 +208,22 @@ static char *result_text(struct fs *fs, const struct place *place, size_t *ret_s
 
 static const struct file_type result_file = {.text = result_text};
 
+/* Does the reason of the commit that failed have the file's? */
+static bool is_told(const struct draft *draft, const char *directory, const char *name,
+                    const char *reason)
+{
+    auto_free char *words = NULL;
+    return draft->failure && asprintf(&words, FS_REFUSED, directory, name, reason) >= 0 &&
+           strstr(draft->failure, words);
+}
+
 /* One line for a file that is refused or unfinished. */
-static void print_marks(FILE *out, const char *directory, const char *name, bool removable,
-                        const struct document *document)
+static void print_marks(FILE *out, const struct draft *draft, const char *directory,
+                        const char *name, bool removable, const struct document *document)
 {
     struct json_check check;
+    if (document->refused && is_told(draft, directory, name, document->refused))
+        return;
     if (document->refused) {
         fprintf(out, "%s%s: %s\n", directory, name, document->refused);
     } else if (document->unfinished) {
@@ -235,9 +246,9 @@ static char *draft_error_text(struct fs *fs, const struct place *place, size_t *
         return NULL;
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name))
-            print_marks(out, "mailboxes/", file->name, true, &file->document);
-    print_marks(out, "", "network", true, &draft->network);
-    print_marks(out, "", "options", false, &draft->options);
+            print_marks(out, draft, "mailboxes/", file->name, true, &file->document);
+    print_marks(out, draft, "", "network", true, &draft->network);
+    print_marks(out, draft, "", "options", false, &draft->options);
     if (draft->failure)
         fprintf(out, "%s\n", draft->failure);
     if (draft_is_emptied(draft))

@@ -333,6 +333,9 @@ int content_give(const struct handle *handle, size_t at, size_t size, char **ret
 /* The process of a thread; 0 if that cannot be known. */
 pid_t process_of(pid_t tid);
 
+/* What a commit says of a file that is refused: directory, name, reason. */
+#define FS_REFUSED "%s%s was refused (%s)"
+
 /* refusals.c */
 struct refusal {
     const char *operation;         /* "mkdir" */

@@ -210,6 +210,13 @@ static bool pending(int r)
     return r == -IMAGE_READING || r == -IMAGE_SCANNING;
 }
 
+/* It cannot be looked at: EIO if it is gone. */
+static int no_image(int code, struct error *err)
+{
+    return code == ENOENT ? error_set(err, EIO, "the memory image is gone")
+                          : error_errno(err, code, "the memory image cannot be looked at");
+}
+
 /* With image->lock held. */
 static int look(struct image *image, struct image_index **ret, struct error *err)
 {
@@ -218,7 +225,7 @@ static int look(struct image *image, struct image_index **ret, struct error *err
     if (image->finding && !atomic_load(&image->dropped))
         return -image->finding;
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno == ENOENT ? EIO : errno, "the memory image is gone");
+        return no_image(errno, err);
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "the memory image is not a regular file");
     image_key(&st, key);
@@ -303,7 +310,7 @@ static int scan_and_accept(struct image *image, uint64_t bytes, cJSON *files,
     struct stat st;
     struct image_index *index = NULL;
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno == ENOENT ? EIO : errno, "the memory image is gone");
+        return no_image(errno, err);
     if ((uint64_t)st.st_size != bytes)
         return error_set(err, EIO,
                          "the memory image has %jd bytes and the machine %ju: nobody can vouch for "

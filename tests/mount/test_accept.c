@@ -66,6 +66,14 @@ static void image_that_was_changed_when_forked_is_eio_until_it_is_accepted(void 
 }
 
 /* Without a payload too, for nothing of the image is looked at then; and after a restart. */
+static void image_that_is_gone_is_told_in_as_many_words(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "mv $S/snapshots/base/memory $T/kept", 0);
+    const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
+    assert_string_equal(harness_json(h, info, "changed"), "the memory image is gone");
+}
+
 static void commit_without_a_payload_of_a_changed_image_is_eio(void **state)
 {
     struct harness *h = *state;
@@ -210,6 +218,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         guest_test(image_that_was_changed_when_forked_is_eio_until_it_is_accepted),
+        guest_test(image_that_is_gone_is_told_in_as_many_words),
         guest_test(commit_without_a_payload_of_a_changed_image_is_eio),
         guest_test(backup_that_was_restored_when_accepted_by_a_glob_is_whole_again),
         guest_test(instance_in_standby_when_its_image_was_changed_is_eio_until_it_is_accepted),

@@ -142,6 +142,22 @@ static void lines_when_there_are_too_many_are_the_last(void **state)
     assert_int_equal(st.st_mode, S_IFREG | 0444);
 }
 
+static void reason_of_a_refused_file_when_committed_is_told_once(void **state)
+{
+    struct harness *h = *state;
+    const char *reason = "line 1, column 1";
+    assert_works(mkdir(harness_path(h, "snapshots/base/forks/d"), 0755));
+    const char *why = harness_path(h, "snapshots/base/forks/d/error");
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/d/mailboxes/m"), "[1]"),
+                 EINVAL);
+    assert_file_contains(why, reason);
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/d/commit"), "1"), EINVAL);
+    const char *told = strstr(harness_get(h, why), reason);
+    assert_non_null(told);
+    assert_null(strstr(told + 1, reason));
+    assert_file_contains(why, "write it again, or remove it");
+}
+
 /* A stranger's snapshot: its words and its guest's tokens. */
 static void words_of_a_snapshot_that_would_move_a_terminal_are_escaped(void **state)
 {
@@ -172,6 +188,7 @@ int main(void)
         mounted_test(rmdir_that_is_busy_says_why),
         mounted_test(names_when_they_would_move_a_terminal_are_escaped),
         mounted_test(lines_when_there_are_too_many_are_the_last),
+        mounted_test(reason_of_a_refused_file_when_committed_is_told_once),
         bare_test(words_of_a_snapshot_that_would_move_a_terminal_are_escaped),
     };
     harness_enter();

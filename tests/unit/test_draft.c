@@ -29,10 +29,10 @@ static void commit_when_its_text_is_no_id_fails(void **state)
         const char *why;
     } cases[] = {
         {NEW "commit", "new", EINVAL, "is not an id"},
-        {NEW "commit", "Web", EINVAL, "is not an id"},
+        {NEW "commit", "Web", EINVAL, "commit: \"Web\" is not an id: 1 to 63"},
         {NEW "commit", "a b", EINVAL, "is not an id"},
         {NEW "commit", "commit", EINVAL, "is not an id"},
-        {NEW "commit", "a\nb\n", EINVAL, "is not an id"},
+        {NEW "commit", "a\nb\n", EINVAL, "\"a\\u000ab"},
         {NEW "commit", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", EINVAL,
          "is not an id"},
         {NEW "commit", "mine", EEXIST, "forks/mine is there already"},

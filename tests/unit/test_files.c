@@ -124,7 +124,7 @@ static void write_when_it_cannot_become_right_is_refused_at_once(void **state)
         assert_int_equal(tree_write_at(tree, handle, "{}", 0), -cases[i].code); /* stays so */
         assert_int_equal(tree_flush(tree, handle), -cases[i].code);
         fs_release(tree->fs, handle);
-        tree_assert_has(tree, OWN "error", "mailboxes/box: ");
+        tree_assert_has(tree, OWN "error", "mailboxes/box");
         tree_assert_has(tree, OWN "error", cases[i].why);
         tree_assert_not_committed(tree, "mailboxes/box");
         auto_free char *error = tree_read(tree, OWN "error");
