@@ -75,28 +75,22 @@ static const char *request_member(const char *text, struct json_span object)
     return NULL;
 }
 
-/* The request's text with {} for the payload, whose span goes to *ret_payload. Returns owned. */
+/* The text to the request's end with blanks in the payload, whose span goes to *ret_payload: all
+ * else stays in its line and column. Returns owned. */
 static char *without_payload(const char *text, struct json_span object,
                              struct json_span *ret_payload)
 {
-    size_t room = object.end - object.start + 1, used = 0, position = object.start;
-    char *shell = malloc(room);
+    size_t position = object.start;
+    char *shell = strndup(text, object.end);
     struct json_member member;
-    if (!shell)
-        return NULL;
-    shell[used++] = '{';
-    while (json_next_member(text, object, &position, &member)) {
-        bool payload =
-            json_name_is(text, member.name, "payload") && text[member.value.start] == '{';
-        if (payload)
-            *ret_payload = member.value;
-        used +=
-            (size_t)snprintf(shell + used, room - used, "%s\"%.*s\":%.*s", used > 1 ? "," : "",
-                             (int)(member.name.end - member.name.start), text + member.name.start,
-                             payload ? 2 : (int)(member.value.end - member.value.start),
-                             payload ? "{}" : text + member.value.start);
+    while (shell && json_next_member(text, object, &position, &member)) {
+        if (!json_name_is(text, member.name, "payload") || text[member.value.start] != '{')
+            continue;
+        *ret_payload = member.value;
+        for (size_t at = member.value.start + 1; at < member.value.end - 1; at++)
+            if (shell[at] != '\n')
+                shell[at] = ' ';
     }
-    snprintf(shell + used, room - used, "}");
     return shell;
 }
 
