@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * disks: who writes to which file of a user's, and what is frozen. A file is an instance's from
- * before a VMM is booted that writes to it until that has ended, by which time it may be frozen:
- * then it is nobody's, for ever, as long as anything in the store was saved with it.
+ * disks: who has which file of a user's, and what is frozen. A file that is written to is one
+ * instance's from before a VMM is booted that writes to it until that has ended, by which time it
+ * may be frozen: then it is nobody's, for ever, as long as anything in the store was saved with it.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -76,36 +76,38 @@ static bool has_memory(const struct instance *instance)
 }
 
 /* With the lock held. */
-static int check_instance(const struct instance *other, const struct stat *file, const char *path,
-                          struct error *err)
+static int check_instance(const struct instance *other, struct instance_file file,
+                          const struct stat *st, const char *path, struct error *err)
 {
-    for (size_t i = 0; i < other->file_count; i++)
-        if (file_id_equal(other->files[i], file_id_of(file)))
-            return error_set(err, EBUSY,
-                             "disk %s is in use by the instance %s, which writes to it: stop that, "
-                             "or give another",
-                             path, other->id);
     /* A fork that is made still has frozen disks only of its source. */
-    for (size_t i = 0; other->published && i < other->machine.disk_count; i++) {
+    for (size_t i = 0; file.written && other->published && i < other->machine.disk_count; i++) {
         const struct machine_disk *disk = &other->machine.disks[i];
         if (disk->key[0] && (!disk->readonly || has_memory(other)) &&
-            is_frozen_in(file, disk->path, disk->key))
+            is_frozen_in(st, disk->path, disk->key))
             return frozen(path, "instance", other->id, err);
     }
+    for (size_t i = 0; i < other->file_count; i++)
+        if (file_id_equal(other->files[i].id, file.id) && (file.written || other->files[i].written))
+            return error_set(err, EBUSY,
+                             "disk %s is in use by the instance %s, which %s: stop that, or give "
+                             "another",
+                             path, other->id,
+                             other->files[i].written ? "writes to it" : "reads it");
     return 0;
 }
 
-static int take(struct instance *instance, const struct stat *file, const char *path,
+static int take(struct instance *instance, const struct stat *st, const struct machine_disk *disk,
                 struct error *err)
 {
     struct instances *table = instance->table;
-    int r = check_snapshots(table->setup.snapshots, file, path, err);
+    const struct instance_file file = {file_id_of(st), is_written_to(disk)};
+    int r = file.written ? check_snapshots(table->setup.snapshots, st, disk->path, err) : 0;
     pthread_mutex_lock(&table->lock);
     for (struct instance *other = table->by_id; other && r == 0; other = other->hh.next)
         if (other != instance)
-            r = check_instance(other, file, path, err);
+            r = check_instance(other, file, st, disk->path, err);
     if (r == 0)
-        instance->files[instance->file_count++] = file_id_of(file);
+        instance->files[instance->file_count++] = file;
     pthread_mutex_unlock(&table->lock);
     return r;
 }
@@ -121,8 +123,8 @@ int instance_take_disks(struct instance *instance, const struct machine *machine
         if (stat(disk->path, &file) < 0 || !S_ISREG(file.st_mode))
             continue;
         r = store_check_disk(instance->table->setup.store, disk->path, &file, err);
-        if (r == 0 && is_written_to(disk))
-            r = take(instance, &file, disk->path, err);
+        if (r == 0 && !disk->key[0])
+            r = take(instance, &file, disk, err);
     }
     if (r < 0)
         instance_drop_disks(instance);
@@ -137,9 +139,9 @@ void instance_keep_disks(struct instance *instance)
         struct file_id id = instance->vmm->disks[i];
         if (id.inode == 0 && stat(disk->path, &file) == 0) /* the record tells of none */
             id = file_id_of(&file);
-        if (is_written_to(disk) && id.inode != 0 &&
-            instance->file_count < array_length(instance->files))
-            instance->files[instance->file_count++] = id;
+        if (!disk->key[0] && id.inode != 0 && instance->file_count < array_length(instance->files))
+            instance->files[instance->file_count++] =
+                (struct instance_file){id, is_written_to(disk)};
     }
 }
 

@@ -409,7 +409,7 @@ int instance_remove(struct instance *instance, struct error *err)
     struct instances *table = instance->table;
     const struct instance *user;
     struct error why;
-    char hidden[32];
+    char hidden[32] = ""; /* of none: others took it out of the store, and there is nothing left */
     int r = 0;
     pthread_mutex_lock(&table->lock);
     instance_settle(instance);
@@ -432,8 +432,9 @@ int instance_remove(struct instance *instance, struct error *err)
                       "the memory of %s is in use by its fork %s: stop that first, or put it into "
                       "standby",
                       instance->id, user->id);
-    else
-        r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden, err);
+    else if ((r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden,
+                                  err)) == -ENOENT)
+        r = 0;
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
@@ -443,7 +444,7 @@ int instance_remove(struct instance *instance, struct error *err)
     if (r < 0)
         return r;
     image_remove(instance->image);
-    if (store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
+    if (hidden[0] && store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
     instance_unref(instance);
     return 0;

@@ -68,7 +68,10 @@ struct instance {
     struct vmm *vmm;                                        /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
-    struct file_id files[MACHINE_DISKS_MAX]; /* of disks, that it writes to (disks.c) */
+    struct instance_file {
+        struct file_id id;
+        bool written;
+    } files[MACHINE_DISKS_MAX]; /* of disks, those that are not frozen (disks.c) */
     size_t file_count;
     bool loaded;                   /* the VMM maps the file "base", rather than share "memory" */
     struct snapshot *mapped;       /* of which that is the memory; a user of it */

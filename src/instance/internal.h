@@ -114,9 +114,9 @@ void instance_drop_taps(struct instance *instance);
  * names. By the owner. */
 void instance_complain_of_taps(const struct instance *instance);
 
-/* disks.c: the files that the machine, as a config has it, would write to become the instance's.
- * EBUSY if another writes to one of them, or if one is frozen; EINVAL if a disk is hypefs's own
- * (own.h). */
+/* disks.c: the files that the machine, as a config has it, is made of become the instance's.
+ * EBUSY if another writes to one of them, or has one that is to be written to, or if that is
+ * frozen; EINVAL if a disk is hypefs's own (own.h). */
 int instance_take_disks(struct instance *instance, const struct machine *machine,
                         struct error *err);
 /* As of taps: of the instance's machine, whose VMM has them open already. */

@@ -212,6 +212,61 @@ static void disk_that_became_hypefs_s_own_is_refused_at_the_boot(void **state)
     }
 }
 
+/* Each writes to the disk of the other, or reads while the other writes. */
+static void disk_that_another_vm_writes_to_or_reads_is_busy(void **state)
+{
+    static const struct {
+        bool first, second; /* is the disk read-only? */
+        const char *words;  /* NULL: they share it */
+    } cases[] = {
+        {false, false, "is in use by the instance w, which writes to it"},
+        {false, true, "is in use by the instance w, which writes to it"},
+        {true, false, "is in use by the instance w, which reads it"},
+        {true, true, NULL},
+    };
+    struct harness *h = *state;
+    assert_shell("bash", "truncate -s 1M $T/disk", 0);
+    assert_works(mkdir(file(h, ""), 0755));
+    assert_works(mkdir(fake_instance(h, "w", ""), 0755));
+    for (size_t i = 0; i < array_length(hypervisors) * array_length(cases); i++) {
+        const char *hypervisor = hypervisors[i / array_length(cases)];
+        const size_t which = i % array_length(cases);
+        const bool readonly[] = {cases[which].first, cases[which].second};
+        const char *ids[] = {"w", "x"};
+        for (size_t j = 0; j < array_length(ids); j++)
+            harness_put(fake_instance(h, ids[j], "config"),
+                        config(h, hypervisor,
+                               harness_format(h, "\"path\":\"%s/disk\",\"readonly\":%s",
+                                              h->directory, readonly[j] ? "true" : "false")));
+        harness_put(fake_instance(h, "w", "state"), "running");
+        assert_errno(harness_write(file(h, "state"), "running"), cases[which].words ? EBUSY : 0);
+        assert_file_contains(file(h, "error"), cases[which].words ? cases[which].words : "");
+        harness_put(fake_instance(h, "w", "state"), "stopped");
+        if (cases[which].words) /* now it is free */
+            harness_put(file(h, "state"), "running");
+        harness_put(file(h, "state"), "stopped");
+    }
+}
+
+/* As a daemon finds them that was started after the boot. */
+static void disk_that_a_vm_reads_is_busy_after_a_restart(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "truncate -s 1M $T/disk", 0);
+    const char *disk = harness_format(h, "\"path\":\"%s/disk\",\"readonly\":", h->directory);
+    assert_works(mkdir(file(h, ""), 0755));
+    assert_works(mkdir(fake_instance(h, "w", ""), 0755));
+    harness_put(fake_instance(h, "w", "config"),
+                config(h, "firecracker", harness_format(h, "%strue", disk)));
+    harness_put(file(h, "config"), config(h, "firecracker", harness_format(h, "%sfalse", disk)));
+    harness_put(fake_instance(h, "w", "state"), "running");
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    assert_errno(harness_write(file(h, "state"), "running"), EBUSY);
+    assert_file_contains(file(h, "error"), "is in use by the instance w, which reads it");
+    harness_put(fake_instance(h, "w", "state"), "stopped");
+}
+
 static int setup(void **state)
 {
     if (harness_setup(state) < 0)
@@ -229,6 +284,8 @@ int main(void)
         TEST(file_that_became_no_disk_is_refused_at_the_boot),
         TEST(disk_that_is_hypefs_s_own_is_refused),
         TEST(disk_that_became_hypefs_s_own_is_refused_at_the_boot),
+        TEST(disk_that_another_vm_writes_to_or_reads_is_busy),
+        TEST(disk_that_a_vm_reads_is_busy_after_a_restart),
     };
     const struct CMUnitTest as_root[] = {/* who may make a device */
                                          TEST(block_device_that_is_only_read_is_a_disk)};

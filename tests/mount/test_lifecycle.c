@@ -324,6 +324,25 @@ static void vmm_that_is_killed_leaves_a_stopped_instance(void **state)
     assert_string_equal(info(h, "exit"), "null");
 }
 
+/* Such as by rm -rf, which a write of stopped and rmdir then have nothing left to do for. */
+static void instance_that_was_taken_out_of_the_store_can_be_removed(void **state)
+{
+    struct harness *h = *state;
+    boot(h);
+    pid_t pid = atoi(info(h, "pid"));
+    auto_close int vmm = pidfd_open(pid, 0);
+    assert_works(vmm);
+    assert_shell("bash", "rm -rf $S/instances/x", 0);
+    assert_errno(rmdir(harness_path(h, "instances/x")) < 0 ? errno : 0, EBUSY);
+    assert_errno(harness_write(file(h, "state"), "stopped"), 0);
+    assert_string_equal(harness_get(h, file(h, "state")), "stopped\n");
+    assert_int_equal(poll(&(struct pollfd){.fd = vmm, .events = POLLIN}, 1, 0), 1);
+    assert_works(rmdir(harness_path(h, "instances/x")));
+    boot(h); /* the id is free */
+    harness_put(file(h, "state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/x")));
+}
+
 /* The next daemon would know nothing of it, and end it. */
 static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
 {
@@ -453,6 +472,7 @@ int main(void)
         lifecycle_test(state_and_info_when_polled_tell_of_changes),
         lifecycle_test(state_when_it_changes_can_be_acted_on),
         lifecycle_test(vmm_that_is_killed_leaves_a_stopped_instance),
+        lifecycle_test(instance_that_was_taken_out_of_the_store_can_be_removed),
         lifecycle_test(boot_that_cannot_be_put_on_record_is_taken_back),
         lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
