@@ -11,10 +11,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "store/probe.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
@@ -49,17 +49,9 @@ __attribute__((format(printf, 2, 3))) static void say(FILE *out, const char *for
  */
 static bool is_mounted_hypefs(const struct stat *st)
 {
-    auto_fclose FILE *mounts = fopen("/proc/self/mountinfo", "re");
-    auto_free char *line = NULL;
-    size_t room = 0;
-    unsigned major_number, minor_number;
-    while (mounts && getline(&line, &room, mounts) >= 0) {
-        const char *type = strstr(line, " - fuse.hypefs ");
-        if (type && sscanf(line, "%*u %*u %u:%u", &major_number, &minor_number) == 2 &&
-            makedev(major_number, minor_number) == st->st_dev)
-            return true;
-    }
-    return false;
+    char type[PROBE_TYPE_SIZE];
+    probe_type(st->st_dev, type);
+    return strcmp(type, "fuse.hypefs") == 0;
 }
 
 /* Of a snapshot or an instance: other directories of the mount have no `forks` in them, but may
