@@ -80,3 +80,9 @@ bool draft_scratch_name(const char *name)
             return true;
     return false;
 }
+
+bool document_stops_short(const char *bytes, size_t size)
+{
+    enum { BUFFER_MIN = 4096 };
+    return size > 0 && size < BUFFER_MIN && bytes[size - 1] != '\n';
+}

@@ -265,13 +265,6 @@ static int grow(struct handle *handle, size_t size)
     return 0;
 }
 
-/* Neither at the end of a line, nor at that of a program's buffer. */
-static bool stops_short(const char *bytes, size_t size)
-{
-    enum { BUFFER_MIN = 4096 };
-    return size > 0 && size < BUFFER_MIN && bytes[size - 1] != '\n';
-}
-
 static int collect(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
                    off_t offset, bool append)
 {
@@ -297,7 +290,7 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
         return r;
     memcpy(handle->text + at, bytes, size);
     r = look(fs, handle, &err);
-    if (r == 0 && handle->place.entry->file->in_lines && stops_short(bytes, size))
+    if (r == 0 && handle->place.entry->file->in_lines && document_stops_short(bytes, size))
         r = error_set(
             &err, EINVAL,
             "the JSON object is not complete at the end of this write: write all of it at "

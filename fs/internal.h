@@ -365,6 +365,8 @@ bool draft_scratch_name(const char *name);
 int document_begin(struct document *document);
 /* The file type's `look` at what the handle has collected: without fs.lock meanwhile. */
 int document_look(struct fs *fs, struct handle *handle, struct error *err);
+/* Does a write end neither at the end of a line nor at that of a program's buffer? */
+bool document_stops_short(const char *bytes, size_t size);
 
 /* jobs.c */
 int jobs_open(struct fs *fs, struct error *err);
