@@ -278,27 +278,52 @@ static void add_vsock(const struct firecracker *firecracker, const struct machin
         json_add_string(json_add_object(body, "vsock_override"), "uds_path", vsock_name);
 }
 
+/* The directory that the socket is in, and its name there. */
+static int open_folder(int directory_fd, const char *path, const char **ret_name)
+{
+    char folder[VSOCK_PATH_MAX + 1];
+    const char *slash = strrchr(path, '/');
+    *ret_name = slash ? slash + 1 : path;
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    return openat(directory_fd, slash == path ? "/" : folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
+}
+
+static bool is_same_file(int fd, int other_fd)
+{
+    struct stat file, other;
+    return fstat(fd, &file) == 0 && fstat(other_fd, &other) == 0 && file.st_dev == other.st_dev &&
+           file.st_ino == other.st_ino;
+}
+
 /* Before 1.16 it is where the saved state says, and what an earlier VM has left there is in the way
- * of the next. */
+ * of the next. The state may be a stranger's: what lies in other directories is not removed. */
 static int clear_vsock(const struct vmm_context *context, const struct firecracker *firecracker,
                        const struct machine *machine, struct error *err)
 {
-    const char *path = machine->vsock;
+    const char *path = machine->vsock, *name;
     struct stat file;
-    if (!path || firecracker_is_at_least(firecracker, 1, 16) || strlen(path) > VSOCK_PATH_MAX ||
-        fstatat(context->directory_fd, path, &file, AT_SYMLINK_NOFOLLOW) < 0 ||
+    if (!path || firecracker_is_at_least(firecracker, 1, 16) || strlen(path) > VSOCK_PATH_MAX)
+        return 0;
+    auto_close int folder = open_folder(context->directory_fd, path, &name), fd = -1;
+    if (folder < 0 || fstatat(folder, name, &file, AT_SYMLINK_NOFOLLOW) < 0 ||
         !S_ISSOCK(file.st_mode))
         return 0;
-    auto_close int root = open("/", O_PATH | O_DIRECTORY | O_CLOEXEC), fd = -1;
-    int r = unix_socket_connect(path[0] == '/' ? root : context->directory_fd, path, &fd, NULL);
-    if (r == -ECONNREFUSED)
-        unlinkat(context->directory_fd, path, 0);
-    if (r == -ECONNREFUSED || r == -ENOENT)
+    int r = unix_socket_connect(folder, name, &fd, NULL);
+    if (r == -ENOENT)
         return 0;
-    return error_set(err, EBUSY,
-                     "the vsock's socket %s is in use, and this Firecracker (%s) cannot give each "
-                     "VM one of its own: stop what listens there, or use 1.16 or later",
-                     path, firecracker->version);
+    if (r != -ECONNREFUSED)
+        return error_set(err, EBUSY,
+                         "the vsock's socket %s is in use, and this Firecracker (%s) cannot give "
+                         "each VM one of its own: stop what listens there, or use 1.16 or later",
+                         path, firecracker->version);
+    if (!is_same_file(folder, context->directory_fd))
+        return error_set(err, EBUSY,
+                         "nobody listens at the vsock's socket %s any more, which is in the way: "
+                         "hypefs removes none outside of an instance's own directory; remove it, "
+                         "or use Firecracker 1.16 or later (this one is %s)",
+                         path, firecracker->version);
+    unlinkat(folder, name, 0);
+    return 0;
 }
 
 static void add_file(cJSON *json, const char *member, const char *image, const char *name)

@@ -342,6 +342,28 @@ static void vsock_is_made_anew_by_each_vmm(void **state)
     assert_fails(access(vsock, F_OK), ENOENT);
 }
 
+/* The state may be a stranger's, and the socket anybody's. */
+static void vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed(void **state)
+{
+    struct harness *h = *state;
+    const char *vsock = harness_format(h, "%s/v.sock", h->directory);
+    assert_int_equal(harness_unmount(h), 0);
+    fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s\"", vsock),
+               harness_format(h, ".machine.vsock=\"%s\"", vsock));
+    fake_mount(h);
+    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.15.0");
+    commit(h, "snapshots/base", "x");
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EBUSY);
+    const char *error = harness_path(h, "snapshots/base/forks/new/error");
+    assert_file_contains(error, harness_format(h, "the vsock's socket %s is in use", vsock));
+    change(h, "x", "stopped");
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EBUSY);
+    assert_file_contains(
+        error, harness_format(h, "nobody listens at the vsock's socket %s any more", vsock));
+    assert_works(unlink(vsock));
+    commit(h, "snapshots/base", "f");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -360,6 +382,7 @@ int main(void)
         TEST(drive_is_frozen_as_firecracker_has_it_open),
         TEST(drive_that_a_saved_state_names_is_told_when_nothing_is_there),
         TEST(vsock_is_made_anew_by_each_vmm),
+        TEST(vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed),
     };
     harness_enter();
     if (!tiny_guest_possible())
