@@ -18,12 +18,12 @@
 
 extern char **environ;
 
-/* Together they leave some of the 5 s that the host waits for the network. */
-enum { PATH_SIZE = 256, TOOL_PATIENCE_MS = 3000, RELEASE_PATIENCE_MS = 1500, LOOK_EVERY_MS = 10 };
+enum { PATH_SIZE = 256, LOOK_EVERY_MS = 10 };
 
 struct target {
     const char *root, *interface;
     int index;
+    int64_t deadline_ms; /* of all managers together */
 };
 
 static int64_t now_ms(void)
@@ -31,6 +31,13 @@ static int64_t now_ms(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* Not below 0, by which poll() would wait for ever. */
+static int left_ms(const struct target *target)
+{
+    int64_t left = target->deadline_ms - now_ms();
+    return left > 0 ? (int)left : 0;
 }
 
 /* A unit of systemd that runs has a control group. */
@@ -62,17 +69,15 @@ static int spawn(const char *const *argv, pid_t *ret)
 }
 
 /* 0 if it ended with exit status 0. */
-static int run_tool(const char *const *argv)
+static int run_tool(const struct target *target, const char *const *argv)
 {
     pid_t pid;
     int status = 0, r = spawn(argv, &pid);
     if (r < 0)
         return r;
-    int64_t deadline = now_ms() + TOOL_PATIENCE_MS;
     struct pollfd end = {.fd = (int)syscall(SYS_pidfd_open, pid, 0), .events = POLLIN};
     int n = 0;
-    while (end.fd >= 0 && (n = poll(&end, 1, (int)(deadline - now_ms()))) < 0 && errno == EINTR &&
-           now_ms() < deadline)
+    while (end.fd >= 0 && (n = poll(&end, 1, left_ms(target))) < 0 && errno == EINTR)
         ;
     if (end.fd >= 0)
         close(end.fd);
@@ -124,11 +129,10 @@ static int release_from_networkd(const struct target *target)
         return 0;
     int r = write_networkd_file(target);
     if (r == 0)
-        r = run_tool((const char *[]){"networkctl", "reload", NULL});
-    int64_t deadline = now_ms() + RELEASE_PATIENCE_MS;
+        r = run_tool(target, (const char *[]){"networkctl", "reload", NULL});
     /* The tool does not wait for it. */
     while (r == 0 && !networkd_has_released(target)) {
-        if (now_ms() >= deadline)
+        if (left_ms(target) == 0)
             return -ETIMEDOUT;
         poll(NULL, 0, LOOK_EVERY_MS);
     }
@@ -139,8 +143,8 @@ static int release_from_networkd(const struct target *target)
 
 static int release_from_network_manager(const struct target *target)
 {
-    return run_tool(
-        (const char *[]){"nmcli", "device", "set", target->interface, "managed", "no", NULL});
+    return run_tool(target, (const char *[]){"nmcli", "device", "set", target->interface, "managed",
+                                             "no", NULL});
 }
 
 static const struct {
@@ -151,9 +155,12 @@ static const struct {
     {"NetworkManager", release_from_network_manager},
 };
 
-int manager_release(const char *root, const char *interface, int index)
+int manager_release(const char *root, const char *interface, int index, int patience_ms)
 {
-    const struct target target = {.root = root, .interface = interface, .index = index};
+    const struct target target = {.root = root,
+                                  .interface = interface,
+                                  .index = index,
+                                  .deadline_ms = now_ms() + patience_ms};
     int r = 0;
     for (size_t i = 0; i < sizeof managers / sizeof managers[0] && r == 0; i++)
         if (is_running(root, managers[i].unit))

@@ -10,10 +10,11 @@
 
 /*
  * Returns when the interface is nobody's: at once where no manager runs, otherwise after its tool
- * (networkctl, nmcli; looked for in PATH) has ended, some seconds at most. What it says holds until
- * the system starts anew. -errno if a manager could not be told: EIO, its tool failed. `root`
- * stands before the paths that are looked at: "" but for tests.
+ * (networkctl, nmcli; looked for in PATH) has ended. What it says holds until the system starts
+ * anew. -errno if a manager could not be told: EIO, its tool failed; ETIMEDOUT, all of them
+ * together took longer than `patience_ms`. `root` stands before the paths that are looked at: ""
+ * but for tests.
  */
-int manager_release(const char *root, const char *interface, int index);
+int manager_release(const char *root, const char *interface, int index, int patience_ms);
 
 #endif

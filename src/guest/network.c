@@ -17,7 +17,8 @@
 #include "mailbox/address.h"
 
 /* Both together leave some of the 5 s that the host waits for the network. */
-enum { LINK_PATIENCE_MS = 2000, ACK_PATIENCE_MS = 2000 };
+/* The first two together leave some of the 5 s that the host waits for the network. */
+enum { MANAGERS_PATIENCE_MS = 3000, LINK_PATIENCE_MS = 1500, ACK_PATIENCE_MS = 2000 };
 
 enum { MAC_TEXT_MAX = 3 * NETWORK_MAC_SIZE - 1 };
 
@@ -138,7 +139,8 @@ static int may_change(struct change *change)
 
 static int release(struct change *change)
 {
-    return manager_release("", change->identity->interface, change->interface);
+    return manager_release("", change->identity->interface, change->interface,
+                           MANAGERS_PATIENCE_MS);
 }
 
 static int remove_addresses(struct change *change)

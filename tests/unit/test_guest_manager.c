@@ -17,7 +17,7 @@
 
 #include "guest/manager.h"
 
-enum { INDEX = 7, TEXT_MAX = 512 };
+enum { INDEX = 7, TEXT_MAX = 512, PATIENCE_MS = 30000, SHORT_PATIENCE_MS = 700 };
 
 static char root[64];
 
@@ -111,7 +111,7 @@ static void interface_when_no_manager_runs_is_nobodys(void **state)
     (void)state;
     put("run/systemd/netif/links/7", "ADMIN_STATE=configured\n",
         0644); /* left from an earlier one */
-    assert_int_equal(manager_release(root, "eth0", INDEX), 0);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
     assert_string_equal(get("called"), "");
     assert_string_equal(get("run/systemd/network/00-hypefs-eth0.network"), "");
 }
@@ -127,13 +127,13 @@ static void networkd_is_told_by_a_file_and_waited_for(void **state)
              "/bin/mv %s/links.new %s/run/systemd/netif/links/7) > /dev/null 2>&1 &",
              root, root, root);
     put_tool("networkctl", more);
-    assert_int_equal(manager_release(root, "eth0", INDEX), 0);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
     assert_string_equal(get("called"), "networkctl reload\n");
     assert_string_equal(get("run/systemd/network/00-hypefs-eth0.network"),
                         "[Match]\nName=eth0\n[Link]\nUnmanaged=yes\n");
     assert_string_equal(get("run/systemd/netif/links/7"), "ADMIN_STATE=unmanaged\n");
     /* The next clone of this one has nothing to tell. */
-    assert_int_equal(manager_release(root, "eth0", INDEX), 0);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
     assert_string_equal(get("called"), "networkctl reload\n");
 }
 
@@ -141,7 +141,7 @@ static void networkd_that_does_not_know_the_interface_is_not_told(void **state)
 {
     (void)state;
     run_unit("systemd-networkd");
-    assert_int_equal(manager_release(root, "eth0", INDEX), 0);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
     assert_string_equal(get("called"), "");
 }
 
@@ -150,14 +150,14 @@ static void networkd_that_keeps_the_interface_is_a_failure(void **state)
     (void)state;
     run_unit("systemd-networkd");
     put("run/systemd/netif/links/7", "ADMIN_STATE=configured\n", 0644);
-    assert_int_equal(manager_release(root, "eth0", INDEX), -ETIMEDOUT);
+    assert_int_equal(manager_release(root, "eth0", INDEX, SHORT_PATIENCE_MS), -ETIMEDOUT);
 }
 
 static void network_manager_is_told(void **state)
 {
     (void)state;
     run_unit("NetworkManager");
-    assert_int_equal(manager_release(root, "eth0", INDEX), 0);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
     assert_string_equal(get("called"), "nmcli device set eth0 managed no\n");
 }
 
@@ -166,9 +166,9 @@ static void tool_that_fails_or_is_not_there_is_a_failure(void **state)
     (void)state;
     run_unit("NetworkManager");
     put_tool("nmcli", "exit 10");
-    assert_int_equal(manager_release(root, "eth0", INDEX), -EIO);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), -EIO);
     assert_int_equal(unlink(at("bin/nmcli")), 0);
-    assert_int_equal(manager_release(root, "eth0", INDEX), -ENOENT);
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), -ENOENT);
 }
 
 static void tool_that_hangs_is_ended(void **state)
@@ -176,7 +176,28 @@ static void tool_that_hangs_is_ended(void **state)
     (void)state;
     run_unit("NetworkManager");
     put_tool("nmcli", "exec /bin/sleep 600");
-    assert_int_equal(manager_release(root, "eth0", INDEX), -ETIMEDOUT);
+    assert_int_equal(manager_release(root, "eth0", INDEX, SHORT_PATIENCE_MS), -ETIMEDOUT);
+}
+
+/* Each alone is fast enough: it is the sum that the host waits for. */
+static void managers_that_take_too_long_together_are_a_failure(void **state)
+{
+    char more[TEXT_MAX];
+    (void)state;
+    run_unit("systemd-networkd");
+    run_unit("NetworkManager");
+    put("run/systemd/netif/links/7", "ADMIN_STATE=configured\n", 0644);
+    snprintf(more, sizeof more,
+             "/bin/sleep 0.6\necho ADMIN_STATE=unmanaged > %s/run/systemd/netif/links/7", root);
+    put_tool("networkctl", more);
+    put_tool("nmcli", "exec /bin/sleep 0.6");
+    assert_int_equal(manager_release(root, "eth0", INDEX, 1000), -ETIMEDOUT);
+    /* A deadline that has passed is no reason to wait for ever. */
+    put("run/systemd/netif/links/7", "ADMIN_STATE=unmanaged\n", 0644);
+    put_tool("nmcli", "exec /bin/sleep 600");
+    assert_int_equal(manager_release(root, "eth0", INDEX, -1), -ETIMEDOUT);
+    put_tool("nmcli", "");
+    assert_int_equal(manager_release(root, "eth0", INDEX, PATIENCE_MS), 0);
 }
 
 #define test(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -191,6 +212,7 @@ int main(void)
         test(network_manager_is_told),
         test(tool_that_fails_or_is_not_there_is_a_failure),
         test(tool_that_hangs_is_ended),
+        test(managers_that_take_too_long_together_are_a_failure),
     };
     return cmocka_run_group_tests_name("guest_manager", tests, NULL, NULL);
 }
