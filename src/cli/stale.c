@@ -9,13 +9,18 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
 #include "util/process.h"
 
 enum { UNMOUNT_TIMEOUT_MS = 10000, END_WAIT_MS = 2000, OUTPUT_MAX = 512 };
+
+/* What look() finds, if it does not fail. */
+enum { ANSWERS, SILENT, NONE };
 
 /* The path as the kernel names it, the last component's own state left alone. */
 static char *canonical(const char *path)
@@ -53,21 +58,46 @@ static bool is_ours(const char *path)
     return stale_is_mounted(path, "fuse.hypefs");
 }
 
-/* 1: there is none (any more); 0: one that answers; -errno. */
-static int look(const char *path, struct error *err)
+/*
+ * stat(), in a process of its own: a daemon that is stopped or hangs does not answer, and who has
+ * asked it may not be killed then. 0, or what stat() failed with; ETIMEDOUT at the deadline.
+ */
+static int ask(const char *path, double deadline_ms)
 {
     struct stat st;
+    siginfo_t info = {0};
+    pid_t pid = fork();
+    if (pid == 0) {
+        setsid();
+        _exit(stat(path, &st) == 0 ? 0 : errno);
+    }
+    auto_close int pidfd = pid < 0 ? -1 : pidfd_open(pid, 0);
+    if (pidfd < 0)
+        return errno;
+    if (process_poll(&pidfd, 1, deadline_ms) <= 0) {
+        process_kill(pid, pidfd, 0, NULL);
+        return ETIMEDOUT;
+    }
+    return waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 ? errno : info.si_status;
+}
+
+/* -errno: one cannot be cleared. */
+static int look(const char *path, double deadline_ms, struct error *err)
+{
     if (!is_ours(path))
-        return 1;
-    if (stat(path, &st) == 0)
-        return 0;
-    if ((errno != ENOTCONN && errno != ECONNABORTED) || umount2(path, MNT_DETACH) == 0)
-        return 1;
+        return NONE;
+    int code = ask(path, deadline_ms);
+    if (code == 0)
+        return ANSWERS;
+    if (code == ETIMEDOUT)
+        return SILENT;
+    if ((code != ENOTCONN && code != ECONNABORTED) || umount2(path, MNT_DETACH) == 0)
+        return NONE;
     auto_free char *output = NULL;
     char *argv[] = {(char[]){"fusermount3"}, (char[]){"-u"}, (char[]){"-z"},
                     (char[]){"--"},          (char *)path,   NULL};
     int r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
-    return r == 0 || !is_ours(path) ? 1 : r;
+    return r == 0 || !is_ours(path) ? NONE : r;
 }
 
 int stale_clear(const char *mountpoint, struct error *err)
@@ -75,11 +105,18 @@ int stale_clear(const char *mountpoint, struct error *err)
     auto_free char *path = canonical(mountpoint);
     auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
     double deadline_ms = process_now_ms() + END_WAIT_MS, left_ms;
-    int r = path ? 0 : 1;
+    int r = path ? ANSWERS : NONE;
     /* A daemon that was told to end unmounts in a moment. */
-    while (r == 0 && (r = look(path, err)) == 0 && (left_ms = deadline_ms - process_now_ms()) > 0)
+    while (r == ANSWERS && (r = look(path, deadline_ms, err)) == ANSWERS &&
+           (left_ms = deadline_ms - process_now_ms()) > 0)
         poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1, (int)left_ms + 1);
     if (r < 0)
         return error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint);
-    return r > 0 ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
+    if (r == SILENT)
+        return error_set(
+            err, EBUSY,
+            "a hypefs is mounted at %s whose daemon does not answer: if it is stopped, "
+            "let it go on (SIGCONT); if it hangs, kill it, and mount again",
+            mountpoint);
+    return r == NONE ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
 }

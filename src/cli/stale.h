@@ -12,7 +12,8 @@ bool stale_is_mounted(const char *path, const char *type);
 
 /*
  * If a hypefs is mounted there whose daemon is gone, unmounts it (with umount2, or by fusermount3
- * when not root). EBUSY if one is mounted there that answers.
+ * when not root). EBUSY if one is mounted there whose daemon lives, also if it does not answer.
+ * Starts a process: no other thread may run yet.
  */
 int stale_clear(const char *mountpoint, struct error *err);
 

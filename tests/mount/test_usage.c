@@ -213,6 +213,21 @@ static void second_mount_at_a_mountpoint_is_refused(void **state)
     assert_works(access(harness_path(h, "README"), F_OK));
 }
 
+/* The daemon is named by the store's lock. */
+static void mount_over_one_whose_daemon_is_stopped_is_refused(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    struct harness_result result = assert_shell("bash",
+                                                "cd / && pid=$(cat $S/lock) && kill -STOP $pid\n"
+                                                "$HYPEFS mount --store $T/s2 $M; r=$?\n"
+                                                "kill -CONT $pid; exit $r",
+                                                1);
+    assert_contains(result.err, "whose daemon does not answer: if it is stopped, let it go on");
+    assert_works(access(harness_path(h, "README"), F_OK));
+    assert_fails(access(harness_format(h, "%s/s2", h->directory), F_OK), ENOENT);
+}
+
 static void stale_mount_of_a_killed_daemon_is_cleared_first(void **state)
 {
     struct harness *h = *state;
@@ -347,6 +362,7 @@ int main(void)
         bare_test(store_when_made_is_closed_to_others),
         bare_test(second_daemon_on_a_store_is_refused),
         bare_test(second_mount_at_a_mountpoint_is_refused),
+        bare_test(mount_over_one_whose_daemon_is_stopped_is_refused),
         bare_test(stale_mount_of_a_killed_daemon_is_cleared_first),
         bare_test(store_path_with_a_comma_and_a_space_is_a_path),
         bare_test(what_others_can_change_is_refused_to_root_with_a_sentence),

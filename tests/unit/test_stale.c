@@ -255,6 +255,16 @@ static void mount_when_its_daemon_answers_is_busy(void **state)
     assert_non_null(strstr(place->err.text, shown));
 }
 
+/* As one that is stopped: it has the mount, and never reads a request. */
+static void mount_when_its_daemon_does_not_answer_is_busy_in_other_words(void **state)
+{
+    struct place *place = *state;
+    mount_fuse(place, "fuse.hypefs");
+    assert_int_equal(stale_clear(place->path, &place->err), -EBUSY);
+    assert_int_equal(mounted(place, "fuse.hypefs"), 1);
+    assert_non_null(strstr(place->err.text, "whose daemon does not answer"));
+}
+
 static void wait_when_it_is_held_up_ends(void **state)
 {
     struct place *place = *state;
@@ -282,6 +292,7 @@ int main(void)
         PLACE(mount_when_ours_lies_below_another_is_left_alone),
         PLACE(path_when_nothing_is_mounted_there_is_left_alone),
         PLACE(mount_when_its_daemon_answers_is_busy),
+        PLACE(mount_when_its_daemon_does_not_answer_is_busy_in_other_words),
         PLACE(wait_when_it_is_held_up_ends),
     };
     if (access("/dev/fuse", R_OK | W_OK) < 0 || enter_namespace(NULL) < 0) {
