@@ -243,8 +243,7 @@ int vmm_stop(struct vmm *vmm, struct error *err)
     if (!ends_within(vmm, TERMINATE_MS)) {
         pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
         if (!ends_within(vmm, PROCESS_KILL_MS))
-            return error_set(err, EIO, "process %d of the VM was killed and does not end",
-                             (int)vmm->pid);
+            return error_set(err, EIO, "the VM's process %d " PROCESS_STUCK, (int)vmm->pid);
     }
     fault_point(FAULT_STOPPED);
     vmm_reap(vmm, &exit);

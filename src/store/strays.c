@@ -91,8 +91,7 @@ static int end(const struct stray *stray, struct error *err)
     pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
     if (process_poll(&pidfd, 1, process_now_ms() + END_MS) > 0)
         return 0;
-    return error_set(err, EIO,
-                     "the process %d, left by an earlier daemon, was killed and does not end",
+    return error_set(err, EIO, "the process %d, left by an earlier daemon, " PROCESS_STUCK,
                      (int)stray->pid);
 }
 

@@ -206,7 +206,7 @@ int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)
     /* Until it is reaped the number is its own, and that of its process group. */
     kill(-pid, SIGKILL);
     if (process_poll(&pidfd, 1, process_now_ms() + timeout_ms) <= 0) {
-        error_append(err, "; its process %d was killed and does not end", (int)pid);
+        error_append(err, "; its process %d " PROCESS_STUCK, (int)pid);
         return -ETIMEDOUT;
     }
     siginfo_t info;

@@ -37,6 +37,10 @@ bool process_has_mark(pid_t pid);
 
 /* So long a process that was killed is waited for: it may have much memory to give back. */
 enum { PROCESS_KILL_MS = 30000 };
+/* What a text says of a process that has not ended by then. */
+#define PROCESS_STUCK                                                                              \
+    "was killed and does not end: the kernel holds it until a disk or file system that it uses "   \
+    "answers, so look after that"
 
 /* Kills our child, which is not reaped yet, with what it started in its session, and reaps it. A
  * process that sleeps uninterruptibly (on a network mount that hangs, say) does not end: then this

@@ -47,8 +47,11 @@ int unix_socket_connect(int directory_fd, const char *name, int *ret, struct err
     if (fd < 0)
         return error_errno(err, errno, "no socket for %s", name);
     struct sockaddr_un address = address_of(directory_fd, name);
-    if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
-        return error_errno(err, errno, "nobody answers at the socket %s", name);
-    *ret = steal_fd(&fd);
-    return 0;
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
+        *ret = steal_fd(&fd);
+        return 0;
+    }
+    if (errno == EAGAIN) /* here it is of no limit of the host's, as which it would be told */
+        return error_set(err, EIO, "nobody takes connections at the socket %s any more", name);
+    return error_errno(err, errno, "nobody answers at the socket %s", name);
 }

@@ -13,7 +13,8 @@
 /* A listening socket under `name`, which replaces an older one. The descriptor is CLOEXEC. */
 int unix_socket_listen(int directory_fd, const char *name, int *ret, struct error *err);
 
-/* Connects to it: CLOEXEC and non-blocking. Does not wait for accept. */
+/* Connects to it: CLOEXEC and non-blocking. Does not wait for accept: EIO where
+ * more wait for that already than its owner lets. */
 int unix_socket_connect(int directory_fd, const char *name, int *ret, struct error *err);
 
 #endif

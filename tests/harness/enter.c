@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <ftw.h>
 #include <grp.h>
+#include <linux/fs.h>
 #include <mntent.h>
 #include <poll.h>
 #include <sched.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -96,6 +98,19 @@ void harness_unmount_below(const char *directory)
     }
 }
 
+void harness_thaw_below(const char *directory)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    for (const struct mntent *entry; mounts && (entry = getmntent(mounts));) {
+        if (!is_below(entry->mnt_dir, directory) || strcmp(entry->mnt_type, "ext4") != 0)
+            continue;
+        auto_close int fd = open(entry->mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        ioctl(fd, FITHAW, 0); /* EINVAL of the others */
+    }
+    if (mounts)
+        endmntent(mounts);
+}
+
 static void end_one(const char *pid, const char *directory)
 {
     char link[64], cwd[4096];
@@ -168,6 +183,7 @@ static void leave_keeper(void)
         return;
     }
     int status = worker > 0 ? keep(worker, &signals) : 1;
+    harness_thaw_below(harness_base());
     kill_children();
     harness_unmount_below(harness_base());
     harness_remove_tree(harness_base());

@@ -215,6 +215,7 @@ int harness_teardown(void **state)
 {
     struct harness *h = *state;
     int status = 0;
+    harness_thaw_below(h->directory);
     if (h->daemon > 0) {
         kill(h->daemon, SIGTERM);
         if (!harness_await_pidfd(h->daemon_pidfd, HARNESS_DEADLINE_MS)) {

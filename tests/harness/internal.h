@@ -21,6 +21,9 @@
 
 /* Kills every process whose working directory is in there: a VMM's is its entry in the store. */
 void harness_end_inside(const char *directory);
+/* Thaws the file systems mounted below that a test has frozen: what waits for one cannot even be
+ * killed. Comes before the killing. */
+void harness_thaw_below(const char *directory);
 /* Unmounts what is mounted below. */
 void harness_unmount_below(const char *directory);
 void harness_remove_tree(const char *directory);

@@ -303,7 +303,7 @@ static void kill_ends_and_reaps_a_child(void **state)
 /* As one in uninterruptible sleep. */
 static void kill_when_the_child_does_not_end_gives_up_and_says_so(void **state)
 {
-    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL}, want[128];
+    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL}, want[256];
     struct process_spec spec = {
         .path = "sleep", .argv = argv, .directory_fd = -1, .output_fd = -1, .error_fd = -1};
     struct error err = {0};
@@ -317,8 +317,7 @@ static void kill_when_the_child_does_not_end_gives_up_and_says_so(void **state)
     int r = process_kill(pid, pidfd, 1, &err);
     unkillable = false;
     assert_int_equal(process_kill(pid, pidfd, PROCESS_KILL_MS, NULL), 0);
-    snprintf(want, sizeof want, "it does not answer; its process %d was killed and does not end",
-             (int)pid);
+    snprintf(want, sizeof want, "it does not answer; its process %d " PROCESS_STUCK, (int)pid);
     assert_int_equal(r, -ETIMEDOUT);
     assert_int_equal(err.code, EIO);
     assert_string_equal(err.text, want);

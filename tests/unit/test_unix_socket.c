@@ -83,6 +83,23 @@ static void connect_when_nobody_listens_fails(void **state)
     assert_int_equal(client, -1);
 }
 
+static void connect_when_too_many_wait_is_no_limit_of_the_host(void **state)
+{
+    enum { MANY = 100 };
+    const struct fixture *fixture = *state;
+    struct error err = {0};
+    int clients[MANY], count = 0, r = 0;
+    auto_close int listener = -1;
+
+    assert_int_equal(unix_socket_listen(fixture->fd, "s", &listener, NULL), 0);
+    while (count < MANY && (r = unix_socket_connect(fixture->fd, "s", &clients[count], &err)) == 0)
+        count++;
+    for (int i = 0; i < count; i++)
+        close(clients[i]);
+    assert_int_equal(r, -EIO);
+    assert_string_equal(err.text, "nobody takes connections at the socket s any more");
+}
+
 static void listen_when_an_old_socket_is_there_replaces_it(void **state)
 {
     const struct fixture *fixture = *state;
@@ -101,6 +118,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(
             connect_when_somebody_listens_in_a_deep_directory_reaches_it, setup, teardown),
         cmocka_unit_test_setup_teardown(connect_when_nobody_listens_fails, setup, teardown),
+        cmocka_unit_test_setup_teardown(connect_when_too_many_wait_is_no_limit_of_the_host, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(listen_when_an_old_socket_is_there_replaces_it, setup,
                                         teardown),
     };
