@@ -17,7 +17,7 @@
 #            quickstart with --keep, more units under valgrind, each fuzzer for minutes
 # --suites   only the first two builds, and the suites in them
 # --soak     only the soak, for long, plain and with the sanitizer for threads
-# --bench    only the short benchmark, in a release build
+# --bench    only the benchmark, in a release build
 # --debian   on Debian 12 or 13, in a chroot: debian.sh tells more
 # The last lines name what failed and what was skipped; the very last is "N passed, N failed, N
 # skipped". The exit status is not 0 if anything failed, or was skipped though this machine could have
@@ -418,7 +418,7 @@ heading "The guests' kernel"
 prepare_environment
 case $mode in
 bench)
-    bench --quick
+    bench
     finish
     ;;
 soak)

@@ -10,7 +10,7 @@
 #include "util/cleanup.h"
 #include "vm/vm.h"
 
-enum { QUICK_TIMES = 15, TIMES = 31, ROWS_MAX = 32 };
+enum { QUICK_TIMES = 2, TIMES = 31, ROWS_MAX = 32 };
 
 /* A row gets a directory, and no daemon. */
 static const struct row {

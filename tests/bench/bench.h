@@ -23,9 +23,9 @@
 
 enum { BENCH_SAMPLES_MAX = 1024 };
 
-/* --quick: smaller images, fewer forks, fewer samples. */
+/* --quick: images, forks and samples as few and small as show that everything works. */
 bool bench_is_quick(void);
-/* How many samples of everything: at least 15. */
+/* How many samples of everything. */
 size_t bench_times(void);
 /* The number for --quick, or else the other. */
 size_t bench_pick(size_t quick, size_t thorough);

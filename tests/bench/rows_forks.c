@@ -18,7 +18,7 @@
 #include "util/cleanup.h"
 #include "vm/vm.h"
 
-enum { COPIES = 15, BLOCK = 512 };
+enum { QUICK_SIZES = 2, QUICK_COPIES = 2, COPIES = 15, BLOCK = 512 };
 
 static const char box[] = "bench.v1";
 static const char request[] =
@@ -28,7 +28,6 @@ static const char *const until_resumed[] = {"validate", "locate", "load", "patch
 /* Guests of one size. */
 struct size {
     int mib;
-    bool thorough; /* not with --quick */
     const char *id;
     struct bare bare;
     struct bench_samples resumed, acked, locate, outside, disk, bare_resumed, bare_acked;
@@ -165,11 +164,11 @@ static void report_size(struct harness *h, const struct size *size, const struct
 
 void bench_forks(void **state)
 {
-    static struct size sizes[] = {{.mib = 256}, {.mib = 2048}, {.mib = 8192, .thorough = true}};
+    static struct size sizes[] = {{.mib = 256}, {.mib = 2048}, {.mib = 8192}};
     struct harness *h = *state;
     size_t count = 0;
     harness_mount(h, NULL);
-    for (; count < array_length(sizes) && !(sizes[count].thorough && bench_is_quick()); count++) {
+    for (; count < bench_pick(QUICK_SIZES, array_length(sizes)); count++) {
         sizes[count].id = harness_format(h, "of-%d", sizes[count].mib);
         publish(h, sizes[count].id, sizes[count].mib);
         prepare_bare(h, &sizes[count]);
@@ -255,26 +254,27 @@ void bench_copies(void **state)
     struct harness *h = *state;
     struct size size = {.mib = 256, .id = "base"};
     struct bare_fork forks[COPIES];
+    size_t count = bench_pick(QUICK_COPIES, COPIES);
     harness_mount(h, NULL);
     publish(h, size.id, size.mib);
     prepare_bare(h, &size);
-    for (size_t i = 0; i < COPIES; i++) {
+    for (size_t i = 0; i < count; i++) {
         stage(h, size.id);
         commit(h, size.id, harness_format(h, "f%zu", i));
         struct bare own = size.bare;
         bare_use_image(h, &own, copy_image(h, size.id, i));
         forks[i] = bare_start(&own);
     }
-    for (size_t i = 0; i < COPIES; i++) {
+    for (size_t i = 0; i < count; i++) {
         bench_add(&shared, bench_pss_kib(vm_pid(h, harness_format(h, "f%zu", i))) / 1024);
         bench_add(&copied, bench_pss_kib(forks[i].pid) / 1024);
     }
-    for (size_t i = 0; i < COPIES; i++)
+    for (size_t i = 0; i < count; i++)
         bare_end(&forks[i]);
     bench_report(&(struct bench_line){.name = "idle fork of 256 MiB: Pss of its QEMU",
                                       .unit = "MiB",
                                       .against = "fork with a copied image",
-                                      .note = harness_format(h, "%d forks of each", COPIES),
+                                      .note = harness_format(h, "%zu forks of each", count),
                                       .ours = &shared,
                                       .other = &copied});
 }

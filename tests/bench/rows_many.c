@@ -16,8 +16,9 @@
 #include "mount/fake.h"
 #include "util/cleanup.h"
 
-enum { FORKS = 1000, QUICK_FORKS = 200, FEW = 10, SOME = 100, DAEMONS = 3 };
-enum { WAITING = 300, QUICK_WAITING = 50, LOOK_MS = 1000 };
+enum { DAEMONS = 3, QUICK_WAITING = 5, WAITING = 300 };
+/* All that wait must do so for the looks, or what is measured is too little. */
+enum { LOOKS = 3, QUICK_LOOK_MS = 50, LOOK_MS = 1000, QUICK_TIMEOUT_MS = 1000, TIMEOUT_MS = 30000 };
 
 /* A daemon with so many live forks. */
 struct crowd {
@@ -147,7 +148,7 @@ void bench_many(void **state)
 {
     static struct crowd crowds[DAEMONS];
     void *more[DAEMONS] = {*state};
-    const size_t live[DAEMONS] = {FEW, SOME, bench_pick(QUICK_FORKS, FORKS)};
+    const size_t live[DAEMONS] = {bench_pick(2, 10), bench_pick(3, 100), bench_pick(5, 1000)};
     for (size_t i = 0; i < DAEMONS; i++) {
         if (i > 0)
             assert_int_equal(harness_setup(&more[i]), 0);
@@ -173,8 +174,10 @@ static struct harness_child start_waiting(struct harness *h, size_t i)
 {
     assert_int_equal(mkdir(harness_path(h, "snapshots/base/forks/w%zu", i), 0755), 0);
     harness_put(harness_path(h, "snapshots/base/forks/w%zu/mailboxes/m", i),
-                "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\","
-                "\"ack_timeout_ms\":30000}");
+                harness_format(h,
+                               "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\","
+                               "\"ack_timeout_ms\":%zu}",
+                               bench_pick(QUICK_TIMEOUT_MS, TIMEOUT_MS)));
     return harness_start_shell(h, "bash",
                                harness_format(h, "echo 1 > snapshots/base/forks/w%zu/commit", i));
 }
@@ -196,11 +199,11 @@ static void await_waiting(int events, size_t count)
     }
 }
 
-/* CPU time of the daemon in a second, for each that waits, in % of one processor. */
+/* CPU time of the daemon for a while, for each that waits, in % of one processor. */
 static double look(struct harness *h, size_t count)
 {
     double cpu = bench_cpu_ms(h->daemon), begun = bench_now_ms();
-    poll(NULL, 0, LOOK_MS);
+    poll(NULL, 0, (int)bench_pick(QUICK_LOOK_MS, LOOK_MS));
     double took = bench_now_ms() - begun;
     return (bench_cpu_ms(h->daemon) - cpu) * 100 / took / (double)count;
 }
@@ -214,7 +217,7 @@ static void wait_and_report(struct harness *h, size_t count)
     for (size_t i = 0; i < count; i++)
         children[i] = start_waiting(h, i);
     await_waiting(events, count);
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < LOOKS; i++)
         bench_add(&samples, look(h, count));
     close(events);
     for (size_t i = 0; i < count; i++)

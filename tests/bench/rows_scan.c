@@ -15,8 +15,8 @@
 enum {
     CHUNK = 1 << 20,
     FRAMES = 4,
-    QUICK_MIB = 256,
-    QUICK_SPARSE_MIB = 1024,
+    QUICK_MIB = 16,
+    QUICK_SPARSE_MIB = 256,
     MIB = 4096,
     SPARSE_ONE_OF = 16
 };

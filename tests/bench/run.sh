@@ -8,9 +8,10 @@
 # Builds in build-bench, prints a table and writes it as JSON (by default to build-bench/bench.json).
 # --build DIR, which comes first, takes what a build with -Dbench=true has made there: good for whether
 # the results are right, not for times.
-# --quick takes smaller images, fewer forks and fewer samples. The exit status is not 0 if something
-# could not be measured or did not do what it should; never for how long it took. Images and guests
-# lie in $TMPDIR (by default /var/tmp), of which it needs 6 GiB, or 2 with --quick.
+# --quick takes as few and small images, forks and samples as show whether everything works: its times
+# mean little. The exit status is not 0 if something could not be measured or did not do what it should;
+# never for how long it took. Images and guests lie in $TMPDIR (by default /var/tmp), of which it needs
+# 6 GiB, or 2 with --quick.
 # docs/performance.md says what the lines mean.
 set -eu
 
