@@ -9,6 +9,16 @@
 
 enum { FAR_MS = 10000 };
 
+/* http.c waits some moments for a VMM that has closed its connection to end. This one does not end,
+ * and to wait for it at each input would leave 5 inputs a second. */
+int __wrap_process_poll(const int *fds, size_t count, double deadline_ms);
+
+int __wrap_process_poll(const int *fds, size_t count, double deadline_ms)
+{
+    (void)fds, (void)count, (void)deadline_ms;
+    return 0;
+}
+
 bool fuzz(const uint8_t *data, size_t size)
 {
     struct http_peer peer;
