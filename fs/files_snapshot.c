@@ -6,6 +6,7 @@
 
 #include "fork/accept.h"
 #include "fs/internal.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -354,12 +355,16 @@ static void snapshots_dir_refresh(struct fs *fs)
     struct source *source, *next;
     snapshots_look(fs->setup.snapshots);
     unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
+    unsigned notes = store_notes_changes(fs->setup.snapshots->store->notes);
     fs_lock(fs);
     if (fs->vanished != vanished)
         HASH_ITER (hh, fs->sources, source, next)
             if (snapshot_is_removed(source->snapshot))
                 fs_forget_source(fs, source);
     fs->vanished = vanished;
+    if (fs->notes != notes)
+        fs_changed(fs, &fs->root);
+    fs->notes = notes;
     fs_unlock(fs);
 }
 

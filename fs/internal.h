@@ -195,6 +195,7 @@ struct fs {
     uint64_t last_node, last_draft, last_staged;
     struct source *sources;
     unsigned vanished; /* of the snapshots' `vanished`: those have no source any more */
+    unsigned notes;    /* how often the store's notes had changed when `error` was looked at */
     struct unit *units;
     struct handle *handles;
     int stop_fd; /* eventfd: readable when the daemon stops */

@@ -2,13 +2,15 @@
 /*
  * refusals: the reasons for which mkdir, rmdir, rm, mv, ln, mknod, the creation of a file or a
  * command was refused. Each is a line of `error` in the root, and if the directory that it was in
- * has an `error` of its own, it is told there too.
+ * has an `error` of its own, it is told there too. Before them stands what of the store is not
+ * shown.
  */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "fs/internal.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/text.h"
 
@@ -96,6 +98,8 @@ char *refusals_text(struct fs *fs, const struct place *place, size_t *ret_size)
     char *text = NULL;
     FILE *out = open_memstream(&text, ret_size);
     (void)place;
+    if (out)
+        store_notes_print(fs->setup.snapshots->store->notes, out);
     for (size_t i = from; i < refusals->count && out; i++)
         fputs(refusals->lines[i % FS_REFUSALS_MAX], out);
     if (out)

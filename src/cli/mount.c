@@ -24,6 +24,7 @@
 #include "fs/ops.h"
 #include "fs/tell.h"
 #include "mailbox/ack.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
@@ -78,6 +79,13 @@ static void warn(void *context, const char *text)
     if (!daemon->arguments.foreground)
         fprintf(stderr, "hypefs mount: %s\n", text);
     complain(context, text);
+}
+
+/* The log has it. */
+static void print(void *context, const char *text)
+{
+    (void)context;
+    fprintf(stderr, "hypefs mount: %s\n", text);
 }
 
 /* Scans and VMs may end when the tree is closed already. */
@@ -277,10 +285,13 @@ static int run(struct daemon *daemon, struct error *err)
         store_open(daemon->arguments.store, daemon->arguments.insecure_store, &daemon->store, err);
     if (r < 0)
         return r;
+    store_notes_each(daemon->store.notes, complain, daemon); /* of leftovers, by now */
     daemon->ops.store_fd = daemon->store.kind_fd[STORE_INSTANCES];
     r = hypervisors_open(err);
     if (r == 0)
         r = open_layers(daemon, err);
+    if (r == 0 && !daemon->arguments.foreground)
+        store_notes_each(daemon->store.notes, print, daemon);
     if (r == 0)
         r = serve_mounted(daemon, err);
     close_tree(daemon);

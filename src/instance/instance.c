@@ -9,6 +9,7 @@
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -190,6 +191,7 @@ static void publish(struct instance *instance)
     instance_tell(instance, INSTANCE_MADE, instance->state);
     pthread_cond_broadcast(&instance->table->idle);
     pthread_mutex_unlock(&instance->table->lock);
+    store_notes_remove(instance->table->setup.store->notes, STORE_INSTANCES, instance->id);
 }
 
 /* The logs are there from the first moment, for who looks with tail -f. */

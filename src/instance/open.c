@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "instance/internal.h"
+#include "store/notes.h"
 #include "store/strays.h"
 #include "util/thread.h"
 
@@ -93,13 +94,10 @@ static void await_settled(struct instances *table)
 
 /* ---- the table ---- */
 
-/* Its files may be another process's, which runs on; or there is no memory. */
-static void leave_out(struct instances *table, struct instance *instance, struct error *why)
+static void leave_out(struct instances *table, const char *name, struct error *why)
 {
-    error_prefix(why, 0, "instance %s is left out until the next start of the daemon",
-                 instance->id);
+    store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
     table->setup.complain(table->setup.context, why->text);
-    instance_unref(instance);
 }
 
 static int load_one(void *context, const char *id, struct error *err)
@@ -109,14 +107,17 @@ static int load_one(void *context, const char *id, struct error *err)
     struct instance *instance;
     struct error why = {0};
     (void)err;
-    if (instance_load(table, id, &instance, &why) < 0) {
-        table->setup.complain(table->setup.context, why.text);
+    if (store_check_id(id, &why) < 0 || instance_load(table, id, &instance, &why) < 0) {
+        leave_out(table, id, &why);
         return 0;
     }
+    /* Its files may be another process's, which runs on; or there is no memory. */
     if (strays_end(&load_context->strays, instance->image->directory_fd,
                    instance->vmm ? instance->vmm->pid : 0, &why) < 0 ||
         instance_insert(instance, &why) < 0) {
-        leave_out(table, instance, &why);
+        error_prefix(&why, 0, "instance %s", id);
+        leave_out(table, id, &why);
+        instance_unref(instance);
         return 0;
     }
     if (!instance->vmm)

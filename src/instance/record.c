@@ -195,9 +195,7 @@ static int find_vmm(const struct hypervisor *hypervisor, const cJSON *json, stru
     int pid = number_of(json, "pid");
     int r = identify(json, pid, &pidfd);
     if (r < 0)
-        return error_errno(err, -r,
-                           "it is not known whether its VMM, with the pid %d, still runs, so the "
-                           "instance is left out until the next start of the daemon",
+        return error_errno(err, -r, "it is not known whether its VMM, with the pid %d, still runs",
                            pid);
     r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
     if (*ret) {

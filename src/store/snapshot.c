@@ -6,8 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
-#include <utlist.h>
 
+#include "store/notes.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -93,6 +93,8 @@ static int insert(struct snapshots *table, struct snapshot *snapshot, struct err
     if (added)
         tell(table, snapshot, false);
     pthread_mutex_unlock(&table->lock);
+    if (added)
+        store_notes_remove(table->store->notes, STORE_SNAPSHOTS, snapshot->id);
     return added ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
@@ -139,21 +141,10 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
 }
 
 /* The same failure is told once, however often the store is looked at. */
-static void complain_once(struct snapshots *table, const char *text)
+static void complain_once(struct snapshots *table, const char *name, struct error *why)
 {
-    struct snapshots_complaint *complaint;
-    LL_FOREACH (table->complaints, complaint)
-        if (strcmp(complaint->text, text) == 0)
-            return;
-    table->complain(table->context, text);
-    complaint = calloc(1, sizeof *complaint);
-    if (!complaint)
-        return; /* it is told again */
-    complaint->text = strdup(text);
-    if (complaint->text)
-        LL_PREPEND(table->complaints, complaint);
-    else
-        free(complaint);
+    if (store_notes_unread(table->store->notes, STORE_SNAPSHOTS, name, why))
+        table->complain(table->context, why->text);
 }
 
 static int look_at(void *context, const char *id, struct error *err)
@@ -161,8 +152,9 @@ static int look_at(void *context, const char *id, struct error *err)
     struct snapshots *table = context;
     struct error why = {0};
     (void)err;
-    if (take_in(table, id, &why) < 0)
-        complain_once(table, why.text);
+    int r = store_check_id(id, &why);
+    if (r < 0 || take_in(table, id, &why) < 0)
+        complain_once(table, id, &why);
     return 0;
 }
 
@@ -222,12 +214,13 @@ static int look(struct snapshots *table, struct error *err)
     pthread_mutex_lock(&table->looking);
     if (!unchanged(table)) {
         drop_vanished(table);
+        store_notes_tidy(table->store, STORE_SNAPSHOTS);
         r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
     }
     if (r < 0) {
         table->reliable = false;
         if (table->open)
-            complain_once(table, why.text);
+            complain_once(table, "", &why);
         else
             error_set(err, why.code, "%s", why.text);
     }
@@ -256,15 +249,10 @@ void snapshots_stop(struct snapshots *snapshots)
 void snapshots_close(struct snapshots *snapshots)
 {
     struct snapshot *snapshot, *next;
-    struct snapshots_complaint *complaint, *after;
     image_scans_finish(&snapshots->scans);
     HASH_ITER (hh, snapshots->by_id, snapshot, next) {
         HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);
-    }
-    LL_FOREACH_SAFE (snapshots->complaints, complaint, after) {
-        free(complaint->text);
-        free(complaint);
     }
     pthread_mutex_destroy(&snapshots->looking);
     pthread_mutex_destroy(&snapshots->lock);

@@ -48,11 +48,6 @@ struct snapshot {
     UT_hash_handle hh; /* in the table, by id */
 };
 
-struct snapshots_complaint {
-    struct snapshots_complaint *next;
-    char *text; /* owned */
-};
-
 struct snapshots {
     pthread_mutex_t lock;
     const struct store *store;
@@ -62,9 +57,8 @@ struct snapshots {
     pthread_mutex_t looking; /* at the store; of what follows, and of adding to the table */
     struct timespec changed; /* the directory's ctime at the last look, */
     bool reliable;           /* and whether every later change shows in it */
-    struct snapshots_complaint *complaints; /* that were told */
-    bool open;                              /* what turns up is new */
-    atomic_uint vanished; /* how many were taken out of the store by others so far */
+    bool open;               /* what turns up is new */
+    atomic_uint vanished;    /* how many were taken out of the store by others so far */
 
     struct image_scans scans; /* of instances' images too */
     void (*complain)(void *context, const char *text);
@@ -75,9 +69,9 @@ struct snapshots {
     void *listener;
 };
 
-/* Loads all. One that cannot be read is left out and named by `complain`, with the reason, now or
- * when it turns up later; so is a list that cannot be kept. `scanned` is called when what is known
- * of some image has changed. */
+/* Loads all. One that cannot be read is left out and named by `complain` and the store's notes,
+ * with the reason, now or when it turns up later; so is a list that cannot be kept. `scanned` is
+ * called when what is known of some image has changed. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);

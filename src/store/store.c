@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "store/format.h"
+#include "store/notes.h"
 #include "store/probe.h"
 #include "store/store_lock.h"
 #include "store/strays.h"
@@ -120,11 +121,18 @@ static bool lock_entry(int fd)
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 
+struct leftovers {
+    const struct store *store;
+    enum store_kind kind;
+    struct strays strays;
+};
+
 /* What was left between two renames by who was killed: a directory_visit. What cannot be removed
- * now is a leftover for the next start, too: nobody sees it. */
+ * now is a leftover for the next start, too. */
 static int remove_leftover(void *context, int kind_fd, const char *name, struct error *err)
 {
-    const struct strays *strays = context;
+    const struct leftovers *leftovers = context;
+    struct error why;
     if (!hidden(name))
         return 0;
     auto_close int inside = openat(kind_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -132,21 +140,24 @@ static int remove_leftover(void *context, int kind_fd, const char *name, struct 
         return errno == EMFILE || errno == ENFILE || errno == ENOMEM
                    ? error_errno(err, errno, "cannot open %s in the store", name)
                    : 0;
-    if (lock_entry(inside) && strays_end(strays, inside, 0, NULL) == 0)
-        (void)remove_flat(kind_fd, name, NULL);
+    if (!lock_entry(inside)) /* it is being written */
+        return 0;
+    if (strays_end(&leftovers->strays, inside, 0, &why) < 0 || remove_flat(kind_fd, name, &why) < 0)
+        store_notes_left(leftovers->store->notes, leftovers->kind, name, &why);
     return 0;
 }
 
 static int remove_leftovers(const struct store *store, struct error *err)
 {
-    struct strays strays;
-    int r = strays_find(&strays, err);
+    struct leftovers leftovers = {.store = store};
+    int r = strays_find(&leftovers.strays, err);
     for (int kind = 0; kind < STORE_KINDS && r == 0; kind++) {
-        r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &strays, err);
+        leftovers.kind = (enum store_kind)kind;
+        r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &leftovers, err);
         if (r < 0)
             error_prefix(err, r, "%s/ in the store", store_kind_names[kind]);
     }
-    strays_finish(&strays);
+    strays_finish(&leftovers.strays);
     return r;
 }
 
@@ -226,6 +237,8 @@ int store_open(const char *path, bool insecure, struct store *ret, struct error 
     if (r == 0)
         r = probe_file_system(store.kind_fd[STORE_INSTANCES], path, err);
     if (r == 0)
+        r = store_notes_create(&store.notes, err);
+    if (r == 0)
         r = remove_leftovers(&store, err);
     if (r < 0)
         store_close(&store);
@@ -257,6 +270,7 @@ void store_close(struct store *store)
             close(steal_fd(&store->kind_fd[kind]));
     if (store->lock_fd >= 0)
         store_lock_give(steal_fd(&store->lock_fd));
+    store_notes_destroy(steal_pointer(store->notes));
 }
 
 /* Makes a directory and locks it. EAGAIN: a daemon that starts was faster and removes it. */
@@ -301,8 +315,8 @@ int store_taken(int kind_fd, const char *id, struct error *err)
         path[0] = 0;
     return error_set(err, EEXIST,
                      "the id %s is taken in the store, by %s/%s: take another one; if nothing is "
-                     "shown under it, that cannot be read (the daemon's log tells why) and may be "
-                     "moved away",
+                     "shown under it, that cannot be read (the file error at the root of the mount "
+                     "tells why) and may be moved away",
                      id, path, id);
 }
 
@@ -397,23 +411,25 @@ int store_erase(const struct store *store, enum store_kind kind, const char *nam
 }
 
 struct listing {
-    int (*each)(void *context, const char *id, struct error *err);
+    int (*each)(void *context, const char *name, struct error *err);
     void *context;
 };
 
-/* A directory_visit. */
-static int list_id(void *context, int kind_fd, const char *name, struct error *err)
+/* A directory_visit. What is hidden is hidden by whoever made it; a file system of its own has a
+ * lost+found. */
+static int list_entry(void *context, int kind_fd, const char *name, struct error *err)
 {
     const struct listing *listing = context;
+    bool passed_over = name[0] == '.' || strcmp(name, "lost+found") == 0;
     (void)kind_fd;
-    return store_id_valid(name) ? listing->each(listing->context, name, err) : 0;
+    return passed_over ? 0 : listing->each(listing->context, name, err);
 }
 
 int store_list(const struct store *store, enum store_kind kind,
-               int (*each)(void *context, const char *id, struct error *err), void *context,
+               int (*each)(void *context, const char *name, struct error *err), void *context,
                struct error *err)
 {
     struct listing listing = {each, context};
-    int r = directory_walk(store->kind_fd[kind], ".", list_id, &listing, err);
+    int r = directory_walk(store->kind_fd[kind], ".", list_entry, &listing, err);
     return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", store_kind_names[kind]) : 0;
 }

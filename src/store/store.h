@@ -33,8 +33,11 @@ enum store_kind { STORE_SNAPSHOTS, STORE_INSTANCES, STORE_KINDS };
 
 enum { STORE_ROOT_FILES = 2 };
 
+struct store_notes;
+
 struct store {
     int lock_fd;                                 /* -1: attached */
+    struct store_notes *notes;                   /* owned; NULL: attached */
     int kind_fd[STORE_KINDS];                    /* the two directories */
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
@@ -53,7 +56,8 @@ void store_random_hex(char *ret, size_t bytes);
  * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
  * another daemon holds it. EOPNOTSUPP for one of another format (format.h). EOPNOTSUPP, or the
  * errno of a limit, if its file system cannot do what a store needs (probe.h). What an interrupted
- * daemon left half-done is removed, VMMs in it ended. `insecure`: also where others can change it,
+ * daemon left half-done is removed, VMMs in it ended; what of that cannot be done is in the notes
+ * (notes.h). `insecure`: also where others can change it,
  * which is else EPERM to root.
  */
 int store_open(const char *path, bool insecure, struct store *ret, struct error *err);
@@ -98,10 +102,10 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
 int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
                 struct error *err) __attribute__((warn_unused_result));
 
-/* Calls `each` for every published id. Stops at its first failure and returns it, or that of
- * reading the directory. */
+/* Calls `each` for every entry but hidden ones; its name may be no id. Stops at the first failure
+ * of `each` and returns it, or that of reading the directory. */
 int store_list(const struct store *store, enum store_kind kind,
-               int (*each)(void *context, const char *id, struct error *err), void *context,
+               int (*each)(void *context, const char *name, struct error *err), void *context,
                struct error *err) __attribute__((warn_unused_result));
 
 /* store_json.c: */

@@ -129,6 +129,7 @@ static cJSON *parsed_info(char *text, const char *id)
 static bool check_snapshots(struct snapshots *snapshots)
 {
     world.complaint[0] = 0;
+    store_notes_remove(world.store.notes, STORE_SNAPSHOTS, "s"); /* it is told once */
     MUST(snapshots_open(&world.store, scanned, complain, NULL, snapshots, NULL) == 0);
     struct snapshot *snapshot = snapshots_find(snapshots, "s");
     if (!snapshot) {

@@ -177,8 +177,11 @@ static void snapshot_when_it_turns_up_damaged_is_named_once(void **state)
     assert_int_equal(mkdir(world_path(world, "store/snapshots/base"), 0700), 0);
     for (int i = 0; i < 3; i++)
         assert_listed(world, "base", false);
-    assert_string_equal(world->complaints,
-                        "snapshot base: cannot open snapshot.json: No such file or directory\n");
+    assert_string_equal(
+        world->complaints,
+        "snapshot base: cannot open snapshot.json: No such file or directory; it is "
+        "not shown: mend it, or move it out of snapshots/ in the store, and mount "
+        "again\n");
 }
 
 struct crowd {

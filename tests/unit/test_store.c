@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "store/notes.h"
 #include "store_fixture.h"
 
 /* What flock() fails with, or 0, and how often, if not always; see the build file. */
@@ -21,6 +22,23 @@ int __wrap_flock(int fd, int operation)
     if (flock_failures > 0 && --flock_failures == 0)
         flock_errno = 0;
     return -1;
+}
+
+/* As of a process in uninterruptible sleep: nothing ends it, and nobody waits for that here. */
+static bool unkillable;
+
+int __real_pidfd_send_signal(int pidfd, int number, siginfo_t *info, unsigned flags);
+int __wrap_pidfd_send_signal(int pidfd, int number, siginfo_t *info, unsigned flags);
+int __wrap_pidfd_send_signal(int pidfd, int number, siginfo_t *info, unsigned flags)
+{
+    return unkillable ? 0 : __real_pidfd_send_signal(pidfd, number, info, flags);
+}
+
+int __real_process_poll(const int *fds, size_t count, double deadline_ms);
+int __wrap_process_poll(const int *fds, size_t count, double deadline_ms);
+int __wrap_process_poll(const int *fds, size_t count, double deadline_ms)
+{
+    return __real_process_poll(fds, count, unkillable ? 0 : deadline_ms);
 }
 
 static void id_when_letters_digits_and_dashes_is_valid(void **state)
@@ -278,6 +296,35 @@ static void processes_when_their_entry_is_a_leftover_are_ended(void **state)
     assert_false(world_child_ended(world, beside, 0));
 }
 
+static void leftover_whose_process_cannot_be_ended_is_told_of_until_it_can(void **state)
+{
+    struct world *world = *state;
+    auto_free char *text = NULL;
+    size_t size;
+    world_open_store(world);
+    world_close(world);
+    leave(world, "instances/.new-1");
+    size_t inside = world_spawn_vmm(world, world_path(world, "store/instances/.new-1"));
+    unkillable = true;
+    world_open_store(world);
+    unkillable = false;
+    FILE *out = open_memstream(&text, &size);
+    assert_non_null(out);
+    store_notes_print(world->store.notes, out);
+    assert_int_equal(fclose(out), 0);
+    auto_free char *words = NULL;
+    assert_true(asprintf(&words,
+                         " remove instances/.new-1: EIO: the process %d, left by an earlier "
+                         "daemon, was killed and does not end",
+                         (int)world->children[inside].pid) > 0);
+    assert_non_null(strstr(text, words));
+    assert_true(world_has(world_path(world, "store/instances/.new-1")));
+    world_close(world);
+    world_open_store(world);
+    assert_true(world_child_ended(world, inside, FIXTURE_FAR_MS));
+    assert_false(world_has(world_path(world, "store/instances/.new-1")));
+}
+
 static struct store_entry make_entry(struct world *world, enum store_kind kind)
 {
     struct store_entry entry = {.fd = -1};
@@ -388,16 +435,19 @@ static int refuse(void *context, const char *id, struct error *err)
     return error_set(err, EDOM, "not %s", id);
 }
 
-static void list_when_called_names_ids_only_and_stops_at_a_failure(void **state)
+static void list_when_called_names_all_but_the_hidden_and_stops_at_a_failure(void **state)
 {
     struct world *world = *state;
     int calls = 0;
     world_open_store(world);
     leave(world, "snapshots/base");
     leave(world, "snapshots/.new-1");
-    leave(world, "snapshots/Upper");
-    leave(world, "snapshots/new");
+    leave(world, "snapshots/.gone-1");
+    leave(world, "snapshots/.other");
+    leave(world, "snapshots/lost+found");
     assert_string_equal(listed(world, STORE_SNAPSHOTS), "base ");
+    leave(world, "instances/Upper");
+    assert_string_equal(listed(world, STORE_INSTANCES), "Upper ");
     leave(world, "snapshots/other");
     assert_int_equal(store_list(&world->store, STORE_SNAPSHOTS, refuse, &calls, &world->err),
                      -EDOM);
@@ -422,12 +472,13 @@ int main(void)
         IN_EMPTY(entry_when_it_is_being_written_is_no_leftover),
         IN_EMPTY(entries_when_daemons_start_again_and_again_stay),
         IN_EMPTY(processes_when_their_entry_is_a_leftover_are_ended),
+        IN_EMPTY(leftover_whose_process_cannot_be_ended_is_told_of_until_it_can),
         IN_EMPTY(entry_when_published_appears_whole),
         IN_EMPTY(entry_when_the_id_is_taken_stays_hidden),
         IN_EMPTY(entry_when_discarded_leaves_nothing),
         IN_EMPTY(entry_when_unpublished_is_gone_at_once_and_erased_later),
         IN_EMPTY(entry_when_it_is_a_link_is_not_followed),
-        IN_EMPTY(list_when_called_names_ids_only_and_stops_at_a_failure),
+        IN_EMPTY(list_when_called_names_all_but_the_hidden_and_stops_at_a_failure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * notes: what of a store nobody is shown, and why: entries that cannot be read, and leftovers that
+ * cannot be removed. They are lines of the root's `error` for as long as it is so.
+ *
+ * Lock: its own, which may be taken with any other held; nothing is called with it held but tell().
+ * Every function takes NULL notes, of a store that is attached.
+ */
+#ifndef HYPEFS_STORE_NOTES_H
+#define HYPEFS_STORE_NOTES_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "store/store.h"
+
+struct store_notes;
+
+int store_notes_create(struct store_notes **ret, struct error *err);
+void store_notes_destroy(struct store_notes *notes);
+
+/* An entry that cannot be shown. `why` gets the remedy behind it. True: nobody was told of it yet,
+ * or of another reason. */
+bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
+                        struct error *why);
+/* A leftover that cannot be removed. */
+void store_notes_left(struct store_notes *notes, enum store_kind kind, const char *name,
+                      struct error *why);
+/* The entry of that name is shown. */
+void store_notes_remove(struct store_notes *notes, enum store_kind kind, const char *name);
+/* Forgets those of that kind whose entry is gone. */
+void store_notes_tidy(const struct store *store, enum store_kind kind);
+
+/* How often they have changed so far. */
+unsigned store_notes_changes(struct store_notes *notes);
+/* Lines "TIME PID OPERATION PATH: ERRNO: REASON". */
+void store_notes_print(struct store_notes *notes, FILE *out);
+/* Each as a sentence that names it. */
+void store_notes_each(struct store_notes *notes, void (*tell)(void *context, const char *text),
+                      void *context);
+
+#endif
