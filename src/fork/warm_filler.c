@@ -2,6 +2,7 @@
 /* The filler. Its functions are called with the lock held, but where something else is said. */
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <time.h>
 #include <utlist.h>
@@ -52,6 +53,17 @@ static void drop_ended(struct warm_pool *pool, struct warm_source *source, struc
     put_off(source);
 }
 
+/* Those loaded from an image that was changed since: no commit can take them. */
+static void drop_outdated(struct warm_source *source, struct warm_vm **list)
+{
+    struct warm_vm *vm, *next;
+    char image[IMAGE_KEY_SIZE];
+    bool known = source->ready && warm_image(source->snapshot, image, NULL) == 0;
+    LL_FOREACH_SAFE (source->ready, vm, next)
+        if (!known || strcmp(vm->image, image) != 0)
+            warm_drop_one(source, vm, list);
+}
+
 /* Without the lock. */
 static void look_at_memory(struct warm_pool *pool)
 {
@@ -78,6 +90,7 @@ static bool tidy(struct warm_pool *pool, struct warm_source *source)
     struct snapshot *snapshot = source->snapshot;
     bool removed = snapshot_is_removed(snapshot);
     drop_ended(pool, source, &list);
+    drop_outdated(source, &list);
     if (pool->memory_short)
         warm_drop(source, 0, &list);
     if (source->forgotten || (!list && !removed))
@@ -130,6 +143,8 @@ static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct 
         return error_set(err, ENOMEM, "out of memory");
     vm->entry.fd = -1;
     int r = warm_image(snapshot, vm->image, err);
+    if (r == 0)
+        r = image_check(snapshot->image->directory_fd, err);
     if (r == 0)
         r = load_machine(snapshot_json(snapshot), label.text, &machine, err);
     if (r == 0)

@@ -63,6 +63,9 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
 int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                        struct error *err);
 
+/* EIO if the image is not the one that its kept list is of, or gone; 0 too if there is no list. */
+int image_check(int directory_fd, struct error *err);
+
 /* Is the image still the one that the list is of? */
 bool image_is(int directory_fd, const struct image_index *index);
 

@@ -173,6 +173,14 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
     return r == -ECANCELED ? image_stopping(err) : r;
 }
 
+int image_check(int directory_fd, struct error *err)
+{
+    struct image_index *index = NULL;
+    int r = image_index_load(directory_fd, &index, err);
+    image_index_unref(index);
+    return r == -ENOENT ? 0 : r;
+}
+
 bool image_is(int directory_fd, const struct image_index *index)
 {
     struct stat st;

@@ -11,6 +11,7 @@
 #include "fork/warm_internal.h"
 #include "fuzz.h"
 #include "instance/internal.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

@@ -323,6 +323,24 @@ static void vm_that_cannot_be_loaded_is_told_once(void **state)
     assert_string_equal(fork_it(h, "x"), "true");
 }
 
+/* Nobody has vouched for it: no commit could use a VM of it. */
+static void vms_when_the_image_was_changed_go_and_come_back_when_it_is_accepted(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(warm(h, "1"), 0);
+    await_ready(h, 1);
+    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/snapshots/base/memory", 0);
+    await_ready(h, 0);
+    harness_await(h, h->log, "no VM can be loaded ahead from the snapshot base: ");
+    assert_file_contains(h->log, "hypefs accept");
+    assert_errno(harness_write(base(h, "forks/new/commit"), "f1"), EIO);
+    assert_none(h);
+    harness_put(base(h, "accept"), "1\n");
+    harness_put(base(h, "forks/new/commit"), "f1");
+    await_ready(h, 1);
+    assert_string_equal(fork_it(h, "f2"), "true");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -342,6 +360,7 @@ int main(void)
         test(vm_that_ended_is_replaced),
         test(commit_when_the_ready_vm_has_just_ended_loads_one),
         test(vm_that_cannot_be_loaded_is_told_once),
+        test(vms_when_the_image_was_changed_go_and_come_back_when_it_is_accepted),
     };
     harness_enter();
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
