@@ -49,16 +49,69 @@ int document_begin(struct document *document)
     return r;
 }
 
-/* The kernel lets one write at a time through to a file: the text stays what it is. */
-int document_look(struct fs *fs, struct handle *handle, struct error *err)
+int handle_refuse(struct fs *fs, struct handle *handle, const struct error *err)
 {
-    auto_free char *text = strndup(handle->text, handle->size);
-    if (!text)
+    const struct file_type *type = handle->place.entry->file;
+    handle->refused = err->code;
+    document_refuse(type->document(&handle->place), err->text);
+    type->changed(fs, &handle->place);
+    return -err->code;
+}
+
+/* ---- looks at what a text names ---- */
+
+static int run_look(struct job *job)
+{
+    return job->place.entry->file->look(job->fs, job->document, strlen(job->document), &job->error);
+}
+
+/* Nobody's any more where the handle was written to or closed since, by a write that got EINTR. */
+static void finish_look(struct job *job)
+{
+    struct handle *handle;
+    DL_FOREACH (job->fs->handles, handle)
+        if (handle->retry == job)
+            break;
+    if (!handle)
+        return;
+    document_forget_look(handle);
+    if (handle->place.object->removed)
+        job->result = -ENODEV;
+    else if (job->result < 0)
+        handle_refuse(job->fs, handle, &job->error);
+}
+
+int document_look(struct fs *fs, struct handle *handle, struct waiter *waiter, struct error *err)
+{
+    struct job *job = job_create(fs, handle->place.object);
+    if (!job || !(job->document = strndup(handle->text, handle->size))) {
+        job_unref(job);
         return error_set(err, ENOMEM, "out of memory");
-    fs_unlock(fs);
-    int r = handle->place.entry->file->look(fs, text, strlen(text), err);
-    fs_lock(fs);
-    return r == 0 && handle->place.object->removed ? error_set(err, ENODEV, "it was removed") : r;
+    }
+    job->run = run_look;
+    job->finish = finish_look;
+    job->place = handle->place;
+    int r = job_start(job_ref(job), err);
+    if (r < 0) {
+        job_unref(job);
+        return r;
+    }
+    handle->retry = job;
+    job_wait(fs, job, handle, waiter);
+    return FS_LATER;
+}
+
+void document_forget_look(struct handle *handle)
+{
+    job_unref(steal_pointer(handle->retry));
+}
+
+int document_end_look(struct handle *handle, struct error *err)
+{
+    if (!handle->retry)
+        return 0;
+    document_forget_look(handle);
+    return error_set(err, EINTR, "the write was interrupted: write it again");
 }
 
 void handles_wipe(struct fs *fs, const struct object *object)

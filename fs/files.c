@@ -220,16 +220,6 @@ int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, str
     return r == 0 && handle->log_fd >= 0 ? read_log(handle, size, offset, ret, ret_size) : r;
 }
 
-/* The open file stays refused until it is truncated to 0. */
-static int refuse(struct fs *fs, struct handle *handle, const struct error *err)
-{
-    const struct file_type *type = handle->place.entry->file;
-    handle->refused = err->code;
-    document_refuse(type->document(&handle->place), err->text);
-    type->changed(fs, &handle->place);
-    return -err->code;
-}
-
 /* What can be known from the bytes so far. 1: complete and acceptable, 0: incomplete. */
 static int look(struct fs *fs, struct handle *handle, struct error *err)
 {
@@ -266,7 +256,7 @@ static int grow(struct handle *handle, size_t size)
 }
 
 static int collect(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
-                   off_t offset, bool append)
+                   off_t offset, bool append, struct waiter *waiter)
 {
     const size_t max = scratch(&handle->place) ? FS_SCRATCH_MAX : FS_TEXT_MAX;
     size_t at = append ? handle->size : (size_t)offset, end;
@@ -280,10 +270,11 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     }
     if (offset < 0 || at > handle->size)
         return -EINVAL;
+    document_forget_look(handle);
     handle->dirty = true;
     if (__builtin_add_overflow(at, size, &end) || end > max) {
         error_set(&err, EFBIG, "more than %zu bytes", max);
-        return refuse(fs, handle, &err);
+        return handle_refuse(fs, handle, &err);
     }
     r = grow(handle, end);
     if (r < 0)
@@ -296,8 +287,10 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
             "the JSON object is not complete at the end of this write: write all of it at "
             "once, or line by line");
     if (r > 0 && handle->place.entry->file->look)
-        r = document_look(fs, handle, &err);
-    return r < 0 ? refuse(fs, handle, &err) : 0;
+        r = document_look(fs, handle, waiter, &err);
+    else if (r > 0)
+        r = 0;
+    return r < 0 ? handle_refuse(fs, handle, &err) : r;
 }
 
 /* One command, white space around it dropped. What is too long or holds a NUL stays a text that is
@@ -360,7 +353,7 @@ int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t siz
     else if (handle->place.entry->file->command)
         r = command(fs, handle, bytes, size, waiter);
     else
-        r = collect(fs, handle, bytes, size, offset, append);
+        r = collect(fs, handle, bytes, size, offset, append, waiter);
     fs_unlock(fs);
     return r;
 }
@@ -371,9 +364,11 @@ static int take_effect(struct fs *fs, struct handle *handle, pid_t tid)
     const struct file_type *type = handle->place.entry->file;
     struct document *document = type->document(&handle->place);
     struct error err = {0};
-    int complete = look(fs, handle, &err);
+    int complete = document_end_look(handle, &err);
+    if (complete == 0)
+        complete = look(fs, handle, &err);
     if (complete < 0)
-        return refuse(fs, handle, &err);
+        return handle_refuse(fs, handle, &err);
     int r = document_set(document, handle->text ? handle->text : "", handle->size);
     if (r < 0)
         return r;
@@ -384,7 +379,7 @@ static int take_effect(struct fs *fs, struct handle *handle, pid_t tid)
         return opener ? -EINVAL : 0;
     }
     if (type->apply && type->apply(fs, &handle->place, handle->text, handle->size, &err) < 0)
-        return refuse(fs, handle, &err);
+        return handle_refuse(fs, handle, &err);
     document_mend(document);
     type->changed(fs, &handle->place);
     return 0;
@@ -398,8 +393,10 @@ int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
         r = -ENODEV;
     else if (handle->dirty)
         r = handle->place.entry->file->may_write(fs, &handle->place);
-    bool dirty = handle->dirty;
-    handle->dirty = false; /* taking effect may let go of the lock, and more be written */
+    /* With a write under way it is of a copy of the descriptor, as each exec() closes some. */
+    bool dirty = handle->dirty && !(handle->retry && job_is_awaited(fs, handle->retry));
+    if (dirty) /* taking effect may let go of the lock, and more be written */
+        handle->dirty = false;
     if (r == 0 && dirty)
         r = handle->refused ? -handle->refused : take_effect(fs, handle, tid);
     fs_unlock(fs);
@@ -410,6 +407,7 @@ static int truncate_handle(struct fs *fs, struct handle *handle, size_t size)
 {
     if (size > handle->size)
         return -EINVAL;
+    document_forget_look(handle);
     int r = size == 0 ? document_begin(handle->place.entry->file->document(&handle->place)) : 0;
     if (r < 0)
         return r;

@@ -144,8 +144,11 @@ struct handle {
     int refused; /* errno, or 0 */
     pid_t opener_tid, opener_pid;
 
-    /* Command files: the last text, and the job of it if waiting for that ended with EINTR. */
+    /* The job of the last write: of a command file, if waiting for it ended with EINTR; of a
+     * collected one while it looks at what the text names. */
     struct job *retry;
+
+    /* Command files: the last text. */
     char command[STORE_ID_MAX + 2];
     int failed; /* of a file_type with `once`: what that text got, or 0 */
 
@@ -163,6 +166,7 @@ struct job {
     int (*run)(struct job *job);     /* without the lock; returns what the writes get */
     void (*finish)(struct job *job); /* with the lock, before the waiters are answered */
     char text[STORE_ID_MAX + 1];     /* an id or a state */
+    char *document;                  /* owned: a collected text, of looks at what it names */
     struct fork_request request;     /* of commits */
     struct fork_outcome outcome;
     enum instance_state target; /* of transitions */
@@ -239,9 +243,8 @@ struct file_type {
     /* A text that is not complete yet comes line by line, or in buffers: a write that stops short
      * of both is refused, because shells do not look at the error of the close. */
     bool in_lines;
-    /* May wait, so without fs.lock: is what such a text names acceptable? Asked of writes. NULL:
-     * yes.
-     */
+    /* May wait, so in a job and without fs.lock: is what such a text names acceptable? Asked of
+     * writes. NULL: yes. */
     int (*look)(struct fs *fs, const char *text, size_t size, struct error *err);
     /* The text takes effect; the document has it already. NULL: that is all. May drop fs.lock. */
     int (*apply)(struct fs *fs, const struct place *place, const char *text, size_t size,
@@ -364,8 +367,14 @@ void handles_wipe(struct fs *fs, const struct object *object);
 bool draft_scratch_name(const char *name);
 /* O_TRUNC, truncation to 0; a file that was just created is like this too. */
 int document_begin(struct document *document);
-/* The file type's `look` at what the handle has collected: without fs.lock meanwhile. */
-int document_look(struct fs *fs, struct handle *handle, struct error *err);
+/* The open file stays refused until it is truncated to 0. Returns -err->code. */
+int handle_refuse(struct fs *fs, struct handle *handle, const struct error *err);
+/* Begins the file type's `look` at what the handle has collected. FS_LATER, or -errno. */
+int document_look(struct fs *fs, struct handle *handle, struct waiter *waiter, struct error *err);
+/* The text that was looked at has changed. */
+void document_forget_look(struct handle *handle);
+/* The text is to count: EINTR if a look at it has not ended, as after a write that got that. */
+int document_end_look(struct handle *handle, struct error *err);
 /* Does a write end neither at the end of a line nor at that of a program's buffer? */
 bool document_stops_short(const char *bytes, size_t size);
 
@@ -379,6 +388,8 @@ struct job *job_ref(struct job *job);
 void job_unref(struct job *job);
 /* Lets the waiter wait for the job. */
 void job_wait(struct fs *fs, struct job *job, struct handle *handle, struct waiter *waiter);
+/* With the lock held: does a write wait for it? */
+bool job_is_awaited(const struct fs *fs, const struct job *job);
 void scan_wait(struct fs *fs, struct waiter *waiter);
 /* Lets the waiter wait for a line of `events`. */
 void stream_wait(struct fs *fs, struct handle *handle, struct waiter *waiter);

@@ -45,6 +45,7 @@ void job_unref(struct job *job)
     if (!job || --job->references > 0)
         return;
     fork_request_finish(&job->request);
+    free(job->document);
     cJSON_Delete(job->outcome.result);
     object_unref(job->object);
     free(job);
@@ -88,7 +89,7 @@ static void *job_thread(void *argument)
     job->result = result;
     job->done = true;
     job->finish(job);
-    waiters_answer(fs, job, result);
+    waiters_answer(fs, job, job->result);
     fs->commits -= job->limited;
     job_unref(job);
     fs_unlock(fs);
@@ -182,7 +183,7 @@ static bool must_return(pid_t tid)
     return (pending & ~mask_of(status, "\nSigBlk:") & ~harmless) != 0;
 }
 
-static bool has_waiter(const struct fs *fs, const struct job *job)
+bool job_is_awaited(const struct fs *fs, const struct job *job)
 {
     const struct waiter *waiter;
     DL_FOREACH (fs->waiters, waiter)
@@ -201,7 +202,7 @@ static void give_up(struct fs *fs, struct waiter *waiter)
         waiter->handle->retry = job_ref(job);
     }
     answer(fs, waiter, -EINTR);
-    if (job && job->queued && !has_waiter(fs, job)) {
+    if (job && job->queued && !job_is_awaited(fs, job)) {
         atomic_store(&job->abandoned, true);
         loads_wake(fs->setup.instances->setup.loads);
     }
