@@ -159,7 +159,7 @@ bool draft_is_emptied(const struct draft *draft)
 const char *draft_status(const struct draft *draft)
 {
     if (draft->job)
-        return draft->job->queued ? "queued" : "committing";
+        return draft->job->queued ? "queued" : draft->job->waiting ? "waiting" : "committing";
     if (draft->record)
         return recorded_status(draft->record);
     bool staged = is_staged(draft);
@@ -331,16 +331,18 @@ static struct tell_commit told(const struct job *job)
 }
 
 /* Called by the engine, without the lock. */
-static void commit_step(void *listener, const char *phase)
+static void commit_step(void *listener, const char *phase, bool waiting)
 {
     struct job *job = listener;
     const struct tell_commit commit = told(job);
     bool queued = strcmp(phase, fork_queued_name) == 0;
     fs_lock(job->fs);
-    if (job->queued != queued) {
-        job->queued = queued;
+    if (job->queued != queued || job->waiting != waiting) {
         fs_changed(job->fs, job->object);
+        fs_changed(job->fs, &job->fs->root); /* instances/ */
     }
+    job->queued = queued;
+    job->waiting = waiting;
     fs_unlock(job->fs);
     tell_commit_step(&commit, phase);
 }
@@ -409,6 +411,7 @@ static void finish_commit(struct job *job)
     bool new = is_new(draft);
     const struct tell_commit commit = told(job);
     tell_commit_ended(&commit, job->outcome.result);
+    fs_forget_instance(fs, job->outcome.published ? 0 : job->outcome.serial);
     free(draft->result);
     draft->result = json_print(job->outcome.result);
     draft->job = NULL;

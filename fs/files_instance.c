@@ -192,7 +192,7 @@ static int state_command(struct fs *fs, const struct place *place, const char *t
 {
     (void)tid;
     struct unit *unit = unit_of(place);
-    for (int i = INSTANCE_CREATED + 1; i < INSTANCE_STATES; i++) {
+    for (int i = INSTANCE_CREATED + 1; i < INSTANCE_WAITING; i++) {
         if (strcmp(text, instance_state_names[i]) != 0)
             continue;
         if (i == INSTANCE_RUNNING && (unit->config.unfinished || unit->config.refused)) {

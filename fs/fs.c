@@ -199,6 +199,14 @@ void fs_forget_unit(struct fs *fs, struct unit *unit)
     forks_close(fs, &unit->forks);
 }
 
+void fs_forget_instance(struct fs *fs, uint64_t serial)
+{
+    struct unit *unit;
+    HASH_FIND(hh, fs->units, &serial, sizeof serial, unit);
+    if (unit)
+        fs_forget_unit(fs, unit);
+}
+
 void fs_instance_changed(struct fs *fs, const char *id)
 {
     if (!fs)

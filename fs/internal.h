@@ -177,6 +177,7 @@ struct job {
     struct error error;
     bool limited;          /* counts for FS_COMMITS_MAX */
     bool queued;           /* a commit that waits for its turn to load */
+    bool waiting;          /* one that waits for an ack, and whose instance is there to be seen */
     atomic_bool abandoned; /* it was queued, and nobody waits for it any more */
     bool done;
     int result;
@@ -308,6 +309,8 @@ int fs_unit(struct fs *fs, const char *id, struct unit **ret);
 /* They are removed: what is open of them gives ENODEV. Does nothing the second time. */
 void fs_forget_source(struct fs *fs, struct source *source);
 void fs_forget_unit(struct fs *fs, struct unit *unit);
+/* The same of the instance with that serial, if anybody has seen it. */
+void fs_forget_instance(struct fs *fs, uint64_t serial);
 
 /* The tables: tree.c, files_snapshot.c, files_instance.c, files_draft.c */
 extern const struct entry root_entry, snapshot_entry, instance_entry, marker_entry, draft_entry,

@@ -21,7 +21,10 @@ static const char *origin_id(const struct fork *fork)
     return fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id;
 }
 
-enum { TURN_AFTER_RESUME_MS = 2000 }; /* most guests ack within it, if they do */
+enum {
+    TURN_AFTER_RESUME_MS = 2000, /* most guests ack within it, if they do */
+    UNSEEN_WAIT_MS = 30000,      /* who may wait for longer is shown meanwhile */
+};
 
 static struct loads *loads_of(const struct fork *fork)
 {
@@ -207,7 +210,8 @@ static bool is_given_up(void *context)
 static void tell(const struct fork *fork, const char *phase)
 {
     if (fork->engine->begun)
-        fork->engine->begun(fork->engine->listener, phase);
+        fork->engine->begun(fork->engine->listener, phase,
+                            fork->instance && fork->instance->state == INSTANCE_WAITING);
 }
 
 static void tell_queued(void *context)
@@ -324,6 +328,36 @@ static void let_the_filler_go_on(struct fork *fork)
     fork->starting = false;
 }
 
+static struct instance_fork handed_over(struct fork *fork, cJSON **record)
+{
+    const struct fork_source *origin = fork->origin;
+    return (struct instance_fork){.entry = &fork->entry,
+                                  .vmm = &fork->vmm,
+                                  .machine = &fork->machine,
+                                  .mapped = fork->using_source && fork->vmm ? fork->source : NULL,
+                                  .source = origin_id(fork),
+                                  .source_uuid = origin->instance ? origin->instance->uuid
+                                                                  : origin->snapshot->uuid,
+                                  .of_instance = origin->instance != NULL,
+                                  .record = record};
+}
+
+static bool may_wait_long(const struct fork_request *request)
+{
+    bool longer = false;
+    for (size_t i = 0; i < request->count; i++)
+        longer = longer || (request->mailboxes[i].wait_for_ack &&
+                            request->mailboxes[i].ack_timeout_ms > UNSEEN_WAIT_MS);
+    return longer;
+}
+
+/* Its user can read its console, and end it. */
+static int show(struct fork *fork, struct error *err)
+{
+    const struct instance_fork parts = handed_over(fork, NULL);
+    return may_wait_long(fork->request) ? instance_show_fork(fork->instance, &parts, err) : 0;
+}
+
 static int resume(struct fork *fork, struct error *err)
 {
     struct vmm_context context = context_of(fork);
@@ -335,7 +369,7 @@ static int resume(struct fork *fork, struct error *err)
         r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
     let_the_filler_go_on(fork);
-    return r;
+    return r == 0 ? show(fork, err) : r;
 }
 
 static int await(struct fork *fork, struct error *err)
@@ -396,16 +430,7 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
     tell(fork, fork_publish_name);
     cJSON *record = fork_record(fork, result);
-    struct instance_fork parts = {.entry = &fork->entry,
-                                  .vmm = &fork->vmm,
-                                  .machine = &fork->machine,
-                                  .mapped = fork->using_source && fork->vmm ? fork->source : NULL,
-                                  .source = origin_id(fork),
-                                  .source_uuid = fork->origin->instance
-                                                     ? fork->origin->instance->uuid
-                                                     : fork->origin->snapshot->uuid,
-                                  .of_instance = fork->origin->instance != NULL,
-                                  .record = &record};
+    struct instance_fork parts = handed_over(fork, &record);
     int r = instance_publish_fork(fork->instance, &parts, err);
     cJSON_Delete(record);
     if (r == 0 && parts.mapped)
@@ -415,6 +440,7 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
 
 static void take_back(struct fork *fork)
 {
+    instance_withdraw_fork(fork->instance, &fork->machine);
     load_discard(&fork->entry, fork->vmm);
     instance_abandon(fork->instance);
     if (fork->using_source)
@@ -443,7 +469,7 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
     end_turn(&fork);
     let_go(&fork);
     let_the_filler_go_on(&fork);
-    bool acks_failed = r < 0 && fork.phase == FORK_ACK && r != -ESHUTDOWN && r != -EIO;
+    bool acks_failed = r < 0 && fork.phase >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;
 
@@ -461,9 +487,9 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
             result = fork_result(&fork, &why);
         }
     }
-    *ret = (struct fork_outcome){.result = result, .published = published};
-    if (published)
-        ret->serial = fork.instance->serial;
+    *ret = (struct fork_outcome){.result = result,
+                                 .serial = fork.instance ? fork.instance->serial : 0,
+                                 .published = published};
     take_back(&fork);
     fork_request_finish(request);
     if (r < 0 && err)

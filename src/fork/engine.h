@@ -7,6 +7,9 @@
  * How many load at the same time is limited (instance/loads.h): a fork waits for its turn, and has
  * it until its guest has acked, for a while after its resume at the most.
  *
+ * One that may wait for an ack for longer than 30 s is seen from its resume on, in the state
+ * waiting; a write of stopped to that ends the wait with ECANCELED.
+ *
  * A failure in any step takes back all that was made: process, files, socket, the id. One
  * exception: with on_ack_failure "keep" a failed ack leaves the instance, with a record that says
  * so. The snapshot's bytes never change. Blocks; call it from a worker, as many at a time as you
@@ -32,8 +35,9 @@ struct fork_engine {
     const atomic_bool *abandoned;
     /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
      * … "ack", and "publish" when the fork goes into the store); of "queued" only if it has to
-     * wait. NULL: nobody is told. */
-    void (*begun)(void *listener, const char *phase);
+     * wait. `waiting`: everybody sees the instance already (instance_show_fork). NULL: nobody is
+     * told. */
+    void (*begun)(void *listener, const char *phase, bool waiting);
     void *listener;
 };
 
@@ -47,7 +51,7 @@ struct fork_source {
 
 struct fork_outcome {
     cJSON *result;   /* the tree's `result`; owned; also on failure */
-    uint64_t serial; /* if published: the instance's */
+    uint64_t serial; /* the instance's, which may have been seen; 0: none */
     bool published;  /* there is an instance: on success, and when kept after a failed ack */
 };
 

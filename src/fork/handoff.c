@@ -151,7 +151,7 @@ int handoff_wait(struct fork *fork,
                  int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
                  struct error *err)
 {
-    enum { SOCKET, MEMORY, PROCESS, CANCEL, COUNT };
+    enum { SOCKET, MEMORY, PROCESS, CANCEL, STOPPED, COUNT };
     double deadline_ms = 0;
     for (;;) {
         fork->looked_at_ms = process_now_ms();
@@ -166,13 +166,17 @@ int handoff_wait(struct fork *fork,
         if (r != 0)
             return r < 0 ? r : 0;
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
-                                fork->engine->cancel_fd};
+                                fork->engine->cancel_fd, fork->instance->cancel_fd};
         double until_ms = keep_logs_short(fork, fork_limit_turn(fork, deadline_ms));
         r = process_poll(fds, COUNT, until_ms);
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");
         if (r & 1 << CANCEL)
             return error_set(err, ECANCELED, "cancelled");
+        if (r & 1 << STOPPED)
+            return error_set(err, ECANCELED,
+                             "stopped was written to the fork's state while its ack was waited "
+                             "for");
         if (r & 1 << PROCESS && !(r & (1 << SOCKET | 1 << MEMORY)))
             return error_set(err, EIO,
                              "the VM ended before its guest acked: did the guest shut "

@@ -13,8 +13,8 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-const char *const instance_state_names[INSTANCE_STATES + 1] = {"created", "running", "paused",
-                                                               "standby", "stopped", NULL};
+const char *const instance_state_names[INSTANCE_STATES + 1] = {
+    "created", "running", "paused", "standby", "stopped", "waiting", NULL};
 
 struct instance *instance_create(struct instances *table, const char *id)
 {
@@ -177,6 +177,7 @@ void instance_abandon(struct instance *instance)
     if (reserved) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
+        instance_let_go(instance);
     }
     pthread_mutex_unlock(&instance->table->lock);
     if (reserved)
@@ -184,18 +185,15 @@ void instance_abandon(struct instance *instance)
     instance_unref(instance);
 }
 
-static void publish(struct instance *instance)
+void instance_publish(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
     instance->published = true;
     instance_tell(instance, INSTANCE_MADE, instance->state);
     pthread_cond_broadcast(&instance->table->idle);
-    pthread_mutex_unlock(&instance->table->lock);
     store_notes_remove(instance->table->setup.store->notes, STORE_INSTANCES, instance->id);
 }
 
-/* The logs are there from the first moment, for who looks with tail -f. */
-static int make_logs(int directory_fd, struct error *err)
+int instance_make_logs(int directory_fd, struct error *err)
 {
     for (size_t i = 0; i < INSTANCE_LOGS; i++) {
         const char *name = instance_logs[i].name;
@@ -216,7 +214,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
     if (r == 0)
         r = store_entry_create(instances->setup.store, STORE_INSTANCES, &entry, err);
     if (r == 0)
-        r = make_logs(entry.fd, err);
+        r = instance_make_logs(entry.fd, err);
     if (r == 0)
         r = instance_save(instance, entry.fd, err);
     int fd = r == 0 ? fcntl(entry.fd, F_DUPFD_CLOEXEC, 0) : -1;
@@ -226,56 +224,14 @@ int instances_create(struct instances *instances, const char *id, struct error *
         r = instance_set_directory(instance, fd, err);
     if (r == 0)
         r = store_entry_publish(&entry, id, err);
-    if (r == 0)
-        publish(instance);
+    if (r == 0) {
+        pthread_mutex_lock(&instances->lock);
+        instance_publish(instance);
+        pthread_mutex_unlock(&instances->lock);
+    }
     store_entry_discard(&entry);
     instance_abandon(instance);
     return r;
-}
-
-int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err)
-{
-    struct instances *table = instance->table;
-    int fd = fcntl(fork->entry->fd, F_DUPFD_CLOEXEC, 0);
-    if (fd < 0)
-        return error_errno(err, errno, "cannot publish the fork %s", instance->id);
-    int r = instance_set_directory(instance, fd, err);
-    if (r < 0)
-        return r;
-    instance->state = *fork->vmm ? INSTANCE_RUNNING : INSTANCE_STANDBY;
-    if (*fork->vmm)
-        machine_settle_taps(fork->machine);
-    instance->machine = *fork->machine;
-    instance->vmm = *fork->vmm;
-    instance->loaded = *fork->vmm != NULL;
-    instance->of_instance = fork->of_instance;
-    snprintf(instance->source, sizeof instance->source, "%s", fork->source);
-    snprintf(instance->source_uuid, sizeof instance->source_uuid, "%s", fork->source_uuid);
-
-    r = make_logs(fd, err);
-    if (r == 0)
-        r = store_stage_json(fd, "fork.json", *fork->record, err);
-    if (r == 0)
-        r = instance_save(instance, fd, err);
-    if (r == 0)
-        r = store_entry_publish(fork->entry, instance->id, err);
-    if (r < 0) {
-        instance->vmm = NULL;
-        instance->machine = (struct machine){0};
-        return r;
-    }
-    instance->mapped = fork->mapped ? snapshot_ref(fork->mapped) : NULL;
-    instance->fork = *fork->record;
-    *fork->vmm = NULL;
-    *fork->machine = (struct machine){0};
-    *fork->record = NULL;
-    /* Before anyone can see it and end its VMM. */
-    if (instance->vmm && instance_watch(instance, err) < 0)
-        table->setup.complain(table->setup.context, err->text);
-    if (!instance->vmm)
-        instance_drop_taps(instance); /* taken again when it runs */
-    publish(instance);
-    return 0;
 }
 
 struct vmm_context instances_context(const struct instances *instances,
@@ -318,9 +274,7 @@ static int config_writable(const struct instance *instance, struct error *err)
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
     if (instance->busy && !instance->settling)
-        return error_set(err, EBUSY,
-                         "config cannot be changed while another change of the instance is under "
-                         "way: wait for it");
+        return instance_busy(instance, err);
     if (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED)
         return error_set(err, EBUSY,
                          "config cannot be changed while the instance is %s: write stopped to "
@@ -418,10 +372,7 @@ int instance_remove(struct instance *instance, struct error *err)
     if (instance->removed)
         r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
     else if (instance->busy)
-        r = error_set(err, EBUSY,
-                      "the instance %s cannot be removed while a change of it is under way: wait "
-                      "for it",
-                      instance->id);
+        r = instance_busy(instance, err);
     else if (instance->vmm)
         r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
                       instance->id, instance_state_names[instance->state]);

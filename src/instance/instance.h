@@ -6,6 +6,10 @@
  *     stopped ─┘      ▲             │
  *                     └─► standby ◄─┘        and from each of them ──► stopped
  *
+ * A fork whose ack may be waited for for long is waiting until then: everybody sees it, and its
+ * commit owns it (busy). In the store it is still hidden, so a daemon that is killed leaves nothing
+ * of it.
+ *
  * instance.json: version, id, state, created_at, hypervisor, config (the text as written),
  * machine (recorded by boot or taken from the snapshot), source, vmm (pid, start time, boot id: to
  * find it again), exit. fork.json, of a fork only: what its draft was and what became of it.
@@ -34,6 +38,7 @@ enum instance_state {
     INSTANCE_PAUSED,
     INSTANCE_STANDBY,
     INSTANCE_STOPPED,
+    INSTANCE_WAITING, /* never on record, and no word that is written */
     INSTANCE_STATES
 };
 extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with NULL */
@@ -56,7 +61,7 @@ struct instance {
     struct image *image; /* owned; its directory_fd is the instance's directory; NULL while the id
                             is only reserved */
 
-    bool published; /* false: the id is only reserved, nobody sees it */
+    bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
     bool busy;
     bool settling; /* busy, but in its new state: only recording that; who wants it waits */
@@ -167,7 +172,17 @@ struct instance_fork {
     bool of_instance;
     cJSON **record; /* fork.json; taken when it succeeds */
 };
-/* Publishes a reserved instance. */
+/* Shows a reserved instance as waiting. All of `fork` but `record` counts, and is only lent until
+ * it is published or withdrawn. A write of stopped makes its cancel_fd readable. */
+int instance_show_fork(struct instance *instance, const struct instance_fork *fork,
+                       struct error *err);
+/* One that waits is seen no more, its VMM is the caller's alone, and the machine, which somebody
+ * may still look at, becomes the instance's. Of any other, or NULL, does nothing. */
+void instance_withdraw_fork(struct instance *instance, struct machine *machine);
+/* What a daemon that starts has removed, in words: the directory of an instance that an earlier one
+ * had not published when it was killed. False: whose it was is not known. */
+bool instance_describe_unfinished(int directory_fd, struct error *ret);
+/* Publishes a reserved instance, or one that waits. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
 /* Where a VMM runs that is of no instance yet, in that directory, with the setup's programs. */

@@ -27,6 +27,10 @@ bool instance_shares_file(const struct instance *instance, const char *name, int
 /* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
 int instance_insert(struct instance *instance, struct error *err);
+/* The logs are there from the first moment, for who looks with tail -f. */
+int instance_make_logs(int directory_fd, struct error *err);
+/* With the lock held: others see it from here on. */
+void instance_publish(struct instance *instance);
 /* With the lock held. */
 void instance_tell(const struct instance *instance, enum instance_happening what,
                    enum instance_state from);
@@ -46,6 +50,10 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
 /* The same for the end of a VMM, if there is one and nobody else looks after it. */
 bool instance_begin_ended(struct instance *instance);
 void instance_end(struct instance *instance);
+/* With the lock held: it has no owner any more. */
+void instance_let_go(struct instance *instance);
+/* With the lock held: EBUSY, and what has it. */
+int instance_busy(const struct instance *instance, struct error *err);
 /* With the lock held: waits while it is settling. */
 void instance_settle(struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */

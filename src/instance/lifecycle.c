@@ -29,6 +29,16 @@ static void cancel(struct instance *instance)
     loads_wake(instance->table->setup.loads);
 }
 
+int instance_busy(const struct instance *instance, struct error *err)
+{
+    return error_set(err, EBUSY,
+                     instance->state == INSTANCE_WAITING
+                         ? "the fork's ack is waited for: wait for that, or write stopped to its "
+                           "state, which ends it"
+                         : "another transition is under way: wait for it, or write stopped to end "
+                           "it");
+}
+
 /* With the lock held. */
 static int may_begin(struct instance *instance, enum instance_begin how, struct error *err)
 {
@@ -43,10 +53,7 @@ static int may_begin(struct instance *instance, enum instance_begin how, struct 
         return error_set(err, ESHUTDOWN, "the daemon is stopping");
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    if (instance->busy)
-        return error_set(
-            err, EBUSY, "another transition is under way: wait for it, or write stopped to end it");
-    return 0;
+    return instance->busy ? instance_busy(instance, err) : 0;
 }
 
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err)
@@ -141,6 +148,14 @@ static void reach_end(struct instance *instance)
     pthread_mutex_unlock(&instance->table->lock);
 }
 
+void instance_let_go(struct instance *instance)
+{
+    instance->busy = instance->settling = false;
+    if (instance->cancel_fd >= 0)
+        close(steal_fd(&instance->cancel_fd));
+    pthread_cond_broadcast(&instance->table->idle);
+}
+
 void instance_end(struct instance *instance)
 {
     struct instances *table = instance->table;
@@ -160,10 +175,7 @@ void instance_end(struct instance *instance)
     pthread_mutex_lock(&table->lock);
     /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
     int r = instance->vmm ? instance_watch(instance, &why) : 0;
-    instance->busy = instance->settling = false;
-    if (instance->cancel_fd >= 0)
-        close(steal_fd(&instance->cancel_fd));
-    pthread_cond_broadcast(&table->idle);
+    instance_let_go(instance);
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
         table->setup.complain(table->setup.context, why.text);
@@ -225,6 +237,8 @@ int instance_change(struct instance *instance, enum instance_state target, struc
         return 0;
     int r =
         instance_begin(instance, target == INSTANCE_STOPPED ? BEGIN_STOPPING : BEGIN_OR_FAIL, err);
+    if (r == -ENODEV && target == INSTANCE_STOPPED && instance->state == INSTANCE_WAITING)
+        return 0; /* its commit has ended it, as was to be */
     if (r < 0)
         return r;
     instance_transition *transition = instance_transitions[instance->state][target];

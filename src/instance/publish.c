@@ -132,6 +132,9 @@ int instance_check_fork(struct instance *instance, bool from_running, struct err
     enum instance_state state = instance_state(instance);
     if (state == INSTANCE_STANDBY)
         return 0;
+    if (state == INSTANCE_WAITING)
+        return error_set(err, EBUSY, "the instance %s is a fork whose ack is waited for: wait",
+                         instance->id);
     if (state != INSTANCE_RUNNING && state != INSTANCE_PAUSED)
         return error_set(err, EOPNOTSUPP,
                          "the instance %s is %s, and has no memory to fork from: write running to "

@@ -209,7 +209,7 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
 {
     char state[16];
     copy_text(state, sizeof state, json, "state");
-    for (int i = 0; i < INSTANCE_STATES; i++)
+    for (int i = 0; i < INSTANCE_WAITING; i++)
         if (strcmp(state, instance_state_names[i]) == 0) {
             instance->state = (enum instance_state)i;
             return 0;

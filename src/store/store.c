@@ -121,17 +121,24 @@ static bool lock_entry(int fd)
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
 }
 
-struct leftovers {
+struct removal {
     const struct store *store;
     enum store_kind kind;
+    const struct store_leftovers *leftovers;
     struct strays strays;
 };
+
+static void tell_leftover(const struct removal *removal, const char *name, int directory_fd)
+{
+    if (removal->leftovers && strncmp(name, new_prefix, sizeof new_prefix - 1) == 0)
+        removal->leftovers->unfinished(removal->leftovers->context, removal->kind, directory_fd);
+}
 
 /* What was left between two renames by who was killed: a directory_visit. What cannot be removed
  * now is a leftover for the next start, too. */
 static int remove_leftover(void *context, int kind_fd, const char *name, struct error *err)
 {
-    const struct leftovers *leftovers = context;
+    const struct removal *removal = context;
     struct error why;
     if (!hidden(name))
         return 0;
@@ -142,22 +149,26 @@ static int remove_leftover(void *context, int kind_fd, const char *name, struct 
                    : 0;
     if (!lock_entry(inside)) /* it is being written */
         return 0;
-    if (strays_end(&leftovers->strays, inside, 0, &why) < 0 || remove_flat(kind_fd, name, &why) < 0)
-        store_notes_left(leftovers->store->notes, leftovers->kind, name, &why);
+    int r = strays_end(&removal->strays, inside, 0, &why);
+    if (r == 0)
+        tell_leftover(removal, name, inside);
+    if (r < 0 || remove_flat(kind_fd, name, &why) < 0)
+        store_notes_left(removal->store->notes, removal->kind, name, &why);
     return 0;
 }
 
-static int remove_leftovers(const struct store *store, struct error *err)
+static int remove_leftovers(const struct store *store, const struct store_leftovers *leftovers,
+                            struct error *err)
 {
-    struct leftovers leftovers = {.store = store};
-    int r = strays_find(&leftovers.strays, err);
+    struct removal removal = {.store = store, .leftovers = leftovers};
+    int r = strays_find(&removal.strays, err);
     for (int kind = 0; kind < STORE_KINDS && r == 0; kind++) {
-        leftovers.kind = (enum store_kind)kind;
-        r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &leftovers, err);
+        removal.kind = (enum store_kind)kind;
+        r = directory_walk(store->kind_fd[kind], ".", remove_leftover, &removal, err);
         if (r < 0)
             error_prefix(err, r, "%s/ in the store", store_kind_names[kind]);
     }
-    strays_finish(&leftovers.strays);
+    strays_finish(&removal.strays);
     return r;
 }
 
@@ -221,7 +232,8 @@ static int find_root_files(int store_fd, struct store *store, struct error *err)
     return 0;
 }
 
-int store_open(const char *path, bool insecure, struct store *ret, struct error *err)
+int store_open(const char *path, bool insecure, const struct store_leftovers *leftovers,
+               struct store *ret, struct error *err)
 {
     struct store store;
     auto_close int fd = -1;
@@ -239,7 +251,7 @@ int store_open(const char *path, bool insecure, struct store *ret, struct error 
     if (r == 0)
         r = store_notes_create(&store.notes, err);
     if (r == 0)
-        r = remove_leftovers(&store, err);
+        r = remove_leftovers(&store, leftovers, err);
     if (r < 0)
         store_close(&store);
     else

@@ -52,15 +52,22 @@ int store_check_id(const char *id, struct error *err);
 /* `bytes` random bytes as lower-case hex with a NUL: 2*bytes+1 bytes of `ret`. */
 void store_random_hex(char *ret, size_t bytes);
 
+/* Who is told of entries that were never published, just before they are removed. */
+struct store_leftovers {
+    void (*unfinished)(void *context, enum store_kind kind, int directory_fd);
+    void *context;
+};
+
 /*
  * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
  * another daemon holds it. EOPNOTSUPP for one of another format (format.h). EOPNOTSUPP, or the
  * errno of a limit, if its file system cannot do what a store needs (probe.h). What an interrupted
  * daemon left half-done is removed, VMMs in it ended; what of that cannot be done is in the notes
- * (notes.h). `insecure`: also where others can change it,
- * which is else EPERM to root.
+ * (notes.h); `leftovers` may be NULL. `insecure`: also where others can change it, which is else
+ * EPERM to root.
  */
-int store_open(const char *path, bool insecure, struct store *ret, struct error *err);
+int store_open(const char *path, bool insecure, const struct store_leftovers *leftovers,
+               struct store *ret, struct error *err);
 /* The same for who adds an entry beside a daemon that may run: without the lock, and nothing is
  * removed. */
 int store_attach(const char *path, bool insecure, struct store *ret, struct error *err);

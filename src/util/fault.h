@@ -24,6 +24,7 @@
     X(PATCHED, "patch:after")                                                                      \
     X(RESUME, "resume:before")                                                                     \
     X(RESUMED, "resume:after")                                                                     \
+    X(SHOWN, "show:after")                                                                         \
     X(ACK, "ack:before")                                                                           \
     X(ACKED, "ack:after")                                                                          \
     X(PAUSE, "pause:before")                                                                       \

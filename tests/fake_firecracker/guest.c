@@ -192,6 +192,18 @@ static void write_drives(const struct fake *fake)
             fake_log(fake, "the drive %s cannot be written to", fake->drives[i].id);
 }
 
+/* Takes nothing until somebody writes to that pipe. */
+static void wait_at_gate(const struct fake *fake)
+{
+    const char *path = getenv("FAKE_FIRECRACKER_GATE");
+    char byte;
+    puts("waits");
+    fflush(stdout);
+    auto_close int fd = open(path ? path : "", O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, &byte, 1) < 0)
+        fake_log(fake, "FAKE_FIRECRACKER_GATE cannot be read");
+}
+
 /* Its memory is written to only while it is paused: so it looks once after each resume. */
 static void *run(void *argument)
 {
@@ -209,6 +221,8 @@ static void *run(void *argument)
         struct hypefs_mailbox *full;
         if (behaves("reuse"))
             reuse(&guest);
+        if (behaves("late") && fake->memory_fd >= 0)
+            wait_at_gate(fake);
         while (!behaves("absent") && guest.count > 0 &&
                hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
             take(full);

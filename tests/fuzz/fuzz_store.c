@@ -88,7 +88,7 @@ static void make_world(void)
     static const char memory[MEMORY_SIZE];
     const char *tmp = getenv("TMPDIR");
     snprintf(world.path, sizeof world.path, "%.400s/hypefs-fuzz-XXXXXX", tmp ? tmp : "/tmp");
-    MUST(mkdtemp(world.path) && store_open(world.path, false, &world.store, NULL) == 0);
+    MUST(mkdtemp(world.path) && store_open(world.path, false, NULL, &world.store, NULL) == 0);
     world.snapshot_fd = make_entry(STORE_SNAPSHOTS, "s");
     world.instance_fd = make_entry(STORE_INSTANCES, "i");
     put(world.snapshot_fd, "memory", memory, sizeof memory);

@@ -281,14 +281,17 @@ static void crash_in_snapshot_of_a_standby_one(void **state)
 
 /* ---- forks ---- */
 
-static void stage(struct harness *h, const char *source, const char *options, bool payload)
+static void stage(struct harness *h, const char *source, const char *options,
+                  const char *timeout_ms)
 {
     const char *draft = harness_path(h, "%s/forks/new", source);
     harness_put(harness_format(h, "%s/options", draft), options);
-    if (payload)
+    if (timeout_ms)
         harness_put(harness_format(h, "%s/mailboxes/m", draft),
-                    "{\"payload\":{\"secret\":2},\"wait_for_ack\":true,"
-                    "\"ack_timeout_ms\":30000}");
+                    harness_format(h,
+                                   "{\"payload\":{\"secret\":2},\"wait_for_ack\":true,"
+                                   "\"ack_timeout_ms\":%s}",
+                                   timeout_ms));
 }
 
 /* There whole, or not at all. */
@@ -311,7 +314,7 @@ static bool fork_is_there(struct harness *h, const char *source, const char *sta
 
 static void stage_in_base(struct harness *h)
 {
-    stage(h, "snapshots/base", "{}", true);
+    stage(h, "snapshots/base", "{}", "30000");
 }
 
 static int run_commit(struct harness *h)
@@ -331,7 +334,7 @@ static void crash_in_commit(void **state)
 
 static void stage_to_standby(struct harness *h)
 {
-    stage(h, "snapshots/base", "{\"target_state\":\"standby\"}", false);
+    stage(h, "snapshots/base", "{\"target_state\":\"standby\"}", NULL);
 }
 
 static bool is_committed_to_standby(struct harness *h)
@@ -344,9 +347,10 @@ static void crash_in_commit_to_standby(void **state)
     crash_in(state, NULL, stage_to_standby, run_commit, is_committed_to_standby);
 }
 
+/* Long enough for the instance to be seen before its ack comes. */
 static void stage_in_x(struct harness *h)
 {
-    stage(h, "instances/x", "{\"from_running\":true}", true);
+    stage(h, "instances/x", "{\"from_running\":true}", "86400000");
 }
 
 static int run_commit_of_x(struct harness *h)

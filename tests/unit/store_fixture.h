@@ -201,7 +201,7 @@ static inline int world_teardown(void **state)
 
 static inline void world_open_store(struct world *world)
 {
-    int r = store_open(world->path, false, &world->store, &world->err);
+    int r = store_open(world->path, false, NULL, &world->store, &world->err);
     if (r < 0)
         fail_msg("store_open: %s", world->err.text);
     world->store_is_open = true;

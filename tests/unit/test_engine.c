@@ -25,9 +25,9 @@ struct attempt {
     const char *told; /* the step that began last */
 };
 
-static void begun(void *listener, const char *phase)
+static void begun(void *listener, const char *phase, bool waiting)
 {
-    ((struct attempt *)listener)->told = phase;
+    ((struct attempt *)listener)->told = waiting ? "waiting" : phase;
 }
 
 static void prepare(struct world *world, struct attempt *attempt)
@@ -369,12 +369,12 @@ static void ack_address_when_not_this_hosts_fails(void **state)
 }
 
 /* How many commits keep the filler waiting when a step begins. */
-static void note_commits(void *listener, const char *phase)
+static void note_commits(void *listener, const char *phase, bool waiting)
 {
     struct attempt *attempt = listener;
     struct warm_pool *pool = attempt->engine.warm;
     bool locating = strcmp(phase, "validate") == 0 || strcmp(phase, "locate") == 0;
-    begun(listener, phase);
+    begun(listener, phase, waiting);
     pthread_mutex_lock(&pool->lock);
     assert_int_equal(pool->commits, locating ? 0 : 1);
     pthread_mutex_unlock(&pool->lock);

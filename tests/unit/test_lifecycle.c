@@ -281,7 +281,7 @@ static void stop_when_a_boot_is_under_way_ends_it(void **state)
     assert_int_equal(instance_change(boot.instance, INSTANCE_PAUSED, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "write stopped to end it"));
     assert_int_equal(instance_remove(boot.instance, &world->err), -EBUSY);
-    assert_non_null(strstr(world->err.text, "a change of it is under way: wait for it"));
+    assert_non_null(strstr(world->err.text, "another transition is under way: wait"));
     assert_int_equal(instance_set_config(boot.instance, "{}", 2, &world->err), -EBUSY);
     assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, &world->err), 0);
     pthread_join(thread, NULL);

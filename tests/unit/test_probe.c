@@ -66,7 +66,7 @@ static void store_on_a_file_system_that_lacks_something_is_refused(void **state)
     for (size_t i = 0; i < array_length(refusals); i++) {
         failing = refusals[i].call;
         failing_errno = refusals[i].error;
-        int r = store_open(world->path, false, &store, &world->err);
+        int r = store_open(world->path, false, NULL, &store, &world->err);
         failing = "";
         if (r != -refusals[i].code || !strstr(world->err.text, refusals[i].text))
             fail_msg("%s: %d, %s", refusals[i].call, r, world->err.text);
@@ -74,7 +74,7 @@ static void store_on_a_file_system_that_lacks_something_is_refused(void **state)
         /* Nothing is left, and the lock is free. */
         assert_int_equal(world_count(world_path(world, "store/instances")), 0);
     }
-    assert_int_equal(store_open(world->path, false, &store, &world->err), 0);
+    assert_int_equal(store_open(world->path, false, NULL, &store, &world->err), 0);
     store_close(&store);
 }
 
@@ -145,12 +145,12 @@ static void store_that_others_can_change_is_refused_to_root(void **state)
     for (size_t i = 0; i < array_length(insecure); i++) {
         run(directory, "mkdir -p store/snapshots/s store/instances/x && chmod -R 700 store");
         run(directory, insecure[i].script);
-        if (store_open(world->path, false, &store, &world->err) != -EPERM ||
+        if (store_open(world->path, false, NULL, &store, &world->err) != -EPERM ||
             !strstr(world->err.text, insecure[i].text))
             fail_msg("%s: %s", insecure[i].script, world->err.text);
         assert_non_null(strstr(world->err.text, "--insecure-store"));
         assert_int_equal(store_attach(world->path, false, &store, NULL), -EPERM);
-        assert_int_equal(store_open(world->path, true, &store, &world->err), 0);
+        assert_int_equal(store_open(world->path, true, NULL, &store, &world->err), 0);
         store_close(&store);
         run(directory, "rm -rf store real x snapshots");
     }

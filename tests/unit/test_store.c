@@ -131,7 +131,7 @@ static void store_when_in_use_tells_by_whom_and_what_to_do(void **state)
     char pid[32];
     world_open_store(world);
     int before = world_descriptors();
-    assert_int_equal(store_open(world->path, false, &second, &world->err), -EBUSY);
+    assert_int_equal(store_open(world->path, false, NULL, &second, &world->err), -EBUSY);
     snprintf(pid, sizeof pid, "pid %d", (int)getpid());
     assert_non_null(strstr(world->err.text, pid));
     assert_non_null(strstr(world->err.text, world->path));
@@ -159,12 +159,12 @@ static void store_when_a_file_is_in_its_place_is_refused(void **state)
 {
     struct world *world = *state;
     world_write_text(world->path, "");
-    assert_int_equal(store_open(world->path, false, &world->store, &world->err), -ENOTDIR);
+    assert_int_equal(store_open(world->path, false, NULL, &world->store, &world->err), -ENOTDIR);
     assert_non_null(strstr(world->err.text, world->path));
     assert_int_equal(remove(world->path), 0);
     assert_int_equal(mkdir(world->path, 0700), 0);
     world_write_text(world_path(world, "store/instances"), "");
-    assert_int_equal(store_open(world->path, false, &world->store, &world->err), -ENOTDIR);
+    assert_int_equal(store_open(world->path, false, NULL, &world->store, &world->err), -ENOTDIR);
     assert_non_null(strstr(world->err.text, "instances/"));
 }
 
@@ -201,7 +201,7 @@ static void store_when_it_cannot_be_locked_says_why(void **state)
     struct world *world = *state;
     struct store store;
     flock_errno = ENOLCK;
-    int r = store_open(world->path, false, &store, &world->err);
+    int r = store_open(world->path, false, NULL, &store, &world->err);
     flock_errno = 0;
     assert_int_equal(r, -ENOLCK);
     assert_non_null(strstr(world->err.text, "cannot lock the store"));
@@ -215,7 +215,7 @@ static void leftovers_when_the_store_is_in_use_are_left_alone(void **state)
     struct store second;
     world_open_store(world);
     leave(world, "instances/.new-1");
-    assert_int_equal(store_open(world->path, false, &second, NULL), -EBUSY);
+    assert_int_equal(store_open(world->path, false, NULL, &second, NULL), -EBUSY);
     assert_true(world_has(world_path(world, "store/instances/.new-1")));
 }
 
@@ -251,7 +251,7 @@ static void *start_daemons(void *argument)
     struct cleaning *cleaning = argument;
     struct store store;
     while (!atomic_load(&cleaning->stop))
-        if (store_open(cleaning->world->path, false, &store, NULL) == 0)
+        if (store_open(cleaning->world->path, false, NULL, &store, NULL) == 0)
             store_close(&store);
     return NULL;
 }

@@ -389,7 +389,7 @@ static int start(struct world *world, struct error *err)
     struct snapshots *snapshots = &world->snapshots;
     *instances = (struct instances){0};
     *snapshots = (struct snapshots){0};
-    int r = store_open(world->path, false, &world->store, err);
+    int r = store_open(world->path, false, NULL, &world->store, err);
     bool is_open = r == 0;
     if (r == 0)
         r = snapshots_open(&world->store, world_scanned, world_complain, world, snapshots, err);
