@@ -2,10 +2,12 @@
 #include "hypervisor/hypervisor.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
@@ -121,12 +123,35 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     return r < 0 ? r : take(context, machine, NULL, vmm, ret, err);
 }
 
+/* A VMM's words may be about "the kernel", or about a disk by the name that it was given: which
+ * file that is, if they do not tell it. */
+static void name_file(const char *word, const char *path, struct error *err)
+{
+    const char *found = path ? strcasestr(err->text, word) : NULL;
+    if (found && !isdigit((unsigned char)found[strlen(word)]) && !strstr(err->text, path))
+        error_append(err, " (%s is %s)", word, path);
+}
+
+static void name_files(const struct machine *machine, struct error *err)
+{
+    char disk[32];
+    name_file("kernel", machine->kernel, err);
+    name_file("initrd", machine->initrd, err);
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        snprintf(disk, sizeof disk, "disk%zu", i);
+        name_file(disk, machine->disks[i].path, err);
+    }
+}
+
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err)
 {
     assert(machine->memory_bytes > 0 && machine->vcpus > 0 && machine->hypervisor->boot);
     fault_point(FAULT_BOOT);
-    return done("booting the VM", FAULT_BOOTED, boot(context, machine, ret, err), err);
+    int r = boot(context, machine, ret, err);
+    if (r < 0 && r != -ECANCELED && err)
+        name_files(machine, err);
+    return done("booting the VM", FAULT_BOOTED, r, err);
 }
 
 /* One file of an image. VMMs get it by its path, so links and what else is no file are kept from

@@ -382,6 +382,8 @@ static void firecrackers_own_words_are_told(void **state)
     assert_errno(harness_write(fake_instance(h, "y", "state"), "running"), EIO);
     assert_file_contains(fake_instance(h, "y", "error"),
                          "Boot source error: The initrd file cannot be opened: No such file");
+    assert_file_contains(fake_instance(h, "y", "error"),
+                         harness_format(h, "(initrd is %s)", initrd));
     assert_shell("bash", "[ ! -e $S/instances/y/vmm.sock ]", 0);
 }
 

@@ -416,6 +416,36 @@ static void boot_of_what_qemu_refuses_says_its_words(void **state)
     assert_string_equal(harness_get(h, file(h, "error")), "");
 }
 
+/* What QEMU says of these does not name the file. */
+static void boot_with_a_file_that_is_none_of_its_kind_names_it(void **state)
+{
+    struct harness *h = *state;
+    const char *junk = harness_format(h, "%s/junk", h->directory);
+    const char *big = harness_format(h, "%s/big", h->directory);
+    make(h);
+    /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. */
+    assert_shell(
+        "bash",
+        "cd $T && echo hello > junk && truncate -s 300M big && truncate -s 16K linux && "
+        "put() { printf \"$2\" | dd of=linux bs=1 seek=$(($1)) conv=notrunc status=none; } "
+        "&& put 0x1f1 '\\1' && put 0x202 'HdrS\\12\\2' && put 0x22c '\\377\\377\\377\\177'",
+        0);
+    const struct {
+        const char *config, *words, *path;
+    } cases[] = {
+        {harness_format(h, "{\"kernel\":\"%s\"}", junk), "invalid kernel header (kernel is ", junk},
+        {harness_format(h, "{\"kernel\":\"%s/linux\",\"initrd\":\"%s\",\"memory_mib\":8}",
+                        h->directory, big),
+         "initrd is too large, cannot support.(max: 8388607, need 314572800) (initrd is ", big},
+    };
+    for (size_t i = 0; i < array_length(cases); i++) {
+        harness_put(file(h, "config"), cases[i].config);
+        assert_errno(harness_write(file(h, "state"), "running"), EIO);
+        assert_file_contains(file(h, "error"), cases[i].words);
+        assert_file_contains(file(h, "error"), cases[i].path);
+    }
+}
+
 static void cmdline_with_commas_reaches_qemu_as_it_is(void **state)
 {
     struct harness *h = *state;
@@ -476,6 +506,7 @@ int main(void)
         lifecycle_test(boot_that_cannot_be_put_on_record_is_taken_back),
         lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
+        lifecycle_test(boot_with_a_file_that_is_none_of_its_kind_names_it),
         lifecycle_test(cmdline_with_commas_reaches_qemu_as_it_is),
         lifecycle_test(walk_with_vms_of_all_states_finishes),
     };
