@@ -29,7 +29,7 @@ set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
           libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
-          bash dash sed vim jq python3-minimal iproute2"
+          bash dash sed vim jq python3-minimal iproute2 btrfs-progs sshfs openssh-sftp-server"
 processes=$(($(nproc) * 3 / 2)) # at a time: most tests wait, for daemons, guests and deadlines
 fuzz_seconds=5
 sanitize_timeouts=2 # times those of a plain build

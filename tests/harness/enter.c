@@ -226,8 +226,8 @@ static bool bring_file(const char *from, const char *path)
 /* Files that tests find by variables may lie where only root can go, too. */
 static void bring_files(void)
 {
-    static const char *const variables[] = {"HYPEFS_SLOW_DISK", "HYPEFS_SLOW_QEMU",
-                                            "FAKE_FIRECRACKER"};
+    static const char *const variables[] = {"HYPEFS_NO_FILES", "HYPEFS_SLOW_DISK",
+                                            "HYPEFS_SLOW_QEMU", "FAKE_FIRECRACKER"};
     for (size_t i = 0; i < array_length(variables); i++) {
         char path[300];
         const char *from = getenv(variables[i]);
