@@ -36,7 +36,7 @@ int accept_snapshot(struct snapshot *snapshot, struct error *err)
     if (r == 0) {
         r = accept_disks(snapshot, files, &why);
         if (r == 0)
-            r = image_accept(snapshot->image, snapshot->memory_bytes, files, &why);
+            r = image_accept(snapshot->image, NULL, snapshot->memory_bytes, files, &why);
         snapshot_leave(snapshot);
     }
     if (r == 0)

@@ -192,7 +192,7 @@ static int locate(struct fork *fork, struct error *err)
     int r = fork->origin->instance ? take_copy(fork, err) : 0;
     if (r == 0)
         r = open_image(fork, &fd, err);
-    if (r == 0 && (r = image_index_wait(fork->source->image, &fork->index, err)) < 0)
+    if (r == 0 && (r = image_index_wait(fork->source->image, NULL, &fork->index, err)) < 0)
         error_prefix(err, r, "%s", origin(fork).text);
     if (r == 0)
         r = handoffs_prepare(fork, err);

@@ -223,7 +223,7 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 
 /* What backends' libraries need before the first thread, and after the last. Calls are counted. */
 int hypervisors_open(struct error *err);
-void hypervisors_close(void);
+void hypervisors_close(void); /* also after a failure to open */
 
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);

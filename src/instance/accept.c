@@ -34,7 +34,8 @@ static int accept(struct instance *instance, cJSON *files, struct error *err)
                          instance_state_names[instance->state]);
     int r = accept_disks(instance, files, err);
     if (r == 0 && instance->state == INSTANCE_STANDBY)
-        r = image_accept(instance->image, instance->machine.memory_bytes, files, err);
+        r = image_accept(instance->image, &instance->cancelled, instance->machine.memory_bytes,
+                         files, err);
     return r;
 }
 
@@ -44,7 +45,7 @@ int instance_accept(struct instance *instance, struct error *err)
     int r = instance_begin(instance, BEGIN_OR_FAIL, err);
     if (r < 0)
         return r;
-    r = accept(instance, files, err);
+    r = instance_explain_cancel(instance, accept(instance, files, err), err);
     instance_end(instance);
     return r;
 }

@@ -71,6 +71,7 @@ extern instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE
 /* saving.c. All by the instance's owner. Marks are empty files of its directory. */
 extern const char instance_hold[], instance_restoring[];
 int instance_mark(struct instance *instance, const char *name, struct error *err);
+/* Files that cannot be removed are told in the log, here and below. */
 void instance_unmark(struct instance *instance, const char *name);
 /* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
@@ -87,6 +88,8 @@ int instance_go_on(struct instance *instance, struct error *err);
 /* The instance's disks become those that the VM writes to, or has written to if it has ended
  * (NULL), however old their record. */
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
+/* The same for a VM that has ended; a failure is told in the log. */
+void instance_note_disks(struct instance *instance);
 /* The files memory and state of a paused VM, in that directory (by its path from the instance's).
  * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM
  * that goes on has them too, on record, whatever came of it. */

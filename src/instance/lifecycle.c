@@ -26,6 +26,7 @@ static void cancel(struct instance *instance)
         return;
     atomic_store(&instance->cancelled, true);
     eventfd_write(instance->cancel_fd, 1);
+    image_wake(instance->image);
     loads_wake(instance->table->setup.loads);
 }
 
@@ -104,7 +105,7 @@ void instance_forget_vmm(struct instance *instance)
 {
     struct vmm_exit exit;
     vmm_reap(instance->vmm, &exit);
-    instance_find_disks(instance, NULL, NULL);
+    instance_note_disks(instance);
     pthread_mutex_lock(&instance->table->lock);
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);
@@ -187,8 +188,11 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
 {
     if (r != -ECANCELED && r != -ESHUTDOWN) /* a scan knows only of the latter */
         return r;
-    return instance->table->stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
-                                     : error_set(err, ECANCELED, "ended by a write of stopped");
+    pthread_mutex_lock(&instance->table->lock);
+    bool stopping = instance->table->stopping;
+    pthread_mutex_unlock(&instance->table->lock);
+    return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
+                    : error_set(err, ECANCELED, "ended by a write of stopped");
 }
 
 /* With the lock held, or by the owner: a VM that is to run may have halted by itself where disks

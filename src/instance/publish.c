@@ -34,6 +34,12 @@ struct taking {
     double paused_at_ms;
 };
 
+static void describe(struct taking *taking)
+{
+    cJSON_Delete(taking->json);
+    taking->json = instance_describe(taking->instance);
+}
+
 static int link_image(const struct instance *instance, int directory_fd, struct error *err)
 {
     static const char *const names[] = {"memory", "state"};
@@ -61,8 +67,7 @@ static int write_copy(struct instance *instance, void *context, struct error *er
     int r = instance_write_image(instance, path, &machine, err);
     if (r < 0)
         return r;
-    cJSON_Delete(taking->json); /* it has other disks now */
-    taking->json = instance_describe(instance);
+    describe(taking); /* it has other disks now */
     r = disks_link(&machine, instance->image->directory_fd, taking->entry->fd, false, err);
     disks_finish(&machine);
     return r;
@@ -88,13 +93,13 @@ static int copy_image(struct taking *taking, struct error *err)
 static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
-    cJSON_Delete(taking->json);
-    taking->json = instance_describe(instance);
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r < 0)
         return r;
-    if (instance->state == INSTANCE_STANDBY)
+    if (instance->state == INSTANCE_STANDBY) {
+        describe(taking);
         return link_image(instance, taking->entry->fd, err);
+    }
     if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
         return error_set(err, EINVAL,
                          "an instance that is %s has no memory to snapshot: write running to its "

@@ -280,7 +280,7 @@ static void find_mapped(struct instance *instance)
  * save that did not come to its end. */
 static void note_end(struct instance *instance)
 {
-    instance_find_disks(instance, NULL, NULL);
+    instance_note_disks(instance);
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
     instance->state = INSTANCE_STOPPED;
     instance->exit = (struct vmm_exit){.ended = true, .code = -1};

@@ -34,8 +34,14 @@ int instance_mark(struct instance *instance, const char *name, struct error *err
 
 void instance_unmark(struct instance *instance, const char *name)
 {
+    struct instances *table = instance->table;
+    struct error why;
     fault_point(FAULT_UNLINK);
-    unlinkat(instance->image->directory_fd, name, 0);
+    if (unlinkat(instance->image->directory_fd, name, 0) < 0 && errno != ENOENT) {
+        error_errno(&why, errno, "%s of the instance %s cannot be removed from the store", name,
+                    instance->id);
+        table->setup.complain(table->setup.context, why.text);
+    }
     fault_point(FAULT_UNLINKED);
 }
 
@@ -218,6 +224,8 @@ int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error
 {
     struct vmm_context context = instance_own_context(instance);
     struct machine machine = instance->machine;
+    if (!machine.hypervisor->find_disks) /* its VMs write to what is on record */
+        return 0;
     int r = disks_copy(&machine, err);
     if (r < 0)
         return r;
@@ -226,6 +234,18 @@ int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error
         instance_swap_disks(instance, &machine);
     disks_finish(&machine);
     return r;
+}
+
+void instance_note_disks(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct error why;
+    if (instance_find_disks(instance, NULL, &why) == 0)
+        return;
+    error_prefix(&why, 0,
+                 "it is not known which files the disks of %s are now, and those on record count",
+                 instance->id);
+    table->setup.complain(table->setup.context, why.text);
 }
 
 /* Of all disks together: it grows whenever one gets another top, and never shrinks. */

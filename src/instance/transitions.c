@@ -243,7 +243,7 @@ static int restore_on_record(struct instance *instance, struct vmm *vmm, struct 
 static int check_image(struct instance *instance, struct error *err)
 {
     struct image_index *index = NULL;
-    int r = image_index_wait(instance->image, &index, err);
+    int r = image_index_wait(instance->image, &instance->cancelled, &index, err);
     image_index_unref(index);
     return r;
 }

@@ -252,15 +252,23 @@ int image_index(struct image *image, struct image_index **ret, struct error *err
     return r;
 }
 
-int image_index_wait(struct image *image, struct image_index **ret, struct error *err)
+int image_index_wait(struct image *image, const atomic_bool *stop, struct image_index **ret,
+                     struct error *err)
 {
     pthread_mutex_lock(&image->lock);
     int r;
     image->failure.code = 0;
-    while (pending(r = look(image, ret, err)))
+    while (pending(r = look(image, ret, err)) && !(stop && atomic_load(stop)))
         pthread_cond_wait(&image->changed, &image->lock);
     pthread_mutex_unlock(&image->lock);
-    return r;
+    return pending(r) ? error_set(err, ECANCELED, "cancelled") : r;
+}
+
+void image_wake(struct image *image)
+{
+    pthread_mutex_lock(&image->lock);
+    pthread_cond_broadcast(&image->changed);
+    pthread_mutex_unlock(&image->lock);
 }
 
 /* ---- vouching ---- */
@@ -304,10 +312,28 @@ static int save_accepted(struct image *image, struct image_index *index, const c
     return r;
 }
 
-static int scan_and_accept(struct image *image, uint64_t bytes, cJSON *files,
+/* Somebody vouches for it, until `stop` (may be NULL) is true. */
+struct acceptance {
+    struct image *image;
+    const atomic_bool *stop;
+};
+
+static bool is_stopped(const struct acceptance *acceptance)
+{
+    return acceptance->stop && atomic_load(acceptance->stop);
+}
+
+static bool still_accepted(void *context, uint64_t done, uint64_t size)
+{
+    const struct acceptance *acceptance = context;
+    return !is_stopped(acceptance) && still_wanted(acceptance->image, done, size);
+}
+
+static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON *files,
                            struct image_index **ret, struct error *err)
 {
     struct stat st;
+    struct image *image = acceptance->image;
     struct image_index *index = NULL;
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
@@ -318,7 +344,7 @@ static int scan_and_accept(struct image *image, uint64_t bytes, cJSON *files,
                          (intmax_t)st.st_size, (uintmax_t)bytes);
     if (note_change(image, &st, files) < 0)
         return error_set(err, ENOMEM, "out of memory");
-    int r = image_index_scan(image->directory_fd, still_wanted, image, &index, err);
+    int r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);
     if (r == 0)
         r = save_accepted(image, index, files, err);
     if (r < 0) {
@@ -329,16 +355,22 @@ static int scan_and_accept(struct image *image, uint64_t bytes, cJSON *files,
     return 0;
 }
 
-int image_accept(struct image *image, uint64_t bytes, cJSON *files, struct error *err)
+int image_accept(struct image *image, const atomic_bool *stop, uint64_t bytes, cJSON *files,
+                 struct error *err)
 {
+    struct acceptance acceptance = {.image = image, .stop = stop};
     struct error failure = {0};
     struct image_index *index = NULL;
     pthread_mutex_lock(&image->lock);
-    while (image->finding)
+    while (image->finding && !is_stopped(&acceptance))
         pthread_cond_wait(&image->changed, &image->lock);
-    image->finding = IMAGE_SCANNING;
+    bool begun = !image->finding;
+    if (begun)
+        image->finding = IMAGE_SCANNING;
     pthread_mutex_unlock(&image->lock);
-    int r = scan_and_accept(image, bytes, files, &index, &failure);
+    if (!begun)
+        return error_set(err, ECANCELED, "cancelled");
+    int r = scan_and_accept(&acceptance, bytes, files, &index, &failure);
     pthread_mutex_lock(&image->lock);
     image->tried[0] = 0; /* after a failure it is looked at again */
     pthread_mutex_unlock(&image->lock);

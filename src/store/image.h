@@ -132,12 +132,16 @@ void image_remove(struct image *image);
  */
 int image_index(struct image *image, struct image_index **ret, struct error *err);
 
-/* The same, but waits. */
-int image_index_wait(struct image *image, struct image_index **ret, struct error *err);
+/* The same, but waits: ECANCELED as soon as `stop` (may be NULL) is true, which is looked at after
+ * each image_wake(). */
+int image_index_wait(struct image *image, const atomic_bool *stop, struct image_index **ret,
+                     struct error *err);
+void image_wake(struct image *image);
 
 /* The image must have that many bytes: EIO. It is scanned anew, and what is there now is what it is
  * to be from then on. `files` is an array with a line of text for each file that somebody vouches
- * for; the image's is added if it has changed. */
-int image_accept(struct image *image, uint64_t bytes, cJSON *files, struct error *err);
+ * for; the image's is added if it has changed. `stop` as of image_index_wait(). */
+int image_accept(struct image *image, const atomic_bool *stop, uint64_t bytes, cJSON *files,
+                 struct error *err);
 
 #endif

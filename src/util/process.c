@@ -280,7 +280,8 @@ int process_output_in(int directory_fd, const char *path, char *const *argv, siz
     if (pipe2(ends, O_CLOEXEC) < 0)
         return error_errno(err, errno, "no pipe for the output of %s", path);
     auto_close int in = ends[0], out = ends[1];
-    fcntl(in, F_SETFL, O_NONBLOCK);
+    if (fcntl(in, F_SETFL, O_NONBLOCK) < 0)
+        return error_errno(err, errno, "no pipe for the output of %s", path);
 
     struct process_spec spec = {
         .path = path, .argv = argv, .directory_fd = directory_fd, .output_fd = out, .error_fd = -1};

@@ -222,7 +222,7 @@ static bool check_list(void)
     world.scans = 0;
     image_scans_init(&scans, scanned, complain, NULL);
     MUST(image_create(dup(world.snapshot_fd), "snapshots", "base", &scans, &image, NULL) == 0);
-    int r = image_index_wait(image, &index, NULL);
+    int r = image_index_wait(image, NULL, &index, NULL);
     MUST(r == 0 || r == -EIO);
     for (size_t i = 0; r == 0 && i < index->scan.count; i++) {
         const struct candidate *candidate = &index->scan.candidates[i];

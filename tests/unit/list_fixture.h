@@ -24,7 +24,7 @@ static inline char *world_info_now(struct snapshot *snapshot)
 static inline char *world_info(struct world *world, struct snapshot *snapshot)
 {
     struct image_index *index;
-    if (image_index_wait(snapshot->image, &index, &world->err) < 0)
+    if (image_index_wait(snapshot->image, NULL, &index, &world->err) < 0)
         fail_msg("image_index_wait: %s", world->err.text);
     image_index_unref(index);
     return world_info_now(snapshot);

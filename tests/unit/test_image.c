@@ -202,7 +202,7 @@ static void assert_changed(struct world *world, struct image *image, const char 
 {
     struct image_index *index = NULL;
     unsigned before = scans;
-    assert_int_equal(image_index_wait(image, &index, &world->err), -EIO);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), -EIO);
     if (!strstr(world->err.text, what))
         fail_msg("no '%s' in '%s'", what, world->err.text);
     assert_non_null(strstr(world->err.text, "hypefs accept"));
@@ -224,7 +224,7 @@ static void image_when_another_one_without_a_list_is_scanned_and_that_is_told(vo
     assert_scanned_anew(world, image, "other", 2 * FRAME_SIZE);
     assert_holds(index, "box", FRAME_SIZE); /* a list that somebody holds stays as it was */
     image_index_unref(index);
-    assert_int_equal(image_index_wait(image, &later, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &later, &world->err), 0);
     image_index_unref(later);
     image_unref(image);
 }
@@ -242,10 +242,10 @@ static void image_when_it_was_changed_is_eio_until_somebody_vouches_for_it(void 
     change_image(world);
     assert_changed(world, image, "mtime was ");
 
-    assert_int_equal(image_accept(image, FIXTURE_MEMORY + 1, files, &world->err), -EIO);
+    assert_int_equal(image_accept(image, NULL, FIXTURE_MEMORY + 1, files, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "bytes"));
     assert_changed(world, image, "mtime was ");
-    assert_int_equal(image_accept(image, FIXTURE_MEMORY, files, &world->err), 0);
+    assert_int_equal(image_accept(image, NULL, FIXTURE_MEMORY, files, &world->err), 0);
     assert_int_equal(cJSON_GetArraySize(files), 1);
     assert_non_null(strstr(cJSON_GetArrayItem(files, 0)->valuestring, "memory: "));
     assert_int_equal(image_index(image, &index, &world->err), 0);
@@ -257,11 +257,11 @@ static void image_when_it_was_changed_is_eio_until_somebody_vouches_for_it(void 
     /* That is kept, and there is nothing more to vouch for. */
     int fd = open(world_path(world, "d"), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     assert_int_equal(image_create(fd, "snapshots", "d", &world->scans, &image, &world->err), 0);
-    assert_int_equal(image_index_wait(image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), 0);
     assert_int_equal(cJSON_GetArraySize(cJSON_GetObjectItemCaseSensitive(index->accepted, "files")),
                      1);
     image_index_unref(index);
-    assert_int_equal(image_accept(image, FIXTURE_MEMORY, none, &world->err), 0);
+    assert_int_equal(image_accept(image, NULL, FIXTURE_MEMORY, none, &world->err), 0);
     assert_int_equal(cJSON_GetArraySize(none), 0);
     image_unref(image);
 }
@@ -277,7 +277,7 @@ static void image_when_another_one_was_scanned_with_it_is_not_scanned_again(void
     assert_int_equal(image_scan(image->directory_fd, NULL, &index, &world->err), 0);
     image_index_unref(index);
     scans = 0;
-    assert_int_equal(image_index_wait(image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), 0);
     assert_holds(index, "other", 2 * FRAME_SIZE);
     assert_int_equal(scans, 0);
     image_index_unref(index);
@@ -337,7 +337,7 @@ static void image_when_it_is_gone_or_no_file_is_eio(void **state)
     assert_non_null(strstr(world->err.text, "memory image"));
     assert_int_equal(mkdir(world_path(world, "d/memory"), 0700), 0);
     assert_int_equal(image_index(image, &index, &world->err), -EIO);
-    assert_int_equal(image_index_wait(image, &index, &world->err), -EIO);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "regular"));
     assert_null(index);
     image_unref(image);
@@ -356,7 +356,7 @@ static void list_when_it_cannot_be_kept_is_good_all_the_same(void **state)
         assert_int_equal(image_index(image, &index, &world->err), 0);
         image_index_unref(index);
     }
-    assert_int_equal(image_index_wait(image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), 0);
     image_index_unref(index);
     assert_int_equal(scans, 1);
     image_unref(image);
@@ -380,11 +380,11 @@ static void scan_when_it_failed_is_tried_again_by_who_waits(void **state)
         assert_non_null(strstr(world->err.text, "cannot scan the memory image"));
     }
     assert_int_equal(scans, 1);
-    assert_int_equal(image_index_wait(image, &index, &world->err), -EIO);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), -EIO);
     assert_int_equal(scans, 2);
     scan_failure = 0;
     assert_int_equal(image_index(image, &index, &world->err), -EIO);
-    assert_int_equal(image_index_wait(image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), 0);
     assert_holds(index, "box", FRAME_SIZE);
     image_index_unref(index);
     assert_int_equal(scans, 3);
@@ -397,13 +397,13 @@ static void scan_that_failed_when_the_image_is_another_one_is_tried_again_at_onc
     struct image *image = start(world);
     struct image_index *index = NULL;
     scan_failure = EIO;
-    assert_int_equal(image_index_wait(image, &index, &world->err), -EIO);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), -EIO);
     assert_true(gate_wait(&world->scanned, FIXTURE_FAR_MS));
     scan_failure = 0;
     change_image(world);
     drop_list(world);
     assert_int_equal(image_index(image, &index, &world->err), -IMAGE_SCANNING);
-    assert_int_equal(image_index_wait(image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), 0);
     assert_holds(index, "other", 2 * FRAME_SIZE);
     image_index_unref(index);
     image_unref(image);
@@ -412,7 +412,7 @@ static void scan_that_failed_when_the_image_is_another_one_is_tried_again_at_onc
 static void *wait_for_index(void *argument)
 {
     struct image_index *index = NULL;
-    return image_index_wait(argument, &index, NULL) == 0 ? index : NULL;
+    return image_index_wait(argument, NULL, &index, NULL) == 0 ? index : NULL;
 }
 
 static void image_when_many_wait_gives_all_the_same_list(void **state)
@@ -456,7 +456,7 @@ static void image_when_let_go_during_a_scan_is_not_waited_for(void **state)
 static void *wait_for_code(void *argument)
 {
     struct image_index *index = NULL;
-    return (void *)(intptr_t)image_index_wait(argument, &index, NULL);
+    return (void *)(intptr_t)image_index_wait(argument, NULL, &index, NULL);
 }
 
 static void image_when_removed_ends_its_scan_and_is_enodev(void **state)
@@ -513,7 +513,7 @@ static void scan_when_the_daemon_stops_ends(void **state)
     assert_int_equal(image_index(image, &index, &world->err), -IMAGE_SCANNING);
     image_scans_wait(&world->scans);
     assert_int_equal(world->scanned.count, 1);
-    assert_int_equal(image_index_wait(image, &index, &world->err), -ESHUTDOWN);
+    assert_int_equal(image_index_wait(image, NULL, &index, &world->err), -ESHUTDOWN);
     assert_non_null(strstr(world->err.text, "stopping"));
     change_image(world);
     assert_int_equal(image_index(image, &index, &world->err), -ESHUTDOWN);

@@ -27,6 +27,8 @@ int __wrap_unlinkat(int directory_fd, const char *name, int flags)
 
 /* How many images were scanned; see the build file. */
 static atomic_uint scans;
+static struct gate begun, released; /* of a scan that is held up, */
+static atomic_bool held;            /* if they are to be */
 
 int __real_scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
                       struct error *err);
@@ -37,6 +39,10 @@ int __wrap_scan_image(int fd, scan_progress *progress, void *context, struct sca
                       struct error *err)
 {
     scans++;
+    if (atomic_load(&held)) {
+        gate_post(&begun);
+        gate_wait(&released, FIXTURE_FAR_MS);
+    }
     return __real_scan_image(fd, progress, context, ret, err);
 }
 
@@ -140,13 +146,13 @@ static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **stat
     leave_standby(world);
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
-    assert_int_equal(image_index_wait(instance->image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(instance->image, NULL, &index, &world->err), 0);
     image_index_unref(index);
     scans = 0;
     assert_int_equal(instance_snapshot(instance, "base", &world->err), 0);
     assert_true(world_has(world_path(world, "store/snapshots/base/mailboxes.json")));
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
-    assert_int_equal(image_index_wait(base->image, &index, &world->err), 0);
+    assert_int_equal(image_index_wait(base->image, NULL, &index, &world->err), 0);
     assert_int_equal(index->scan.count, 1);
     assert_int_equal(scans, 0);
     image_index_unref(index);
@@ -158,10 +164,89 @@ static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **stat
     assert_non_null(strstr(world->err.text, "hypefs accept"));
     assert_int_equal(scans, 0);
     auto_json cJSON *files = cJSON_CreateArray();
-    assert_int_equal(image_accept(instance->image, FIXTURE_MEMORY, files, &world->err), 0);
+    assert_int_equal(image_accept(instance->image, NULL, FIXTURE_MEMORY, files, &world->err), 0);
     assert_int_equal(scans, 1);
     assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
     assert_int_equal(scans, 1);
+    instance_unref(instance);
+}
+
+static void hold_scans(void)
+{
+    gate_init(&begun);
+    gate_init(&released);
+    atomic_store(&held, true);
+}
+
+/* No scan is under way any more, after one was let go on. */
+static void release_scans(struct world *world)
+{
+    image_scans_wait(&world->snapshots.scans);
+    atomic_store(&held, false);
+    gate_finish(&begun);
+    gate_finish(&released);
+}
+
+static void *restore(void *argument)
+{
+    return (void *)(intptr_t)instance_change(argument, INSTANCE_RUNNING, NULL);
+}
+
+/* The list of its image has to be made anew, which takes as long as the image is big. */
+static void stop_when_a_restore_waits_for_a_scan_ends_that(void **state)
+{
+    struct world *world = *state;
+    pthread_t thread;
+    void *result;
+    leave_standby(world);
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
+    hold_scans();
+    assert_int_equal(pthread_create(&thread, NULL, restore, instance), 0);
+    assert_true(gate_wait(&begun, FIXTURE_FAR_MS));
+    int r = instance_change(instance, INSTANCE_STOPPED, &world->err);
+    gate_post(&released);
+    pthread_join(thread, &result);
+    release_scans(world);
+    assert_int_equal(r, 0);
+    assert_int_equal((intptr_t)result, -ECANCELED);
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+    instance_unref(instance);
+}
+
+static void *accept_it(void *argument)
+{
+    return (void *)(intptr_t)instance_accept(argument, NULL);
+}
+
+static void *stop_it(void *argument)
+{
+    return (void *)(intptr_t)instance_change(argument, INSTANCE_STOPPED, NULL);
+}
+
+static void stop_when_an_image_is_vouched_for_ends_that(void **state)
+{
+    struct world *world = *state;
+    pthread_t accept_thread, stop_thread;
+    void *accepted, *stopped;
+    leave_standby(world);
+    assert_int_equal(truncate(world_path(world, "store/instances/web-1/memory"), 256 << 20), 0);
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "web-1");
+    hold_scans();
+    assert_int_equal(pthread_create(&accept_thread, NULL, accept_it, instance), 0);
+    assert_true(gate_wait(&begun, FIXTURE_FAR_MS));
+    assert_int_equal(pthread_create(&stop_thread, NULL, stop_it, instance), 0);
+    double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
+    while (!atomic_load(&instance->cancelled) && process_now_ms() < deadline_ms)
+        sched_yield();
+    gate_post(&released);
+    pthread_join(accept_thread, &accepted);
+    pthread_join(stop_thread, &stopped);
+    release_scans(world);
+    assert_int_equal((intptr_t)accepted, -ECANCELED);
+    assert_int_equal((intptr_t)stopped, 0);
+    assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
     instance_unref(instance);
 }
 
@@ -170,6 +255,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_EMPTY(stop_when_from_standby_drops_the_saved_memory),
         IN_EMPTY(stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory),
+        IN_EMPTY(stop_when_a_restore_waits_for_a_scan_ends_that),
+        IN_EMPTY(stop_when_an_image_is_vouched_for_ends_that),
         IN_EMPTY(snapshot_when_the_image_was_scanned_is_not_scanned_again),
         IN_EMPTY(snapshot_when_in_standby_shares_the_instances_image),
     };

@@ -10,203 +10,24 @@
 #include <stdint.h>
 #include <setjmp.h>
 #include <cmocka.h>
-#include <dirent.h>
-#include <spawn.h>
-#include <sys/eventfd.h>
 
+#include "faults_fixture.h"
 #include "instance/internal.h"
 #include "instance_fixture.h"
 
-/* ---- calls that fail: see the build file ---- */
-
-static _Thread_local bool armed;
-static unsigned calls, fail_at; /* counted from 1 */
-static const char *failed;      /* which one it was */
-static const char *only;        /* the call that may fail; NULL: each */
-
-enum { SITES_MAX = 512, TURNS = 2 };
-
-/* Where calls came from, and how often: the later turns of a loop are as its first. */
-static struct {
-    const void *from;
-    unsigned turns;
-} sites[SITES_MAX];
-
-static bool is_counted(const void *from)
-{
-    size_t i = 0;
-    while (i < SITES_MAX && sites[i].from && sites[i].from != from)
-        i++;
-    assert_true(i < SITES_MAX);
-    sites[i].from = from;
-    return sites[i].turns++ < TURNS;
-}
-
-static bool fails(const char *name, const void *from, int code)
-{
-    if (!armed || (only && strcmp(name, only) != 0) || !is_counted(from) || ++calls != fail_at)
-        return false;
-    failed = name;
-    errno = code;
-    return true;
-}
-
-#define FAILING(type, name, parameters, arguments, code, result)                                   \
-    type __real_##name parameters;                                                                 \
-    type __wrap_##name parameters;                                                                 \
-    type __wrap_##name parameters                                                                  \
-    {                                                                                              \
-        return fails(#name, __builtin_return_address(0), code) ? (result)                          \
-                                                               : __real_##name arguments;          \
-    }
-
-FAILING(void *, malloc, (size_t size), (size), ENOMEM, NULL)
-FAILING(void *, calloc, (size_t count, size_t size), (count, size), ENOMEM, NULL)
-FAILING(void *, realloc, (void *old, size_t size), (old, size), ENOMEM, NULL)
-FAILING(void *, reallocarray, (void *old, size_t count, size_t size), (old, count, size), ENOMEM,
-        NULL)
-FAILING(char *, strdup, (const char *text), (text), ENOMEM, NULL)
-FAILING(char *, strndup, (const char *text, size_t size), (text, size), ENOMEM, NULL)
-FAILING(ssize_t, write, (int fd, const void *bytes, size_t size), (fd, bytes, size), EIO, -1)
-FAILING(int, fsync, (int fd), (fd), EIO, -1)
-FAILING(struct dirent64 *, readdir64, (DIR * dir), (dir), EIO, NULL)
-FAILING(DIR *, fdopendir, (int fd), (fd), ENOMEM, NULL)
-FAILING(int, renameat, (int from_fd, const char *from, int to_fd, const char *to),
-        (from_fd, from, to_fd, to), ENOSPC, -1)
-FAILING(int, renameat2, (int from_fd, const char *from, int to_fd, const char *to, unsigned flags),
-        (from_fd, from, to_fd, to, flags), ENOSPC, -1)
-FAILING(int, linkat, (int from_fd, const char *from, int to_fd, const char *to, int flags),
-        (from_fd, from, to_fd, to, flags), ENOSPC, -1)
-FAILING(int, mkdirat, (int fd, const char *name, mode_t mode), (fd, name, mode), ENOSPC, -1)
-FAILING(int, pidfd_open, (pid_t pid, unsigned flags), (pid, flags), EMFILE, -1)
-FAILING(int, eventfd, (unsigned value, int flags), (value, flags), EMFILE, -1)
-FAILING(int, pthread_create,
-        (pthread_t * thread, const pthread_attr_t *attributes, void *(*run)(void *),
-         void *argument),
-        (thread, attributes, run, argument), EAGAIN, EAGAIN)
-FAILING(int, posix_spawnp,
-        (pid_t * pid, const char *file, const posix_spawn_file_actions_t *actions,
-         const posix_spawnattr_t *attributes, char *const *argv, char *const *environment),
-        (pid, file, actions, attributes, argv, environment), EAGAIN, EAGAIN)
-
-int __real_unlinkat(int fd, const char *name, int flags);
-int __wrap_unlinkat(int fd, const char *name, int flags);
-
 /* Memory of an instance that is in standby on record is all that there is of it. Only where the
  * store is full it goes all the same, for that makes room. */
-static void check_record(int fd)
+static void check_record(int directory_fd, const char *name)
 {
-    if (failed && strcmp(failed, "renameat") == 0)
+    if (strcmp(name, "memory") != 0 || (faults.failed && strcmp(faults.failed, "renameat") == 0))
         return;
     auto_json cJSON *json = NULL;
-    armed = false;
-    if (store_read_json(fd, "instance.json", &json, NULL) == 0) {
+    faults_armed = false;
+    if (store_read_json(directory_fd, "instance.json", &json, NULL) == 0) {
         const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
         assert_true(state && strcmp(state, "standby") != 0);
     }
-    armed = true;
-}
-
-int __wrap_unlinkat(int fd, const char *name, int flags)
-{
-    if (armed && strcmp(name, "memory") == 0)
-        check_record(fd);
-    return fails("unlinkat", __builtin_return_address(0), EIO) ? -1
-                                                               : __real_unlinkat(fd, name, flags);
-}
-
-int __real_openat64(int directory_fd, const char *name, int flags, ...);
-int __wrap_openat64(int directory_fd, const char *name, int flags, ...);
-int __wrap_openat64(int directory_fd, const char *name, int flags, ...)
-{
-    va_list args;
-    va_start(args, flags);
-    mode_t mode = flags & O_CREAT ? va_arg(args, mode_t) : 0;
-    va_end(args);
-    return fails("openat64", __builtin_return_address(0), EMFILE)
-               ? -1
-               : __real_openat64(directory_fd, name, flags, mode);
-}
-
-int __real_fcntl64(int fd, int command, ...);
-int __wrap_fcntl64(int fd, int command, ...);
-int __wrap_fcntl64(int fd, int command, ...)
-{
-    va_list args;
-    va_start(args, command);
-    int argument = va_arg(args, int);
-    va_end(args);
-    return fails("fcntl64", __builtin_return_address(0), EMFILE)
-               ? -1
-               : __real_fcntl64(fd, command, argument);
-}
-
-/* ---- what is in the store ---- */
-
-enum { DUMP_SIZE = 8192 };
-
-static int compare(const void *one, const void *other)
-{
-    return strcmp(*(char *const *)one, *(char *const *)other);
-}
-
-/* The names in a directory, in order, each with a space. What a VMM makes while it runs is left
- * out. */
-static void list_names(const char *path, char ret[static DUMP_SIZE / 4])
-{
-    char *names[64];
-    size_t count = 0, used = 0;
-    auto_closedir DIR *dir = opendir(path);
-    assert_non_null(dir);
-    for (struct dirent *entry; (entry = readdir(dir));)
-        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0 &&
-            !strstr(entry->d_name, ".sock") && !strstr(entry->d_name, ".log") &&
-            count < array_length(names))
-            assert_non_null(names[count++] = strdup(entry->d_name));
-    qsort(names, count, sizeof names[0], compare);
-    ret[0] = 0;
-    for (size_t i = 0; i < count; i++) {
-        used += (size_t)snprintf(ret + used, DUMP_SIZE / 4 - used, "%s ", names[i]);
-        free(names[i]);
-    }
-}
-
-/* "state config" of an instance's record; "" of a snapshot, whose record has to be whole. */
-static void read_record(const struct world *world, const char *kind, const char *id,
-                        char ret[static 256])
-{
-    bool instance = strcmp(kind, "instances") == 0;
-    auto_json cJSON *json = NULL;
-    auto_close int fd =
-        open(world_path(world, "store/%s/%s", kind, id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    assert_true(fd >= 0);
-    int r = store_read_json(fd, instance ? "instance.json" : "snapshot.json", &json, NULL);
-    if (r < 0)
-        fail_msg("after %s %u: the record of %s: %d", failed, fail_at, id, r);
-    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
-    const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
-    assert_true(!instance || cJSON_GetObjectItemCaseSensitive(json, "vmm"));
-    assert_true(cJSON_GetObjectItemCaseSensitive(json, "machine"));
-    snprintf(ret, 256, "%s %s", state ? state : "", config ? config : "");
-}
-
-static void dump(const struct world *world, char ret[static DUMP_SIZE])
-{
-    static const char *const kinds[] = {"snapshots", "instances"};
-    char ids[DUMP_SIZE / 4], files[DUMP_SIZE / 4], record[256];
-    size_t used = 0;
-    ret[0] = 0;
-    for (size_t i = 0; i < array_length(kinds); i++) {
-        list_names(world_path(world, "store/%s", kinds[i]), ids);
-        for (char *rest = ids, *id; (id = strsep(&rest, " ")) && id[0];) {
-            record[0] = 0;
-            if (id[0] != '.')
-                read_record(world, kinds[i], id, record);
-            list_names(world_path(world, "store/%s/%s", kinds[i], id), files);
-            used += (size_t)snprintf(ret + used, DUMP_SIZE - used, "%s/%s [%s] %s\n", kinds[i], id,
-                                     record, files);
-        }
-    }
+    faults_armed = true;
 }
 
 /* ---- the store before ---- */
@@ -250,7 +71,7 @@ static void fill_store(struct world *world)
     for (size_t i = 0; i < array_length(ids); i++) {
         struct instance *instance = world_found(world, ids[i]);
         struct image_index *index;
-        assert_int_equal(image_index_wait(instance->image, &index, &world->err), 0);
+        assert_int_equal(image_index_wait(instance->image, NULL, &index, &world->err), 0);
         image_index_unref(index);
         instance_unref(instance);
     }
@@ -262,9 +83,9 @@ static int publish(struct world *world, struct error *err)
 {
     static struct world_image image;
     image = (struct world_image){.size = FIXTURE_MEMORY};
-    armed = false;
+    faults_armed = false;
     auto_json cJSON *json = world_snapshot_json(image.size);
-    armed = true;
+    faults_armed = true;
     return snapshots_publish(&world->snapshots, "more", &json, world_fill, &image, err);
 }
 
@@ -272,9 +93,9 @@ static int import(struct world *world, struct error *err)
 {
     static struct world_image image;
     image = (struct world_image){.size = FIXTURE_MEMORY};
-    armed = false;
+    faults_armed = false;
     auto_json cJSON *json = world_snapshot_json(image.size);
-    armed = true;
+    faults_armed = true;
     const struct snapshot_import what = {
         .id = "more", .json = json, .fill = world_fill, .context = &image};
     return snapshot_import(&world->store, &what, err);
@@ -395,10 +216,10 @@ static int start(struct world *world, struct error *err)
         r = snapshots_open(&world->store, world_scanned, world_complain, world, snapshots, err);
     if (r == 0)
         r = instances_open(&setup, instances, err);
-    armed = false;
+    faults_armed = false;
     if (r == 0 && !world->complaints[0] &&
         (HASH_COUNT(snapshots->by_id) != 1 || HASH_COUNT(instances->by_id) != 3))
-        fail_msg("after %s %u: something is missing, and no word", failed, fail_at);
+        fail_msg("after %s %u: something is missing, and no word", faults.failed, faults.fail_at);
     if (instances->setup.store)
         instances_close(instances);
     if (snapshots->store)
@@ -424,10 +245,7 @@ static bool try(const struct operation *operation, unsigned at, int *ret_r, char
     fill_store(world);
     world->binary = (struct vmm_binary){"firecracker", getenv("FAKE_FIRECRACKER")};
     struct error err = {0};
-    calls = 0;
-    fail_at = at;
-    failed = NULL;
-    memset(sites, 0, sizeof sites);
+    faults_begin(at);
     int before = world_descriptors();
     if (operation->starts) {
         world_close(world);
@@ -435,30 +253,30 @@ static bool try(const struct operation *operation, unsigned at, int *ret_r, char
         assert_int_equal(vmm_programs_create(&world->programs, &err), 0);
     }
     world->complaints[0] = 0;
-    armed = true;
+    faults_armed = true;
     int r = operation->run(world, &err);
-    armed = false;
+    faults_armed = false;
     if (operation->starts)
         vmm_programs_destroy(world->programs);
-    bool data_is_lost = failed && (strcmp(failed, "fsync") == 0 || strcmp(failed, "write") == 0);
-    if (r == 0 && data_is_lost && !world->complaints[0])
-        fail_msg("after %s %u: not a word", failed, at);
+    if (r == 0 && faults_lost_data() && !world->complaints[0])
+        fail_msg("after %s %u: not a word", faults.failed, at);
     if (r < 0 && (err.code != -r || !err.text[0]))
-        fail_msg("after %s %u: %d, and the error %d \"%s\"", failed, at, r, err.code, err.text);
+        fail_msg("after %s %u: %d, and the error %d \"%s\"", faults.failed, at, r, err.code,
+                 err.text);
     if ((r < 0 || operation->starts) && world_descriptors() != before)
-        fail_msg("after %s %u: %d descriptors, and %d before", failed, at, world_descriptors(),
-                 before);
+        fail_msg("after %s %u: %d descriptors, and %d before", faults.failed, at,
+                 world_descriptors(), before);
     world_close(world);
     world_open_store(world);
     world_open_layers(world);
-    dump(world, ret);
+    world_dump(world, ret);
     struct instance *instance = instances_find(&world->instances, "fire");
     if (instance && instance->vmm)
         assert_int_equal(stop(instance, &err), 0);
     instance_unref(instance);
     world_teardown(&state);
     *ret_r = r;
-    return failed != NULL;
+    return faults.failed != NULL;
 }
 
 static void operation_when_any_call_fails_leaves_all_or_nothing(void **state)
@@ -472,14 +290,14 @@ static void operation_when_any_call_fails_leaves_all_or_nothing(void **state)
     assert_int_equal(world_setup_empty(&empty), 0);
     fill_store(empty);
     world_restart(empty);
-    dump(empty, before);
+    world_dump(empty, before);
     world_teardown(&empty);
     unsigned at = 1;
     for (; try(operation, at, &r, now); at++) {
         bool as_before = strcmp(now, before) == 0, as_after = strcmp(now, after) == 0;
         if (!as_after && (r == 0 || !as_before))
             fail_msg("after %s %u, with %d, the store is\n%sbefore it was\n%sit should be\n%s",
-                     failed, at, r, now, before, after);
+                     faults.failed, at, r, now, before, after);
     }
     assert_int_equal(r, 0);
     assert_true(at > 3); /* else the calls were not those of the build file */
@@ -492,13 +310,10 @@ static bool try_standby(struct world *world, unsigned at, int *ret_r)
     world->binary = (struct vmm_binary){"firecracker", getenv("FAKE_FIRECRACKER")};
     struct instance *instance = world_found(world, "fire");
     assert_int_equal(run(instance, &world->err), 0);
-    calls = 0;
-    fail_at = at;
-    failed = NULL;
-    memset(sites, 0, sizeof sites);
-    armed = true;
+    faults_begin(at);
+    faults_armed = true;
     *ret_r = instance_change(instance, INSTANCE_STANDBY, &world->err);
-    armed = false;
+    faults_armed = false;
     enum instance_state state = instance_state(instance);
     assert_int_equal(state, *ret_r == 0 ? INSTANCE_STANDBY : INSTANCE_RUNNING);
     instance_unref(instance);
@@ -507,7 +322,7 @@ static bool try_standby(struct world *world, unsigned at, int *ret_r)
     assert_int_equal(instance_state(instance), state);
     assert_int_equal(stop(instance, &world->err), 0);
     instance_unref(instance);
-    return failed != NULL;
+    return faults.failed != NULL;
 }
 
 /* Also the last fsync of the record, which has taken the place of the one before by then. */
@@ -516,14 +331,14 @@ static void standby_when_an_fsync_fails_keeps_what_the_record_tells_of(void **st
     unsigned at = 1;
     int r;
     (void)state;
-    only = "fsync";
+    faults.only = "fsync";
     for (bool more = true; more; at++) {
         void *world;
         assert_int_equal(world_setup_empty(&world), 0);
         more = try_standby(world, at, &r);
         world_teardown(&world);
     }
-    only = NULL;
+    faults.only = NULL;
     assert_int_equal(r, 0);
     assert_true(at > 4); /* memory, state, and the record twice */
 }
@@ -564,6 +379,7 @@ int main(void)
         TEST(10, "restore_when_any_call_fails_leaves_all_or_nothing"),
         cmocka_unit_test(standby_when_an_fsync_fails_keeps_what_the_record_tells_of),
     };
+    faults.unlinking = check_record;
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free});
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
