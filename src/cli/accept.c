@@ -1,11 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* accept: vouches for the files of snapshots and instances of a mount, as they are now. The daemon
- * does it, by the file `accept` in their directories. */
+ * does it, by the file `accept` in their directories. Without one: accept_store.c. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,14 +12,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "cli/accept_store.h"
 #include "cli/cli.h"
 #include "store/probe.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/text.h"
 
 static const char help[] =
     "Usage: hypefs accept DIRECTORY…\n"
+    "       hypefs accept --store DIR {snapshots|instances}/ID…\n"
     "Vouch for the files of a snapshot, or of an instance in standby or stopped, as they are now.\n"
     "\n"
     "DIRECTORY is that of a snapshot or an instance in a mount: ~/vms/snapshots/base. Its memory\n"
@@ -28,22 +28,11 @@ static const char help[] =
     "then on. What had changed is printed. Do it only if you know why it has: after a backup was\n"
     "restored, or a disk file was touched. Guests see another disk or memory than they had.\n"
     "\n"
+    "  --store DIR        without a mount: of that store, which no daemon may have open\n"
+    "  --insecure-store   as root, also use a store that others can change\n"
     "  -h, --help         print this\n";
 
 enum { INFO_MAX = 1024 * 1024 };
-
-__attribute__((format(printf, 2, 3))) static void say(FILE *out, const char *format, ...)
-{
-    va_list args;
-    auto_free char *line = NULL;
-    va_start(args, format);
-    if (vasprintf(&line, format, args) < 0)
-        line = NULL;
-    va_end(args);
-    if (line)
-        text_make_printable(line, strlen(line), '?');
-    fprintf(out, "%s\n", line ? line : "out of memory");
-}
 
 /* Is what is open of a mounted hypefs? The device's number tells the mount, whatever its path is.
  */
@@ -114,10 +103,10 @@ static void explain(const char *path, int directory_fd, int code)
     auto_free char *own = read_file(directory_fd, "error");
     auto_free char *why = own ? strndup(own, strcspn(own, "\n")) : refusal_of(directory_fd);
     if (why && why[0])
-        say(stderr, "hypefs accept: %s: %s", path, why);
+        cli_say(stderr, "hypefs accept: %s: %s", path, why);
     else
-        say(stderr, "hypefs accept: %s: %s: the file error at the root of the mount says why", path,
-            strerrordesc_np(code));
+        cli_say(stderr, "hypefs accept: %s: %s: the file error at the root of the mount says why",
+                path, strerrordesc_np(code));
 }
 
 static void print_accepted(const char *path, int directory_fd)
@@ -129,24 +118,24 @@ static void print_accepted(const char *path, int directory_fd)
         accepted = NULL;
     const cJSON *files = cJSON_GetObjectItemCaseSensitive(accepted, "files");
     if (cJSON_GetArraySize(files) == 0)
-        say(stdout, "%s: accepted", path);
+        cli_say(stdout, "%s: accepted", path);
     cJSON_ArrayForEach (file, files)
-        say(stdout, "%s: accepted %s", path, cJSON_IsString(file) ? file->valuestring : "");
+        cli_say(stdout, "%s: accepted %s", path, cJSON_IsString(file) ? file->valuestring : "");
 }
 
 static int accept_one(const char *path)
 {
     auto_close int directory_fd = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     if (directory_fd < 0) {
-        say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(errno));
+        cli_say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(errno));
         return CLI_FAILED;
     }
     auto_close int fd =
         is_source(directory_fd) ? open_file(directory_fd, "accept", O_WRONLY) : -ENOENT;
     if (fd == -ENOENT)
-        say(stderr, "hypefs accept: %s is no snapshot or instance of a hypefs mount", path);
+        cli_say(stderr, "hypefs accept: %s is no snapshot or instance of a hypefs mount", path);
     else if (fd < 0)
-        say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(-fd));
+        cli_say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(-fd));
     else if (write(fd, "1\n", 2) < 0)
         explain(path, directory_fd, errno);
     else {
@@ -158,19 +147,35 @@ static int accept_one(const char *path)
 
 int cli_accept(int argc, char **argv)
 {
-    static const struct option options[] = {{"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
+    static const struct option options[] = {{"store", required_argument, NULL, 's'},
+                                            {"insecure-store", no_argument, NULL, 'i'},
+                                            {"help", no_argument, NULL, 'h'},
+                                            {NULL, 0, NULL, 0}};
     int status = CLI_DONE;
+    const char *store = NULL;
+    bool insecure = false;
     cli_begin_options(argv, "hypefs accept");
     for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
         if (option == 'h')
             return cli_print("hypefs accept", help);
-        fputs("try: hypefs accept --help\n", stderr);
+        if (option == '?') {
+            fputs("try: hypefs accept --help\n", stderr);
+            return CLI_USAGE;
+        }
+        insecure |= option == 'i';
+        store = option == 's' ? optarg : store;
+    }
+    if (insecure && !store) {
+        fputs("hypefs accept: --insecure-store goes with --store; try: hypefs accept --help\n",
+              stderr);
         return CLI_USAGE;
     }
     if (optind == argc) {
         fputs("hypefs accept: no directory given; try: hypefs accept --help\n", stderr);
         return CLI_USAGE;
     }
+    if (store)
+        return accept_store(store, insecure, argv + optind, argc - optind);
     for (int i = optind; i < argc; i++)
         if (accept_one(argv[i]) != CLI_DONE)
             status = CLI_FAILED;

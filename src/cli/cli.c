@@ -2,10 +2,14 @@
 #include "cli/cli.h"
 
 #include <getopt.h>
+#include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/text.h"
 
 void cli_begin_options(char **argv, const char *name)
 {
@@ -32,4 +36,17 @@ char *cli_default_store(void)
     if (home && home[0] == '/')
         return asprintf(&ret, "%s/.local/share/hypefs", home) >= 0 ? ret : NULL;
     return NULL;
+}
+
+void cli_say(FILE *out, const char *format, ...)
+{
+    va_list args;
+    auto_free char *line = NULL;
+    va_start(args, format);
+    if (vasprintf(&line, format, args) < 0)
+        line = NULL;
+    va_end(args);
+    if (line)
+        text_make_printable(line, strlen(line), '?');
+    fprintf(out, "%s\n", line ? line : "out of memory");
 }

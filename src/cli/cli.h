@@ -23,6 +23,9 @@ void cli_begin_options(char **argv, const char *name);
 /* What --help and --version do. */
 int cli_print(const char *who, const char *text);
 
+/* A line, with '?' for what a terminal would act on. */
+void cli_say(FILE *out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 /* Where the store is if nobody says. Returns owned; NULL when there is no home for it. */
 char *cli_default_store(void);
 

@@ -214,6 +214,68 @@ static void accept_of_what_cannot_be_accepted_is_refused(void **state)
     assert_errno(harness_write(harness_path(h, "instances/new1/accept"), "1"), EINVAL);
 }
 
+/* ---- without a mount ---- */
+
+static void store_that_was_restored_is_accepted_without_a_mount(void **state)
+{
+    struct harness *h = *state;
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    assert_works(mkdir(harness_path(h, "instances/created"), 0755));
+    assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash", "cp -a --sparse=always $S $T/backup && rm -rf $S && mv $T/backup $S", 0);
+    struct harness_result result = assert_shell(
+        "bash", "cd $S && $HYPEFS accept --store . snapshots/* instances/*/ snapshots/none x", 1);
+    assert_contains(result.out, "snapshots/base: accepted memory: inode was ");
+    assert_contains(result.out, "instances/x/: accepted memory: inode was ");
+    assert_contains(result.err, "instances/created/: an instance that is created has nothing to");
+    assert_contains(result.err, "snapshots/none: there is no snapshot none in the store");
+    assert_contains(result.err, "x: with --store it must be snapshots/ID or instances/ID");
+    assert_shell("bash", "[ ! -s $S/lock ]", 0);
+    harness_mount(h, NULL);
+    harness_put(harness_path(h, "instances/x/state"), "running");
+    assert_forks(h, "snapshots/base");
+}
+
+static void store_that_a_daemon_has_is_not_accepted_beside_it(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/snapshots/base/memory", 0);
+    struct harness_result result =
+        assert_shell("bash", "$HYPEFS accept --store $S snapshots/base", 1);
+    assert_contains(result.err, harness_format(h, "in use by another hypefs (pid %d)", h->daemon));
+    assert_contains(result.err, "through its mount: hypefs accept MOUNTPOINT/snapshots/ID");
+    assert_string_equal(result.out, "");
+    assert_refused(h, "snapshots/base", "mtime was ");
+}
+
+static void vm_that_runs_when_another_is_accepted_without_a_mount_runs_on(void **state)
+{
+    struct harness *h = *state;
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    const char *pid = harness_json(h, harness_get(h, harness_path(h, "instances/x/info")), "pid");
+    assert_int_equal(harness_unmount(h), 0);
+    struct harness_result result =
+        assert_shell("bash", "$HYPEFS accept --store $S snapshots/base instances/x", 1);
+    assert_contains(result.out, "snapshots/base: accepted\n");
+    assert_contains(result.err, "instances/x: an instance that is running has nothing to vouch");
+    harness_mount(h, NULL);
+    assert_string_equal(harness_get(h, harness_path(h, "instances/x/state")), "running\n");
+    assert_string_equal(harness_json(h, harness_get(h, harness_path(h, "instances/x/info")), "pid"),
+                        pid);
+}
+
+static void store_that_is_not_there_is_not_made_by_accept(void **state)
+{
+    struct harness *h = *state;
+    struct harness_result result =
+        assert_shell("bash", "$HYPEFS accept --store $T/none snapshots/base", 1);
+    assert_contains(result.err, "none is no store: No such file or directory");
+    assert_fails(access(harness_format(h, "%s/none", h->directory), F_OK), ENOENT);
+    assert_shell("bash", "$HYPEFS accept --store $T/none", 2);
+    assert_shell("bash", "$HYPEFS accept --insecure-store snapshots/base", 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -225,6 +287,10 @@ int main(void)
         guest_test(disk_that_was_touched_when_forked_is_eio_until_it_is_accepted),
         guest_test(accept_outside_of_a_mount_is_refused_and_writes_nothing),
         guest_test(accept_of_what_cannot_be_accepted_is_refused),
+        guest_test(store_that_was_restored_is_accepted_without_a_mount),
+        guest_test(store_that_a_daemon_has_is_not_accepted_beside_it),
+        guest_test(vm_that_runs_when_another_is_accepted_without_a_mount_runs_on),
+        guest_test(store_that_is_not_there_is_not_made_by_accept),
     };
     harness_enter();
     if (!tiny_guest_possible())
