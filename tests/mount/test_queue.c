@@ -3,9 +3,11 @@
  * lets them. They are the fake Firecracker's. */
 #include "fixture.h"
 
+#include <dirent.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -36,7 +38,20 @@ static void let_one_start(struct harness *h)
     harness_put(harness_format(h, "%s/gate", h->directory), "go\n");
 }
 
-/* The commit of a draft of that name is under way. */
+/* A VM has its directory in the store: one of a fork has no name yet. */
+static bool one_is_made(void *store)
+{
+    DIR *directory = opendir(store);
+    assert_non_null(directory);
+    bool found = false;
+    for (const struct dirent *entry; (entry = readdir(directory)) != NULL;)
+        found |= strncmp(entry->d_name, ".new-", 5) == 0;
+    closedir(directory);
+    return found;
+}
+
+/* The commit of a draft of that name is under way; "committing" is that of the one that has the
+ * turn. */
 static struct harness_child commit(struct harness *h, const char *id, const char *status)
 {
     assert_works(mkdir(draft(h, id, ""), 0755));
@@ -45,6 +60,10 @@ static struct harness_child commit(struct harness *h, const char *id, const char
     struct harness_child child = harness_start_shell(
         h, "bash", harness_format(h, "exec echo 1 > snapshots/base/forks/%s/commit", id));
     harness_await(h, draft(h, id, "status"), status);
+    /* Before its turn it is "committing", too: it looks at the snapshot. */
+    if (strcmp(status, "committing") == 0)
+        harness_await_that(one_is_made, harness_format(h, "%s/instances", h->store),
+                           "a VM is made");
     return child;
 }
 
