@@ -196,7 +196,8 @@ struct hypervisor {
 
     /* Paused: afterwards the device state is in the new file "state" of save->directory, and guest
      * memory in the new file "memory" there, with holes where it is zeros. Older files are not
-     * written into, for a snapshot may have them by a hard link. The VM stays paused.
+     * written into, for a snapshot may have them by a hard link. The VM stays paused. After a
+     * failure there is no "state", neither a part of the new one nor an older one.
      *
      * The disks of `machine` become those of the image: frozen, never to be written to again. A VM
      * that goes on has them too, with new files on top; that is so from some moment on, whether the

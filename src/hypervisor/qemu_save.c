@@ -129,9 +129,8 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
         r = open_memory(context, vmm, save->loaded ? "base" : "memory", &own, err);
     if (r == 0 && !ends)
         r = qemu_disks_switch(context, vmm, machine, err);
-    if (r < 0)
-        return r;
-    r = save_state(context, vmm, state, err);
+    if (r == 0)
+        r = save_state(context, vmm, state, err);
     if (r == 0 && !in_place)
         r = save_memory(context, vmm, memory, own, save->loaded, err);
     if (r == 0) {

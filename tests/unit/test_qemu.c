@@ -155,6 +155,7 @@ static void save_when_an_old_state_is_linked_elsewhere_leaves_it(void **state)
     assert_int_equal(kill(vmm->pid, SIGKILL), 0);
     assert_int_equal(vmm_save(&context, vmm, &machine, &fixture_save, &err), -EIO);
     assert_non_null(strstr(err.text, "QEMU has ended")); /* whatever has noticed it first */
+    assert_false(fixture_has(context.directory_fd, "state")); /* nor that of the save before */
     assert_int_equal(vmm_resume(&context, vmm, &err), -EIO);
     MUST(vmm_stop(vmm, why));
     vmm_close(vmm);
