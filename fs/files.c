@@ -57,6 +57,7 @@ static int open_document(struct fs *fs, struct handle *handle, const struct plac
         place->entry->file->changed(fs, place);
     } else if (r == 0) {
         handle->text = place->entry->file->text(fs, place, &handle->size);
+        r = handle->text ? 0 : -ENOMEM;
     }
     handle->opener_pid = process_of(handle->opener_tid);
     return r;
@@ -146,12 +147,12 @@ static int generate(struct fs *fs, struct handle *handle)
     } else {
         text = handle->place.entry->file->text(fs, &handle->place, &size);
     }
-    if (!text && size > 0)
+    if (!text)
         return -ENOMEM;
     free_wiped(handle->content, handle->content_size);
-    handle->content = text ? text : calloc(1, 1);
+    handle->content = text;
     handle->content_size = size;
-    return handle->content ? 0 : -ENOMEM;
+    return 0;
 }
 
 static int read_log(struct handle *handle, size_t size, off_t offset, char **ret, size_t *ret_size)
@@ -426,6 +427,8 @@ static int truncate_document(struct fs *fs, const struct place *place, size_t si
     struct handle handle = {.place = *place, .log_fd = -1};
     int r;
     handle.text = place->entry->file->text(fs, place, &handle.size);
+    if (!handle.text)
+        return -ENOMEM;
     r = truncate_handle(fs, &handle, size);
     if (r == 0 && handle.dirty)
         r = take_effect(fs, &handle, 0);
@@ -460,7 +463,7 @@ static unsigned readiness(struct fs *fs, const struct handle *handle)
     if (!place->entry->file || !place->entry->file->pollable)
         return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
     auto_free char *text = place->entry->file->text(fs, place, &size);
-    bool same = handle->content && size == handle->content_size &&
+    bool same = text && handle->content && size == handle->content_size &&
                 (size == 0 || memcmp(text, handle->content, size) == 0);
     unsigned writable = place->entry->mode & 0222 ? POLLOUT | POLLWRNORM : 0;
     return writable | (same ? 0 : POLLIN | POLLRDNORM | POLLPRI);

@@ -9,6 +9,7 @@
 #include "fs/internal.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/text.h"
 
 static struct draft *draft_of(const struct place *place)
 {
@@ -20,17 +21,19 @@ static struct staged *staged_of(const struct place *place)
     return (struct staged *)place->object;
 }
 
-/* A text of our own, owned by the caller. */
+/* A text of our own, owned by the caller; NULL is an empty one. */
 static char *copy_text(const char *text, size_t *ret_size)
 {
-    char *copy = text ? strdup(text) : NULL;
+    char *copy = strdup(text ? text : "");
     *ret_size = copy ? strlen(copy) : 0;
     return copy;
 }
 
 static char *copy_document(const struct document *document, size_t *ret_size)
 {
-    char *copy = document->text ? malloc(document->size + 1) : NULL;
+    if (!document->text)
+        return copy_text(NULL, ret_size);
+    char *copy = malloc(document->size + 1);
     *ret_size = copy ? document->size : 0;
     if (copy)
         memcpy(copy, document->text, document->size);
@@ -54,7 +57,7 @@ static char *staged_text(struct fs *fs, const struct place *place, size_t *ret_s
         *ret_size = text ? strlen(text) : 0;
         return text;
     }
-    return NULL;
+    return copy_text(NULL, ret_size);
 }
 
 static struct document *staged_document(const struct place *place)
@@ -255,8 +258,7 @@ static char *draft_error_text(struct fs *fs, const struct place *place, size_t *
         fprintf(out, "forks/new is empty again: stage everything anew for the next commit\n");
     if (draft->note)
         fprintf(out, "%s\n", draft->note);
-    fclose(out);
-    return text;
+    return text_finish(out, &text);
 }
 
 static const struct file_type draft_error_file = {.text = draft_error_text};

@@ -9,6 +9,7 @@
 #include "instance/config.h"
 #include "instance/config_files.h"
 #include "util/cleanup.h"
+#include "util/text.h"
 
 static struct unit *unit_of(const struct place *place)
 {
@@ -254,8 +255,7 @@ static char *error_text(struct fs *fs, const struct place *place, size_t *ret_si
         fprintf(out, "config: unfinished: write it again\n");
     if (unit->error)
         fprintf(out, "%s\n", unit->error);
-    fclose(out);
-    return text;
+    return text_finish(out, &text);
 }
 
 static const struct file_type error_file = {.text = error_text};

@@ -143,8 +143,8 @@ static char *marker_text(struct fs *fs, const struct place *place, size_t *ret_s
     struct image_index *index;
     (void)fs;
     *ret_size = 0;
-    if (index_now(place, &index) < 0)
-        return NULL;
+    if (index_now(place, &index) < 0) /* it is gone: nothing is in it any more */
+        return strdup("");
     auto_json cJSON *json = scan_describe(&index->scan, place->marker->name);
     char *text = json_print(json);
     *ret_size = text ? strlen(text) : 0;
@@ -172,8 +172,8 @@ static char *network_text(struct fs *fs, const struct place *place, size_t *ret_
     struct image_index *index;
     (void)fs;
     *ret_size = 0;
-    if (index_now(place, &index) < 0)
-        return NULL;
+    if (index_now(place, &index) < 0) /* it is gone: nothing is in it any more */
+        return strdup("");
     auto_json cJSON *json = scan_describe(&index->scan, "");
     char *text = json_print(json);
     *ret_size = text ? strlen(text) : 0;

@@ -222,7 +222,7 @@ struct fs {
 /* What a file is. A file has `text`, `log` or `stream`; what can be written has `document` or
  * `command`, or both `log` and `command`. */
 struct file_type {
-    /* Generates the content. Returns owned; NULL only without memory, or with *ret_size 0. */
+    /* Generates the content. Returns owned, also if it is empty; NULL only without memory. */
     char *(*text)(struct fs *fs, const struct place *place, size_t *ret_size);
     /* Can that be done now? Asked by lookups too, for the size. 0, -errno, or FS_LATER with the
      * waiter queued. NULL: always. */

@@ -153,6 +153,7 @@ static int stat_place(struct fs *fs, const struct place *place, struct stat *ret
     } else if (entry->file && entry->file->text) {
         size_t size = 0;
         char *text = entry->file->text(fs, place, &size);
+        r = text ? 0 : -ENOMEM;
         free_wiped(text, size);
         ret->st_size = (off_t)size;
     }
@@ -260,19 +261,31 @@ static int apply(struct fs *fs, change *go, const struct refusal *refusal)
     return refusal_tell(fs, refusal, &err);
 }
 
+/* What is there, and was just made if `undo` is not NULL. If the kernel cannot be told of it, it
+ * goes again: who was told of a failure would find it there at the next try. */
+static int enter_new(struct fs *fs, const struct place *directory, const char *name, change *undo,
+                     uint64_t *ret_node, struct stat *ret)
+{
+    struct place child;
+    int r = find(fs, directory, name, NULL, &child);
+    if (r == 0)
+        r = enter(fs, &child, ret_node, ret);
+    if (r == -ENOMEM && undo)
+        undo(fs, directory, name, &(struct error){0});
+    return r;
+}
+
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64_t *ret_node,
              struct stat *ret)
 {
-    struct place directory, child;
+    struct place directory;
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
     r = apply(fs, directory.entry->directory->make,
               &(struct refusal){"mkdir", &directory, name, tid});
     if (r == 0)
-        r = find(fs, &directory, name, NULL, &child);
-    if (r == 0)
-        r = enter(fs, &child, ret_node, ret);
+        r = enter_new(fs, &directory, name, directory.entry->directory->remove, ret_node, ret);
     place_give(fs, &directory);
     return r;
 }
@@ -284,16 +297,17 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
+    change *undo = NULL;
     r = find(fs, &directory, name, NULL, &child);
     if (r == 0 && flags & O_EXCL)
         r = -EEXIST;
-    if (r == -ENOENT)
+    if (r == -ENOENT) {
+        undo = directory.entry->directory->unlink;
         r = apply(fs, directory.entry->directory->create,
                   &(struct refusal){"create", &directory, name, tid});
+    }
     if (r == 0)
-        r = find(fs, &directory, name, NULL, &child);
-    if (r == 0)
-        r = enter(fs, &child, ret_node, ret);
+        r = enter_new(fs, &directory, name, undo, ret_node, ret);
     place_give(fs, &directory);
     return r;
 }

@@ -102,9 +102,7 @@ char *refusals_text(struct fs *fs, const struct place *place, size_t *ret_size)
         store_notes_print(fs->setup.snapshots->store->notes, out);
     for (size_t i = from; i < refusals->count && out; i++)
         fputs(refusals->lines[i % FS_REFUSALS_MAX], out);
-    if (out)
-        fclose(out);
-    return text;
+    return out ? text_finish(out, &text) : NULL;
 }
 
 void refusals_finish(struct refusals *refusals)

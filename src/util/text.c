@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "util/text.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -95,4 +94,13 @@ void text_make_utf8(char *text)
         text[at] = cut ? '\0' : '?';
         size = cut ? at : size;
     }
+}
+
+char *text_finish(FILE *memstream, char **text)
+{
+    bool complete = !ferror(memstream);
+    if (fclose(memstream) == 0 && complete)
+        return *text;
+    free(*text);
+    return NULL;
 }

@@ -4,6 +4,7 @@
 #define HYPEFS_UTIL_TEXT_H
 
 #include <stddef.h>
+#include <stdio.h>
 
 /*
  * Copies text[0..size) to `ret` (`room` bytes with the NUL; may be NULL if that is 0), with \uXXXX
@@ -25,5 +26,9 @@ void text_make_printable(char *text, size_t size, char instead);
 /* Makes UTF-8 of a text with a NUL whose parts may have been cut inside a character: what is left
  * of one at the end goes, other wrong bytes become '?'. */
 void text_make_utf8(char *text);
+
+/* Closes what open_memstream() opened for that text. Returns owned; NULL if memory was missing for
+ * a part of it. */
+char *text_finish(FILE *memstream, char **text);
 
 #endif
