@@ -2,13 +2,17 @@
 #include "hypervisor/firecracker_control.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/firecracker.h"
 #include "hypervisor/http.h"
+#include "hypervisor/vmm_files.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -212,6 +216,27 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     return error_set(err, EIO, "GET /version: %s tells no version", peer);
 }
 
+/* A vmm_files_visit: the description that the VMM writes through is made to append. */
+static int make_append(pid_t pid, const char *descriptor, void *context)
+{
+    const struct vmm *vmm = context;
+    (void)pid;
+    auto_close int fd = pidfd_getfd(vmm->pidfd, (int)strtol(descriptor, NULL, 10), 0);
+    int flags = fd >= 0 ? fcntl(fd, F_GETFL) : -1;
+    if (flags >= 0)
+        fcntl(fd, F_SETFL, flags | O_APPEND);
+    return 0;
+}
+
+/* Firecracker opens its log without O_APPEND: when that is cut (logs.c), it would go on behind a
+ * hole. Where the kernel does not let us at its descriptors, it does. */
+static void append_log(const struct vmm_context *context, struct vmm *vmm)
+{
+    struct stat log;
+    if (fstatat(context->directory_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
+        (void)!vmm_files_walk(vmm->pid, file_id_of(&log), make_append, vmm);
+}
+
 int firecracker_start(const struct vmm_context *context, const char *program, struct vmm **ret,
                       struct error *err)
 {
@@ -221,6 +246,7 @@ int firecracker_start(const struct vmm_context *context, const char *program, st
         r = greet(context, vmm, err);
     if (r < 0)
         return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
+    append_log(context, vmm);
     *ret = vmm;
     return 0;
 }

@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "fake.h"
 #include "tiny_guest.h"
 #include "util/cleanup.h"
 
@@ -93,6 +94,43 @@ static void log_that_grew_keeps_its_newest_half_behind_a_line_that_says_so(void 
     assert_string_equal(harness_get(h, file(h, "state")), "running\n");
 }
 
+/* What it was asked, and refused, is in its log. */
+static void have_firecracker_log(struct harness *h, const char *word)
+{
+    assert_shell(
+        "bash",
+        harness_format(h,
+                       "cd $S/instances/x && python3 -c 'import socket; "
+                       "s = socket.socket(socket.AF_UNIX); s.connect(\"vmm.sock\"); "
+                       "s.send(b\"PUT /%s HTTP/1.1\\r\\nContent-Length: 2\\r\\n\\r\\n{}\"); "
+                       "s.recv(100)'",
+                       word),
+        0);
+    harness_await(h, file(h, "vmm.log"), "Received Error");
+}
+
+/* It opens its log without O_APPEND. */
+static void log_of_firecracker_when_cut_goes_on_at_its_end(void **state)
+{
+    struct harness *h = *state;
+    const char *path = file(h, "vmm.log");
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    fake_make(h, "x", "", ",\"console_max_bytes\":65536");
+    harness_put(file(h, "state"), "running");
+    have_firecracker_log(h, "first");
+    append(h, "vmm.log", LINES);
+    harness_await_that(is_short, (void *)(uintptr_t)path, "a short log");
+    assert_null(strstr(harness_get(h, path), "Received Error"));
+    have_firecracker_log(h, "second");
+    const char *text = harness_get(h, path);
+    assert_int_equal((off_t)strlen(text), size_of(path)); /* no zeros in it */
+    assert_int_equal(strncmp(text, "[hypefs: ", 9), 0);
+    assert_true(strstr(text, "Received Error") >
+                strstr(text, harness_format(h, "%063d\n", LINES - 1)));
+    fake_drop(h, "x");
+}
+
 /* tail says that it was cut, and goes on with what is there. */
 static void tail_of_a_console_that_is_cut_goes_on(void **state)
 {
@@ -166,6 +204,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         log_test(log_that_grew_keeps_its_newest_half_behind_a_line_that_says_so),
+        log_test(log_of_firecracker_when_cut_goes_on_at_its_end),
         log_test(tail_of_a_console_that_is_cut_goes_on),
         log_test(zero_written_to_console_empties_it),
         log_test(bound_is_the_sources_unless_options_say_another),
