@@ -15,6 +15,8 @@
 #include "util/text.h"
 #include "util/thread.h"
 
+/* The kernel adds up to 50 us to each rest. */
+static const double fresh_ms = 10, fresh_interval_ms = 0.05;
 static const double interval_min_ms = 2, interval_max_ms = 16, age_share = 8, rest_per_round = 4;
 
 struct memory_watch {
@@ -22,13 +24,23 @@ struct memory_watch {
     pthread_mutex_t lock; /* guards all that follows, and what is in the list */
     pthread_cond_t changed;
     struct watched *list;
-    double joined_ms; /* when the newest did */
+    double happened_ms;               /* to any of them, last */
+    bool fresh;                       /* one of them is */
+    double all_ended_ms, all_took_ms; /* the last look at all of them */
     bool stop;
 };
 
-static void look(struct watched *watched)
+/* With the lock held: it is looked at often for a while. */
+static void freshen(struct memory_watch *watch, struct watched *watched)
 {
-    bool news = false;
+    watched->happened_ms = watch->happened_ms = process_now_ms();
+    watch->fresh = true;
+}
+
+/* With the lock held. */
+static void look(struct memory_watch *watch, struct watched *watched)
+{
+    bool news = false, pending = false;
     for (size_t i = 0; i < watched->count && !watched->gone; i++) {
         struct watched_frame *frame = &watched->frames[i];
         if (frame->consume->state != CONSUME_PENDING)
@@ -36,22 +48,48 @@ static void look(struct watched *watched)
         watched->gone = consume_look(&watched->io, frame->consume, NULL) < 0;
         frame->at_ms = process_now_ms();
         news = news || frame->consume->state != CONSUME_PENDING;
+        pending = pending || frame->consume->state == CONSUME_PENDING;
     }
     if (news)
         eventfd_write(watched->event_fd, 1);
+    if (news && pending)
+        freshen(watch, watched);
+}
+
+/* When are all to be looked at again? */
+static double all_due_ms(const struct memory_watch *watch, double now_ms)
+{
+    double ms = (now_ms - watch->happened_ms) / age_share,
+           rest = watch->all_took_ms * rest_per_round;
+    ms = ms < interval_min_ms ? interval_min_ms : ms > interval_max_ms ? interval_max_ms : ms;
+    return watch->all_ended_ms + (ms > rest ? ms : rest);
+}
+
+/* With the lock held. */
+static void look_at_those_due(struct memory_watch *watch, double begun_ms)
+{
+    struct watched *watched;
+    bool all = begun_ms >= all_due_ms(watch, begun_ms);
+    watch->fresh = false;
+    DL_FOREACH (watch->list, watched) {
+        bool fresh = begun_ms - watched->happened_ms < fresh_ms;
+        watch->fresh = watch->fresh || fresh;
+        if (all || fresh)
+            look(watch, watched);
+    }
+    if (!all)
+        return;
+    watch->all_ended_ms = process_now_ms();
+    watch->all_took_ms = watch->all_ended_ms - begun_ms;
 }
 
 /* When is the next look due, after one from `begun_ms` to `ended_ms`? */
 static double due_ms(const struct memory_watch *watch, double begun_ms, double ended_ms)
 {
-    double ms = (ended_ms - watch->joined_ms) / age_share;
-    if (ms > interval_max_ms)
-        ms = interval_max_ms;
-    double due = ms > interval_min_ms          ? ended_ms + ms
-                 : watch->joined_ms > ended_ms ? watch->joined_ms + interval_min_ms
-                                               : ended_ms + interval_min_ms;
-    double rested = ended_ms + (ended_ms - begun_ms) * rest_per_round;
-    return due > rested ? due : rested;
+    double due = all_due_ms(watch, ended_ms), rest = (ended_ms - begun_ms) * rest_per_round;
+    if (watch->fresh && due > ended_ms + fresh_interval_ms)
+        due = ended_ms + fresh_interval_ms;
+    return due > ended_ms + rest ? due : ended_ms + rest;
 }
 
 /* With the lock held. Who joins meanwhile may have the next look earlier, and never later. */
@@ -72,7 +110,6 @@ static void rest(struct memory_watch *watch, double begun_ms, double ended_ms)
 static void *run(void *argument)
 {
     struct memory_watch *watch = argument;
-    struct watched *watched;
     pthread_mutex_lock(&watch->lock);
     while (!watch->stop) {
         if (!watch->list) {
@@ -80,8 +117,7 @@ static void *run(void *argument)
             continue;
         }
         double begun_ms = process_now_ms();
-        DL_FOREACH (watch->list, watched)
-            look(watched);
+        look_at_those_due(watch, begun_ms);
         rest(watch, begun_ms, process_now_ms());
     }
     pthread_mutex_unlock(&watch->lock);
@@ -125,7 +161,7 @@ int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct
         return error_errno(err, errno, "cannot wait for acks by memory");
     pthread_mutex_lock(&watch->lock);
     DL_APPEND(watch->list, watched);
-    watch->joined_ms = process_now_ms();
+    freshen(watch, watched);
     pthread_cond_broadcast(&watch->changed);
     pthread_mutex_unlock(&watch->lock);
     return 0;
@@ -145,7 +181,7 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched)
 void memory_watch_look(struct memory_watch *watch, struct watched *watched)
 {
     pthread_mutex_lock(&watch->lock);
-    look(watched);
+    look(watch, watched);
     pthread_mutex_unlock(&watch->lock);
 }
 

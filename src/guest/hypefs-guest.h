@@ -82,7 +82,7 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_name(const struct hypefs_mailbox *bo
 /*
  * Waits until one of `count` mailboxes is pending and takes its payload in hand: *ret is that
  * mailbox. Those that come first in `boxes` are looked at first; those in hand already are left
- * out. The frames are looked at every 2 ms.
+ * out. The frames are looked at every 2 ms; more often just after a payload, and then less often.
  *
  * `timeout_ms`: 0 looks once, -1 (or any negative number) waits for ever.
  * A delivery whose length is not 1 to 3832 bytes (for the network mailbox 4024) is refused here and

@@ -26,9 +26,10 @@ struct hypefs_mailbox {
     volatile uint8_t *frame; /* FRAME_SIZE bytes; the host writes here while the VM is paused */
     const struct frame_layout *layout;
     char name[FRAME_NAME_MAX + 1]; /* "": the network's */
-    long rest_ns;      /* between looks; 0: no payload came yet, and it is the shortest */
-    bool in_hand;      /* the rest is valid while this is set */
-    uint16_t ack_port; /* 0: no ack is wanted */
+    long rest_ns; /* between looks; 0: no payload came yet, to none that it was waited with */
+    int64_t happened_ms; /* of CLOCK_MONOTONIC: a payload was taken, or it was armed again */
+    bool in_hand;        /* the rest is valid while this is set */
+    uint16_t ack_port;   /* 0: no ack is wanted */
     char ack_key[GUEST_KEY_MAX + 1];     /* "": none */
     char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
     size_t payload_size;

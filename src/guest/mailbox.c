@@ -16,7 +16,11 @@
 #include "guest/internal.h"
 
 enum {
-    REST_MIN_NS = 2000000,  /* between looks; */
+    /* Between looks: in the first 10 ms after something happened, to which the kernel adds 50 us;
+     */
+    FRESH_MS = 10,
+    REST_FRESH_NS = 50000,
+    REST_MIN_NS = 2000000,  /* then, and always before the first payload; */
     REST_MAX_NS = 50000000, /* grows to this in a clone that has had its payload */
     RANDOM_TOKEN_BYTES = 16,
 };
@@ -159,6 +163,13 @@ const char *hypefs_mailbox_name(const struct hypefs_mailbox *box)
     return box->name;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
 static void wipe_hand(struct hypefs_mailbox *box)
 {
     explicit_bzero(box->payload, sizeof box->payload);
@@ -178,6 +189,7 @@ void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason)
         area[i] = (uint8_t)reason[i];
     store(box, box->layout->length, FRAME_REFUSED);
     store(box, box->layout->sequence, 0);
+    box->happened_ms = now_ms();
     wipe_hand(box);
 }
 
@@ -201,41 +213,47 @@ static bool take(struct hypefs_mailbox *box)
     return true;
 }
 
-static int64_t now_ms(void)
+static bool is_fresh(const struct hypefs_mailbox *box, int64_t now)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return box->rest_ns > 0 && now - box->happened_ms < FRESH_MS;
 }
 
 /*
  * A template is looked at often, for its clones look as it did. One that has had a payload is a
- * clone, which may not get another for days: were it looked at so often, a host could do nothing
- * else than that for some dozens of them where the processor is emulated. Until `deadline` at most,
- * if it is not negative.
+ * clone: it may get the next one at once, or not for days; were it looked at so often for ever, a
+ * host could do nothing else than that for some dozens of them where the processor is emulated.
+ * Until `deadline` at most, if it is not negative.
  */
 static int rest(struct hypefs_mailbox *const *boxes, size_t count, int64_t deadline_ms)
 {
     long ns = REST_MIN_NS;
+    int64_t now = now_ms();
+    bool fresh = false;
     for (size_t i = 0; i < count; i++) {
         long *own = &boxes[i]->rest_ns;
+        fresh = fresh || is_fresh(boxes[i], now);
         ns = *own > ns ? *own : ns;
-        *own += *own / 8;
-        if (*own > REST_MAX_NS)
-            *own = REST_MAX_NS;
     }
-    int64_t left_ms = deadline_ms < 0 ? REST_MAX_NS / 1000000 : deadline_ms - now_ms();
+    for (size_t i = 0; i < count && !fresh; i++) {
+        long *own = &boxes[i]->rest_ns;
+        *own = *own + *own / 8 < REST_MAX_NS ? *own + *own / 8 : REST_MAX_NS;
+    }
+    if (fresh)
+        ns = REST_FRESH_NS;
+    int64_t left_ms = deadline_ms < 0 ? REST_MAX_NS / 1000000 : deadline_ms - now;
     if (ns > left_ms * 1000000)
         ns = left_ms > 0 ? (long)left_ms * 1000000 : 0;
     const struct timespec interval = {.tv_nsec = ns};
     return nanosleep(&interval, NULL) < 0 ? -errno : 0;
 }
 
-/* A payload has come: perhaps there is another one. */
+/* A payload has come: perhaps there is another one, of this mailbox or of the next. */
 static void look_often(struct hypefs_mailbox *const *boxes, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        boxes[i]->happened_ms = now_ms();
         boxes[i]->rest_ns = REST_MIN_NS;
+    }
 }
 
 static bool all_in_hand(struct hypefs_mailbox *const *boxes, size_t count)
@@ -283,6 +301,7 @@ void hypefs_mailbox_rearm(struct hypefs_mailbox *box)
     zero(box->frame + box->layout->payload, guest_capacity(box));
     store(box, box->layout->length, 0);
     store(box, box->layout->sequence, 0);
+    box->happened_ms = now_ms(); /* who has waited for this may deliver the next */
     wipe_hand(box);
 }
 

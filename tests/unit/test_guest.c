@@ -320,10 +320,9 @@ static void wait_when_delivered_meanwhile_wakes_up(void **state)
     hypefs_mailbox_close(box);
 }
 
-/* Instead of sleeping: what was asked for. */
+/* Instead of sleeping: what was asked for last, and the time goes on by as much. */
 static struct {
-    long shortest_ns, longest_ns;
-    int left; /* until a payload is delivered to `box` */
+    long last_ns, passed_ns, left; /* naps until a payload is delivered to `box` */
     struct hypefs_mailbox *box;
 } naps;
 
@@ -333,38 +332,47 @@ int __wrap_nanosleep(const struct timespec *interval, struct timespec *left)
 {
     if (!naps.box)
         return __real_nanosleep(interval, left);
-    naps.shortest_ns = interval->tv_nsec < naps.shortest_ns ? interval->tv_nsec : naps.shortest_ns;
-    naps.longest_ns = interval->tv_nsec > naps.longest_ns ? interval->tv_nsec : naps.longest_ns;
+    naps.last_ns = interval->tv_nsec;
+    naps.passed_ns += interval->tv_nsec;
     if (--naps.left == 0)
         deliver(naps.box, "{}");
     return 0;
 }
 
-/* A payload comes to `box` after so many looks at all of them, which rest so long between. */
+int __real_clock_gettime(clockid_t clock, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *ret)
+{
+    if (!naps.box)
+        return __real_clock_gettime(clock, ret);
+    *ret = (struct timespec){.tv_sec = 1, .tv_nsec = naps.passed_ns}; /* of a second at most */
+    return 0;
+}
+
+/* A payload comes to `box` after so many looks at all of them, the last after that rest. */
 static void wait_and_rest(struct hypefs_mailbox *const boxes[2], struct hypefs_mailbox *box,
-                          long shortest_ns, long longest_ns)
+                          int looks, long last_ns)
 {
     struct hypefs_mailbox *full = NULL;
     naps.box = box;
-    naps.left = 100;
-    naps.shortest_ns = 1000000000;
-    naps.longest_ns = 0;
+    naps.left = looks;
     assert_int_equal(hypefs_mailbox_wait(boxes, 2, -1, &full), 0);
-    naps.box = NULL;
     assert_ptr_equal(full, box);
     hypefs_mailbox_rearm(full);
-    assert_int_equal(naps.shortest_ns, shortest_ns);
-    assert_int_equal(naps.longest_ns, longest_ns);
+    naps.box = NULL;
+    assert_int_equal(naps.last_ns, last_ns);
 }
 
-/* A template is looked at often, a clone that has had its payload less and less. */
-static void wait_after_a_payload_looks_less_often(void **state)
+/* A template is looked at often, a clone that has had its payload more often for 10 ms, and then
+ * less and less. */
+static void wait_after_a_payload_looks_often_and_then_less(void **state)
 {
     struct hypefs_mailbox *const boxes[2] = {arm("box"), arm("fox")};
     (void)state;
-    wait_and_rest(boxes, boxes[0], 2000000, 2000000);
-    wait_and_rest(boxes, boxes[0], 2000000, 50000000);
-    wait_and_rest(boxes, boxes[1], 2000000, 50000000);
+    wait_and_rest(boxes, boxes[0], 100, 2000000);
+    wait_and_rest(boxes, boxes[0], 200, 50000);
+    wait_and_rest(boxes, boxes[0], 201, 2000000);
+    wait_and_rest(boxes, boxes[1], 230, 50000000);
     hypefs_mailbox_close(boxes[0]);
     hypefs_mailbox_close(boxes[1]);
 }
@@ -480,7 +488,7 @@ int main(void)
         cmocka_unit_test(wait_when_nothing_comes_times_out),
         cmocka_unit_test(wait_without_anything_to_wait_for_is_einval),
         cmocka_unit_test(wait_when_delivered_meanwhile_wakes_up),
-        cmocka_unit_test(wait_after_a_payload_looks_less_often),
+        cmocka_unit_test(wait_after_a_payload_looks_often_and_then_less),
         cmocka_unit_test(wait_with_two_pending_loses_neither),
         cmocka_unit_test(wait_when_the_length_is_not_valid_refuses),
         cmocka_unit_test(wait_when_a_signal_handler_runs_is_eintr),

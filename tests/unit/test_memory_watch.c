@@ -12,17 +12,19 @@
 #include "gate.h"
 #include "util/process.h"
 
-enum { FORKS = 1000, DEADLINE_MS = 20000 };
+enum { FORKS = 1000, BOXES = 2, DEADLINE_MS = 20000 };
 
-/* A fork's memory: one page, which the guest (the test) writes to while the watch reads it. */
+/* A fork's memory: a page for each mailbox, which the guest (the test) writes to while the watch
+ * reads it. */
 struct guest {
     pthread_mutex_t lock;
-    uint8_t page[FRAME_SIZE];
+    uint8_t page[BOXES * FRAME_SIZE];
     bool dead;
-    struct candidate candidate;
-    struct delivery delivery;
-    struct consume consume;
-    struct ack_wait wait;
+    unsigned looks;
+    struct candidate candidate[BOXES];
+    struct delivery delivery[BOXES];
+    struct consume consume[BOXES];
+    struct ack_wait wait[BOXES];
     struct watched watched;
 };
 
@@ -38,25 +40,38 @@ static int read_page(void *context, uint64_t offset, void *bytes, size_t size, s
     int r = guest->dead ? error_set(err, EIO, "the VM has ended") : 0;
     if (r == 0)
         memcpy(bytes, guest->page + offset, size);
+    guest->looks++;
     pthread_mutex_unlock(&guest->lock);
     return r;
 }
 
+static void plant(struct guest *guest, size_t box)
+{
+    uint8_t *page = guest->page + box * FRAME_SIZE;
+    frames_put(page, FRAME_FORK, "m", "token", 1, "{}");
+    guest->candidate[box] =
+        (struct candidate){.offset = box * FRAME_SIZE, .capacity = FRAME_CAPACITY};
+    frame_decode_marker(FRAME_FORK, page, FRAME_SIZE, &guest->candidate[box].marker);
+    guest->delivery[box] = (struct delivery){.kind = FRAME_FORK, .target_count = 1};
+    guest->delivery[box].targets[0] = &guest->candidate[box];
+    guest->consume[box].delivery = &guest->delivery[box];
+    guest->watched.frames[box] =
+        (struct watched_frame){.consume = &guest->consume[box], .wait = &guest->wait[box]};
+}
+
+static void start_with(struct world *world, struct guest *guest, size_t boxes)
+{
+    *guest = (struct guest){.lock = PTHREAD_MUTEX_INITIALIZER};
+    guest->watched = (struct watched){
+        .io = {.read = read_page, .context = guest}, .count = boxes, .event_fd = -1};
+    for (size_t i = 0; i < boxes; i++)
+        plant(guest, i);
+    assert_int_equal(memory_watch_add(world->watch, &guest->watched, NULL), 0);
+}
+
 static void start(struct world *world, struct guest *guest)
 {
-    *guest = (struct guest){.lock = PTHREAD_MUTEX_INITIALIZER,
-                            .candidate.capacity = FRAME_CAPACITY,
-                            .delivery = {.kind = FRAME_FORK, .target_count = 1}};
-    frames_put(guest->page, FRAME_FORK, "m", "token", 1, "{}");
-    frame_decode_marker(FRAME_FORK, guest->page, FRAME_SIZE, &guest->candidate.marker);
-    guest->delivery.targets[0] = &guest->candidate;
-    guest->consume.delivery = &guest->delivery;
-    guest->watched =
-        (struct watched){.io = {.read = read_page, .context = guest},
-                         .frames = {{.consume = &guest->consume, .wait = &guest->wait}},
-                         .count = 1,
-                         .event_fd = -1};
-    assert_int_equal(memory_watch_add(world->watch, &guest->watched, NULL), 0);
+    start_with(world, guest, 1);
 }
 
 static void consume(struct guest *guest, const char *reason)
@@ -133,33 +148,94 @@ static void set_time(double ms, bool over)
     pthread_mutex_unlock(fake_time.lock);
 }
 
-static void fork_that_joins_while_the_watch_rests_is_looked_at_soon(void **state)
+static unsigned looks_at(struct guest *guest)
 {
-    struct world *world = *state;
+    pthread_mutex_lock(&guest->lock);
+    unsigned looks = guest->looks;
+    guest->looks = 0;
+    pthread_mutex_unlock(&guest->lock);
+    return looks;
+}
+
+static void hold_time(double ms)
+{
     gate_init(&fake_time.resting);
-    fake_time.now_ms = 1000;
+    fake_time.now_ms = ms;
     fake_time.held = true;
-    start(world, &world->guests[0]);
-    assert_rests_until(1002);
-    set_time(1080, true);
-    assert_rests_until(1090); /* an eighth of its age */
-    set_time(2000, true);
-    assert_rests_until(2016); /* and at most this */
-    set_time(2001, false);
-    start(world, &world->guests[1]);
-    assert_rests_until(2003);
-    set_time(2002, false);
-    start(world, &world->guests[2]); /* many in a row do not put it off */
-    assert_rests_until(2003);
-    set_time(2003, true);
-    assert_rests_until(2005);
-    for (int i = 0; i < 3; i++)
+}
+
+static void let_time_go(struct world *world, int guests)
+{
+    for (int i = 0; i < guests; i++)
         memory_watch_remove(world->watch, &world->guests[i].watched);
     pthread_mutex_lock(fake_time.lock);
     fake_time.held = false;
     pthread_cond_signal(fake_time.changed);
     pthread_mutex_unlock(fake_time.lock);
     gate_finish(&fake_time.resting);
+}
+
+static void fork_when_resumed_is_looked_at_often_and_then_less(void **state)
+{
+    struct world *world = *state;
+    hold_time(1000);
+    start(world, &world->guests[0]);
+    assert_rests_until(1000.05);
+    set_time(1000.1, true);
+    assert_rests_until(1000.15);
+    set_time(1009.9, true);
+    assert_rests_until(1009.95);
+    set_time(1010.1, true);
+    assert_rests_until(1011.9); /* 2 ms after the last look at all, which was at 1009.9 */
+    set_time(1080, true);
+    assert_rests_until(1090); /* an eighth of its age */
+    set_time(2000, true);
+    assert_rests_until(2016); /* and at most this */
+    let_time_go(world, 1);
+}
+
+static void fork_that_joins_is_looked_at_without_those_that_wait(void **state)
+{
+    struct world *world = *state;
+    hold_time(1000);
+    start(world, &world->guests[0]);
+    assert_rests_until(1000.05);
+    set_time(2000, true);
+    assert_rests_until(2016);
+    looks_at(&world->guests[0]);
+    set_time(2001, false);
+    start(world, &world->guests[1]);
+    assert_rests_until(2000.05); /* at once */
+    set_time(2001.5, true);
+    assert_rests_until(2001.55);
+    assert_int_equal(looks_at(&world->guests[0]), 0);
+    assert_int_equal(looks_at(&world->guests[1]), 1);
+    set_time(2001.52, false);
+    start(world, &world->guests[2]); /* many in a row do not put it off */
+    assert_rests_until(2001.55);
+    set_time(2002.5, true);
+    assert_rests_until(2002.55);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(looks_at(&world->guests[i]), 1); /* 2 ms after 2000 it is all of them */
+    let_time_go(world, 3);
+}
+
+static void fork_whose_frame_changes_is_looked_at_often_for_its_others(void **state)
+{
+    struct world *world = *state;
+    hold_time(1000);
+    start_with(world, &world->guests[0], BOXES);
+    assert_rests_until(1000.05);
+    set_time(2000, true);
+    assert_rests_until(2016);
+    consume(&world->guests[0], NULL);
+    set_time(2016, true);
+    assert_rests_until(2016.05);
+    set_time(2025.9, true);
+    assert_rests_until(2025.95);
+    set_time(2026.1, true);
+    assert_rests_until(2027.9);
+    let_time_go(world, 1);
 }
 
 static int setup(void **state)
@@ -183,8 +259,8 @@ static void consumed_frame_is_an_ack(void **state)
     start(world, guest);
     consume(guest, NULL);
     await(world, guest);
-    assert_int_equal(guest->wait.state, ACK_OK);
-    assert_true(guest->wait.ms > 0 && guest->wait.ms < 2 * DEADLINE_MS);
+    assert_int_equal(guest->wait[0].state, ACK_OK);
+    assert_true(guest->wait[0].ms > 0 && guest->wait[0].ms < 2 * DEADLINE_MS);
     memory_watch_remove(world->watch, &guest->watched);
     memory_watch_remove(world->watch, &guest->watched); /* which does nothing */
 }
@@ -196,8 +272,8 @@ static void refusal_is_made_fit_to_be_shown(void **state)
     start(world, guest);
     consume(guest, "no\n\033room\xFF");
     await(world, guest);
-    assert_int_equal(guest->wait.state, ACK_REFUSED);
-    assert_string_equal(guest->wait.reason, "no  room?");
+    assert_int_equal(guest->wait[0].state, ACK_REFUSED);
+    assert_string_equal(guest->wait[0].reason, "no  room?");
     memory_watch_remove(world->watch, &guest->watched);
 }
 
@@ -216,19 +292,23 @@ static void thousand_forks_are_told_apart(void **state)
         consume(&world->guests[i], NULL);
     for (size_t i = 1; i < FORKS; i += 2) {
         await(world, &world->guests[i]);
-        assert_int_equal(world->guests[i].wait.state, ACK_OK);
+        assert_int_equal(world->guests[i].wait[0].state, ACK_OK);
     }
     for (size_t i = 0; i < FORKS; i++)
         memory_watch_remove(world->watch, &world->guests[i].watched);
     for (size_t i = 0; i < FORKS; i += 2)
-        assert_int_equal(world->guests[i].wait.state, ACK_WAITING);
+        assert_int_equal(world->guests[i].wait[0].state, ACK_WAITING);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(consumed_frame_is_an_ack, setup, teardown),
-        cmocka_unit_test_setup_teardown(fork_that_joins_while_the_watch_rests_is_looked_at_soon,
+        cmocka_unit_test_setup_teardown(fork_when_resumed_is_looked_at_often_and_then_less, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(fork_that_joins_is_looked_at_without_those_that_wait, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(fork_whose_frame_changes_is_looked_at_often_for_its_others,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(refusal_is_made_fit_to_be_shown, setup, teardown),
         cmocka_unit_test_setup_teardown(thousand_forks_are_told_apart, setup, teardown),
