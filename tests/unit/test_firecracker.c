@@ -91,7 +91,8 @@ static void boot_when_it_is_refused_has_the_words_and_leaves_nothing(void **stat
     machine.kernel = (char[]){"/no/such/kernel"};
     assert_int_equal(vmm_boot(&base, &machine, &vmm, &err), -EIO);
     assert_string_equal(err.text, "booting the VM: PUT /boot-source: Boot source error: The kernel "
-                                  "file cannot be opened: No such file or directory (os error 2)");
+                                  "file cannot be opened: No such file or directory (os error 2) "
+                                  "(kernel is /no/such/kernel)");
     assert_nothing_left(&base);
 }
 
