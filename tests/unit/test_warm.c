@@ -107,7 +107,7 @@ static void await_ready(struct world *world, struct warm_pool *pool, struct snap
 /* What lies in the directories of those that are ready takes a while to erase. */
 static void make_erasing_long(struct world *world)
 {
-    enum { FILES = 2000 };
+    enum { FILES = 500 };
     const struct warm_vm *vm;
     struct warm_pool *pool = pool_of(world);
     char name[32];
