@@ -7,14 +7,15 @@
 #
 # Installs what is missing, builds four times (gcc; gcc with the sanitizers for addresses and
 # undefined behaviour and with points at which tests end the daemon; gcc with the sanitizer for
-# threads; clang with fuzzers) and runs:
+# threads; clang, hypefs and the fuzzers without the tests) and runs:
 #   the suites         unit in the first two builds, and in the third with the soak; of the suites
 #                      mount and vm, those of who starts this (root, say) in the second, and if that
 #                      is root, those of an ordinary user in the first
 #   some of the rest   what is installed, the short benchmark (whose results count and not its times),
 #                      the quickstart, some units under valgrind, each fuzzer for a moment
-# --long     all suites in both builds, and all of the rest: the benchmark in a release build, the
-#            quickstart with --keep, more units under valgrind, each fuzzer for minutes
+# --long     all suites in both builds, and all of the rest: the tests built with clang, too, the
+#            benchmark in a release build, the quickstart with --keep, more units under valgrind, each
+#            fuzzer for minutes
 # --suites   only the first two builds, and the suites in them
 # --soak     only the soak, for long, plain and with the sanitizer for threads
 # --bench    only the benchmark, in a release build
@@ -30,8 +31,8 @@ set -eu
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
           libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
           bash dash sed vim jq python3-minimal iproute2 btrfs-progs sshfs openssh-sftp-server"
-processes=$(($(nproc) * 3 / 2)) # at a time: most tests wait, for daemons, guests and deadlines
-fuzz_seconds=5
+processes=$(($(nproc) * 2)) # at a time: most tests wait, for daemons, guests and deadlines
+fuzz_seconds=2
 sanitize_timeouts=2 # times those of a plain build
 thread_timeouts=4
 soak_times=40 # as much as the soak of every run
@@ -149,8 +150,8 @@ can_mount() {
 
 # ---- building ----
 
-# build FOLDER MESON-OPTION…
-build() {
+# prepare FOLDER MESON-OPTION…
+prepare() {
     folder=$root/$1
     shift
     heading "Building in ${folder##*/}: meson setup $*"
@@ -163,21 +164,33 @@ build() {
         cat "$work/log" >&2
         fail "meson setup failed"
     }
-    ninja -k 0 -C "$folder" >"$work/log" 2>&1 || {
+}
+
+# compile FOLDER TARGET… (by default all)
+compile() {
+    folder=$root/$1
+    shift
+    ninja -k 0 -C "$folder" "$@" >"$work/log" 2>&1 || {
         grep -v '^\[[0-9]*/[0-9]*\] [A-Z]' "$work/log" >&2
         fail "the build failed"
     }
     tail -n 1 "$work/log"
 }
 
+# build FOLDER MESON-OPTION…
+build() {
+    prepare "$@"
+    compile "$1"
+}
+
 # ---- suites ----
 
-# Of a log of meson's: for each program its name, its result, and how many tests passed, failed and
-# were skipped in it. A program that is not one of cmocka's counts as one.
+# Of a log of meson's: for each program its suites and its name, its result, and how many tests
+# passed, failed and were skipped in it. A program that is not one of cmocka's counts as one.
 count_tests() {
     jq -r '
         def names($mark): [splits("\n") | select(startswith($mark)) | ltrimstr($mark)] | unique;
-        (.name | split(" / ") | last) as $name
+        (.name | sub("^hypefs:"; "") | sub(" / "; "/")) as $name
         | (.stdout + "\n" + (.stderr // "")) as $out
         | ($out | names("[       OK ] ") | length) as $ok
         | ($out | names("[  FAILED  ] ") + names("[  ERROR   ] ")
@@ -191,42 +204,47 @@ count_tests() {
         | map(tostring) | join(" ")' "$1"
 }
 
-# may_skip SUITE: only what this machine cannot run.
+# may_skip SUITES/PROGRAM: only what this machine cannot run.
 may_skip() {
-    [ "$1" != unit ] && ! can_mount
+    case $1 in unit/*) false ;; *) ! can_mount ;; esac
 }
 
-# suite FOLDER SUITE MESON-ARGUMENT… (of which those that are no options name single tests)
-suite() {
-    folder=$root/$1 name=$2
+# suites FOLDER "SUITE…" MESON-ARGUMENT…: all of them at once, so that what one test waits for is
+# another one's time. Builds what they need and is not there yet.
+suites() {
+    folder=$root/$1 names=$2
     shift 2
-    heading "Suite $name in ${folder##*/}"
-    rm -f "$folder/meson-logs/$name.json"
-    meson test -C "$folder" --no-rebuild --suite "hypefs:$name" --print-errorlogs \
-        --logbase "$name" --num-processes "$processes" "$@" 2>&1 |
-        grep -Ev '^(ninja: |$|Full log|Expected Fail|Unexpected Pass)' || true
-    if [ ! -f "$folder/meson-logs/$name.json" ]; then
-        wrong "suite $name in ${folder##*/} did not run"
+    heading "Suites $names in ${folder##*/}"
+    for name in $names; do
+        set -- --suite "hypefs:$name" "$@"
+    done
+    log=$folder/meson-logs/suites.json
+    rm -f "$log"
+    meson test -C "$folder" --print-errorlogs --logbase suites --num-processes "$processes" "$@" 2>&1 |
+        grep -Ev '^(ninja: |\[[0-9]+/[0-9]+\] [A-Z]|$|Full log|Expected Fail|Unexpected Pass)' || true
+    if [ ! -f "$log" ]; then
+        wrong "suites $names in ${folder##*/} did not run"
         return 0
     fi
-    count_tests "$folder/meson-logs/$name.json" >"$work/counts"
-    [ -s "$work/counts" ] || wrong "suite $name in ${folder##*/} is empty"
+    count_tests "$log" >"$work/counts"
+    for name in $names; do
+        grep -Eq "^([a-z]+\+)*$name[+/]" "$work/counts" || wrong "suite $name in ${folder##*/} is empty"
+    done
     while read -r program result ok bad left; do
         passed=$((passed + ok)) failed=$((failed + bad))
         if [ "$bad" -gt 0 ]; then
-            complain "$name/$program in ${folder##*/}: $bad failed ($result)"
+            complain "$program in ${folder##*/}: $bad failed ($result)"
         elif [ "$left" -gt 0 ]; then
-            skip "$left" "$left in $name/$program of ${folder##*/}:" \
-                "$(why_skipped "$folder/meson-logs/$name.json" "$program")"
-            may_skip "$name" || wrong "$name/$program: skipped, though it can run here"
+            skip "$left" "$left in $program of ${folder##*/}: $(why_skipped "$log" "$program")"
+            may_skip "$program" || wrong "$program: skipped, though it can run here"
         fi
     done <"$work/counts"
-    check_reports "$name in ${folder##*/}"
+    check_reports "$names in ${folder##*/}"
 }
 
 # What the program said of it, in one line.
 why_skipped() {
-    jq -r --arg name "$2" 'select((.name | split(" / ") | last) == $name) | .stdout + (.stderr // "")' "$1" |
+    jq -r --arg name "/ ${2#*/}" 'select(.name | endswith($name)) | .stdout + (.stderr // "")' "$1" |
         grep -Ev '^\[' | sort -u | tail -n 5 | tr '\n' ' '
 }
 
@@ -235,7 +253,7 @@ check_reports() {
     for report in "$work"/reports/*; do
         [ -e "$report" ] || continue
         cat "$report"
-        wrong "a sanitizer's report in suite $1"
+        wrong "a sanitizer's report in suites $1"
         rm "$report"
     done
 }
@@ -344,28 +362,24 @@ finish() {
 # soak TIMES
 soak() {
     export HYPEFS_SOAK="$1"
-    suite build-gcc mount --no-suite hypefs:user --timeout-multiplier "$1" mount_soak
-    suite build-thread mount --no-suite hypefs:user \
-        --timeout-multiplier $(($1 * thread_timeouts)) mount_soak
+    suites build-gcc soak --no-suite hypefs:user --timeout-multiplier "$1"
+    suites build-thread soak --no-suite hypefs:user --timeout-multiplier $(($1 * thread_timeouts))
     unset HYPEFS_SOAK
 }
 
 # Those of an ordinary user are for root to run, who becomes one.
 all_suites() {
+    in_plain="unit mount vm"
     if [ "$(id -u)" != 0 ]; then
-        plain=user sanitized=user
+        in_plain="unit mount" plain=user sanitized=user
     elif [ $mode = long ]; then
         plain=none sanitized=none
     else
         plain=self sanitized=user
     fi
-    suite build-gcc unit
-    suite build-gcc mount --no-suite hypefs:$plain
-    [ $plain = user ] || suite build-gcc vm --no-suite hypefs:$plain
-    for name in unit mount vm; do
-        suite build-sanitize $name --no-suite hypefs:$sanitized \
-            --timeout-multiplier $sanitize_timeouts
-    done
+    suites build-gcc "$in_plain" --no-suite hypefs:$plain
+    suites build-sanitize "unit mount vm" --no-suite hypefs:$sanitized \
+        --timeout-multiplier $sanitize_timeouts
 }
 
 bench() {
@@ -422,8 +436,8 @@ bench)
     finish
     ;;
 soak)
-    build build-gcc --werror -Dbench=true
-    build build-thread -Db_sanitize=thread
+    prepare build-gcc --werror -Dbench=true
+    prepare build-thread -Db_sanitize=thread
     soak $soak_times
     finish
     ;;
@@ -437,9 +451,8 @@ build build-gcc --werror -Dbench=true
 build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
 all_suites
 [ $mode != suites ] || finish
-build build-thread -Db_sanitize=thread
-suite build-thread unit --timeout-multiplier $thread_timeouts
-suite build-thread mount --no-suite hypefs:user --timeout-multiplier $thread_timeouts mount_soak
+prepare build-thread -Db_sanitize=thread
+suites build-thread "unit soak" --no-suite hypefs:user --timeout-multiplier $thread_timeouts
 installed
 if ! can_mount; then
     skip 2 "the benchmark and the quickstart: nothing can be mounted here"
@@ -449,7 +462,8 @@ else
 fi
 run_valgrind
 if has_libfuzzer; then
-    CC=clang build build-clang --werror -Dfuzzers=true
+    CC=clang prepare build-clang --werror -Dfuzzers=true
+    if [ $mode = long ]; then compile build-clang; else compile build-clang programs; fi
     run_fuzzers
 else
     skip 1 "the fuzzers: clang's runtime is not there"
