@@ -381,7 +381,7 @@ static int instances_make(struct fs *fs, const struct place *directory, const ch
 }
 
 /* Without the lock, but for the beginning. */
-static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
+static int remove_instance(struct fs *fs, struct unit *unit, struct error *err)
 {
     if (forks_busy(&unit->forks))
         return error_set(err, EBUSY,
@@ -389,6 +389,20 @@ static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
     fs_unlock(fs);
     int r = instance_remove(unit->instance, err);
     fs_lock(fs);
+    return r;
+}
+
+/* With its record. The caller has a reference. */
+static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
+{
+    int r = remove_instance(fs, unit, err);
+    struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
+    if (record) {
+        fs_changed(fs, record->forks->owner);
+        draft_remove(fs, record);
+    }
+    if (r == 0)
+        fs_forget_unit(fs, unit);
     return r;
 }
 
@@ -403,17 +417,26 @@ static int instances_remove(struct fs *fs, const struct place *directory, const 
                             : error_set(err, ENOMEM, "out of memory");
     object_ref(&unit->object);
     r = remove_unit(fs, unit, err);
-    struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
-    if (record) {
-        fs_changed(fs, record->forks->owner);
-        draft_remove(fs, record);
-    }
-    if (r == 0)
-        fs_forget_unit(fs, unit);
-    else
+    if (r < 0)
         unit_note(fs, unit, err->text);
     object_unref(&unit->object);
     return r;
+}
+
+void fs_instance_vanished(struct fs *fs, const char *id)
+{
+    struct error why;
+    struct unit *unit;
+    if (!fs)
+        return;
+    fs_lock(fs);
+    if (fs_unit(fs, id, &unit) == 0) {
+        object_ref(&unit->object);
+        if (remove_unit(fs, unit, &why) == 0)
+            fs_changed(fs, &fs->root);
+        object_unref(&unit->object);
+    }
+    fs_unlock(fs);
 }
 
 const struct directory instances_directory = {.find = instances_find_one,

@@ -97,6 +97,12 @@ static void on_scanned(void *context)
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
+static void on_vanished(void *context, const char *id)
+{
+    const struct daemon *daemon = context;
+    fs_instance_vanished(daemon->ops.fs, id);
+}
+
 static void on_changed(void *context, const char *id)
 {
     struct daemon *daemon = context;
@@ -243,6 +249,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .binaries = daemon->binaries,
                                                     .binary_count = array_length(daemon->binaries),
                                                     .changed = on_changed,
+                                                    .vanished = on_vanished,
                                                     .complain = complain,
                                                     .context = daemon,
                                                     .happened = tell_instance};

@@ -63,6 +63,7 @@ struct instance {
 
     bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
+    bool gone; /* its directory was not in the store at the last look (vanished.c) */
     bool busy;
     bool settling; /* busy, but in its new state: only recording that; who wants it waits */
     int cancel_fd; /* eventfd of the transition under way, or -1; readable when `cancelled` */
@@ -111,6 +112,9 @@ struct instances_setup {
     size_t binary_count;
     void (*changed)(void *context, const char *id);
     void (*complain)(void *context, const char *text);
+    /* Others took its directory out of the store, and nothing of it runs: it is to be removed.
+     * Called again until it is. NULL: nobody removes it. */
+    void (*vanished)(void *context, const char *id);
     void *context;
     /* Called with the lock held, so that what is told comes in the order in which it happened: may
      * read the instance, takes no lock of fs/ or here. NULL: nobody is told. */
@@ -129,7 +133,9 @@ struct instances {
     unsigned settling;     /* threads that settle what an earlier daemon left of VMs (open.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
-    bool watched; /* that thread runs */
+    bool watched;           /* that thread runs; the next two are its own (vanished.c) */
+    struct timespec looked; /* the ctime of instances/ in the store at its last look */
+    bool gone;              /* it is to look again in any case */
 };
 
 /* Loads all, finds the VMMs that run, begins to watch them. */

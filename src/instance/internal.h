@@ -142,6 +142,9 @@ const struct instance *instances_overlay_locked(const struct instances *table, c
 /* logs.c: a look at the logs that may have grown. */
 void instances_shorten_logs(struct instances *table);
 
+/* vanished.c: a look for instances that others took out of the store; by the watch. */
+void instances_look_for_vanished(struct instances *table);
+
 /* watch.c */
 int instances_watch(struct instances *table, struct error *err);
 void instances_unwatch(struct instances *table);

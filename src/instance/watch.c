@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * watch: one thread that notices VMMs that end by themselves (pidfds in an epoll set, one shot
- * each), and looks at their logs once a second (logs.c). An instance in transition is left to its
+ * each), and looks once a second at their logs (logs.c), and for instances that others took out of
+ * the store (vanished.c). An instance in transition is left to its
  * owner, who looks at the VMM at the end.
  */
 #include <errno.h>
@@ -51,6 +52,7 @@ static void *run(void *argument)
         if (process_now_ms() < look)
             continue;
         instances_shorten_logs(table);
+        instances_look_for_vanished(table);
         look = process_now_ms() + INSTANCE_LOGS_MS;
     }
 }

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * vanished: instances whose directory others took out of the store (rm -r, mv). Once a second the
+ * watch looks, if something has come to that folder of the store or gone from it since. Those of
+ * which nothing runs are removed; of those that run it is told.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include "instance/internal.h"
+#include "util/cleanup.h"
+
+/* With the lock held. Who is busy is looked at later, and who waits for an ack is hidden yet. */
+static bool is_gone(const struct instance *instance)
+{
+    struct stat st;
+    return instance->published && !instance->busy &&
+           fstatat(instance->table->setup.store->kind_fd[STORE_INSTANCES], instance->id, &st,
+                   AT_SYMLINK_NOFOLLOW) < 0 &&
+           errno == ENOENT;
+}
+
+/* With the lock held; once. */
+static void tell_running(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct error text;
+    if (instance->gone)
+        return;
+    error_set(&text, ENOENT,
+              "the directory of the instance %s was taken out of the store while its VM runs: put "
+              "it back (mv), or write stopped to its state, which ends the VM and removes the "
+              "instance",
+              instance->id);
+    table->setup.complain(table->setup.context, text.text);
+}
+
+/* The ids of those of which nothing runs. Returns owned, NULL if there is none. */
+static struct snapshot_name *find_gone(struct instances *table, size_t *ret_count)
+{
+    size_t count = 0;
+    table->gone = false;
+    pthread_mutex_lock(&table->lock);
+    struct snapshot_name *names = calloc(HASH_COUNT(table->by_id) + 1, sizeof *names);
+    for (struct instance *i = table->by_id; i && names; i = i->hh.next) {
+        bool gone = is_gone(i);
+        if (gone && i->vmm)
+            tell_running(i);
+        else if (gone)
+            memcpy(names[count++].id, i->id, sizeof i->id);
+        i->gone = gone;
+        table->gone = table->gone || gone || i->busy;
+    }
+    pthread_mutex_unlock(&table->lock);
+    *ret_count = count;
+    return names;
+}
+
+/* A change within the grain of the clock after a look does not show in the folder's times. */
+static bool may_have_changed(struct instances *table)
+{
+    enum { GRAIN_S = 2 };
+    struct stat st;
+    struct timespec now;
+    if (fstat(table->setup.store->kind_fd[STORE_INSTANCES], &st) < 0)
+        return false;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    bool same =
+        table->looked.tv_sec == st.st_ctim.tv_sec && table->looked.tv_nsec == st.st_ctim.tv_nsec;
+    table->looked = now.tv_sec - st.st_ctim.tv_sec > GRAIN_S ? st.st_ctim : (struct timespec){0};
+    return !same;
+}
+
+void instances_look_for_vanished(struct instances *table)
+{
+    size_t count;
+    if (!table->setup.vanished || (!may_have_changed(table) && !table->gone))
+        return;
+    auto_free struct snapshot_name *names = find_gone(table, &count);
+    for (size_t i = 0; names && i < count; i++)
+        table->setup.vanished(table->setup.context, names[i].id);
+}
