@@ -396,6 +396,7 @@ int instance_remove(struct instance *instance, struct error *err)
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
         return r;
+    store_notes_tidy(table->setup.store, STORE_INSTANCES); /* of its record */
     image_remove(instance->image);
     if (hidden[0] && store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
         table->setup.complain(table->setup.context, why.text);

@@ -10,6 +10,7 @@
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "store/format.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -350,6 +351,15 @@ static int read_fork(int directory_fd, cJSON **ret, struct error *err)
     return r;
 }
 
+/* The instance is shown, but not what its fork was like. */
+static void tell_record(const struct instances *table, const char *id, struct error *why)
+{
+    char name[STORE_ID_MAX + 16];
+    snprintf(name, sizeof name, "%s/fork.json", id);
+    store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
+    table->setup.complain(table->setup.context, why->text);
+}
+
 int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
 {
     auto_json cJSON *json = NULL;
@@ -368,7 +378,7 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
     /* A record that cannot be read must not hide a VM that runs. */
     if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
         error_prefix(&why, 0, "the record of the fork %s", id);
-        table->setup.complain(table->setup.context, why.text);
+        tell_record(table, id, &why);
     }
     if (r < 0) {
         instance_unref(instance);

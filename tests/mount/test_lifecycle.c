@@ -418,9 +418,9 @@ static void boot_of_what_qemu_refuses_says_its_words(void **state)
     harness_put(disk, "d");
     harness_put(file(h, "config"),
                 harness_format(h,
-                               "{\"kernel\":\"/etc/passwd\",\"disks\":[{\"path\":\"%s\","
+                               "{\"kernel\":\"%s\",\"disks\":[{\"path\":\"%s\","
                                "\"format\":\"raw\",\"readonly\":true}]}",
-                               disk));
+                               harness_json(h, tiny_guest_config(h, names), "kernel"), disk));
     assert_works(unlink(disk));
     assert_errno(harness_write(file(h, "state"), "running"), EIO);
     assert_file_contains(file(h, "error"), disk);
@@ -436,12 +436,20 @@ static void boot_with_a_file_that_is_none_of_its_kind_names_it(void **state)
     const char *junk = harness_format(h, "%s/junk", h->directory);
     const char *big = harness_format(h, "%s/big", h->directory);
     make(h);
-    /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. */
+    harness_put(junk, "hello\n");
+    harness_put(file(h, "config"), harness_format(h, "{\"kernel\":\"%s\"}", junk));
+    assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+    assert_file_contains(file(h, "error"), junk);
+    assert_file_contains(file(h, "error"), "is none that QEMU boots");
+    /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. The file of the
+     * other one ends before what its header announces. */
     assert_shell(
         "bash",
-        "cd $T && echo hello > junk && truncate -s 300M big && truncate -s 16K linux && "
-        "put() { printf \"$2\" | dd of=linux bs=1 seek=$(($1)) conv=notrunc status=none; } "
-        "&& put 0x1f1 '\\1' && put 0x202 'HdrS\\12\\2' && put 0x22c '\\377\\377\\377\\177'",
+        "cd $T && truncate -s 300M big && truncate -s 16K linux && "
+        "put() { printf \"$3\" | dd of=$1 bs=1 seek=$(($2)) conv=notrunc status=none; } && "
+        "put linux 0x1f1 '\\1' && put linux 0x202 'HdrS\\12\\2' && "
+        "put linux 0x22c '\\377\\377\\377\\177' && head -c 1K linux > junk && "
+        "put junk 0x1f1 '\\377'",
         0);
     const struct {
         const char *config, *words, *path;

@@ -161,6 +161,10 @@ static void entries_when_a_newer_version_wrote_them_are_left_out_and_named(void 
     assert_fails(access(harness_path(h, "instances/web-1"), F_OK), ENOENT);
     assert_says(h, "instances/web-2/state", "stopped\n");
     assert_says(h, "instances/template/state", "standby\n");
+    static const char line[] = " load instances/web-2/fork.json: EOPNOTSUPP: ";
+    assert_file_contains(harness_path(h, "error"), line);
+    assert_works(rmdir(harness_path(h, "instances/web-2")));
+    assert_null(strstr(harness_get(h, harness_path(h, "error")), line));
 }
 
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)

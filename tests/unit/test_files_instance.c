@@ -43,7 +43,7 @@ static void config_when_written_takes_effect_at_the_flush(void **state)
 static void config_when_refused_says_why_and_stops_a_boot(void **state)
 {
     struct tree *tree = *state;
-    tree_must_put(tree, ONE "config", "{\"kernel\":\"/etc/passwd\"}\n");
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}\n");
     assert_int_equal(tree_put(tree, ONE "config", "{\"vcpus\":0}"), -EINVAL);
     tree_assert_has(tree, ONE "error", "config: \"vcpus\" must be a whole number");
     tree_assert_text(tree, ONE "config", "");
@@ -59,7 +59,7 @@ static void config_when_refused_says_why_and_stops_a_boot(void **state)
     assert_int_equal(tree_put(tree, ONE "config", "{\"network\":{\"mode\":\"tap\"}}"), -EINVAL);
     tree_assert_has(tree, ONE "error",
                     "config: \"network\": with \"mode\": \"tap\", \"tap\" must be");
-    tree_must_put(tree, ONE "config", "{\"kernel\":\"/etc/passwd\",\"vcpus\":4}\n");
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\",\"vcpus\":4}\n");
     tree_assert_text(tree, ONE "error", "");
     assert_int_equal(tree_put(tree, ONE "state", "running\n"), -EIO); /* there is no QEMU */
     tree_assert_has(tree, ONE "error", tree->world->qemu);
@@ -211,7 +211,7 @@ static void log_when_it_is_no_file_does_not_stop_the_mount(void **state)
     fs_release(tree->fs, handle);
     alarm(0);
     assert_int_equal(remove(path), 0);
-    assert_int_equal(symlink("/etc/passwd", path), 0);
+    assert_int_equal(symlink("/bin/true", path), 0);
     assert_int_equal(tree_open_flags(tree, ONE "console", O_RDONLY, &handle), -ELOOP);
 }
 
@@ -264,7 +264,7 @@ static void transition_when_another_is_under_way_joins_waits_or_ends_it(void **s
     int results[2];
     char byte;
     install_qemu_that_hangs(tree->world);
-    tree_must_put(tree, ONE "config", "{\"kernel\":\"/etc/passwd\"}");
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     for (int i = 0; i < 2; i++) {
         caller_init(&callers[i]);
@@ -308,7 +308,7 @@ static void error_when_an_earlier_write_is_answered_later_is_that_of_the_last(vo
     struct caller *caller = calloc(1, sizeof *caller);
     char byte;
     install_qemu_that_hangs(tree->world);
-    tree_must_put(tree, ONE "config", "{\"kernel\":\"/etc/passwd\"}");
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     gate_init(&held);
     pass_on = tree->world->on_changed;
@@ -358,7 +358,7 @@ static void transitions_when_the_daemon_stops_are_answered(void **state)
     struct caller *caller = calloc(1, sizeof *caller);
     char byte;
     install_qemu_that_hangs(tree->world);
-    tree_must_put(tree, ONE "config", "{\"kernel\":\"/etc/passwd\"}");
+    tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     struct handle *handle = tree_open(tree, ONE "state", O_WRONLY);
     caller_init(caller);
