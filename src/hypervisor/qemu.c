@@ -196,9 +196,9 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 {
     struct program program;
     auto_close int memory = -1;
-    int r = machine->kernel ? qemu_kernel_check(machine->kernel, err) : 0;
-    if (r == 0)
-        r = find_program(context, &program, err);
+    int r = find_program(context, &program, err);
+    if (r == 0 && machine->kernel)
+        r = qemu_kernel_check(machine->kernel, err);
     if (r == 0)
         r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
     if (r < 0)

@@ -183,7 +183,8 @@ static void check_vmm(struct harness *h)
 {
     const char *mark = getenv("HYPEFS_TEST_MARK");
     const char *kernel = harness_format(h, "%s/kernel", h->directory);
-    harness_put(kernel, "k");
+    harness_put(kernel, "\x7f"
+                        "ELF");
     assert_works(mkdir(harness_path(h, "instances/x"), 0755));
     harness_put(harness_path(h, "instances/x/config"),
                 harness_format(h, "{\"kernel\":\"%s\"}", kernel));

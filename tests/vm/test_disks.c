@@ -292,7 +292,7 @@ static void qcow2_of_a_user_is_frozen_as_a_raw_one_is(void **state)
     assert_int_equal(mkdir(harness_path(h, "instances/other"), 0755), 0);
     harness_put(harness_path(h, "instances/other/config"),
                 harness_format(h,
-                               "{\"kernel\":\"/etc/passwd\",\"disks\":[{\"path\":"
+                               "{\"kernel\":\"/bin/true\",\"disks\":[{\"path\":"
                                "\"%s/backed\",\"format\":\"qcow2\"}]}",
                                h->directory));
     assert_refused(h, "other", "running", EINVAL, "has a backing file");
