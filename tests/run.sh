@@ -221,7 +221,7 @@ suites() {
     log=$folder/meson-logs/suites.json
     rm -f "$log"
     meson test -C "$folder" --print-errorlogs --logbase suites --num-processes "$processes" "$@" 2>&1 |
-        grep -Ev '^(ninja: |\[[0-9]+/[0-9]+\] [A-Z]|$|Full log|Expected Fail|Unexpected Pass)' || true
+        grep --line-buffered -Ev '^(ninja: |\[[0-9]+/[0-9]+\] [A-Z]|$|Full log|Expected Fail|Unexpected Pass)' || true
     if [ ! -f "$log" ]; then
         wrong "suites $names in ${folder##*/} did not run"
         return 0
