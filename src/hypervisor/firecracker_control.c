@@ -16,6 +16,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/limit.h"
 #include "util/process.h"
 #include "util/text.h"
 
@@ -216,25 +217,30 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     return error_set(err, EIO, "GET /version: %s tells no version", peer);
 }
 
-/* A vmm_files_visit: the description that the VMM writes through is made to append. */
+/* A vmm_files_visit: the description that the VMM writes through is made to append, where the
+ * kernel lets us at its descriptors. */
 static int make_append(pid_t pid, const char *descriptor, void *context)
 {
     const struct vmm *vmm = context;
     (void)pid;
     auto_close int fd = pidfd_getfd(vmm->pidfd, (int)strtol(descriptor, NULL, 10), 0);
-    int flags = fd >= 0 ? fcntl(fd, F_GETFL) : -1;
-    if (flags >= 0)
-        fcntl(fd, F_SETFL, flags | O_APPEND);
-    return 0;
+    if (fd < 0)
+        return limit_is(errno) ? -errno : 0;
+    int flags = fcntl(fd, F_GETFL);
+    return flags >= 0 && fcntl(fd, F_SETFL, flags | O_APPEND) == 0 ? 0 : -errno;
 }
 
 /* Firecracker opens its log without O_APPEND: when that is cut (logs.c), it would go on behind a
  * hole. Where the kernel does not let us at its descriptors, it does. */
-static void append_log(const struct vmm_context *context, struct vmm *vmm)
+static int append_log(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     struct stat log;
+    int r = 0;
     if (fstatat(context->directory_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
-        (void)!vmm_files_walk(vmm->pid, file_id_of(&log), make_append, vmm);
+        r = vmm_files_walk(vmm->pid, file_id_of(&log), make_append, vmm);
+    return r == 0 || r == -EACCES || r == -ESRCH /* the next call says it */
+               ? 0
+               : error_io(err, -r, "%s cannot be made to append", VMM_LOG_NAME);
 }
 
 int firecracker_start(const struct vmm_context *context, const char *program, struct vmm **ret,
@@ -244,9 +250,10 @@ int firecracker_start(const struct vmm_context *context, const char *program, st
     int r = spawn(context, program, &vmm, err);
     if (r == 0)
         r = greet(context, vmm, err);
+    if (r == 0)
+        r = append_log(context, vmm, err);
     if (r < 0)
         return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
-    append_log(context, vmm);
     *ret = vmm;
     return 0;
 }
