@@ -56,10 +56,11 @@ bool faults_lost_data(void)
 
 static bool fails(const char *name, const void *from, int code)
 {
-    if (!faults_armed || (faults.only && strcmp(name, faults.only) != 0))
+    if (!faults_armed || (faults.only && strcmp(name, faults.only) != 0) ||
+        (faults.memory && code != ENOMEM))
         return false;
     pthread_mutex_lock(&lock);
-    bool now = is_counted(from) && ++faults.calls == faults.fail_at;
+    bool now = (faults.memory || is_counted(from)) && ++faults.calls == faults.fail_at;
     if (now)
         faults.failed = name;
     pthread_mutex_unlock(&lock);

@@ -4,6 +4,7 @@
  * faults.c and with --wrap of each function there (see the build file) arms the thread that works;
  * the call with the number `fail_at` then fails, once. Of what comes from one place in the code
  * only the first two calls count: the later turns of a loop are as its first.
+ * With `memory` each call that takes memory counts, and nothing else.
  */
 #ifndef HYPEFS_TESTS_UNIT_FAULTS_H
 #define HYPEFS_TESTS_UNIT_FAULTS_H
@@ -16,7 +17,8 @@ struct faults {
     char name[256];     /* of the file, if it was unlinkat(); else "" */
     const char *failed; /* which one it was; NULL: none yet */
     const char *only;   /* the call that may fail; NULL: each */
-    bool threads;       /* those that start from now on are armed, too */
+    bool memory;
+    bool threads; /* those that start from now on are armed, too */
     void (*unlinking)(int directory_fd, const char *name); /* before it is done; NULL: no such */
 };
 

@@ -10,37 +10,8 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include "faults.h"
 #include "tree_fixture.h"
-
-/* ---- calls that fail: see the build file ---- */
-
-static _Thread_local bool armed;
-static unsigned calls, fail_at; /* counted from 1 */
-static bool failed;
-
-static bool fails(void)
-{
-    if (!armed || ++calls != fail_at)
-        return false;
-    failed = true;
-    errno = ENOMEM;
-    return true;
-}
-
-#define FAILING(type, name, parameters, arguments)                                                 \
-    type __real_##name parameters;                                                                 \
-    type __wrap_##name parameters;                                                                 \
-    type __wrap_##name parameters                                                                  \
-    {                                                                                              \
-        return fails() ? NULL : __real_##name arguments;                                           \
-    }
-
-FAILING(void *, malloc, (size_t size), (size))
-FAILING(void *, calloc, (size_t count, size_t size), (count, size))
-FAILING(void *, realloc, (void *old, size_t size), (old, size))
-FAILING(void *, reallocarray, (void *old, size_t count, size_t size), (old, count, size))
-FAILING(char *, strdup, (const char *text), (text))
-FAILING(char *, strndup, (const char *text, size_t size), (text, size))
 
 /* ---- the operations ---- */
 
@@ -77,13 +48,11 @@ static int operate(struct tree *tree, const struct operation *operation)
 static bool try(struct tree *tree, const struct operation *operation, unsigned at, int *ret_r)
 {
     tree_restart(tree);
-    calls = 0;
-    fail_at = at;
-    failed = false;
-    armed = true;
+    faults_begin(at);
+    faults_armed = true;
     *ret_r = operate(tree, operation);
-    armed = false;
-    return failed;
+    faults_armed = false;
+    return faults.failed;
 }
 
 static void assert_complete(struct tree *tree, const struct operation *operation)
@@ -142,16 +111,14 @@ static bool try_read(struct tree *tree, const char *path, const char *text, unsi
     char *bytes = NULL;
     size_t size = 0;
     caller_init(&caller);
-    calls = 0;
-    fail_at = at;
-    failed = false;
-    armed = true;
+    faults_begin(at);
+    faults_armed = true;
     int r = fs_getattr(tree->fs, node, NULL, &st);
     if (r == 0)
         r = fs_open_file(tree->fs, node, O_RDONLY, gettid(), &handle);
     if (r == 0)
         r = fs_read(tree->fs, handle, TEXT_SIZE, 0, &caller.waiter, &bytes, &size);
-    armed = false;
+    faults_armed = false;
     r = caller_wait(&caller, r);
     if (r == 0 && ((size_t)st.st_size != strlen(text) || size != strlen(text) ||
                    (size > 0 && memcmp(bytes, text, size) != 0)))
@@ -161,7 +128,7 @@ static bool try_read(struct tree *tree, const char *path, const char *text, unsi
     if (handle)
         fs_release(tree->fs, handle);
     *ret = r;
-    return failed;
+    return faults.failed;
 }
 
 /* Neither empty, nor cut. */
@@ -217,6 +184,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(operation_when_memory_is_missing_says_so, setup,
                                         tree_teardown),
     };
+    faults.memory = true;
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free});
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
