@@ -77,7 +77,7 @@ static void info_when_config_is_private_does_not_show_it(void **state)
         cJSON_PrintUnformatted(cJSON_GetObjectItemCaseSensitive(info, "config"));
     assert_string_equal(shown, wanted);
     assert_null(strstr(text, "secret"));
-    assert_null(strstr(text, "02:00"));
+    assert_null(strstr(text, "02:00:00:00")); /* the time may be 02:00 */
     instance_unref(instance);
 }
 
