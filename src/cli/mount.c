@@ -99,8 +99,10 @@ static void on_scanned(void *context)
 
 static void on_vanished(void *context, const char *id)
 {
-    const struct daemon *daemon = context;
+    struct daemon *daemon = context;
+    pthread_rwlock_rdlock(&daemon->tree_lock);
     fs_instance_vanished(daemon->ops.fs, id);
+    pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
 static void on_changed(void *context, const char *id)
