@@ -285,7 +285,7 @@ int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct
     struct stat st;
     if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
         return error_errno(err, errno, "the memory image cannot be looked at");
-    image_key(&st, ret);
+    image_key(snapshot->image->directory_fd, &st, ret);
     return 0;
 }
 

@@ -228,7 +228,7 @@ static int look(struct image *image, struct image_index **ret, struct error *err
         return no_image(errno, err);
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "the memory image is not a regular file");
-    image_key(&st, key);
+    image_key(image->directory_fd, &st, key);
     if (image->index && strcmp(image->index->key, key) == 0) {
         *ret = image_index_ref(image->index);
         return 0;
@@ -273,19 +273,25 @@ void image_wake(struct image *image)
 
 /* ---- vouching ---- */
 
-/* A line for `files`, if the image is not as its list says. */
-static int note_change(const struct image *image, const struct stat *st, cJSON *files)
+static void add_change(const char *file, const char *change, cJSON *files)
+{
+    char line[2 * FILE_KEY_CHANGE_SIZE];
+    if (!change[0])
+        return;
+    snprintf(line, sizeof line, "%s: %s", file, change);
+    json_append(files, cJSON_CreateString(line));
+}
+
+/* A line for `files` for each of the image's files that is not as its list says. */
+static int note_changes(const struct image *image, const struct stat *st, cJSON *files)
 {
     auto_json cJSON *json = NULL;
-    char change[FILE_KEY_CHANGE_SIZE] = "it had no list of mailboxes", line[2 * sizeof change];
-    if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0) {
-        const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
-        file_key_tell(kept ? kept : "", st, change);
-    }
-    if (!change[0])
-        return 0;
-    snprintf(line, sizeof line, "memory: %s", change);
-    json_append(files, cJSON_CreateString(line));
+    char memory[FILE_KEY_CHANGE_SIZE] = "it had no list of mailboxes";
+    char state[FILE_KEY_CHANGE_SIZE] = "";
+    if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0)
+        image_tell_changes(image->directory_fd, json, st, memory, state);
+    add_change("memory", memory, files);
+    add_change("state", state, files);
     return json_is_whole(files) ? 0 : -ENOMEM;
 }
 
@@ -342,7 +348,7 @@ static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON 
                          "the memory image has %jd bytes and the machine %ju: nobody can vouch for "
                          "it",
                          (intmax_t)st.st_size, (uintmax_t)bytes);
-    if (note_change(image, &st, files) < 0)
+    if (note_changes(image, &st, files) < 0)
         return error_set(err, ENOMEM, "out of memory");
     int r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);
     if (r == 0)

@@ -4,10 +4,12 @@
  * found in it (the file "mailboxes.json" beside the file "memory"):
  *
  *     image "size=… inode=… mtime=…"   of the file "memory" when it was scanned
+ *     state "size=… inode=… mtime=…"   of the file "state" at that time; may be missing
  *     found { … }                      scan_json
  *     accepted { at, files [ … ] }     when somebody vouched for it, and for what; may be missing
  *
- * An image whose size, inode or mtime is another than in its list was changed: it is not scanned
+ * An image whose size, inode or mtime is another than in its list was changed, or whose state's is
+ * (one that is missing, or no file, is left to who loads it): it is not scanned
  * again until somebody vouches for it (image_accept), and everything that needs it fails with EIO.
  * Only an image that has no list at all, as one that somebody made by hand, is scanned when it is
  * seen first.
@@ -34,16 +36,18 @@
 #include "util/error.h"
 #include "util/file_key.h"
 
-/* What tells that an image is still the one that was looked at: size, inode and mtime in a text. */
-enum { IMAGE_KEY_SIZE = FILE_KEY_SIZE };
-void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE]);
+/* What tells that an image is still the one that was looked at: size, inode and mtime of the files
+ * "memory", given, and "state" of the directory, in a text. */
+enum { IMAGE_KEY_SIZE = 2 * FILE_KEY_SIZE };
+void image_key(int directory_fd, const struct stat *memory, char ret[IMAGE_KEY_SIZE]);
 
 /* What was found in an image; constant once made. Counted references. */
 struct image_index {
     atomic_uint references;
     struct scan scan;
-    char key[IMAGE_KEY_SIZE];
-    cJSON *accepted; /* NULL: nobody had to vouch for it */
+    char key[IMAGE_KEY_SIZE];                         /* of the image that was scanned, */
+    char memory[FILE_KEY_SIZE], state[FILE_KEY_SIZE]; /* and of its files; "": there is no state */
+    cJSON *accepted;                                  /* NULL: nobody had to vouch for it */
 };
 
 struct image_index *image_index_ref(struct image_index *index);

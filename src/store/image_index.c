@@ -2,6 +2,7 @@
 /* image_index: what was found in an image, as the file mailboxes.json beside it. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -11,6 +12,7 @@
 #include "util/limit.h"
 
 const char image_memory_name[] = "memory", image_index_name[] = "mailboxes.json";
+static const char state_name[] = "state", memory_image[] = "memory image";
 
 struct image_index *image_index_ref(struct image_index *index)
 {
@@ -27,9 +29,26 @@ void image_index_unref(struct image_index *index)
     free(index);
 }
 
-void image_key(const struct stat *st, char ret[IMAGE_KEY_SIZE])
+static bool stat_state(int directory_fd, struct stat *ret)
 {
-    file_key(st, ret);
+    return fstatat(directory_fd, state_name, ret, AT_SYMLINK_NOFOLLOW) == 0 &&
+           S_ISREG(ret->st_mode);
+}
+
+static void state_key(int directory_fd, char ret[FILE_KEY_SIZE])
+{
+    struct stat st;
+    ret[0] = '\0';
+    if (stat_state(directory_fd, &st))
+        file_key(&st, ret);
+}
+
+void image_key(int directory_fd, const struct stat *memory, char ret[IMAGE_KEY_SIZE])
+{
+    char key[FILE_KEY_SIZE], state[FILE_KEY_SIZE];
+    file_key(memory, key);
+    state_key(directory_fd, state);
+    snprintf(ret, IMAGE_KEY_SIZE, "%s %s", key, state);
 }
 
 int image_seal(int directory_fd, struct error *err)
@@ -45,12 +64,14 @@ int image_seal(int directory_fd, struct error *err)
     return 0;
 }
 
-static struct image_index *index_create(const struct stat *st)
+static struct image_index *index_create(int directory_fd, const struct stat *st)
 {
     struct image_index *index = calloc(1, sizeof *index);
     if (index) {
         atomic_init(&index->references, 1);
-        image_key(st, index->key);
+        image_key(directory_fd, st, index->key);
+        file_key(st, index->memory);
+        state_key(directory_fd, index->state);
     }
     return index;
 }
@@ -58,34 +79,49 @@ static struct image_index *index_create(const struct stat *st)
 int image_index_save(int directory_fd, const struct image_index *index, struct error *err)
 {
     auto_json cJSON *json = cJSON_CreateObject();
-    json_add_string(json, "image", index->key);
+    json_add_string(json, "image", index->memory);
+    if (index->state[0])
+        json_add_string(json, "state", index->state);
     json_add(json, "found", scan_to_json(&index->scan));
     if (index->accepted)
         json_add(json, "accepted", cJSON_Duplicate(index->accepted, true));
     return store_stage_json(directory_fd, image_index_name, json, err);
 }
 
-static int not_as_it_was(const char *why, struct error *err)
+static int not_as_it_was(const char *what, const char *why, struct error *err)
 {
     return error_set(err, EIO,
-                     "the memory image is not what it was when it was scanned (%s): write 1 to "
+                     "the %s is not what it was when the memory was scanned (%s): write 1 to "
                      "accept, or run hypefs accept, to vouch for what is there now",
-                     why);
+                     what, why);
 }
 
-static int interpret(const cJSON *json, const struct stat *st, struct image_index *ret,
-                     struct error *err)
+void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *memory,
+                        char ret_memory[FILE_KEY_CHANGE_SIZE], char ret_state[FILE_KEY_CHANGE_SIZE])
 {
-    char change[FILE_KEY_CHANGE_SIZE];
+    struct stat st;
+    const char *image = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
+    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
+    ret_state[0] = '\0';
+    file_key_tell(image ? image : "", memory, ret_memory);
+    if (state && stat_state(directory_fd, &st))
+        file_key_tell(state, &st, ret_state);
+}
+
+static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
+                     struct image_index *ret, struct error *err)
+{
+    char memory[FILE_KEY_CHANGE_SIZE], state[FILE_KEY_CHANGE_SIZE];
     struct error why = {0};
-    const char *kept = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
     const cJSON *found = cJSON_GetObjectItemCaseSensitive(json, "found");
     const cJSON *accepted = cJSON_GetObjectItemCaseSensitive(json, "accepted");
-    file_key_tell(kept ? kept : "", st, change);
-    if (change[0])
-        return not_as_it_was(change, err);
+    image_tell_changes(directory_fd, json, st, memory, state);
+    if (memory[0])
+        return not_as_it_was(memory_image, memory, err);
+    if (state[0])
+        return not_as_it_was("device state", state, err);
     if (scan_from_json(found, (uint64_t)st->st_size, &ret->scan, &why) < 0)
-        return not_as_it_was("its mailboxes.json is damaged", err);
+        return not_as_it_was(memory_image, "its mailboxes.json is damaged", err);
     ret->accepted = cJSON_IsObject(accepted) ? cJSON_Duplicate(accepted, true) : NULL;
     return 0;
 }
@@ -104,11 +140,11 @@ int image_index_load(int directory_fd, struct image_index **ret, struct error *e
     if (limit_is(-r)) /* that tells nothing of the image */
         return error_set(err, -r, "%s", why.text);
     if (r < 0)
-        return not_as_it_was("its mailboxes.json cannot be read", err);
-    struct image_index *index = index_create(&st);
+        return not_as_it_was(memory_image, "its mailboxes.json cannot be read", err);
+    struct image_index *index = index_create(directory_fd, &st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
-    r = interpret(json, &st, index, err);
+    r = interpret(directory_fd, json, &st, index, err);
     if (r < 0)
         image_index_unref(index);
     else
@@ -133,7 +169,7 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
         openat(directory_fd, image_memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open the memory image");
-    struct image_index *index = index_create(&st);
+    struct image_index *index = index_create(directory_fd, &st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
     int r = scan_image(fd, progress, context, &index->scan, err);
@@ -187,7 +223,7 @@ bool image_is(int directory_fd, const struct image_index *index)
     char key[IMAGE_KEY_SIZE];
     if (fstatat(directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return false;
-    image_key(&st, key);
+    image_key(directory_fd, &st, key);
     return strcmp(index->key, key) == 0;
 }
 

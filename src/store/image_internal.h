@@ -13,6 +13,11 @@ int image_index_save(int directory_fd, const struct image_index *index, struct e
 /* Scans the image, without keeping the list. */
 int image_index_scan(int directory_fd, scan_progress *progress, void *context,
                      struct image_index **ret, struct error *err);
+/* How the files "memory", given, and "state" differ from what the kept list says; "" if they do
+ * not, or nobody can tell. */
+void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *memory,
+                        char ret_memory[FILE_KEY_CHANGE_SIZE],
+                        char ret_state[FILE_KEY_CHANGE_SIZE]);
 /* ESHUTDOWN, in words. */
 int image_stopping(struct error *err);
 

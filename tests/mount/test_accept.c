@@ -65,6 +65,41 @@ static void image_that_was_changed_when_forked_is_eio_until_it_is_accepted(void 
     assert_file_contains(h->log, "the snapshot base is vouched for");
 }
 
+/* It is read by each load, as the image is. */
+static void state_that_was_changed_when_forked_is_eio_until_it_is_accepted(void **state)
+{
+    struct harness *h = *state;
+    static const struct {
+        const char *script, *words;
+    } changes[] = {
+        {"touch -d 2024-02-03T04:05:06Z state", "mtime was "},
+        {"cp -a state s && mv -f s state", "inode was "},
+        {"cp -a state s && printf X >> s && mv -f s state", "size was "},
+    };
+    for (size_t i = 0; i < array_length(changes); i++) {
+        assert_shell("bash", harness_format(h, "cd $S/snapshots/base && %s", changes[i].script), 0);
+        assert_refused(h, "snapshots/base", "the device state is not what it was");
+        assert_refused(h, "snapshots/base", changes[i].words);
+        assert_int_equal(harness_unmount(h), 0);
+        harness_mount(h, NULL);
+        assert_refused(h, "snapshots/base", changes[i].words);
+        const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
+        assert_contains(harness_json(h, info, "changed"), changes[i].words);
+        const char *out = accept_with_cli(h, "snapshots/base");
+        assert_contains(out, "snapshots/base: accepted state: ");
+        assert_contains(out, changes[i].words);
+        assert_null(strstr(out, "memory"));
+        assert_forks(h, "snapshots/base");
+    }
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/instances/x/state", 0);
+    assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
+    assert_file_contains(harness_path(h, "instances/x/error"), "the device state is not what");
+    harness_put(harness_path(h, "instances/x/accept"), "1");
+    harness_put(harness_path(h, "instances/x/state"), "running");
+}
+
 /* Without a payload too, for nothing of the image is looked at then; and after a restart. */
 static void image_that_is_gone_is_told_in_as_many_words(void **state)
 {
@@ -280,6 +315,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         guest_test(image_that_was_changed_when_forked_is_eio_until_it_is_accepted),
+        guest_test(state_that_was_changed_when_forked_is_eio_until_it_is_accepted),
         guest_test(image_that_is_gone_is_told_in_as_many_words),
         guest_test(commit_without_a_payload_of_a_changed_image_is_eio),
         guest_test(backup_that_was_restored_when_accepted_by_a_glob_is_whole_again),

@@ -132,6 +132,9 @@ static void commit_when_the_state_is_cut_short_fails(void **state)
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(truncate(path, st.st_size / 2), 0);
     mount_with_qemu(h, "qemu-system-x86_64");
+    vm_commit_fails(h, "new", "web-1", EIO, (const char *const[]){"device state", "accept", NULL});
+    harness_put(harness_path(h, "snapshots/base/accept"), "1");
+    vm_stage(h, "new", box, VM_REQUEST("ack", ""));
     char *result = vm_commit_fails(h, "new", "web-1", EIO,
                                    (const char *const[]){"load of migration failed", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "load");
