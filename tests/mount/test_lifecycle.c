@@ -429,44 +429,6 @@ static void boot_of_what_qemu_refuses_says_its_words(void **state)
     assert_string_equal(harness_get(h, file(h, "error")), "");
 }
 
-/* What QEMU says of these does not name the file. */
-static void boot_with_a_file_that_is_none_of_its_kind_names_it(void **state)
-{
-    struct harness *h = *state;
-    const char *junk = harness_format(h, "%s/junk", h->directory);
-    const char *big = harness_format(h, "%s/big", h->directory);
-    make(h);
-    harness_put(junk, "hello\n");
-    harness_put(file(h, "config"), harness_format(h, "{\"kernel\":\"%s\"}", junk));
-    assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
-    assert_file_contains(file(h, "error"), junk);
-    assert_file_contains(file(h, "error"), "is none that QEMU boots");
-    /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. The file of the
-     * other one ends before what its header announces. */
-    assert_shell(
-        "bash",
-        "cd $T && truncate -s 300M big && truncate -s 16K linux && "
-        "put() { printf \"$3\" | dd of=$1 bs=1 seek=$(($2)) conv=notrunc status=none; } && "
-        "put linux 0x1f1 '\\1' && put linux 0x202 'HdrS\\12\\2' && "
-        "put linux 0x22c '\\377\\377\\377\\177' && head -c 1K linux > junk && "
-        "put junk 0x1f1 '\\377'",
-        0);
-    const struct {
-        const char *config, *words, *path;
-    } cases[] = {
-        {harness_format(h, "{\"kernel\":\"%s\"}", junk), "invalid kernel header (kernel is ", junk},
-        {harness_format(h, "{\"kernel\":\"%s/linux\",\"initrd\":\"%s\",\"memory_mib\":8}",
-                        h->directory, big),
-         "initrd is too large, cannot support.(max: 8388607, need 314572800) (initrd is ", big},
-    };
-    for (size_t i = 0; i < array_length(cases); i++) {
-        harness_put(file(h, "config"), cases[i].config);
-        assert_errno(harness_write(file(h, "state"), "running"), EIO);
-        assert_file_contains(file(h, "error"), cases[i].words);
-        assert_file_contains(file(h, "error"), cases[i].path);
-    }
-}
-
 static void cmdline_with_commas_reaches_qemu_as_it_is(void **state)
 {
     struct harness *h = *state;
@@ -527,7 +489,6 @@ int main(void)
         lifecycle_test(boot_that_cannot_be_put_on_record_is_taken_back),
         lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),
-        lifecycle_test(boot_with_a_file_that_is_none_of_its_kind_names_it),
         lifecycle_test(cmdline_with_commas_reaches_qemu_as_it_is),
         lifecycle_test(walk_with_vms_of_all_states_finishes),
     };
