@@ -160,10 +160,12 @@ static int take(struct stage *stage, struct error *err)
     return r;
 }
 
-/* The fake's guest acks. */
+/* The fake's guest acks; of an instance the fork is shown as waiting before. */
 static int fork_of(struct stage *stage, struct fork_source *source, struct error *err)
 {
-    static const char text[] = "{\"payload\":{\"a\":1},\"wait_for_ack\":true}";
+    const char *text = source->instance ? "{\"payload\":{\"a\":1},\"wait_for_ack\":true,"
+                                          "\"ack_timeout_ms\":60000}"
+                                        : "{\"payload\":{\"a\":1},\"wait_for_ack\":true}";
     static const char options[] = "{\"from_running\":true}";
     static const struct fork_rules rules = {.ack = FORK_ACK_MEMORY};
     struct fork_engine engine = {.instances = &stage->world->instances,
@@ -176,7 +178,7 @@ static int fork_of(struct stage *stage, struct fork_source *source, struct error
     bool armed = faults_armed;
     faults_armed = false;
     request.options_text = strdup(options);
-    assert_int_equal(json_check(text, sizeof text - 1, &check), JSON_COMPLETE);
+    assert_int_equal(json_check(text, strlen(text), &check), JSON_COMPLETE);
     assert_int_equal(fork_parse_mailbox(text, check.object, &rules, &request.mailboxes[0], err), 0);
     assert_int_equal(fork_parse_options(options, sizeof options - 1, &request.options, err), 0);
     faults_armed = armed;
