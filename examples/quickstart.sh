@@ -174,7 +174,7 @@ END
         fail "the guest's agent did not get ready; the VM is $(cat instances/base/state)"
     }
     run "grep hypefs-guest instances/base/console"
-    heading "The VM is put to rest and published as a snapshot. The mailbox is found in its memory."
+    heading "The VM's memory is saved and published as a snapshot. The mailbox is found in the memory."
     run "echo standby > instances/base/state" instances/base/error
     run "echo base > instances/base/snapshot" instances/base/error
     run "ls snapshots/base/mailboxes"
@@ -186,7 +186,7 @@ fork_one() {
 }
 
 fork_three() {
-    heading "Three forks. Each commit returns when that clone has its payload and has acknowledged it."
+    heading "Three forks. Each commit returns when its clone has acknowledged its payload."
     run "cd snapshots/base"
     for name in web-1 web-2 web-3; do
         fork_one "$name"
@@ -207,7 +207,7 @@ Everything is left running. Try, in $mnt:
     cat README
     cat instances/web-1/info
     tail -f instances/*/console
-A payload that the guest refuses, and no fork stays behind:
+A payload that the guest refuses; nothing of the fork is left:
     cd $mnt/snapshots/base/forks/new
     echo '{"payload":{"instance_name":"Not A Name"},"wait_for_ack":true}' > mailboxes/kernel.identity.v1
     echo web-4 > commit
