@@ -359,7 +359,7 @@ static int instances_list_all(struct fs *fs, const struct place *directory, stru
                               struct handle *handle)
 {
     size_t count;
-    auto_free struct snapshot_name *names = instances_list(fs->setup.instances, &count);
+    auto_free struct snapshot_name *names = instances_list(fs->setup.instances, NULL, &count);
     int r = names ? 0 : -ENOMEM;
     (void)directory;
     (void)waiter;

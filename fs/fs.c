@@ -90,7 +90,7 @@ static int forks_open(struct fs *fs, struct forks *forks, struct object *owner, 
     forks->owner = owner;
     if (!draft_create(fs, forks, "new"))
         return -ENOMEM;
-    auto_free struct snapshot_name *names = instances_forks(fs->setup.instances, uuid, &count);
+    auto_free struct snapshot_name *names = instances_list(fs->setup.instances, uuid, &count);
     int r = names ? 0 : -ENOMEM;
     for (size_t i = 0; i < count && r == 0; i++) {
         struct instance *instance = instances_find(fs->setup.instances, names[i].id);

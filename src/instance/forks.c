@@ -48,7 +48,7 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
     int r = furnish(instance, fork, err);
     const struct instance_next next = {INSTANCE_WAITING, fork->machine, *fork->vmm, true};
     if (r == 0)
-        r = instance_save_as(instance, &next, fork->entry->fd, err);
+        r = instance_record_as(instance, &next, err);
     if (r < 0)
         return r;
     fault_point(FAULT_SHOWN);
@@ -87,7 +87,7 @@ static int put_on_record(struct instance *instance, struct instance_fork *fork, 
         machine_settle_taps(fork->machine);
     r = store_stage_json(fork->entry->fd, "fork.json", *fork->record, err);
     if (r == 0)
-        r = instance_save_as(instance, &next, fork->entry->fd, err);
+        r = instance_record_as(instance, &next, err);
     return r == 0 ? store_entry_publish(fork->entry, instance->id, err) : r;
 }
 
@@ -112,7 +112,7 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
         instance_tell(instance, INSTANCE_STATE, INSTANCE_WAITING);
     else
         instance_publish(instance);
-    instance_let_go(instance);
+    instance_release(instance);
     pthread_mutex_unlock(&table->lock);
     *fork->vmm = NULL;
     *fork->machine = (struct machine){0};

@@ -130,7 +130,7 @@ struct instances {
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
-    unsigned settling;     /* threads that settle what an earlier daemon left of VMs (open.c) */
+    unsigned settling; /* threads that settle what an earlier daemon left of VMs (instances.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
     bool watched;           /* that thread runs; the next two are its own (vanished.c) */
@@ -149,12 +149,10 @@ struct instance *instances_find(struct instances *instances, const char *id);
 struct instance *instance_ref(struct instance *instance);
 void instance_unref(struct instance *instance);
 
-/* The ids, each with its serial. Returns owned (free). */
-struct snapshot_name *instances_list(struct instances *instances, size_t *ret_count);
-/* The ids of the published forks of the snapshot or instance with that uuid. Returns owned (free),
- * NULL without memory. */
-struct snapshot_name *instances_forks(struct instances *instances, const char *uuid,
-                                      size_t *ret_count);
+/* The ids, each with its serial, of all that are published; or of the forks of the snapshot or
+ * instance with that uuid. Returns owned (free), NULL without memory. */
+struct snapshot_name *instances_list(struct instances *instances, const char *source_uuid,
+                                     size_t *ret_count);
 
 /* Takes the id for an instance that nobody sees yet, and in one step the taps of the machine that
  * it is to run (NULL: none yet). EINVAL, EEXIST; EBUSY, naming the tap and who has it. Returns a

@@ -1,34 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/* internal: what the files of instance/ share and nobody else may use. */
+/*
+ * internal: what the files of instance/ share and nobody else may use, floor by floor: each uses
+ * those before it.
+ */
 #ifndef HYPEFS_INSTANCE_INTERNAL_H
 #define HYPEFS_INSTANCE_INTERNAL_H
 
 #include "instance/instance.h"
 
-/* record.c: instance.json. `instance` is owned by the caller (busy, or not published). A load
- * fails, and changes nothing, when it cannot be told whether a VMM still runs. */
-int instance_save(struct instance *instance, int directory_fd, struct error *err);
-/* The same, with what the instance is about to become. */
-struct instance_next {
-    enum instance_state state;
-    const struct machine *machine;
-    const struct vmm *vmm; /* NULL: none */
-    bool loaded;
-};
-int instance_save_as(struct instance *instance, const struct instance_next *next, int directory_fd,
-                     struct error *err);
-int instance_load(struct instances *table, const char *id, struct instance **ret,
-                  struct error *err);
+/* ---- instance.c: the struct, references, the table ---- */
 
-/* Are these two one file? */
-bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
-                          const char *other);
-
-/* instance.c */
 struct instance *instance_create(struct instances *table, const char *id);
 int instance_insert(struct instance *instance, struct error *err);
-/* The logs are there from the first moment, for who looks with tail -f. */
-int instance_make_logs(int directory_fd, struct error *err);
 /* With the lock held: others see it from here on. */
 void instance_publish(struct instance *instance);
 /* With the lock held. */
@@ -36,55 +19,101 @@ void instance_tell(const struct instance *instance, enum instance_happening what
                    enum instance_state from);
 /* Takes the descriptor, also when it fails. */
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
+/* With the lock held: it has no owner any more. */
+void instance_release(struct instance *instance);
+struct vmm_context instance_own_context(const struct instance *instance);
+bool instance_has(const struct instance *instance, const char *name);
+/* Are these two one file? */
+bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
+                          const char *other);
 
-/* lifecycle.c: begin makes the caller the owner (busy) or fails; end gives that up, records what is
- * there now and tells `changed`. */
+/* ---- taps.c: the machine's taps become the instance's. EBUSY if another has one of them ---- */
+
+int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);
+int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
+                              struct error *err);
+/* The same for a VMM that runs on them already; nobody else knows the instance yet. */
+void instance_keep_taps(struct instance *instance, const struct machine *machine);
+void instance_drop_taps(struct instance *instance);
+/* Tells the log of taps that its VMM has open and that are gone, even where new ones have their
+ * names. By the owner. */
+void instance_complain_of_taps(const struct instance *instance);
+
+/* ---- disks.c: the files that the machine, as a config has it, is made of become the instance's.
+ * EBUSY if another writes to one of them, or has one that is to be written to, or if that is
+ * frozen; EINVAL if a disk is hypefs's own (own.h) ---- */
+
+int instance_take_disks(struct instance *instance, const struct machine *machine,
+                        struct error *err);
+/* As of taps: of the instance's machine, whose VMM has them open already. */
+void instance_keep_disks(struct instance *instance);
+void instance_drop_disks(struct instance *instance);
+/* The disks become the instance's, its own become `machine`'s. */
+void instance_swap_disks(struct instance *instance, struct machine *machine);
+/* A fork of what has that uuid and these disks, with an overlay over them; NULL: none. */
+const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
+                                                const struct machine *machine);
+
+/* ---- logs.c, vanished.c: what the watch looks at once a second ---- */
+
+/* The logs are there from the first moment, for who looks with tail -f. */
+int instance_make_logs(int directory_fd, struct error *err);
+void instances_shorten_logs(struct instances *table);
+void instances_look_for_vanished(struct instances *table);
+
+/* ---- owner.c: begin makes the caller the owner (busy) or fails ---- */
+
 enum instance_begin {
     BEGIN_OR_FAIL,  /* EBUSY while another transition is under way */
     BEGIN_STOPPING, /* ends that one */
     BEGIN_WAITING,  /* waits for it */
 };
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err);
-/* Of a transition that was ended from outside: the errno and text that say by whom. */
-int instance_explain_cancel(struct instance *instance, int r, struct error *err);
 /* The same for the end of a VMM, if there is one and nobody else looks after it. */
 bool instance_begin_ended(struct instance *instance);
-void instance_end(struct instance *instance);
-/* With the lock held: it has no owner any more. */
-void instance_let_go(struct instance *instance);
+/* Of a transition that was ended from outside: the errno and text that say by whom. */
+int instance_explain_cancel(struct instance *instance, int r, struct error *err);
 /* With the lock held: EBUSY, and what has it. */
 int instance_busy(const struct instance *instance, struct error *err);
 /* With the lock held: waits while it is settling. */
 void instance_settle(struct instance *instance);
-/* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
-void instance_forget_vmm(struct instance *instance);
-/* What the end of a VMM leaves: a socket that nobody listens at. */
-void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor);
 /* From here on others see the state, and may act on it; with and without the lock held. */
 void instance_reach(struct instance *instance, enum instance_state state);
 void instance_set_state(struct instance *instance, enum instance_state state);
+/* The watch is told when its VMM ends. */
+int instance_watch(struct instance *instance, struct error *err);
 
-/* transitions.c: [from][to]; NULL: there is no such transition. */
-typedef int instance_transition(struct instance *instance, struct error *err);
-extern instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE_STATES];
+/* ---- record.c: instance.json, in its directory. By the owner, or before it is published ---- */
 
-/* saving.c. All by the instance's owner. Marks are empty files of its directory. */
+int instance_record(struct instance *instance, struct error *err);
+/* The same, with what the instance is about to become. */
+struct instance_next {
+    enum instance_state state;
+    const struct machine *machine;
+    const struct vmm *vmm; /* NULL: none */
+    bool loaded;
+};
+int instance_record_as(struct instance *instance, const struct instance_next *next,
+                       struct error *err);
+/* All that a record tells but of its VMM. */
+int instance_read(struct instance *instance, const cJSON *record, struct error *err);
+/* *ret stays NULL when it has ended; fails when there is no telling. */
+int instance_read_vmm(const struct hypervisor *hypervisor, const cJSON *record, struct vmm **ret,
+                      struct error *err);
+
+/* ---- image.c: the files that a save makes. All by the instance's owner ---- */
+
+/* Marks are empty files of its directory. */
 extern const char instance_hold[], instance_restoring[];
 int instance_mark(struct instance *instance, const char *name, struct error *err);
 /* Files that cannot be removed are told in the log, here and below. */
 void instance_unmark(struct instance *instance, const char *name);
+void instance_drop_files(struct instance *instance, const char *const *names, size_t count);
 /* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
 void instance_drop_image(struct instance *instance);
 /* What a save has left beside a VM that goes on. */
 void instance_drop_saved(struct instance *instance);
-/* Does `work` while the VM is paused: HELD_ENDED if it shall not go on, as it does after 0 or a
- * failure. One that is paused already stays so. */
-enum { HELD_ENDED = 1 };
-typedef int held(struct instance *instance, void *context, struct error *err);
-int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
-/* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
-int instance_go_on(struct instance *instance, struct error *err);
 /* The instance's disks become those that the VM writes to, or has written to if it has ended
  * (NULL), however old their record. */
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
@@ -99,55 +128,52 @@ int instance_write_image(struct instance *instance, const char *directory, struc
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);
 int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err);
-struct vmm_context instance_own_context(const struct instance *instance);
 
-/* saving.c, when the daemon starts: what an earlier one that was killed had begun is ended, or as
- * if never begun. */
-/* Has it an image, and a VMM that has ended was to come out of that and never ran? */
-bool instance_is_kept(const struct instance *instance);
-/* Files; but for an instance whose VM has to go on, which is asked before. */
-void instance_tidy(struct instance *instance);
+/* ---- steps.c: what the transitions do ---- */
+
+int instance_boot(struct instance *instance, struct error *err);
+int instance_pause(struct instance *instance, struct error *err);
+int instance_unpause(struct instance *instance, struct error *err);
+int instance_standby(struct instance *instance, struct error *err);
+int instance_restore(struct instance *instance, struct error *err);
+int instance_end_vmm(struct instance *instance, struct error *err);
+/* Does `work` while the VM is paused: HELD_ENDED if it shall not go on, as it does after 0 or a
+ * failure. One that is paused already stays so. */
+enum { HELD_ENDED = 1 };
+typedef int held(struct instance *instance, void *context, struct error *err);
+int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
+/* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
+int instance_go_on(struct instance *instance, struct error *err);
+int instance_go_on_until(struct instance *instance, int cancel_fd, struct error *err);
 bool instance_must_go_on(const struct instance *instance);
-/* The same, or what a VM writes to may be other than recorded; and what is the matter, in words. */
+/* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
+void instance_forget_vmm(struct instance *instance);
+/* What the end of a VMM leaves: a socket that nobody listens at. */
+void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor);
+
+/* ---- state_machine.c: the owner gives the instance up: what is there now is put on record, and
+ * `changed` is told ---- */
+
+void instance_end(struct instance *instance);
+
+/* ---- watch.c: the thread that notices VMMs that end ---- */
+
+int instances_watch(struct instances *table, struct error *err);
+void instances_unwatch(struct instances *table);
+
+/* ---- recover.c: when the daemon starts, what an earlier one that was killed had begun is ended,
+ * or as if never begun ---- */
+
+/* Fails, and changes nothing, when it cannot be told whether a VMM still runs. */
+int instance_load(struct instances *table, const char *id, struct instance **ret,
+                  struct error *err);
+/* Its files; but of an instance whose VM has to go on, which is asked before. */
+void instance_tidy(struct instance *instance);
+/* Has its VM to go on, or may what that writes to be other than recorded? What is the matter, in
+ * words. */
 bool instance_must_settle(const struct instance *instance);
 const char *instance_unsettled(const struct instance *instance);
 /* It does, and what is left of what was cut short goes. By the owner. */
 int instance_settle_vmm(struct instance *instance, struct error *err);
-
-/* taps.c: the machine's taps become the instance's. EBUSY if another has one of them. */
-int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);
-int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
-                              struct error *err);
-/* The same for a VMM that runs on them already; nobody else knows the instance yet. */
-void instance_keep_taps(struct instance *instance, const struct machine *machine);
-void instance_drop_taps(struct instance *instance);
-/* Tells the log of taps that its VMM has open and that are gone, even where new ones have their
- * names. By the owner. */
-void instance_complain_of_taps(const struct instance *instance);
-
-/* disks.c: the files that the machine, as a config has it, is made of become the instance's.
- * EBUSY if another writes to one of them, or has one that is to be written to, or if that is
- * frozen; EINVAL if a disk is hypefs's own (own.h). */
-int instance_take_disks(struct instance *instance, const struct machine *machine,
-                        struct error *err);
-/* As of taps: of the instance's machine, whose VMM has them open already. */
-void instance_keep_disks(struct instance *instance);
-void instance_drop_disks(struct instance *instance);
-/* The disks become the instance's, its own become `machine`'s. */
-void instance_swap_disks(struct instance *instance, struct machine *machine);
-/* A fork of what has that uuid and these disks, with an overlay over them; NULL: none. */
-const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
-                                                const struct machine *machine);
-
-/* logs.c: a look at the logs that may have grown. */
-void instances_shorten_logs(struct instances *table);
-
-/* vanished.c: a look for instances that others took out of the store; by the watch. */
-void instances_look_for_vanished(struct instances *table);
-
-/* watch.c */
-int instances_watch(struct instances *table, struct error *err);
-void instances_unwatch(struct instances *table);
-int instance_watch(struct instance *instance, struct error *err);
 
 #endif

@@ -106,3 +106,14 @@ int instance_empty_console(struct instance *instance, struct error *err)
     return fd < 0 || ftruncate(fd, 0) < 0 ? error_errno(err, errno, "console cannot be emptied")
                                           : 0;
 }
+
+int instance_make_logs(int directory_fd, struct error *err)
+{
+    for (size_t i = 0; i < INSTANCE_LOGS; i++) {
+        const char *name = instance_logs[i].name;
+        auto_close int fd = openat(directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        if (fd < 0)
+            return error_errno(err, errno, "cannot make %s in the store", name);
+    }
+    return 0;
+}

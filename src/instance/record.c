@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: MIT */
-/* record: instance.json, what the store keeps of an instance. */
+/* record: instance.json, what the store keeps of an instance, written and read. What is read is
+ * what stands there: what has become of its VMM since, recover.c finds out. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "store/format.h"
-#include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
 
-enum { FORMAT_VERSION = 1, FORK_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 /* A small file of /proc, with a NUL. 0 or -errno. */
 static int read_proc(const char *path, char *ret, size_t size)
@@ -111,15 +110,15 @@ static int vmm_to_json(const struct vmm *vmm, const struct machine *machine, cJS
     return 0;
 }
 
-int instance_save(struct instance *instance, int directory_fd, struct error *err)
+int instance_record(struct instance *instance, struct error *err)
 {
     const struct instance_next same = {instance->state, &instance->machine, instance->vmm,
                                        instance->loaded};
-    return instance_save_as(instance, &same, directory_fd, err);
+    return instance_record_as(instance, &same, err);
 }
 
-int instance_save_as(struct instance *instance, const struct instance_next *next, int directory_fd,
-                     struct error *err)
+int instance_record_as(struct instance *instance, const struct instance_next *next,
+                       struct error *err)
 {
     cJSON *vmm = NULL;
     int r = vmm_to_json(next->vmm, next->machine, &vmm, err);
@@ -148,8 +147,8 @@ int instance_save_as(struct instance *instance, const struct instance_next *next
         json_add_number(exit, "signal", instance->exit.signal);
         json_add_string(exit, "at", instance->exit_at);
     }
-    r = instance->published ? store_write_json(directory_fd, "instance.json", json, err)
-                            : store_stage_json(directory_fd, "instance.json", json, err);
+    r = (instance->published ? store_write_json : store_stage_json)(instance->image->directory_fd,
+                                                                    "instance.json", json, err);
     return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
 }
 
@@ -164,46 +163,6 @@ static int number_of(const cJSON *json, const char *name)
 {
     const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
     return cJSON_IsNumber(item) ? item->valueint : 0;
-}
-
-/* Is the process with that pid, of which `pidfd` is to be, the very one? 1; 0: that one has ended;
- * -errno: there is no telling. */
-static int identify(const cJSON *json, int pid, int *ret_pidfd)
-{
-    char kept[48], now[48];
-    copy_text(kept, sizeof kept, json, "boot_id");
-    int r = boot_id(now);
-    if (r < 0 || strcmp(kept, now) != 0 || pid <= 0)
-        return r;
-    auto_close int pidfd = pidfd_open(pid, 0);
-    if (pidfd < 0) /* with the two others it is a thread by now, or was never a pid */
-        return errno == ESRCH || errno == EINVAL || errno == ENOENT ? 0 : -errno;
-    if (process_poll(&pidfd, 1, 0) > 0) /* it has ended, and nobody has reaped it */
-        return 0;
-    copy_text(kept, sizeof kept, json, "start_time");
-    r = start_time(pid, now);
-    if (r < 0 || !now[0] || strcmp(kept, now) != 0)
-        return r;
-    *ret_pidfd = steal_fd(&pidfd);
-    return 1;
-}
-
-/* *ret stays NULL when it has ended. */
-static int find_vmm(const struct hypervisor *hypervisor, const cJSON *json, struct vmm **ret,
-                    struct error *err)
-{
-    auto_close int pidfd = -1;
-    int pid = number_of(json, "pid");
-    int r = identify(json, pid, &pidfd);
-    if (r < 0)
-        return error_errno(err, -r, "it is not known whether its VMM, with the pid %d, still runs",
-                           pid);
-    r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
-    if (*ret) {
-        pidfd = -1;
-        read_opened(json, *ret);
-    }
-    return r;
 }
 
 static int read_state(struct instance *instance, const cJSON *json, struct error *err)
@@ -253,73 +212,17 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
     return r;
 }
 
-bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
-                          const char *other)
-{
-    struct stat own, its;
-    return fstatat(instance->image->directory_fd, name, &own, AT_SYMLINK_NOFOLLOW) == 0 &&
-           fstatat(directory_fd, other, &its, AT_SYMLINK_NOFOLLOW) == 0 &&
-           own.st_ino == its.st_ino && own.st_dev == its.st_dev;
-}
-
-/* The snapshot whose memory the VMM maps. One that was in standby since has an image of its own. */
-static void find_mapped(struct instance *instance)
-{
-    struct snapshot *source =
-        instance->loaded && instance->source[0] && !instance->of_instance
-            ? snapshots_find(instance->table->setup.snapshots, instance->source)
-            : NULL;
-    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
-        instance_shares_file(instance, "base", source->image->directory_fd, "memory") &&
-        snapshot_use(source, NULL) == 0)
-        instance->mapped = source;
-    else
-        snapshot_unref(source);
-}
-
-/* It ended while no daemon ran. What it wrote is there, however old the record; the copies are of a
- * save that did not come to its end. */
-static void note_end(struct instance *instance)
-{
-    instance_note_disks(instance);
-    disks_drop_copies(&instance->machine, instance->image->directory_fd);
-    instance->state = INSTANCE_STOPPED;
-    instance->exit = (struct vmm_exit){.ended = true, .code = -1};
-    store_time_now(instance->exit_at);
-    instance_save(instance, instance->image->directory_fd, NULL); /* else the next start tells */
-}
-
-/* What ran when the daemon ended: found again, or noted as ended. */
-static int adopt(struct instance *instance, const cJSON *json, struct error *err)
+static void read_exit(struct instance *instance, const cJSON *json)
 {
     const cJSON *exit = cJSON_GetObjectItemCaseSensitive(json, "exit");
-    if (cJSON_IsObject(exit)) {
-        instance->exit = (struct vmm_exit){
-            .ended = true, .code = number_of(exit, "code"), .signal = number_of(exit, "signal")};
-        copy_text(instance->exit_at, sizeof instance->exit_at, exit, "at");
-    }
-    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
-        return 0;
-    int r = find_vmm(instance->machine.hypervisor, cJSON_GetObjectItemCaseSensitive(json, "vmm"),
-                     &instance->vmm, err);
-    if (r < 0)
-        return r;
-    if (!instance->vmm && instance_is_kept(instance)) {
-        instance->state = INSTANCE_STANDBY;
-        return instance_save(instance, instance->image->directory_fd, err);
-    }
-    if (!instance->vmm) {
-        note_end(instance);
-        return 0;
-    }
-    instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
-    instance_keep_taps(instance, &instance->machine);
-    instance_keep_disks(instance);
-    find_mapped(instance);
-    return 0;
+    if (!cJSON_IsObject(exit))
+        return;
+    instance->exit = (struct vmm_exit){
+        .ended = true, .code = number_of(exit, "code"), .signal = number_of(exit, "signal")};
+    copy_text(instance->exit_at, sizeof instance->exit_at, exit, "at");
 }
 
-static int interpret(struct instance *instance, const cJSON *json, struct error *err)
+int instance_read(struct instance *instance, const cJSON *json, struct error *err)
 {
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
     int r = format_check_version(json, "instance.json", FORMAT_VERSION, err);
@@ -334,57 +237,47 @@ static int interpret(struct instance *instance, const cJSON *json, struct error 
     copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
     if (source && !store_id_valid(instance->source))
         return error_set(err, EINVAL, "instance.json: \"source\" is no id");
+    read_exit(instance, json);
     r = read_state(instance, json, err);
-    if (r == 0)
-        r = read_machine(instance, json, err);
-    return r == 0 ? adopt(instance, json, err) : r;
+    return r == 0 ? read_machine(instance, json, err) : r;
 }
 
-static int read_fork(int directory_fd, cJSON **ret, struct error *err)
+/* Is the process with that pid, of which `pidfd` is to be, the very one? 1; 0: that one has ended;
+ * -errno: there is no telling. */
+static int identify(const cJSON *json, int pid, int *ret_pidfd)
 {
-    auto_json cJSON *json = NULL;
-    int r = store_read_json(directory_fd, "fork.json", &json, err);
-    if (r == 0)
-        r = format_check_version(json, "fork.json", FORK_VERSION, err);
-    if (r == 0)
-        *ret = steal_pointer(json);
+    char kept[48], now[48];
+    copy_text(kept, sizeof kept, json, "boot_id");
+    int r = boot_id(now);
+    if (r < 0 || strcmp(kept, now) != 0 || pid <= 0)
+        return r;
+    auto_close int pidfd = pidfd_open(pid, 0);
+    if (pidfd < 0) /* with the two others it is a thread by now, or was never a pid */
+        return errno == ESRCH || errno == EINVAL || errno == ENOENT ? 0 : -errno;
+    if (process_poll(&pidfd, 1, 0) > 0) /* it has ended, and nobody has reaped it */
+        return 0;
+    copy_text(kept, sizeof kept, json, "start_time");
+    r = start_time(pid, now);
+    if (r < 0 || !now[0] || strcmp(kept, now) != 0)
+        return r;
+    *ret_pidfd = steal_fd(&pidfd);
+    return 1;
+}
+
+int instance_read_vmm(const struct hypervisor *hypervisor, const cJSON *record, struct vmm **ret,
+                      struct error *err)
+{
+    const cJSON *json = cJSON_GetObjectItemCaseSensitive(record, "vmm");
+    auto_close int pidfd = -1;
+    int pid = number_of(json, "pid");
+    int r = identify(json, pid, &pidfd);
+    if (r < 0)
+        return error_errno(err, -r, "it is not known whether its VMM, with the pid %d, still runs",
+                           pid);
+    r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
+    if (*ret) {
+        pidfd = -1;
+        read_opened(json, *ret);
+    }
     return r;
-}
-
-/* The instance is shown, but not what its fork was like. */
-static void tell_record(const struct instances *table, const char *id, struct error *why)
-{
-    char name[STORE_ID_MAX + 16];
-    snprintf(name, sizeof name, "%s/fork.json", id);
-    store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
-    table->setup.complain(table->setup.context, why->text);
-}
-
-int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
-{
-    auto_json cJSON *json = NULL;
-    struct error why;
-    struct instance *instance = instance_create(table, id);
-    if (!instance)
-        return error_set(err, ENOMEM, "out of memory");
-    int fd = store_open_entry(table->setup.store, STORE_INSTANCES, id, err);
-    int r = fd;
-    if (r >= 0)
-        r = instance_set_directory(instance, fd, err);
-    if (r >= 0)
-        r = store_read_json(fd, "instance.json", &json, err);
-    if (r >= 0)
-        r = interpret(instance, json, err);
-    /* A record that cannot be read must not hide a VM that runs. */
-    if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
-        error_prefix(&why, 0, "the record of the fork %s", id);
-        tell_record(table, id, &why);
-    }
-    if (r < 0) {
-        instance_unref(instance);
-        return error_prefix(err, r, "instance %s", id);
-    }
-    instance->published = true;
-    *ret = instance;
-    return 0;
 }

@@ -2,8 +2,8 @@
 /*
  * watch: one thread that notices VMMs that end by themselves (pidfds in an epoll set, one shot
  * each), and looks once a second at their logs (logs.c), and for instances that others took out of
- * the store (vanished.c). An instance in transition is left to its
- * owner, who looks at the VMM at the end.
+ * the store (vanished.c). An instance in transition is left to its owner, who looks at the VMM at
+ * the end.
  */
 #include <errno.h>
 #include <string.h>
@@ -78,14 +78,4 @@ void instances_unwatch(struct instances *table)
     }
     cleanup_close(&table->stop_fd);
     cleanup_close(&table->epoll_fd);
-}
-
-int instance_watch(struct instance *instance, struct error *err)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = instance->serial};
-    int fd = instance->vmm->pidfd;
-    if (epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
-        (errno == EEXIST && epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0))
-        return 0;
-    return error_errno(err, errno, "cannot watch the VMM of %s", instance->id);
 }

@@ -174,7 +174,7 @@ static cJSON *rewrite(struct instances *instances, bool *ret_record)
         return NULL;
     *ret_record = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
     free(instance_config(instance));
-    MUST(instance_save(instance, world.instance_fd, NULL) == 0);
+    MUST(instance_record(instance, NULL) == 0);
     instance_unref(instance);
     return info;
 }

@@ -108,7 +108,7 @@ static void reservation_when_held_hides_the_id_from_all_others(void **state)
     assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &instance, &world->err),
                      0);
     assert_null(instances_find(&world->instances, "web-1"));
-    auto_free struct snapshot_name *names = instances_list(&world->instances, &count);
+    auto_free struct snapshot_name *names = instances_list(&world->instances, NULL, &count);
     assert_non_null(names);
     assert_int_equal(count, 0);
     assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &other, &world->err),
@@ -277,7 +277,7 @@ static void fork_when_published_runs_and_is_watched(void **state)
     assert_int_equal(instance_state(fork), INSTANCE_RUNNING);
     assert_int_equal(parts.source->users, 1);
     auto_free struct snapshot_name *forks =
-        instances_forks(&world->instances, parts.source->uuid, &count);
+        instances_list(&world->instances, parts.source->uuid, &count);
     assert_non_null(forks);
     assert_int_equal(count, 1);
     assert_int_equal(instance_check_config_writable(fork, &world->err), -EBUSY);

@@ -179,7 +179,7 @@ static void vmm_when_it_cannot_be_described_is_not_put_on_record(void **state)
     assert_non_null(instance);
     failing = EMFILE;
     fail_stat = true;
-    int r = instance_save(instance, instance->image->directory_fd, &world->err);
+    int r = instance_record(instance, &world->err);
     fail_stat = false;
     instance_unref(instance);
     assert_int_equal(r, -EMFILE);

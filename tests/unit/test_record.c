@@ -204,7 +204,7 @@ static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
     open_world(world);
     assert_string_equal(world->complaints, "");
     size_t count;
-    auto_free struct snapshot_name *names = instances_list(&world->instances, &count);
+    auto_free struct snapshot_name *names = instances_list(&world->instances, NULL, &count);
     assert_int_equal(count, array_length(changes) + 2);
     for (size_t i = 0; i < count; i++) {
         auto_json cJSON *info = info_of(world, names[i].id);
@@ -308,7 +308,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     auto_json cJSON *info = info_of(world, "fork-1");
     assert_info(info, "source", "{\"snapshot\":\"base\"}");
     size_t count;
-    auto_free struct snapshot_name *forks = instances_forks(&world->instances, base->uuid, &count);
+    auto_free struct snapshot_name *forks = instances_list(&world->instances, base->uuid, &count);
     assert_non_null(forks);
     assert_int_equal(count, 2);
     struct instance *fork = world_found(world, "fork-1");

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* open: the table of instances when the daemon starts, with the VMMs that run on, and its end. */
+/* instances: their table when the daemon starts, with the VMMs that run on, and its end. */
 #include <errno.h>
 #include <time.h>
 

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* transitions: how an instance gets from one state to another, one function for each way. Each is
- * run by the owner of the instance (busy), without the lock, and either arrives or leaves all as it
- * was. */
+/* steps: what the transitions do to the VMM and its files. Each is run by the owner of the
+ * instance, without the lock, and either arrives or leaves all as it was. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -53,7 +52,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
     }
     vmm_release(vmm);
     const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false};
-    r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    r = instance_record_as(instance, &next, err);
     if (r < 0) {
         vmm_stop(vmm, NULL);
         vmm_close(vmm);
@@ -65,7 +64,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
     return 0;
 }
 
-static int boot(struct instance *instance, struct error *err)
+int instance_boot(struct instance *instance, struct error *err)
 {
     struct machine machine;
     struct vmm *vmm = NULL;
@@ -95,12 +94,112 @@ static int boot(struct instance *instance, struct error *err)
     return 0;
 }
 
+void instance_forget_vmm(struct instance *instance)
+{
+    struct vmm_exit exit;
+    vmm_reap(instance->vmm, &exit);
+    instance_note_disks(instance);
+    pthread_mutex_lock(&instance->table->lock);
+    struct vmm *vmm = steal_pointer(instance->vmm);
+    struct snapshot *mapped = steal_pointer(instance->mapped);
+    instance->loaded = false;
+    instance->exit = exit;
+    store_time_now(instance->exit_at);
+    pthread_mutex_unlock(&instance->table->lock);
+    instance_drop_taps(instance);
+    instance_drop_disks(instance);
+    instance_drop_socket(instance, vmm->hypervisor);
+    vmm_close(vmm);
+    if (mapped) {
+        snapshot_leave(mapped);
+        snapshot_unref(mapped);
+    }
+}
+
+void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor)
+{
+    hypervisor_drop_sockets(hypervisor, instance->image->directory_fd);
+}
+
+/* ---- holding ---- */
+
+bool instance_must_go_on(const struct instance *instance)
+{
+    return instance->vmm && instance->state == INSTANCE_RUNNING &&
+           (instance_has(instance, instance_restoring) || instance_has(instance, instance_hold));
+}
+
+/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
+static int cancel_of_going_on(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
+    pthread_mutex_unlock(&instance->table->lock);
+    return fd;
+}
+
+int instance_go_on_until(struct instance *instance, int cancel_fd, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    context.cancel_fd = cancel_fd;
+    int r = vmm_resume(&context, instance->vmm, err);
+    vmm_release(instance->vmm);
+    if (r < 0)
+        return r;
+    instance_unmark(instance, instance_hold);
+    if (instance_has(instance, instance_restoring)) { /* of a daemon that was killed */
+        instance_drop_saved(instance);
+        instance_unmark(instance, instance_restoring);
+    }
+    return 0;
+}
+
+int instance_go_on(struct instance *instance, struct error *err)
+{
+    return instance_go_on_until(instance, cancel_of_going_on(instance), err);
+}
+
+/* A failure that is told with that of the VM's going on, which counts for more. */
+static int went_on(int r, struct error *why, int resumed, const struct error *resume_error,
+                   struct error *err)
+{
+    if (r == 0 && resumed < 0)
+        return error_set(err, resume_error->code, "the VM does not go on: %s", resume_error->text);
+    if (resumed < 0)
+        error_append(why, "; and the VM does not go on: %s", resume_error->text);
+    if (r < 0 && err)
+        *err = *why;
+    return r;
+}
+
+int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err)
+{
+    struct vmm_context vmm_context = instance_own_context(instance);
+    struct error why = {0}, resume_error = {0};
+    if (instance->state == INSTANCE_PAUSED) {
+        int done = work(instance, context, err);
+        if (done == HELD_ENDED)
+            return 0;
+        vmm_release(instance->vmm);
+        return done;
+    }
+    int r = instance_mark(instance, instance_hold, err);
+    if (r < 0)
+        return r;
+    r = vmm_pause(&vmm_context, instance->vmm, &why);
+    if (r == 0)
+        r = work(instance, context, &why);
+    if (r == HELD_ENDED)
+        return 0;
+    return went_on(r, &why, instance_go_on(instance, &resume_error), &resume_error, err);
+}
+
 /* ---- pausing ---- */
 
 static int record_as(struct instance *instance, enum instance_state state, struct error *err)
 {
     const struct instance_next next = {state, &instance->machine, instance->vmm, instance->loaded};
-    return instance_save_as(instance, &next, instance->image->directory_fd, err);
+    return instance_record_as(instance, &next, err);
 }
 
 static int stay_paused(struct instance *instance, void *context, struct error *err)
@@ -116,7 +215,7 @@ static int stay_paused(struct instance *instance, void *context, struct error *e
     return HELD_ENDED;
 }
 
-static int pause_guest(struct instance *instance, struct error *err)
+int instance_pause(struct instance *instance, struct error *err)
 {
     return instance_hold_and(instance, stay_paused, NULL, err);
 }
@@ -133,7 +232,7 @@ static int pause_again(struct instance *instance, int r, struct error *err)
 }
 
 /* On record first: a daemon that is killed between finds a VM that is to go on. */
-static int unpause(struct instance *instance, struct error *err)
+int instance_unpause(struct instance *instance, struct error *err)
 {
     int r = instance_mark(instance, instance_hold, err);
     if (r == 0)
@@ -167,7 +266,7 @@ static int record_and_end(struct instance *instance, const struct machine *saved
                           const struct image_index *index, struct error *err)
 {
     const struct instance_next next = {INSTANCE_STANDBY, saved, NULL, false};
-    int r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    int r = instance_record_as(instance, &next, err);
     if (r == 0)
         r = end_saved(instance, index, err);
     if (r < 0) /* before its image goes; and a record that did not get to the disk is there, too */
@@ -220,7 +319,7 @@ static int save_and_end(struct instance *instance, void *context, struct error *
     return HELD_ENDED;
 }
 
-static int standby(struct instance *instance, struct error *err)
+int instance_standby(struct instance *instance, struct error *err)
 {
     return instance_hold_and(instance, save_and_end, NULL, err);
 }
@@ -232,7 +331,7 @@ static int restore_on_record(struct instance *instance, struct vmm *vmm, struct 
     struct vmm_context context = instance_own_context(instance);
     int r = instance_mark(instance, instance_restoring, err);
     if (r == 0)
-        r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+        r = instance_record_as(instance, &next, err);
     if (r == 0)
         r = vmm_resume(&context, vmm, err);
     vmm_release(vmm);
@@ -264,7 +363,7 @@ static int load_own(struct instance *instance, struct vmm **ret, struct error *e
     return vmm_load(&context, &instance->machine, path, ret, err);
 }
 
-static int restore(struct instance *instance, struct error *err)
+int instance_restore(struct instance *instance, struct error *err)
 {
     struct vmm *vmm = NULL;
     int r = instance_take_taps(instance, &instance->machine, err);
@@ -281,7 +380,7 @@ static int restore(struct instance *instance, struct error *err)
         instance_drop_taps(instance);
         instance_unmark(instance, "base");
         /* The mark counts for as long as the record may say that it runs. */
-        if (instance_save(instance, instance->image->directory_fd, NULL) == 0)
+        if (instance_record(instance, NULL) == 0)
             instance_unmark(instance, instance_restoring);
         disks_drop_tops(&instance->machine, instance->image->directory_fd);
         return r;
@@ -304,11 +403,11 @@ static int restore(struct instance *instance, struct error *err)
 static int record_stop(struct instance *instance, struct error *err)
 {
     const struct instance_next next = {.state = INSTANCE_STOPPED, .machine = &instance->machine};
-    int r = instance_save_as(instance, &next, instance->image->directory_fd, err);
+    int r = instance_record_as(instance, &next, err);
     return r == -ENOSPC || r == -EDQUOT ? 0 : r;
 }
 
-static int stop(struct instance *instance, struct error *err)
+int instance_end_vmm(struct instance *instance, struct error *err)
 {
     int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
     if (r < 0)
@@ -319,16 +418,3 @@ static int stop(struct instance *instance, struct error *err)
     instance_drop_image(instance);
     return 0;
 }
-
-/* [from][to]; NULL: there is no such transition. */
-instance_transition *const instance_transitions[INSTANCE_STATES][INSTANCE_STATES] = {
-    [INSTANCE_CREATED] = {[INSTANCE_RUNNING] = boot, [INSTANCE_STOPPED] = stop},
-    [INSTANCE_RUNNING] = {[INSTANCE_RUNNING] = instance_go_on,
-                          [INSTANCE_PAUSED] = pause_guest,
-                          [INSTANCE_STANDBY] = standby,
-                          [INSTANCE_STOPPED] = stop},
-    [INSTANCE_PAUSED] =
-        {[INSTANCE_RUNNING] = unpause, [INSTANCE_STANDBY] = standby, [INSTANCE_STOPPED] = stop},
-    [INSTANCE_STANDBY] = {[INSTANCE_RUNNING] = restore, [INSTANCE_STOPPED] = stop},
-    [INSTANCE_STOPPED] = {[INSTANCE_RUNNING] = boot},
-};

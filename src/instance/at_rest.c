@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: MIT */
+/* at_rest: what is done to an instance that has no VMM: it is made, configured, vouched for as it
+ * is now, and removed. */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "hypervisor/disks.h"
+#include "instance/config.h"
+#include "instance/internal.h"
+#include "store/notes.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+int instances_create(struct instances *instances, const char *id, struct error *err)
+{
+    struct store_entry entry = {.fd = -1};
+    struct instance *instance = NULL;
+    int r = instances_reserve(instances, id, NULL, &instance, err);
+    if (r == 0)
+        r = config_parse("{}", 2, &instance->machine, err);
+    if (r == 0)
+        r = store_entry_create(instances->setup.store, STORE_INSTANCES, &entry, err);
+    if (r == 0)
+        r = instance_make_logs(entry.fd, err);
+    int fd = r == 0 ? fcntl(entry.fd, F_DUPFD_CLOEXEC, 0) : -1;
+    if (r == 0 && fd < 0)
+        r = error_errno(err, errno, "cannot make the instance %s", id);
+    if (r == 0)
+        r = instance_set_directory(instance, fd, err);
+    if (r == 0)
+        r = instance_record(instance, err);
+    if (r == 0)
+        r = store_entry_publish(&entry, id, err);
+    if (r == 0) {
+        pthread_mutex_lock(&instances->lock);
+        instance_publish(instance);
+        pthread_mutex_unlock(&instances->lock);
+    }
+    store_entry_discard(&entry);
+    instance_abandon(instance);
+    return r;
+}
+
+char *instance_config(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    char *text = instance->config ? strdup(instance->config) : NULL;
+    auto_json cJSON *json = text ? NULL : config_to_json(&instance->machine);
+    pthread_mutex_unlock(&instance->table->lock);
+    return text ? text : json_print(json);
+}
+
+/* With the lock held. */
+static int config_writable(const struct instance *instance, struct error *err)
+{
+    if (instance->removed)
+        return error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    if (instance->busy && !instance->settling)
+        return instance_busy(instance, err);
+    if (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED)
+        return error_set(err, EBUSY,
+                         "config cannot be changed while the instance is %s: write stopped to "
+                         "state first",
+                         instance_state_names[instance->state]);
+    return 0;
+}
+
+int instance_check_config_writable(struct instance *instance, struct error *err)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    int r = config_writable(instance, err);
+    pthread_mutex_unlock(&instance->table->lock);
+    return r;
+}
+
+/* With the lock held. What was there goes to where the new came from. */
+static void swap_config(struct instance *instance, struct machine *machine, char **text)
+{
+    struct machine old_machine = instance->machine;
+    char *old_text = instance->config;
+    instance->machine = *machine;
+    instance->config = *text;
+    *machine = old_machine;
+    *text = old_text;
+}
+
+int instance_set_config(struct instance *instance, const char *text, size_t size, struct error *err)
+{
+    struct instances *table = instance->table;
+    struct machine machine = {0};
+    auto_free char *copy = strndup(text, size);
+    int r =
+        copy ? config_parse(text, size, &machine, err) : error_set(err, ENOMEM, "out of memory");
+    if (r < 0)
+        return r;
+    pthread_mutex_lock(&table->lock);
+    instance_settle(instance);
+    r = config_writable(instance, err);
+    if (r == 0)
+        r = disks_keep(&machine, &instance->machine, err);
+    if (r == 0) {
+        instance->busy = true;
+        swap_config(instance, &machine, &copy);
+    }
+    pthread_mutex_unlock(&table->lock);
+    if (r == 0) {
+        r = instance_record(instance, err);
+        if (r == 0)
+            disks_tidy(&instance->machine, instance->image->directory_fd);
+        pthread_mutex_lock(&table->lock);
+        if (r < 0)
+            swap_config(instance, &machine, &copy);
+        instance->busy = false;
+        pthread_cond_broadcast(&table->idle);
+        pthread_mutex_unlock(&table->lock);
+    }
+    machine_finish(&machine);
+    return r;
+}
+
+static int accept_disks(struct instance *instance, cJSON *files, struct error *err)
+{
+    struct machine machine = instance->machine;
+    int r = disks_copy(&machine, err);
+    if (r < 0)
+        return r;
+    r = disks_accept(&machine, files, err);
+    if (r == 0 && cJSON_GetArraySize(files) > 0) {
+        instance_swap_disks(instance, &machine);
+        r = instance_record(instance, err);
+        if (r < 0)
+            instance_swap_disks(instance, &machine);
+    }
+    disks_finish(&machine);
+    return r;
+}
+
+/* A VM that runs has its files open, whatever lies at their names. */
+static int accept(struct instance *instance, cJSON *files, struct error *err)
+{
+    if (instance->state != INSTANCE_STANDBY && instance->state != INSTANCE_STOPPED)
+        return error_set(err, EINVAL,
+                         "an instance that is %s has nothing to vouch for: only one in standby or "
+                         "stopped has",
+                         instance_state_names[instance->state]);
+    int r = accept_disks(instance, files, err);
+    if (r == 0 && instance->state == INSTANCE_STANDBY)
+        r = image_accept(instance->image, &instance->cancelled, instance->machine.memory_bytes,
+                         files, err);
+    return r;
+}
+
+int instance_accept(struct instance *instance, struct error *err)
+{
+    auto_json cJSON *files = cJSON_CreateArray();
+    int r = instance_begin(instance, BEGIN_OR_FAIL, err);
+    if (r < 0)
+        return r;
+    r = instance_explain_cancel(instance, accept(instance, files, err), err);
+    instance_end(instance);
+    return r;
+}
+
+/* With the lock held: a VMM that maps the memory of the instance, which has none itself. */
+static const struct instance *mapped_by(const struct instance *instance)
+{
+    for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
+        if (other->published && other->vmm && other->loaded &&
+            strcmp(other->source_uuid, instance->uuid) == 0 &&
+            instance_shares_file(other, "base", instance->image->directory_fd, "memory"))
+            return other;
+    return NULL;
+}
+
+int instance_remove(struct instance *instance, struct error *err)
+{
+    struct instances *table = instance->table;
+    const struct instance *user;
+    struct error why;
+    char hidden[32] = ""; /* of none: others took it out of the store, and there is nothing left */
+    int r = 0;
+    pthread_mutex_lock(&table->lock);
+    instance_settle(instance);
+    if (instance->removed)
+        r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    else if (instance->busy)
+        r = instance_busy(instance, err);
+    else if (instance->vmm)
+        r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
+                      instance->id, instance_state_names[instance->state]);
+    else if ((user = instances_overlay_locked(table, instance->uuid, &instance->machine)))
+        r = error_set(err, EBUSY,
+                      "the disks of %s lie below those of its fork %s: remove that first",
+                      instance->id, user->id);
+    else if ((user = mapped_by(instance)))
+        r = error_set(err, EBUSY,
+                      "the memory of %s is in use by its fork %s: stop that first, or put it into "
+                      "standby",
+                      instance->id, user->id);
+    else if ((r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden,
+                                  err)) == -ENOENT)
+        r = 0;
+    if (r == 0) {
+        HASH_DEL(table->by_id, instance);
+        instance->removed = true;
+        instance_tell(instance, INSTANCE_REMOVED, instance->state);
+    }
+    pthread_mutex_unlock(&table->lock);
+    if (r < 0)
+        return r;
+    store_notes_tidy(table->setup.store, STORE_INSTANCES); /* of its record */
+    image_remove(instance->image);
+    if (hidden[0] && store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
+        table->setup.complain(table->setup.context, why.text);
+    instance_unref(instance);
+    return 0;
+}

@@ -1,0 +1,159 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * image: the files that a save makes of a VM, and which disks belong to them.
+ *
+ * Files of an instance's directory, besides those of store.h:
+ *   memory     of a VM that was booted: what it runs on. Else, with state: the image in standby.
+ *   base       the image that a VM was loaded from, a hard link; as long as that VM lives
+ *   hold       while a VM that runs is paused for some work of ours: it is to go on
+ *   restoring  while a VM comes out of standby: until it runs, memory and state are the instance
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "hypervisor/disks.h"
+#include "instance/internal.h"
+#include "mailbox/rearm.h"
+#include "util/cleanup.h"
+#include "util/fault.h"
+
+const char instance_hold[] = "hold", instance_restoring[] = "restoring";
+
+int instance_mark(struct instance *instance, const char *name, struct error *err)
+{
+    auto_close int fd =
+        openat(instance->image->directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot write %s in the store", name);
+    fault_point(FAULT_MARKED);
+    return 0;
+}
+
+void instance_unmark(struct instance *instance, const char *name)
+{
+    struct instances *table = instance->table;
+    struct error why;
+    fault_point(FAULT_UNLINK);
+    if (unlinkat(instance->image->directory_fd, name, 0) < 0 && errno != ENOENT) {
+        error_errno(&why, errno, "%s of the instance %s cannot be removed from the store", name,
+                    instance->id);
+        table->setup.complain(table->setup.context, why.text);
+    }
+    fault_point(FAULT_UNLINKED);
+}
+
+void instance_drop_files(struct instance *instance, const char *const *names, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        instance_unmark(instance, names[i]);
+}
+
+void instance_drop_image(struct instance *instance)
+{
+    static const char *const names[] = {"memory", "state",       "mailboxes.json",
+                                        "base",   instance_hold, instance_restoring};
+    instance_drop_files(instance, names, array_length(names));
+}
+
+void instance_drop_saved(struct instance *instance)
+{
+    static const char *const names[] = {"state", "mailboxes.json", "memory"};
+    bool shared = !instance->loaded && instance->vmm->hypervisor->shares_memory;
+    instance_drop_files(instance, names, array_length(names) - shared);
+    disks_drop_copies(&instance->machine, instance->image->directory_fd);
+}
+
+static int sync_file(int directory_fd, const char *name, struct error *err)
+{
+    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    fault_point(FAULT_SYNC);
+    if (fd < 0 || fsync(fd) < 0)
+        return error_errno(err, errno, "cannot write %s in the store", name);
+    fault_point(FAULT_SYNCED);
+    return 0;
+}
+
+const cJSON *instance_delivered(const struct instance *instance)
+{
+    return instance->loaded ? cJSON_GetObjectItemCaseSensitive(instance->fork, "delivered") : NULL;
+}
+
+static int arm_again(int directory_fd, const cJSON *delivered, struct error *err)
+{
+    auto_close int fd = openat(directory_fd, "memory", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    return fd >= 0 ? rearm_image(fd, delivered, err)
+                   : error_errno(err, errno, "cannot open the memory image");
+}
+
+int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err)
+{
+    int r = delivered ? arm_again(directory_fd, delivered, err) : 0;
+    if (r == 0)
+        r = image_seal(directory_fd, err);
+    if (r == 0)
+        r = sync_file(directory_fd, "state", err);
+    return r == 0 ? sync_file(directory_fd, "memory", err) : r;
+}
+
+/* On record before the VM may write to them. */
+static int record_disks(struct instance *instance, struct machine *machine, struct error *err)
+{
+    struct machine own = *machine;
+    int r = disks_copy(&own, err);
+    if (r < 0)
+        return r;
+    instance_swap_disks(instance, &own);
+    disks_finish(&own);
+    return machine->disk_count > 0 ? instance_record(instance, err) : 0;
+}
+
+int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
+                         struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    const struct vmm_save save = {.directory = directory, .loaded = instance->loaded};
+    struct machine machine = instance->machine;
+    int r = disks_copy(&machine, err);
+    if (r < 0)
+        return r;
+    instance_complain_of_taps(instance);
+    r = vmm_save(&context, instance->vmm, &machine, &save, err);
+    if (strcmp(directory, ".") != 0) {
+        int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);
+        r = r < 0 ? r : recorded;
+    }
+    if (r < 0)
+        disks_finish(&machine);
+    else
+        *ret = machine;
+    return r;
+}
+
+int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    struct machine machine = instance->machine;
+    if (!machine.hypervisor->find_disks) /* its VMs write to what is on record */
+        return 0;
+    int r = disks_copy(&machine, err);
+    if (r < 0)
+        return r;
+    r = vmm_find_disks(&context, vmm, &machine, err);
+    if (r == 0)
+        instance_swap_disks(instance, &machine);
+    disks_finish(&machine);
+    return r;
+}
+
+void instance_note_disks(struct instance *instance)
+{
+    struct instances *table = instance->table;
+    struct error why;
+    if (instance_find_disks(instance, NULL, &why) == 0)
+        return;
+    error_prefix(&why, 0,
+                 "it is not known which files the disks of %s are now, and those on record count",
+                 instance->id);
+    table->setup.complain(table->setup.context, why.text);
+}

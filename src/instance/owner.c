@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* owner: who may change an instance. One thread at a time is its owner (busy), and others wait, are
+ * refused, or end what is under way. */
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+
+#include "instance/internal.h"
+#include "util/cleanup.h"
+
+void instance_settle(struct instance *instance)
+{
+    while (instance->settling)
+        pthread_cond_wait(&instance->table->idle, &instance->table->lock);
+}
+
+/* With the lock held: the transition under way is to give up. */
+static void cancel(struct instance *instance)
+{
+    if (instance->cancel_fd < 0)
+        return;
+    atomic_store(&instance->cancelled, true);
+    eventfd_write(instance->cancel_fd, 1);
+    image_wake(instance->image);
+    loads_wake(instance->table->setup.loads);
+}
+
+int instance_busy(const struct instance *instance, struct error *err)
+{
+    return error_set(err, EBUSY,
+                     instance->state == INSTANCE_WAITING
+                         ? "the fork's ack is waited for: wait for that, or write stopped to its "
+                           "state, which ends it"
+                         : "another transition is under way: wait for it, or write stopped to end "
+                           "it");
+}
+
+/* With the lock held. */
+static int may_begin(struct instance *instance, enum instance_begin how, struct error *err)
+{
+    struct instances *table = instance->table;
+    instance_settle(instance);
+    while (how != BEGIN_OR_FAIL && instance->busy && !table->stopping) {
+        if (how == BEGIN_STOPPING) /* each time: another may have begun before this one woke */
+            cancel(instance);
+        pthread_cond_wait(&table->idle, &table->lock);
+    }
+    if (table->stopping)
+        return error_set(err, ESHUTDOWN, "the daemon is stopping");
+    if (instance->removed)
+        return error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    return instance->busy ? instance_busy(instance, err) : 0;
+}
+
+int instance_begin(struct instance *instance, enum instance_begin how, struct error *err)
+{
+    auto_close int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot make an event descriptor");
+    pthread_mutex_lock(&instance->table->lock);
+    int r = may_begin(instance, how, err);
+    if (r == 0) {
+        instance->busy = true;
+        instance->cancel_fd = steal_fd(&fd);
+        atomic_store(&instance->cancelled, false);
+    }
+    pthread_mutex_unlock(&instance->table->lock);
+    return r;
+}
+
+bool instance_begin_ended(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    while (!instance->published) /* in a moment: first it is told that it was made */
+        pthread_cond_wait(&instance->table->idle, &instance->table->lock);
+    bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
+    if (begun)
+        instance->busy = instance->settling = true;
+    pthread_mutex_unlock(&instance->table->lock);
+    return begun;
+}
+
+int instance_explain_cancel(struct instance *instance, int r, struct error *err)
+{
+    if (r != -ECANCELED && r != -ESHUTDOWN) /* a scan knows only of the latter */
+        return r;
+    pthread_mutex_lock(&instance->table->lock);
+    bool stopping = instance->table->stopping;
+    pthread_mutex_unlock(&instance->table->lock);
+    return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
+                    : error_set(err, ECANCELED, "ended by a write of stopped");
+}
+
+void instance_reach(struct instance *instance, enum instance_state state)
+{
+    enum instance_state from = instance->state;
+    instance->state = state;
+    instance->settling = true;
+    if (state != from)
+        instance_tell(instance, INSTANCE_STATE, from);
+}
+
+void instance_set_state(struct instance *instance, enum instance_state state)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance_reach(instance, state);
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+int instance_watch(struct instance *instance, struct error *err)
+{
+    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = instance->serial};
+    int fd = instance->vmm->pidfd;
+    if (epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_ADD, fd, &event) == 0 ||
+        (errno == EEXIST && epoll_ctl(instance->table->epoll_fd, EPOLL_CTL_MOD, fd, &event) == 0))
+        return 0;
+    return error_errno(err, errno, "cannot watch the VMM of %s", instance->id);
+}
+
+void instances_stop(struct instances *instances)
+{
+    pthread_mutex_lock(&instances->lock);
+    instances->stopping = true;
+    for (struct instance *i = instances->by_id; i; i = i->hh.next)
+        cancel(i);
+    pthread_mutex_unlock(&instances->lock);
+    loads_wake(instances->setup.loads); /* forks look at what tells them that the daemon stops */
+}

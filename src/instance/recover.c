@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: MIT */
+/* recover: an instance as an earlier daemon left it, with its VMM if that runs on. What was being
+ * done with it is ended, or as if never begun. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "hypervisor/disks.h"
+#include "instance/internal.h"
+#include "store/format.h"
+#include "store/notes.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { FORK_VERSION = 1 };
+
+/* The snapshot whose memory the VMM maps. One that was in standby since has an image of its own. */
+static void find_mapped(struct instance *instance)
+{
+    struct snapshot *source =
+        instance->loaded && instance->source[0] && !instance->of_instance
+            ? snapshots_find(instance->table->setup.snapshots, instance->source)
+            : NULL;
+    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
+        instance_shares_file(instance, "base", source->image->directory_fd, "memory") &&
+        snapshot_use(source, NULL) == 0)
+        instance->mapped = source;
+    else
+        snapshot_unref(source);
+}
+
+/* It ended while no daemon ran. What it wrote is there, however old the record; the copies are of a
+ * save that did not come to its end. */
+static void note_end(struct instance *instance)
+{
+    instance_note_disks(instance);
+    disks_drop_copies(&instance->machine, instance->image->directory_fd);
+    instance->state = INSTANCE_STOPPED;
+    instance->exit = (struct vmm_exit){.ended = true, .code = -1};
+    store_time_now(instance->exit_at);
+    instance_record(instance, NULL); /* else the next start tells */
+}
+
+/* Has it an image, and a VMM that has ended was to come out of that and never ran? */
+static bool is_kept(const struct instance *instance)
+{
+    return instance_has(instance, instance_restoring) && instance_has(instance, "memory") &&
+           instance_has(instance, "state");
+}
+
+/* What ran when the daemon ended: found again, or noted as ended. */
+static int adopt(struct instance *instance, const cJSON *json, struct error *err)
+{
+    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
+        return 0;
+    int r = instance_read_vmm(instance->machine.hypervisor, json, &instance->vmm, err);
+    if (r < 0)
+        return r;
+    if (!instance->vmm && is_kept(instance)) {
+        instance->state = INSTANCE_STANDBY;
+        return instance_record(instance, err);
+    }
+    if (!instance->vmm) {
+        note_end(instance);
+        return 0;
+    }
+    instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
+    instance_keep_taps(instance, &instance->machine);
+    instance_keep_disks(instance);
+    find_mapped(instance);
+    return 0;
+}
+
+static int read_fork(int directory_fd, cJSON **ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    int r = store_read_json(directory_fd, "fork.json", &json, err);
+    if (r == 0)
+        r = format_check_version(json, "fork.json", FORK_VERSION, err);
+    if (r == 0)
+        *ret = steal_pointer(json);
+    return r;
+}
+
+/* The instance is shown, but not what its fork was like. */
+static void tell_record(const struct instances *table, const char *id, struct error *why)
+{
+    char name[STORE_ID_MAX + 16];
+    snprintf(name, sizeof name, "%s/fork.json", id);
+    store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
+    table->setup.complain(table->setup.context, why->text);
+}
+
+int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
+{
+    auto_json cJSON *json = NULL;
+    struct error why;
+    struct instance *instance = instance_create(table, id);
+    if (!instance)
+        return error_set(err, ENOMEM, "out of memory");
+    int fd = store_open_entry(table->setup.store, STORE_INSTANCES, id, err);
+    int r = fd;
+    if (r >= 0)
+        r = instance_set_directory(instance, fd, err);
+    if (r >= 0)
+        r = store_read_json(fd, "instance.json", &json, err);
+    if (r >= 0)
+        r = instance_read(instance, json, err);
+    if (r >= 0)
+        r = adopt(instance, json, err);
+    /* A record that cannot be read must not hide a VM that runs. */
+    if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
+        error_prefix(&why, 0, "the record of the fork %s", id);
+        tell_record(table, id, &why);
+    }
+    if (r < 0) {
+        instance_unref(instance);
+        return error_prefix(err, r, "instance %s", id);
+    }
+    instance->published = true;
+    *ret = instance;
+    return 0;
+}
+
+static bool may_write_elsewhere(const struct instance *instance)
+{
+    return instance->vmm && instance->vmm->hypervisor->find_disks &&
+           disks_are_written(&instance->machine);
+}
+
+/* Of all disks together: it grows whenever one gets another top, and never shrinks. */
+static unsigned count_tops(const struct machine *machine)
+{
+    unsigned count = 0;
+    for (size_t i = 0; i < machine->disk_count; i++)
+        count += disk_top(&machine->disks[i]);
+    return count;
+}
+
+/* A save may have been cut short between what the VM writes to and the record of it; or the store
+ * had no room for that. */
+static int mend_record(struct instance *instance, struct error *err)
+{
+    if (!may_write_elsewhere(instance))
+        return 0;
+    unsigned recorded = count_tops(&instance->machine);
+    int r = instance_find_disks(instance, instance->vmm, err);
+    vmm_release(instance->vmm);
+    if (r == 0 && count_tops(&instance->machine) != recorded)
+        r = instance_record(instance, err);
+    if (r == 0)
+        disks_tidy(&instance->machine, instance->image->directory_fd);
+    return r;
+}
+
+bool instance_must_settle(const struct instance *instance)
+{
+    return instance_must_go_on(instance) || may_write_elsewhere(instance);
+}
+
+const char *instance_unsettled(const struct instance *instance)
+{
+    return instance_must_go_on(instance) ? "is paused, for what was done with it was cut short"
+                                         : "may write to other disks than its record says";
+}
+
+int instance_settle_vmm(struct instance *instance, struct error *err)
+{
+    int r = mend_record(instance, err);
+    if (r == 0 && instance_must_go_on(instance))
+        r = instance_go_on_until(instance, instance->cancel_fd, err);
+    if (r < 0)
+        return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
+    instance_drop_saved(instance);
+    return 0;
+}
+
+void instance_tidy(struct instance *instance)
+{
+    static const char *const leftovers[] = {"base", instance_hold, instance_restoring};
+    store_tidy_entry(instance->image->directory_fd);
+    if (instance_must_go_on(instance))
+        return;
+    if (instance->vmm) { /* a mark of a paused one: that was to be so, or to end, and did neither */
+        instance_unmark(instance, instance_hold);
+        if (!instance_has(instance, instance_restoring))
+            instance_drop_saved(instance);
+    } else if (instance->state == INSTANCE_STANDBY) {
+        disks_drop_tops(&instance->machine, instance->image->directory_fd);
+        instance_drop_files(instance, leftovers, array_length(leftovers));
+    } else {
+        instance_drop_image(instance);
+        disks_tidy(&instance->machine, instance->image->directory_fd);
+    }
+}
