@@ -9,7 +9,7 @@
 #include <utlist.h>
 
 #include "fs/internal.h"
-#include "fs/tell.h"
+#include "fs/event.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -319,10 +319,10 @@ static void choose_id(struct draft *draft, const char *text, struct job *job)
         error_set(&request->refused, EEXIST, "forks/%s is there already", request->id);
 }
 
-static struct tell_commit told(const struct job *job)
+static struct event_commit told(const struct job *job)
 {
     const struct object *owner = ((const struct draft *)job->object)->forks->owner;
-    struct tell_commit told = {.events = job->fs->setup.events, .instance = job->request.id};
+    struct event_commit told = {.events = job->fs->setup.events, .instance = job->request.id};
     bool snapshot = owner->kind == OBJECT_SNAPSHOT;
     snprintf(told.source, sizeof told.source, snapshot ? "snapshots/%s" : "instances/%s",
              snapshot ? ((const struct source *)owner)->snapshot->id
@@ -334,7 +334,7 @@ static struct tell_commit told(const struct job *job)
 static void commit_step(void *listener, const char *phase, bool waiting)
 {
     struct job *job = listener;
-    const struct tell_commit commit = told(job);
+    const struct event_commit commit = told(job);
     bool queued = strcmp(phase, fork_queued_name) == 0;
     fs_lock(job->fs);
     if (job->queued != queued || job->waiting != waiting) {
@@ -344,14 +344,14 @@ static void commit_step(void *listener, const char *phase, bool waiting)
     job->queued = queued;
     job->waiting = waiting;
     fs_unlock(job->fs);
-    tell_commit_step(&commit, phase);
+    event_commit_step(&commit, phase);
 }
 
 static int run_commit(struct job *job)
 {
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
-    const struct tell_commit commit = told(job);
+    const struct event_commit commit = told(job);
     struct fork_engine engine = {.instances = fs->setup.instances,
                                  .ack_address = fs->setup.ack_address,
                                  .ack_ports = fs->setup.ack_ports,
@@ -367,7 +367,7 @@ static int run_commit(struct job *job)
         source.snapshot = ((struct source *)owner)->snapshot;
     else
         source.instance = ((struct unit *)owner)->instance;
-    tell_commit_begun(&commit);
+    event_commit_begun(&commit);
     return fork_run(&engine, &source, &job->request, &job->outcome, &job->error);
 }
 
@@ -409,8 +409,8 @@ static void finish_commit(struct job *job)
     struct fs *fs = job->fs;
     struct draft *draft = (struct draft *)job->object;
     bool new = is_new(draft);
-    const struct tell_commit commit = told(job);
-    tell_commit_ended(&commit, job->outcome.result);
+    const struct event_commit commit = told(job);
+    event_commit_ended(&commit, job->outcome.result);
     fs_forget_instance(fs, job->outcome.published ? 0 : job->outcome.serial);
     free(draft->result);
     draft->result = json_print(job->outcome.result);

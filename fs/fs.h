@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * fs: the tree, as functions that know nothing of FUSE. ops.c unpacks the kernel's requests, calls
- * these and replies. The tables of tree.c say what is where; nodes.c keeps the kernel's view of it;
- * files.c reads and writes; jobs.c runs what takes long; draft.c is what a fork is staged in.
+ * these and replies. The tables of *_files.c say what is where; node.c keeps the kernel's view of
+ * it; file.c reads and writes; job.c runs what takes long; draft.c is what a fork is staged in.
  *
  * Functions return 0 or -errno, or FS_LATER: the answer will come through the waiter, once, from
  * another thread, without any lock.
@@ -25,7 +25,7 @@
 enum { FS_LATER = 1, FS_COMMITS_MAX = 1024 };
 
 struct fs;
-struct events;
+struct event_ring;
 struct memory_watch;
 struct node;
 struct handle;
@@ -39,7 +39,7 @@ struct fs_setup {
     struct memory_watch *watch;
     struct warm_pool *warm; /* VMs that are loaded ahead */
     struct fork_rules rules;
-    struct events *events; /* which the layers below tell too (tell.h) */
+    struct event_ring *events; /* which the layers below tell too (event.h) */
     /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
     void (*wake)(void *poll);
     void (*drop)(void *poll); /* given back unused */

@@ -8,7 +8,7 @@
 #include <uthash.h>
 
 #include "fork/engine.h"
-#include "fs/events.h"
+#include "fs/event_ring.h"
 #include "fs/fs.h"
 
 enum {
@@ -133,7 +133,7 @@ struct handle {
 
     /* `events`: `content` is the lines taken last, which begin at that offset, and how many bytes
      * of it were read. */
-    struct events_reader reader;
+    struct event_ring_reader reader;
     off_t content_at;
     size_t served;
 
@@ -312,11 +312,11 @@ void fs_forget_unit(struct fs *fs, struct unit *unit);
 /* The same of the instance with that serial, if anybody has seen it. */
 void fs_forget_instance(struct fs *fs, uint64_t serial);
 
-/* The tables: tree.c, files_snapshot.c, files_instance.c, files_draft.c */
+/* The tables: *_files.c */
 extern const struct entry root_entry, snapshot_entry, instance_entry, marker_entry, draft_entry,
     staged_entry;
 
-/* nodes.c */
+/* node.c */
 void node_drop(struct fs *fs, struct node *node);
 /* Adds one name to a listing. */
 int listing_add(struct handle *handle, const char *name, const struct object *object,
@@ -329,7 +329,7 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
 int place_take(struct fs *fs, uint64_t node, struct place *ret);
 void place_give(struct fs *fs, struct place *place);
 
-/* files.c */
+/* file.c */
 /* The handle is of that place, counted, and in fs.handles. */
 void handle_register(struct fs *fs, struct handle *handle, const struct place *place);
 /* The outcome of the command that was written to the handle. */
@@ -356,7 +356,7 @@ int refusal_tell(struct fs *fs, const struct refusal *refusal, struct error *err
 char *refusals_text(struct fs *fs, const struct place *place, size_t *ret_size);
 void refusals_finish(struct refusals *refusals);
 
-/* files_instance.c: what the instance's `error` says from now on. */
+/* instance_files.c: what the instance's `error` says from now on. */
 void unit_note(struct fs *fs, struct unit *unit, const char *text);
 
 /* document.c */
@@ -381,7 +381,7 @@ int document_end_look(struct handle *handle, struct error *err);
 /* Does a write end neither at the end of a line nor at that of a program's buffer? */
 bool document_stops_short(const char *bytes, size_t size);
 
-/* jobs.c */
+/* job.c */
 int jobs_open(struct fs *fs, struct error *err);
 void jobs_close(struct fs *fs);
 /* Starts job->run in a thread. EAGAIN, ESHUTDOWN. Takes the job (one reference). */
@@ -401,7 +401,7 @@ void waiters_answer(struct fs *fs, const struct job *job, int result);
 /* The same for those that wait for a line: they look again. */
 void readers_answer(struct fs *fs);
 
-/* files_events.c */
+/* stream.c */
 int stream_start(struct fs *fs, struct error *err);
 /* With the lock held: readers get what there is, and then the end. */
 void stream_end(struct fs *fs);
@@ -444,7 +444,7 @@ int draft_writable(const struct draft *draft);
 int draft_commit(struct fs *fs, const struct place *place, const char *text, pid_t tid,
                  struct job **ret);
 
-/* files_snapshot.c */
+/* snapshot_files.c */
 void markers_free(struct object *object);
 /* What somebody has vouched for last, of a snapshot or an instance in standby. */
 char *accept_text(struct fs *fs, const struct place *place, size_t *ret_size);

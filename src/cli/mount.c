@@ -22,7 +22,7 @@
 #include "fork/memory_watch.h"
 #include "fork/warm.h"
 #include "fs/ops.h"
-#include "fs/tell.h"
+#include "fs/event.h"
 #include "mailbox/ack.h"
 #include "store/notes.h"
 #include "util/cleanup.h"
@@ -40,7 +40,7 @@ struct daemon {
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct loads *loads;
-    struct events *events;
+    struct event_ring *events;
     struct snapshots snapshots;
     struct instances instances;
     struct warm_pool warm;
@@ -254,7 +254,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .vanished = on_vanished,
                                                     .complain = complain,
                                                     .context = daemon,
-                                                    .happened = tell_instance};
+                                                    .happened = event_instance};
     daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
     daemon->binaries[1] = (struct vmm_binary){"firecracker", arguments->firecracker};
     int r = ack_ports_create(&daemon->ack_ports, err);
@@ -265,7 +265,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
     if (r == 0)
         r = loads_create(arguments->max_loads, &daemon->loads, err);
     if (r == 0)
-        r = events_create(&daemon->events, err);
+        r = event_ring_create(&daemon->events, err);
     fs_setup.events = daemon->events;
     if (r == 0)
         r = fs_open(&fs_setup, &daemon->ops.fs, err);
@@ -279,7 +279,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
     setup.programs = daemon->programs;
     setup.loads = daemon->loads;
     setup.listener = daemon->snapshots.listener = daemon->events;
-    daemon->snapshots.happened = tell_snapshot;
+    daemon->snapshots.happened = event_snapshot;
     r = instances_open(&setup, &daemon->instances, err);
     const struct warm_setup warm_setup = {.instances = &daemon->instances,
                                           .meminfo = "/proc/meminfo",
@@ -322,7 +322,7 @@ static int run(struct daemon *daemon, struct error *err)
     loads_destroy(daemon->loads);
     memory_watch_destroy(daemon->watch);
     ack_ports_destroy(daemon->ack_ports);
-    events_destroy(daemon->events);
+    event_ring_destroy(daemon->events);
     store_close(&daemon->store);
     hypervisors_close();
     return r;

@@ -13,11 +13,11 @@
 
 enum { LARGE = 1024 * 1024, TIME_LENGTH = sizeof "{\"time\":\"2026-01-02T03:04:05.678Z\"," - 1 };
 
-static void add_number(struct events *events, double number)
+static void add_number(struct event_ring *events, double number)
 {
     cJSON *members = cJSON_CreateObject();
     cJSON_AddNumberToObject(members, "n", number);
-    events_add(events, members);
+    event_ring_add(events, members);
 }
 
 /* Without the times; owned. */
@@ -45,19 +45,19 @@ static void assert_lines(const char *lines, const char *wanted)
     assert_string_equal(got, wanted);
 }
 
-/* What one events_take gives, with a NUL; owned. */
-static char *take(struct events *events, struct events_reader *reader, size_t max)
+/* What one event_ring_take gives, with a NUL; owned. */
+static char *take(struct event_ring *events, struct event_ring_reader *reader, size_t max)
 {
     char *text = NULL;
     size_t size = 0;
-    assert_int_equal(events_take(events, reader, max, &text, &size), 0);
+    assert_int_equal(event_ring_take(events, reader, max, &text, &size), 0);
     text = realloc(text, size + 1);
     assert_non_null(text);
     text[size] = 0;
     return text;
 }
 
-static void assert_taken(struct events *events, struct events_reader *reader, size_t max,
+static void assert_taken(struct event_ring *events, struct event_ring_reader *reader, size_t max,
                          const char *wanted)
 {
     auto_free char *text = take(events, reader, max);
@@ -66,89 +66,89 @@ static void assert_taken(struct events *events, struct events_reader *reader, si
 
 static int setup(void **state)
 {
-    return events_create((struct events **)state, NULL);
+    return event_ring_create((struct event_ring **)state, NULL);
 }
 
 static int teardown(void **state)
 {
-    events_destroy(*state);
+    event_ring_destroy(*state);
     return 0;
 }
 
 static void lines_when_taken_are_whole_and_from_the_joining_on(void **state)
 {
-    struct events *events = *state;
-    struct events_reader first, second;
-    assert_false(events_wanted(events));
+    struct event_ring *events = *state;
+    struct event_ring_reader first, second;
+    assert_false(event_ring_wanted(events));
     add_number(events, 0); /* nobody reads */
-    events_join(events, &first);
-    assert_true(events_wanted(events));
-    assert_false(events_pending(events, &first));
+    event_ring_join(events, &first);
+    assert_true(event_ring_wanted(events));
+    assert_false(event_ring_pending(events, &first));
     assert_taken(events, &first, LARGE, "");
     add_number(events, 1);
-    events_join(events, &second);
+    event_ring_join(events, &second);
     add_number(events, 2);
     add_number(events, 3);
     assert_taken(events, &first, 1, "{\"n\":1}\n");
-    assert_true(events_pending(events, &first));
+    assert_true(event_ring_pending(events, &first));
     assert_taken(events, &second, LARGE, "{\"n\":2}\n{\"n\":3}\n");
     assert_taken(events, &first, 2 * (TIME_LENGTH + sizeof "\"n\":2}\n" - 1),
                  "{\"n\":2}\n{\"n\":3}\n");
-    assert_false(events_pending(events, &first));
-    events_leave(events);
-    events_leave(events);
+    assert_false(event_ring_pending(events, &first));
+    event_ring_leave(events);
+    event_ring_leave(events);
     add_number(events, 4);
-    events_join(events, &first);
+    event_ring_join(events, &first);
     assert_taken(events, &first, LARGE, "");
-    events_leave(events);
+    event_ring_leave(events);
 }
 
 static void lines_when_too_many_for_a_slow_reader_are_counted(void **state)
 {
-    struct events *events = *state;
-    struct events_reader slow, fast;
-    events_join(events, &slow);
-    events_join(events, &fast);
-    for (int i = 0; i < EVENTS_LINES_MAX + 5; i++) {
+    struct event_ring *events = *state;
+    struct event_ring_reader slow, fast;
+    event_ring_join(events, &slow);
+    event_ring_join(events, &fast);
+    for (int i = 0; i < EVENT_RING_LINES_MAX + 5; i++) {
         add_number(events, i);
         free(take(events, &fast, LARGE));
     }
     assert_taken(events, &fast, LARGE, "");
     assert_taken(events, &slow, LARGE, "{\"event\":\"lost\",\"count\":5}\n");
     assert_taken(events, &slow, 1, "{\"n\":5}\n");
-    auto_free char *rest = take(events, &slow, (size_t)EVENTS_LINES_MAX * 100);
+    auto_free char *rest = take(events, &slow, (size_t)EVENT_RING_LINES_MAX * 100);
     assert_non_null(strstr(rest, "\"n\":8196}\n"));
-    assert_false(events_pending(events, &slow));
+    assert_false(event_ring_pending(events, &slow));
 }
 
 static void lines_when_long_are_kept_up_to_so_many_bytes(void **state)
 {
-    enum { LONG = 64 * 1024, COUNT = 2 * EVENTS_BYTES_MAX / LONG };
-    struct events *events = *state;
-    struct events_reader reader;
+    enum { LONG = 64 * 1024, COUNT = 2 * EVENT_RING_BYTES_MAX / LONG };
+    struct event_ring *events = *state;
+    struct event_ring_reader reader;
     auto_free char *text = malloc(LONG + 1);
     memset(text, 'x', LONG);
     text[LONG] = 0;
-    events_join(events, &reader);
+    event_ring_join(events, &reader);
     for (int i = 0; i < COUNT; i++) {
         cJSON *members = cJSON_CreateObject();
         cJSON_AddStringToObject(members, "text", text);
-        events_add(events, members);
+        event_ring_add(events, members);
     }
     auto_free char *lost = take(events, &reader, LARGE);
     assert_non_null(strstr(lost, "\"event\":\"lost\",\"count\":33}"));
     size_t bytes = 0;
-    while (events_pending(events, &reader)) {
+    while (event_ring_pending(events, &reader)) {
         auto_free char *line = take(events, &reader, 1);
         bytes += strlen(line);
     }
-    assert_in_range(bytes, EVENTS_BYTES_MAX - 2 * LONG, EVENTS_BYTES_MAX);
+    assert_in_range(bytes, EVENT_RING_BYTES_MAX - 2 * LONG, EVENT_RING_BYTES_MAX);
 }
 
 enum { THREADS = 4, EACH = 1000 };
 
 struct teller {
-    struct events *events;
+    struct event_ring *events;
     int number;
 };
 
@@ -179,31 +179,31 @@ static void count_lines(char *text, int *next, size_t *ret_lost)
 
 static void *read_all(void *argument)
 {
-    struct events *events = argument;
-    struct events_reader reader;
+    struct event_ring *events = argument;
+    struct event_ring_reader reader;
     size_t lost = 0;
     uint64_t seen = 0;
     int next[THREADS] = {0};
     bool more;
-    events_join(events, &reader);
+    event_ring_join(events, &reader);
     do {
-        more = events_wait(events, &seen);
+        more = event_ring_wait(events, &seen);
         auto_free char *text = take(events, &reader, LARGE);
         count_lines(text, next, &lost);
-    } while (more || events_pending(events, &reader));
-    events_leave(events);
+    } while (more || event_ring_pending(events, &reader));
+    event_ring_leave(events);
     return NULL;
 }
 
 static void tellers_and_readers_when_many_get_along(void **state)
 {
-    struct events *events = *state;
-    struct events_reader reader;
+    struct event_ring *events = *state;
+    struct event_ring_reader reader;
     struct teller tellers[THREADS];
     pthread_t telling[THREADS], reading[2];
     int next[THREADS] = {0};
     size_t lost = 0;
-    events_join(events, &reader);
+    event_ring_join(events, &reader);
     for (int i = 0; i < 2; i++)
         assert_int_equal(pthread_create(&reading[i], NULL, read_all, events), 0);
     for (int i = 0; i < THREADS; i++) {
@@ -212,7 +212,7 @@ static void tellers_and_readers_when_many_get_along(void **state)
     }
     for (int i = 0; i < THREADS; i++)
         pthread_join(telling[i], NULL);
-    events_end(events);
+    event_ring_end(events);
     for (int i = 0; i < 2; i++)
         pthread_join(reading[i], NULL);
     auto_free char *text = take(events, &reader, LARGE);
@@ -220,7 +220,7 @@ static void tellers_and_readers_when_many_get_along(void **state)
     for (int i = 0; i < THREADS; i++)
         assert_int_equal(next[i], EACH);
     assert_int_equal(lost, 0);
-    events_leave(events);
+    event_ring_leave(events);
 }
 
 /* ---- the file ---- */
@@ -276,7 +276,7 @@ static void read_when_nothing_happens_waits(void **state)
     assert_int_equal(read_error(tree, handle, (off_t)size, true), -EAGAIN);
     free(text);
     fs_release(tree->fs, handle);
-    assert_false(events_wanted(tree->events));
+    assert_false(event_ring_wanted(tree->events));
 }
 
 static void read_when_signalled_is_interrupted(void **state)

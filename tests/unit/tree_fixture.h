@@ -8,13 +8,13 @@
 
 #include "fork/warm.h"
 #include "fs/fs.h"
-#include "fs/tell.h"
+#include "fs/event.h"
 #include "instance_fixture.h"
 
 struct tree {
     struct world *world;
     struct fs *fs;
-    struct events *events;
+    struct event_ring *events;
     struct warm_pool warm;
     atomic_uint woken, dropped; /* polls */
     struct gate woke;
@@ -51,7 +51,7 @@ static inline void tree_changed(struct world *world, const char *id)
 
 static inline void tree_open_fs(struct tree *tree, bool require_token)
 {
-    assert_int_equal(events_create(&tree->events, &tree->world->err), 0);
+    assert_int_equal(event_ring_create(&tree->events, &tree->world->err), 0);
     const struct fs_setup setup = {.snapshots = &tree->world->snapshots,
                                    .instances = &tree->world->instances,
                                    .warm = &tree->warm,
@@ -66,8 +66,8 @@ static inline void tree_open_fs(struct tree *tree, bool require_token)
     assert_int_equal(fs_open(&setup, &tree->fs, &tree->world->err), 0);
     tree->world->on_scanned = tree_scanned;
     tree->world->on_changed = tree_changed;
-    tree->world->on_happened = tell_instance;
-    tree->world->on_snapshot = tell_snapshot;
+    tree->world->on_happened = event_instance;
+    tree->world->on_snapshot = event_snapshot;
     tree->world->events = tree->events;
     tree->world->context = tree;
 }
@@ -110,7 +110,7 @@ static inline void tree_stop(struct tree *tree)
     tree->fs = NULL;
     warm_close(&tree->warm);
     tree->world->events = NULL;
-    events_destroy(steal_pointer(tree->events));
+    event_ring_destroy(steal_pointer(tree->events));
 }
 
 static inline int tree_teardown(void **state)

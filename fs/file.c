@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * files: open files. Four kinds: generated (their content is made by a read), live (a log of the
+ * file: open files. Four kinds: generated (their content is made by a read), live (a log of the
  * store), collected (the bytes written take effect when the file is flushed) and commands (each
  * write is one command). What a file means is said by its file_type.
  */
@@ -487,7 +487,7 @@ void fs_release(struct fs *fs, struct handle *handle)
     fs_lock(fs);
     DL_DELETE(fs->handles, handle);
     if (is_stream(handle))
-        events_leave(fs->setup.events);
+        event_ring_leave(fs->setup.events);
     job_unref(handle->retry);
     object_unref(handle->place.object);
     fs_unlock(fs);

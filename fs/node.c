@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nodes: the kernel's view of the tree, and what is done to directories. A node is a place that the
+ * node: the kernel's view of the tree, and what is done to directories. A node is a place that the
  * kernel knows by number; the same place gives the same node while the kernel remembers it, but for
  * command files, which get a new one at every lookup, so that two writers share no kernel lock.
  */

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* files_instance: what lies in an instance's directory. */
+/* instance_files: what lies in an instance's directory. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "fs/internal.h"
-#include "fs/tell.h"
+#include "fs/event.h"
 #include "instance/config.h"
 #include "instance/config_files.h"
 #include "util/cleanup.h"
@@ -140,11 +140,11 @@ static void finish_job(struct job *job)
         unit->job = NULL;
     set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
     if (job->result < 0)
-        tell_failed(job->fs->setup.events,
-                    job->run == run_change     ? "state"
-                    : job->run == run_snapshot ? "snapshot"
-                                               : "accept",
-                    unit->instance, job->text, &job->error);
+        event_command_failed(job->fs->setup.events,
+                             job->run == run_change     ? "state"
+                             : job->run == run_snapshot ? "snapshot"
+                                                        : "accept",
+                             unit->instance, job->text, &job->error);
     fs_changed(job->fs, &job->fs->root); /* snapshots/ */
 }
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files_draft: what lies in a draft's directory and in its mailboxes/. */
+/* draft_files: what lies in a draft's directory and in its mailboxes/. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>

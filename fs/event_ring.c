@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "fs/events.h"
+#include "fs/event_ring.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -18,19 +18,19 @@ struct line {
     size_t size;
 };
 
-struct events {
+struct event_ring {
     pthread_mutex_t lock;
     pthread_cond_t more;
-    atomic_uint readers;                 /* changed with the lock held */
-    uint64_t oldest, next;               /* lines are counted from 1; kept are [oldest, next) */
-    size_t bytes;                        /* of these */
-    struct line lines[EVENTS_LINES_MAX]; /* by their number, modulo */
+    atomic_uint readers;                     /* changed with the lock held */
+    uint64_t oldest, next;                   /* lines are counted from 1; kept are [oldest, next) */
+    size_t bytes;                            /* of these */
+    struct line lines[EVENT_RING_LINES_MAX]; /* by their number, modulo */
     bool ended;
 };
 
-int events_create(struct events **ret, struct error *err)
+int event_ring_create(struct event_ring **ret, struct error *err)
 {
-    struct events *events = calloc(1, sizeof *events);
+    struct event_ring *events = calloc(1, sizeof *events);
     if (!events)
         return error_set(err, ENOMEM, "out of memory");
     pthread_mutex_init(&events->lock, NULL);
@@ -40,12 +40,12 @@ int events_create(struct events **ret, struct error *err)
     return 0;
 }
 
-static struct line *line_at(struct events *events, uint64_t number)
+static struct line *line_at(struct event_ring *events, uint64_t number)
 {
-    return &events->lines[number % EVENTS_LINES_MAX];
+    return &events->lines[number % EVENT_RING_LINES_MAX];
 }
 
-static void drop_oldest(struct events *events)
+static void drop_oldest(struct event_ring *events)
 {
     struct line *line = line_at(events, events->oldest++);
     events->bytes -= line->size;
@@ -53,7 +53,7 @@ static void drop_oldest(struct events *events)
     *line = (struct line){0};
 }
 
-void events_destroy(struct events *events)
+void event_ring_destroy(struct event_ring *events)
 {
     if (!events)
         return;
@@ -64,7 +64,7 @@ void events_destroy(struct events *events)
     free(events);
 }
 
-bool events_wanted(struct events *events)
+bool event_ring_wanted(struct event_ring *events)
 {
     return atomic_load(&events->readers) > 0;
 }
@@ -79,7 +79,7 @@ static size_t write_line(const char *members, char **ret)
 }
 
 /* With the lock held. */
-static void keep(struct events *events, const char *members)
+static void keep(struct event_ring *events, const char *members)
 {
     struct line line = {0};
     line.size = members ? write_line(members, &line.text) : 0;
@@ -89,27 +89,27 @@ static void keep(struct events *events, const char *members)
         events->oldest = ++events->next;
         return;
     }
-    if (events->next - events->oldest == EVENTS_LINES_MAX)
+    if (events->next - events->oldest == EVENT_RING_LINES_MAX)
         drop_oldest(events);
     *line_at(events, events->next++) = line;
     events->bytes += line.size;
-    while (events->bytes > EVENTS_BYTES_MAX)
+    while (events->bytes > EVENT_RING_BYTES_MAX)
         drop_oldest(events);
 }
 
-void events_add(struct events *events, cJSON *members)
+void event_ring_add(struct event_ring *events, cJSON *members)
 {
     auto_free char *text = members ? json_print_line(members) : NULL;
     cJSON_Delete(members);
     pthread_mutex_lock(&events->lock);
-    if (events_wanted(events)) {
+    if (event_ring_wanted(events)) {
         keep(events, text);
         pthread_cond_broadcast(&events->more);
     }
     pthread_mutex_unlock(&events->lock);
 }
 
-void events_end(struct events *events)
+void event_ring_end(struct event_ring *events)
 {
     pthread_mutex_lock(&events->lock);
     events->ended = true;
@@ -117,7 +117,7 @@ void events_end(struct events *events)
     pthread_mutex_unlock(&events->lock);
 }
 
-bool events_ended(struct events *events)
+bool event_ring_ended(struct event_ring *events)
 {
     pthread_mutex_lock(&events->lock);
     bool ended = events->ended;
@@ -125,7 +125,7 @@ bool events_ended(struct events *events)
     return ended;
 }
 
-void events_join(struct events *events, struct events_reader *ret)
+void event_ring_join(struct event_ring *events, struct event_ring_reader *ret)
 {
     pthread_mutex_lock(&events->lock);
     ret->next = events->next;
@@ -133,7 +133,7 @@ void events_join(struct events *events, struct events_reader *ret)
     pthread_mutex_unlock(&events->lock);
 }
 
-void events_leave(struct events *events)
+void event_ring_leave(struct event_ring *events)
 {
     pthread_mutex_lock(&events->lock);
     if (atomic_fetch_sub(&events->readers, 1) == 1)
@@ -143,7 +143,7 @@ void events_leave(struct events *events)
 }
 
 /* With the lock held: the lines [reader->next, *ret_end) that fit, and their size; one at least. */
-static size_t fitting(struct events *events, uint64_t from, size_t max, uint64_t *ret_end)
+static size_t fitting(struct event_ring *events, uint64_t from, size_t max, uint64_t *ret_end)
 {
     size_t size = 0;
     uint64_t at = from;
@@ -154,7 +154,7 @@ static size_t fitting(struct events *events, uint64_t from, size_t max, uint64_t
 }
 
 /* With the lock held. */
-static int take_lost(struct events *events, struct events_reader *reader, char **ret,
+static int take_lost(struct event_ring *events, struct event_ring_reader *reader, char **ret,
                      size_t *ret_size)
 {
     char members[64];
@@ -168,8 +168,8 @@ static int take_lost(struct events *events, struct events_reader *reader, char *
 }
 
 /* With the lock held. */
-static int take_lines(struct events *events, struct events_reader *reader, size_t max, char **ret,
-                      size_t *ret_size)
+static int take_lines(struct event_ring *events, struct event_ring_reader *reader, size_t max,
+                      char **ret, size_t *ret_size)
 {
     uint64_t end;
     size_t size = fitting(events, reader->next, max, &end), used = 0;
@@ -186,8 +186,8 @@ static int take_lines(struct events *events, struct events_reader *reader, size_
     return 0;
 }
 
-int events_take(struct events *events, struct events_reader *reader, size_t max, char **ret,
-                size_t *ret_size)
+int event_ring_take(struct event_ring *events, struct event_ring_reader *reader, size_t max,
+                    char **ret, size_t *ret_size)
 {
     pthread_mutex_lock(&events->lock);
     int r = reader->next < events->oldest ? take_lost(events, reader, ret, ret_size)
@@ -196,7 +196,7 @@ int events_take(struct events *events, struct events_reader *reader, size_t max,
     return r;
 }
 
-bool events_pending(struct events *events, const struct events_reader *reader)
+bool event_ring_pending(struct event_ring *events, const struct event_ring_reader *reader)
 {
     pthread_mutex_lock(&events->lock);
     bool pending = reader->next < events->next;
@@ -204,7 +204,7 @@ bool events_pending(struct events *events, const struct events_reader *reader)
     return pending;
 }
 
-bool events_wait(struct events *events, uint64_t *seen)
+bool event_ring_wait(struct event_ring *events, uint64_t *seen)
 {
     pthread_mutex_lock(&events->lock);
     while (events->next == *seen && !events->ended)

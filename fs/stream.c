@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * files_events: `events`, the one file that waits. Each open file has its own place among the lines
+ * stream: `events`, the one file that waits. Each open file has its own place among the lines
  * (events.h). What a read took is kept until the next: shells and head(1) seek back to behind the
  * line that they wanted.
  */
@@ -14,7 +14,7 @@
 
 void stream_open(struct fs *fs, struct handle *handle)
 {
-    events_join(fs->setup.events, &handle->reader);
+    event_ring_join(fs->setup.events, &handle->reader);
 }
 
 /* Takes the next lines in: 0, also at the end; -EAGAIN, or FS_LATER with the waiter queued. */
@@ -22,9 +22,9 @@ static int next_lines(struct fs *fs, struct handle *handle, size_t size, struct 
 {
     char *text = NULL;
     size_t taken = 0;
-    bool ended = events_ended(fs->setup.events); /* nothing is told after that */
-    int r = events_take(fs->setup.events, &handle->reader,
-                        size < EVENTS_TAKE_MAX ? size : EVENTS_TAKE_MAX, &text, &taken);
+    bool ended = event_ring_ended(fs->setup.events); /* nothing is told after that */
+    int r = event_ring_take(fs->setup.events, &handle->reader,
+                            size < EVENT_RING_TAKE_MAX ? size : EVENT_RING_TAKE_MAX, &text, &taken);
     if (r == 0 && taken == 0 && !ended)
         r = waiter->nonblocking ? -EAGAIN : FS_LATER;
     if (r == FS_LATER)
@@ -58,9 +58,10 @@ int stream_read(struct fs *fs, struct handle *handle, size_t size, off_t offset,
 
 unsigned stream_readiness(struct fs *fs, const struct handle *handle)
 {
-    struct events *events = fs->setup.events;
-    bool ended = events_ended(events);
-    bool pending = handle->served < handle->content_size || events_pending(events, &handle->reader);
+    struct event_ring *events = fs->setup.events;
+    bool ended = event_ring_ended(events);
+    bool pending =
+        handle->served < handle->content_size || event_ring_pending(events, &handle->reader);
     return (pending || ended ? POLLIN | POLLRDNORM : 0U) | (ended && !pending ? POLLHUP : 0U);
 }
 
@@ -69,7 +70,7 @@ static void *wake_readers(void *argument)
 {
     struct fs *fs = argument;
     uint64_t seen = 0;
-    while (events_wait(fs->setup.events, &seen)) {
+    while (event_ring_wait(fs->setup.events, &seen)) {
         fs_lock(fs);
         readers_answer(fs);
         fs_changed(fs, &fs->stream);
@@ -91,14 +92,14 @@ int stream_start(struct fs *fs, struct error *err)
 
 void stream_end(struct fs *fs)
 {
-    events_end(fs->setup.events);
+    event_ring_end(fs->setup.events);
     readers_answer(fs);
     fs_changed(fs, &fs->stream);
 }
 
 void stream_join(struct fs *fs)
 {
-    events_end(fs->setup.events);
+    event_ring_end(fs->setup.events);
     pthread_join(fs->stream_thread, NULL);
 }
 

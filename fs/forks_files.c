@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files_forks: forks/ of a snapshot or instance: its drafts, and the records of its forks. */
+/* forks_files: forks/ of a snapshot or instance: its drafts, and the records of its forks. */
 #include <errno.h>
 #include <string.h>
 

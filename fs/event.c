@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "fs/tell.h"
+#include "fs/event.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -7,9 +7,9 @@
 #include "util/json.h"
 
 /* NULL when nobody reads. */
-static cJSON *begin(struct events *events, const char *event)
+static cJSON *begin(struct event_ring *events, const char *event)
 {
-    cJSON *line = events_wanted(events) ? cJSON_CreateObject() : NULL;
+    cJSON *line = event_ring_wanted(events) ? cJSON_CreateObject() : NULL;
     if (line)
         json_add_string(line, "event", event);
     return line;
@@ -29,8 +29,8 @@ static void add_source(cJSON *line, const struct instance *instance)
     add_text(line, "source", text);
 }
 
-void tell_instance(void *listener, const struct instance *instance, enum instance_happening what,
-                   enum instance_state from)
+void event_instance(void *listener, const struct instance *instance, enum instance_happening what,
+                    enum instance_state from)
 {
     static const char *const names[] = {
         [INSTANCE_MADE] = "instance-made",        [INSTANCE_STATE] = "state",
@@ -53,19 +53,19 @@ void tell_instance(void *listener, const struct instance *instance, enum instanc
                      .shown);
     if (what == INSTANCE_VMM_ENDED)
         json_add(line, "exit", instance_exit(instance));
-    events_add(listener, line);
+    event_ring_add(listener, line);
 }
 
-void tell_snapshot(void *listener, const char *id, bool removed)
+void event_snapshot(void *listener, const char *id, bool removed)
 {
     cJSON *line = begin(listener, removed ? "snapshot-removed" : "snapshot-published");
     if (!line)
         return;
     json_add_string(line, "snapshot", id);
-    events_add(listener, line);
+    event_ring_add(listener, line);
 }
 
-static cJSON *begin_commit(const struct tell_commit *commit, const char *event)
+static cJSON *begin_commit(const struct event_commit *commit, const char *event)
 {
     cJSON *line = begin(commit->events, event);
     if (line) {
@@ -75,20 +75,20 @@ static cJSON *begin_commit(const struct tell_commit *commit, const char *event)
     return line;
 }
 
-void tell_commit_begun(const struct tell_commit *commit)
+void event_commit_begun(const struct event_commit *commit)
 {
     cJSON *line = begin_commit(commit, "commit-begun");
     if (line)
-        events_add(commit->events, line);
+        event_ring_add(commit->events, line);
 }
 
-void tell_commit_step(const struct tell_commit *commit, const char *phase)
+void event_commit_step(const struct event_commit *commit, const char *phase)
 {
     cJSON *line = begin_commit(commit, "commit-step");
     if (!line)
         return;
     json_add_string(line, "phase", phase);
-    events_add(commit->events, line);
+    event_ring_add(commit->events, line);
 }
 
 /* Why a fork that was made may not be reached: by the network's status and message. */
@@ -103,7 +103,7 @@ static void add_degraded_network(cJSON *line, const cJSON *network)
     json_add_string(degraded, "message", message->valuestring);
 }
 
-void tell_commit_ended(const struct tell_commit *commit, const cJSON *result)
+void event_commit_ended(const struct event_commit *commit, const cJSON *result)
 {
     const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     bool failed = cJSON_IsObject(error);
@@ -113,11 +113,12 @@ void tell_commit_ended(const struct tell_commit *commit, const cJSON *result)
     if (failed)
         json_add(line, "error", cJSON_Duplicate(error, true));
     add_degraded_network(line, cJSON_GetObjectItemCaseSensitive(result, "network"));
-    events_add(commit->events, line);
+    event_ring_add(commit->events, line);
 }
 
-void tell_failed(struct events *events, const char *file, const struct instance *instance,
-                 const char *written, const struct error *err)
+void event_command_failed(struct event_ring *events, const char *file,
+                          const struct instance *instance, const char *written,
+                          const struct error *err)
 {
     char event[32];
     snprintf(event, sizeof event, "%s-failed", file);
@@ -129,5 +130,5 @@ void tell_failed(struct events *events, const char *file, const struct instance 
     cJSON *error = json_add_object(line, "error");
     json_add_string(error, "code", error_name(err->code));
     json_add_string(error, "message", err->text);
-    events_add(events, line);
+    event_ring_add(events, line);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * jobs: commands that take long, the requests that wait for them, and signals.
+ * job: commands that take long, the requests that wait for them, and signals.
  *
  * A waiting write can be interrupted. The kernel says so once, and not with which signal; so a
  * thread looks at the writer's pending signals, at once and again every 100 ms for as long as they

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * tree: the root of the tree. The tables of the other directories stand with the files they name:
- * files_snapshot.c (snapshots/, <id>/, mailboxes/), files_draft.c (forks/, <id>/, mailboxes/) and
- * files_instance.c (instances/, <id>/).
+ * root_files: the root of the tree. The tables of the other directories stand with the files they
+ * name: snapshot_files.c (snapshots/, <id>/, mailboxes/), forks_files.c and draft_files.c (forks/,
+ * <id>/, mailboxes/) and instance_files.c (instances/, <id>/).
  */
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* files_snapshot: what lies in a snapshot's directory, and the mailboxes of any memory image. */
+/* snapshot_files: what lies in a snapshot's directory, and the mailboxes of any memory image. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>

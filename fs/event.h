@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * event: what the lines of `events` say of instances, snapshots and commits. Never a payload or a
+ * token. Any locks may be held.
+ */
+#ifndef HYPEFS_FS_EVENT_H
+#define HYPEFS_FS_EVENT_H
+
+#include "fs/event_ring.h"
+#include "instance/instance.h"
+
+/* For instances_setup and struct snapshots: the listener is a struct event_ring. */
+void event_instance(void *listener, const struct instance *instance, enum instance_happening what,
+                    enum instance_state from);
+void event_snapshot(void *listener, const char *id, bool removed);
+
+/* A commit, as far as it can be told of. */
+struct event_commit {
+    struct event_ring *events;
+    char source[STORE_ID_MAX + 16]; /* "snapshots/base" */
+    const char *instance;           /* "" when no id was chosen */
+};
+void event_commit_begun(const struct event_commit *commit);
+void event_commit_step(const struct event_commit *commit, const char *phase);
+void event_commit_ended(const struct event_commit *commit, const cJSON *result);
+
+/* A write to an instance's `state` or `snapshot` has failed: which of the two, and what was
+ * written. */
+void event_command_failed(struct event_ring *events, const char *file,
+                          const struct instance *instance, const char *written,
+                          const struct error *err);
+
+#endif
