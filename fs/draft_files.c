@@ -6,7 +6,11 @@
 #include <string.h>
 #include <utlist.h>
 
-#include "fs/internal.h"
+#include "fs/commit.h"
+#include "fs/draft.h"
+#include "fs/handle.h"
+#include "fs/state.h"
+#include "fs/tables.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
@@ -42,11 +46,10 @@ static char *copy_document(const struct document *document, size_t *ret_size)
 
 /* mailboxes/<name>: the payload staged, or what became of it. */
 
-static char *staged_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *staged_text(const struct place *place, size_t *ret_size)
 {
     const struct staged *file = staged_of(place);
     const cJSON *record = file->draft ? file->draft->record : NULL, *item;
-    (void)fs;
     if (!record)
         return copy_document(&file->document, ret_size);
     cJSON_ArrayForEach (item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes")) {
@@ -65,37 +68,34 @@ static struct document *staged_document(const struct place *place)
     return &staged_of(place)->document;
 }
 
-static int staged_may_write(struct fs *fs, const struct place *place)
+static int staged_may_write(const struct place *place)
 {
     const struct draft *draft = staged_of(place)->draft;
-    (void)fs;
     return draft ? draft_writable(draft) : 0;
 }
 
-static int staged_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+static int staged_check(const struct place *place, const char *text, size_t size,
                         struct json_span object, struct error *err)
 {
-    (void)place;
     (void)size;
-    return fork_parse_mailbox(text, object, &fs->setup.rules, NULL, err);
+    return fork_parse_mailbox(text, object, &fs_of(place)->setup.rules, NULL, err);
 }
 
-static int staged_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
-                        struct error *err)
+static int staged_apply(const struct place *place, const char *text, size_t size, struct error *err)
 {
     (void)text;
     (void)size;
     (void)err;
     if (staged_of(place)->draft)
-        draft_touched(fs, staged_of(place)->draft);
+        draft_touched(staged_of(place)->draft);
     return 0;
 }
 
-static void staged_changed(struct fs *fs, const struct place *place)
+static void staged_changed(const struct place *place)
 {
-    fs_changed(fs, place->object);
+    object_changed(place->object);
     if (staged_of(place)->draft)
-        fs_changed(fs, &staged_of(place)->draft->object);
+        object_changed(&staged_of(place)->draft->object);
 }
 
 static const struct file_type staged_file = {.text = staged_text,
@@ -107,9 +107,8 @@ static const struct file_type staged_file = {.text = staged_text,
 
 /* options */
 
-static char *options_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *options_text(const struct place *place, size_t *ret_size)
 {
-    (void)fs;
     return draft_of(place)->options.text ? copy_document(&draft_of(place)->options, ret_size)
                                          : copy_text(fork_options_default, ret_size);
 }
@@ -119,34 +118,31 @@ static struct document *options_document(const struct place *place)
     return &draft_of(place)->options;
 }
 
-static int draft_may_write(struct fs *fs, const struct place *place)
+static int draft_may_write(const struct place *place)
 {
-    (void)fs;
     return draft_writable(draft_of(place));
 }
 
-static int options_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+static int options_check(const struct place *place, const char *text, size_t size,
                          struct json_span object, struct error *err)
 {
-    (void)fs;
     (void)place;
     (void)object;
     return fork_parse_options(text, size, NULL, err);
 }
 
-static int draft_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
-                       struct error *err)
+static int draft_apply(const struct place *place, const char *text, size_t size, struct error *err)
 {
     (void)text;
     (void)size;
     (void)err;
-    draft_touched(fs, draft_of(place));
+    draft_touched(draft_of(place));
     return 0;
 }
 
-static void draft_changed(struct fs *fs, const struct place *place)
+static void draft_changed(const struct place *place)
 {
-    fs_changed(fs, place->object);
+    object_changed(place->object);
 }
 
 static const struct file_type options_file = {.text = options_text,
@@ -158,10 +154,9 @@ static const struct file_type options_file = {.text = options_text,
 
 /* network: the identity staged, or what became of it */
 
-static char *network_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *network_text(const struct place *place, size_t *ret_size)
 {
     const struct draft *draft = draft_of(place);
-    (void)fs;
     if (!draft->record)
         return copy_document(&draft->network, ret_size);
     char *text = json_print(cJSON_GetObjectItemCaseSensitive(draft->record, "network"));
@@ -174,12 +169,11 @@ static struct document *network_document(const struct place *place)
     return &draft_of(place)->network;
 }
 
-static int network_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+static int network_check(const struct place *place, const char *text, size_t size,
                          struct json_span object, struct error *err)
 {
-    (void)place;
     (void)object;
-    return fork_parse_network(text, size, &fs->setup.rules, NULL, err);
+    return fork_parse_network(text, size, &fs_of(place)->setup.rules, NULL, err);
 }
 
 static const struct file_type network_file = {.text = network_text,
@@ -191,21 +185,19 @@ static const struct file_type network_file = {.text = network_text,
 
 /* commit, status, result, error */
 
-static const struct file_type commit_file = {.command = draft_commit, .once = true};
+static const struct file_type commit_file = {.command = commit_command, .once = true};
 
-static char *status_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *status_text(const struct place *place, size_t *ret_size)
 {
     char text[32];
-    (void)fs;
     snprintf(text, sizeof text, "%s\n", draft_status(draft_of(place)));
     return copy_text(text, ret_size);
 }
 
 static const struct file_type status_file = {.text = status_text, .pollable = true};
 
-static char *result_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *result_text(const struct place *place, size_t *ret_size)
 {
-    (void)fs;
     return copy_text(draft_of(place)->result, ret_size);
 }
 
@@ -216,7 +208,7 @@ static bool is_told(const struct draft *draft, const char *directory, const char
                     const char *reason)
 {
     auto_free char *words = NULL;
-    return draft->failure && asprintf(&words, FS_REFUSED, directory, name, reason) >= 0 &&
+    return draft->failure && asprintf(&words, COMMIT_REFUSED, directory, name, reason) >= 0 &&
            strstr(draft->failure, words);
 }
 
@@ -238,13 +230,12 @@ static void print_marks(FILE *out, const struct draft *draft, const char *direct
     }
 }
 
-static char *draft_error_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *draft_error_text(const struct place *place, size_t *ret_size)
 {
     const struct draft *draft = draft_of(place);
     const struct staged *file;
     char *text = NULL;
     FILE *out = open_memstream(&text, ret_size);
-    (void)fs;
     if (!out)
         return NULL;
     LL_FOREACH (draft->files, file)
@@ -265,11 +256,12 @@ static const struct file_type draft_error_file = {.text = draft_error_text};
 
 /* mailboxes/ */
 
-static int staged_find(struct fs *fs, const struct place *directory, const char *name,
-                       struct waiter *waiter, struct place *ret)
+static const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file};
+
+static int staged_find(const struct place *directory, const char *name, struct waiter *waiter,
+                       struct place *ret)
 {
     struct staged *file = draft_file(draft_of(directory), name);
-    (void)fs;
     (void)waiter;
     if (!file)
         return -ENOENT;
@@ -277,16 +269,15 @@ static int staged_find(struct fs *fs, const struct place *directory, const char 
     return 0;
 }
 
-static int staged_list(struct fs *fs, const struct place *directory, struct waiter *waiter,
-                       struct handle *handle)
+static int staged_list(const struct place *directory, struct waiter *waiter, struct handle *handle)
 {
     const struct staged *file;
     int r = 0;
-    (void)fs;
     (void)waiter;
     LL_FOREACH (draft_of(directory)->files, file)
         if (r == 0)
-            r = listing_add(handle, file->name, &file->object, &staged_entry, NULL);
+            r = handle_list(handle, file->name, file->object.kind, file->object.serial,
+                            &staged_entry, NULL);
     return r;
 }
 
@@ -318,8 +309,7 @@ static int check_name(const char *name, struct error *err)
                            name, FRAME_NAME_MAX);
 }
 
-static int staged_create(struct fs *fs, const struct place *directory, const char *name,
-                         struct error *err)
+static int staged_create(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
     struct staged *file;
@@ -330,18 +320,17 @@ static int staged_create(struct fs *fs, const struct place *directory, const cha
         r = check_name(name, err);
     if (r < 0)
         return r;
-    if (count >= FS_STAGED_MAX)
-        return error_set(err, ENOSPC, "mailboxes/ takes %d files", FS_STAGED_MAX);
-    file = draft_add_file(fs, draft, name);
+    if (count >= DRAFT_FILES_MAX)
+        return error_set(err, ENOSPC, "mailboxes/ takes %d files", DRAFT_FILES_MAX);
+    file = draft_add_file(draft, name);
     if (!file)
         return -ENOMEM;
     file->document.unfinished = true;
-    fs_changed(fs, &draft->object);
+    object_changed(&draft->object);
     return 0;
 }
 
-static int staged_unlink(struct fs *fs, const struct place *directory, const char *name,
-                         struct error *err)
+static int staged_unlink(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
     struct staged *file = draft_file(draft, name);
@@ -350,23 +339,24 @@ static int staged_unlink(struct fs *fs, const struct place *directory, const cha
         r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
     if (r < 0)
         return r;
-    draft_drop_file(fs, file);
-    draft_touched(fs, draft);
+    draft_drop_file(file);
+    draft_touched(draft);
     return 0;
 }
 
 /* An editor's scratch file may hold anything; under a mailbox's name it must be acceptable. */
-static int check_content(struct fs *fs, const struct staged *file, struct error *err)
+static int check_content(const struct staged *file, const struct fork_rules *rules,
+                         struct error *err)
 {
     struct json_check check;
     if (file->document.unfinished || file->document.refused)
         return 0; /* the mark goes along */
-    if (file->document.size > FS_TEXT_MAX)
-        return error_set(err, EFBIG, "more than %d bytes", FS_TEXT_MAX);
+    if (file->document.size > DOCUMENT_MAX)
+        return error_set(err, EFBIG, "more than %d bytes", DOCUMENT_MAX);
     if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
         return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
                          check.why[0] ? check.why : "the JSON object is not complete");
-    return fork_parse_mailbox(file->document.text, check.object, &fs->setup.rules, NULL, err);
+    return fork_parse_mailbox(file->document.text, check.object, rules, NULL, err);
 }
 
 static int check_rename(struct draft *draft, const struct staged *file, const char *name,
@@ -384,7 +374,7 @@ static int check_rename(struct draft *draft, const struct staged *file, const ch
     return r;
 }
 
-static int staged_rename(struct fs *fs, const struct place *directory, const char *name,
+static int staged_rename(const struct place *directory, const char *name,
                          const struct place *new_directory, const char *new_name, unsigned flags,
                          struct error *err)
 {
@@ -396,14 +386,14 @@ static int staged_rename(struct fs *fs, const struct place *directory, const cha
     if (r < 0 || target == file)
         return r;
     if (draft_scratch_name(name) && !draft_scratch_name(new_name))
-        r = check_content(fs, file, err);
+        r = check_content(file, &fs_of(directory)->setup.rules, err);
     if (r < 0)
         return error_prefix(err, r, "mailboxes/%s cannot become %s", name, new_name);
     if (target)
-        draft_drop_file(fs, target);
+        draft_drop_file(target);
     memset(file->name, 0, sizeof file->name);
     strncpy(file->name, new_name, sizeof file->name - 1);
-    draft_touched(fs, draft);
+    draft_touched(draft);
     return 0;
 }
 
@@ -415,8 +405,7 @@ static const struct directory staged_directory = {.find = staged_find,
 
 /* The draft's own directory. */
 
-static int draft_create_file(struct fs *fs, const struct place *directory, const char *name,
-                             struct error *err)
+static int draft_create_file(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
     int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
@@ -424,12 +413,11 @@ static int draft_create_file(struct fs *fs, const struct place *directory, const
         return r;
     draft->has_network = true;
     draft->network.unfinished = true;
-    fs_changed(fs, &draft->object);
+    object_changed(&draft->object);
     return 0;
 }
 
-static int draft_unlink_file(struct fs *fs, const struct place *directory, const char *name,
-                             struct error *err)
+static int draft_unlink_file(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
     int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
@@ -438,7 +426,7 @@ static int draft_unlink_file(struct fs *fs, const struct place *directory, const
     if (r < 0)
         return r;
     draft_drop_network(draft);
-    draft_touched(fs, draft);
+    draft_touched(draft);
     return 0;
 }
 
@@ -474,4 +462,3 @@ static const struct directory draft_directory = {.entries = draft_entries,
                                                  .unlink = draft_unlink_file};
 
 const struct entry draft_entry = {NULL, S_IFDIR | 0755, 8, .directory = &draft_directory};
-const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file};

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * fs: the tree, as functions that know nothing of FUSE. ops.c unpacks the kernel's requests, calls
- * these and replies. The tables of *_files.c say what is where; node.c keeps the kernel's view of
- * it; file.c reads and writes; job.c runs what takes long; draft.c is what a fork is staged in.
+ * fs: the tree, as functions that know nothing of FUSE: ops.c unpacks the kernel's requests, calls
+ * these and replies. fs.c opens, stops and closes; node.c goes through directories, file.c and
+ * file_write.c through files, and the tables in *_files.c say what is where.
  *
  * Functions return 0 or -errno, or FS_LATER: the answer will come through the waiter, once, from
- * another thread, without any lock.
- *
- * Locks: fs.lock guards everything in this folder. Order: fs.lock, instances.lock, snapshots.lock,
- * image.lock. Nothing blocks with fs.lock held: no VMM, no scan, no reply to the kernel. What must
- * wait for the unlocking is queued and run by fs_unlock().
+ * another thread, without any lock. All but fs_stop() may be called from any thread at any time.
  */
 #ifndef HYPEFS_FS_FS_H
 #define HYPEFS_FS_FS_H
@@ -19,17 +15,14 @@
 #include <sys/types.h>
 
 #include "fork/request.h"
+#include "fs/waiter.h"
 #include "instance/instance.h"
 #include "store/snapshot.h"
-
-enum { FS_LATER = 1, FS_COMMITS_MAX = 1024 };
 
 struct fs;
 struct event_ring;
 struct memory_watch;
-struct node;
 struct handle;
-struct job;
 
 struct fs_setup {
     struct snapshots *snapshots;
@@ -56,22 +49,6 @@ void fs_instance_changed(struct fs *fs, const char *id);
 void fs_instance_vanished(struct fs *fs, const char *id);
 void fs_snapshot_changed(struct fs *fs, const char *id);
 void fs_image_scanned(struct fs *fs);
-
-/* A request of the kernel that is answered later. The caller fills in the first group and owns the
- * memory until `done`. */
-struct waiter {
-    void (*done)(struct waiter *waiter, int result);
-    const void *key; /* tells it apart, for fs_interrupt() */
-    pid_t tid;       /* the thread that waits, whose signals count */
-    bool (*interrupted_already)(const struct waiter *waiter);
-    bool nonblocking; /* reads only: EAGAIN rather than wait for a line of `events` */
-
-    bool interrupted;
-    int result;
-    struct job *job; /* NULL: waits for a scan, or with `handle` for a line */
-    struct handle *handle;
-    struct waiter *prev, *next;
-};
 
 /* The kernel says that the waiting thread got a signal. */
 void fs_interrupt(struct fs *fs, const void *key);
@@ -109,13 +86,8 @@ unsigned fs_poll(struct fs *fs, struct handle *handle, void *poll);
 void fs_release(struct fs *fs, struct handle *handle);
 
 /* Directories: the listing as it was at opendir. */
-struct fs_name {
-    char name[256];
-    ino_t ino;
-    mode_t mode;
-};
 int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handle **ret);
-/* NULL behind the last. */
-const struct fs_name *fs_readdir(const struct handle *handle, size_t position);
+/* A name, and of its stat what a listing has; NULL behind the last. */
+const char *fs_readdir(const struct handle *handle, size_t position, struct stat *ret);
 
 #endif

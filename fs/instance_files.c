@@ -1,19 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-/* instance_files: what lies in an instance's directory. */
+/* instance_files: instances/, and what lies in an instance's directory. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "fs/internal.h"
 #include "fs/event.h"
+#include "fs/forkable.h"
+#include "fs/handle.h"
+#include "fs/state.h"
+#include "fs/tables.h"
 #include "instance/config.h"
 #include "instance/config_files.h"
 #include "util/cleanup.h"
 #include "util/text.h"
 
-static struct unit *unit_of(const struct place *place)
+static struct instance *instance_of(const struct place *place)
 {
-    return (struct unit *)place->object;
+    return forkable_at(place)->of.instance;
 }
 
 static char *sized(char *text, size_t *ret_size)
@@ -22,60 +25,41 @@ static char *sized(char *text, size_t *ret_size)
     return text;
 }
 
-static char *info_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *info_text(const struct place *place, size_t *ret_size)
 {
-    (void)fs;
-    return sized(instance_info(unit_of(place)->instance), ret_size);
+    return sized(instance_info(instance_of(place)), ret_size);
 }
 
 static const struct file_type info_file = {.text = info_text, .pollable = true};
 
 /* config: kept by the instance; here are only the marks of a text that is being written. */
 
-static char *config_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *config_text(const struct place *place, size_t *ret_size)
 {
-    const struct document *config = &unit_of(place)->config;
-    (void)fs;
+    const struct document *config = &forkable_at(place)->config;
     return sized(config->unfinished ? strndup(config->text, config->size)
-                                    : instance_config(unit_of(place)->instance),
+                                    : instance_config(instance_of(place)),
                  ret_size);
 }
 
 static struct document *config_document(const struct place *place)
 {
-    return &unit_of(place)->config;
+    return &forkable_at(place)->config;
 }
 
-/* The outcome of the write of that number: an earlier one that is answered later is history. */
-static void set_error_of(struct fs *fs, struct unit *unit, uint64_t number, const char *text)
-{
-    if (number >= unit->told) {
-        unit->told = number;
-        free(unit->error);
-        unit->error = text ? strdup(text) : NULL;
-    }
-    fs_changed(fs, &unit->object);
-}
-
-void unit_note(struct fs *fs, struct unit *unit, const char *text)
-{
-    set_error_of(fs, unit, ++unit->writes, text);
-}
-
-static int config_may_write(struct fs *fs, const struct place *place)
+static int config_may_write(const struct place *place)
 {
     struct error err;
-    int r = instance_check_config_writable(unit_of(place)->instance, &err);
+    int r = instance_check_config_writable(instance_of(place), &err);
     if (r < 0)
-        unit_note(fs, unit_of(place), err.text);
+        forkable_note(forkable_at(place), err.text);
     return r;
 }
 
-static int config_check(struct fs *fs, const struct place *place, const char *text, size_t size,
+static int config_check(const struct place *place, const char *text, size_t size,
                         struct json_span object, struct error *err)
 {
     struct machine machine;
-    (void)fs;
     (void)place;
     (void)object;
     int r = config_parse(text, size, &machine, err);
@@ -84,30 +68,30 @@ static int config_check(struct fs *fs, const struct place *place, const char *te
     return r;
 }
 
-static int config_look(struct fs *fs, const char *text, size_t size, struct error *err)
+static int config_named_files(const struct place *place, const char *text, size_t size,
+                              struct error *err)
 {
-    return config_check_files(fs->setup.instances->setup.store, text, size, err);
+    return config_check_files(fs_of(place)->setup.instances->setup.store, text, size, err);
 }
 
-static int config_apply(struct fs *fs, const struct place *place, const char *text, size_t size,
-                        struct error *err)
+static int config_apply(const struct place *place, const char *text, size_t size, struct error *err)
 {
-    struct unit *unit = unit_of(place);
+    struct objects *objects = place->object->objects;
     auto_free char *copy = strndup(text, size);
     if (!copy)
         return error_set(err, ENOMEM, "out of memory");
-    fs_unlock(fs);
-    int r = instance_set_config(unit->instance, copy, strlen(copy), err);
-    fs_lock(fs);
+    objects_unlock(objects);
+    int r = instance_set_config(instance_of(place), copy, strlen(copy), err);
+    objects_lock(objects);
     if (r == 0)
-        unit_note(fs, unit, NULL);
+        forkable_note(forkable_at(place), NULL);
     return r;
 }
 
 /* What was said of an earlier write is history. */
-static void config_changed(struct fs *fs, const struct place *place)
+static void config_changed(const struct place *place)
 {
-    unit_note(fs, unit_of(place), NULL);
+    forkable_note(forkable_at(place), NULL);
 }
 
 static const struct file_type config_file = {.text = config_text,
@@ -115,146 +99,159 @@ static const struct file_type config_file = {.text = config_text,
                                              .in_lines = true,
                                              .may_write = config_may_write,
                                              .check = config_check,
-                                             .look = config_look,
+                                             .check_files = config_named_files,
                                              .apply = config_apply,
                                              .changed = config_changed};
 
 /* state and snapshot: commands */
 
-static int run_change(struct job *job)
+/* A write to one of them, or to `accept`. */
+struct command {
+    struct job job;
+    char text[STORE_ID_MAX + 1];
+    uint64_t number; /* of the last write that waits for it, among the instance's */
+};
+
+static struct forkable *commanded(const struct job *job)
 {
-    struct unit *unit = (struct unit *)job->object;
-    return instance_change(unit->instance, job->target, &job->error);
+    return (struct forkable *)job->object;
 }
 
-static int run_snapshot(struct job *job)
+static int state_run(struct job *job)
 {
-    struct unit *unit = (struct unit *)job->object;
-    return instance_snapshot(unit->instance, job->text, &job->error);
+    const char *text = ((const struct command *)job)->text;
+    enum instance_state target = INSTANCE_CREATED;
+    while (strcmp(text, instance_state_names[target]) != 0)
+        target++;
+    return instance_change(commanded(job)->of.instance, target, &job->error);
 }
 
-static void finish_job(struct job *job)
+static int snapshot_run(struct job *job)
 {
-    struct unit *unit = (struct unit *)job->object;
-    if (unit->job == job)
-        unit->job = NULL;
-    set_error_of(job->fs, unit, job->number, job->result < 0 ? job->error.text : NULL);
+    return instance_snapshot(commanded(job)->of.instance, ((const struct command *)job)->text,
+                             &job->error);
+}
+
+static int accept_run(struct job *job)
+{
+    return instance_accept(commanded(job)->of.instance, &job->error);
+}
+
+static void finish(struct job *job)
+{
+    const struct command *command = (const struct command *)job;
+    struct forkable *instance = commanded(job);
+    struct fs *fs = job->object->objects->fs;
+    if (instance->job == job)
+        instance->job = NULL;
+    forkable_note_outcome(instance, command->number, job->result < 0 ? job->error.text : NULL);
     if (job->result < 0)
-        event_command_failed(job->fs->setup.events,
-                             job->run == run_change     ? "state"
-                             : job->run == run_snapshot ? "snapshot"
-                                                        : "accept",
-                             unit->instance, job->text, &job->error);
-    fs_changed(job->fs, &job->fs->root); /* snapshots/ */
+        event_command_failed(fs->setup.events, job->type->file, instance->of.instance,
+                             command->text, &job->error);
+    object_changed(&fs->root); /* snapshots/ */
 }
+
+static const struct job_type state_job = {.file = "state", .run = state_run, .finish = finish};
+static const struct job_type snapshot_job = {
+    .file = "snapshot", .run = snapshot_run, .finish = finish};
+static const struct job_type accept_job = {.file = "accept", .run = accept_run, .finish = finish};
 
 /* The same command that is under way is waited for. Another one is tried: the instance knows
  * whether it must be refused, or has only just become possible. */
-static int begin(struct fs *fs, struct unit *unit, int (*run)(struct job *), const char *text,
-                 enum instance_state target, struct job **ret)
+static int begin(const struct place *place, const struct job_type *type, const char *text,
+                 struct job **ret)
 {
+    struct forkable *instance = forkable_at(place);
+    struct command *command = (struct command *)instance->job;
     struct error err = {0};
-    if (unit->job && unit->job->run == run && strcmp(unit->job->text, text) == 0) {
-        unit->job->number = ++unit->writes;
-        *ret = job_ref(unit->job);
+    if (command && command->job.type == type && strcmp(command->text, text) == 0) {
+        command->number = ++instance->writes;
+        *ret = job_ref(&command->job);
         return FS_LATER;
     }
-    struct job *job = job_create(fs, &unit->object);
-    if (!job)
+    command = job_create(&fs_of(place)->jobs, type, sizeof *command, place->object);
+    if (!command)
         return -ENOMEM;
-    snprintf(job->text, sizeof job->text, "%s", text);
-    job->run = run;
-    job->finish = finish_job;
-    job->target = target;
-    job->number = ++unit->writes;
-    int r = job_start(job_ref(job), &err);
+    snprintf(command->text, sizeof command->text, "%s", text);
+    command->number = ++instance->writes;
+    int r = job_start(&command->job, &err);
     if (r < 0) {
-        unit_note(fs, unit, err.text);
-        job_unref(job);
+        forkable_note(instance, err.text);
+        job_unref(&command->job);
         return r;
     }
-    if (!unit->job)
-        unit->job = job;
-    *ret = job;
+    if (!instance->job)
+        instance->job = &command->job;
+    *ret = &command->job;
     return FS_LATER;
 }
 
-static char *state_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *state_text(const struct place *place, size_t *ret_size)
 {
     char text[16];
-    (void)fs;
-    snprintf(text, sizeof text, "%s\n",
-             instance_state_names[instance_state(unit_of(place)->instance)]);
+    snprintf(text, sizeof text, "%s\n", instance_state_names[instance_state(instance_of(place))]);
     return sized(strdup(text), ret_size);
 }
 
-static int state_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
-                         struct job **ret)
+static int state_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
 {
     (void)tid;
-    struct unit *unit = unit_of(place);
+    struct forkable *instance = forkable_at(place);
     for (int i = INSTANCE_CREATED + 1; i < INSTANCE_WAITING; i++) {
         if (strcmp(text, instance_state_names[i]) != 0)
             continue;
-        if (i == INSTANCE_RUNNING && (unit->config.unfinished || unit->config.refused)) {
-            unit_note(fs, unit, NULL); /* config's own line says it */
+        if (i == INSTANCE_RUNNING && (instance->config.unfinished || instance->config.refused)) {
+            forkable_note(instance, NULL); /* config's own line says it */
             return -EINVAL;
         }
-        return begin(fs, unit, run_change, text, (enum instance_state)i, ret);
+        return begin(place, &state_job, text, ret);
     }
-    unit_note(fs, unit, "state takes one of the words running, paused, standby, stopped");
+    forkable_note(instance, "state takes one of the words running, paused, standby, stopped");
     return -EINVAL;
 }
 
 static const struct file_type state_file = {
     .text = state_text, .pollable = true, .command = state_command};
 
-static int snapshot_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
+static int snapshot_command(const struct place *place, const char *text, pid_t tid,
                             struct job **ret)
 {
     (void)tid;
     struct error err;
     if (!store_id_valid(text)) {
         error_set(&err, EINVAL, "snapshot takes an id: %s", store_id_rule);
-        unit_note(fs, unit_of(place), err.text);
+        forkable_note(forkable_at(place), err.text);
         return -EINVAL;
     }
-    return begin(fs, unit_of(place), run_snapshot, text, INSTANCE_STANDBY, ret);
+    return begin(place, &snapshot_job, text, ret);
 }
 
 static const struct file_type snapshot_file = {.command = snapshot_command};
 
-static int run_accept(struct job *job)
-{
-    return instance_accept(((struct unit *)job->object)->instance, &job->error);
-}
-
-static int accept_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
-                          struct job **ret)
+static int accept_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
 {
     (void)tid;
     if (strcmp(text, "1") == 0)
-        return begin(fs, unit_of(place), run_accept, text, INSTANCE_STANDBY, ret);
-    unit_note(fs, unit_of(place), "accept takes 1");
+        return begin(place, &accept_job, text, ret);
+    forkable_note(forkable_at(place), "accept takes 1");
     return -EINVAL;
 }
 
 static const struct file_type accept_file = {.text = accept_text, .command = accept_command};
 
-static char *error_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *error_text(const struct place *place, size_t *ret_size)
 {
-    const struct unit *unit = unit_of(place);
+    const struct forkable *instance = forkable_at(place);
     char *text = NULL;
     FILE *out = open_memstream(&text, ret_size);
-    (void)fs;
     if (!out)
         return NULL;
-    if (unit->config.refused)
-        fprintf(out, "config: %s\n", unit->config.refused);
-    else if (unit->config.unfinished)
+    if (instance->config.refused)
+        fprintf(out, "config: %s\n", instance->config.refused);
+    else if (instance->config.unfinished)
         fprintf(out, "config: unfinished: write it again\n");
-    if (unit->error)
-        fprintf(out, "%s\n", unit->error);
+    if (instance->error)
+        fprintf(out, "%s\n", instance->error);
     return text_finish(out, &text);
 }
 
@@ -262,16 +259,15 @@ static const struct file_type error_file = {.text = error_text};
 
 /* console and vmm.log: live. A write to console empties it. */
 
-static int console_command(struct fs *fs, const struct place *place, const char *text, pid_t tid,
-                           struct job **ret)
+static int console_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
 {
     (void)tid;
     struct error err = {0};
     (void)ret;
     int r = strcmp(text, "0") == 0
-                ? instance_empty_console(unit_of(place)->instance, &err)
+                ? instance_empty_console(instance_of(place), &err)
                 : error_set(&err, EINVAL, "console takes a 0, which empties it, and nothing else");
-    unit_note(fs, unit_of(place), r < 0 ? err.text : NULL);
+    forkable_note(forkable_at(place), r < 0 ? err.text : NULL);
     return r;
 }
 
@@ -280,42 +276,32 @@ static const struct file_type vmm_log_file = {.log = "vmm.log"};
 
 static bool is_standby(const struct place *place)
 {
-    return instance_is_standby(unit_of(place)->instance);
+    return instance_is_standby(instance_of(place));
 }
 
 /* NULL if there is none: of no fork, of one whose record could not be read, or whose source is
  * gone. One that came later under the same id is another. */
-static struct draft *record_of(struct fs *fs, const struct instance *instance)
+static struct draft *record_of(const struct place *place)
 {
-    const struct forks *forks = NULL;
-    const char *uuid = "";
-    if (instance->of_instance) {
-        struct unit *unit;
-        if (fs_unit(fs, instance->source, &unit) < 0)
-            return NULL;
-        forks = &unit->forks;
-        uuid = unit->instance->uuid;
-    } else if (instance->source[0]) {
-        struct source *source;
-        if (fs_source(fs, instance->source, &source) < 0)
-            return NULL;
-        forks = &source->forks;
-        uuid = source->snapshot->uuid;
-    }
-    struct draft *draft =
-        forks && strcmp(uuid, instance->source_uuid) == 0 ? draft_find(forks, instance->id) : NULL;
+    const struct instance *instance = instance_of(place);
+    struct forkable *source;
+    if (!instance->source[0] ||
+        forkable_find(fs_of(place), instance->of_instance ? OBJECT_INSTANCE : OBJECT_SNAPSHOT,
+                      instance->source, &source) < 0 ||
+        strcmp(forkable_uuid(source), instance->source_uuid) != 0)
+        return NULL;
+    struct draft *draft = draft_find(&source->drafts, instance->id);
     return draft && draft->record ? draft : NULL;
 }
 
 static bool has_record(const struct place *place)
 {
-    const struct unit *unit = unit_of(place);
-    return record_of(unit->fs, unit->instance) != NULL;
+    return record_of(place) != NULL;
 }
 
 static void fork_link(const struct place *place, char ret[256])
 {
-    const struct instance *instance = unit_of(place)->instance;
+    const struct instance *instance = instance_of(place);
     snprintf(ret, 256, "../../%s/%s/forks/%s", instance->of_instance ? "instances" : "snapshots",
              instance->source, instance->id);
 }
@@ -329,7 +315,7 @@ static const struct entry instance_entries[] = {
     {"error", S_IFREG | 0444, 6, .file = &error_file},
     {"console", S_IFREG | 0600, 7, .file = &console_file},
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
-    {"mailboxes", S_IFDIR | 0755, 9, .directory = &markers_directory, .present = is_standby},
+    {"mailboxes", S_IFDIR | 0755, 9, .directory = &mailboxes_directory, .present = is_standby},
     {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = has_record},
     {"forks", S_IFDIR | 0755, 12, .directory = &forks_directory},
 };
@@ -338,108 +324,83 @@ static const struct directory instance_directory = {.entries = instance_entries,
                                                     .count = array_length(instance_entries),
                                                     .find = network_find,
                                                     .list = network_list};
-const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11, .directory = &instance_directory};
+static const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11,
+                                            .directory = &instance_directory};
 
 /* instances/ */
 
-static int instances_find_one(struct fs *fs, const struct place *directory, const char *name,
-                              struct waiter *waiter, struct place *ret)
+static int find_instance(const struct place *directory, const char *name, struct waiter *waiter,
+                         struct place *ret)
 {
-    struct unit *unit;
-    int r = fs_unit(fs, name, &unit);
-    (void)directory;
+    struct forkable *instance;
+    int r = forkable_find(fs_of(directory), OBJECT_INSTANCE, name, &instance);
     (void)waiter;
+    if (r == 0)
+        *ret = (struct place){.object = &instance->object, .entry = &instance_entry};
+    return r;
+}
+
+static int list_instances(const struct place *directory, struct waiter *waiter,
+                          struct handle *handle)
+{
+    size_t count;
+    auto_free struct snapshot_name *names =
+        instances_list(fs_of(directory)->setup.instances, NULL, &count);
+    int r = names ? 0 : -ENOMEM;
+    (void)waiter;
+    for (size_t i = 0; i < count && r == 0; i++)
+        r = handle_list(handle, names[i].id, OBJECT_INSTANCE, names[i].serial, &instance_entry,
+                        NULL);
+    return r;
+}
+
+static int make_instance(const struct place *directory, const char *name, struct error *err)
+{
+    struct objects *objects = directory->object->objects;
+    objects_unlock(objects);
+    int r = instances_create(objects->fs->setup.instances, name, err);
+    objects_lock(objects);
+    object_changed(directory->object);
+    return r;
+}
+
+int instance_files_remove(struct forkable *instance, struct error *err)
+{
+    const struct place place = {.object = &instance->object, .entry = &instance_entry};
+    struct objects *objects = instance->object.objects;
+    if (drafts_busy(&instance->drafts))
+        return error_set(err, EBUSY,
+                         "the instance cannot be removed while it is forked: wait for that");
+    objects_unlock(objects);
+    int r = instance_remove(instance->of.instance, err);
+    objects_lock(objects);
     if (r < 0)
         return r;
-    *ret = (struct place){.object = &unit->object, .entry = &instance_entry};
+    struct draft *record = record_of(&place);
+    if (record) {
+        object_changed(record->drafts->owner);
+        draft_remove(record);
+    }
+    forkable_forget(instance);
     return 0;
 }
 
-static int instances_list_all(struct fs *fs, const struct place *directory, struct waiter *waiter,
-                              struct handle *handle)
+static int remove_instance(const struct place *directory, const char *name, struct error *err)
 {
-    size_t count;
-    auto_free struct snapshot_name *names = instances_list(fs->setup.instances, NULL, &count);
-    int r = names ? 0 : -ENOMEM;
-    (void)directory;
-    (void)waiter;
-    for (size_t i = 0; i < count && r == 0; i++) {
-        const struct object object = {.kind = OBJECT_INSTANCE, .serial = names[i].serial};
-        r = listing_add(handle, names[i].id, &object, &instance_entry, NULL);
-    }
-    return r;
-}
-
-static int instances_make(struct fs *fs, const struct place *directory, const char *name,
-                          struct error *err)
-{
-    fs_unlock(fs);
-    int r = instances_create(fs->setup.instances, name, err);
-    fs_lock(fs);
-    fs_changed(fs, directory->object);
-    return r;
-}
-
-/* Without the lock, but for the beginning. */
-static int remove_instance(struct fs *fs, struct unit *unit, struct error *err)
-{
-    if (forks_busy(&unit->forks))
-        return error_set(err, EBUSY,
-                         "the instance cannot be removed while it is forked: wait for that");
-    fs_unlock(fs);
-    int r = instance_remove(unit->instance, err);
-    fs_lock(fs);
-    return r;
-}
-
-/* With its record. The caller has a reference. */
-static int remove_unit(struct fs *fs, struct unit *unit, struct error *err)
-{
-    int r = remove_instance(fs, unit, err);
-    struct draft *record = r == 0 ? record_of(fs, unit->instance) : NULL;
-    if (record) {
-        fs_changed(fs, record->forks->owner);
-        draft_remove(fs, record);
-    }
-    if (r == 0)
-        fs_forget_unit(fs, unit);
-    return r;
-}
-
-static int instances_remove(struct fs *fs, const struct place *directory, const char *name,
-                            struct error *err)
-{
-    struct unit *unit;
-    int r = fs_unit(fs, name, &unit);
-    (void)directory;
+    struct forkable *instance;
+    int r = forkable_find(fs_of(directory), OBJECT_INSTANCE, name, &instance);
     if (r < 0)
         return r == -ENOENT ? error_set(err, ENOENT, "there is no instance %s", name)
                             : error_set(err, ENOMEM, "out of memory");
-    object_ref(&unit->object);
-    r = remove_unit(fs, unit, err);
+    object_ref(&instance->object);
+    r = instance_files_remove(instance, err);
     if (r < 0)
-        unit_note(fs, unit, err->text);
-    object_unref(&unit->object);
+        forkable_note(instance, err->text);
+    object_unref(&instance->object);
     return r;
 }
 
-void fs_instance_vanished(struct fs *fs, const char *id)
-{
-    struct error why;
-    struct unit *unit;
-    if (!fs)
-        return;
-    fs_lock(fs);
-    if (fs_unit(fs, id, &unit) == 0) {
-        object_ref(&unit->object);
-        if (remove_unit(fs, unit, &why) == 0)
-            fs_changed(fs, &fs->root);
-        object_unref(&unit->object);
-    }
-    fs_unlock(fs);
-}
-
-const struct directory instances_directory = {.find = instances_find_one,
-                                              .list = instances_list_all,
-                                              .make = instances_make,
-                                              .remove = instances_remove};
+const struct directory instances_directory = {.find = find_instance,
+                                              .list = list_instances,
+                                              .make = make_instance,
+                                              .remove = remove_instance};

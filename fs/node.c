@@ -1,25 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * node: the kernel's view of the tree, and what is done to directories. A node is a place that the
- * kernel knows by number; the same place gives the same node while the kernel remembers it, but for
- * command files, which get a new one at every lookup, so that two writers share no kernel lock.
- */
+#include "fs/node.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
-#include "fs/internal.h"
+#include "fs/forkable.h"
+#include "fs/handle.h"
+#include "fs/state.h"
 #include "util/cleanup.h"
 
-enum { NAME_BLOCK = 512 };
+struct node {
+    uint64_t id;
+    uint64_t lookups;
+    struct place place;      /* counts a reference of the object */
+    UT_hash_handle hh;       /* in fs.nodes */
+    UT_hash_handle hh_place; /* in fs.places */
+};
 
-static ino_t ino_of(const struct object *object, const struct entry *entry,
-                    const struct marker *marker)
-{
-    ino_t number = marker ? marker->number & 0xFFFF : 0;
-    return (ino_t)object->serial << 28 | number << 12 | (ino_t)object->kind << 8 | entry->number;
-}
+enum { NAME_BLOCK = 512 };
 
 /* Zeroes the padding too, since places are hash keys. */
 static void place_set(struct place *ret, struct object *object, const struct entry *entry,
@@ -38,13 +38,20 @@ static struct node *node_by_id(struct fs *fs, uint64_t id)
     return node;
 }
 
-void node_drop(struct fs *fs, struct node *node)
+static void node_drop(struct fs *fs, struct node *node)
 {
     HASH_DELETE(hh, fs->nodes, node);
     if (!node->place.entry->command)
         HASH_DELETE(hh_place, fs->places, node);
     object_unref(node->place.object);
     free(node);
+}
+
+void nodes_drop(struct fs *fs)
+{
+    struct node *node, *next;
+    HASH_ITER (hh, fs->nodes, node, next)
+        node_drop(fs, node);
 }
 
 /* NULL without memory. */
@@ -59,8 +66,9 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     if (!node)
         return NULL;
     place_set(&node->place, object_ref(place->object), place->entry, place->marker);
-    node->id =
-        place->object->kind == OBJECT_ROOT && place->entry == &root_entry ? 1 : ++fs->last_node + 1;
+    node->id = place->object->kind == OBJECT_ROOT && place->entry == fs->root_entry
+                   ? 1
+                   : ++fs->last_node + 1;
     HASH_ADD(hh, fs->nodes, id, sizeof node->id, node);
     if (node->hh.tbl && !place->entry->command)
         HASH_ADD(hh_place, fs->places, place, sizeof node->place, node);
@@ -75,19 +83,19 @@ static struct node *node_of(struct fs *fs, const struct place *place)
 
 int place_take(struct fs *fs, uint64_t id, struct place *ret)
 {
-    fs_lock(fs);
+    objects_lock(&fs->objects);
     struct node *node = node_by_id(fs, id);
     if (!node && id == 1) {
         struct place root;
-        place_set(&root, &fs->root, &root_entry, NULL);
+        place_set(&root, &fs->root, fs->root_entry, NULL);
         node = node_of(fs, &root);
         if (!node) {
-            fs_unlock(fs);
+            objects_unlock(&fs->objects);
             return -ENOMEM;
         }
     }
     if (!node || node->place.object->removed) {
-        fs_unlock(fs);
+        objects_unlock(&fs->objects);
         return -ENODEV;
     }
     *ret = node->place;
@@ -102,19 +110,20 @@ static int directory_take(struct fs *fs, uint64_t id, struct place *ret)
     const struct directory *directory = r == 0 ? ret->entry->directory : NULL;
     if (!directory || !directory->refresh)
         return r;
-    fs_unlock(fs);
+    objects_unlock(&fs->objects);
     directory->refresh(fs);
-    fs_lock(fs);
+    objects_lock(&fs->objects);
     if (!ret->object->removed)
         return 0;
-    place_give(fs, ret);
+    place_give(ret);
     return -ENODEV;
 }
 
-void place_give(struct fs *fs, struct place *place)
+void place_give(struct place *place)
 {
+    struct objects *objects = place->object->objects;
     object_unref(place->object);
-    fs_unlock(fs);
+    objects_unlock(objects);
 }
 
 static const char *log_name(const struct place *place)
@@ -125,26 +134,27 @@ static const char *log_name(const struct place *place)
 static int stat_log(const struct place *place, struct stat *ret)
 {
     struct stat st;
-    const struct unit *unit = (const struct unit *)place->object;
-    if (fstatat(unit->instance->image->directory_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
+    const struct image *image = forkable_at(place)->of.instance->image;
+    if (fstatat(image->directory_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     ret->st_size = st.st_size;
     ret->st_mtim = st.st_mtim;
     return 0;
 }
 
-static int stat_place(struct fs *fs, const struct place *place, struct stat *ret)
+static int stat_place(const struct place *place, struct stat *ret)
 {
     const struct entry *entry = place->entry;
     char target[256];
     int r = 0;
-    *ret = (struct stat){.st_ino = ino_of(place->object, entry, place->marker),
-                         .st_mode = entry->mode,
-                         .st_nlink = 1,
-                         .st_uid = geteuid(),
-                         .st_gid = getegid(),
-                         .st_blksize = 4096,
-                         .st_mtim = place->object->changed};
+    *ret = (struct stat){
+        .st_ino = entry_ino(entry, place->object->kind, place->object->serial, place->marker),
+        .st_mode = entry->mode,
+        .st_nlink = 1,
+        .st_uid = geteuid(),
+        .st_gid = getegid(),
+        .st_blksize = 4096,
+        .st_mtim = place->object->changed};
     if (entry->link) {
         entry->link(place, target);
         ret->st_size = (off_t)strlen(target);
@@ -152,7 +162,7 @@ static int stat_place(struct fs *fs, const struct place *place, struct stat *ret
         r = stat_log(place, ret);
     } else if (entry->file && entry->file->text) {
         size_t size = 0;
-        char *text = entry->file->text(fs, place, &size);
+        char *text = entry->file->text(place, &size);
         r = text ? 0 : -ENOMEM;
         free_wiped(text, size);
         ret->st_size = (off_t)size;
@@ -163,7 +173,7 @@ static int stat_place(struct fs *fs, const struct place *place, struct stat *ret
 }
 
 /* With the lock held: what is at that name. */
-static int find(struct fs *fs, const struct place *parent, const char *name, struct waiter *waiter,
+static int find(const struct place *parent, const char *name, struct waiter *waiter,
                 struct place *ret)
 {
     const struct directory *directory = parent->entry->directory;
@@ -176,7 +186,7 @@ static int find(struct fs *fs, const struct place *parent, const char *name, str
         place_set(ret, parent->object, entry, NULL);
         return 0;
     }
-    return directory->find ? directory->find(fs, parent, name, waiter, ret) : -ENOENT;
+    return directory->find ? directory->find(parent, name, waiter, ret) : -ENOENT;
 }
 
 /* With the lock held: a node for the kernel, counted as looked up. */
@@ -184,7 +194,7 @@ static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, s
 {
     struct place clean;
     place_set(&clean, place->object, place->entry, place->marker);
-    int r = stat_place(fs, &clean, ret);
+    int r = stat_place(&clean, ret);
     struct node *node = r == 0 ? node_of(fs, &clean) : NULL;
     if (r == 0 && !node)
         r = -ENOMEM;
@@ -202,25 +212,25 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
     int r = directory_take(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = find(fs, &directory, name, waiter, &child);
+    r = find(&directory, name, waiter, &child);
     if (r == 0 && child.entry->file && child.entry->file->ready)
-        r = child.entry->file->ready(fs, &child, waiter);
+        r = child.entry->file->ready(&child, waiter);
     if (r == 0)
         r = enter(fs, &child, ret_node, ret);
-    place_give(fs, &directory);
+    place_give(&directory);
     return r;
 }
 
 void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
 {
-    fs_lock(fs);
+    objects_lock(&fs->objects);
     struct node *node = node_by_id(fs, id);
     if (node && node->place.object->kind != OBJECT_ROOT) {
         node->lookups -= count < node->lookups ? count : node->lookups;
         if (node->lookups == 0)
             node_drop(fs, node);
     }
-    fs_unlock(fs);
+    objects_unlock(&fs->objects);
 }
 
 int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret)
@@ -229,10 +239,10 @@ int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct
     int r = place_take(fs, node, &place);
     if (r < 0)
         return r;
-    r = stat_place(fs, &place, ret);
+    r = stat_place(&place, ret);
     if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
-    place_give(fs, &place);
+    place_give(&place);
     return r;
 }
 
@@ -246,19 +256,19 @@ int fs_readlink(struct fs *fs, uint64_t node, char ret[256])
         place.entry->link(&place, ret);
     else
         r = -EINVAL;
-    place_give(fs, &place);
+    place_give(&place);
     return r;
 }
 
 /* With the lock held: the table's function for that, or EPERM; a refusal is told. */
-static int apply(struct fs *fs, change *go, const struct refusal *refusal)
+static int apply(change *go, const struct refusal *refusal)
 {
     struct error err = {0};
-    int r = go ? go(fs, refusal->directory, refusal->name, &err) : -EPERM;
+    int r = go ? go(refusal->directory, refusal->name, &err) : -EPERM;
     if (r == 0)
         return 0;
     err.code = -r;
-    return refusal_tell(fs, refusal, &err);
+    return refusal_tell(refusal, &err);
 }
 
 /* What is there, and was just made if `undo` is not NULL. If the kernel cannot be told of it, it
@@ -267,11 +277,11 @@ static int enter_new(struct fs *fs, const struct place *directory, const char *n
                      uint64_t *ret_node, struct stat *ret)
 {
     struct place child;
-    int r = find(fs, directory, name, NULL, &child);
+    int r = find(directory, name, NULL, &child);
     if (r == 0)
         r = enter(fs, &child, ret_node, ret);
     if (r == -ENOMEM && undo)
-        undo(fs, directory, name, &(struct error){0});
+        undo(directory, name, &(struct error){0});
     return r;
 }
 
@@ -282,11 +292,10 @@ int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = apply(fs, directory.entry->directory->make,
-              &(struct refusal){"mkdir", &directory, name, tid});
+    r = apply(directory.entry->directory->make, &(struct refusal){"mkdir", &directory, name, tid});
     if (r == 0)
         r = enter_new(fs, &directory, name, directory.entry->directory->remove, ret_node, ret);
-    place_give(fs, &directory);
+    place_give(&directory);
     return r;
 }
 
@@ -298,17 +307,17 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     if (r < 0)
         return r;
     change *undo = NULL;
-    r = find(fs, &directory, name, NULL, &child);
+    r = find(&directory, name, NULL, &child);
     if (r == 0 && flags & O_EXCL)
         r = -EEXIST;
     if (r == -ENOENT) {
         undo = directory.entry->directory->unlink;
-        r = apply(fs, directory.entry->directory->create,
+        r = apply(directory.entry->directory->create,
                   &(struct refusal){"create", &directory, name, tid});
     }
     if (r == 0)
         r = enter_new(fs, &directory, name, undo, ret_node, ret);
-    place_give(fs, &directory);
+    place_give(&directory);
     return r;
 }
 
@@ -318,8 +327,8 @@ int fs_refuse(struct fs *fs, const char *operation, uint64_t parent, const char 
     int r = place_take(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = apply(fs, NULL, &(struct refusal){operation, &directory, name, tid});
-    place_give(fs, &directory);
+    r = apply(NULL, &(struct refusal){operation, &directory, name, tid});
+    place_give(&directory);
     return r;
 }
 
@@ -331,9 +340,9 @@ static int remove_name(struct fs *fs, uint64_t parent, const char *name, pid_t t
     if (r < 0)
         return r;
     const struct directory *table = place.entry->directory;
-    r = apply(fs, directory ? table->remove : table->unlink,
+    r = apply(directory ? table->remove : table->unlink,
               &(struct refusal){directory ? "rmdir" : "unlink", &place, name, tid});
-    place_give(fs, &place);
+    place_give(&place);
     return r;
 }
 
@@ -361,74 +370,54 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
     else if (!directory.entry->directory->rename || !node->place.entry->directory->rename)
         r = -EPERM;
     else
-        r = directory.entry->directory->rename(fs, &directory, name, &node->place, new_name, flags,
+        r = directory.entry->directory->rename(&directory, name, &node->place, new_name, flags,
                                                &err);
     err.code = -r;
     if (r < 0)
-        refusal_tell(fs, &(struct refusal){"rename", &directory, name, tid}, &err);
-    place_give(fs, &directory);
+        refusal_tell(&(struct refusal){"rename", &directory, name, tid}, &err);
+    place_give(&directory);
     return r;
 }
 
-int listing_add(struct handle *handle, const char *name, const struct object *object,
-                const struct entry *entry, const struct marker *marker)
-{
-    enum { BLOCK = 32 };
-    if (handle->name_count % BLOCK == 0) {
-        struct fs_name *longer =
-            realloc(handle->names, (handle->name_count + BLOCK) * sizeof *longer);
-        if (!longer)
-            return -ENOMEM;
-        handle->names = longer;
-    }
-    struct fs_name *place = &handle->names[handle->name_count++];
-    *place = (struct fs_name){.ino = ino_of(object, entry, marker), .mode = entry->mode};
-    strncpy(place->name, name, sizeof place->name - 1);
-    return 0;
-}
-
-static int list(struct fs *fs, const struct place *place, struct waiter *waiter,
-                struct handle *handle)
+static int list(const struct place *place, struct waiter *waiter, struct handle *handle)
 {
     const struct directory *directory = place->entry->directory;
+    const struct object *object = place->object;
     if (!directory)
         return -ENOTDIR;
-    int r = listing_add(handle, ".", place->object, place->entry, place->marker);
+    int r = handle_list(handle, ".", object->kind, object->serial, place->entry, place->marker);
     if (r == 0)
-        r = listing_add(handle, "..", place->object, place->entry, place->marker);
+        r = handle_list(handle, "..", object->kind, object->serial, place->entry, place->marker);
     for (size_t i = 0; i < directory->count && r == 0; i++) {
         const struct entry *entry = &directory->entries[i];
         if (!entry->present || entry->present(place))
-            r = listing_add(handle, entry->name, place->object, entry, NULL);
+            r = handle_list(handle, entry->name, object->kind, object->serial, entry, NULL);
     }
-    return r == 0 && directory->list ? directory->list(fs, place, waiter, handle) : r;
+    return r == 0 && directory->list ? directory->list(place, waiter, handle) : r;
 }
 
 int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handle **ret)
 {
     struct place place;
-    struct handle *handle = calloc(1, sizeof *handle);
-    if (!handle)
-        return -ENOMEM;
-    int r = directory_take(fs, node, &place);
-    if (r < 0) {
-        free(handle);
-        return r;
-    }
-    handle->log_fd = -1;
-    r = list(fs, &place, waiter, handle);
+    struct handle *handle = handle_create(0);
+    int r = handle ? directory_take(fs, node, &place) : -ENOMEM;
     if (r == 0) {
-        handle_register(fs, handle, &place);
-        *ret = handle;
-    } else {
-        free(handle->names);
-        free(handle);
+        r = list(&place, waiter, handle);
+        if (r == 0) {
+            handle_register(handle, &place);
+            *ret = steal_pointer(handle);
+        }
+        place_give(&place);
     }
-    place_give(fs, &place);
+    handle_destroy(handle);
     return r;
 }
 
-const struct fs_name *fs_readdir(const struct handle *handle, size_t position)
+const char *fs_readdir(const struct handle *handle, size_t position, struct stat *ret)
 {
-    return position < handle->name_count ? &handle->names[position] : NULL;
+    if (position >= handle->name_count)
+        return NULL;
+    const struct listed *listed = &handle->names[position];
+    *ret = (struct stat){.st_ino = listed->ino, .st_mode = listed->mode};
+    return listed->name;
 }

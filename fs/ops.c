@@ -403,17 +403,16 @@ static void op_readdir(fuse_req_t req, fuse_ino_t node, size_t size, off_t offse
                        struct fuse_file_info *fi)
 {
     auto_free char *buffer = malloc(size);
-    const struct fs_name *name;
+    const char *name;
+    struct stat st;
     size_t used = 0;
     (void)node;
     if (!buffer) {
         fuse_reply_err(req, ENOMEM);
         return;
     }
-    while ((name = fs_readdir(handle_of(fi), (size_t)offset))) {
-        struct stat st = {.st_ino = name->ino, .st_mode = name->mode};
-        size_t needed =
-            fuse_add_direntry(req, buffer + used, size - used, name->name, &st, ++offset);
+    while ((name = fs_readdir(handle_of(fi), (size_t)offset, &st))) {
+        size_t needed = fuse_add_direntry(req, buffer + used, size - used, name, &st, ++offset);
         if (needed > size - used)
             break;
         used += needed;

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * refusals: the reasons for which mkdir, rmdir, rm, mv, ln, mknod, the creation of a file or a
- * command was refused. Each is a line of `error` in the root, and if the directory that it was in
- * has an `error` of its own, it is told there too. Before them stands what of the store is not
- * shown.
- */
+#include "fs/refusals.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "fs/internal.h"
+#include "fs/forkable.h"
+#include "fs/state.h"
 #include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/text.h"
@@ -20,22 +17,15 @@ static void path_of(const struct place *place, char *ret, size_t room)
     const struct object *object = place->object;
     const char *entry = place->entry->name;
     const struct draft *draft = NULL;
+    char name[FORKABLE_NAME_SIZE] = "";
     if (object->kind == OBJECT_DRAFT) {
         draft = (const struct draft *)object;
-        object = draft->forks->owner;
+        object = draft->drafts->owner;
     }
-    size_t used = 0;
-    ret[0] = '\0';
-    if (object->kind == OBJECT_SNAPSHOT)
-        used = (size_t)snprintf(ret, room, "snapshots/%s/",
-                                ((const struct source *)object)->snapshot->id);
-    else if (object->kind == OBJECT_INSTANCE)
-        used = (size_t)snprintf(ret, room, "instances/%s/",
-                                ((const struct unit *)object)->instance->id);
-    if (draft)
-        used += (size_t)snprintf(ret + used, room - used, "forks/%s/", draft->id);
-    if (entry)
-        snprintf(ret + used, room - used, "%s/", entry);
+    if (object->kind == OBJECT_SNAPSHOT || object->kind == OBJECT_INSTANCE)
+        forkable_name((const struct forkable *)object, name);
+    snprintf(ret, room, "%s%s%s%s%s%s%s", name, name[0] ? "/" : "", draft ? "forks/" : "",
+             draft ? draft->id : "", draft ? "/" : "", entry ? entry : "", entry ? "/" : "");
 }
 
 /* Where nothing more is known. */
@@ -65,48 +55,49 @@ static void add_line(struct refusals *refusals, const struct refusal *refusal, c
     char now[STORE_TIME_SIZE], *line = NULL;
     auto_free char *name = text_escaped(refusal->name, strlen(refusal->name), "");
     store_time_now(now);
-    if (!name || asprintf(&line, "%s %d %s %s%s: %s: %s\n", now, (int)process_of(refusal->tid),
+    if (!name || asprintf(&line, "%s %d %s %s%s: %s: %s\n", now, (int)waiter_process(refusal->tid),
                           refusal->operation, path, name, error_name(err->code), err->text) < 0)
         return; /* without memory it stays unsaid */
-    char **place = &refusals->lines[refusals->count++ % FS_REFUSALS_MAX];
+    char **place = &refusals->lines[refusals->count++ % REFUSALS_MAX];
     free(*place);
     *place = line;
 }
 
-int refusal_tell(struct fs *fs, const struct refusal *refusal, struct error *err)
+int refusal_tell(const struct refusal *refusal, struct error *err)
 {
     char path[2 * STORE_ID_MAX + 64];
-    const struct object *object = refusal->directory->object;
+    struct object *object = refusal->directory->object;
+    struct fs *fs = fs_of(refusal->directory);
     if (!err->text[0])
         error_set(err, err->code, "%s", reason_of(refusal->operation, err->code));
     path_of(refusal->directory, path, sizeof path);
     add_line(&fs->refusals, refusal, path, err);
-    fs_changed(fs, &fs->root);
+    object_changed(&fs->root);
     if (err->code == EPERM) /* of a name at which nothing is possible: it is not about the object */
         return -err->code;
     if (object->kind == OBJECT_DRAFT)
-        draft_note(fs, (struct draft *)refusal->directory->object, err);
+        draft_note((struct draft *)object, err);
     else if (object->kind == OBJECT_INSTANCE)
-        unit_note(fs, (struct unit *)refusal->directory->object, err->text);
+        forkable_note((struct forkable *)object, err->text);
     return -err->code;
 }
 
-char *refusals_text(struct fs *fs, const struct place *place, size_t *ret_size)
+char *refusals_text(const struct place *place, size_t *ret_size)
 {
+    const struct fs *fs = fs_of(place);
     const struct refusals *refusals = &fs->refusals;
-    size_t from = refusals->count > FS_REFUSALS_MAX ? refusals->count - FS_REFUSALS_MAX : 0;
+    size_t from = refusals->count > REFUSALS_MAX ? refusals->count - REFUSALS_MAX : 0;
     char *text = NULL;
     FILE *out = open_memstream(&text, ret_size);
-    (void)place;
     if (out)
         store_notes_print(fs->setup.snapshots->store->notes, out);
     for (size_t i = from; i < refusals->count && out; i++)
-        fputs(refusals->lines[i % FS_REFUSALS_MAX], out);
+        fputs(refusals->lines[i % REFUSALS_MAX], out);
     return out ? text_finish(out, &text) : NULL;
 }
 
 void refusals_finish(struct refusals *refusals)
 {
-    for (size_t i = 0; i < FS_REFUSALS_MAX; i++)
+    for (size_t i = 0; i < REFUSALS_MAX; i++)
         free(refusals->lines[i]);
 }

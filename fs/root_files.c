@@ -6,7 +6,10 @@
  */
 #include <string.h>
 
-#include "fs/internal.h"
+#include "fs/handle.h"
+#include "fs/refusals.h"
+#include "fs/state.h"
+#include "fs/tables.h"
 #include "util/cleanup.h"
 
 static const char readme[] =
@@ -53,10 +56,9 @@ static const char readme[] =
     "echo stopped > instances/web-1/state, then rmdir instances/web-1;\n"
     "rmdir snapshots/base when no VM of it runs.\n";
 
-static char *readme_text(struct fs *fs, const struct place *place, size_t *ret_size)
+static char *readme_text(const struct place *place, size_t *ret_size)
 {
     char *text = strdup(readme);
-    (void)fs;
     (void)place;
     *ret_size = text ? sizeof readme - 1 : 0;
     return text;
@@ -65,6 +67,27 @@ static char *readme_text(struct fs *fs, const struct place *place, size_t *ret_s
 static const struct file_type readme_file = {.text = readme_text};
 
 static const struct file_type error_file = {.text = refusals_text, .pollable = true};
+
+static const struct file_type events_file = {.stream = true};
+static const struct entry events_entry = {NULL, S_IFREG | 0400, 1, .file = &events_file};
+static const char events_name[] = "events";
+
+static int root_find(const struct place *directory, const char *name, struct waiter *waiter,
+                     struct place *ret)
+{
+    (void)waiter;
+    if (strcmp(name, events_name) != 0)
+        return -ENOENT;
+    *ret = (struct place){.object = &fs_of(directory)->stream.object, .entry = &events_entry};
+    return 0;
+}
+
+static int root_list(const struct place *directory, struct waiter *waiter, struct handle *handle)
+{
+    (void)directory;
+    (void)waiter;
+    return handle_list(handle, events_name, OBJECT_EVENTS, 0, &events_entry, NULL);
+}
 
 static const struct entry root_entries[] = {
     {"README", S_IFREG | 0444, 1, .file = &readme_file},

@@ -50,7 +50,7 @@ struct daemon {
     pthread_mutex_t lock; /* of `loop_ended` */
     bool loop_ended;
     bool greeted;               /* by the kernel; known when the loop has ended */
-    pthread_rwlock_t tree_lock; /* of ops.fs: read by the layers' callbacks; before fs.lock */
+    pthread_rwlock_t tree_lock; /* of ops.fs: read by the layers' callbacks; before objects.lock */
 };
 
 static int fail(const char *text)

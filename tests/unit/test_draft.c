@@ -6,7 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "fs/internal.h"
+#include "fs/state.h"
 #include "tree_fixture.h"
 
 #define MINE "snapshots/base/forks/mine/"
@@ -334,14 +334,14 @@ static void commits_when_the_daemon_stops_are_answered(void **state)
 static void commits_when_there_are_too_many_are_refused(void **state)
 {
     struct tree *tree = *state;
-    tree->fs->commits = FS_COMMITS_MAX;
+    tree->fs->jobs.commits = JOB_COMMITS_MAX;
     tree_must_put(tree, BOX, "{}");
     assert_int_equal(tree_put(tree, NEW "commit", "web-1"), -EAGAIN);
     tree_assert_has(tree, NEW "error", "1024 commits are under way: try again later");
     tree_assert_names(tree, NEW "mailboxes", "");
-    tree->fs->commits = 0;
+    tree->fs->jobs.commits = 0;
     tree_assert_committable(tree, NEW);
-    assert_int_equal(tree->fs->commits, 0);
+    assert_int_equal(tree->fs->jobs.commits, 0);
 }
 
 /* ---- signals ---- */

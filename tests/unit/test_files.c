@@ -8,7 +8,7 @@
 #include <poll.h>
 
 #include "fork/request.h"
-#include "fs/internal.h"
+#include "fs/handle.h"
 #include "tree_fixture.h"
 
 static void file_when_written_reads_back_as_it_was_written(void **state)

@@ -110,18 +110,19 @@ static void check_directory(struct tree *tree, const char *path, struct inodes *
 {
     uint64_t directory = tree_walk(tree, path);
     struct handle *handle = tree_opendir(tree, directory);
-    const struct fs_name *name;
-    for (size_t i = 0; (name = fs_readdir(handle, i)); i++) {
+    const char *name;
+    struct stat listed;
+    for (size_t i = 0; (name = fs_readdir(handle, i, &listed)); i++) {
         char inside[PATH_MAX];
-        if (strcmp(name->name, ".") == 0 || strcmp(name->name, "..") == 0) {
-            assert_int_equal(i, strlen(name->name) - 1);
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0) {
+            assert_int_equal(i, strlen(name) - 1);
             continue;
         }
-        snprintf(inside, sizeof inside, "%s%s%s", path, *path ? "/" : "", name->name);
+        snprintf(inside, sizeof inside, "%s%s%s", path, *path ? "/" : "", name);
         struct stat st = tree_stat(tree, inside);
-        if (st.st_ino != name->ino || st.st_mode != name->mode)
+        if (st.st_ino != listed.st_ino || st.st_mode != listed.st_mode)
             fail_msg("%s: %ju %o, listed as %ju %o", inside, (uintmax_t)st.st_ino, st.st_mode,
-                     (uintmax_t)name->ino, name->mode);
+                     (uintmax_t)listed.st_ino, listed.st_mode);
         assert_int_equal(st.st_nlink, 1);
         assert_int_equal(st.st_uid, geteuid());
         assert_int_equal(st.st_blocks, (st.st_size + 511) / 512);
@@ -354,16 +355,17 @@ static void listing_when_the_directory_changes_stays_as_it_was_opened(void **sta
     struct tree *tree = *state;
     tree_furnish(tree);
     struct handle *handle = tree_opendir(tree, tree_walk(tree, "instances"));
+    struct stat st;
     size_t count = 0;
-    while (fs_readdir(handle, count))
+    while (fs_readdir(handle, count, &st))
         count++;
     assert_int_equal(count, 2 + 3);
     assert_int_equal(tree_rmdir(tree, "instances/two"), 0);
     assert_int_equal(tree_mkdir(tree, "instances/three"), 0);
     assert_int_equal(tree_mkdir(tree, "instances/four"), 0);
-    assert_non_null(fs_readdir(handle, count - 1));
-    assert_null(fs_readdir(handle, count));
-    assert_null(fs_readdir(handle, SIZE_MAX));
+    assert_non_null(fs_readdir(handle, count - 1, &st));
+    assert_null(fs_readdir(handle, count, &st));
+    assert_null(fs_readdir(handle, SIZE_MAX, &st));
     fs_release(tree->fs, handle);
     struct handle *none = NULL;
     struct caller caller;

@@ -6,7 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
-#include "fs/internal.h"
+#include "fs/node.h"
 #include "tree_fixture.h"
 
 static void file_when_created_and_not_yet_opened_is_unfinished(void **state)

@@ -379,13 +379,14 @@ static inline struct handle *tree_opendir(struct tree *tree, uint64_t node)
 static inline char *tree_names(struct tree *tree, const char *path)
 {
     struct handle *handle = tree_opendir(tree, tree_walk(tree, path));
-    const struct fs_name *name;
+    const char *name;
+    struct stat listed;
     char *names = strdup("");
-    for (size_t i = 0; (name = fs_readdir(handle, i)); i++) {
+    for (size_t i = 0; (name = fs_readdir(handle, i, &listed)); i++) {
         char *longer = NULL;
-        if (strcmp(name->name, ".") == 0 || strcmp(name->name, "..") == 0)
+        if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
             continue;
-        assert_true(asprintf(&longer, "%s%s ", names, name->name) > 0);
+        assert_true(asprintf(&longer, "%s%s ", names, name) > 0);
         free(names);
         names = longer;
     }

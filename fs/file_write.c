@@ -1,0 +1,326 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * file_write: what is written to open files. Bytes of a collected file take effect when the file is
+ * flushed; a write to a command file is one command. What a text or command means is said by the
+ * file's type (entry.h).
+ */
+#include <ctype.h>
+#include <errno.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "fs/forkable.h"
+#include "fs/node.h"
+#include "fs/state.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+
+static bool scratch(const struct place *place)
+{
+    return place->object->kind == OBJECT_STAGED &&
+           draft_scratch_name(((const struct staged *)place->object)->name);
+}
+
+/* The open file stays refused until it is truncated to 0. Returns -err->code. */
+static int handle_refuse(struct handle *handle, const struct error *err)
+{
+    const struct file_type *type = handle->place.entry->file;
+    handle->refused = err->code;
+    document_refuse(type->document(&handle->place), err->text);
+    type->changed(&handle->place);
+    return -err->code;
+}
+
+static void forget_retry(struct handle *handle)
+{
+    job_unref(steal_pointer(handle->retry));
+}
+
+/* What the text names is checked by a job, because it may have to wait. */
+struct files_check {
+    struct job job;
+    struct place place; /* of the object that the job counts */
+    char *text;         /* owned */
+};
+
+static int files_check_run(struct job *job)
+{
+    const struct files_check *check = (const struct files_check *)job;
+    return check->place.entry->file->check_files(&check->place, check->text, strlen(check->text),
+                                                 &job->error);
+}
+
+/* Nobody's any more where the handle was written to or closed since, by a write that got EINTR. */
+static void files_check_finish(struct job *job)
+{
+    struct handle *handle;
+    DL_SEARCH_SCALAR(job->object->objects->handles, handle, retry, job);
+    if (!handle)
+        return;
+    forget_retry(handle);
+    if (handle->place.object->removed)
+        job->result = -ENODEV;
+    else if (job->result < 0)
+        handle_refuse(handle, &job->error);
+}
+
+static void files_check_destroy(struct job *job)
+{
+    free(((struct files_check *)job)->text);
+}
+
+static const struct job_type files_check_job = {.file = "config",
+                                                .run = files_check_run,
+                                                .finish = files_check_finish,
+                                                .destroy = files_check_destroy};
+
+static int check_files(struct fs *fs, struct handle *handle, struct waiter *waiter,
+                       struct error *err)
+{
+    struct files_check *check =
+        job_create(&fs->jobs, &files_check_job, sizeof *check, handle->place.object);
+    if (!check)
+        return error_set(err, ENOMEM, "out of memory");
+    check->place = handle->place;
+    check->text = strndup(handle->text, handle->size);
+    int r = check->text ? job_start(&check->job, err) : error_set(err, ENOMEM, "out of memory");
+    if (r < 0) {
+        job_unref(&check->job);
+        return r;
+    }
+    handle->retry = &check->job;
+    waiter_begin(&fs->waiters, handle->retry, handle, waiter);
+    return FS_LATER;
+}
+
+/* What can be known from the bytes so far. 1: complete and acceptable, 0: incomplete. */
+static int check_text(struct handle *handle, struct error *err)
+{
+    struct json_check check;
+    if (scratch(&handle->place))
+        return 1;
+    switch (json_check(handle->text, handle->size, &check)) {
+    case JSON_INCOMPLETE:
+        return 0;
+    case JSON_INVALID:
+        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+                         check.why);
+    case JSON_COMPLETE:
+        break;
+    }
+    int r = handle->place.entry->file->check(&handle->place, handle->text, handle->size,
+                                             check.object, err);
+    return r < 0 ? r : 1;
+}
+
+/* realloc() would leave a copy behind. */
+static int grow(struct handle *handle, size_t size)
+{
+    if (handle->text && size <= handle->size)
+        return 0;
+    char *longer = malloc(size + 1);
+    if (!longer)
+        return -ENOMEM;
+    memcpy(longer, handle->text ? handle->text : "", handle->size);
+    free_wiped(handle->text, handle->size);
+    handle->text = longer;
+    handle->size = size;
+    return 0;
+}
+
+/* Does a write end neither at the end of a line nor at that of a program's buffer? */
+static bool stops_short(const char *bytes, size_t size)
+{
+    enum { BUFFER_MIN = 4096 };
+    return size > 0 && size < BUFFER_MIN && bytes[size - 1] != '\n';
+}
+
+static int collect(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
+                   off_t offset, bool append, struct waiter *waiter)
+{
+    const size_t max = scratch(&handle->place) ? DRAFT_SCRATCH_MAX : DOCUMENT_MAX;
+    size_t at = append ? handle->size : (size_t)offset, end;
+    struct error err = {0};
+    int r = handle->place.entry->file->may_write(&handle->place);
+    if (r < 0)
+        return r;
+    if (handle->refused) {
+        handle->dirty = true;
+        return -handle->refused;
+    }
+    if (offset < 0 || at > handle->size)
+        return -EINVAL;
+    forget_retry(handle);
+    handle->dirty = true;
+    if (__builtin_add_overflow(at, size, &end) || end > max) {
+        error_set(&err, EFBIG, "more than %zu bytes", max);
+        return handle_refuse(handle, &err);
+    }
+    r = grow(handle, end);
+    if (r < 0)
+        return r;
+    memcpy(handle->text + at, bytes, size);
+    r = check_text(handle, &err);
+    if (r == 0 && handle->place.entry->file->in_lines && stops_short(bytes, size))
+        r = error_set(
+            &err, EINVAL,
+            "the JSON object is not complete at the end of this write: write all of it at "
+            "once, or line by line");
+    if (r > 0 && handle->place.entry->file->check_files)
+        r = check_files(fs, handle, waiter, &err);
+    else if (r > 0)
+        r = 0;
+    return r < 0 ? handle_refuse(handle, &err) : r;
+}
+
+/* One command, white space around it dropped. What is too long or holds a NUL stays a text that is
+ * no id and no state, so that the command itself refuses it. */
+static void read_command(const char *bytes, size_t size, char ret[STORE_ID_MAX + 2])
+{
+    while (size > 0 && isspace((unsigned char)bytes[0])) {
+        bytes++;
+        size--;
+    }
+    while (size > 0 && isspace((unsigned char)bytes[size - 1]))
+        size--;
+    if (size > STORE_ID_MAX + 1)
+        size = STORE_ID_MAX + 1;
+    for (size_t i = 0; i < size; i++)
+        ret[i] = bytes[i] ? bytes[i] : '?';
+    ret[size] = 0;
+}
+
+static int command(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
+                   struct waiter *waiter)
+{
+    char text[STORE_ID_MAX + 2];
+    int r = FS_LATER;
+    read_command(bytes, size, text);
+    bool again = strcmp(text, handle->command) == 0;
+    if (again && handle->failed)
+        return handle->failed;
+    if (!again)
+        forget_retry(handle);
+    struct job *job = steal_pointer(handle->retry);
+    handle->failed = 0;
+    memcpy(handle->command, text, sizeof text);
+    if (!job)
+        r = handle->place.entry->file->command(&handle->place, text, waiter->tid, &job);
+    if (r == FS_LATER && job->done)
+        handle_command_ended(handle, r = job->result);
+    else if (r == FS_LATER)
+        waiter_begin(&fs->waiters, job, handle, waiter);
+    else if (r != -EBUSY) /* another command is under way: this one may be possible later */
+        handle_command_ended(handle, r);
+    job_unref(job);
+    return r;
+}
+
+int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
+             bool append, struct waiter *waiter)
+{
+    objects_lock(&fs->objects);
+    int r;
+    if (handle->place.object->removed)
+        r = -ENODEV;
+    else if (handle->place.entry->file->command)
+        r = command(fs, handle, bytes, size, waiter);
+    else
+        r = collect(fs, handle, bytes, size, offset, append, waiter);
+    objects_unlock(&fs->objects);
+    return r;
+}
+
+/* The bytes collected so far take effect, as far as they go. */
+static int take_effect(struct handle *handle, pid_t tid)
+{
+    const struct file_type *type = handle->place.entry->file;
+    struct document *document = type->document(&handle->place);
+    struct error err = {0};
+    bool checked = !handle->retry;
+    forget_retry(handle);
+    int complete = checked ? check_text(handle, &err)
+                           : error_set(&err, EINTR, "the write was interrupted: write it again");
+    if (complete < 0)
+        return handle_refuse(handle, &err);
+    int r = document_set(document, handle->text ? handle->text : "", handle->size);
+    if (r < 0)
+        return r;
+    if (!complete) {
+        document->unfinished = true;
+        type->changed(&handle->place);
+        bool opener = tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
+        return opener ? -EINVAL : 0;
+    }
+    if (type->apply && type->apply(&handle->place, handle->text, handle->size, &err) < 0)
+        return handle_refuse(handle, &err);
+    document_accept(document);
+    type->changed(&handle->place);
+    return 0;
+}
+
+int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
+{
+    objects_lock(&fs->objects);
+    int r = 0;
+    if (handle->dirty && handle->place.object->removed)
+        r = -ENODEV;
+    else if (handle->dirty)
+        r = handle->place.entry->file->may_write(&handle->place);
+    /* With a write under way it is of a copy of the descriptor, as each exec() closes some. */
+    bool dirty = handle->dirty && !(handle->retry && waiters_have(&fs->waiters, handle->retry));
+    if (dirty) /* taking effect may let go of the lock, and more be written */
+        handle->dirty = false;
+    if (r == 0 && dirty)
+        r = handle->refused ? -handle->refused : take_effect(handle, tid);
+    objects_unlock(&fs->objects);
+    return r;
+}
+
+static int truncate_handle(struct handle *handle, size_t size)
+{
+    if (size > handle->size)
+        return -EINVAL;
+    forget_retry(handle);
+    int r = size == 0 ? document_begin(handle->place.entry->file->document(&handle->place)) : 0;
+    if (r < 0)
+        return r;
+    if (handle->text) /* freeing wipes no more than what is left */
+        explicit_bzero(handle->text + size, handle->size - size);
+    handle->dirty = size > 0 && (handle->dirty || size < handle->size);
+    handle->refused = size == 0 ? 0 : handle->refused;
+    handle->size = size;
+    handle->place.entry->file->changed(&handle->place);
+    return 0;
+}
+
+/* truncate(2): as if it had been opened, cut and closed. */
+static int truncate_document(const struct place *place, size_t size)
+{
+    struct handle handle = {.place = *place, .log_fd = -1};
+    int r;
+    handle.text = place->entry->file->text(place, &handle.size);
+    if (!handle.text)
+        return -ENOMEM;
+    r = truncate_handle(&handle, size);
+    if (r == 0 && handle.dirty)
+        r = take_effect(&handle, 0);
+    free_wiped(handle.text, handle.size);
+    return r;
+}
+
+int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
+{
+    struct place place;
+    int r = place_take(fs, node, &place);
+    if (r < 0)
+        return r;
+    const struct file_type *type = place.entry->file;
+    if (!type || (place.entry->mode & 0222) == 0)
+        r = -EACCES;
+    else if (type->document && (r = type->may_write(&place)) == 0)
+        r = handle ? truncate_handle(handle, (size_t)size)
+                   : truncate_document(&place, (size_t)size);
+    place_give(&place);
+    return r;
+}

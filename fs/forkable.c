@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/forkable.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "fs/state.h"
+#include "util/cleanup.h"
+
+static struct forkable **table_of(struct fs *fs, enum object_kind kind)
+{
+    return kind == OBJECT_SNAPSHOT ? &fs->snapshots : &fs->instances;
+}
+
+void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE])
+{
+    bool snapshot = forkable->of.snapshot;
+    snprintf(ret, FORKABLE_NAME_SIZE, snapshot ? "snapshots/%s" : "instances/%s",
+             snapshot ? forkable->of.snapshot->id : forkable->of.instance->id);
+}
+
+const char *forkable_uuid(const struct forkable *forkable)
+{
+    return forkable->of.snapshot ? forkable->of.snapshot->uuid : forkable->of.instance->uuid;
+}
+
+static void give_back(struct fork_source *of)
+{
+    snapshot_unref(of->snapshot);
+    instance_unref(of->instance);
+}
+
+static void forkable_destroy(struct object *object)
+{
+    struct forkable *forkable = (struct forkable *)object;
+    document_finish(&forkable->config);
+    free(forkable->error);
+    give_back(&forkable->of);
+    free(forkable);
+}
+
+/* The draft that is always there, and the records of the forks in the store. */
+static int open_drafts(struct fs *fs, struct forkable *forkable)
+{
+    size_t count;
+    forkable->drafts.owner = &forkable->object;
+    if (!draft_create(&forkable->drafts, "new"))
+        return -ENOMEM;
+    auto_free struct snapshot_name *names =
+        instances_list(fs->setup.instances, forkable_uuid(forkable), &count);
+    int r = names ? 0 : -ENOMEM;
+    for (size_t i = 0; i < count && r == 0; i++) {
+        struct instance *instance = instances_find(fs->setup.instances, names[i].id);
+        r = instance ? draft_load_record(&forkable->drafts, instance) : 0;
+        instance_unref(instance);
+    }
+    return r;
+}
+
+static void close_drafts(struct forkable *forkable)
+{
+    struct fs *fs = forkable->object.objects->fs;
+    while (forkable->drafts.by_id)
+        draft_remove(forkable->drafts.by_id);
+    forkable->object.removed = true;
+    object_changed(&forkable->object);
+    object_changed(&fs->root);
+    waiters_answer_scans(&fs->waiters, 0);
+    object_unref(&forkable->object);
+}
+
+/* Takes `of`, also when it fails. */
+static int create(struct fs *fs, enum object_kind kind, struct fork_source *of, uint64_t serial,
+                  struct forkable **ret)
+{
+    struct forkable **table = table_of(fs, kind), *forkable = calloc(1, sizeof *forkable);
+    if (!forkable) {
+        give_back(of);
+        return -ENOMEM;
+    }
+    object_init(&forkable->object, &fs->objects, kind, serial, forkable_destroy);
+    forkable->of = *of;
+    int r = open_drafts(fs, forkable);
+    if (r == 0)
+        HASH_ADD(hh, *table, object.serial, sizeof serial, forkable);
+    if (r < 0 || !forkable->hh.tbl) {
+        close_drafts(forkable);
+        return -ENOMEM;
+    }
+    *ret = forkable;
+    return 0;
+}
+
+int forkable_find(struct fs *fs, enum object_kind kind, const char *id, struct forkable **ret)
+{
+    struct fork_source of = {0};
+    struct forkable *forkable;
+    if (kind == OBJECT_SNAPSHOT)
+        of.snapshot = snapshots_find(fs->setup.snapshots, id);
+    else
+        of.instance = instances_find(fs->setup.instances, id);
+    if (!of.snapshot && !of.instance)
+        return -ENOENT;
+    uint64_t serial = of.snapshot ? of.snapshot->serial : of.instance->serial;
+    HASH_FIND(hh, *table_of(fs, kind), &serial, sizeof serial, forkable);
+    if (!forkable)
+        return create(fs, kind, &of, serial, ret);
+    give_back(&of);
+    *ret = forkable;
+    return 0;
+}
+
+void forkable_forget(struct forkable *forkable)
+{
+    if (forkable->object.removed)
+        return;
+    HASH_DEL(*table_of(forkable->object.objects->fs, forkable->object.kind), forkable);
+    close_drafts(forkable);
+}
+
+void forkable_forget_instance(struct fs *fs, uint64_t serial)
+{
+    struct forkable *instance;
+    HASH_FIND(hh, fs->instances, &serial, sizeof serial, instance);
+    if (instance)
+        forkable_forget(instance);
+}
+
+void forkable_note_outcome(struct forkable *instance, uint64_t number, const char *text)
+{
+    if (number >= instance->failed) {
+        instance->failed = number;
+        free(instance->error);
+        instance->error = text ? strdup(text) : NULL;
+    }
+    object_changed(&instance->object);
+}
+
+void forkable_note(struct forkable *instance, const char *text)
+{
+    forkable_note_outcome(instance, ++instance->writes, text);
+}

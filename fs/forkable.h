@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * forkable: what can be forked, and so has the directory forks/: a snapshot or an instance, as an
+ * object of the tree. It is made when somebody looks at it for the first time, and is the same for
+ * as long as what it stands for is in the store. Not: the files in its directory (snapshot_files.c,
+ * instance_files.c).
+ *
+ * Lock: objects.lock guards the tables and all of a forkable; what it stands for has locks of its
+ * own.
+ */
+#ifndef HYPEFS_FS_FORKABLE_H
+#define HYPEFS_FS_FORKABLE_H
+
+#include "fork/engine.h"
+#include "fs/draft.h"
+#include "fs/entry.h"
+
+struct forkable {
+    struct object object; /* OBJECT_SNAPSHOT or OBJECT_INSTANCE */
+    struct drafts drafts;
+    struct fork_source of; /* counts a reference */
+    UT_hash_handle hh;     /* by serial, in the table of its kind */
+
+    /* Of an instance: */
+    struct document config;  /* only its marks */
+    char *error;             /* owned: why the last write to config, state or snapshot failed */
+    uint64_t writes, failed; /* how many there were of these, and which of them `error` is of */
+    struct job *job;         /* the transition under way; not counted */
+};
+
+/* Of that kind and id; borrowed. ENOENT: there is none; ENOMEM. */
+int forkable_find(struct fs *fs, enum object_kind kind, const char *id, struct forkable **ret);
+static inline struct forkable *forkable_at(const struct place *place)
+{
+    return (struct forkable *)place->object;
+}
+const char *forkable_uuid(const struct forkable *forkable);
+/* As the tree names it: "snapshots/base". */
+enum { FORKABLE_NAME_SIZE = STORE_ID_MAX + 16 };
+void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE]);
+
+/* It is removed, and its drafts with it: what is open of them gives ENODEV. Does nothing the second
+ * time. */
+void forkable_forget(struct forkable *forkable);
+/* The same of the instance with that serial, if anybody has seen it. */
+void forkable_forget_instance(struct fs *fs, uint64_t serial);
+
+/* What the `error` of an instance says from now on; NULL: nothing. */
+void forkable_note(struct forkable *instance, const char *text);
+/* The outcome of the write of that number: of one that is answered after a later one, nothing. */
+void forkable_note_outcome(struct forkable *instance, uint64_t number, const char *text);
+
+#endif

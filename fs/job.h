@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * job: a command that takes long, in a thread of its own; the writes that began it or joined it
+ * wait (waiter.h). Not what it does: who starts one has a struct that begins with a struct job, and
+ * a job_type (commit.c, file_write.c, instance_files.c, snapshot_files.c).
+ *
+ * Lock: objects.lock guards all jobs, but for `error`, which is its thread's until `finish`.
+ */
+#ifndef HYPEFS_FS_JOB_H
+#define HYPEFS_FS_JOB_H
+
+#include "fs/waiter.h"
+#include "util/error.h"
+
+enum { JOB_COMMITS_MAX = 1024 };
+
+struct job;
+
+struct job_type {
+    const char *file;                 /* that was written: "commit" */
+    int (*run)(struct job *job);      /* without the lock; returns what the writes get */
+    void (*finish)(struct job *job);  /* with the lock, before they get it */
+    void (*abandon)(struct job *job); /* with the lock: nobody waits for it any more; or NULL */
+    void (*destroy)(struct job *job); /* what the rest of its struct owns; or NULL */
+    bool commits;                     /* counts for JOB_COMMITS_MAX */
+};
+
+/* Those under way. */
+struct jobs {
+    struct waiters *waiters;
+    unsigned count, commits;
+    pthread_cond_t none;
+    bool stopping; /* new ones are refused */
+};
+
+struct job {
+    const struct job_type *type;
+    struct jobs *jobs;
+    unsigned references;
+    struct object *object; /* counted */
+    struct error error;
+    bool done;
+    int result;
+};
+
+void jobs_init(struct jobs *jobs, struct waiters *waiters);
+void jobs_finish(struct jobs *jobs);
+/* Waits until none is under way. */
+void jobs_wait(struct jobs *jobs);
+
+/* Of a struct of that size, which is zeroed behind the job. NULL without memory. */
+void *job_create(struct jobs *jobs, const struct job_type *type, size_t size,
+                 struct object *object);
+struct job *job_ref(struct job *job);
+void job_unref(struct job *job);
+/* Runs it in a thread, which counts a reference. EAGAIN, ESHUTDOWN. */
+int job_start(struct job *job, struct error *err);
+
+#endif

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * node: the kernel's view of the tree, and what is done to directories: of fs.h, all between
+ * fs_lookup() and fs_create_node(). A node is a place that the kernel knows by number; the same
+ * place gives the same node while the kernel remembers it, but for command files, which get a new
+ * one at every lookup, so that two writers share no kernel lock.
+ *
+ * Lock: objects.lock guards the nodes.
+ */
+#ifndef HYPEFS_FS_NODE_H
+#define HYPEFS_FS_NODE_H
+
+#include "fs/entry.h"
+
+/* Locks; -ENODEV if the node's object is removed. Counts a reference; place_give() undoes both. */
+int place_take(struct fs *fs, uint64_t node, struct place *ret);
+void place_give(struct place *place);
+
+/* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
+int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
+                   uint64_t *ret_node, struct stat *ret);
+/* With the lock held: the kernel remembers none any more. */
+void nodes_drop(struct fs *fs);
+
+#endif

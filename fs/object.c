@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/object.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <utlist.h>
+
+#include "util/cleanup.h"
+#include "util/stack.h"
+
+void objects_lock(struct objects *objects)
+{
+    pthread_mutex_lock(&objects->lock);
+}
+
+void objects_unlock(struct objects *objects)
+{
+    struct deferred *all = steal_pointer(objects->deferred);
+    pthread_mutex_unlock(&objects->lock); /* they may be gone, when the last job has unlocked */
+    stack_wipe();                         /* of whatever texts were handled with the lock */
+    while (all) {
+        struct deferred *deferred = all;
+        DL_DELETE(all, deferred);
+        deferred->run(deferred);
+    }
+}
+
+void objects_defer(struct objects *objects, struct deferred *deferred)
+{
+    DL_APPEND(objects->deferred, deferred);
+}
+
+void object_init(struct object *object, struct objects *objects, enum object_kind kind,
+                 uint64_t serial, void (*destroy)(struct object *object))
+{
+    *object = (struct object){
+        .objects = objects, .kind = kind, .references = 1, .serial = serial, .destroy = destroy};
+    clock_gettime(CLOCK_REALTIME, &object->changed);
+}
+
+struct object *object_ref(struct object *object)
+{
+    object->references++;
+    return object;
+}
+
+void object_unref(struct object *object)
+{
+    struct marker *marker, *next;
+    if (!object || --object->references > 0)
+        return;
+    HASH_ITER (hh, object->markers, marker, next) {
+        HASH_DEL(object->markers, marker);
+        free(marker);
+    }
+    if (object->destroy)
+        object->destroy(object);
+}
+
+struct wake {
+    struct deferred deferred;
+    void (*wake)(void *poll);
+    void *poll;
+};
+
+static void run_wake(struct deferred *deferred)
+{
+    struct wake *wake = (struct wake *)deferred;
+    wake->wake(wake->poll);
+    free(wake);
+}
+
+void object_changed(struct object *object)
+{
+    struct poller *poller;
+    clock_gettime(CLOCK_REALTIME, &object->changed);
+    DL_FOREACH (object->pollers, poller) {
+        struct wake *wake = poller->poll ? malloc(sizeof *wake) : NULL;
+        if (!wake)
+            continue; /* without memory, the next change tries again */
+        *wake =
+            (struct wake){{.run = run_wake}, object->objects->wake, steal_pointer(poller->poll)};
+        objects_defer(object->objects, &wake->deferred);
+    }
+}
+
+const struct marker *object_marker(struct object *object, const char *name)
+{
+    struct marker *marker;
+    HASH_FIND_STR(object->markers, name, marker);
+    if (marker || !(marker = calloc(1, sizeof *marker)))
+        return marker;
+    marker->number = HASH_COUNT(object->markers);
+    snprintf(marker->name, sizeof marker->name, "%s", name);
+    HASH_ADD_STR(object->markers, name, marker);
+    if (!marker->hh.tbl)
+        free(steal_pointer(marker));
+    return marker;
+}

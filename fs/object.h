@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * object: what a directory of the tree stands for: counted, and marked when it is removed; and the
+ * one lock over all of them, with what has to wait for its release. Not: what lies in a directory
+ * (entry.h) and what the objects are made of (draft.h, forkable.h).
+ *
+ * Locks: objects.lock guards everything in fs/ but event_ring.c, which has its own. Nothing blocks
+ * while it is held: no VMM, no scan, no answer to the kernel. Order: objects.lock, instances.lock,
+ * snapshots.lock, image.lock.
+ */
+#ifndef HYPEFS_FS_OBJECT_H
+#define HYPEFS_FS_OBJECT_H
+
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <time.h>
+#include <uthash.h>
+
+#include "mailbox/frame.h"
+
+/* What is done when the lock is released, and without it. A part of what it is about. */
+struct deferred {
+    void (*run)(struct deferred *deferred);
+    struct deferred *prev, *next;
+};
+
+/* What all objects of a tree share. */
+struct objects {
+    struct fs *fs; /* whose they are; nothing here looks into it */
+    pthread_mutex_t lock;
+    struct deferred *deferred;
+    struct handle *handles;   /* all that are open (handle.h) */
+    void (*wake)(void *poll); /* takes what was given to a poller */
+    uint64_t last_serial;     /* of drafts and staged files */
+};
+
+void objects_lock(struct objects *objects);
+/* Runs what was deferred, in that order. */
+void objects_unlock(struct objects *objects);
+/* With the lock held. */
+void objects_defer(struct objects *objects, struct deferred *deferred);
+
+/* Each kind but the root and `events` is a struct that begins with a struct object. */
+enum object_kind {
+    OBJECT_ROOT = 1,
+    OBJECT_SNAPSHOT,
+    OBJECT_INSTANCE,
+    OBJECT_DRAFT,
+    OBJECT_STAGED,
+    OBJECT_EVENTS
+};
+
+struct object {
+    struct objects *objects;
+    enum object_kind kind;
+    unsigned references;
+    uint64_t serial; /* unique among its kind, never reused */
+    bool removed;    /* what still refers to it gets ENODEV */
+    struct timespec changed;
+    void (*destroy)(struct object *object); /* NULL: it is a part of something else */
+    struct marker *markers; /* of snapshots and instances: by name, those that were looked at */
+    struct poller *pollers;
+};
+
+/* A mailbox in a memory image, for as long as its object lives. When the image is another one, or
+ * scanned anew, the same name is the same file. */
+struct marker {
+    unsigned number; /* unique in its object; part of st_ino */
+    char name[FRAME_NAME_MAX + 1];
+    UT_hash_handle hh;
+};
+
+/* Who may want to know that an object changes; a part of an open file. */
+struct poller {
+    void *poll; /* NULL: does not, at the moment */
+    struct poller *prev, *next;
+};
+
+void object_init(struct object *object, struct objects *objects, enum object_kind kind,
+                 uint64_t serial, void (*destroy)(struct object *object));
+struct object *object_ref(struct object *object);
+void object_unref(struct object *object);
+/* Its mtime is now, and its pollers are woken. */
+void object_changed(struct object *object);
+/* The marker of that name, which is made if it is not known yet. NULL without memory. */
+const struct marker *object_marker(struct object *object, const char *name);
+
+#endif

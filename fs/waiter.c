@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/waiter.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <utlist.h>
+
+#include "fs/handle.h"
+#include "util/cleanup.h"
+
+void waiters_init(struct waiters *waiters, struct objects *objects)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&waiters->interrupted, &attributes);
+    pthread_condattr_destroy(&attributes);
+    waiters->objects = objects;
+}
+
+void waiters_finish(struct waiters *waiters)
+{
+    pthread_cond_destroy(&waiters->interrupted);
+}
+
+void waiter_begin(struct waiters *waiters, struct job *job, struct handle *handle,
+                  struct waiter *waiter)
+{
+    waiter->job = job;
+    waiter->handle = handle;
+    waiter->interrupted = waiter->interrupted_already(waiter);
+    DL_APPEND(waiters->first, waiter);
+    if (waiter->interrupted)
+        pthread_cond_signal(&waiters->interrupted);
+}
+
+static void run_done(struct deferred *deferred)
+{
+    struct waiter *waiter = (struct waiter *)deferred;
+    waiter->done(waiter, waiter->result);
+}
+
+void waiter_answer(struct waiters *waiters, struct waiter *waiter, int result)
+{
+    DL_DELETE(waiters->first, waiter);
+    waiter->result = result;
+    waiter->deferred.run = run_done;
+    objects_defer(waiters->objects, &waiter->deferred);
+}
+
+void waiters_answer_job(struct waiters *waiters, const struct job *job, int result)
+{
+    struct waiter *waiter, *next;
+    DL_FOREACH_SAFE (waiters->first, waiter, next)
+        if (waiter->job == job) {
+            handle_command_ended(waiter->handle, result);
+            waiter_answer(waiters, waiter, result);
+        }
+}
+
+/* Those that wait for no job. */
+static void answer_others(struct waiters *waiters, bool readers, int result)
+{
+    struct waiter *waiter, *next;
+    DL_FOREACH_SAFE (waiters->first, waiter, next)
+        if (!waiter->job && readers == (waiter->handle != NULL))
+            waiter_answer(waiters, waiter, result);
+}
+
+void waiters_answer_scans(struct waiters *waiters, int result)
+{
+    answer_others(waiters, false, result);
+}
+
+void waiters_answer_readers(struct waiters *waiters)
+{
+    answer_others(waiters, true, 0);
+}
+
+bool waiters_have(const struct waiters *waiters, const struct job *job)
+{
+    const struct waiter *waiter;
+    DL_SEARCH_SCALAR(waiters->first, waiter, job, job);
+    return waiter != NULL;
+}
+
+void waiters_interrupt(struct waiters *waiters, const void *key)
+{
+    struct waiter *waiter;
+    DL_FOREACH (waiters->first, waiter)
+        if (waiter->key == key) {
+            waiter->interrupted = true;
+            pthread_cond_signal(&waiters->interrupted);
+        }
+}
+
+/* ---- the thread ---- */
+
+static bool read_status(pid_t tid, char *ret, size_t room)
+{
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd >= 0 ? read(fd, ret, room - 1) : -1;
+    ret[size > 0 ? size : 0] = 0;
+    return size > 0;
+}
+
+static uint64_t field(const char *status, const char *name, int base)
+{
+    const char *at = strstr(status, name);
+    return at ? strtoull(at + strlen(name), NULL, base) : 0;
+}
+
+pid_t waiter_process(pid_t tid)
+{
+    char status[1024];
+    return read_status(tid, status, sizeof status) ? (pid_t)field(status, "\nTgid:", 10) : 0;
+}
+
+bool waiter_must_return(pid_t tid)
+{
+    const uint64_t harmless = UINT64_C(1) << (SIGCHLD - 1) | UINT64_C(1) << (SIGCONT - 1) |
+                              UINT64_C(1) << (SIGURG - 1) | UINT64_C(1) << (SIGWINCH - 1);
+    char status[4096];
+    if (!read_status(tid, status, sizeof status))
+        return true;
+    uint64_t pending = field(status, "\nSigPnd:", 16) | field(status, "\nShdPnd:", 16);
+    return (pending & ~field(status, "\nSigBlk:", 16) & ~harmless) != 0;
+}

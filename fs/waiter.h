@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * waiter: a request of the kernel that is answered later: when a job has ended, a list of mailboxes
+ * is known or `events` has a line; and what is known of the thread that made it. Not: who ends the
+ * wait early (interrupts.h).
+ *
+ * Lock: objects.lock guards the list and all of a waiter that its caller does not fill in.
+ */
+#ifndef HYPEFS_FS_WAITER_H
+#define HYPEFS_FS_WAITER_H
+
+#include <sys/types.h>
+
+#include "fs/object.h"
+
+enum { FS_LATER = 1 }; /* the answer will come through the waiter */
+
+struct job;
+struct handle;
+
+/* The caller fills in the group of `done` and owns the memory until `done`. */
+struct waiter {
+    struct deferred deferred; /* its answer */
+
+    void (*done)(struct waiter *waiter, int result); /* once, without any lock */
+    const void *key;                                 /* tells it apart, for fs_interrupt() */
+    pid_t tid; /* the thread that waits, whose signals count */
+    bool (*interrupted_already)(const struct waiter *waiter);
+    bool nonblocking; /* reads only: EAGAIN rather than wait for a line of `events` */
+
+    bool interrupted;
+    int result;
+    struct job *job; /* NULL: waits for a list, or with `handle` for a line */
+    struct handle *handle;
+    struct waiter *prev, *next;
+};
+
+struct waiters {
+    struct objects *objects;
+    struct waiter *first;
+    pthread_cond_t interrupted; /* one of them is; or whoever waits for that is to end */
+};
+
+void waiters_init(struct waiters *waiters, struct objects *objects);
+void waiters_finish(struct waiters *waiters);
+
+/* Lets it wait for a job that was written to the handle; with NULL for a job, for a line; with NULL
+ * for both, for a list of mailboxes. */
+void waiter_begin(struct waiters *waiters, struct job *job, struct handle *handle,
+                  struct waiter *waiter);
+/* It gets its answer when the lock is released. */
+void waiter_answer(struct waiters *waiters, struct waiter *waiter, int result);
+/* The same for all that wait for the job. */
+void waiters_answer_job(struct waiters *waiters, const struct job *job, int result);
+/* The same for all that wait for a list. */
+void waiters_answer_scans(struct waiters *waiters, int result);
+/* The same for all that wait for a line: they look again. */
+void waiters_answer_readers(struct waiters *waiters);
+/* Does anybody wait for the job? */
+bool waiters_have(const struct waiters *waiters, const struct job *job);
+/* The kernel says that the thread of that key got a signal. */
+void waiters_interrupt(struct waiters *waiters, const void *key);
+
+/* The process of a thread; 0 if that cannot be known. */
+pid_t waiter_process(pid_t tid);
+/* Is a signal pending that ends what the thread is doing? A thread that is gone waits no more. */
+bool waiter_must_return(pid_t tid);
+
+#endif
