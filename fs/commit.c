@@ -91,7 +91,8 @@ static void choose_id(const struct draft *draft, const char *text, struct fork_r
     if (!draft_is_new(draft)) {
         if (!plain && strcmp(text, draft->id) != 0)
             error_set(&request->refused, EINVAL,
-                      "this draft can only become %s: write that, 1 or nothing to commit",
+                      "the fork of this draft can only be called %s: write that id, 1 or nothing "
+                      "to commit",
                       draft->id);
         snprintf(request->id, sizeof request->id, "%s", draft->id);
         return;
@@ -235,7 +236,8 @@ static int join(struct draft *draft, const char *text, struct job **ret)
     struct error err;
     if (!same) {
         error_set(&err, draft_is_new(draft) ? EBUSY : EINVAL,
-                  "%s commits as %s: wait for that, or make a draft of your own with mkdir",
+                  "%s is committing as %s: wait until that has ended, or make a draft of your own "
+                  "with mkdir",
                   draft->id, draft->instance);
         return draft_note(draft, &err);
     }

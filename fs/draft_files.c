@@ -292,10 +292,10 @@ static int check_writable(const struct draft *draft, struct error *err)
 {
     int r = draft_writable(draft);
     if (r == -EBUSY)
-        return error_set(err, EBUSY, "forks/%s commits as %s: wait for that", draft->id,
-                         draft->instance);
+        return error_set(err, EBUSY, "forks/%s is committing as %s: wait until that has ended",
+                         draft->id, draft->instance);
     return r == 0 ? 0
-                  : error_set(err, -r, "forks/%s is the record of a fork, which stays as it is",
+                  : error_set(err, -r, "forks/%s is the record of a fork and cannot be changed",
                               draft->id);
 }
 
@@ -364,7 +364,8 @@ static int check_rename(struct draft *draft, const struct staged *file, const ch
 {
     int r = check_writable(draft, err);
     if (flags & ~(unsigned)RENAME_NOREPLACE)
-        return error_set(err, EINVAL, "of renameat2's flags only RENAME_NOREPLACE is known");
+        return error_set(err, EINVAL,
+                         "RENAME_NOREPLACE is the only flag of renameat2 that is known");
     if (r == 0 && !file)
         r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
     if (r == 0)

@@ -61,11 +61,12 @@ static int forks_remove(const struct place *directory, const char *name, struct 
     if (draft == drafts_of(directory)->by_id)
         return error_set(err, EPERM, "forks/new is always there");
     if (draft->job)
-        error_set(err, EBUSY, "forks/%s commits: wait for that", name);
+        error_set(err, EBUSY, "forks/%s is committing: wait until that has ended", name);
     else if (draft->record)
-        error_set(err, EBUSY,
-                  "forks/%s is the record of a fork, and goes with that: rmdir instances/%s", name,
-                  draft->instance);
+        error_set(
+            err, EBUSY,
+            "forks/%s is the record of a fork, and is removed together with it: rmdir instances/%s",
+            name, draft->instance);
     if (draft->job || draft->record)
         return draft_note(draft, err);
     draft_remove(draft);

@@ -266,7 +266,7 @@ static int console_command(const struct place *place, const char *text, pid_t ti
     (void)ret;
     int r = strcmp(text, "0") == 0
                 ? instance_empty_console(instance_of(place), &err)
-                : error_set(&err, EINVAL, "console takes a 0, which empties it, and nothing else");
+                : error_set(&err, EINVAL, "console takes only a 0, which empties it");
     forkable_note(forkable_at(place), r < 0 ? err.text : NULL);
     return r;
 }
@@ -369,8 +369,9 @@ int instance_files_remove(struct forkable *instance, struct error *err)
     const struct place place = {.object = &instance->object, .entry = &instance_entry};
     struct objects *objects = instance->object.objects;
     if (drafts_busy(&instance->drafts))
-        return error_set(err, EBUSY,
-                         "the instance cannot be removed while it is forked: wait for that");
+        return error_set(
+            err, EBUSY,
+            "the instance cannot be removed while it is forked: wait until the commit has ended");
     objects_unlock(objects);
     int r = instance_remove(instance->of.instance, err);
     objects_lock(objects);

@@ -34,13 +34,16 @@ static const char *reason_of(const char *operation, int code)
     static const struct {
         const char *operation, *reason;
     } impossible[] = {
-        {"mkdir", "directories are made in instances/ and in forks/ only"},
-        {"rmdir", "only instances, snapshots and drafts can be removed, and forks/new cannot"},
-        {"unlink", "this file goes with its directory: remove that with rmdir, not with rm -r"},
-        {"create", "files are made in a draft's mailboxes/ only, and a draft's network"},
+        {"mkdir", "directories can only be made in instances/ and in forks/"},
+        {"rmdir", "only instances, snapshots and drafts can be removed, except forks/new"},
+        {"unlink",
+         "this file cannot be removed alone: remove its directory with rmdir, not with rm -r"},
+        {"create", "files can only be made in a draft's mailboxes/, and as a draft's network"},
         {"rename", "only files in a draft's mailboxes/ can be renamed"},
-        {"mknod", "named pipes, sockets and devices cannot be made here; files by opening them"},
-        {"symlink", "symbolic links cannot be made here: name what they would point to"},
+        {"mknod",
+         "named pipes, sockets and devices cannot be made here; a file is made by opening it"},
+        {"symlink",
+         "symbolic links cannot be made here: use the path that the link would point to"},
         {"link", "hard links cannot be made here: copy with cp"},
     };
     for (size_t i = 0; i < array_length(impossible) && code == EPERM; i++)

@@ -115,7 +115,7 @@ static int warm_command(const struct place *place, const char *text, pid_t tid, 
     struct error err = {0};
     if (read_number(text, WARM_MAX, &wanted))
         return begin(place, &warm_job, wanted, tid, ret);
-    error_set(&err, EINVAL, "warm takes a whole number from 0 to %d, and nothing else", WARM_MAX);
+    error_set(&err, EINVAL, "warm takes only a whole number from 0 to %d", WARM_MAX);
     return refuse_command(place, tid, &err);
 }
 
@@ -136,7 +136,7 @@ static int accept_command(const struct place *place, const char *text, pid_t tid
     struct error err = {0};
     if (strcmp(text, "1") == 0)
         return begin(place, &accept_job, 0, tid, ret);
-    error_set(&err, EINVAL, "accept takes a 1, and nothing else");
+    error_set(&err, EINVAL, "accept takes only a 1");
     return refuse_command(place, tid, &err);
 }
 
@@ -215,8 +215,9 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
         return r == -ENOENT ? error_set(err, ENOENT, "there is no snapshot %s", name)
                             : error_set(err, ENOMEM, "out of memory");
     if (drafts_busy(&snapshot->drafts))
-        return error_set(err, EBUSY,
-                         "the snapshot cannot be removed while it is forked: wait for that");
+        return error_set(
+            err, EBUSY,
+            "the snapshot cannot be removed while it is forked: wait until the commit has ended");
     object_ref(&snapshot->object);
     objects_unlock(objects);
     r = instances_check_overlays(setup->instances, snapshot->of.snapshot, err);

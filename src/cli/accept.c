@@ -21,14 +21,17 @@
 static const char help[] =
     "Usage: hypefs accept DIRECTORY…\n"
     "       hypefs accept --store DIR {snapshots|instances}/ID…\n"
-    "Vouch for the files of a snapshot, or of an instance in standby or stopped, as they are now.\n"
+    "Accept the files of a snapshot, or of an instance in standby or stopped, as they are now.\n"
     "\n"
-    "DIRECTORY is that of a snapshot or an instance in a mount: ~/vms/snapshots/base. Its memory\n"
-    "image and its disks are looked at, the image is scanned anew, and what is there counts from\n"
-    "then on. What had changed is printed. Do it only if you know why it has: after a backup was\n"
-    "restored, or a disk file was touched. Guests see another disk or memory than they had.\n"
+    "DIRECTORY is a snapshot or an instance in a mount, such as ~/vms/snapshots/base. hypefs "
+    "checks\n"
+    "its memory image and its disks, scans the image again, and prints what had changed. From "
+    "then\n"
+    "on these files must stay as they are now. Accept them only if you know why they have "
+    "changed,\n"
+    "for example because a backup was restored: the guests get the memory and disks of now.\n"
     "\n"
-    "  --store DIR        without a mount: of that store, which no daemon may have open\n"
+    "  --store DIR        accept in this store, without a mount; no daemon may have it open\n"
     "  --insecure-store   as root, also use a store that others can change\n"
     "  -h, --help         print this\n";
 
@@ -166,7 +169,8 @@ int cli_accept(int argc, char **argv)
         store = option == 's' ? optarg : store;
     }
     if (insecure && !store) {
-        fputs("hypefs accept: --insecure-store goes with --store; try: hypefs accept --help\n",
+        fputs("hypefs accept: --insecure-store can only be given with --store; try: hypefs accept "
+              "--help\n",
               stderr);
         return CLI_USAGE;
     }

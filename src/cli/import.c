@@ -27,26 +27,28 @@ static const char help[] =
     "Usage: hypefs import --id ID --hypervisor NAME --memory FILE --state FILE [OPTION]…\n"
     "Publish files that another tool saved as a snapshot. A daemon shows it at once.\n"
     "\n"
-    "  --id ID            what the snapshot is to be called\n"
-    "  --hypervisor NAME  whose files they are: qemu, firecracker or cloud-hypervisor\n"
+    "  --id ID            the id of the new snapshot\n"
+    "  --hypervisor NAME  what saved the files: qemu, firecracker or cloud-hypervisor\n"
     "  --memory FILE      the guest's memory, raw: Firecracker's mem_file, Cloud Hypervisor's\n"
     "                     memory-ranges\n"
-    "  --state FILE       the devices' state: Firecracker's snapshot file, state.json, what\n"
-    "                     QEMU's xen-save-devices-state wrote\n"
+    "  --state FILE       the devices' state: Firecracker's snapshot file, state.json, or the "
+    "output\n"
+    "                     of QEMU's xen-save-devices-state\n"
     "  --config FILE      the machine: Firecracker's configuration, which names its drives and\n"
-    "                     interfaces; config.json; for qemu, which needs it, a snapshot.json\n"
-    "  --allow-disk DIR   the machine may have disks below DIR, beside those in the folder of its\n"
-    "                     configuration; may be given several times\n"
-    "  --copy             copy the memory (the default): a reflink where the file system can,\n"
-    "                     else its data\n"
-    "  --link             make a hard link to the memory, which must never change again then\n"
-    "  --store DIR        where snapshots lie (default: as for hypefs mount)\n"
+    "                     interfaces; config.json; or a snapshot.json, which qemu needs\n"
+    "  --allow-disk DIR   allow disks below DIR, besides those in the folder of the "
+    "configuration;\n"
+    "                     may be given several times\n"
+    "  --copy             copy the memory (the default): by a reflink if the file system can make\n"
+    "                     one, else only its data\n"
+    "  --link             make a hard link to the memory; it must never change again then\n"
+    "  --store DIR        where snapshots are kept (default: as for hypefs mount)\n"
     "  --insecure-store   as root, also use a store that others can change\n"
     "  -h, --help         print this\n"
     "\n"
-    "A state is loaded by the hypervisor as it is, and one from a stranger may be code that runs "
+    "The hypervisor trusts a state that it loads: a state from a stranger may be code that runs "
     "as\n"
-    "you. The files of this host that the machine names are printed.\n";
+    "you. hypefs import prints the files of this host that the machine names.\n";
 
 struct arguments {
     const char *id, *hypervisor, *memory, *state, *config, *store;
@@ -111,7 +113,7 @@ static int check_arguments(const struct arguments *arguments)
     if (store_check_id(arguments->id, &err) < 0)
         return misuse(err.text);
     if (!import_is_known(arguments->hypervisor)) {
-        error_set(&err, EINVAL, "--hypervisor \"%.40s\" is none of %s", arguments->hypervisor,
+        error_set(&err, EINVAL, "--hypervisor \"%.40s\" is not one of %s", arguments->hypervisor,
                   import_names);
         return misuse(err.text);
     }

@@ -74,5 +74,5 @@ void import_paths_print(const struct import *import)
               from ? from : import->machine.disks[i].path);
     }
     if (import->machine.vsock)
-        print("made by each clone, or in its own folder", import->machine.vsock);
+        print("made by each clone, or in the clone's own folder", import->machine.vsock);
 }

@@ -150,8 +150,8 @@ static bool answers(void *argument)
                 faccessat(fd, "README", F_OK, 0) == 0;
     if (!good)
         fprintf(stderr,
-                "hypefs mount: the mount at %s does not answer (%s): leave out what was given with "
-                "-o, one by one\n",
+                "hypefs mount: the mount at %s does not answer (%s): leave out the options given "
+                "with -o, one by one\n",
                 mountpoint,
                 fd >= 0 && st.f_type != FUSE_MAGIC ? "nothing is mounted" : strerrordesc_np(errno));
     return good;
@@ -217,7 +217,7 @@ static int check_place(const char *mountpoint, struct error *err)
     return stale_is_mounted(mountpoint, "fuse")
                ? 0
                : error_set(err, EPERM,
-                           "the tree was mounted elsewhere than at %s: who replaced it?",
+                           "the tree is not mounted at %s: that directory was replaced meanwhile",
                            mountpoint);
 }
 
@@ -371,8 +371,8 @@ static void tell_of_host(struct daemon *daemon)
     if (daemon->arguments.qemu || vmm_program_check("qemu-system-x86_64", &err) == 0)
         return;
     warn(daemon,
-         "there is no qemu-system-x86_64 in PATH: until there is (Debian: qemu-system-x86), or "
-         "hypefs mount has --qemu PATH, no VM of QEMU can be booted, restored or forked");
+         "there is no qemu-system-x86_64 in PATH, so no VM of QEMU can be booted, restored or "
+         "forked: install it (Debian: qemu-system-x86), or give hypefs mount its path with --qemu");
 }
 
 /* Up to where the shell gets its answer; in the background this returns in the daemon. */

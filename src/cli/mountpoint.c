@@ -83,9 +83,9 @@ static int refuse(void *context, int directory_fd, const char *name, struct erro
     (void)context;
     (void)directory_fd;
     (void)name;
-    return error_set(err, ENOTEMPTY,
-                     "it is not empty, and what is in it would be out of sight: give an empty "
-                     "directory");
+    return error_set(
+        err, ENOTEMPTY,
+        "it is not empty, and the mount would hide what is in it: give an empty directory");
 }
 
 static int check_empty(const char *mountpoint, struct error *err)

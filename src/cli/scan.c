@@ -18,8 +18,8 @@
 
 static const char help[] =
     "Usage: hypefs scan [OPTION]… FILE…\n"
-    "List the mailboxes in raw memory images of virtual machines. The mailboxes' tokens are among\n"
-    "what is printed.\n"
+    "List the mailboxes in raw memory images of virtual machines. The output contains the\n"
+    "mailboxes' tokens.\n"
     "\n"
     "  --json      print JSON, not a table\n"
     "  -h, --help  print this\n";

@@ -113,10 +113,9 @@ int stale_clear(const char *mountpoint, struct error *err)
     if (r < 0)
         return error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint);
     if (r == SILENT)
-        return error_set(
-            err, EBUSY,
-            "a hypefs is mounted at %s whose daemon does not answer: if it is stopped, "
-            "let it go on (SIGCONT); if it hangs, kill it, and mount again",
-            mountpoint);
+        return error_set(err, EBUSY,
+                         "the daemon of the hypefs mounted at %s does not answer: if it is "
+                         "stopped, let it go on (SIGCONT); if it hangs, kill it, and mount again",
+                         mountpoint);
     return r == NONE ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
 }

@@ -40,11 +40,10 @@ int accept_snapshot(struct snapshot *snapshot, struct error *err)
         snapshot_leave(snapshot);
     }
     if (r == 0)
-        error_set(&text, 0, "the snapshot %s is vouched for: %d of its files had changed",
+        error_set(&text, 0, "the snapshot %s is accepted: %d of its files had changed",
                   snapshot->id, cJSON_GetArraySize(files));
     else
-        error_set(&text, 0, "the snapshot %s cannot be vouched for: %.400s", snapshot->id,
-                  why.text);
+        error_set(&text, 0, "the snapshot %s cannot be accepted: %.400s", snapshot->id, why.text);
     table->complain(table->context, text.text);
     if (r < 0 && err)
         *err = why;

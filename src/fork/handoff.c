@@ -29,18 +29,18 @@ int handoffs_check(struct fork *fork, struct error *err)
         if (fork_waits_for_datagram(&request->mailboxes[i])) {
             fork->failed_mailbox = request->mailboxes[i].name;
             return error_set(err, EINVAL,
-                             "mailbox \"%s\": \"ack\": \"%s\" is sent by the network, and no ack "
-                             "can come from this VM: %s. Use \"ack\": \"memory\"",
+                             "mailbox \"%s\": \"ack\": \"%s\" comes by the network, and this VM "
+                             "can send none: %s. Use \"ack\": \"memory\"",
                              request->mailboxes[i].name, fork_ack_words[request->mailboxes[i].how],
                              why);
         }
     if (why && request->network.staged && request->options.wait_for_network &&
         network->how != FORK_ACK_MEMORY)
-        return error_set(err, EINVAL,
-                         "network: \"ack\": \"%s\" is sent by the network, and no ack can come "
-                         "from this VM: %s. Use \"ack\": \"memory\", or the option "
-                         "\"wait_for_network\": false",
-                         fork_ack_words[network->how], why);
+        return error_set(
+            err, EINVAL,
+            "network: \"ack\": \"%s\" comes by the network, and this VM can send none: %s. Use "
+            "\"ack\": \"memory\", or the option \"wait_for_network\": false",
+            fork_ack_words[network->how], why);
     return 0;
 }
 

@@ -54,7 +54,7 @@ static int look(struct fork *fork, double *ret_deadline_ms, struct error *err)
         degrade(network, ack->reason);
     else if (ack->state == ACK_WAITING && failure[0])
         snprintf(network->degraded, sizeof network->degraded,
-                 "its ack was not waited for any longer, for %s", failure);
+                 "the wait for its ack was ended, because %s", failure);
     else if (ack->state == ACK_WAITING && !late)
         return 0;
     else if (ack->state == ACK_WAITING) {

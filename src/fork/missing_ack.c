@@ -95,20 +95,20 @@ static const char *what_became_of_it(const struct fork_mailbox *mailbox)
     if (mailbox->consume.state == CONSUME_REFUSED)
         return "the guest has refused it in its memory";
     if (mailbox->ack.lost || mailbox->consume.state == CONSUME_UNKNOWN)
-        return "the guest has put the memory of all its copies to another use: was its software "
-               "still there when the VM was saved?";
+        return "the guest uses the memory of all its copies for something else: did its software "
+               "still run when the VM was saved?";
     if (mailbox->how != FORK_ACK_MEMORY && !mailbox->looked)
         return "whether the payload was taken is not known";
     return mailbox->consume.state == CONSUME_PENDING
                ? "the payload was not taken: is its software running in the guest?"
-               : "the payload was taken all the same";
+               : "the payload was taken nevertheless";
 }
 
 static void add_datagrams(const struct fork *fork, const struct fork_mailbox *mailbox,
                           struct error *ret)
 {
     if (mailbox->ack.text[0])
-        error_append(ret, "; the last that the guest said of it: %.200s", mailbox->ack.text);
+        error_append(ret, "; the guest's last message about it: %.200s", mailbox->ack.text);
     error_append(ret, "; %u other datagrams came", fork->ignored);
     add_address(fork, ret);
 }

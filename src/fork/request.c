@@ -225,14 +225,14 @@ static int parse(const char *text, struct json_span object, const struct fork_ru
     *ret_payload = object;
     if (member && !json_has_member(text, object, "payload"))
         return error_set(err, EINVAL,
-                         "\"%s\" stands without \"payload\": a mailbox request is {\"payload\": "
+                         "\"%s\" is given without \"payload\": a mailbox request is {\"payload\": "
                          "{…}, …}; a payload must not have such a member",
                          member);
     if (member)
         r = read_request(text, object, rules->ack, mailbox, ret_payload, err);
     if (r == 0 && rules->require_token && mailbox->token_size == 0)
         r = error_set(err, EINVAL,
-                      "this mount wants tokens: write {\"payload\": {…}, \"token\": \"…\"}");
+                      "this mount requires tokens: write {\"payload\": {…}, \"token\": \"…\"}");
     return r < 0 ? r : fork_check_payload(text, *ret_payload, mailbox, false, err);
 }
 

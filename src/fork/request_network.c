@@ -68,8 +68,8 @@ static int check_addresses(const struct network_members *members, struct error *
         return error_set(err, EINVAL, "\"ipv4\" must be a host's IPv4 address, as in 10.0.0.7");
     if (!address_is_host_in(address, (unsigned)members->prefix))
         return error_set(err, EINVAL,
-                         "\"ipv4\" must be a host's address: with that \"prefix\" it is its "
-                         "network's own, or the one for all in it");
+                         "\"ipv4\" must be a host's address: with that \"prefix\" it is the "
+                         "network's own or its broadcast address");
     if (!members->gateway)
         return 0;
     if (!parse_ipv4(members->gateway, &gateway))
@@ -123,7 +123,7 @@ static int interpret(const struct network_members *members, const struct fork_ru
         r = fork_read_token(FRAME_NETWORK, members->token, members->token_hex, &network.mailbox,
                             err);
     if (r == 0 && rules->require_token && network.mailbox.token_size == 0)
-        r = error_set(err, EINVAL, "this mount wants tokens: give a \"token\"");
+        r = error_set(err, EINVAL, "this mount requires tokens: give a \"token\"");
     if (r == 0 && ret)
         r = compose(members, &network, err);
     if (r == 0 && ret)

@@ -119,7 +119,7 @@ static int check(const struct snapshot *snapshot, struct error *err)
     int r = load_machine(snapshot_json(snapshot), warm_label(snapshot).text, &machine, err);
     if (r == 0 && machine.network == NETWORK_TAP)
         r = error_set(err, EOPNOTSUPP,
-                      "%s is on a tap, on which no VM that is loaded ahead would be alone",
+                      "%s is on a tap, which a VM that is loaded ahead would not have to itself",
                       warm_label(snapshot).text);
     machine_finish(&machine);
     return r;
@@ -284,7 +284,7 @@ int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct
 {
     struct stat st;
     if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno, "the memory image cannot be looked at");
+        return error_errno(err, errno, "cannot stat the memory image");
     image_key(snapshot->image->directory_fd, &st, ret);
     return 0;
 }

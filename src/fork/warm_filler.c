@@ -77,7 +77,7 @@ static void look_at_memory(struct warm_pool *pool)
     pool->memory_short = !unknown && percent < (was_short ? ENOUGH_PERCENT : SHORT_PERCENT);
     if (pool->memory_short && !was_short) {
         error_set(&why, ENOMEM,
-                  "memory is short: no VM is loaded ahead until %d %% of it are available",
+                  "memory is short: no VM is loaded ahead until %d %% of it is available",
                   ENOUGH_PERCENT);
         warm_complain(pool, why.text);
     }

@@ -40,10 +40,12 @@ static const char usage[] =
     "Usage: hypefs-guest [--network[=TOKEN]] [--mailbox NAME[=TOKEN]... --hook PROGRAM]\n"
     "                    [--ack-address ADDRESS] [--clock]\n"
     "\n"
-    "Plants mailboxes in memory, and for each payload that a clone of this VM wakes up with, runs\n"
-    "PROGRAM: the payload is on its stdin, the mailbox's name in HYPEFS_MAILBOX. Exit status 0 is\n"
-    "acknowledged to the host; otherwise the last line that PROGRAM printed tells it why not.\n"
-    "Network payloads are applied without PROGRAM, and before others.\n"
+    "Makes mailboxes in memory. For each payload that a clone of this VM finds in one, it runs\n"
+    "PROGRAM, with the payload on stdin and the mailbox's name in HYPEFS_MAILBOX. If PROGRAM "
+    "exits\n"
+    "with 0, the payload is acknowledged. Otherwise it is refused, and the host gets the last "
+    "line\n"
+    "that PROGRAM printed. Network payloads are applied without PROGRAM, before all others.\n"
     "\n"
     "  -n, --network[=TOKEN]       arm the resume-network mailbox, which gives an interface its "
     "MAC\n"
@@ -54,14 +56,14 @@ static const char usage[] =
     "                              NAME: 1 to 64 of A-Z a-z 0-9 . _ : -\n"
     "                              TOKEN: 1 to 128 bytes; without it, a random one\n"
     "  -k, --hook PROGRAM          what to run\n"
-    "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway, for "
+    "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway; for "
     "the\n"
-    "                              network the new one)\n"
-    "  -c, --clock                 set the wall clock when it is off, as after a pause, by the "
-    "VM's\n"
-    "                              real-time clock or KVM's PTP clock (needs CAP_SYS_TIME)\n"
-    "  -h, --help                  this text\n"
-    "  -V, --version               the version\n"
+    "                              network's ack the new one)\n"
+    "  -c, --clock                 set the wall clock when it is wrong, as after a pause, from "
+    "the\n"
+    "                              VM's real-time clock or KVM's PTP clock (needs CAP_SYS_TIME)\n"
+    "  -h, --help                  print this\n"
+    "  -V, --version               print the version\n"
     "\n"
     "Prints \"hypefs-guest: armed NAME\" for each mailbox (the network's is \"(network)\"), then\n"
     "\"hypefs-guest: ready\".\n";
@@ -126,13 +128,13 @@ static int parse(struct agent *agent, int argc, char **argv)
         switch (option) {
         case 'n':
             if (agent->wants_network)
-                return wrong_usage("--network is there twice", "");
+                return wrong_usage("--network is given twice", "");
             agent->wants_network = true;
             agent->network_token = optarg;
             break;
         case 'm':
             if (is_doubled(agent, optarg))
-                return wrong_mailbox("this mailbox is there twice: ", optarg);
+                return wrong_mailbox("this mailbox is given twice: ", optarg);
             agent->specs[agent->spec_count++] = optarg;
             break;
         case 'k':
@@ -257,7 +259,7 @@ static void deliver(struct agent *agent, struct hypefs_mailbox *box)
 
     if (r < 0)
         snprintf(result.reason, sizeof result.reason,
-                 "cannot take its seed and time (as root?): %s", strerror(-r));
+                 "cannot apply the seed and the time (is this root?): %s", strerror(-r));
     else
         hook_run(agent->hook, name, payload, size, &agent->signals, &result);
     if (result.applied) {
@@ -283,7 +285,7 @@ static void look_at_clock(struct agent *agent)
                late_ms < 0 ? "early" : "late");
     if (r >= 0)
         return;
-    fprintf(stderr, "hypefs-guest: --clock: %s: it is left as it is\n",
+    fprintf(stderr, "hypefs-guest: --clock: %s: the clock is left as it is\n",
             r == -ENODEV ? "there is neither a real-time clock nor KVM's PTP clock" : strerror(-r));
     agent->wants_clock = false;
 }

@@ -61,7 +61,7 @@ int block_device_key(const char *path, const struct stat *file, char ret[FILE_KE
         return error_io(err, errno, "the block device %s", path);
     int r = read_numbers(file, &sectors, &written);
     if (r < 0)
-        return error_io(err, -r, "/sys does not tell of the block device %s", path);
+        return error_io(err, -r, "/sys says nothing about the block device %s", path);
     snprintf(ret, FILE_KEY_SIZE, "device=%u:%u sectors=%ju sequence=%ju written=%ju",
              major(file->st_rdev), minor(file->st_rdev), sectors, sequence_of(file), written);
     return 0;

@@ -60,9 +60,9 @@ int disk_check_kind(const char *path, bool readonly, const struct stat *file, st
         return 0;
     if (S_ISBLK(file->st_mode))
         return error_set(err, EINVAL,
-                         "the disk %s is a block device, which can only be \"readonly\", for it "
-                         "cannot be frozen with a VM's memory: copy it into a file with qemu-img "
-                         "convert -O raw, and give that",
+                         "the disk %s is a block device, which can only be \"readonly\", because "
+                         "it cannot be frozen with a VM's memory: copy it into a file with "
+                         "qemu-img convert -O raw, and use that",
                          path);
     return error_set(err, EINVAL,
                      "the disk %s is not a regular file: give one, or a block device that is "
@@ -105,16 +105,16 @@ int disk_check_key(const struct machine_disk *disk, const struct stat *file, str
     if (r <= 0)
         return r;
     if (S_ISBLK(file->st_mode))
-        return error_set(err, EIO,
-                         "disk %s is not as it was when the VM was saved: since then something "
-                         "has written to the block device, or another was attached there, or the "
-                         "host was started again (%s): write 1 to accept, or run hypefs accept, to "
-                         "vouch for what is there now",
-                         disk->path, change);
+        return error_set(
+            err, EIO,
+            "disk %s is not as it was when the VM was saved: since then something has written to "
+            "the block device, or another was attached there, or the host was started again (%s): "
+            "if it is right as it is now, write 1 to accept, or run hypefs accept",
+            disk->path, change);
     return error_set(err, EIO,
                      "disk %s is not as it was when the VM was saved (%s): put the old file back "
-                     "(mv keeps it the same, cp does not), or vouch for what is there now: write 1 "
-                     "to accept, or run hypefs accept",
+                     "(mv keeps it the same, cp does not); or, if it is right as it is now, write "
+                     "1 to accept, or run hypefs accept",
                      disk->path, change);
 }
 

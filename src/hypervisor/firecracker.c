@@ -50,7 +50,8 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
     if (found)
         text[found - text + (ptrdiff_t)strcspn(found, "\r\n")] = '\0';
     if (!found || !firecracker_parse_version(found + strlen(before), &firecracker))
-        return error_set(err, EIO, "%s --version does not tell a Firecracker's version", ret->path);
+        return error_set(err, EIO, "%s --version does not print a version of Firecracker",
+                         ret->path);
     snprintf(ret->version, sizeof ret->version, "%s", firecracker.version);
     return 0;
 }
@@ -258,7 +259,7 @@ static int add_network(const struct firecracker *firecracker, const struct machi
         if (!interface->id)
             return error_set(err, EOPNOTSUPP,
                              "a fork on another tap needs the id of the interface, which the "
-                             "snapshot does not tell: import it again with --config");
+                             "snapshot does not have: import it again with --config");
         if (!overrides)
             overrides = json_add_array(body, "network_overrides");
         cJSON *item = cJSON_CreateObject();
@@ -318,8 +319,8 @@ static int clear_vsock(const struct vmm_context *context, const struct firecrack
                          path, firecracker->version);
     if (!is_same_file(folder, context->directory_fd))
         return error_set(err, EBUSY,
-                         "nobody listens at the vsock's socket %s any more, which is in the way: "
-                         "hypefs removes none outside of an instance's own directory; remove it, "
+                         "the vsock's socket %s is in the way, and nobody listens there any more: "
+                         "remove it (hypefs only removes sockets in an instance's own directory), "
                          "or use Firecracker 1.16 or later (this one is %s)",
                          path, firecracker->version);
     unlinkat(folder, name, 0);

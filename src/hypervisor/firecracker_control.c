@@ -214,7 +214,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     vmm->state = firecracker;
     if (version && firecracker_parse_version(version, firecracker))
         return 0;
-    return error_set(err, EIO, "GET /version: %s tells no version", peer);
+    return error_set(err, EIO, "GET /version: %s answers without a version", peer);
 }
 
 /* A vmm_files_visit: the description that the VMM writes through is made to append, where the

@@ -37,8 +37,7 @@ static int not_supported(const char *kind, const cJSON *drive, const char *id_me
     text_make_printable(id, strlen(id), '?');
     text_make_printable(path, strlen(path), '?');
     return error_set(err, EOPNOTSUPP,
-                     "the VM has the %s %s (%s), which it can write to and all its forks would "
-                     "share: %s",
+                     "the VM can write to the %s %s (%s), which all its forks would share: %s",
                      kind, id, path, what_to_do);
 }
 
@@ -58,13 +57,12 @@ static int check_config(const cJSON *config, const struct machine *machine, stru
     const cJSON *drive, *drives = cJSON_GetObjectItemCaseSensitive(config, "drives");
     const cJSON *device, *pmem = cJSON_GetObjectItemCaseSensitive(config, "pmem");
     if (!cJSON_IsArray(drives))
-        return error_set(err, EIO, "GET /vm/config: Firecracker tells no drives");
+        return error_set(err, EIO, "GET /vm/config: Firecracker answers without drives");
     cJSON_ArrayForEach (drive, drives) {
         if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(drive, "is_read_only")) &&
             !find_frozen(machine, text_of(drive, "drive_id")))
             return not_supported("drive", drive, "drive_id",
-                                 "import the snapshot again with --config, which tells of its "
-                                 "drives",
+                                 "import the snapshot again with --config, which names its drives",
                                  err);
     }
     cJSON_ArrayForEach (device, pmem) {
@@ -167,11 +165,11 @@ void firecracker_explain_drives(const struct machine *machine, struct error *err
     for (size_t i = 0; i < machine->disk_count; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         if (disk->frozen && disk->path[0] == '/' && access(disk->path, F_OK) < 0 && errno == ENOENT)
-            error_append(err,
-                         " (nothing lies at %s, which the saved state names: Firecracker opens "
-                         "that before the VM gets its own copy of the drive %s, and any file will "
-                         "do: touch %s)",
-                         disk->path, disk->id ? disk->id : "", disk->path);
+            error_append(
+                err,
+                " (there is no file at %s, which the saved state names: Firecracker opens that "
+                "path before the VM gets its own copy of the drive %s; any file will do: touch %s)",
+                disk->path, disk->id ? disk->id : "", disk->path);
     }
 }
 
@@ -269,7 +267,7 @@ int firecracker_freeze_drives(const struct vmm_context *context, const struct vm
         if (disk->readonly)
             continue;
         r = disk->id ? freeze(context, vmm, machine, i, directory, err)
-                     : error_set(err, EIO, "the record of the machine tells no id for it");
+                     : error_set(err, EIO, "the record of the machine has no id for it");
         r = each_prefixed(disk, r, err);
     }
     if (r < 0)

@@ -94,7 +94,8 @@ static int identify(int image_fd, struct mapped_file *ret, struct error *err)
     if (r < 0)
         return r;
     if (!page.found)
-        return error_set(err, EIO, "our own mapping of the memory image is not in /proc/self/maps");
+        return error_set(err, EIO,
+                         "hypefs's own mapping of the memory image is not in /proc/self/maps");
     *ret = page.file;
     return 0;
 }

@@ -103,7 +103,7 @@ static int check_qemu_state(const struct import_file *state, struct error *err)
                          "%s is no device state of QEMU's: it does not begin with \"QEVM\"",
                          state->path);
     if (memcmp(header + sizeof magic, version, sizeof version) != 0)
-        return error_set(err, EINVAL, "%s is of another version of QEMU's format than 3",
+        return error_set(err, EINVAL, "%s has another version of QEMU's format than 3",
                          state->path);
     if (header[SECTION] != SECTION_FULL)
         return error_set(err, EINVAL,
@@ -183,7 +183,7 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
         cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
     bool whole = is_snapshot_json(json);
     if (whole && hypervisor && strcmp(hypervisor, "qemu") != 0)
-        return error_set(err, EINVAL, "this is of a snapshot of %.40s", hypervisor);
+        return error_set(err, EINVAL, "this describes a snapshot of %.40s", hypervisor);
     int r = machine_from_json(whole ? machine : json, ret, err);
     return r < 0 ? r : qemu_record_check_complete(ret, err);
 }
@@ -245,14 +245,15 @@ static int check_memory(const struct import_file *memory, struct error *err)
 {
     struct statfs fs;
     if (fstatfs(memory->fd, &fs) < 0)
-        return error_errno(err, errno, "%s: cannot look at its file system", memory->path);
+        return error_errno(err, errno, "%s: cannot stat its file system", memory->path);
     if (fs.f_type == HUGETLBFS_MAGIC)
         return error_set(err, EOPNOTSUPP,
-                         "%s lies on hugetlbfs: a guest with huge pages cannot be forked yet",
+                         "%s is on hugetlbfs: a guest with huge pages cannot be forked yet",
                          memory->path);
     if (size_of(memory) == 0 || size_of(memory) % PAGE_BYTES != 0)
         return error_set(err, EINVAL,
-                         "%s is no memory image: its %" PRIu64 " bytes are no number of pages",
+                         "%s is no memory image: its %" PRIu64
+                         " bytes are not a whole number of pages",
                          memory->path, size_of(memory));
     return 0;
 }
@@ -354,7 +355,8 @@ static int take_config(const struct importer *importer, const struct import_file
     if (r == 0)
         r = importer->read_config(json, machine, err);
     if (r == 0 && machine->memory_bytes != 0 && machine->memory_bytes != size)
-        r = error_set(err, EINVAL, "it tells of a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
+        r = error_set(err, EINVAL,
+                      "it describes a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
                       machine->memory_bytes, files->memory.path, size);
     machine->memory_bytes = size;
     return r < 0 ? error_prefix(err, r, "%s", files->config.path) : 0;
@@ -375,7 +377,7 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
 {
     const struct importer *importer = find_importer(hypervisor);
     if (!importer)
-        return error_set(err, EINVAL, "\"%.40s\" is no hypervisor that is known: %s", hypervisor,
+        return error_set(err, EINVAL, "\"%.40s\" is not a known hypervisor: %s", hypervisor,
                          import_names);
     struct import import = {.hypervisor = importer->name,
                             .has_machine = importer->has_machine,

@@ -65,7 +65,8 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
     if (machine->interface_count == 0)
         return error_set(err, EINVAL, "the machine has no interface on a tap");
     if (machine->interface_count > 1)
-        return error_set(err, EINVAL, "the machine has %zu interfaces on taps, and this is one",
+        return error_set(err, EINVAL,
+                         "the machine has %zu interfaces on taps, and only one tap is given",
                          machine->interface_count);
     char *copy = strdup(tap);
     if (!copy)

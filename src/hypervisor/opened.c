@@ -107,8 +107,8 @@ static int explain(const char *path, const char *descriptor, struct error *err)
     char *end = strstr(now, deleted);
     if (!end || end[sizeof deleted - 1])
         return error_set(err, EIO,
-                         "disk %s is not the file that the VM has open, which is %s now: put that "
-                         "back (mv, not cp) and try again",
+                         "disk %s is not the file that the VM has open, which is now at %s: put "
+                         "that back (mv, not cp) and try again",
                          path, now);
     return error_set(err, EIO,
                      "disk %s is not the file that the VM has open, which was removed or "

@@ -51,7 +51,7 @@ static int ask_version(const char *path, int cancel_fd, char ret[static PROGRAM_
     const char *found = strstr(text, before);
     unsigned major, minor, micro;
     if (!found || sscanf(found + strlen(before), "%4u.%4u.%4u", &major, &minor, &micro) != 3)
-        return error_set(err, EIO, "%s --version does not tell a QEMU's version", path);
+        return error_set(err, EIO, "%s --version does not print a version of QEMU", path);
     snprintf(ret, PROGRAM_VERSION_SIZE, "%u.%u.%u", major, minor, micro);
     return 0;
 }

@@ -83,11 +83,13 @@ static int check_qcow2(int fd, const char *path, struct error *err)
     if (r < 0)
         return r;
     if (qcow2.backing != 0)
-        return error_set(err, EINVAL, "disk %s has a backing file: convert it to one of its own",
+        return error_set(err, EINVAL,
+                         "disk %s has a backing file: make one file of both with qemu-img convert",
                          path);
     if (qcow2.has_data)
-        return error_set(err, EINVAL,
-                         "disk %s has an external data file: convert it to one of its own", path);
+        return error_set(
+            err, EINVAL,
+            "disk %s has an external data file: make one file of both with qemu-img convert", path);
     return 0;
 }
 
@@ -110,8 +112,8 @@ static int check_frozen(const struct machine_disk *disk, struct error *err)
     if (disk->readonly || disk->key[0])
         return 0;
     return error_set(err, EOPNOTSUPP,
-                     "disk %s can be written to and is not frozen, as it is when hypefs has saved "
-                     "the VM: its forks would share it",
+                     "disk %s can be written to, but is not frozen as after a save by hypefs: its "
+                     "forks would share it",
                      disk->path);
 }
 
@@ -202,8 +204,8 @@ static int find_overlay(const struct vmm_context *context, size_t index, unsigne
     if (S_ISREG(file.st_mode) && file.st_nlink == 1)
         return 1;
     return error_set(err, EIO,
-                     "the overlay %s is frozen, for something was saved with it, and is not to be "
-                     "written to: fork that",
+                     "the overlay %s is frozen, because something was saved with it, and must not "
+                     "be written to: fork what was saved",
                      name);
 }
 

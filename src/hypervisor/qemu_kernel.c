@@ -39,9 +39,8 @@ int qemu_kernel_check(const char *path, struct error *err)
             "ELF") ||
         has_multiboot(header, size))
         return 0;
-    return error_set(
-        err, EINVAL,
-        "the kernel %s is none that QEMU boots: it is no bzImage of Linux, no ELF file "
-        "and has no multiboot header: give another in config",
-        path);
+    return error_set(err, EINVAL,
+                     "QEMU cannot boot the kernel %s, which is no bzImage of Linux, no ELF file "
+                     "and has no multiboot header: give another in config",
+                     path);
 }

@@ -34,7 +34,7 @@ static int read_type(const struct vmm_context *context, struct vmm *vmm, char **
     const char *type = cJSON_GetStringValue(answer);
     size_t length = type ? strlen(type) : 0;
     if (length < sizeof suffix || strcmp(type + length - strlen(suffix), suffix) != 0)
-        return error_set(err, EIO, "QEMU does not tell its machine's type");
+        return error_set(err, EIO, "QEMU does not say what its machine's type is");
     *ret = strndup(type, length - strlen(suffix));
     return *ret ? 0 : error_set(err, ENOMEM, "no memory for a machine's type");
 }
@@ -74,12 +74,12 @@ int qemu_record_check_complete(const struct machine *machine, struct error *err)
     } members[] = {{"type", machine->type}, {"cpu", machine->cpu}, {"version", machine->version}};
     for (size_t i = 0; i < array_length(members); i++)
         if (!members[i].value)
-            return error_set(err, EIO, "the snapshot does not tell the machine's %s",
+            return error_set(err, EIO, "the snapshot does not say what the machine's %s is",
                              members[i].name);
     if (machine->vcpus == 0)
-        return error_set(err, EIO, "the snapshot does not tell the machine's vcpus");
+        return error_set(err, EIO, "the snapshot does not say how many vcpus the machine has");
     if (machine->accel == ACCEL_AUTO || (machine->accel == ACCEL_KVM && !machine->host_cpu))
-        return error_set(err, EIO, "the snapshot does not tell what ran the machine's CPUs");
+        return error_set(err, EIO, "the snapshot does not say what ran the machine's CPUs");
     return 0;
 }
 

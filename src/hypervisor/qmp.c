@@ -228,7 +228,7 @@ static int read_greeting(struct qmp *qmp, const cJSON *body, struct error *err)
     for (size_t i = 0; i < array_length(names); i++) {
         const cJSON *number = cJSON_GetObjectItemCaseSensitive(version, names[i]);
         if (!cJSON_IsNumber(number) || number->valueint < 0)
-            return error_set(err, EIO, "QEMU's greeting tells no version");
+            return error_set(err, EIO, "QEMU's greeting has no version");
         numbers[i] = number->valueint;
     }
     snprintf(qmp->version, sizeof qmp->version, "%d.%d.%d", numbers[0], numbers[1], numbers[2]);

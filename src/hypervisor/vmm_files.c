@@ -47,7 +47,7 @@ int vmm_files_explain(pid_t pid, int r, struct error *err)
 {
     if (r == -ESRCH)
         return error_set(err, ESRCH, "process %d has ended", (int)pid);
-    return error_io(err, -r, "it cannot be told what process %d has open%s", (int)pid,
+    return error_io(err, -r, "cannot find out which files process %d has open%s", (int)pid,
                     r == -EACCES ? " (a VMM's program must have no file capabilities)" : "");
 }
 

@@ -140,10 +140,10 @@ static int accept_disks(struct instance *instance, cJSON *files, struct error *e
 static int accept(struct instance *instance, cJSON *files, struct error *err)
 {
     if (instance->state != INSTANCE_STANDBY && instance->state != INSTANCE_STOPPED)
-        return error_set(err, EINVAL,
-                         "an instance that is %s has nothing to vouch for: only one in standby or "
-                         "stopped has",
-                         instance_state_names[instance->state]);
+        return error_set(
+            err, EINVAL,
+            "an instance that is %s has nothing to accept: only one in standby or stopped has",
+            instance_state_names[instance->state]);
     int r = accept_disks(instance, files, err);
     if (r == 0 && instance->state == INSTANCE_STANDBY)
         r = image_accept(instance->image, &instance->cancelled, instance->machine.memory_bytes,
@@ -191,12 +191,12 @@ int instance_remove(struct instance *instance, struct error *err)
                       instance->id, instance_state_names[instance->state]);
     else if ((user = instances_overlay_locked(table, instance->uuid, &instance->machine)))
         r = error_set(err, EBUSY,
-                      "the disks of %s lie below those of its fork %s: remove that first",
+                      "the disks of %s are needed by those of its fork %s: remove the fork first",
                       instance->id, user->id);
     else if ((user = mapped_by(instance)))
         r = error_set(err, EBUSY,
-                      "the memory of %s is in use by its fork %s: stop that first, or put it into "
-                      "standby",
+                      "the memory of %s is in use by its fork %s: stop the fork first, or put it "
+                      "into standby",
                       instance->id, user->id);
     else if ((r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden,
                                   err)) == -ENOENT)

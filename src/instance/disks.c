@@ -89,8 +89,8 @@ static int check_instance(const struct instance *other, struct instance_file fil
     for (size_t i = 0; i < other->file_count; i++)
         if (file_id_equal(other->files[i].id, file.id) && (file.written || other->files[i].written))
             return error_set(err, EBUSY,
-                             "disk %s is in use by the instance %s, which %s: stop that, or give "
-                             "another",
+                             "disk %s is in use by the instance %s, which %s: stop that instance, "
+                             "or give another disk",
                              path, other->id,
                              other->files[i].written ? "writes to it" : "reads it");
     return 0;
@@ -200,8 +200,8 @@ int instances_check_overlays(struct instances *instances, struct snapshot *snaps
     pthread_mutex_lock(&instances->lock);
     const struct instance *fork = instances_overlay_locked(instances, snapshot->uuid, &machine);
     r = fork ? error_set(err, EBUSY,
-                         "the disks of the snapshot %s lie below those of its fork %s: remove "
-                         "that first",
+                         "the disks of the snapshot %s are needed by those of its fork %s: remove "
+                         "the fork first",
                          snapshot->id, fork->id)
              : 0;
     pthread_mutex_unlock(&instances->lock);

@@ -134,7 +134,7 @@ bool instance_describe_unfinished(int directory_fd, struct error *ret)
     if (!id || !state || !store_id_valid(id))
         return false;
     bool waiting = strcmp(state, instance_state_names[INSTANCE_WAITING]) == 0;
-    error_set(ret, ECANCELED, "the instance %s %s when the daemon before ended: it was destroyed",
+    error_set(ret, ECANCELED, "the instance %s %s when the previous daemon ended: it was destroyed",
               id, waiting ? "waited for its ack" : "was being made");
     return true;
 }

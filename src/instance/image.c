@@ -152,8 +152,9 @@ void instance_note_disks(struct instance *instance)
     struct error why;
     if (instance_find_disks(instance, NULL, &why) == 0)
         return;
-    error_prefix(&why, 0,
-                 "it is not known which files the disks of %s are now, and those on record count",
-                 instance->id);
+    error_prefix(
+        &why, 0,
+        "cannot find out which files the disks of %s are now: those in its record are used",
+        instance->id);
     table->setup.complain(table->setup.context, why.text);
 }

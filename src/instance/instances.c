@@ -70,8 +70,8 @@ static void tell_unsettled(struct instances *table)
         if (!i->busy)
             continue;
         error_set(&text, EIO,
-                  "the VM %s %s, and its VMM does not answer yet: it is waited for; writing "
-                  "stopped to its state ends it",
+                  "the VM %s %s, and its VMM does not answer yet: hypefs goes on waiting; write "
+                  "stopped to its state to end the VM",
                   i->id, instance_unsettled(i));
         table->setup.complain(table->setup.context, text.text);
     }

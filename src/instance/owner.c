@@ -29,8 +29,8 @@ int instance_busy(const struct instance *instance, struct error *err)
 {
     return error_set(err, EBUSY,
                      instance->state == INSTANCE_WAITING
-                         ? "the fork's ack is waited for: wait for that, or write stopped to its "
-                           "state, which ends it"
+                         ? "the fork waits for its ack: wait until that has come, or write stopped "
+                           "to its state, which ends the wait"
                          : "another transition is under way: wait for it, or write stopped to end "
                            "it");
 }

@@ -138,8 +138,10 @@ int instance_check_fork(struct instance *instance, bool from_running, struct err
     if (state == INSTANCE_STANDBY)
         return 0;
     if (state == INSTANCE_WAITING)
-        return error_set(err, EBUSY, "the instance %s is a fork whose ack is waited for: wait",
-                         instance->id);
+        return error_set(
+            err, EBUSY,
+            "the instance %s is a fork that waits for its ack: wait until that has come",
+            instance->id);
     if (state != INSTANCE_RUNNING && state != INSTANCE_PAUSED)
         return error_set(err, EOPNOTSUPP,
                          "the instance %s is %s, and has no memory to fork from: write running to "

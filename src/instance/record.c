@@ -174,7 +174,7 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
             instance->state = (enum instance_state)i;
             return 0;
         }
-    return error_set(err, EINVAL, "instance.json: \"state\" is none");
+    return error_set(err, EINVAL, "instance.json: \"state\" is not a state");
 }
 
 /* What a config asks for tells nothing of what was written of the disks by now. */
@@ -205,8 +205,7 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
     const struct hypervisor *hypervisor = hypervisor_find(name);
     if (!hypervisor)
         return error_set(err, EOPNOTSUPP,
-                         "instance.json: the hypervisor \"%s\" is none that this version runs",
-                         name);
+                         "instance.json: this version does not run the hypervisor \"%s\"", name);
     int r = machine_from_json(machine, &instance->machine, err);
     instance->machine.hypervisor = hypervisor;
     return r;

@@ -160,7 +160,7 @@ bool instance_must_settle(const struct instance *instance)
 
 const char *instance_unsettled(const struct instance *instance)
 {
-    return instance_must_go_on(instance) ? "is paused, for what was done with it was cut short"
+    return instance_must_go_on(instance) ? "is paused, because work on it was cut short"
                                          : "may write to other disks than its record says";
 }
 

@@ -58,7 +58,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
         vmm_close(vmm);
         instance_drop_socket(instance, machine->hypervisor);
         instance_drop_image(instance);
-        return error_prefix(err, r, "the VM cannot be put on record, and was ended again");
+        return error_prefix(err, r, "the VM's record cannot be written, so the VM was ended again");
     }
     *ret = vmm;
     return 0;

@@ -26,8 +26,8 @@ int instance_take_taps_locked(struct instance *instance, const struct machine *m
         for (struct instance *other = instance->table->by_id; other; other = other->hh.next)
             if (other != instance && has_tap(other, machine->interfaces[i].tap))
                 return error_set(err, EBUSY,
-                                 "the tap %s is in use by the instance %s: give another (a fork's "
-                                 "in options), or stop that instance",
+                                 "the tap %s is in use by the instance %s: give another (for a "
+                                 "fork, in options), or stop that instance",
                                  machine->interfaces[i].tap, other->id);
     instance_keep_taps(instance, machine);
     return 0;
@@ -64,8 +64,9 @@ void instance_complain_of_taps(const struct instance *instance)
         if (instance->vmm->taps[i] == 0 || if_indextoname(instance->vmm->taps[i], name))
             continue;
         error_set(&text, EIO,
-                  "the tap %s of %s was removed since its VM opened it, which has no network now, "
-                  "even if there is one of that name again: standby and then running opens that",
+                  "the tap %s of %s was removed after its VM had opened it: the VM has no network "
+                  "now, even if there is a tap of that name again; write standby and then running "
+                  "to its state to open that",
                   instance->machine.interfaces[i].tap, instance->id);
         setup->complain(setup->context, text.text);
     }

@@ -156,12 +156,11 @@ int ack_address_check(const char *what, const char *address, struct error *err)
     union address parsed;
     if (parse_address(address, &parsed) == 0)
         return error_set(err, EINVAL, "%s must be an IPv4 or IPv6 address in numbers", what);
-    return is_no_hosts(&parsed)
-               ? error_set(err, EINVAL,
-                           "%s must be the one address of this host that guests send to, not one "
-                           "for any host or for many",
-                           what)
-               : 0;
+    return is_no_hosts(&parsed) ? error_set(err, EINVAL,
+                                            "%s must be the one address of this host that guests "
+                                            "send to, not an address that stands for several",
+                                            what)
+                                : 0;
 }
 
 /* Of a network of this host: only the kernel knows, which lets nobody send there who did not ask.
@@ -258,8 +257,10 @@ int ack_socket_open(const char *address, struct ack_ports *ports, struct ack_soc
     }
     if (r == 0 && count == BIND_TRIES) {
         close(fd);
-        r = error_set(err, EAGAIN, "no port at %s has rested for %d s: try again later", address,
-                      ACK_PORT_REST_S);
+        r = error_set(
+            err, EAGAIN,
+            "all ports that were tried at %s were in use within the last %d s: try again later",
+            address, ACK_PORT_REST_S);
     }
     while (count > 0)
         close(resting[--count]);

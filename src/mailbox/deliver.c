@@ -38,8 +38,8 @@ static int none(const struct scan *scan, const struct delivery *delivery, struct
     for (size_t i = 0; i < scan->count; i++)
         if (is_named(&scan->candidates[i], delivery))
             return error_set(err, EKEYREJECTED,
-                             "it is there, but not with the token given: take that of the source's "
-                             "mailboxes/ or network");
+                             "it is there, but not with the token given: use the token in the "
+                             "source's mailboxes/ or network");
     return error_set(
         err, ENOENT,
         "it is not in the memory image%s: its software must have armed it before the VM was saved",
@@ -59,7 +59,7 @@ static int count(const struct scan *scan, const struct delivery *delivery, size_
         first = first ? first : candidate;
         if (!has_token(candidate, first->marker.token, first->marker.token_size))
             return error_set(err, ENOTUNIQ,
-                             "it stands under several tokens, and none was given: give the "
+                             "it is there with several tokens, and none was given: give the "
                              "\"token\" of the one in use");
         by_alignment[candidate->page_aligned]++;
     }
@@ -109,7 +109,7 @@ static int check_candidate(const struct delivery *delivery, const struct candida
                          "saved; make a snapshot when it has");
     if (!candidate->page_aligned && !candidate->clean)
         return error_set(err, EBUSY,
-                         "it does not begin at a page, and its page holds other data behind it");
+                         "it does not begin at a page, and its page holds other data after it");
     if (delivery->payload_size > candidate->capacity)
         return error_set(err, EFBIG, "the payload has %zu bytes, there is room for %" PRIu32,
                          delivery->payload_size, candidate->capacity);
@@ -166,7 +166,7 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
             frame_marker_equal(&now.candidates[i].marker, &target->marker))
             same = &now.candidates[i];
     if (r < 0)
-        error_errno(err, -r, "cannot look at its page");
+        error_errno(err, -r, "cannot read its page");
     else if (same)
         r = check_candidate(delivery, same, err);
     else

@@ -73,7 +73,7 @@ static int read_frame(int fd, const cJSON *offset, uint8_t frame[FRAME_SIZE], ui
                       size_t *ret_size, struct error *err)
 {
     if (!cJSON_IsNumber(offset) || offset->valuedouble < 0 || offset->valuedouble > 0x1p53)
-        return error_set(err, EIO, "the record of a delivery tells no offset");
+        return error_set(err, EIO, "the record of a delivery has no offset");
     uint64_t at = (uint64_t)offset->valuedouble;
     size_t size = FRAME_SIZE - (size_t)(at % FRAME_SIZE);
     ssize_t got = pread(fd, frame, size, (off_t)at);
@@ -147,7 +147,7 @@ int rearm_image(int fd, const cJSON *records, struct error *err)
         struct record record;
         bool consumed = false;
         if (!read_record(item, &record))
-            return error_set(err, EIO, "the record of a delivery is none");
+            return error_set(err, EIO, "the record of a delivery is not valid");
         r = go_through(fd, &record, false, &consumed, err);
         if (r == 0 && consumed)
             r = go_through(fd, &record, true, &consumed, err);

@@ -199,7 +199,7 @@ int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
     struct stat st;
 
     if (fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot look at the image");
+        return error_errno(err, errno, "cannot stat the image");
     if (!S_ISREG(st.st_mode))
         return error_set(err, EINVAL, "not a regular file");
     if (st.st_size > IMAGE_MAX)

@@ -22,12 +22,12 @@ int format_check(int store_fd, const char *path, struct error *err)
     if (r == -ENOENT)
         return 0;
     if (r < 0)
-        return error_prefix(err, r, "the store %s tells no format", path);
+        return error_prefix(err, r, "the format of the store %s is not known", path);
     const cJSON *format = cJSON_GetObjectItemCaseSensitive(json, member);
     if (!is_number(format))
         return error_set(err, EINVAL,
-                         "the store %s tells no format: %s/%s must be {\"%s\": %d}, or that of the "
-                         "newer hypefs that has used it",
+                         "the format of the store %s is not known: %s/%s must be {\"%s\": %d}, or "
+                         "that of the newer hypefs that has used it",
                          path, path, file_name, member, STORE_FORMAT);
     if (format->valuedouble == STORE_FORMAT)
         return 0;

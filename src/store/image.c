@@ -123,8 +123,8 @@ static void keep(struct image *image, const struct image_index *index)
     if (why.code == 0)
         return;
     error_set(&text, why.code,
-              "%s: the list of its mailboxes cannot be kept, and its image is scanned again when "
-              "hypefs starts next: %.300s",
+              "%s: its mailboxes.json cannot be written, so its image is scanned again at the next "
+              "start: %.300s",
               image->name, why.text);
     scans->complain(scans->context, text.text);
 }
@@ -156,7 +156,7 @@ static int first_look(struct image *image, struct image_index **ret, struct erro
     int r = image_index_scan(image->directory_fd, still_wanted, image, ret, err);
     if (r < 0)
         return r == -ECANCELED ? image_stopping(err) : r;
-    error_set(&text, 0, "%s: its image had no list of mailboxes, and was taken as it is",
+    error_set(&text, 0, "%s: its image had no mailboxes.json, and was accepted as it is",
               image->name);
     scans->complain(scans->context, text.text);
     keep(image, *ret);
@@ -214,7 +214,7 @@ static bool pending(int r)
 static int no_image(int code, struct error *err)
 {
     return code == ENOENT ? error_set(err, EIO, "the memory image is gone")
-                          : error_errno(err, code, "the memory image cannot be looked at");
+                          : error_errno(err, code, "cannot stat the memory image");
 }
 
 /* With image->lock held. */
@@ -286,7 +286,7 @@ static void add_change(const char *file, const char *change, cJSON *files)
 static int note_changes(const struct image *image, const struct stat *st, cJSON *files)
 {
     auto_json cJSON *json = NULL;
-    char memory[FILE_KEY_CHANGE_SIZE] = "it had no list of mailboxes";
+    char memory[FILE_KEY_CHANGE_SIZE] = "it had no mailboxes.json";
     char state[FILE_KEY_CHANGE_SIZE] = "";
     if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0)
         image_tell_changes(image->directory_fd, json, st, memory, state);
@@ -344,10 +344,9 @@ static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON 
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
     if ((uint64_t)st.st_size != bytes)
-        return error_set(err, EIO,
-                         "the memory image has %jd bytes and the machine %ju: nobody can vouch for "
-                         "it",
-                         (intmax_t)st.st_size, (uintmax_t)bytes);
+        return error_set(
+            err, EIO, "the memory image has %jd bytes and the machine %ju: it cannot be accepted",
+            (intmax_t)st.st_size, (uintmax_t)bytes);
     if (note_changes(image, &st, files) < 0)
         return error_set(err, ENOMEM, "out of memory");
     int r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);

@@ -91,8 +91,8 @@ int image_index_save(int directory_fd, const struct image_index *index, struct e
 static int not_as_it_was(const char *what, const char *why, struct error *err)
 {
     return error_set(err, EIO,
-                     "the %s is not what it was when the memory was scanned (%s): write 1 to "
-                     "accept, or run hypefs accept, to vouch for what is there now",
+                     "the %s is not what it was when the memory was scanned (%s): if it is right "
+                     "as it is now, write 1 to accept, or run hypefs accept",
                      what, why);
 }
 

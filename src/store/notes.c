@@ -101,10 +101,9 @@ static bool add(struct store_notes *notes, struct note *note)
 bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
                         struct error *why)
 {
-    error_append(why,
-                 "; it is not shown: mend it, or move it out of %s/ in the store, and mount "
-                 "again",
-                 store_kind_names[kind]);
+    error_append(
+        why, "; it is not shown: repair it, or move it out of %s/ in the store, and mount again",
+        store_kind_names[kind]);
     return add(notes, notes ? create(kind, name, "load", why) : NULL);
 }
 

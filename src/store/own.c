@@ -53,7 +53,7 @@ int store_check_disk(const struct store *store, const char *path, const struct s
     return r == FOUND ? error_set(err, EINVAL,
                                   "the disk %s belongs to hypefs's own store, or lies in a mount "
                                   "of hypefs, and a guest could destroy what is saved there: copy "
-                                  "it elsewhere with cp --sparse=always, and give the copy",
+                                  "it elsewhere with cp --sparse=always, and use the copy",
                                   path)
                       : r;
 }

@@ -138,7 +138,8 @@ int probe_trust(int store_fd, const char *path, struct error *err)
             r = directory_walk(store_fd, store_kind_names[kind], check_entry, name, err);
     }
     if (r == -EPERM)
-        error_append(err, ": root does not use such a store: mend that (chown, chmod go-w, or give "
-                          "the path that the link points to), or accept it with --insecure-store");
+        error_append(err,
+                     ": root does not use such a store: correct that (chown, chmod go-w, or give "
+                     "the path that the link points to), or accept it with --insecure-store");
     return r;
 }

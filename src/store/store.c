@@ -226,7 +226,7 @@ static int find_root_files(int store_fd, struct store *store, struct error *err)
     struct stat st;
     for (size_t i = 0; i < array_length(names); i++) {
         if (fstatat(store_fd, names[i], &st, AT_SYMLINK_NOFOLLOW) < 0)
-            return error_errno(err, errno, "cannot look at %s in the store", names[i]);
+            return error_errno(err, errno, "cannot stat %s in the store", names[i]);
         store->root_files[i] = file_id_of(&st);
     }
     return 0;
@@ -326,9 +326,9 @@ int store_taken(int kind_fd, const char *id, struct error *err)
     if (readlink(link, path, sizeof path - 1) < 0)
         path[0] = 0;
     return error_set(err, EEXIST,
-                     "the id %s is taken in the store, by %s/%s: take another one; if nothing is "
-                     "shown under it, that cannot be read (the file error at the root of the mount "
-                     "tells why) and may be moved away",
+                     "the id %s is taken in the store by %s/%s: use another id; if nothing of that "
+                     "name is shown, that entry cannot be read (the file error at the root of the "
+                     "mount says why) and may be moved away",
                      id, path, id);
 }
 
@@ -369,7 +369,7 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
         /* It might be gone after a power cut: so it is not there now either. */
         r = error_errno(err, errno, "cannot publish %s", id);
         if (renameat(entry->kind_fd, id, entry->kind_fd, entry->name) < 0)
-            error_append(err, "; and it cannot be taken back: it is there at the next start");
+            error_append(err, "; and this cannot be undone: it will be there after the next start");
         return r;
     }
     fault_point(FAULT_PUBLISHED);

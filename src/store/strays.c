@@ -100,7 +100,8 @@ int strays_end(const struct strays *strays, int directory_fd, pid_t keep, struct
     struct place place;
     int r = place_of(directory_fd, "", &place);
     if (r < 0)
-        return error_errno(err, -r, "cannot tell which processes are in a directory of the store");
+        return error_errno(err, -r,
+                           "cannot find out which processes are in a directory of the store");
     for (size_t i = 0; i < strays->count && r == 0; i++) {
         const struct stray *stray = &strays->items[i];
         if (same(&stray->place, &place) && stray->pid != keep)

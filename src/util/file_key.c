@@ -75,7 +75,7 @@ void file_key_tell(const char *key, const struct stat *st, char ret[FILE_KEY_CHA
     char before[TIME_SIZE], now[TIME_SIZE];
     ret[0] = 0;
     if (!parse_key(key, &was)) {
-        add(ret, "nothing that can be read tells what it was");
+        add(ret, "what it was is not known");
         return;
     }
     if (was.size != is.size)

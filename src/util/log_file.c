@@ -87,7 +87,7 @@ int log_file_shorten(int fd, off_t max, off_t *ret_gone, struct error *err)
     struct stat st;
     struct statfs system;
     if (fstat(fd, &st) < 0 || fstatfs(fd, &system) < 0)
-        return error_errno(err, errno, "it cannot be looked at");
+        return error_errno(err, errno, "it cannot be checked");
     *ret_gone = 0;
     if (st.st_size <= max)
         return 0;

@@ -32,7 +32,7 @@ int meminfo_available(const char *path, int *ret_percent, struct error *err)
     text[size] = 0;
     if (!read_kib(text, "MemTotal:", &total) || !read_kib(text, "MemAvailable:", &available) ||
         total == 0 || available > total)
-        return error_set(err, EINVAL, "%s does not tell MemTotal and MemAvailable", path);
+        return error_set(err, EINVAL, "%s does not have MemTotal and MemAvailable", path);
     *ret_percent = (int)((long double)available * 100 / (long double)total);
     return 0;
 }

@@ -21,7 +21,7 @@ int sparse_next(int fd, uint64_t at, uint64_t size, uint64_t *ret_start, uint64_
     off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
 
     if (hole < 0 && errno != ENXIO)
-        return error_errno(err, errno, "cannot look for holes in the file");
+        return error_errno(err, errno, "cannot find the holes in the file");
     if (hole < 0 || (uint64_t)data >= size) {
         *ret_start = *ret_end = size;
         return 0;
@@ -160,7 +160,7 @@ int sparse_copy(int from, int to, const struct stat *known, sparse_progress *pro
         return r;
     fault_point(FAULT_COPIED);
     if (fstat(from, &now) < 0)
-        return error_errno(err, errno, "cannot look at it");
+        return error_errno(err, errno, "cannot stat it");
     if (!same(known, &now))
         return error_set(err, EIO, "it changed while it was copied");
     return 0;
@@ -170,6 +170,6 @@ int sparse_dig(int fd, sparse_progress *progress, void *context, struct error *e
 {
     struct stat st;
     if (fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot look at the file");
+        return error_errno(err, errno, "cannot stat the file");
     return work_through(fd, fd, (uint64_t)st.st_size, progress, context, err);
 }

@@ -67,7 +67,7 @@ int trust_path(const char *path, struct error *err)
     struct walk walk = {0};
     struct statx st;
     if (path[0] != '/' && !getcwd(walk.seen, sizeof walk.seen))
-        return error_errno(err, errno, "cannot tell where %s is", path);
+        return error_errno(err, errno, "cannot find out where %s is", path);
     if (strlen(path) >= sizeof walk.rest)
         return error_set(err, ENAMETOOLONG, "%.80s…: the path is too long", path);
     memcpy(walk.rest, path, strlen(path) + 1);

@@ -62,7 +62,7 @@ static void image_that_was_changed_when_forked_is_eio_until_it_is_accepted(void 
             harness_json(h, harness_get(h, harness_path(h, "snapshots/base/accept")), "at"));
         assert_forks(h, "snapshots/base");
     }
-    assert_file_contains(h->log, "the snapshot base is vouched for");
+    assert_file_contains(h->log, "the snapshot base is accepted");
 }
 
 /* It is read by each load, as the image is. */
@@ -293,7 +293,7 @@ static void vm_that_runs_when_another_is_accepted_without_a_mount_runs_on(void *
     struct harness_result result =
         assert_shell("bash", "$HYPEFS accept --store $S snapshots/base instances/x", 1);
     assert_contains(result.out, "snapshots/base: accepted\n");
-    assert_contains(result.err, "instances/x: an instance that is running has nothing to vouch");
+    assert_contains(result.err, "instances/x: an instance that is running has nothing to accept");
     harness_mount(h, NULL);
     assert_string_equal(harness_get(h, harness_path(h, "instances/x/state")), "running\n");
     assert_string_equal(harness_json(h, harness_get(h, harness_path(h, "instances/x/info")), "pid"),

@@ -92,7 +92,7 @@ static void guest_that_never_acks_is_destroyed(void **state)
     assert_no_instance(h);
     assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "failed\n");
     static const char *const words[] = {
-        "no ack for mailbox m within 150 ms: the payload was taken all the same",
+        "no ack for mailbox m within 150 ms: the payload was taken nevertheless",
         "; 0 other datagrams came",
         "acks are received at 127.0.0.1",
         "its console ends: \"m {",

@@ -321,7 +321,7 @@ static void boot_with_a_file_that_is_none_of_its_kind_names_it(void **state)
     harness_put(file(h, "config"), harness_format(h, "{\"kernel\":\"%s\"}", junk));
     assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
     assert_file_contains(file(h, "error"), junk);
-    assert_file_contains(file(h, "error"), "is none that QEMU boots");
+    assert_file_contains(file(h, "error"), "QEMU cannot boot the kernel");
     /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. The file of the
      * other one ends before what its header announces. */
     assert_shell(

@@ -211,7 +211,7 @@ static void id_that_is_taken_is_refused(void **state)
     struct harness *h = *state;
     assert_silent(h, CLOUD "ch");
     const char *place =
-        harness_format(h, "taken in the store, by %s:", harness_store_path(h, "snapshots/ch"));
+        harness_format(h, "taken in the store by %s:", harness_store_path(h, "snapshots/ch"));
     assert_contains(assert_shell("bash", CLOUD "ch", 1).err, place);
     assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "ch\n");
     assert_shell("bash", "> $S/snapshots/ch/snapshot.json; ! ls -d snapshots/ch", 0);
@@ -453,7 +453,7 @@ static void memory_on_hugetlbfs_is_refused(void **state)
     if (result.status == 77)
         return; /* only root can mount one; the unit tests have another way to it */
     assert_int_equal(result.status, 1);
-    assert_contains(result.err, "lies on hugetlbfs");
+    assert_contains(result.err, "is on hugetlbfs");
 }
 
 /* ---- a real one ---- */

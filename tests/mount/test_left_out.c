@@ -64,7 +64,7 @@ static void entries_that_cannot_be_shown_are_named_in_error_with_the_remedy(void
         assert_contains(line, wanted[i].words);
         bool left = wanted[i].start[0] == 'r';
         assert_contains(line, left ? "it takes room until a start of the daemon can remove it"
-                                   : "it is not shown: mend it, or move it out of ");
+                                   : "it is not shown: repair it, or move it out of ");
         assert_contains(log, wanted[i].words);
     }
     assert_string_equal(assert_shell("bash", "wc -l < $M/error", 0).out,
@@ -74,7 +74,7 @@ static void entries_that_cannot_be_shown_are_named_in_error_with_the_remedy(void
     /* The id is taken, and the text leads to the reason. */
     assert_fails(mkdir(harness_path(h, "instances/broken"), 0755), EEXIST);
     assert_contains(harness_get(h, harness_path(h, "error")),
-                    "the file error at the root of the mount tells why");
+                    "the file error at the root of the mount says why");
     /* Once it is out of the way it is no longer told of. */
     assert_shell("bash", "mv $S/instances/broken $T", 0);
     assert_works(mkdir(harness_path(h, "instances/broken"), 0755));
@@ -91,7 +91,7 @@ static void mount_in_the_background_prints_what_it_does_not_show(void **state)
     for (size_t i = 0; i < array_length(wanted); i++)
         assert_contains(result.err, wanted[i].words);
     assert_contains(line_of(h, result.err, "hypefs mount: instances/newer: "),
-                    "it is not shown: mend it, or move it out of instances/ in the store");
+                    "it is not shown: repair it, or move it out of instances/ in the store");
 }
 
 static void snapshot_that_turns_up_broken_is_named_until_it_is_gone(void **state)

@@ -364,7 +364,7 @@ static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
     const char *before = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
     assert_works(mkdir(harness_store_path(h, "instances/x/instance.json.tmp"), 0700));
     assert_errno(harness_write(file(h, "state"), "running"), EISDIR);
-    assert_file_contains(file(h, "error"), "cannot be put on record, and was ended again");
+    assert_file_contains(file(h, "error"), "record cannot be written, so the VM was ended again");
     assert_file_contains(file(h, "error"), "instance.json");
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
     assert_string_equal(info(h, "pid"), "null");

@@ -84,7 +84,7 @@ static void assert_refused(struct harness *h, int code, int wanted)
 {
     assert_errno(code, wanted);
     if (wanted == EBUSY)
-        assert_file_contains(fake_instance(h, "f1", "error"), "the fork's ack is waited for: wait");
+        assert_file_contains(fake_instance(h, "f1", "error"), "the fork waits for its ack: wait");
 }
 
 static void instance_is_seen_until_its_ack_comes_and_then_runs(void **state)
@@ -144,7 +144,7 @@ static void other_changes_while_it_waits_are_refused(void **state)
     assert_refused(h, rmdir(fake_instance(h, "f1", "")) < 0 ? errno : 0, EBUSY);
     assert_refused(h, harness_write(fake_instance(h, "f1", "state"), "waiting"), EINVAL);
     assert_errno(harness_write(fake_instance(h, "f1", "forks/new/commit"), "f2"), EBUSY);
-    assert_file_contains(fake_instance(h, "f1", "forks/new/error"), "whose ack is waited for");
+    assert_file_contains(fake_instance(h, "f1", "forks/new/error"), "that waits for its ack");
     assert_fails(mkdir(fake_instance(h, "f1", ""), 0755), EEXIST);
     harness_put(fake_instance(h, "f1", "console"), "0");
     assert_string_equal(harness_get(h, fake_instance(h, "f1", "console")), "");
@@ -297,9 +297,9 @@ static void daemon_that_is_killed_leaves_nothing_of_it_and_the_next_says_so(void
     fake_mount(h);
     assert_no_instance(h);
     assert_fails(kill(pid, 0), ESRCH);
-    assert_file_contains(h->log,
-                         "the instance f1 waited for its ack when the daemon before ended: it was "
-                         "destroyed");
+    assert_file_contains(
+        h->log,
+        "the instance f1 waited for its ack when the previous daemon ended: it was destroyed");
     assert_works(mkdir(fake_instance(h, "f1", ""), 0755));
 }
 

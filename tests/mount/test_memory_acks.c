@@ -104,7 +104,7 @@ static void pages_that_the_guest_reuses_are_no_ack(void **state)
     fake_tell(h, "FAKE_FIRECRACKER_GUEST=reuse");
     stage(h, "m", BY_MEMORY("300"));
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
-    assert_file_contains(draft(h, "new", "error"), "to another use");
+    assert_file_contains(draft(h, "new", "error"), "for something else");
     assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
     assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "null");
     assert_no_instance(h);

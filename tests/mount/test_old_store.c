@@ -137,7 +137,7 @@ static void store_when_a_newer_version_has_used_it_is_refused(void **state)
 static void store_when_its_format_is_damaged_is_refused(void **state)
 {
     struct harness *h = *state;
-    assert_refused(h, "", "tells no format");
+    assert_refused(h, "", "is not known");
     assert_refused(h, "{\"format\":\"1\"}\n", "must be {\"format\": 1}");
     assert_refused(h, "{\"format\":0}\n", "must be {\"format\": 1}");
 }

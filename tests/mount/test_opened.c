@@ -112,14 +112,13 @@ static void assert_saved(struct harness *h)
 static void assert_disks_are_compared(struct harness *h)
 {
     assert_shell("bash", "mv $T/a $T/kept && cp $T/kept $T/a", 0);
-    assert_not_saved(h, harness_format(h, "which is %s/kept now: put that back", h->directory));
+    assert_not_saved(h, harness_format(h, "which is now at %s/kept: put that back", h->directory));
     /* One of both, as a daemon knows that did not start the VM. */
     assert_shell("bash", "mv $T/b $T/a && mv $T/kept $T/b", 0);
     start_again(h);
-    assert_not_saved(h, harness_format(h,
-                                       "disk %s/a is not the file that the VM has open, which "
-                                       "is %s/b now",
-                                       h->directory, h->directory));
+    assert_not_saved(
+        h, harness_format(h, "disk %s/a is not the file that the VM has open, which is now at %s/b",
+                          h->directory, h->directory));
     assert_shell("bash", "mv $T/a $T/kept && mv $T/b $T/a && mv $T/kept $T/b", 0);
     assert_saved(h);
 }
@@ -358,8 +357,7 @@ static void vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed(void
     assert_file_contains(error, harness_format(h, "the vsock's socket %s is in use", vsock));
     change(h, "x", "stopped");
     assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EBUSY);
-    assert_file_contains(
-        error, harness_format(h, "nobody listens at the vsock's socket %s any more", vsock));
+    assert_file_contains(error, harness_format(h, "the vsock's socket %s is in the way", vsock));
     assert_works(unlink(vsock));
     commit(h, "snapshots/base", "f");
 }

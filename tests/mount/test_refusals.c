@@ -200,8 +200,8 @@ static const struct {
      "is not an id"},
     {"new", "d", EEXIST, "forks/d"},
     {"new", "y", EEXIST, "instance y"},
-    {"d", "e", EINVAL, "can only become d"},
-    {"d", "new", EINVAL, "can only become d"},
+    {"d", "e", EINVAL, "can only be called d"},
+    {"d", "new", EINVAL, "can only be called d"},
     {"x", "1", EEXIST, "instance x"},
 };
 

@@ -54,8 +54,7 @@ static pid_t restart_while_it_is_held(struct harness *h)
     assert_works(kill(pid, SIGSTOP));
     mount_it(h);
     assert_string_equal(harness_get(h, of_x(h, "state")), "running\n");
-    assert_contains(harness_get(h, h->log),
-                    "the VM x is paused, for what was done with it was cut short");
+    assert_contains(harness_get(h, h->log), "the VM x is paused, because work on it was cut short");
     return pid;
 }
 

@@ -138,7 +138,7 @@ static void tap_that_was_made_anew_is_told_at_a_save_and_opened_by_a_restore(voi
     harness_kill(h); /* the index is on record */
     harness_mount(h, NULL);
     harness_put(harness_path(h, "instances/x/snapshot"), "base");
-    harness_await(h, h->log, "the tap t0 of x was removed since its VM opened it");
+    harness_await(h, h->log, "the tap t0 of x was removed after its VM had opened it");
     taps_assert(h, "t0", false);
     harness_put(harness_path(h, "instances/x/state"), "standby");
     harness_put(harness_path(h, "instances/x/state"), "running");

@@ -132,7 +132,7 @@ static void draft_that_commits_is_busy(void **state)
     assert_string_equal(harness_get(h, fork_path(h, "d", "status")), "committing\n");
     assert_string_equal(harness_get(h, fork_path(h, "d", "result")), "");
     assert_string_equal(harness_get(h, fork_path(h, "d", "error")),
-                        "forks/d commits: wait for that\n");
+                        "forks/d is committing: wait until that has ended\n");
     assert_file_contains(fork_path(h, "d", "mailboxes/m"), "{\"n\":1}");
     ack(port);
     assert_int_equal(harness_finish(h, &commit).status, 0);

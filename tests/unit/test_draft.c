@@ -37,8 +37,8 @@ static void commit_when_its_text_is_no_id_fails(void **state)
          "is not an id"},
         {NEW "commit", "mine", EEXIST, "forks/mine is there already"},
         {NEW "commit", "taken", EEXIST, "there is an instance taken already"},
-        {MINE "commit", "yours", EINVAL, "this draft can only become mine"},
-        {MINE "commit", "MINE", EINVAL, "this draft can only become mine"},
+        {MINE "commit", "yours", EINVAL, "this draft can only be called mine"},
+        {MINE "commit", "MINE", EINVAL, "this draft can only be called mine"},
     };
     struct tree *tree = *state;
     assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
@@ -152,7 +152,7 @@ static void commit_when_the_mount_wants_tokens_needs_them(void **state)
     world_restart(tree->world);
     tree_open_fs(tree, true);
     assert_int_equal(tree_put(tree, BOX, "{}"), -EINVAL);
-    tree_assert_has(tree, NEW "error", "mailboxes/box: this mount wants tokens");
+    tree_assert_has(tree, NEW "error", "mailboxes/box: this mount requires tokens");
     tree_must_put(tree, BOX, "{\"payload\":{},\"token\":\"token\"}");
     tree_assert_committable(tree, NEW);
 }

@@ -219,7 +219,7 @@ static void mailbox_when_the_token_is_wrong_is_rejected(void **state)
     frames_arm(world_page(&image, 1), "box", "token");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"" SECRET "\"}",
                          EKEYREJECTED,
-                         "not with the token given: take that of the source's mailboxes/");
+                         "not with the token given: use the token in the source's mailboxes/");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"toke\"}", EKEYREJECTED,
                          "not with the token given");
     assert_not_delivered(world, &image, "box", "{\"payload\":{},\"token\":\"tokens\"}",

@@ -112,7 +112,7 @@ static void write_when_it_cannot_become_right_is_refused_at_once(void **state)
         {"{\"a\":01}", 0, EINVAL, "line 1, column 7"},
         {" {\"payload\":{\n\"a\":\"\\ud800\"}, \"token\":\"\\ud800\"}", 0, EINVAL,
          "line 2, column 25: half of a"},
-        {"{\"token\":\"s3cr3t\"}", 0, EINVAL, "\"token\" stands without \"payload\""},
+        {"{\"token\":\"s3cr3t\"}", 0, EINVAL, "\"token\" is given without \"payload\""},
         {"{\"payload\":{},\"wait_for_ack\":true,\"ack_timeout_ms\":1.5}", 0, EINVAL,
          "\"ack_timeout_ms\""},
     };

@@ -217,7 +217,7 @@ static void image_when_another_one_without_a_list_is_scanned_and_that_is_told(vo
     struct image_index *index = NULL, *later = NULL;
     struct image *image = start(world);
     assert_scanned_anew(world, image, "box", FRAME_SIZE);
-    assert_non_null(strstr(world->complaints, "snapshots/d: its image had no list"));
+    assert_non_null(strstr(world->complaints, "snapshots/d: its image had no mailboxes.json"));
     assert_int_equal(image_index(image, &index, &world->err), 0);
     change_image(world);
     drop_list(world);
@@ -360,7 +360,7 @@ static void list_when_it_cannot_be_kept_is_good_all_the_same(void **state)
     image_index_unref(index);
     assert_int_equal(scans, 1);
     image_unref(image);
-    char *told = strstr(world->complaints, "snapshots/d: the list of its mailboxes cannot be kept");
+    char *told = strstr(world->complaints, "snapshots/d: its mailboxes.json cannot be written");
     assert_non_null(told);
     assert_non_null(strstr(told, "Is a directory"));
     assert_null(strchr(strchr(told, '\n') + 1, '\n')); /* and that once */

@@ -93,7 +93,7 @@ static void memory_when_on_hugetlbfs_is_refused(void **state)
     char name[PATH_SIZE];
     assert_int_equal(import_file_open(path_of(bench, "state", name), &files.state, &bench->err), 0);
     assert_int_equal(import_check("firecracker", &files, &bench->import, &bench->err), -EOPNOTSUPP);
-    assert_non_null(strstr(bench->err.text, "lies on hugetlbfs"));
+    assert_non_null(strstr(bench->err.text, "is on hugetlbfs"));
     import_file_close(&files.memory);
     import_file_close(&files.state);
 }
@@ -118,7 +118,7 @@ static void hypervisor_when_not_known_is_refused_with_those_that_are(void **stat
     put_memory(bench, MIB);
     put(bench, "state", FIRECRACKER_STATE, sizeof FIRECRACKER_STATE);
     assert_refused(bench, "xen", false, EINVAL, "qemu, firecracker, cloud-hypervisor");
-    assert_refused(bench, "", false, EINVAL, "no hypervisor that is known");
+    assert_refused(bench, "", false, EINVAL, "is not a known hypervisor");
     assert_false(import_is_known("Firecracker"));
     assert_true(import_is_known("firecracker"));
     assert_true(import_is_known("cloud-hypervisor"));
@@ -183,7 +183,7 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
         {"{\"version\":1,\"machine\":{}}", EINVAL, "config: member \"memory_bytes\" is missing"},
         {"{\"version\":1,\"hypervisor\":\"firecracker\",\"machine\":{}}", EINVAL,
          "a snapshot of firecracker"},
-        {QEMU_MACHINE("", "\"version\":null"), EIO, "does not tell the machine's version"},
+        {QEMU_MACHINE("", "\"version\":null"), EIO, "does not say what the machine's version is"},
         {QEMU_MACHINE("", "\"more\":1"), EINVAL, "unknown member \"more\""},
         {QEMU_MACHINE("{\"path\":\"/none\",\"format\":\"raw\",\"readonly\":true}", OF_7_2), ENOENT,
          "/none"},
@@ -198,7 +198,7 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
     }
     put_memory(bench, 8 * MIB);
     put_config(bench, QEMU_MACHINE("", OF_7_2));
-    assert_refused(bench, "qemu", true, EINVAL, "it tells of a memory of 16777216 bytes");
+    assert_refused(bench, "qemu", true, EINVAL, "it describes a memory of 16777216 bytes");
 }
 
 /* ---- Cloud Hypervisor's ---- */

@@ -288,7 +288,7 @@ static void vmm_when_no_thread_can_look_after_it_is_watched(void **state)
     struct instance *instance = instances_find(&world->instances, "web-1");
     assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
     instance_unref(instance);
-    assert_non_null(strstr(world->complaints, "web-1 is paused, for what was done with it"));
+    assert_non_null(strstr(world->complaints, "web-1 is paused, because work on it"));
     world->complaints[0] = 0;
 }
 

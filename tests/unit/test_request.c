@@ -120,12 +120,12 @@ static void check_refusals(const struct refusal *refusals, size_t count)
 static void request_when_its_payload_is_missing_or_no_object_is_refused(void **state)
 {
     static const struct refusal refusals[] = {
-        {"{\"token\":\"" SECRET "\"}", EINVAL, "\"token\" stands without \"payload\""},
-        {"{\"token_hex\":\"00\"}", EINVAL, "\"token_hex\" stands without \"payload\""},
-        {"{\"wait_for_ack\":true,\"x\":1}", EINVAL, "\"wait_for_ack\" stands without"},
-        {"{\"ack\":\"udp\"}", EINVAL, "\"ack\" stands without \"payload\""},
-        {"{\"ack_timeout_ms\":1}", EINVAL, "\"ack_timeout_ms\" stands without"},
-        {"{\"\\u0061ck\":\"udp\"}", EINVAL, "\"ack\" stands without"},
+        {"{\"token\":\"" SECRET "\"}", EINVAL, "\"token\" is given without \"payload\""},
+        {"{\"token_hex\":\"00\"}", EINVAL, "\"token_hex\" is given without \"payload\""},
+        {"{\"wait_for_ack\":true,\"x\":1}", EINVAL, "\"wait_for_ack\" is given without"},
+        {"{\"ack\":\"udp\"}", EINVAL, "\"ack\" is given without \"payload\""},
+        {"{\"ack_timeout_ms\":1}", EINVAL, "\"ack_timeout_ms\" is given without"},
+        {"{\"\\u0061ck\":\"udp\"}", EINVAL, "\"ack\" is given without"},
         {"{\"payload\":null}", EINVAL, "\"payload\" must be an object"},
         {"{\"payload\":[]}", EINVAL, "\"payload\" must be an object"},
         {"{\"payload\":\"{\\\"a\\\":\\\"" SECRET "\\\"}\"}", EINVAL, "\"payload\" must be an"},
@@ -304,7 +304,7 @@ static void token_when_the_mount_wants_one_must_be_given(void **state)
         assert_int_equal(parse_sized(cases[i].text, strlen(cases[i].text), true, NULL, &err),
                          -cases[i].code);
         if (cases[i].code)
-            assert_non_null(strstr(err.text, "this mount wants tokens"));
+            assert_non_null(strstr(err.text, "this mount requires tokens"));
     }
 }
 

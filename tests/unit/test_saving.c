@@ -56,8 +56,8 @@ static void vm_that_cannot_be_told_to_go_on_is_told_of(void **state)
         world_open_store(world);
         world_open_layers(world);
         assert_state(world, INSTANCE_RUNNING);
-        assert_non_null(strstr(world->complaints,
-                               "web-1 is paused, for what was done with it was cut short: "));
+        assert_non_null(
+            strstr(world->complaints, "web-1 is paused, because work on it was cut short: "));
         assert_true(has(world, marks[i])); /* the next start tries again, as does a write */
         struct instance *instance = world_found(world, "web-1");
         assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);

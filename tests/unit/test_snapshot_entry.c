@@ -120,7 +120,7 @@ static void snapshot_when_another_was_faster_is_refused_and_leaves_that_one(void
     assert_int_equal(
         snapshots_publish(&world->snapshots, "base", &json, fill_slowly, world, &world->err),
         -EEXIST);
-    assert_non_null(strstr(world->err.text, "the id base is taken in the store, by "));
+    assert_non_null(strstr(world->err.text, "the id base is taken in the store by "));
     struct snapshot *base = look_for(world, "base");
     auto_free char *info = world_info(world, base);
     assert_non_null(strstr(info, "\"box\""));
@@ -179,9 +179,8 @@ static void snapshot_when_it_turns_up_damaged_is_named_once(void **state)
         assert_listed(world, "base", false);
     assert_string_equal(
         world->complaints,
-        "snapshot base: cannot open snapshot.json: No such file or directory; it is "
-        "not shown: mend it, or move it out of snapshots/ in the store, and mount "
-        "again\n");
+        "snapshot base: cannot open snapshot.json: No such file or directory; it is not shown: "
+        "repair it, or move it out of snapshots/ in the store, and mount again\n");
 }
 
 struct crowd {

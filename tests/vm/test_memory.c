@@ -74,7 +74,7 @@ static void commit_when_the_mailboxs_page_is_reused_is_not_acked(void **state)
         assert_string_equal(consumed, "false");
         assert_true(ms < 16000);
     }
-    assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "error")), "to another use"));
+    assert_non_null(strstr(harness_get(h, vm_draft(h, "new", "error")), "for something else"));
 }
 
 /* A daemon that stood still until the deadline has passed looks once more before it says that there

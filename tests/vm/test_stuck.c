@@ -82,7 +82,7 @@ static void assert_commit_and_stop_fail(struct harness *h)
     assert_int_equal(harness_shell(h, "bash", "ls -lR . > $T/list && cat */*/info").status, 0);
     assert_int_equal(rmdir(file(h, "")), -1);
     assert_int_equal(errno, EBUSY);
-    assert_told(h, file(h, "error"), "while it is forked: wait for that");
+    assert_told(h, file(h, "error"), "while it is forked: wait until the commit has ended");
     int code = vm_change(h, "template", "stopped");
     assert_told(h, file(h, "error"), "was killed and does not end: the kernel holds it");
     assert_int_equal(code, EIO);
@@ -102,7 +102,7 @@ static void assert_daemon_ends_and_starts(struct harness *h)
     assert_int_equal(harness_unmount(h), 0);
     harness_mount(h, NULL);
     assert_string_equal(harness_get(h, file(h, "state")), "running\n");
-    assert_told(h, h->log, "its VMM does not answer yet: it is waited for");
+    assert_told(h, h->log, "its VMM does not answer yet: hypefs goes on waiting");
 }
 
 static void vmm_that_not_even_sigkill_ends_is_told_and_keeps_nobody_waiting(void **state)
