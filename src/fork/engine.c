@@ -21,15 +21,7 @@ static const char *origin_id(const struct fork *fork)
     return fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id;
 }
 
-enum {
-    TURN_AFTER_RESUME_MS = 2000, /* most guests ack within it, if they do */
-    UNSEEN_WAIT_MS = 30000,      /* who may wait for longer is shown meanwhile */
-};
-
-static struct loads *loads_of(const struct fork *fork)
-{
-    return fork->engine->instances->setup.loads;
-}
+enum { UNSEEN_WAIT_MS = 30000 }; /* who may wait for longer is shown meanwhile */
 
 /* "the snapshot base", for texts. */
 struct label {
@@ -107,7 +99,7 @@ static int validate(struct fork *fork, struct error *err)
     if (r == 0)
         r = read_machine(fork, err);
     if (r == 0)
-        r = handoffs_check(fork, err);
+        r = handoff_check(fork, err);
     return r < 0 ? r : reserve(fork, err);
 }
 
@@ -195,58 +187,26 @@ static int locate(struct fork *fork, struct error *err)
     if (r == 0 && (r = image_index_wait(fork->source->image, NULL, &fork->index, err)) < 0)
         error_prefix(err, r, "%s", origin(fork).text);
     if (r == 0)
-        r = handoffs_prepare(fork, err);
+        r = handoff_prepare(fork, err);
     struct memory_io io = {.read = read_image, .context = &fd};
     return r < 0 ? r : preflight(fork, &io, err);
 }
 
-static bool is_given_up(void *context)
-{
-    const struct fork_engine *engine = ((const struct fork *)context)->engine;
-    return process_poll(&engine->cancel_fd, 1, 0) > 0 ||
-           (engine->abandoned && atomic_load(engine->abandoned));
-}
-
-static void tell(const struct fork *fork, const char *phase)
+static void notify(const struct fork *fork, const char *phase)
 {
     if (fork->engine->begun)
         fork->engine->begun(fork->engine->listener, phase,
                             fork->instance && fork->instance->state == INSTANCE_WAITING);
 }
 
-static void tell_queued(void *context)
+static void notify_queued(void *context)
 {
-    tell(context, fork_queued_name);
+    notify(context, fork_queued_name);
 }
 
-/* Until it is resumed no VM is loaded ahead: it comes first. */
 static int await_turn(struct fork *fork, struct error *err)
 {
-    const struct loads_caller caller = {
-        .is_over = is_given_up, .queued = tell_queued, .context = fork};
-    warm_begin(fork->engine->warm);
-    fork->starting = true;
-    if (loads_take(loads_of(fork), &caller) < 0)
-        return error_set(err, ECANCELED,
-                         "the write was interrupted while the commit waited for its turn to load: "
-                         "commit again");
-    fork->has_turn = true;
-    return 0;
-}
-
-static void end_turn(struct fork *fork)
-{
-    if (fork->has_turn)
-        loads_give(loads_of(fork));
-    fork->has_turn = false;
-}
-
-double fork_limit_turn(struct fork *fork, double deadline_ms)
-{
-    double end_ms = fork->resumed_at_ms + TURN_AFTER_RESUME_MS;
-    if (fork->has_turn && process_now_ms() >= end_ms)
-        end_turn(fork);
-    return fork->has_turn && end_ms < deadline_ms ? end_ms : deadline_ms;
+    return turn_take(fork, notify_queued, err);
 }
 
 static struct vmm_context context_of(const struct fork *fork)
@@ -321,7 +281,7 @@ static int patch(struct fork *fork, struct error *err)
 }
 
 /* From here on VMs may be loaded ahead again. */
-static void let_the_filler_go_on(struct fork *fork)
+static void end_start(struct fork *fork)
 {
     if (fork->starting)
         warm_end(fork->engine->warm);
@@ -368,14 +328,14 @@ static int resume(struct fork *fork, struct error *err)
     if (r == 0)
         r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
-    let_the_filler_go_on(fork);
+    end_start(fork);
     return r == 0 ? show(fork, err) : r;
 }
 
 static int await(struct fork *fork, struct error *err)
 {
     fault_point(FAULT_ACK);
-    int r = handoffs_after_resume(fork, err);
+    int r = handoff_await(fork, err);
     fault_point(FAULT_ACKED);
     return r;
 }
@@ -388,7 +348,7 @@ static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
 
 /* The last look at its memory: which payloads it has taken. Why it cannot be read, if so, is told
  * by the step that failed. */
-static void let_go(struct fork *fork)
+static void end_watching(struct fork *fork)
 {
     struct memory_io io = fork->watched.io;
     memory_watch_remove(fork->engine->watch, &fork->watched);
@@ -413,7 +373,7 @@ static int run_steps(struct fork *fork, struct error *err)
         if (has_step(fork, phase)) {
             fork->phase = (enum fork_phase)phase;
             if (phase != FORK_QUEUED) /* that it is told when it has to wait */
-                tell(fork, fork_phase_names[phase]);
+                notify(fork, fork_phase_names[phase]);
             r = steps[phase](fork, err);
         }
         double now = process_now_ms();
@@ -428,7 +388,7 @@ static int run_steps(struct fork *fork, struct error *err)
 
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
-    tell(fork, fork_publish_name);
+    notify(fork, fork_publish_name);
     cJSON *record = fork_record(fork, result);
     struct instance_fork parts = handed_over(fork, &record);
     int r = instance_publish_fork(fork->instance, &parts, err);
@@ -438,14 +398,14 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
     return r;
 }
 
-static void take_back(struct fork *fork)
+static void undo(struct fork *fork)
 {
     instance_withdraw_fork(fork->instance, &fork->machine);
     load_discard(&fork->entry, fork->vmm);
     instance_abandon(fork->instance);
     if (fork->using_source)
         snapshot_leave(fork->source);
-    handoffs_close(fork);
+    ack_socket_close(&fork->socket);
     image_index_unref(fork->index);
     snapshot_unref(fork->source);
     store_entry_discard(&fork->copy);
@@ -466,9 +426,9 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
                         .entry = {.fd = -1}};
     struct error why = {0};
     int r = run_steps(&fork, &why);
-    end_turn(&fork);
-    let_go(&fork);
-    let_the_filler_go_on(&fork);
+    turn_end(&fork);
+    end_watching(&fork);
+    end_start(&fork);
     bool acks_failed = r < 0 && fork.phase >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;
@@ -490,7 +450,7 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
     *ret = (struct fork_outcome){.result = result,
                                  .serial = fork.instance ? fork.instance->serial : 0,
                                  .published = published};
-    take_back(&fork);
+    undo(&fork);
     fork_request_finish(request);
     if (r < 0 && err)
         *err = why;

@@ -1,16 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/* handoff: the loop over the handoffs, and what they share. */
+/*
+ * handoff: how payloads get into a clone's memory, and how it is known that they were taken: of the
+ * resume-network mailbox, and then of the fork mailboxes, for a fork's network is there before its
+ * software is told who it is. The network's ack is waited for only so long: a network that comes up
+ * late is not a lost fork, it is degraded.
+ */
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "fork/internal.h"
-#include "util/cleanup.h"
 #include "util/process.h"
+#include "util/text.h"
 
-/* In this order: a fork's network is there before its software is told who it is. */
-static const struct handoff *const handoffs[] = {&handoff_network, &handoff_mailboxes};
+enum { NETWORK_WAIT_MS = 5000 };
+
+/* ---- before the VM is loaded ---- */
 
 /* Why no datagram of the guest leaves it; NULL: none is known. */
 static const char *why_mute(const struct machine *machine)
@@ -20,72 +27,45 @@ static const char *why_mute(const struct machine *machine)
     return machine->network_restrict ? "its network lets nothing out (\"restrict\": true)" : NULL;
 }
 
-int handoffs_check(struct fork *fork, struct error *err)
+static int check_ack(const struct fork *fork, const struct fork_mailbox *mailbox, const char *what,
+                     const char *or_else, struct error *err)
+{
+    const char *why = why_mute(&fork->machine);
+    if (!why || mailbox->how == FORK_ACK_MEMORY)
+        return 0;
+    return error_set(err, EINVAL,
+                     "%s: \"ack\": \"%s\" comes by the network, and this VM can send none: %s. "
+                     "Use \"ack\": \"memory\"%s",
+                     what, fork_ack_words[mailbox->how], why, or_else);
+}
+
+int handoff_check(struct fork *fork, struct error *err)
 {
     const struct fork_request *request = fork->request;
-    const struct fork_mailbox *network = &request->network.mailbox;
-    const char *why = why_mute(&fork->machine);
-    for (size_t i = 0; why && i < request->count; i++)
-        if (fork_waits_for_datagram(&request->mailboxes[i])) {
-            fork->failed_mailbox = request->mailboxes[i].name;
-            return error_set(err, EINVAL,
-                             "mailbox \"%s\": \"ack\": \"%s\" comes by the network, and this VM "
-                             "can send none: %s. Use \"ack\": \"memory\"",
-                             request->mailboxes[i].name, fork_ack_words[request->mailboxes[i].how],
-                             why);
-        }
-    if (why && request->network.staged && request->options.wait_for_network &&
-        network->how != FORK_ACK_MEMORY)
-        return error_set(
-            err, EINVAL,
-            "network: \"ack\": \"%s\" comes by the network, and this VM can send none: %s. Use "
-            "\"ack\": \"memory\", or the option \"wait_for_network\": false",
-            fork_ack_words[network->how], why);
-    return 0;
-}
-
-int handoffs_prepare(struct fork *fork, struct error *err)
-{
     int r = 0;
-    while (r == 0 && fork->prepared < array_length(handoffs))
-        r = handoffs[fork->prepared++]->prepare(fork, err);
+    for (size_t i = 0; i < request->count && r == 0; i++) {
+        const struct fork_mailbox *mailbox = &request->mailboxes[i];
+        char what[sizeof "mailbox \"\"" + FRAME_NAME_MAX];
+        snprintf(what, sizeof what, "mailbox \"%s\"", mailbox->name);
+        if (mailbox->wait_for_ack && (r = check_ack(fork, mailbox, what, "", err)) < 0)
+            fork->failed_mailbox = mailbox->name;
+    }
+    if (r == 0 && request->network.staged && request->options.wait_for_network)
+        r = check_ack(fork, &request->network.mailbox, "network",
+                      ", or the option \"wait_for_network\": false", err);
     return r;
 }
 
-int handoffs_after_resume(struct fork *fork, struct error *err)
+/* As soon as one of them is to be acked by datagram. */
+static int open_socket(struct fork *fork, struct error *err)
 {
-    int r = 0;
-    for (size_t i = 0; i < array_length(handoffs) && r == 0; i++)
-        if (handoffs[i]->phase == fork->phase)
-            r = handoffs[i]->after_resume(fork, err);
-    return r;
+    return fork->socket.fd >= 0 ? 0
+                                : ack_socket_open(fork_ack_address(fork), fork->engine->ack_ports,
+                                                  &fork->socket, err);
 }
 
-void handoffs_close(struct fork *fork)
-{
-    while (fork->prepared > 0)
-        handoffs[--fork->prepared]->close(fork);
-}
-
-int handoff_open_socket(struct fork *fork, struct error *err)
-{
-    const char *address = fork->request->options.ack_address ? fork->request->options.ack_address
-                                                             : fork->engine->ack_address;
-    int r = fork->socket_users > 0
-                ? 0
-                : ack_socket_open(address, fork->engine->ack_ports, &fork->socket, err);
-    if (r == 0)
-        fork->socket_users++;
-    return r;
-}
-
-void handoff_close_socket(struct fork *fork)
-{
-    if (--fork->socket_users == 0)
-        ack_socket_close(&fork->socket);
-}
-
-int handoff_append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+/* What a guest needs that acks by datagram: "ack_port" and, if so asked, "ack_key". */
+static int append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
 {
     char members[FORK_ACK_PORT_MAX + FORK_ACK_KEY_MAX + 1];
     int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
@@ -100,8 +80,9 @@ int handoff_append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct e
     return r;
 }
 
-int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
-                struct error *err)
+/* Finds its frames in the image. One that is to ack by memory is looked for from the resume on. */
+static int add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
+               struct error *err)
 {
     struct delivery *delivery = &fork->deliveries[fork->count];
     *delivery = (struct delivery){.kind = kind,
@@ -122,6 +103,120 @@ int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *ma
         fork->watched.frames[fork->watched.count++] =
             (struct watched_frame){.consume = &mailbox->consume, .wait = &mailbox->ack};
     return 0;
+}
+
+static int prepare(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
+                   struct error *err)
+{
+    bool by_datagram = fork_waits_for_datagram(mailbox);
+    fork->failed_mailbox = NULL;
+    int r = by_datagram ? open_socket(fork, err) : 0;
+    if (r < 0)
+        return r;
+    fork->failed_mailbox = kind == FRAME_FORK ? mailbox->name : NULL;
+    if (by_datagram)
+        r = append_ack(fork, mailbox, err);
+    if (r == 0 && kind == FRAME_FORK && fork->request->options.identity)
+        r = identity_append(fork, mailbox, err);
+    return r < 0 ? r : add(fork, kind, mailbox, err);
+}
+
+int handoff_prepare(struct fork *fork, struct error *err)
+{
+    struct fork_request *request = fork->request;
+    struct fork_network *network = &request->network;
+    int r = 0;
+    if (network->staged) {
+        network->mailbox.wait_for_ack = request->options.wait_for_network;
+        network->mailbox.ack = (struct ack_wait){.mac = network->mac, .ip = network->ipv4};
+        r = prepare(fork, FRAME_NETWORK, &network->mailbox, err);
+    }
+    if (request->options.identity)
+        identity_make(&fork->identity);
+    for (size_t i = 0; i < request->count && r == 0; i++) {
+        request->mailboxes[i].ack = (struct ack_wait){.mailbox = request->mailboxes[i].name};
+        r = prepare(fork, FRAME_FORK, &request->mailboxes[i], err);
+    }
+    if (r == 0)
+        fork->failed_mailbox = NULL;
+    return r;
+}
+
+/* ---- while its guest runs ---- */
+
+static int no_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+{
+    char what[sizeof "mailbox " + FRAME_NAME_MAX];
+    struct error missing = {0};
+    snprintf(what, sizeof what, "mailbox %s", mailbox->name);
+    missing_ack_text(fork, mailbox, mailbox->ack_timeout_ms, what, &missing);
+    return error_set(err, ETIMEDOUT, "%s", missing.text);
+}
+
+/* The first that was refused or is late; NULL: none, and *deadline_ms is lowered to when one that
+ * is waited for will be late. */
+static struct fork_mailbox *find_failed(struct fork *fork, double *deadline_ms)
+{
+    for (size_t i = 0; i < fork->request->count; i++) {
+        struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
+        double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
+        if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
+            continue;
+        if (mailbox->ack.state == ACK_REFUSED || fork->looked_at_ms >= deadline)
+            return mailbox;
+        if (deadline < *deadline_ms)
+            *deadline_ms = deadline;
+    }
+    return NULL;
+}
+
+/* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
+static int look_at_mailboxes(struct fork *fork, double *ret_deadline_ms, struct error *err)
+{
+    *ret_deadline_ms = INFINITY;
+    struct fork_mailbox *failed = find_failed(fork, ret_deadline_ms);
+    if (!failed)
+        return *ret_deadline_ms == INFINITY;
+    fork->failed_mailbox = failed->name;
+    if (failed->ack.state != ACK_REFUSED)
+        return no_ack(fork, failed, err);
+    return error_set(err, EREMOTEIO, "the guest could not apply mailbox %s: %s", failed->name,
+                     failed->ack.reason[0] ? failed->ack.reason : "no reason given");
+}
+
+static void degrade(struct fork_network *network, const char *reason)
+{
+    snprintf(network->degraded, sizeof network->degraded,
+             "the guest could not apply its network: %.900s",
+             reason[0] ? reason : "no reason given");
+    text_make_utf8(network->degraded);
+}
+
+/* 1: its ack has come, or is not waited for any more. A mailbox that fails ends the commit, or
+ * keeps a fork that has failed: either way nothing is left to wait for. */
+static int look_at_network(struct fork *fork, double *ret_deadline_ms, struct error *err)
+{
+    struct fork_network *network = &fork->request->network;
+    const struct ack_wait *ack = &network->mailbox.ack;
+    (void)err;
+    *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
+    bool late = fork->looked_at_ms >= *ret_deadline_ms;
+    const struct fork_mailbox *failed = find_failed(fork, ret_deadline_ms);
+    if (ack->state == ACK_REFUSED)
+        degrade(network, ack->reason);
+    else if (ack->state == ACK_WAITING && failed)
+        snprintf(network->degraded, sizeof network->degraded,
+                 "the wait for its ack was ended, because %s",
+                 failed->ack.state == ACK_REFUSED ? "the guest refused a mailbox"
+                                                  : "a mailbox was not acked in time");
+    else if (ack->state == ACK_WAITING && !late)
+        return 0;
+    else if (ack->state == ACK_WAITING) {
+        struct error missing = {0};
+        missing_ack_text(fork, &network->mailbox, NETWORK_WAIT_MS, "the network", &missing);
+        memcpy(network->degraded, missing.text, sizeof network->degraded);
+    }
+    return 1;
 }
 
 /* Datagrams are matched against the mailboxes that wait for one, the network's too. */
@@ -147,12 +242,14 @@ static double keep_logs_short(struct fork *fork, double deadline_ms)
     return fork->logs_due_ms < deadline_ms ? fork->logs_due_ms : deadline_ms;
 }
 
-int handoff_wait(struct fork *fork,
-                 int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
-                 struct error *err)
+int handoff_await(struct fork *fork, struct error *err)
 {
     enum { SOCKET, MEMORY, PROCESS, CANCEL, STOPPED, COUNT };
+    int (*look)(struct fork *, double *, struct error *) =
+        fork->phase == FORK_NETWORK ? look_at_network : look_at_mailboxes;
     double deadline_ms = 0;
+    if (fork->phase == FORK_NETWORK && !fork->request->network.mailbox.wait_for_ack)
+        return 0;
     for (;;) {
         fork->looked_at_ms = process_now_ms();
         if (fork->socket.fd >= 0)
@@ -167,7 +264,7 @@ int handoff_wait(struct fork *fork,
             return r < 0 ? r : 0;
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
                                 fork->engine->cancel_fd, fork->instance->cancel_fd};
-        double until_ms = keep_logs_short(fork, fork_limit_turn(fork, deadline_ms));
+        double until_ms = keep_logs_short(fork, turn_limit(fork, deadline_ms));
         r = process_poll(fds, COUNT, until_ms);
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");

@@ -51,12 +51,9 @@ struct fork {
     struct fork_mailbox *mailboxes[FORK_DELIVERIES_MAX];
     size_t count;
 
-    /* Acks: one socket, as long as a handoff uses it. */
-    struct ack_socket socket;
-    unsigned socket_users;
-    bool acks_wanted;       /* by mailboxes: they use the socket */
-    double resuming_at_ms;  /* process_now_ms(): from then on its guest may ack, */
-    double resumed_at_ms;   /* and from then on deadlines count */
+    struct ack_socket socket; /* for acks by datagram; fd -1: none is to come */
+    double resuming_at_ms;    /* process_now_ms(): from then on its guest may ack, */
+    double resumed_at_ms;     /* and from then on deadlines count */
     double looked_at_ms;    /* the same, before the last answers were taken in: who is late was not
                                heard of until then */
     double logs_due_ms;     /* the next look at how long its logs are */
@@ -64,64 +61,40 @@ struct fork {
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;
 
-    size_t prepared; /* handoffs */
     enum fork_phase phase;
     bool publishing; /* all phases are done, but the store did not take it */
     double phase_ms[FORK_PHASES], total_ms;
     const char *failed_mailbox; /* whose fault the failure is, or NULL */
 };
 
-/*
- * handoff.c: how something gets into a clone's memory, and how it is known that it was taken. The
- * handoffs stand in one table, run in order by one loop, and are closed by one.
- */
-struct handoff {
-    enum fork_phase phase; /* of after_resume */
-    /* In `locate`: adds what is to be delivered (handoff_add), complete with what answers need. */
-    int (*prepare)(struct fork *fork, struct error *err);
-    /* The guest runs: waits for what is to be waited for. */
-    int (*after_resume)(struct fork *fork, struct error *err);
-    /* Undoes prepare, whatever came of it; may be called after a prepare that failed half-way. */
-    void (*close)(struct fork *fork);
-};
-extern const struct handoff handoff_network, handoff_mailboxes;
+/* Where acks by datagram are received. */
+static inline const char *fork_ack_address(const struct fork *fork)
+{
+    const char *own = fork->request->options.ack_address;
+    return own ? own : fork->engine->ack_address;
+}
 
-int handoffs_prepare(struct fork *fork, struct error *err);
-int handoffs_after_resume(struct fork *fork, struct error *err);
-void handoffs_close(struct fork *fork);
+/* turn.c: its turn to load. In `queued`: waits for it, and tells who asks by `queued`; until the
+ * resume no VM is loaded ahead, for this one comes first. ECANCELED. */
+int turn_take(struct fork *fork, void (*queued)(void *fork), struct error *err);
+void turn_end(struct fork *fork);
+/* It is over, at the latest, when its guest has had a while to ack. Returns that moment, if it is
+ * still to come and before the deadline, and else the deadline. */
+double turn_limit(struct fork *fork, double deadline_ms);
 
-/* For the handoffs. The socket is opened by the first that wants it. */
-int handoff_open_socket(struct fork *fork, struct error *err);
-void handoff_close_socket(struct fork *fork);
-/* Appends what a guest needs that acks by datagram: "ack_port" and, if so asked, "ack_key". */
-int handoff_append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err);
-/* Locates the mailbox in the image. What an ack needs is appended already; one by memory is looked
- * for from the resume on. */
-int handoff_add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
-                struct error *err);
-/* Takes in datagrams until `look` returns other than 0: 1 for the end, or -errno. `look` may set a
- * deadline (process_now_ms()). EIO when the VM ended, ECANCELED. */
-int handoff_wait(struct fork *fork,
-                 int (*look)(struct fork *fork, double *ret_deadline_ms, struct error *err),
-                 struct error *err);
-
-/* engine.c: its turn to load is over, at the latest when its guest has had a while to ack. Returns
- * that moment, if it is still to come and before the deadline, and else the deadline. */
-double fork_limit_turn(struct fork *fork, double deadline_ms);
-
-/* In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the machine.
- */
-int handoffs_check(struct fork *fork, struct error *err);
+/* handoff.c. In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the
+ * machine. */
+int handoff_check(struct fork *fork, struct error *err);
+/* In `locate`: finds the places in the image for all payloads, which are complete then, with what
+ * answers need. The socket for them may be open after a failure, too. */
+int handoff_prepare(struct fork *fork, struct error *err);
+/* In `network` and in `ack`: waits for those acks. EIO when the VM ended, ECANCELED. */
+int handoff_await(struct fork *fork, struct error *err);
 
 /* missing_ack.c: what is known of an ack that did not come, and what can be done; `deadline_ms` is
  * how long it was waited for, `what` for what: "mailbox m". */
 void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadline_ms,
                       const char *what, struct error *ret);
-
-/* handoff_mailboxes.c: what becomes of the mailboxes, for who waits for something else. "" :
- * nothing is wrong yet, and *deadline_ms is lowered to when something may be; else what has failed.
- */
-const char *handoff_mailboxes_failure(const struct fork *fork, double *deadline_ms);
 
 /* identity.c: does each payload take it; makes it and appends it; as late as possible, the time in
  * what was appended. */

@@ -17,12 +17,6 @@
 
 enum { CONSOLE_BYTES = 240, CONSOLE_LINES = 3 };
 
-static const char *ack_address(const struct fork *fork)
-{
-    const char *own = fork->request->options.ack_address;
-    return own ? own : fork->engine->ack_address;
-}
-
 static bool is_loopback(const char *address)
 {
     struct in_addr v4;
@@ -35,7 +29,7 @@ static bool is_loopback(const char *address)
 /* Where acks by datagram went, if they went anywhere. */
 static void add_address(const struct fork *fork, struct error *ret)
 {
-    const char *address = ack_address(fork);
+    const char *address = fork_ack_address(fork);
     bool here = is_loopback(address);
     error_append(ret, "; acks are received at %s", address);
     if (fork->machine.network == NETWORK_TAP && here)

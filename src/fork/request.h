@@ -58,7 +58,7 @@ static inline bool fork_waits_for_datagram(const struct fork_mailbox *mailbox)
 /* The identity that a fork gets in the network. */
 struct fork_network {
     struct fork_mailbox mailbox;
-    bool staged, uses_socket;
+    bool staged;
     char mac[18], ipv4[16];         /* as written; the guest repeats them in its ack */
     char degraded[ERROR_TEXT_SIZE]; /* why the network is not known to be up; "" */
 };

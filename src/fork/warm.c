@@ -22,87 +22,14 @@
 
 static const char file_name[] = "warm.json", member[] = "wanted";
 
-struct warm_label warm_label(const struct snapshot *snapshot)
-{
-    struct warm_label label;
-    snprintf(label.text, sizeof label.text, "the snapshot %s", snapshot->id);
-    return label;
-}
-
-void warm_complain(const struct warm_pool *pool, const char *text)
-{
-    const struct instances_setup *setup = &pool->setup.instances->setup;
-    setup->complain(setup->context, text);
-}
-
-void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot)
-{
-    if (pool->setup.changed)
-        pool->setup.changed(pool->setup.context, snapshot->id);
-}
-
-void warm_discard(struct warm_vm *vm)
-{
-    load_discard(&vm->entry, vm->vmm);
-    free(vm);
-}
-
-/* They end side by side: there may be many, and somebody waits. */
-void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct warm_vm *list)
-{
-    struct warm_vm *vm, *next;
-    unsigned count;
-    LL_COUNT(list, vm, count);
-    if (count == 0)
-        return;
-    pthread_mutex_unlock(&pool->lock);
-    LL_FOREACH (list, vm)
-        pidfd_send_signal(vm->vmm->pidfd, SIGKILL, NULL, 0);
-    LL_FOREACH_SAFE (list, vm, next)
-        warm_discard(vm);
-    pthread_mutex_lock(&pool->lock);
-    source->leaving -= count;
-    pthread_cond_broadcast(&pool->idle);
-}
-
-/* ---- the sources; all with the lock held ---- */
-
-static struct warm_source *find(const struct warm_pool *pool, const struct snapshot *snapshot)
-{
-    struct warm_source *source = pool->sources;
-    while (source && source->snapshot != snapshot)
-        source = source->next;
-    return source;
-}
-
 static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *snapshot)
 {
-    struct warm_source *source = find(pool, snapshot);
+    struct warm_source *source = warm_find(pool, snapshot);
     if (source || !(source = calloc(1, sizeof *source)))
         return source;
     source->snapshot = snapshot_ref(snapshot);
     LL_PREPEND(pool->sources, source);
     return source;
-}
-
-static void leave(struct warm_source *source, struct warm_vm *vm)
-{
-    LL_DELETE(source->ready, vm);
-    source->count--;
-    source->leaving++;
-}
-
-void warm_drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list)
-{
-    leave(source, vm);
-    LL_PREPEND(*list, vm);
-}
-
-/* The oldest. */
-void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
-{
-    while (source->count > keep)
-        warm_drop_one(source, source->ready, list);
 }
 
 static void retry_at_once(struct warm_source *source)
@@ -159,7 +86,7 @@ int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct erro
 /* The filler loads one more of it than there are to be. */
 static bool is_loading_too_many(const struct warm_pool *pool, const struct snapshot *snapshot)
 {
-    const struct warm_source *source = find(pool, snapshot);
+    const struct warm_source *source = warm_find(pool, snapshot);
     return source && pool->loading == source && source->count >= source->wanted;
 }
 
@@ -213,7 +140,7 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
 {
     struct warm_count count = {0};
     pthread_mutex_lock(&pool->lock);
-    const struct warm_source *source = find(pool, snapshot);
+    const struct warm_source *source = warm_find(pool, snapshot);
     if (source)
         count =
             (struct warm_count){.wanted = source->wanted, .ready = source->count + source->leaving};
@@ -221,34 +148,10 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
     return count;
 }
 
-/* Who comes second waits for the first. */
-void warm_forget_source(struct warm_pool *pool, struct warm_source *source)
-{
-    struct snapshot *snapshot = source->snapshot;
-    struct warm_vm *list = NULL;
-    if (source->forgotten) {
-        while (find(pool, snapshot))
-            pthread_cond_wait(&pool->idle, &pool->lock);
-        return;
-    }
-    source->forgotten = true;
-    source->wanted = 0;
-    if (pool->loading == source)
-        eventfd_write(pool->cancel_fd, 1);
-    warm_drop(source, 0, &list);
-    warm_end_dropped(pool, source, list);
-    while (pool->loading == source || source->leaving > 0)
-        pthread_cond_wait(&pool->idle, &pool->lock);
-    LL_DELETE(pool->sources, source);
-    free(source);
-    pthread_cond_broadcast(&pool->idle);
-    snapshot_unref(snapshot);
-}
-
 void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
 {
     pthread_mutex_lock(&pool->lock);
-    struct warm_source *source = find(pool, snapshot);
+    struct warm_source *source = warm_find(pool, snapshot);
     if (source)
         warm_forget_source(pool, source);
     pthread_mutex_unlock(&pool->lock);
@@ -275,20 +178,6 @@ void warm_end(struct warm_pool *pool)
     pthread_mutex_unlock(&pool->lock);
 }
 
-bool warm_is_alive(const struct warm_vm *vm)
-{
-    return process_poll(&vm->vmm->pidfd, 1, 0) == 0;
-}
-
-int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err)
-{
-    struct stat st;
-    if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno, "cannot stat the memory image");
-    image_key(snapshot->image->directory_fd, &st, ret);
-    return 0;
-}
-
 /* Would it be the same if it was loaded now? Not if the image was replaced; and a disk that was
  * changed is a reason for the commit to fail, which loading anew finds and tells. */
 static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
@@ -311,12 +200,12 @@ static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapsh
                            struct warm_source **ret)
 {
     pthread_mutex_lock(&pool->lock);
-    struct warm_source *source = *ret = find(pool, snapshot);
+    struct warm_source *source = *ret = warm_find(pool, snapshot);
     struct warm_vm *vm = source ? source->ready : NULL;
     if (source)
         retry_at_once(source);
     if (vm)
-        leave(source, vm);
+        warm_leave(source, vm);
     pthread_mutex_unlock(&pool->lock);
     return vm;
 }

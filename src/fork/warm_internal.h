@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* warm_internal: what warm.c and the filler share and nobody else may use. */
+/* warm_internal: what warm.c, the filler and what stands below both share, and nobody else may use.
+ */
 #ifndef HYPEFS_FORK_WARM_INTERNAL_H
 #define HYPEFS_FORK_WARM_INTERNAL_H
 
@@ -28,10 +29,8 @@ struct warm_label {
     char text[STORE_ID_MAX + 16];
 };
 
+/* warm_source.c: */
 struct warm_label warm_label(const struct snapshot *snapshot);
-
-/* How many there are to be of it, as the store says; 0 where it does not. EINVAL, EIO. */
-int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err);
 
 void warm_complain(const struct warm_pool *pool, const char *text);
 /* Without the lock. */
@@ -46,6 +45,10 @@ void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct
 bool warm_is_alive(const struct warm_vm *vm);
 int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err);
 
+/* With the lock held. NULL: none are wanted of that snapshot. */
+struct warm_source *warm_find(const struct warm_pool *pool, const struct snapshot *snapshot);
+/* With the lock held: it is not ready any more, but to be taken or ended. */
+void warm_leave(struct warm_source *source, struct warm_vm *vm);
 /* With the lock held: one of them, or all but `keep`, go to `list`, for warm_end_dropped(). */
 void warm_drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list);
 void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list);
@@ -55,5 +58,8 @@ void warm_forget_source(struct warm_pool *pool, struct warm_source *source);
 
 /* warm_filler.c: the thread, of the pool. */
 void *warm_fill(void *pool);
+
+/* warm.c: how many there are to be of it, as the store says; 0 where it does not. EINVAL, EIO. */
+int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err);
 
 #endif

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "util/utf8.h"
 
 enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
 
@@ -146,8 +147,9 @@ static int send_text(const char *address, uint16_t port, const char *text, size_
 }
 
 /* "stage=STAGE", the subject and, if there is one, " key=KEY". Returns the size. */
-static size_t compose(const struct hypefs_mailbox *box, const char *stage, char *ret)
+static size_t compose(struct hypefs_mailbox *box, const char *stage, char *ret)
 {
+    guest_answer_prepare(box);
     return (size_t)snprintf(ret, DATAGRAM_MAX, "stage=%s%s%s%s", stage, box->subject,
                             box->ack_key[0] ? " key=" : "", box->ack_key);
 }
@@ -160,29 +162,6 @@ int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address)
         return -EINVAL;
     size_t size = compose(box, "applied", text);
     return send_text(address, box->ack_port, text, size);
-}
-
-/* Bytes of the UTF-8 character at `text` (RFC 3629: no overlong forms, no surrogates), or 0. */
-static size_t character_size(const uint8_t *text)
-{
-    uint8_t a = text[0], low = 0x80, high = 0xBF;
-    size_t size = a < 0x80 ? 1 : a < 0xC2 ? 0 : a < 0xE0 ? 2 : a < 0xF0 ? 3 : a < 0xF5 ? 4 : 0;
-
-    if (a == 0xE0)
-        low = 0xA0;
-    else if (a == 0xED)
-        high = 0x9F;
-    else if (a == 0xF0)
-        low = 0x90;
-    else if (a == 0xF4)
-        high = 0x8F;
-    for (size_t i = 1; i < size; i++) {
-        if (text[i] < low || text[i] > high)
-            return 0;
-        low = 0x80;
-        high = 0xBF;
-    }
-    return size;
 }
 
 static bool is_control(const uint8_t *text)
@@ -203,7 +182,7 @@ void guest_reason_clean(const char *reason, char *ret)
     size_t used = 0;
 
     while (*in) {
-        size_t size = character_size(in);
+        size_t size = utf8_first(in, strnlen((const char *)in, UTF8_MAX));
         size_t step = size ? size : 1;
         if (*in == ' ' || (*in >= '\t' && *in <= '\r')) {
             if (used > 0 && used < FRAME_REASON_MAX)

@@ -2,7 +2,8 @@
 /*
  * internal: what the guest library's files share with each other and with its tests. Not installed.
  *
- * The library needs libc only and links statically; nothing of the host's util layer is in it.
+ * The library needs libc only and links statically; of the host's files it has mailbox/frame and
+ * util/utf8, which need no more.
  */
 #ifndef HYPEFS_GUEST_INTERNAL_H
 #define HYPEFS_GUEST_INTERNAL_H
@@ -28,12 +29,13 @@ struct hypefs_mailbox {
     char name[FRAME_NAME_MAX + 1]; /* "": the network's */
     long rest_ns; /* between looks; 0: no payload came yet, to none that it was waited with */
     int64_t happened_ms; /* of CLOCK_MONOTONIC: a payload was taken, or it was armed again */
-    bool in_hand;        /* the rest is valid while this is set */
-    uint16_t ack_port;   /* 0: no ack is wanted */
-    char ack_key[GUEST_KEY_MAX + 1];     /* "": none */
-    char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
+    bool in_hand;        /* the payload is valid while this is set */
     size_t payload_size;
     char payload[FRAME_SIZE]; /* more than any layout's capacity, so that a NUL fits behind it */
+    /* Read off the payload when it is answered (guest_answer_prepare): */
+    uint16_t ack_port;                   /* 0: no ack is wanted */
+    char ack_key[GUEST_KEY_MAX + 1];     /* "": none */
+    char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
 };
 
 static inline size_t guest_capacity(const struct hypefs_mailbox *box)

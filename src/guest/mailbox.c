@@ -209,7 +209,6 @@ static bool take(struct hypefs_mailbox *box)
     box->payload[length] = '\0';
     box->payload_size = length;
     box->in_hand = true;
-    guest_answer_prepare(box);
     return true;
 }
 

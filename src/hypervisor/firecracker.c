@@ -69,7 +69,7 @@ static int start(const struct vmm_context *context, const struct machine *machin
     int r = machine_check_taps(machine, err);
     if (r == 0)
         r = find_program(context, &program, err);
-    return r < 0 ? r : firecracker_start(context, program.path, ret, err);
+    return r < 0 ? r : firecracker_start(machine->hypervisor, context, program.path, ret, err);
 }
 
 /* ---- requests ---- */

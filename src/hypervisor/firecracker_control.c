@@ -10,7 +10,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "hypervisor/firecracker.h"
 #include "hypervisor/http.h"
 #include "hypervisor/vmm_files.h"
 #include "hypervisor/vmm_process.h"
@@ -139,8 +138,8 @@ int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
 
 /* ---- starting ---- */
 
-static int spawn(const struct vmm_context *context, const char *program, struct vmm **ret,
-                 struct error *err)
+static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                 const char *program, struct vmm **ret, struct error *err)
 {
     char *arguments[] = {(char *)(uintptr_t)program,
                          (char[]){"--api-sock"},
@@ -162,10 +161,10 @@ static int spawn(const struct vmm_context *context, const char *program, struct 
     if (ftruncate(log, 0) < 0)
         return error_errno(err, errno, "%s cannot be emptied", VMM_LOG_NAME);
     /* It binds to them, and would not where there is one. */
-    hypervisor_drop_sockets(&firecracker_hypervisor, context->directory_fd);
+    hypervisor_drop_sockets(hypervisor, context->directory_fd);
     struct vmm_spawn spawn = {
         .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
-    return vmm_spawn(&firecracker_hypervisor, context, &spawn, ret, err);
+    return vmm_spawn(hypervisor, context, &spawn, ret, err);
 }
 
 /* The first answer: there is no socket before, and nothing that tells of it but trying. */
@@ -243,17 +242,17 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
                : error_io(err, -r, "%s cannot be made to append", VMM_LOG_NAME);
 }
 
-int firecracker_start(const struct vmm_context *context, const char *program, struct vmm **ret,
-                      struct error *err)
+int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                      const char *program, struct vmm **ret, struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = spawn(context, program, &vmm, err);
+    int r = spawn(hypervisor, context, program, &vmm, err);
     if (r == 0)
         r = greet(context, vmm, err);
     if (r == 0)
         r = append_log(context, vmm, err);
     if (r < 0)
-        return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
+        return vmm_abandon(context, hypervisor, vmm, r, err);
     *ret = vmm;
     return 0;
 }

@@ -39,8 +39,8 @@ bool firecracker_is_at_least(const struct firecracker *firecracker, unsigned maj
 /* Starts `program` and waits until it has told its version. Its output goes to console.log, for
  * that is its guest's serial console, and what it says itself to vmm.log. EIO, and nothing is left.
  */
-int firecracker_start(const struct vmm_context *context, const char *program, struct vmm **ret,
-                      struct error *err);
+int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                      const char *program, struct vmm **ret, struct error *err);
 
 struct firecracker_call {
     const char *method, *path;

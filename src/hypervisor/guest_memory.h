@@ -29,7 +29,7 @@ int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_mem
 void guest_memory_destroy(struct guest_memory *memory);
 
 /* EIO unless the whole range lies in exactly one mapping, and that is private and writable.
- * A write is read back. */
+ */
 int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
                       struct error *err);
 int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,

@@ -218,20 +218,12 @@ struct hypervisor {
     void (*release)(struct vmm *vmm);
 };
 
-/* A VMM that was just started, or is found again after a restart. Takes the pidfd on success. */
-int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
-               struct error *err);
-
 /* What backends' libraries need before the first thread, and after the last. Calls are counted. */
 int hypervisors_open(struct error *err);
 void hypervisors_close(void); /* also after a failure to open */
 
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);
-
-/* Removes the sockets that a VMM has made in its directory and does not listen at any more: another
- * could not make them anew. */
-void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd);
 
 /* The program that runs a hypervisor's VMs, where it is not the backend's own choice. */
 struct vmm_binary {
@@ -258,6 +250,12 @@ int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine 
              const struct vmm_save *save, struct error *err);
 int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                    struct error *err);
+
+/* vmm_process.c: */
+/* A VMM that was just started, or is found again after a restart. Takes the pidfd on success. */
+int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
+               struct error *err);
+
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our
@@ -270,5 +268,9 @@ void vmm_reap(struct vmm *vmm, struct vmm_exit *ret);
 
 /* Frees memory and descriptors. The process lives on. NULL is fine. */
 void vmm_close(struct vmm *vmm);
+
+/* Removes the sockets that a VMM has made in its directory and does not listen at any more: another
+ * could not make them anew. */
+void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd);
 
 #endif

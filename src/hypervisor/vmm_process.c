@@ -6,7 +6,9 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -15,8 +17,87 @@
 #include "util/process.h"
 #include "util/text.h"
 
+enum { TERMINATE_MS = 5000 }; /* for a VMM that was asked to end */
 enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
 enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
+
+/* ---- its life ---- */
+
+void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd)
+{
+    for (const char *const *name = hypervisor->sockets; *name; name++)
+        unlinkat(directory_fd, *name, 0);
+}
+
+int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
+               struct error *err)
+{
+    struct vmm *vmm = calloc(1, sizeof *vmm);
+    if (!vmm)
+        return error_set(err, ENOMEM, "no memory for a VMM");
+    *vmm = (struct vmm){.hypervisor = hypervisor, .pid = pid, .pidfd = pidfd, .memory_fd = -1};
+    *ret = vmm;
+    return 0;
+}
+
+void vmm_release(struct vmm *vmm)
+{
+    vmm->hypervisor->release(vmm);
+}
+
+static bool ends_within(const struct vmm *vmm, int timeout_ms)
+{
+    return process_poll(&vmm->pidfd, 1, process_now_ms() + timeout_ms) > 0;
+}
+
+int vmm_stop(struct vmm *vmm, struct error *err)
+{
+    struct vmm_exit exit;
+    vmm_reap(vmm, &exit);
+    if (exit.ended)
+        return 0;
+    fault_point(FAULT_STOP);
+    pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
+    if (!ends_within(vmm, TERMINATE_MS)) {
+        pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
+        if (!ends_within(vmm, PROCESS_KILL_MS))
+            return error_set(err, EIO, "the VM's process %d " PROCESS_STUCK, (int)vmm->pid);
+    }
+    fault_point(FAULT_STOPPED);
+    vmm_reap(vmm, &exit);
+    return 0;
+}
+
+void vmm_reap(struct vmm *vmm, struct vmm_exit *ret)
+{
+    siginfo_t info = {0};
+    struct vmm_exit *exit = &vmm->exit;
+    if (exit->ended) {
+        *ret = *exit;
+        return;
+    }
+    if (waitid(P_PIDFD, (id_t)vmm->pidfd, &info, WEXITED | WNOHANG) == 0) {
+        if (info.si_pid != 0)
+            *exit = info.si_code == CLD_EXITED
+                        ? (struct vmm_exit){.ended = true, .code = info.si_status}
+                        : (struct vmm_exit){.ended = true, .code = -1, .signal = info.si_status};
+    } else if (ends_within(vmm, 0)) {
+        /* Somebody else's child: only that it ended can be known. */
+        *exit = (struct vmm_exit){.ended = true, .code = -1};
+    }
+    *ret = *exit;
+}
+
+void vmm_close(struct vmm *vmm)
+{
+    if (!vmm)
+        return;
+    vmm_release(vmm);
+    close(vmm->pidfd);
+    free(vmm);
+}
+
+/* ---- its files ---- */
 
 bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size)
 {

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
-#include "util/json.h"
+#include "util/utf8.h"
 
 enum {
     DRAIN_MAX = 1024, /* datagrams in one call: a flood must not keep the caller for ever */
@@ -33,7 +33,7 @@ static bool is_text(const char *bytes, size_t size)
         if ((c < 0x20 && !is_space(bytes[i])) || c == 0x7F || (before == 0xC2 && c < 0xA0))
             return false;
     }
-    return json_utf8_valid(bytes, size);
+    return utf8_valid(bytes, size);
 }
 
 static struct ack_field trim(const char *text, size_t size)

@@ -9,6 +9,7 @@
 #include "util/cleanup.h"
 #include "util/hex.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 static const char *const kind_words[] = {
     [FRAME_FORK] = "fork", [FRAME_NETWORK] = "network", [FRAME_KINDS] = NULL};
@@ -171,7 +172,7 @@ static void add_marker(cJSON *array, const struct candidate *candidate)
     char text[FRAME_TOKEN_MAX + 1] = "";
     cJSON *item = cJSON_CreateObject();
     memcpy(text, marker->token, marker->token_size);
-    if (json_utf8_valid(text, marker->token_size))
+    if (utf8_valid(text, marker->token_size))
         json_add_string(item, "token", text);
     else
         add_hex(item, "token_hex", marker);

@@ -97,8 +97,8 @@ int probe_file_system(int kind_fd, const char *path, struct error *err)
 {
     static const char *const files[] = {"memory", "base", "vmm.sock"}, *const names[] = {"entry",
                                                                                          "id"};
-    char name[32];
-    store_hidden_name(name);
+    char name[STORE_HIDDEN_SIZE];
+    store_hidden_name(STORE_NEW, name);
     if (mkdirat(kind_fd, name, 0700) < 0)
         return error_errno(err, errno, "the store %s cannot be written to", path);
     auto_close int fd = openat(kind_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);

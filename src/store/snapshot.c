@@ -319,7 +319,7 @@ static void erase(struct snapshots *table, const char *hidden)
 static int appear(struct snapshots *snapshots, struct store_entry *entry, const char *id,
                   struct error *err)
 {
-    char hidden[32];
+    char hidden[STORE_HIDDEN_SIZE];
     int r = store_entry_publish(entry, id, err);
     if (r < 0)
         return r;
@@ -378,7 +378,7 @@ int snapshots_make_private(struct snapshots *snapshots, cJSON *const *json, snap
 int snapshot_remove(struct snapshot *snapshot, struct error *err)
 {
     struct snapshots *table = snapshot->table;
-    char hidden[32];
+    char hidden[STORE_HIDDEN_SIZE];
     int r = 0;
     pthread_mutex_lock(&table->lock);
     if (snapshot->removed)

@@ -6,9 +6,7 @@
 #include <limits.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/random.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "store/format.h"
 #include "store/notes.h"
@@ -18,57 +16,6 @@
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
-#include "util/hex.h"
-
-const char *const store_kind_names[STORE_KINDS] = {"snapshots", "instances"};
-
-static const char new_prefix[] = ".new-";
-static const char gone_prefix[] = ".gone-";
-
-/* What lies in forks/ beside the drafts and records, or will. */
-static const char *const reserved_ids[] = {"new", "commit"};
-
-const char store_id_rule[] =
-    "1 to 63 of a-z, 0-9 and \"-\", not \"-\" at the beginning or end, not \"new\" or \"commit\"";
-
-bool store_id_valid(const char *id)
-{
-    size_t size = strlen(id);
-    if (size < 1 || size > STORE_ID_MAX || id[0] == '-' || id[size - 1] == '-')
-        return false;
-    for (size_t i = 0; i < array_length(reserved_ids); i++)
-        if (strcmp(id, reserved_ids[i]) == 0)
-            return false;
-    return strspn(id, "abcdefghijklmnopqrstuvwxyz0123456789-") == size;
-}
-
-int store_check_id(const char *id, struct error *err)
-{
-    return store_id_valid(id)
-               ? 0
-               : error_set(err, EINVAL, "\"%.80s\" is not an id: %s", id, store_id_rule);
-}
-
-void store_random_hex(char *ret, size_t bytes)
-{
-    *ret = '\0';
-    for (size_t i = 0; i < bytes; i++) {
-        uint8_t byte = 0;
-        while (getrandom(&byte, 1, 0) != 1)
-            ;
-        hex_encode(&byte, 1, ret + 2 * i);
-    }
-}
-
-void store_time_now(char ret[STORE_TIME_SIZE])
-{
-    struct timespec now;
-    struct tm utc;
-    clock_gettime(CLOCK_REALTIME, &now);
-    gmtime_r(&now.tv_sec, &utc);
-    size_t used = strftime(ret, STORE_TIME_SIZE, "%Y-%m-%dT%H:%M:%S", &utc);
-    snprintf(ret + used, STORE_TIME_SIZE - used, ".%03dZ", (int)(now.tv_nsec / 1000000));
-}
 
 /* A directory_visit. What a probe that was killed has left has an empty directory in it. */
 static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
@@ -99,18 +46,6 @@ static int remove_flat(int parent_fd, const char *name, struct error *err)
     return r;
 }
 
-void store_hidden_name(char ret[static 32])
-{
-    memcpy(ret, new_prefix, sizeof new_prefix);
-    store_random_hex(ret + sizeof new_prefix - 1, 8);
-}
-
-static bool hidden(const char *name)
-{
-    return strncmp(name, new_prefix, sizeof new_prefix - 1) == 0 ||
-           strncmp(name, gone_prefix, sizeof gone_prefix - 1) == 0;
-}
-
 /*
  * An entry that is written is locked, so that it is not taken for a leftover: an import needs no
  * lock of the store, and a daemon may start meanwhile. True too where a file system has no locks on
@@ -119,6 +54,11 @@ static bool hidden(const char *name)
 static bool lock_entry(int fd)
 {
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+}
+
+static bool begins(const char *name, const char *prefix)
+{
+    return strncmp(name, prefix, strlen(prefix)) == 0;
 }
 
 struct removal {
@@ -130,7 +70,7 @@ struct removal {
 
 static void tell_leftover(const struct removal *removal, const char *name, int directory_fd)
 {
-    if (removal->leftovers && strncmp(name, new_prefix, sizeof new_prefix - 1) == 0)
+    if (removal->leftovers && begins(name, STORE_NEW))
         removal->leftovers->unfinished(removal->leftovers->context, removal->kind, directory_fd);
 }
 
@@ -140,7 +80,7 @@ static int remove_leftover(void *context, int kind_fd, const char *name, struct 
 {
     const struct removal *removal = context;
     struct error why;
-    if (!hidden(name))
+    if (!begins(name, STORE_NEW) && !begins(name, STORE_GONE))
         return 0;
     auto_close int inside = openat(kind_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (inside < 0)
@@ -289,7 +229,7 @@ void store_close(struct store *store)
 static int create_entry(struct store_entry *entry, struct error *err)
 {
     struct stat st;
-    store_hidden_name(entry->name);
+    store_hidden_name(STORE_NEW, entry->name);
     if (mkdirat(entry->kind_fd, entry->name, 0700) < 0)
         return error_errno(err, errno, "cannot make a directory in the store");
     entry->fd = openat(entry->kind_fd, entry->name, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
@@ -395,11 +335,10 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
 }
 
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
-                    char ret_hidden[32], struct error *err)
+                    char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
 {
-    char name[32];
-    memcpy(name, gone_prefix, sizeof gone_prefix);
-    store_random_hex(name + sizeof gone_prefix - 1, 8);
+    char name[STORE_HIDDEN_SIZE];
+    store_hidden_name(STORE_GONE, name);
     fault_point(FAULT_UNPUBLISH_RENAME);
     if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
         return error_errno(err, errno, "cannot remove %s/%s from the store", store_kind_names[kind],

@@ -31,6 +31,28 @@ enum {
 
 enum store_kind { STORE_SNAPSHOTS, STORE_INSTANCES, STORE_KINDS };
 
+/* names.c: */
+extern const char *const store_kind_names[STORE_KINDS]; /* "snapshots", "instances" */
+/* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? and not "new" or "commit". */
+bool store_id_valid(const char *id);
+/* The same in words, for messages. */
+extern const char store_id_rule[];
+/* EINVAL, with what an id is. */
+int store_check_id(const char *id, struct error *err);
+
+/* `bytes` random bytes as lower-case hex with a NUL: 2*bytes+1 bytes of `ret`. */
+void store_random_hex(char *ret, size_t bytes);
+
+/* A name for what nobody is to see yet, or any more. */
+enum { STORE_HIDDEN_SIZE = 32 };
+#define STORE_NEW ".new-"
+#define STORE_GONE ".gone-"
+void store_hidden_name(const char *prefix, char ret[static STORE_HIDDEN_SIZE]);
+
+/* Now, as RFC 3339 in UTC with milliseconds. */
+enum { STORE_TIME_SIZE = 32 };
+void store_time_now(char ret[STORE_TIME_SIZE]);
+
 enum { STORE_ROOT_FILES = 2 };
 
 struct store_notes;
@@ -41,16 +63,6 @@ struct store {
     int kind_fd[STORE_KINDS];                    /* the two directories */
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
-
-/* [a-z0-9]([a-z0-9-]{0,61}[a-z0-9])? and not "new" or "commit". */
-bool store_id_valid(const char *id);
-/* The same in words, for messages. */
-extern const char store_id_rule[];
-/* EINVAL, with what an id is. */
-int store_check_id(const char *id, struct error *err);
-
-/* `bytes` random bytes as lower-case hex with a NUL: 2*bytes+1 bytes of `ret`. */
-void store_random_hex(char *ret, size_t bytes);
 
 /* Who is told of entries that were never published, just before they are removed. */
 struct store_leftovers {
@@ -74,14 +86,10 @@ int store_attach(const char *path, bool insecure, struct store *ret, struct erro
 /* The lock's file then holds no pid any more. */
 void store_close(struct store *store);
 
-extern const char *const store_kind_names[STORE_KINDS];
-/* A name for what nobody is to see yet. */
-void store_hidden_name(char ret[static 32]);
-
 /* An entry that nobody sees yet. Zero it before use, fd -1. */
 struct store_entry {
     int kind_fd; /* borrowed */
-    char name[32];
+    char name[STORE_HIDDEN_SIZE];
     int fd; /* the entry's directory; -1: nothing to discard */
 };
 
@@ -103,7 +111,8 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
 /* Takes the entry out of sight at once, without waiting for the disk, and returns the hidden name
  * for store_erase(). */
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
-                    char ret_hidden[32], struct error *err) __attribute__((warn_unused_result));
+                    char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
+    __attribute__((warn_unused_result));
 /* Deletes a hidden entry's files; may take long for large ones. A failure is one to be told of, and
  * no more: the entry is out of sight, and the next start tries again. */
 int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
@@ -130,9 +139,5 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
 void store_tidy_entry(int directory_fd);
 /* Parsed and known to be an object. Returns owned. */
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err);
-
-/* Now, as RFC 3339 in UTC with milliseconds. */
-enum { STORE_TIME_SIZE = 32 };
-void store_time_now(char ret[STORE_TIME_SIZE]);
 
 #endif

@@ -9,6 +9,7 @@
 #include "util/cleanup.h"
 #include "util/hex.h"
 #include "util/text.h"
+#include "util/utf8.h"
 
 /* What may stand next between tokens. */
 enum expect { TOP, VALUE, VALUE_OR_END, NAME, NAME_OR_END, COLON, COMMA_OR_END, NOTHING };
@@ -37,56 +38,6 @@ static bool is_digit(uint8_t c)
     return c >= '0' && c <= '9';
 }
 
-/* RFC 3629, table 3-7 of Unicode: how many bytes follow a first byte, and what the second may be.
- */
-static const struct utf8_form {
-    uint8_t first, last, follow, low, high;
-} utf8_forms[] = {
-    {0x00, 0x7F, 0, 0, 0},       {0xC2, 0xDF, 1, 0x80, 0xBF}, {0xE0, 0xE0, 2, 0xA0, 0xBF},
-    {0xE1, 0xEC, 2, 0x80, 0xBF}, {0xED, 0xED, 2, 0x80, 0x9F}, {0xEE, 0xEF, 2, 0x80, 0xBF},
-    {0xF0, 0xF0, 3, 0x90, 0xBF}, {0xF1, 0xF3, 3, 0x80, 0xBF}, {0xF4, 0xF4, 3, 0x80, 0x8F},
-};
-
-/* Steps over one character; stops at the byte that is wrong, or at the end of the bytes. */
-static enum json_status utf8_step(const uint8_t *bytes, size_t size, size_t *at)
-{
-    const struct utf8_form *form = utf8_forms;
-    const struct utf8_form *end = utf8_forms + array_length(utf8_forms);
-
-    while (form < end && (bytes[*at] < form->first || bytes[*at] > form->last))
-        form++;
-    if (form == end)
-        return JSON_INVALID;
-    ++*at;
-    for (unsigned i = 0; i < form->follow; i++, ++*at) {
-        uint8_t low = i == 0 ? form->low : 0x80, high = i == 0 ? form->high : 0xBF;
-        if (*at == size)
-            return JSON_INCOMPLETE;
-        if (bytes[*at] < low || bytes[*at] > high)
-            return JSON_INVALID;
-    }
-    return JSON_COMPLETE;
-}
-
-size_t json_utf8_length(const void *bytes, size_t size)
-{
-    size_t length = 0, at = 0;
-    while (at < size && utf8_step(bytes, size, &at) == JSON_COMPLETE)
-        length = at;
-    return length;
-}
-
-size_t json_utf8_first(const void *bytes, size_t size)
-{
-    size_t at = 0;
-    return size > 0 && utf8_step(bytes, size, &at) == JSON_COMPLETE ? at : 0;
-}
-
-bool json_utf8_valid(const void *bytes, size_t size)
-{
-    return json_utf8_length(bytes, size) == size;
-}
-
 static enum json_status scan_escape(struct scanner *s)
 {
     if (++s->at == s->size)
@@ -106,6 +57,8 @@ static enum json_status scan_escape(struct scanner *s)
 
 static enum json_status scan_string(struct scanner *s)
 {
+    static const enum json_status of_utf8[] = {
+        [UTF8_WHOLE] = JSON_COMPLETE, [UTF8_CUT] = JSON_INCOMPLETE, [UTF8_WRONG] = JSON_INVALID};
     enum json_status status = JSON_COMPLETE;
     for (s->at++; s->at < s->size && status == JSON_COMPLETE;) {
         uint8_t c = s->text[s->at];
@@ -118,7 +71,7 @@ static enum json_status scan_string(struct scanner *s)
         if (c == '\\')
             status = scan_escape(s);
         else
-            status = utf8_step(s->text, s->size, &s->at);
+            status = of_utf8[utf8_step(s->text, s->size, &s->at)];
     }
     if (status == JSON_INVALID)
         return s->why ? JSON_INVALID : wrong(s, "not UTF-8");

@@ -67,15 +67,6 @@ bool json_name_is(const char *text, struct json_span name, const char *ascii);
 /* Does the complete object have a member of that name? */
 bool json_has_member(const char *text, struct json_span object, const char *ascii);
 
-/* How many of the bytes, from the first, are whole characters of UTF-8. */
-size_t json_utf8_length(const void *bytes, size_t size);
-
-/* How many bytes the first character has; 0 if it is no UTF-8, or cut. */
-size_t json_utf8_first(const void *bytes, size_t size);
-
-/* Are the bytes UTF-8 (RFC 3629: no surrogates, no overlong forms)? NUL counts as valid. */
-bool json_utf8_valid(const void *bytes, size_t size);
-
 enum json_kind {
     JSON_BOOL,    /* bool */
     JSON_INTEGER, /* int64_t; whole, min ≤ value ≤ max (within ±2^53) */

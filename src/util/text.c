@@ -5,11 +5,11 @@
 #include <string.h>
 
 #include "util/cleanup.h"
-#include "util/json.h"
+#include "util/utf8.h"
 
 void text_make_printable(char *text, size_t size, char instead)
 {
-    bool utf8 = json_utf8_valid(text, size);
+    bool utf8 = utf8_valid(text, size);
     for (size_t i = 0; i < size; i++) {
         unsigned char c = (unsigned char)text[i];
         if (utf8 && c == 0xC2 && (unsigned char)text[i + 1] < 0xA0) /* C1: two bytes */
@@ -49,7 +49,7 @@ size_t text_escape(const char *text, size_t size, const char *keep, char *ret, s
     for (size_t at = 0; at < size; at += length) {
         char escape[8] = "?";
         const char *from = escape;
-        length = json_utf8_first(text + at, size - at);
+        length = utf8_first(text + at, size - at);
         unsigned code = length > 0 && length < 4 ? code_point(text + at, length) : 'x';
         size_t bytes = length;
         if (length == 0) /* no UTF-8 */
@@ -89,7 +89,7 @@ static bool begins_character(const char *bytes, size_t size)
 void text_make_utf8(char *text)
 {
     size_t size = strlen(text), at = 0;
-    while ((at += json_utf8_length(text + at, size - at)) < size) {
+    while ((at += utf8_length(text + at, size - at)) < size) {
         bool cut = begins_character(text + at, size - at);
         text[at] = cut ? '\0' : '?';
         size = cut ? at : size;

@@ -5,6 +5,7 @@
 #include "fuzz.h"
 #include "mailbox/ack.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 static void check_span(const uint8_t *data, size_t size, struct ack_field field)
 {
@@ -25,7 +26,7 @@ bool fuzz(const uint8_t *data, size_t size)
     };
     for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
         check_span(data, size, *fields[i]);
-    MUST(size <= ACK_DATAGRAM_MAX && json_utf8_valid(data, size));
+    MUST(size <= ACK_DATAGRAM_MAX && utf8_valid(data, size));
     MUST(message.stage_text.size > 0 && !memchr(data, 0, size));
     MUST(ack_parse(message.text.text, message.text.size, &again));
     MUST(again.stage == message.stage && again.text.size == message.text.size);

@@ -11,6 +11,7 @@
 #include "guest/internal.h"
 #include "mailbox/ack.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 static void check_datagram(const struct hypefs_mailbox *box, const char *reason)
 {
@@ -50,7 +51,7 @@ bool fuzz(const uint8_t *data, size_t size)
     memcpy(reason, data, line_size);
     reason[line_size] = '\0';
     guest_reason_clean(reason, clean);
-    MUST(clean[0] && strlen(clean) <= FRAME_REASON_MAX && json_utf8_valid(clean, strlen(clean)));
+    MUST(clean[0] && strlen(clean) <= FRAME_REASON_MAX && utf8_valid(clean, strlen(clean)));
     const char *payload = (const char *)line + 1;
     check_box(payload, size - line_size - 1, FRAME_FORK, clean, &fork_port);
     check_box(payload, size - line_size - 1, FRAME_NETWORK, clean, &network_port);

@@ -5,6 +5,7 @@
 #include "instance/config.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 bool fuzz(const uint8_t *data, size_t size)
 {
@@ -12,7 +13,7 @@ bool fuzz(const uint8_t *data, size_t size)
     struct error err = {0};
     int r = config_parse((const char *)data, size, &machine, &err);
     if (r < 0) {
-        MUST(err.code == -r && err.text[0] && json_utf8_valid(err.text, strlen(err.text)));
+        MUST(err.code == -r && err.text[0] && utf8_valid(err.text, strlen(err.text)));
         return false;
     }
     MUST(machine.memory_bytes > 0 && machine.vcpus > 0 && machine.hypervisor &&

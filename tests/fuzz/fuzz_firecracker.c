@@ -9,6 +9,7 @@
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 enum { INPUT_MAX = 65536 };
 
@@ -42,7 +43,7 @@ static bool place_drives(const char *status, const uint8_t *data, size_t size)
     const struct vmm_context context = {.directory_fd = peer.directory_fd, .cancel_fd = -1};
     int r = firecracker_place_drives(&context, &vmm, &machine, &err);
     MUST(r == 0 || r == -EIO || r == -EOPNOTSUPP);
-    MUST(r == 0 || (err.code == -r && err.text[0] && json_utf8_valid(err.text, strlen(err.text))));
+    MUST(r == 0 || (err.code == -r && err.text[0] && utf8_valid(err.text, strlen(err.text))));
     http_peer_finish(&peer);
     return r == 0;
 }

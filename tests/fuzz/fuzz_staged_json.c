@@ -7,6 +7,7 @@
 #include "fork/request.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 /* Wrong from one byte on, and not before; otherwise each shorter text is incomplete. */
 static void check_prefixes(const char *text, size_t size, enum json_status status,
@@ -57,7 +58,7 @@ static bool check_request(const char *text, struct json_span object, const struc
     int r = fork_parse_mailbox(text, object, rules, &mailbox, &err);
     MUST(fork_parse_mailbox(text, object, rules, NULL, NULL) == r);
     if (r < 0) {
-        MUST(err.code == -r && *err.text && json_utf8_valid(err.text, strlen(err.text)));
+        MUST(err.code == -r && *err.text && utf8_valid(err.text, strlen(err.text)));
         return false;
     }
     MUST(memmem(text, object.end, mailbox.payload, mailbox.payload_size));

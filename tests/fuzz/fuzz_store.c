@@ -14,6 +14,7 @@
 #include "store/notes.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 enum { MEMORY_SIZE = 2 * FRAME_SIZE, PATH_SIZE = 512 };
 
@@ -135,7 +136,7 @@ static bool check_snapshots(struct snapshots *snapshots)
     struct snapshot *snapshot = snapshots_find(snapshots, "s");
     if (!snapshot) {
         MUST(strncmp(world.complaint, "snapshot s: ", 12) == 0);
-        MUST(json_utf8_valid(world.complaint, strlen(world.complaint)));
+        MUST(utf8_valid(world.complaint, strlen(world.complaint)));
         return false;
     }
     MUST(strlen(snapshot->uuid) == sizeof snapshot->uuid - 1 && snapshot->memory_bytes > 0);
@@ -156,7 +157,7 @@ static cJSON *loaded_info(struct instances *instances, struct instance **ret)
     int r = instance_load(instances, "i", ret, &err);
     if (r < 0) {
         MUST(err.code == -r && strncmp(err.text, "instance i: ", 12) == 0);
-        MUST(json_utf8_valid(err.text, strlen(err.text)));
+        MUST(utf8_valid(err.text, strlen(err.text)));
         return NULL;
     }
     MUST((*ret)->state < INSTANCE_STATES && (*ret)->published);

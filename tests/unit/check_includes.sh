@@ -24,6 +24,8 @@ BEGIN {
     may["fork"] = "util mailbox hypervisor store instance fork"
     may["fs"] = "util mailbox hypervisor store instance fork fs"
     may["cli"] = "util mailbox hypervisor store instance fork fs cli"
+    # What guests are built from, too.
+    for_guests = "^src/(mailbox/(frame|address)|util/utf8)[.]"
     # A backend is these files and knows no other.
     split("qemu qmp firecracker http", names)
     backend[names[1]] = backend[names[2]] = "QEMU"
@@ -49,7 +51,7 @@ function backend_of(path) {
     layer = file
     sub(/^src\//, "", layer)
     sub(/\/.*/, "", layer)
-    if (file ~ /^src\/mailbox\/(frame|address)\./ && what !~ /^<|^mailbox\/(frame|address)\.h$/)
+    if (("src/" what) !~ for_guests && file ~ for_guests && what !~ /^</)
         complain("guests link it, it may use libc alone")
     if (what ~ /^<fuse/) {
         if (file !~ /^fs\/ops/ && file !~ /^src\/cli\/mount/)
@@ -62,7 +64,7 @@ function backend_of(path) {
         complain("the folder " layer " is no layer known here")
         next
     }
-    if (layer == "guest" && what ~ /^mailbox\/(frame|address)\.h$/)
+    if (layer == "guest" && ("src/" what) ~ for_guests)
         next
     to = what
     sub(/\/.*/, "", to)

@@ -9,6 +9,7 @@
 
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 struct text {
     const char *bytes;
@@ -329,9 +330,9 @@ static void utf8_valid_knows_good_and_bad_sequences(void **state)
 
     (void)state;
     for (size_t i = 0; i < array_length(good); i++)
-        assert_true(json_utf8_valid(good[i].bytes, good[i].size));
+        assert_true(utf8_valid(good[i].bytes, good[i].size));
     for (size_t i = 0; i < array_length(bad); i++)
-        assert_false(json_utf8_valid(bad[i].bytes, bad[i].size));
+        assert_false(utf8_valid(bad[i].bytes, bad[i].size));
 }
 
 static void json_when_printed_moves_no_terminal_and_means_the_same(void **state)

@@ -11,6 +11,7 @@
 
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/utf8.h"
 
 struct settings {
     bool flag;
@@ -164,7 +165,7 @@ static void read_when_a_members_name_is_endless_cuts_it_between_characters(void 
     memcpy(text + 303, "\":0}", 5);
     assert_int_equal(read_text(text, &settings, &json, &err), -EINVAL);
     free(settings.string);
-    assert_true(json_utf8_valid(err.text, strlen(err.text)));
+    assert_true(utf8_valid(err.text, strlen(err.text)));
     assert_non_null(strstr(err.text, "\xC3\xA4…\" (known are"));
     assert_true(strlen(err.text) < 200);
 }

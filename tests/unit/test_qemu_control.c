@@ -13,6 +13,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/json.h"
 #include "util/unix_socket.h"
+#include "util/utf8.h"
 #include "vmm_fixture.h"
 
 enum { WORDS_MAX = 400 };
@@ -46,7 +47,7 @@ static struct error explained(struct fixture *fixture, const struct vmm_exit *ex
     int r = error_set(&err, EIO, "it failed");
     assert_int_equal(vmm_explain(&context, vmm, before, r, &err), -EIO);
     assert_int_equal(err.code, EIO);
-    assert_true(json_utf8_valid(err.text, strlen(err.text)));
+    assert_true(utf8_valid(err.text, strlen(err.text)));
     vmm_close(vmm);
     assert_int_equal(unlinkat(fixture->base_fd, "vm/" VMM_LOG_NAME, 0), log ? 0 : -1);
     assert_int_equal(unlinkat(fixture->base_fd, "vm", AT_REMOVEDIR), 0);

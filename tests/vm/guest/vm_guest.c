@@ -64,9 +64,10 @@ static void die(const char *what, int error)
 }
 
 /* A datagram that the library would not send. */
-static void send_raw(const struct hypefs_mailbox *box, const char *format)
+static void send_raw(struct hypefs_mailbox *box, const char *format)
 {
     char text[1024];
+    guest_answer_prepare(box);
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(box->ack_port)};
     int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 
