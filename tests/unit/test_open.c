@@ -72,11 +72,16 @@ int __wrap_open64(const char *path, int flags, ...)
     return -1;
 }
 
-static struct instance *of_serial(const struct world *world, uint64_t serial)
+/* The instance of that serial, if it has no owner. */
+static struct instance *without_owner(struct world *world, uint64_t serial)
 {
+    pthread_mutex_lock(&world->instances.lock);
     struct instance *instance = world->instances.by_id;
     while (instance && instance->serial != serial)
         instance = instance->hh.next;
+    if (instance && instance->busy)
+        instance = NULL;
+    pthread_mutex_unlock(&world->instances.lock);
     return instance;
 }
 
@@ -84,8 +89,8 @@ static struct instance *of_serial(const struct world *world, uint64_t serial)
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
 {
     int r = __real_epoll_ctl(epoll_fd, operation, fd, event);
-    struct instance *instance = dying ? of_serial(dying, event->data.u64) : NULL;
-    if (r == 0 && instance && !instance->busy) {
+    struct instance *instance = dying ? without_owner(dying, event->data.u64) : NULL;
+    if (r == 0 && instance) {
         pidfd_send_signal(fd, SIGKILL, NULL, 0);
         while (instance_state(instance) != INSTANCE_STOPPED) /* others change as well */
             assert_true(gate_wait(&dying->changed, FIXTURE_FAR_MS));
