@@ -105,17 +105,21 @@ int stale_clear(const char *mountpoint, struct error *err)
     auto_free char *path = canonical(mountpoint);
     auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
     double deadline_ms = process_now_ms() + END_WAIT_MS, left_ms;
-    int r = path ? ANSWERS : NONE;
-    /* A daemon that was told to end unmounts in a moment. */
-    while (r == ANSWERS && (r = look(path, deadline_ms, err)) == ANSWERS &&
-           (left_ms = deadline_ms - process_now_ms()) > 0)
+    int r = path ? look(path, deadline_ms, err) : NONE;
+    /* A daemon that was told to end unmounts in a moment. One that has answered is never called
+     * silent, although the deadline leaves a later look no time. */
+    while (r == ANSWERS && (left_ms = deadline_ms - process_now_ms()) > 0) {
         poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1, (int)left_ms + 1);
+        int again = look(path, deadline_ms, err);
+        r = again == SILENT ? r : again;
+    }
     if (r < 0)
         return error_prefix(err, r, "cannot clear the stale mount at %s", mountpoint);
     if (r == SILENT)
         return error_set(err, EBUSY,
-                         "the daemon of the hypefs mounted at %s does not answer: if it is "
-                         "stopped, let it go on (SIGCONT); if it hangs, kill it, and mount again",
+                         "a hypefs is mounted at %s already, and its daemon does not answer: if "
+                         "it is stopped, let it go on (SIGCONT); if it hangs, kill it, and mount "
+                         "again",
                          mountpoint);
     return r == NONE ? 0 : error_set(err, EBUSY, "a hypefs is mounted at %s already", mountpoint);
 }

@@ -387,7 +387,7 @@ static const struct refusal {
     {"$I --id new --hypervisor qemu --memory memory --state qemu", 2, "\"new\" is not an id"},
     {"$I --id ../a --hypervisor qemu --memory memory --state qemu", 2, "is not an id"},
     {"$I --id a --hypervisor xen --memory memory --state qemu", 2,
-     "none of qemu, firecracker, cloud-hypervisor"},
+     "not one of qemu, firecracker, cloud-hypervisor"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu more", 2, "with an option"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --link --copy", 2, "exclude"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --store ''", 2, "--store needs"},

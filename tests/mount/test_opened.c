@@ -208,7 +208,7 @@ static void chain_is_made_of_what_qemu_has_open(void **state)
     harness_put(file(h, "snapshot"), "first");
     assert_shell("bash", "mv $T/a $T/kept && cp $T/kept $T/a", 0);
     assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
-    assert_file_contains(file(h, "error"), "/kept now");
+    assert_file_contains(file(h, "error"), "/kept: put that back");
     assert_shell("bash",
                  "mv $T/kept $T/a && cd $S/instances/x && mv disk0.1.qcow2 kept && "
                  "cp kept disk0.1.qcow2",
