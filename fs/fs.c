@@ -119,16 +119,17 @@ void fs_snapshot_changed(struct fs *fs, const char *id)
     forkable_changed(fs, OBJECT_SNAPSHOT, id);
 }
 
-void fs_instance_vanished(struct fs *fs, const char *id)
+void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial)
 {
     struct error why;
     struct forkable *instance;
     if (!fs)
         return;
     objects_lock(&fs->objects);
-    if (forkable_find(fs, OBJECT_INSTANCE, id, &instance) == 0) {
+    if (forkable_find(fs, OBJECT_INSTANCE, id, &instance) == 0 &&
+        instance->object.serial == serial) {
         object_ref(&instance->object);
-        if (instance_files_remove(instance, &why) == 0)
+        if (instance_files_remove(instance, instance_remove_vanished, &why) == 0)
             object_changed(&fs->root);
         object_unref(&instance->object);
     }

@@ -45,8 +45,8 @@ void fs_close(struct fs *fs);
 
 /* For instances_setup and snapshots: something changed. `fs` may be called before it is there. */
 void fs_instance_changed(struct fs *fs, const char *id);
-/* It is removed, as by rmdir, if it can be. */
-void fs_instance_vanished(struct fs *fs, const char *id);
+/* That one of the id is removed, if it can be. */
+void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial);
 void fs_snapshot_changed(struct fs *fs, const char *id);
 void fs_image_scanned(struct fs *fs);
 

@@ -364,7 +364,9 @@ static int make_instance(const struct place *directory, const char *name, struct
     return r;
 }
 
-int instance_files_remove(struct forkable *instance, struct error *err)
+int instance_files_remove(struct forkable *instance,
+                          int (*remove)(struct instance *instance, struct error *err),
+                          struct error *err)
 {
     const struct place place = {.object = &instance->object, .entry = &instance_entry};
     struct objects *objects = instance->object.objects;
@@ -373,7 +375,7 @@ int instance_files_remove(struct forkable *instance, struct error *err)
             err, EBUSY,
             "the instance cannot be removed while it is forked: wait until the commit has ended");
     objects_unlock(objects);
-    int r = instance_remove(instance->of.instance, err);
+    int r = remove(instance->of.instance, err);
     objects_lock(objects);
     if (r < 0)
         return r;
@@ -394,7 +396,7 @@ static int remove_instance(const struct place *directory, const char *name, stru
         return r == -ENOENT ? error_set(err, ENOENT, "there is no instance %s", name)
                             : error_set(err, ENOMEM, "out of memory");
     object_ref(&instance->object);
-    r = instance_files_remove(instance, err);
+    r = instance_files_remove(instance, instance_remove, err);
     if (r < 0)
         forkable_note(instance, err->text);
     object_unref(&instance->object);

@@ -27,8 +27,12 @@ char *accept_text(const struct place *place, size_t *ret_size);
 /* snapshot_files.c, instance_files.c */
 extern const struct directory snapshots_directory, instances_directory;
 struct forkable;
-/* As rmdir, and its record with it. The caller has a reference. Drops the lock meanwhile. */
-int instance_files_remove(struct forkable *instance, struct error *err);
+struct instance;
+/* By one of instance_remove…(), and its record with it. The caller has a reference. Drops the lock
+ * meanwhile. */
+int instance_files_remove(struct forkable *instance,
+                          int (*remove)(struct instance *instance, struct error *err),
+                          struct error *err);
 
 /* root_files.c */
 extern const struct entry root_entry;

@@ -97,11 +97,11 @@ static void on_scanned(void *context)
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
-static void on_vanished(void *context, const char *id)
+static void on_vanished(void *context, const char *id, uint64_t serial)
 {
     struct daemon *daemon = context;
     pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_instance_vanished(daemon->ops.fs, id);
+    fs_instance_vanished(daemon->ops.fs, id, serial);
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 

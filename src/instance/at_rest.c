@@ -173,33 +173,55 @@ static const struct instance *mapped_by(const struct instance *instance)
     return NULL;
 }
 
-int instance_remove(struct instance *instance, struct error *err)
+/* With the lock held. */
+static int removable(struct instance *instance, struct error *err)
+{
+    const struct instance *user;
+    if (instance->removed)
+        return error_set(err, ENODEV, "the instance %s is removed", instance->id);
+    if (instance->busy)
+        return instance_busy(instance, err);
+    if (instance->vmm)
+        return error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
+                         instance->id, instance_state_names[instance->state]);
+    if ((user = instances_overlay_locked(instance->table, instance->uuid, &instance->machine)))
+        return error_set(
+            err, EBUSY, "the disks of %s are needed by those of its fork %s: remove the fork first",
+            instance->id, user->id);
+    if ((user = mapped_by(instance)))
+        return error_set(err, EBUSY,
+                         "the memory of %s is in use by its fork %s: stop the fork first, or put "
+                         "it into standby",
+                         instance->id, user->id);
+    return 0;
+}
+
+/* With the lock held: nobody can put the directory back unseen between the look that missed it and
+ * this one. */
+static int check_vanished(const struct instance *instance, struct error *err)
+{
+    int r = store_entry_check(instance->table->setup.store, STORE_INSTANCES, instance->id,
+                              instance_directory(instance), err);
+    if (r == -ENOENT)
+        return 0;
+    return r < 0 ? r
+                 : error_set(err, EEXIST, "the directory of the instance %s is there again",
+                             instance->id);
+}
+
+/* `ret_hidden` stays empty if others took the directory out of the store. */
+static int remove_from_table(struct instance *instance, bool vanished,
+                             char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
 {
     struct instances *table = instance->table;
-    const struct instance *user;
-    struct error why;
-    char hidden[32] = ""; /* of none: others took it out of the store, and there is nothing left */
-    int r = 0;
     pthread_mutex_lock(&table->lock);
     instance_settle(instance);
-    if (instance->removed)
-        r = error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    else if (instance->busy)
-        r = instance_busy(instance, err);
-    else if (instance->vmm)
-        r = error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",
-                      instance->id, instance_state_names[instance->state]);
-    else if ((user = instances_overlay_locked(table, instance->uuid, &instance->machine)))
-        r = error_set(err, EBUSY,
-                      "the disks of %s are needed by those of its fork %s: remove the fork first",
-                      instance->id, user->id);
-    else if ((user = mapped_by(instance)))
-        r = error_set(err, EBUSY,
-                      "the memory of %s is in use by its fork %s: stop the fork first, or put it "
-                      "into standby",
-                      instance->id, user->id);
-    else if ((r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id, hidden,
-                                  err)) == -ENOENT)
+    int r = removable(instance, err);
+    if (r == 0 && vanished)
+        r = check_vanished(instance, err);
+    else if (r == 0 &&
+             (r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id,
+                                  instance_directory(instance), ret_hidden, err)) == -ENOENT)
         r = 0;
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
@@ -207,12 +229,31 @@ int instance_remove(struct instance *instance, struct error *err)
         instance_tell(instance, INSTANCE_REMOVED, instance->state);
     }
     pthread_mutex_unlock(&table->lock);
+    return r;
+}
+
+static int remove_instance(struct instance *instance, bool vanished, struct error *err)
+{
+    const struct instances_setup *setup = &instance->table->setup;
+    struct error why;
+    char hidden[STORE_HIDDEN_SIZE] = "";
+    int r = remove_from_table(instance, vanished, hidden, err);
     if (r < 0)
         return r;
-    store_notes_tidy(table->setup.store, STORE_INSTANCES); /* of its record */
+    store_notes_tidy(setup->store, STORE_INSTANCES); /* of its record */
     image_remove(instance->image);
-    if (hidden[0] && store_erase(table->setup.store, STORE_INSTANCES, hidden, &why) < 0)
-        table->setup.complain(table->setup.context, why.text);
+    if (hidden[0] && store_erase(setup->store, STORE_INSTANCES, hidden, &why) < 0)
+        setup->complain(setup->context, why.text);
     instance_unref(instance);
     return 0;
+}
+
+int instance_remove(struct instance *instance, struct error *err)
+{
+    return remove_instance(instance, false, err);
+}
+
+int instance_remove_vanished(struct instance *instance, struct error *err)
+{
+    return remove_instance(instance, true, err);
 }

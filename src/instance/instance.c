@@ -231,6 +231,13 @@ bool instance_is_standby(struct instance *instance)
     return instance_state(instance) == INSTANCE_STANDBY;
 }
 
+struct file_id instance_directory(const struct instance *instance)
+{
+    struct stat st = {0};
+    fstat(instance->image->directory_fd, &st);
+    return file_id_of(&st);
+}
+
 bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
                           const char *other)
 {

@@ -63,7 +63,8 @@ struct instance {
 
     bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
-    bool gone; /* its directory was not in the store at the last look (vanished.c) */
+    int vanished; /* at the last look at the store its directory was not there: -errno of
+                     store_entry_check(); else 0 (vanished.c) */
     bool busy;
     bool settling; /* busy, but in its new state: only recording that; who wants it waits */
     int cancel_fd; /* eventfd of the transition under way, or -1; readable when `cancelled` */
@@ -112,9 +113,9 @@ struct instances_setup {
     size_t binary_count;
     void (*changed)(void *context, const char *id);
     void (*complain)(void *context, const char *text);
-    /* Others took its directory out of the store, and nothing of it runs: it is to be removed.
-     * Called again until it is. NULL: nobody removes it. */
-    void (*vanished)(void *context, const char *id);
+    /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
+     * instance_remove_vanished(). Called again until it is. NULL: nobody removes it. */
+    void (*vanished)(void *context, const char *id, uint64_t serial);
     void *context;
     /* Called with the lock held, so that what is told comes in the order in which it happened: may
      * read the instance, takes no lock of fs/ or here. NULL: nobody is told. */
@@ -238,8 +239,11 @@ int instance_take_private(struct instance *instance, bool from_running, struct s
 /* EBUSY while a fork of it has an overlay over its disks. */
 int instances_check_overlays(struct instances *instances, struct snapshot *snapshot,
                              struct error *err);
-/* rmdir. EBUSY unless created, standby or stopped. */
+/* rmdir. EBUSY unless created, standby or stopped, and if another directory lies in the store. */
 int instance_remove(struct instance *instance, struct error *err);
+/* The same of one whose directory others took out of the store, and nothing in that is touched.
+ * EEXIST: it is there again; EBUSY: another one is. */
+int instance_remove_vanished(struct instance *instance, struct error *err);
 
 /* The text of `info`. Returns owned. */
 char *instance_info(struct instance *instance);

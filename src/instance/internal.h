@@ -22,6 +22,7 @@ int instance_set_directory(struct instance *instance, int fd, struct error *err)
 /* With the lock held: it has no owner any more. */
 void instance_release(struct instance *instance);
 struct vmm_context instance_own_context(const struct instance *instance);
+struct file_id instance_directory(const struct instance *instance);
 bool instance_has(const struct instance *instance, const char *name);
 /* Are these two one file? */
 bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,

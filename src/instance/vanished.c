@@ -2,10 +2,10 @@
 /*
  * vanished: instances whose directory others took out of the store (rm -r, mv). Once a second the
  * watch looks, if something has come to that folder of the store or gone from it since. Those of
- * which nothing runs are removed; of those that run it is told.
+ * which nothing runs are removed; of those that run it is told, and of those in whose place another
+ * directory lies, which is never touched.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -14,45 +14,46 @@
 #include "util/cleanup.h"
 
 /* With the lock held. Who is busy is looked at later, and who waits for an ack is hidden yet. */
-static bool is_gone(const struct instance *instance)
+static int check(const struct instance *instance, struct error *err)
 {
-    struct stat st;
-    return instance->published && !instance->busy &&
-           fstatat(instance->table->setup.store->kind_fd[STORE_INSTANCES], instance->id, &st,
-                   AT_SYMLINK_NOFOLLOW) < 0 &&
-           errno == ENOENT;
+    int r = instance->published && !instance->busy
+                ? store_entry_check(instance->table->setup.store, STORE_INSTANCES, instance->id,
+                                    instance_directory(instance), err)
+                : 0;
+    return r == -ENOENT || r == -EBUSY ? r : 0;
 }
 
-/* With the lock held; once. */
-static void tell_running(struct instance *instance)
+/* With the lock held. */
+static void tell(const struct instance *instance, struct error *why)
 {
-    struct instances *table = instance->table;
-    struct error text;
-    if (instance->gone)
-        return;
-    error_set(&text, ENOENT,
-              "the directory of the instance %s was taken out of the store while its VM runs: put "
-              "it back (mv), or write stopped to its state, which ends the VM and removes the "
-              "instance",
-              instance->id);
-    table->setup.complain(table->setup.context, text.text);
+    const struct instances_setup *setup = &instance->table->setup;
+    if (why->code == ENOENT)
+        error_set(why, ENOENT,
+                  "the directory of the instance %s was taken out of the store while its VM runs: "
+                  "put it back (mv), or write stopped to its state, which ends the VM and removes "
+                  "the instance",
+                  instance->id);
+    setup->complain(setup->context, why->text);
 }
 
-/* The ids of those of which nothing runs. Returns owned, NULL if there is none. */
-static struct snapshot_name *find_gone(struct instances *table, size_t *ret_count)
+/* Those of which nothing runs. Returns owned, NULL if there is none. */
+static struct snapshot_name *find_vanished(struct instances *table, size_t *ret_count)
 {
     size_t count = 0;
+    struct error why;
     table->gone = false;
     pthread_mutex_lock(&table->lock);
     struct snapshot_name *names = calloc(HASH_COUNT(table->by_id) + 1, sizeof *names);
     for (struct instance *i = table->by_id; i && names; i = i->hh.next) {
-        bool gone = is_gone(i);
-        if (gone && i->vmm)
-            tell_running(i);
-        else if (gone)
-            memcpy(names[count++].id, i->id, sizeof i->id);
-        i->gone = gone;
-        table->gone = table->gone || gone || i->busy;
+        int r = check(i, &why);
+        if (r == -ENOENT && !i->vmm) {
+            memcpy(names[count].id, i->id, sizeof i->id);
+            names[count++].serial = i->serial;
+        } else if (r < 0 && r != i->vanished) {
+            tell(i, &why);
+        }
+        i->vanished = r;
+        table->gone = table->gone || r < 0 || i->busy;
     }
     pthread_mutex_unlock(&table->lock);
     *ret_count = count;
@@ -79,7 +80,7 @@ void instances_look_for_vanished(struct instances *table)
     size_t count;
     if (!table->setup.vanished || (!may_have_changed(table) && !table->gone))
         return;
-    auto_free struct snapshot_name *names = find_gone(table, &count);
+    auto_free struct snapshot_name *names = find_vanished(table, &count);
     for (size_t i = 0; names && i < count; i++)
-        table->setup.vanished(table->setup.context, names[i].id);
+        table->setup.vanished(table->setup.context, names[i].id, names[i].serial);
 }

@@ -62,8 +62,7 @@ static int load(struct snapshots *table, const char *id, int directory_fd, struc
     snapshot->references = 1;
     strncpy(snapshot->id, id, sizeof snapshot->id - 1);
     fstat(fd, &st);
-    snapshot->device = st.st_dev;
-    snapshot->inode = st.st_ino;
+    snapshot->directory = file_id_of(&st);
     int r = store_read_json(fd, "snapshot.json", &snapshot->json, err);
     if (r == 0)
         r = image_create(steal_fd(&fd), "snapshots", id, &table->scans, &snapshot->image, err);
@@ -163,12 +162,11 @@ static int look_at(void *context, const char *id, struct error *err)
 static void drop_vanished(struct snapshots *table)
 {
     struct snapshot *snapshot, *next;
-    struct stat st;
-    int fd = table->store->kind_fd[STORE_SNAPSHOTS];
     pthread_mutex_lock(&table->lock);
     HASH_ITER (hh, table->by_id, snapshot, next) {
-        bool there = fstatat(fd, snapshot->id, &st, AT_SYMLINK_NOFOLLOW) == 0;
-        if (there ? st.st_ino == snapshot->inode && st.st_dev == snapshot->device : errno != ENOENT)
+        int r = store_entry_check(table->store, STORE_SNAPSHOTS, snapshot->id, snapshot->directory,
+                                  NULL);
+        if (r != -ENOENT && r != -EBUSY)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
@@ -320,13 +318,16 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
                   struct error *err)
 {
     char hidden[STORE_HIDDEN_SIZE];
+    struct stat st = {0};
+    fstat(entry->fd, &st);
     int r = store_entry_publish(entry, id, err);
     if (r < 0)
         return r;
     pthread_mutex_lock(&snapshots->looking);
     r = take_in(snapshots, id, err);
     pthread_mutex_unlock(&snapshots->looking);
-    if (r < 0 && store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, hidden, NULL) == 0)
+    if (r < 0 &&
+        store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, file_id_of(&st), hidden, NULL) == 0)
         erase(snapshots, hidden);
     return r;
 }
@@ -388,7 +389,8 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
                       "the snapshot %s is in use by %u running VMs or commits: stop them first",
                       snapshot->id, snapshot->users);
     else
-        r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, hidden, err);
+        r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, snapshot->directory,
+                            hidden, err);
     if (r == 0) {
         snapshot->removed = true;
         HASH_DEL(table->by_id, snapshot);

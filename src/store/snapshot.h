@@ -40,9 +40,8 @@ struct snapshot {
     cJSON *former; /* an array of what `json` was before, which may be in use still; NULL: none */
     uint64_t memory_bytes;
 
-    struct image *image; /* owned; constant */
-    dev_t device;        /* of its directory: another one under the same id is another snapshot */
-    ino_t inode;
+    struct image *image;      /* owned; constant */
+    struct file_id directory; /* another one under the same id is another snapshot */
     bool removed;
     unsigned users;    /* VMMs that map the memory, commits under way */
     UT_hash_handle hh; /* in the table, by id */

@@ -334,16 +334,39 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
                                  store_kind_names[kind], id);
 }
 
+int store_entry_check(const struct store *store, enum store_kind kind, const char *id,
+                      struct file_id directory, struct error *err)
+{
+    struct stat st;
+    if (fstatat(store->kind_fd[kind], id, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_errno(err, errno, "cannot look at %s/%s in the store", store_kind_names[kind],
+                           id);
+    return file_id_equal(file_id_of(&st), directory)
+               ? 0
+               : error_set(err, EBUSY,
+                           "%s/%s in the store is not the directory that is shown, but another "
+                           "one, which somebody put there: move it away (mv), or mount again, and "
+                           "it is shown instead",
+                           store_kind_names[kind], id);
+}
+
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
-                    char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
+                    struct file_id directory, char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
 {
     char name[STORE_HIDDEN_SIZE];
+    int r = store_entry_check(store, kind, id, directory, err);
+    if (r < 0)
+        return r;
     store_hidden_name(STORE_GONE, name);
     fault_point(FAULT_UNPUBLISH_RENAME);
     if (renameat(store->kind_fd[kind], id, store->kind_fd[kind], name) < 0)
         return error_errno(err, errno, "cannot remove %s/%s from the store", store_kind_names[kind],
                            id);
     fault_point(FAULT_UNPUBLISH_RENAMED);
+    if (store_entry_check(store, kind, name, directory, NULL) < 0) { /* replaced just now */
+        rename_to_new(store->kind_fd[kind], name, id);
+        return store_entry_check(store, kind, id, directory, err);
+    }
     memcpy(ret_hidden, name, sizeof name);
     return 0;
 }

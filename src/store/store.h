@@ -108,10 +108,14 @@ void store_entry_discard(struct store_entry *entry);
 int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
                      struct error *err);
 
+/* Is it that directory that lies at the id? ENOENT: nothing does; EBUSY: something else does. */
+int store_entry_check(const struct store *store, enum store_kind kind, const char *id,
+                      struct file_id directory, struct error *err)
+    __attribute__((warn_unused_result));
 /* Takes the entry out of sight at once, without waiting for the disk, and returns the hidden name
- * for store_erase(). */
+ * for store_erase(). ENOENT, EBUSY: it is not that directory, so it stays. */
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
-                    char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
+                    struct file_id directory, char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
     __attribute__((warn_unused_result));
 /* Deletes a hidden entry's files; may take long for large ones. A failure is one to be told of, and
  * no more: the entry is out of sight, and the next start tries again. */

@@ -324,38 +324,6 @@ static void vmm_that_is_killed_leaves_a_stopped_instance(void **state)
     assert_string_equal(info(h, "exit"), "null");
 }
 
-static void await_gone(struct harness *h, const char *path)
-{
-    char command[128];
-    snprintf(command, sizeof command,
-             "for ((i = 0; i < 600; i++)); do [ -e $M/%s ] || exit 0; sleep 0.05; done; exit 1",
-             path);
-    (void)h;
-    assert_shell("bash", command, 0);
-}
-
-/* Such as by rm -rf. While its VM runs, it stays; and then nothing is left of it. */
-static void instance_that_was_taken_out_of_the_store_vanishes(void **state)
-{
-    struct harness *h = *state;
-    boot(h);
-    pid_t pid = atoi(info(h, "pid"));
-    auto_close int vmm = pidfd_open(pid, 0);
-    assert_works(vmm);
-    assert_shell("bash", "rm -rf $S/instances/x", 0);
-    assert_errno(rmdir(harness_path(h, "instances/x")) < 0 ? errno : 0, EBUSY);
-    harness_await(h, h->log, "the directory of the instance x was taken out of the store");
-    assert_works(access(file(h, "state"), F_OK));
-    assert_errno(harness_write(file(h, "state"), "stopped"), 0);
-    assert_int_equal(poll(&(struct pollfd){.fd = vmm, .events = POLLIN}, 1, 0), 1);
-    await_gone(h, "instances/x");
-    boot(h); /* the id is free */
-    harness_put(file(h, "state"), "stopped");
-    assert_shell("bash", "rm -rf $S/instances/x", 0);
-    await_gone(h, "instances/x");
-    assert_shell("bash", "[ -z \"$(ls instances)\" ]", 0);
-}
-
 /* The next daemon would know nothing of it, and end it. */
 static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
 {
@@ -485,7 +453,6 @@ int main(void)
         lifecycle_test(state_and_info_when_polled_tell_of_changes),
         lifecycle_test(state_when_it_changes_can_be_acted_on),
         lifecycle_test(vmm_that_is_killed_leaves_a_stopped_instance),
-        lifecycle_test(instance_that_was_taken_out_of_the_store_vanishes),
         lifecycle_test(boot_that_cannot_be_put_on_record_is_taken_back),
         lifecycle_test(daemon_that_starts_ends_nobody_who_looks_around_in_the_store),
         lifecycle_test(boot_of_what_qemu_refuses_says_its_words),

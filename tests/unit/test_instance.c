@@ -363,6 +363,24 @@ static void fork_when_its_vmm_dies_while_it_is_published_is_stopped(void **state
     snapshot_unref(parts.source);
 }
 
+static void instance_when_others_took_its_directory_is_removed_and_no_other_erased(void **state)
+{
+    struct world *world = *state;
+    char place[PATH_MAX];
+    snprintf(place, sizeof place, "%s", world_path(world, "store/instances/web-1"));
+    assert_int_equal(instances_create(&world->instances, "web-1", &world->err), 0);
+    struct instance *instance = instances_find(&world->instances, "web-1");
+    assert_int_equal(instance_remove_vanished(instance, &world->err), -EEXIST);
+    assert_int_equal(rename(place, world_path(world, "away")), 0);
+    assert_int_equal(mkdir(place, 0700), 0);
+    assert_int_equal(instance_remove_vanished(instance, &world->err), -EBUSY);
+    assert_int_equal(instance_remove(instance, &world->err), -EBUSY);
+    assert_int_equal(rmdir(place), 0);
+    assert_int_equal(instance_remove_vanished(instance, &world->err), 0);
+    assert_true(world_has(world_path(world, "away/instance.json")));
+    instance_unref(instance);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -378,6 +396,7 @@ int main(void)
         IN_WORLD(fork_when_others_see_it_is_watched_already),
         IN_WORLD(fork_when_it_cannot_be_published_stays_the_callers),
         IN_WORLD(fork_when_its_vmm_dies_while_it_is_published_is_stopped),
+        IN_WORLD(instance_when_others_took_its_directory_is_removed_and_no_other_erased),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -159,6 +159,7 @@ static void snapshot_when_replaced_in_the_store_is_another_one(void **state)
     struct snapshot *first = look_for(world, "base");
     take_away(world, "base", "away");
     import_box(world, "base");
+    assert_int_equal(snapshot_remove(first, &world->err), -EBUSY); /* before anybody looks */
     struct snapshot *second = look_for(world, "base");
     assert_non_null(second);
     assert_ptr_not_equal(first, second);

@@ -400,13 +400,22 @@ static void entry_when_unpublished_is_gone_at_once_and_erased_later(void **state
 {
     struct world *world = *state;
     char hidden[32] = "untouched";
+    struct stat base, other;
     world_open_store(world);
     leave(world, "snapshots/base");
-    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "other", hidden, &world->err),
+    assert_int_equal(stat(world_path(world, "store/snapshots/base"), &base), 0);
+    assert_int_equal(stat(world_path(world, "store/snapshots"), &other), 0);
+    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "base", file_id_of(&other),
+                                     hidden, &world->err),
+                     -EBUSY);
+    assert_string_equal(listed(world, STORE_SNAPSHOTS), "base ");
+    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "other", file_id_of(&base),
+                                     hidden, &world->err),
                      -ENOENT);
     assert_string_equal(hidden, "untouched");
     assert_non_null(strstr(world->err.text, "snapshots/other"));
-    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "base", hidden, &world->err),
+    assert_int_equal(store_unpublish(&world->store, STORE_SNAPSHOTS, "base", file_id_of(&base),
+                                     hidden, &world->err),
                      0);
     assert_string_equal(listed(world, STORE_SNAPSHOTS), "");
     assert_int_equal(store_open_entry(&world->store, STORE_SNAPSHOTS, "base", &world->err),
