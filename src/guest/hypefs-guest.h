@@ -2,9 +2,9 @@
 /*
  * hypefs-guest: mailboxes, for programs inside a VM.
  *
- * A program plants mailboxes in its memory (arm) and waits. The VM is snapshotted; later the host
- * forks it, and a clone of the program wakes up with a payload in its hands: a JSON object that
- * says who this clone is.
+ * A program makes mailboxes in its memory (arm) and waits. The VM is snapshotted. Later the host
+ * forks it, and each clone of the program finds a payload in a mailbox: a JSON object that says
+ * what this clone is to be.
  *
  *     struct hypefs_mailbox *box, *full;
  *     int r = hypefs_mailbox_arm("app.identity.v1", NULL, 0, &box);
@@ -17,13 +17,15 @@
  *     }
  *     hypefs_mailbox_close(box);
  *
- * A mailbox is armed (the host may deliver), pending (the host has delivered) or in hand (wait has
- * taken the payload out; until rearm or fail nothing can be delivered).
+ * A mailbox has one of three states. Armed: the host may deliver. Pending: the host has delivered.
+ * In hand: hypefs_mailbox_wait() has taken the payload out; nothing can be delivered until
+ * hypefs_mailbox_rearm() or hypefs_mailbox_fail() is called.
  *
  * Functions return 0 or a negative errno, and set outputs only on success. Different mailboxes may
- * be used by different threads, one mailbox by one thread at a time. A mailbox belongs to the
- * process that armed it: after fork() the child does not have its memory and must not pass it to
- * any of these functions, close included. Nothing here starts threads or handles signals.
+ * be used by different threads, but one mailbox only by one thread at a time. A mailbox belongs to
+ * the process that armed it: after fork() the child does not have its memory, and must not pass it
+ * to any of these functions, not even to hypefs_mailbox_close(). No function here starts threads or
+ * handles signals.
  */
 #ifndef HYPEFS_GUEST_H
 #define HYPEFS_GUEST_H
@@ -50,28 +52,29 @@ struct hypefs_mailbox;
 /*
  * Makes a mailbox and arms it, in a locked page of its own.
  *
- * `name`: 1 to 64 of A-Z a-z 0-9 . _ : - but not "." or "..". The host finds the mailbox by it; one
- * name should be armed once in a VM.
- * `token`: 1 to 128 bytes, no NUL, not all white space: who knows it can deliver even where the
- * name is not unique. NULL (with token_size 0): 128 random bits, as 32 hex digits.
+ * `name`: 1 to 64 of A-Z a-z 0-9 . _ : - but not "." or "..". The host finds the mailbox by its
+ * name. Arm each name only once in a VM.
+ * `token`: 1 to 128 bytes, no NUL, not all white space. A host that gives the token can deliver
+ * even if the name is not unique. NULL (with token_size 0) stands for 128 random bits, as 32 hex
+ * digits.
  *
- * -EINVAL: name or token is not valid. -ENOMEM, -EPERM, -EAGAIN: no memory, or it cannot be locked
- * (RLIMIT_MEMLOCK: one page for each mailbox); a page that can be swapped out cannot be found by
- * the host, so there is no mailbox without the lock.
- * The caller owns *ret: hypefs_mailbox_close().
+ * -EINVAL: name or token is not valid. -ENOMEM, -EPERM, -EAGAIN: there is no memory, or it cannot
+ * be locked (RLIMIT_MEMLOCK: one page for each mailbox). The host cannot find a page that was
+ * swapped out, so a page that cannot be locked does not become a mailbox. The caller owns *ret, and
+ * frees it with hypefs_mailbox_close().
  */
 HYPEFS_GUEST_API int hypefs_mailbox_arm(const char *name, const void *token, size_t token_size,
                                         struct hypefs_mailbox **ret);
 
 /*
- * The same for the VM's resume-network mailbox, whose payload says which addresses this clone has:
+ * The same for the VM's resume-network mailbox, whose payload says which addresses this clone gets:
  *     {"interface_name":"eth0","mac":"02:…","ipv4":"10.0.0.7","prefix":24,"gateway":"10.0.0.1"}
- * Applying it is up to the caller, as with any payload (`hypefs-guest --network` does it), and all
- * functions below are used in the same way. It should be armed once in a VM, and be the first of
- * the mailboxes that are waited for: other payloads may need the network.
+ * The caller has to apply it, as any other payload (`hypefs-guest --network` does so), and uses all
+ * functions below in the same way. Arm it only once in a VM, and pass it first to
+ * hypefs_mailbox_wait(), because other payloads may need the network.
  *
- * It has no name. `token`: 1 to 30 bytes, otherwise as above. NULL (with token_size 0): 120 random
- * bits, as 30 hex digits, for which there is room.
+ * It has no name. `token`: 1 to 30 bytes, otherwise as above. NULL (with token_size 0) stands for
+ * 120 random bits, as 30 hex digits.
  */
 HYPEFS_GUEST_API int hypefs_network_arm(const void *token, size_t token_size,
                                         struct hypefs_mailbox **ret);
@@ -81,12 +84,12 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_name(const struct hypefs_mailbox *bo
 
 /*
  * Waits until one of `count` mailboxes is pending and takes its payload in hand: *ret is that
- * mailbox. Those that come first in `boxes` are looked at first; those in hand already are left
- * out. The frames are looked at every 2 ms; more often just after a payload, and then less often.
+ * mailbox. Mailboxes are checked in the order of `boxes`; those that are in hand already are
+ * skipped. They are checked every 2 ms; more often just after a payload, and then less often.
  *
- * `timeout_ms`: 0 looks once, -1 (or any negative number) waits for ever.
- * A delivery whose length is not 1 to 3832 bytes (for the network mailbox 4024) is refused here and
- * the wait goes on.
+ * `timeout_ms`: 0 checks once, -1 (or any negative number) waits for ever.
+ * A delivery whose length is not 1 to 3832 bytes (for the network mailbox 4024) is refused, and the
+ * wait goes on.
  *
  * -ETIMEDOUT. -EINTR: a signal handler ran. -EINVAL: no mailboxes, or all of them are in hand.
  */
@@ -94,9 +97,9 @@ HYPEFS_GUEST_API int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, si
                                          int timeout_ms, struct hypefs_mailbox **ret);
 
 /*
- * The payload in hand, exactly as the host delivered it, with a NUL behind it; NULL if there is
- * none. `ret_size` (may be NULL) is its size in bytes, at least 1, the NUL not counted.
- * Valid until rearm, fail or close, which wipe it.
+ * Returns the payload in hand, exactly as the host delivered it, with a NUL after it; NULL if there
+ * is none. `ret_size` (may be NULL) is its size in bytes, at least 1, without the NUL. The payload
+ * is valid until rearm, fail or close, which wipe it.
  */
 HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box,
                                                     size_t *ret_size);
@@ -104,30 +107,30 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox 
 /*
  * Tells the host that the payload in hand is in use: one UDP datagram to the port that the payload
  * names ("ack_port"), with its "ack_key" if there is one; for the network mailbox also with the
- * payload's "mac" and "ipv4". Without "ack_port" the host is not waiting: nothing is sent, 0. The
- * payload stays in hand.
+ * payload's "mac" and "ipv4". Without "ack_port" the host does not wait for a datagram: then
+ * nothing is sent, and the result is 0. The payload stays in hand.
  *
  * `address`: the host's IPv4 or IPv6 address, in numbers. NULL: the IPv4 default gateway.
  *
- * 0 says that it was sent, not that it arrived. -EINVAL: nothing in hand, or a bad address.
+ * 0 means that it was sent, not that it arrived. -EINVAL: nothing in hand, or a bad address.
  * -ENETUNREACH: no default gateway. Others of open(2), socket(2) and sendto(2).
  */
 HYPEFS_GUEST_API int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address);
 
 /*
  * Refuses the payload in hand: leaves `reason` in the frame for the host to read, arms the mailbox
- * again, and tells the host as hypefs_mailbox_ack() would. In `reason` white space becomes a blank
- * ('_' in the datagram), control characters are dropped, what is not UTF-8 becomes '?', and it ends
- * after 512 bytes at the latest; NULL or empty: "unspecified".
+ * again, and sends a datagram under the same conditions as hypefs_mailbox_ack(). In `reason`, white
+ * space becomes a blank ('_' in the datagram), control characters are dropped, what is not UTF-8
+ * becomes '?', and what exceeds 512 bytes is cut. NULL or "" stands for "unspecified".
  *
- * Errors as for hypefs_mailbox_ack(); but for -EINVAL with nothing in hand, the refusal is in the
- * frame even then.
+ * Errors are those of hypefs_mailbox_ack(). The refusal is in the frame even after an error, unless
+ * it was -EINVAL because nothing is in hand.
  */
 HYPEFS_GUEST_API int hypefs_mailbox_fail(struct hypefs_mailbox *box, const char *reason,
                                          const char *address);
 
-/* What tells this clone from its siblings, which the host puts into payloads if it was asked to
- * ("identity"): the member "fork". */
+/* What makes this clone differ from the other clones: the member "fork" of its payloads. The host
+ * adds it if the fork has the option "identity". */
 #define HYPEFS_IDENTITY_SEED_SIZE 32
 struct hypefs_identity {
     char id[64];                                   /* of the instance, on the host */
@@ -136,24 +139,24 @@ struct hypefs_identity {
     int64_t time_ns;                               /* the host's wall clock, since 1970 */
 };
 
-/* Reads it from the payload in hand. -ENOENT: there is none. -EINVAL: it is not as the host writes
- * it, or nothing is in hand. */
+/* Reads that member from the payload in hand. -ENOENT: the payload has none. -EINVAL: it is not as
+ * the host writes it, or nothing is in hand. */
 HYPEFS_GUEST_API int hypefs_identity_read(const struct hypefs_mailbox *box,
                                           struct hypefs_identity *ret);
 
 /*
- * Makes the kernel's random numbers differ from those of other clones from now on (the seed is
- * added to its pool, and its generator reseeded), then sets the wall clock. To be done before
- * anything that needs either, and once for each generation: of several payloads all have the same
- * member, and the clock does not stand still between them. Random generators inside of processes
- * stay as they were saved.
+ * Makes the kernel's random numbers differ from those of other clones from now on (it adds the seed
+ * to the kernel's pool and reseeds the generator), then sets the wall clock. Call it before
+ * anything that needs either of them, and only once for each generation: all payloads of a fork
+ * have the same member, and a second call would set the clock back. Random generators inside
+ * processes stay as they were saved.
  *
- * Errors of open(2) and ioctl(2) on /dev/urandom and of clock_settime(2), -EPERM above all
- * (CAP_SYS_ADMIN and CAP_SYS_TIME are needed).
+ * Errors are those of open(2) and ioctl(2) on /dev/urandom and of clock_settime(2), most often
+ * -EPERM (CAP_SYS_ADMIN and CAP_SYS_TIME are needed).
  */
 HYPEFS_GUEST_API int hypefs_identity_apply(const struct hypefs_identity *identity);
 
-/* Wipes the payload in hand and arms the mailbox again. With nothing in hand: does nothing. */
+/* Wipes the payload in hand and arms the mailbox again. Does nothing if nothing is in hand. */
 HYPEFS_GUEST_API void hypefs_mailbox_rearm(struct hypefs_mailbox *box);
 
 /*
