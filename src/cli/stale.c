@@ -5,12 +5,14 @@
 #include <fcntl.h>
 #include <mntent.h>
 #include <poll.h>
+#include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -39,54 +41,69 @@ static char *canonical(const char *path)
     return ret;
 }
 
-bool stale_is_mounted(const char *path, const char *type)
+/* 1, 0 or -errno. */
+static int is_mounted(const char *path, const char *type, struct error *err)
 {
     char buffer[8192];
     struct mntent entry;
     bool found = false;
     FILE *mounts = setmntent("/proc/self/mounts", "re");
-    while (mounts && getmntent_r(mounts, &entry, buffer, sizeof buffer))
+    if (!mounts)
+        return error_errno(err, errno, "cannot read /proc/self/mounts");
+    while (getmntent_r(mounts, &entry, buffer, sizeof buffer))
         if (strcmp(entry.mnt_dir, path) == 0)
             found = strncmp(entry.mnt_type, type, strlen(type)) == 0;
-    if (mounts)
-        endmntent(mounts);
+    endmntent(mounts);
     return found;
 }
 
-static bool is_ours(const char *path)
+bool stale_is_mounted(const char *path, const char *type)
 {
-    return stale_is_mounted(path, "fuse.hypefs");
+    return is_mounted(path, type, NULL) > 0;
+}
+
+static int is_ours(const char *path, struct error *err)
+{
+    return is_mounted(path, "fuse.hypefs", err);
 }
 
 /*
  * stat(), in a process of its own: a daemon that is stopped or hangs does not answer, and who has
- * asked it may not be killed then. 0, or what stat() failed with; ETIMEDOUT at the deadline.
+ * asked it may not be killed then. 0, or what stat() failed with; ETIMEDOUT at the deadline;
+ * -errno: it could not be asked.
  */
-static int ask(const char *path, double deadline_ms)
+static int ask(const char *path, double deadline_ms, struct error *err)
 {
     struct stat st;
     siginfo_t info = {0};
-    pid_t pid = fork();
+    auto_close int pidfd = -1;
+    /* As fork(), but there is no child without a descriptor of it. */
+    pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
     if (pid == 0) {
         setsid();
         _exit(stat(path, &st) == 0 ? 0 : errno);
     }
-    auto_close int pidfd = pid < 0 ? -1 : pidfd_open(pid, 0);
-    if (pidfd < 0)
-        return errno;
+    if (pid < 0)
+        return error_errno(err, errno, "cannot ask the hypefs that is mounted there");
     if (process_poll(&pidfd, 1, deadline_ms) <= 0) {
         process_kill(pid, pidfd, 0, NULL);
         return ETIMEDOUT;
     }
-    return waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 ? errno : info.si_status;
+    if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0 || info.si_code != CLD_EXITED)
+        return error_set(err, EIO,
+                         "the process that asked the hypefs that is mounted there was killed");
+    return info.si_status;
 }
 
-/* -errno: one cannot be cleared. */
+/* -errno: one cannot be cleared, or it is not known what is there. */
 static int look(const char *path, double deadline_ms, struct error *err)
 {
-    if (!is_ours(path))
-        return NONE;
-    int code = ask(path, deadline_ms);
+    int r = is_ours(path, err);
+    if (r <= 0)
+        return r < 0 ? r : NONE;
+    int code = ask(path, deadline_ms, err);
+    if (code < 0)
+        return code;
     if (code == 0)
         return ANSWERS;
     if (code == ETIMEDOUT)
@@ -96,8 +113,8 @@ static int look(const char *path, double deadline_ms, struct error *err)
     auto_free char *output = NULL;
     char *argv[] = {(char[]){"fusermount3"}, (char[]){"-u"}, (char[]){"-z"},
                     (char[]){"--"},          (char *)path,   NULL};
-    int r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
-    return r == 0 || !is_ours(path) ? NONE : r;
+    r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
+    return r == 0 || is_ours(path, NULL) == 0 ? NONE : r;
 }
 
 int stale_clear(const char *mountpoint, struct error *err)

@@ -17,7 +17,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 
 #include "cli/stale.h"
 #include "util/cleanup.h"
@@ -265,6 +267,40 @@ static void mount_when_its_daemon_does_not_answer_is_busy_in_other_words(void **
     assert_non_null(strstr(place->err.text, "does not answer"));
 }
 
+/* With each number of descriptors that are too few: a failure to look is no free place. */
+static void mount_when_descriptors_are_missing_is_not_taken_for_none(void **state)
+{
+    enum { ENOUGH = 6 };
+    struct place *place = *state;
+    pthread_t thread;
+    struct rlimit before, limit;
+    int r = -EMFILE, missing, free_fd;
+    bool child_is_left = false;
+    mount_fuse(place, "fuse.hypefs");
+    assert_int_equal(pthread_create(&thread, NULL, serve, &place->fuse), 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    free_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+    close(free_fd);
+    while (waitpid(-1, NULL, 0) > 0) /* those of other tests, which were killed */
+        ;
+    held_up_ms = 700; /* nobody waits for long */
+    for (missing = ENOUGH; missing > 0 && r == -EMFILE && !child_is_left; missing--) {
+        limit = (struct rlimit){(rlim_t)(free_fd + ENOUGH - missing), before.rlim_max};
+        setrlimit(RLIMIT_NOFILE, &limit);
+        r = stale_clear(place->path, &place->err);
+        child_is_left = r != -EBUSY && waitpid(-1, NULL, WNOHANG) >= 0;
+    }
+    held_up_ms = 0;
+    setrlimit(RLIMIT_NOFILE, &before);
+    int count = mounted(place, "fuse.hypefs");
+    umount2(place->path, MNT_DETACH);
+    pthread_join(thread, NULL);
+    assert_int_equal(count, 1);
+    assert_int_equal(r, -EBUSY);
+    assert_in_range(missing, 1, ENOUGH - 2);
+    assert_false(child_is_left);
+}
+
 static void wait_when_it_is_held_up_ends(void **state)
 {
     struct place *place = *state;
@@ -293,6 +329,7 @@ int main(void)
         PLACE(path_when_nothing_is_mounted_there_is_left_alone),
         PLACE(mount_when_its_daemon_answers_is_busy),
         PLACE(mount_when_its_daemon_does_not_answer_is_busy_in_other_words),
+        PLACE(mount_when_descriptors_are_missing_is_not_taken_for_none),
         PLACE(wait_when_it_is_held_up_ends),
     };
     if (access("/dev/fuse", R_OK | W_OK) < 0 || enter_namespace(NULL) < 0) {
