@@ -154,7 +154,7 @@ static void report_size(struct harness *h, const struct size *size, const struct
     bench_report(&(struct bench_line){
         .name = harness_format(h, "fork of %d MiB: FUSE and records", size->mib),
         .unit = "ms",
-        .note = "what of the commit's time is not in `timings_ms`",
+        .note = "the part of the commit's time that is not in `timings_ms`",
         .ours = &size->outside});
     bench_report(&(struct bench_line){.name = harness_format(h, "fork of %d MiB: disk", size->mib),
                                       .unit = "KiB",
