@@ -203,6 +203,7 @@ void fs_release(struct fs *fs, struct handle *handle)
     objects_lock(&fs->objects);
     if (is_stream(handle))
         stream_leave(&fs->stream);
+    job_unref(handle->check);
     job_unref(handle->retry);
     handle_unregister(handle);
     objects_unlock(&fs->objects);

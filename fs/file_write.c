@@ -31,9 +31,9 @@ static int handle_refuse(struct handle *handle, const struct error *err)
     return -err->code;
 }
 
-static void forget_retry(struct handle *handle)
+static void forget_check(struct handle *handle)
 {
-    job_unref(steal_pointer(handle->retry));
+    job_unref(steal_pointer(handle->check));
 }
 
 /* What the text names is checked by a job, because it may have to wait. */
@@ -50,14 +50,16 @@ static int files_check_run(struct job *job)
                                                  &job->error);
 }
 
-/* Nobody's any more where the handle was written to or closed since, by a write that got EINTR. */
+/* Nobody's any more where the handle was written to or closed since. With nobody who waits for it,
+ * the write got EINTR, and so does the flush, whatever came of the check. */
 static void files_check_finish(struct job *job)
 {
+    const struct objects *objects = job->object->objects;
     struct handle *handle;
-    DL_SEARCH_SCALAR(job->object->objects->handles, handle, retry, job);
-    if (!handle)
+    DL_SEARCH_SCALAR(objects->handles, handle, check, job);
+    if (!handle || !waiters_have(&objects->fs->waiters, job))
         return;
-    forget_retry(handle);
+    forget_check(handle);
     if (handle->place.object->removed)
         job->result = -ENODEV;
     else if (job->result < 0)
@@ -88,8 +90,8 @@ static int check_files(struct fs *fs, struct handle *handle, struct waiter *wait
         job_unref(&check->job);
         return r;
     }
-    handle->retry = &check->job;
-    waiter_begin(&fs->waiters, handle->retry, handle, waiter);
+    handle->check = &check->job;
+    waiter_begin(&fs->waiters, handle->check, handle, waiter);
     return FS_LATER;
 }
 
@@ -150,7 +152,7 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     }
     if (offset < 0 || at > handle->size)
         return -EINVAL;
-    forget_retry(handle);
+    forget_check(handle);
     handle->dirty = true;
     if (__builtin_add_overflow(at, size, &end) || end > max) {
         error_set(&err, EFBIG, "more than %zu bytes", max);
@@ -200,7 +202,7 @@ static int command(struct fs *fs, struct handle *handle, const char *bytes, size
     if (again && handle->failed)
         return handle->failed;
     if (!again)
-        forget_retry(handle);
+        job_unref(steal_pointer(handle->retry));
     struct job *job = steal_pointer(handle->retry);
     handle->failed = 0;
     memcpy(handle->command, text, sizeof text);
@@ -237,8 +239,8 @@ static int take_effect(struct handle *handle, pid_t tid)
     const struct file_type *type = handle->place.entry->file;
     struct document *document = type->document(&handle->place);
     struct error err = {0};
-    bool checked = !handle->retry;
-    forget_retry(handle);
+    bool checked = !handle->check;
+    forget_check(handle);
     int complete = checked ? check_text(handle, &err)
                            : error_set(&err, EINTR, "the write was interrupted: write it again");
     if (complete < 0)
@@ -268,7 +270,7 @@ int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
     else if (handle->dirty)
         r = handle->place.entry->file->may_write(&handle->place);
     /* With a write under way it is of a copy of the descriptor, as each exec() closes some. */
-    bool dirty = handle->dirty && !(handle->retry && waiters_have(&fs->waiters, handle->retry));
+    bool dirty = handle->dirty && !(handle->check && waiters_have(&fs->waiters, handle->check));
     if (dirty) /* taking effect may let go of the lock, and more be written */
         handle->dirty = false;
     if (r == 0 && dirty)
@@ -281,7 +283,7 @@ static int truncate_handle(struct handle *handle, size_t size)
 {
     if (size > handle->size)
         return -EINVAL;
-    forget_retry(handle);
+    forget_check(handle);
     int r = size == 0 ? document_begin(handle->place.entry->file->document(&handle->place)) : 0;
     if (r < 0)
         return r;

@@ -35,11 +35,11 @@ struct handle {
     int refused; /* errno, or 0 */
     pid_t opener_tid, opener_pid;
 
-    /* The job of the last write: of a command file, if waiting for it ended with EINTR; of a
-     * collected one while what the text names is checked. Counted. */
-    struct job *retry;
+    struct job *check; /* of what the text names, after the last write: it is under way, or that
+                          write got EINTR. Counted */
 
-    /* Command files: the last text. */
+    /* Command files: the last text; and its job, if waiting for that ended with EINTR. Counted. */
+    struct job *retry;
     char command[STORE_ID_MAX + 2];
     int failed; /* of a file_type with `once`: what that text got, or 0 */
 

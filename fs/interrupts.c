@@ -9,11 +9,11 @@
 
 enum { LOOK_AGAIN_MS = 100 };
 
-/* A write of the same text through the same open file gets the outcome. */
+/* A write of the same command through the same open file gets the outcome. */
 static void end_wait(struct waiters *waiters, struct waiter *waiter)
 {
     struct job *job = waiter->job;
-    if (job) {
+    if (job && waiter->handle->place.entry->file->command) {
         job_unref(waiter->handle->retry);
         waiter->handle->retry = job_ref(job);
     }

@@ -66,6 +66,47 @@ static void config_when_refused_says_why_and_stops_a_boot(void **state)
     tree_assert_text(tree, ONE "state", "created\n");
 }
 
+static struct gate *check_may_end; /* NULL: at once */
+
+int __real_config_check_files(const struct store *store, const char *text, size_t size,
+                              struct error *err);
+int __wrap_config_check_files(const struct store *store, const char *text, size_t size,
+                              struct error *err);
+int __wrap_config_check_files(const struct store *store, const char *text, size_t size,
+                              struct error *err)
+{
+    if (check_may_end)
+        gate_wait(check_may_end, FIXTURE_FAR_MS);
+    return __real_config_check_files(store, text, size, err);
+}
+
+/* What the text names turns out to be good before the file is closed. */
+static void config_when_its_write_was_interrupted_is_not_taken(void **state)
+{
+    static const char text[] = "{\"vcpus\":2}";
+    enum { NO_THREAD = INT_MAX };
+    struct tree *tree = *state;
+    struct caller caller;
+    struct gate gate;
+    gate_init(&gate);
+    check_may_end = &gate;
+    struct handle *handle = tree_open(tree, ONE "config", O_WRONLY | O_TRUNC);
+    caller_init(&caller);
+    caller.waiter.tid = NO_THREAD; /* it waits no more */
+    int r = fs_write(tree->fs, handle, text, strlen(text), 0, false, &caller.waiter);
+    fs_interrupt(tree->fs, &caller);
+    r = caller_wait(&caller, r);
+    gate_post(&gate);
+    fs_stop(tree->fs); /* waits for the check */
+    check_may_end = NULL;
+    gate_finish(&gate);
+    assert_int_equal(r, -EINTR);
+    assert_int_equal(tree_flush(tree, handle), -EINTR);
+    fs_release(tree->fs, handle);
+    tree_assert_has(tree, ONE "error", "config: the write was interrupted");
+    tree_assert_has(tree, ONE "info", "\"vcpus\": 1");
+}
+
 static void leave(struct tree *tree, const char *id, const char *state, const char *vmm)
 {
     auto_free char *json = NULL;
@@ -379,6 +420,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH_ONE(config_when_written_takes_effect_at_the_flush),
         WITH_ONE(config_when_refused_says_why_and_stops_a_boot),
+        WITH_ONE(config_when_its_write_was_interrupted_is_not_taken),
         WITH_ONE(config_when_the_instance_is_not_at_rest_is_busy),
         WITH_ONE(state_when_written_changes_or_says_why_not),
         WITH_ONE(snapshot_when_written_publishes_or_says_why_not),
