@@ -12,8 +12,6 @@
 #include "mailbox/address.h"
 #include "util/cleanup.h"
 
-enum { INTERFACE_NAME_MAX = 15, MAC_BYTES = 6 };
-
 struct network_members {
     char *interface_name, *mac, *ipv4, *gateway, *token, *token_hex;
     int64_t prefix;
@@ -33,38 +31,11 @@ static const struct json_field network_fields[] = {
 };
 #undef MEMBER
 
-static bool is_interface_name(const char *name)
-{
-    static const char allowed[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
-    size_t size = strlen(name);
-    return size >= 1 && size <= INTERFACE_NAME_MAX && strspn(name, allowed) == size &&
-           strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
-}
-
-/* Six pairs of hex digits; one device's own: not all zero, no group's. */
-static bool is_mac(const char *mac)
-{
-    unsigned bytes[MAC_BYTES];
-    int used = 0;
-    return strlen(mac) == MAC_BYTES * 3 - 1 &&
-           strspn(mac, "0123456789abcdefABCDEF:") == strlen(mac) &&
-           sscanf(mac, "%2x:%2x:%2x:%2x:%2x:%2x%n", &bytes[0], &bytes[1], &bytes[2], &bytes[3],
-                  &bytes[4], &bytes[5], &used) == MAC_BYTES &&
-           used == MAC_BYTES * 3 - 1 && (bytes[0] & 1) == 0 &&
-           (bytes[0] | bytes[1] | bytes[2] | bytes[3] | bytes[4] | bytes[5]) != 0;
-}
-
-static bool parse_ipv4(const char *address, struct in_addr *ret)
-{
-    return inet_pton(AF_INET, address, ret) == 1 && address_is_host(*ret);
-}
-
 /* What the guest would refuse. */
 static int check_addresses(const struct network_members *members, struct error *err)
 {
     struct in_addr address, gateway;
-    if (!parse_ipv4(members->ipv4, &address))
+    if (!address_parse_host(members->ipv4, &address))
         return error_set(err, EINVAL, "\"ipv4\" must be a host's IPv4 address, as in 10.0.0.7");
     if (!address_is_host_in(address, (unsigned)members->prefix))
         return error_set(err, EINVAL,
@@ -72,7 +43,7 @@ static int check_addresses(const struct network_members *members, struct error *
                          "network's own or its broadcast address");
     if (!members->gateway)
         return 0;
-    if (!parse_ipv4(members->gateway, &gateway))
+    if (!address_parse_host(members->gateway, &gateway))
         return error_set(err, EINVAL, "\"gateway\" must be a host's IPv4 address, as in 10.0.0.1");
     if (gateway.s_addr == address.s_addr)
         return error_set(err, EINVAL, "\"gateway\" must be another host than \"ipv4\"");
@@ -81,12 +52,13 @@ static int check_addresses(const struct network_members *members, struct error *
 
 static int check_members(const struct network_members *members, struct error *err)
 {
-    if (!is_interface_name(members->interface_name))
+    uint8_t mac[ADDRESS_MAC_SIZE];
+    if (!address_is_interface(members->interface_name))
         return error_set(
             err, EINVAL,
             "\"interface_name\" must be 1 to %d letters, digits, \".\", \"_\" or \"-\"",
-            INTERFACE_NAME_MAX);
-    if (!is_mac(members->mac))
+            ADDRESS_INTERFACE_MAX);
+    if (!address_parse_mac(members->mac, mac))
         return error_set(err, EINVAL,
                          "\"mac\" must be the address of one device, as in 02:00:00:00:00:01");
     return check_addresses(members, err);

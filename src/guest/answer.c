@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "util/hex.h"
 #include "util/utf8.h"
 
 enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
@@ -32,16 +33,11 @@ static uint16_t parse_port(struct guest_span value)
     return port <= UINT16_MAX ? (uint16_t)port : 0;
 }
 
-static bool is_hex(char c)
-{
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
-}
-
 static void prepare_key(struct hypefs_mailbox *box)
 {
     guest_member_word(box->payload, box->payload_size, "ack_key", box->ack_key, GUEST_KEY_MAX);
     for (const char *c = box->ack_key; *c; c++)
-        if (!is_hex(*c)) {
+        if (hex_digit(*c) < 0) {
             box->ack_key[0] = '\0';
             return;
         }

@@ -12,24 +12,9 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "util/hex.h"
 
 enum { NS_PER_S = 1000000000 };
-
-static int hex_digit(char c)
-{
-    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-static bool read_seed(const char *hex, unsigned char *ret)
-{
-    for (size_t i = 0; i < HYPEFS_IDENTITY_SEED_SIZE; i++) {
-        int high = hex_digit(hex[2 * i]), low = high < 0 ? -1 : hex_digit(hex[2 * i + 1]);
-        if (low < 0)
-            return false;
-        ret[i] = (unsigned char)(high << 4 | low);
-    }
-    return hex[2 * HYPEFS_IDENTITY_SEED_SIZE] == '\0';
-}
 
 static bool read_time(struct guest_span value, int64_t *ret)
 {
@@ -48,13 +33,15 @@ static bool read_members(struct guest_span fork, struct hypefs_identity *ret)
 {
     char seed[2 * HYPEFS_IDENTITY_SEED_SIZE + 1];
     struct guest_span time;
+    size_t seed_size;
     bool read =
         guest_member_word(fork.text, fork.size, "id", ret->id, sizeof ret->id - 1) && ret->id[0] &&
         guest_member_word(fork.text, fork.size, "generation", ret->generation,
                           sizeof ret->generation - 1) &&
         ret->generation[0] &&
         guest_member_word(fork.text, fork.size, "seed", seed, sizeof seed - 1) &&
-        read_seed(seed, ret->seed) && guest_member_find(fork.text, fork.size, "time", &time) &&
+        hex_decode(seed, ret->seed, sizeof ret->seed, &seed_size) &&
+        seed_size == sizeof ret->seed && guest_member_find(fork.text, fork.size, "time", &time) &&
         read_time(time, &ret->time_ns);
     explicit_bzero(seed, sizeof seed);
     return read;

@@ -2,8 +2,8 @@
 /*
  * internal: what the guest library's files share with each other and with its tests. Not installed.
  *
- * The library needs libc only and links statically; of the host's files it has mailbox/frame and
- * util/utf8, which need no more.
+ * The library needs libc only and links statically; of the host's files it has mailbox/frame,
+ * util/utf8 and util/hex, which need no more.
  */
 #ifndef HYPEFS_GUEST_INTERNAL_H
 #define HYPEFS_GUEST_INTERNAL_H

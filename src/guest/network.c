@@ -16,52 +16,14 @@
 #include "guest/netlink.h"
 #include "mailbox/address.h"
 
-/* Both together leave some of the 5 s that the host waits for the network. */
 /* The first two together leave some of the 5 s that the host waits for the network. */
 enum { MANAGERS_PATIENCE_MS = 3000, LINK_PATIENCE_MS = 1500, ACK_PATIENCE_MS = 2000 };
 
-enum { MAC_TEXT_MAX = 3 * NETWORK_MAC_SIZE - 1 };
+enum { MAC_TEXT_MAX = 3 * ADDRESS_MAC_SIZE - 1 };
 
 static const uint32_t events = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE;
 
 /* ---- the payload ---- */
-
-static bool is_interface(const char *name)
-{
-    static const char allowed[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
-    return name[0] && name[strspn(name, allowed)] == '\0' && strcmp(name, ".") != 0 &&
-           strcmp(name, "..") != 0;
-}
-
-static int hex_digit(char c)
-{
-    static const char digits[] = "0123456789abcdef";
-    const char *found = c ? strchr(digits, c >= 'A' && c <= 'F' ? c - 'A' + 'a' : c) : NULL;
-    return found ? (int)(found - digits) : -1;
-}
-
-/* Of one interface: not all zeros, no group. */
-static bool parse_mac(const char *text, uint8_t ret[NETWORK_MAC_SIZE])
-{
-    uint8_t all = 0;
-
-    if (strlen(text) != MAC_TEXT_MAX)
-        return false;
-    for (size_t i = 0; i < NETWORK_MAC_SIZE; i++) {
-        int high = hex_digit(text[3 * i]), low = hex_digit(text[3 * i + 1]);
-        if (high < 0 || low < 0 || (i + 1 < NETWORK_MAC_SIZE && text[3 * i + 2] != ':'))
-            return false;
-        ret[i] = (uint8_t)(high << 4 | low);
-        all |= ret[i];
-    }
-    return all != 0 && (ret[0] & 1) == 0;
-}
-
-static bool parse_ipv4(const char *text, struct in_addr *ret)
-{
-    return inet_pton(AF_INET, text, ret) == 1 && address_is_host(*ret);
-}
 
 static bool parse_prefix(struct guest_span value, unsigned *ret)
 {
@@ -89,7 +51,7 @@ static bool parse_gateway(const char *payload, size_t size, struct network_ident
         return false;
     if (!text[0])
         return true;
-    return parse_ipv4(text, &identity->gateway) &&
+    return address_parse_host(text, &identity->gateway) &&
            identity->gateway.s_addr != identity->address.s_addr;
 }
 
@@ -101,13 +63,13 @@ bool network_parse(const char *payload, size_t size, struct network_identity *re
     const char *wrong = NULL;
 
     if (!guest_member_word(payload, size, "interface_name", identity.interface, IFNAMSIZ - 1) ||
-        !is_interface(identity.interface))
+        !address_is_interface(identity.interface))
         wrong = "interface_name is not 1 to 15 of A-Z a-z 0-9 _ . -";
     else if (!guest_member_word(payload, size, "mac", mac, MAC_TEXT_MAX) ||
-             !parse_mac(mac, identity.mac))
+             !address_parse_mac(mac, identity.mac))
         wrong = "mac is not a unicast MAC address";
     else if (!guest_member_word(payload, size, "ipv4", address, sizeof address - 1) ||
-             !parse_ipv4(address, &identity.address))
+             !address_parse_host(address, &identity.address))
         wrong = "ipv4 is not a host's IPv4 address";
     else if (!guest_member_find(payload, size, "prefix", &prefix) ||
              !parse_prefix(prefix, &identity.prefix))
@@ -180,11 +142,11 @@ static int remove_ipv6_addresses(struct change *change)
 static int set_mac(struct change *change)
 {
     const uint8_t *mac = change->identity->mac;
-    int r = netlink_set_mac(change->fd, change->interface, mac, NETWORK_MAC_SIZE);
+    int r = netlink_set_mac(change->fd, change->interface, mac, ADDRESS_MAC_SIZE);
     if (r != -EBUSY)
         return r;
     r = netlink_set_link(change->fd, change->interface, false);
-    return r < 0 ? r : netlink_set_mac(change->fd, change->interface, mac, NETWORK_MAC_SIZE);
+    return r < 0 ? r : netlink_set_mac(change->fd, change->interface, mac, ADDRESS_MAC_SIZE);
 }
 
 static int add_address(struct change *change)

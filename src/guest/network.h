@@ -13,12 +13,13 @@
 #include <stdint.h>
 
 #include "guest/hypefs-guest.h"
+#include "mailbox/address.h"
 
-enum { NETWORK_MAC_SIZE = 6, NETWORK_REASON_MAX = 200 };
+enum { NETWORK_REASON_MAX = 200 };
 
 struct network_identity {
     char interface[IFNAMSIZ];
-    uint8_t mac[NETWORK_MAC_SIZE];
+    uint8_t mac[ADDRESS_MAC_SIZE];
     unsigned prefix;
     struct in_addr address;
     struct in_addr gateway;

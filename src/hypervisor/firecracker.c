@@ -361,7 +361,6 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
 static int reach_memory(const struct vmm_context *context, struct vmm *vmm, const char *image,
                         struct error *err)
 {
-    struct firecracker *firecracker = vmm->state;
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, memory_name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
@@ -371,7 +370,7 @@ static int reach_memory(const struct vmm_context *context, struct vmm *vmm, cons
         return error_io(err, errno, "%s cannot be opened", path);
     int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
-        r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &firecracker->memory, err);
+        r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &vmm->memory, err);
     return vmm_ended(vmm, "Firecracker", r, err);
 }
 
@@ -395,20 +394,6 @@ static int load(const struct vmm_context *context, const struct machine *machine
         return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
     *ret = vmm;
     return 0;
-}
-
-static int read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
-                       struct error *err)
-{
-    const struct firecracker *firecracker = vmm->state;
-    return guest_memory_read(firecracker->memory, offset, bytes, size, err);
-}
-
-static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
-                        struct error *err)
-{
-    const struct firecracker *firecracker = vmm->state;
-    return guest_memory_write(firecracker->memory, offset, bytes, size, err);
 }
 
 /* ---- a VM's life ---- */
@@ -477,8 +462,6 @@ const struct hypervisor firecracker_hypervisor = {
     .check = check,
     .boot = boot,
     .load = load,
-    .read_memory = read_memory,
-    .write_memory = write_memory,
     .resume = resume,
     .pause = pause_guest,
     .save = save,

@@ -46,13 +46,7 @@ bool firecracker_is_at_least(const struct firecracker *firecracker, unsigned maj
 
 void firecracker_release(struct vmm *vmm)
 {
-    struct firecracker *firecracker = vmm->state;
-    if (firecracker)
-        guest_memory_destroy(firecracker->memory);
-    free(firecracker);
-    vmm->state = NULL;
-    if (vmm->memory_fd >= 0)
-        close(steal_fd(&vmm->memory_fd));
+    free(steal_pointer(vmm->state));
 }
 
 /* ---- calls ---- */

@@ -12,7 +12,6 @@
 #include <stdbool.h>
 #include <cjson/cJSON.h>
 
-#include "hypervisor/guest_memory.h"
 #include "hypervisor/hypervisor.h"
 
 /* In the directory of an instance. */
@@ -29,7 +28,6 @@ enum {
 struct firecracker {
     char version[FIRECRACKER_VERSION_SIZE]; /* as it says itself */
     unsigned major, minor;
-    struct guest_memory *memory; /* NULL until a load has succeeded */
 };
 
 /* "1.12.0", with or without a "v" before and anything behind: is it one? `ret` is set then. */

@@ -244,8 +244,8 @@ static int freeze(const struct vmm_context *context, const struct vmm *vmm, stru
     return 0;
 }
 
-void firecracker_remove_frozen(const struct vmm_context *context, const struct machine *machine,
-                               const char *directory)
+static void remove_frozen(const struct vmm_context *context, const struct machine *machine,
+                          const char *directory)
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
         char name[DISK_COPY_SIZE];
@@ -271,6 +271,6 @@ int firecracker_freeze_drives(const struct vmm_context *context, const struct vm
         r = each_prefixed(disk, r, err);
     }
     if (r < 0)
-        firecracker_remove_frozen(context, machine, directory);
+        remove_frozen(context, machine, directory);
     return r;
 }

@@ -34,7 +34,5 @@ int firecracker_drive_path(const struct vmm_context *context, const struct machi
  * `machine` then tells. */
 int firecracker_freeze_drives(const struct vmm_context *context, const struct vmm *vmm,
                               struct machine *machine, const char *directory, struct error *err);
-void firecracker_remove_frozen(const struct vmm_context *context, const struct machine *machine,
-                               const char *directory);
 
 #endif

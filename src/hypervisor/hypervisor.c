@@ -13,6 +13,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/firecracker.h"
+#include "hypervisor/guest_memory.h"
 #include "hypervisor/http.h"
 #include "hypervisor/opened.h"
 #include "hypervisor/qemu.h"
@@ -177,15 +178,15 @@ int vmm_load(const struct vmm_context *context, const struct machine *machine, c
 
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)
 {
-    assert(vmm->memory_fd >= 0 && vmm->hypervisor->can_patch);
-    return vmm->hypervisor->read_memory(vmm, offset, bytes, size, err);
+    assert(vmm->memory && vmm->hypervisor->can_patch);
+    return guest_memory_read(vmm->memory, offset, bytes, size, err);
 }
 
 int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
                      struct error *err)
 {
-    assert(vmm->memory_fd >= 0 && vmm->hypervisor->can_patch);
-    return vmm->hypervisor->write_memory(vmm, offset, bytes, size, err);
+    assert(vmm->memory && vmm->hypervisor->can_patch);
+    return guest_memory_write(vmm->memory, offset, bytes, size, err);
 }
 
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)

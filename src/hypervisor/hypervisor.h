@@ -147,8 +147,9 @@ struct vmm {
     const struct hypervisor *hypervisor;
     pid_t pid;
     int pidfd;
-    int memory_fd; /* /proc/PID/mem; -1 until a load */
-    void *state;   /* the backend's own: control connection, mappings; NULL after release */
+    int memory_fd;               /* /proc/PID/mem; -1 until a load, and after the release */
+    struct guest_memory *memory; /* of a VM that was loaded, likewise; set by the backend's load */
+    void *state; /* the backend's own: its control connection; NULL after the release */
     struct vmm_exit exit;
     struct file_id disks[MACHINE_DISKS_MAX]; /* the file that it has open for each disk of its
                                                 machine, of a chain the user's (opened.h) */
@@ -180,16 +181,9 @@ struct hypervisor {
 
     /* Starts a VMM from the files "memory" and "state" of `image`, a directory by its path from
      * context's: the memory is mapped privately, nothing in there is written to. What is recorded
-     * of the machine is checked before anything is spawned. Paused. */
+     * of the machine is checked before anything is spawned. Paused, and its memory is reached. */
     int (*load)(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err);
-
-    /* Guest memory of a loaded, paused VMM, by image offset. EIO unless exactly one private and
-     * writable mapping of the image lies over the whole range. */
-    int (*read_memory)(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
-                       struct error *err);
-    int (*write_memory)(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
-                        struct error *err);
 
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
@@ -213,8 +207,7 @@ struct hypervisor {
     int (*find_disks)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 
-    /* Lets go of control connection and memory, not of the process: what a running VM needs no
-     * more. Later calls connect again. */
+    /* Closes the control connection; later calls connect again. */
     void (*release)(struct vmm *vmm);
 };
 
@@ -241,6 +234,8 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
  * memory_bytes; EIO and EOPNOTSUPP when what is recorded of the machine does not fit. */
 int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,
              struct vmm **ret, struct error *err);
+/* Guest memory of a loaded, paused VMM, by image offset. EIO unless exactly one private and
+ * writable mapping of the image lies over the whole range. */
 int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
 int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
                      struct error *err);
@@ -256,6 +251,7 @@ int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct ma
 int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
                struct error *err);
 
+/* Closes control connection and memory, which a running VM needs no more. */
 void vmm_release(struct vmm *vmm);
 
 /* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our

@@ -11,13 +11,13 @@
 #include <time.h>
 
 #include "hypervisor/disks.h"
+#include "mailbox/address.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
 enum {
     CPUINFO_MAX = 16384, /* the first processor's part is enough */
     HASH_SIZE = 17,      /* 64 bits in hex with the NUL */
-    MAC_LENGTH = 17,     /* six pairs of digits and what is between them */
     TICK_TRIES = 16,
     TICK_NS = 20000000,
     NS_PER_S = 1000000000,
@@ -105,13 +105,8 @@ bool machine_tap_valid(const char *tap)
 
 bool machine_mac_valid(const char *mac)
 {
-    static const char digits[] = "0123456789abcdefABCDEF", odd[] = "13579bdfBDF";
-    if (strlen(mac) != MAC_LENGTH || strchr(odd, mac[1]) || strspn(mac, "0:") == MAC_LENGTH)
-        return false;
-    for (size_t i = 0; i < MAC_LENGTH; i++)
-        if (i % 3 == 2 ? mac[i] != ':' : !strchr(digits, mac[i]))
-            return false;
-    return true;
+    uint8_t bytes[ADDRESS_MAC_SIZE];
+    return address_parse_mac(mac, bytes);
 }
 
 /* The value in the line "key : value" of the first processor, or NULL; `ret_size` bytes. */

@@ -118,13 +118,7 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     /* From here on the connection breaks when QEMU ends before it took it. */
     if (listener >= 0)
         close(steal_fd(&listener));
-    struct qemu *qemu;
-    if (r == 0)
-        r = qemu_control_state(*ret, &qemu, err);
-    if (r < 0)
-        return r;
-    struct qmp_limits wait = qemu_control_limits(context, *ret, QEMU_GREETING_MS);
-    return qmp_open(steal_fd(&control), &wait, &qemu->qmp, err);
+    return r < 0 ? r : qemu_control_open(context, *ret, steal_fd(&control), err);
 }
 
 /* Ends a start that failed, and says what QEMU said. */
@@ -279,8 +273,7 @@ static int open_process(struct vmm *vmm, struct error *err)
 
 static int find_memory(struct vmm *vmm, int image_fd, struct error *err)
 {
-    struct qemu *qemu = vmm->state;
-    int r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &qemu->memory, err);
+    int r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &vmm->memory, err);
     return vmm_ended(vmm, "QEMU", r, err);
 }
 
@@ -358,20 +351,6 @@ static int load(const struct vmm_context *context, const struct machine *machine
     return r;
 }
 
-static int read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size,
-                       struct error *err)
-{
-    const struct qemu *qemu = vmm->state;
-    return guest_memory_read(qemu->memory, offset, bytes, size, err);
-}
-
-static int write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
-                        struct error *err)
-{
-    const struct qemu *qemu = vmm->state;
-    return guest_memory_write(qemu->memory, offset, bytes, size, err);
-}
-
 /* ---- a VM's life ---- */
 
 static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -400,8 +379,6 @@ const struct hypervisor qemu_hypervisor = {
     .default_network = NETWORK_USER,
     .boot = boot,
     .load = load,
-    .read_memory = read_memory,
-    .write_memory = write_memory,
     .resume = resume,
     .pause = pause_guest,
     .save = qemu_save,

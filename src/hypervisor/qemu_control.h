@@ -8,25 +8,17 @@
 
 #include <cjson/cJSON.h>
 
-#include "hypervisor/guest_memory.h"
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/qmp.h"
-
-enum { QEMU_GREETING_MS = 30000 };
 
 /* In the directory of an instance. */
 #define QEMU_SOCKET_NAME "qmp.sock"
 
-/* What struct vmm's state is for QEMU. Either may be missing. */
-struct qemu {
-    struct qmp *qmp;
-    struct guest_memory *memory;
-};
+/* A QEMU that listens at the other end of that descriptor, which is taken: awaits its greeting. */
+int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd,
+                      struct error *err);
 
-/* The VMM's state, made if there is none. */
-int qemu_control_state(struct vmm *vmm, struct qemu **ret, struct error *err);
-
-/* Frees it, and closes what is open. */
+/* Closes the connection, if there is one. */
 void qemu_control_release(struct vmm *vmm);
 
 struct qmp_limits qemu_control_limits(const struct vmm_context *context, const struct vmm *vmm,

@@ -42,8 +42,7 @@ static int read_type(const struct vmm_context *context, struct vmm *vmm, char **
 int qemu_record_finish(const struct vmm_context *context, struct vmm *vmm, struct machine *ret,
                        struct error *err)
 {
-    const struct qemu *qemu = vmm->state;
-    ret->version = strdup(qmp_version(qemu->qmp));
+    ret->version = strdup(qmp_version(vmm->state));
     if (!ret->version)
         return error_set(err, ENOMEM, "no memory for a machine's version");
     int r = ret->accel == ACCEL_KVM ? machine_host_cpu(&ret->host_cpu, err) : 0;
@@ -113,8 +112,7 @@ int qemu_record_check(const struct machine *machine, const struct program *progr
 int qemu_record_check_greeting(const struct machine *machine, const struct vmm *vmm,
                                struct error *err)
 {
-    const struct qemu *qemu = vmm->state;
-    const char *version = qmp_version(qemu->qmp);
+    const char *version = qmp_version(vmm->state);
     if (strcmp(version, machine->version) == 0)
         return 0;
     return error_set(err, EOPNOTSUPP, "the snapshot was saved by QEMU %s, and this one is %s",

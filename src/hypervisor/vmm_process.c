@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/guest_memory.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/limit.h"
@@ -42,6 +43,9 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 
 void vmm_release(struct vmm *vmm)
 {
+    guest_memory_destroy(steal_pointer(vmm->memory));
+    if (vmm->memory_fd >= 0)
+        close(steal_fd(&vmm->memory_fd));
     vmm->hypervisor->release(vmm);
 }
 

@@ -77,7 +77,7 @@ int image_create(int directory_fd, const char *kind, const char *id, struct imag
     return 0;
 }
 
-struct image *image_ref(struct image *image)
+static struct image *image_ref(struct image *image)
 {
     atomic_fetch_add(&image->references, 1);
     return image;

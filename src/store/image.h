@@ -118,7 +118,6 @@ struct image {
 /* Takes the descriptor, also when it fails. `name` is for complaints, "snapshots/ID". */
 int image_create(int directory_fd, const char *kind, const char *id, struct image_scans *scans,
                  struct image **ret, struct error *err);
-struct image *image_ref(struct image *image);
 /* NULL is fine. */
 void image_unref(struct image *image);
 

@@ -9,7 +9,9 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-cJSON *snapshot_undelivered(const struct scan *scan)
+/* Names of mailboxes whose frame holds a payload that no guest has taken; "network" for that of the
+ * network. Returns owned. */
+static cJSON *undelivered(const struct scan *scan)
 {
     cJSON *names = cJSON_CreateArray();
     for (size_t i = 0; i < scan->count; i++) {
@@ -46,7 +48,7 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
     json_add_number(json, "version", SNAPSHOT_FORMAT_VERSION);
     json_add_string(json, "uuid", uuid);
     json_add_string(json, "created_at", now);
-    json_add(json, "undelivered", snapshot_undelivered(scan));
+    json_add(json, "undelivered", undelivered(scan));
     return store_stage_json(entry->fd, "snapshot.json", json, err);
 }
 

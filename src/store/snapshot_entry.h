@@ -22,10 +22,6 @@ int snapshot_entry_begin(const struct store *store, snapshot_fill *fill, void *c
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *json,
                             const struct scan *scan, struct error *err);
 
-/* Names of mailboxes whose frame holds a payload that no guest has taken; "network" for that of the
- * network. Returns owned. */
-cJSON *snapshot_undelivered(const struct scan *scan);
-
 /* Is snapshot.json of a hypefs that is known? As format_check_version(). */
 int snapshot_check_version(const cJSON *json, struct error *err);
 

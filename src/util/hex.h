@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* hex: bytes as hexadecimal digits. Pure functions: any thread. */
+/* hex: bytes as hexadecimal digits. Pure, libc only: the guests' library is
+ * built from this file too. */
 #ifndef HYPEFS_UTIL_HEX_H
 #define HYPEFS_UTIL_HEX_H
 

@@ -25,7 +25,7 @@ BEGIN {
     may["fs"] = "util mailbox hypervisor store instance fork fs"
     may["cli"] = "util mailbox hypervisor store instance fork fs cli"
     # What guests are built from, too.
-    for_guests = "^src/(mailbox/(frame|address)|util/utf8)[.]"
+    for_guests = "^src/(mailbox/(frame|address)|util/(hex|utf8))[.]"
     # A backend is these files and knows no other.
     split("qemu qmp firecracker http", names)
     backend[names[1]] = backend[names[2]] = "QEMU"
@@ -52,7 +52,7 @@ function backend_of(path) {
     sub(/^src\//, "", layer)
     sub(/\/.*/, "", layer)
     if (("src/" what) !~ for_guests && file ~ for_guests && what !~ /^</)
-        complain("guests link it, it may use libc alone")
+        complain("guests link it: it may use libc and what they link")
     if (what ~ /^<fuse/) {
         if (file !~ /^fs\/ops/ && file !~ /^src\/cli\/mount/)
             complain("only fs/ops* and src/cli/mount* know libfuse")

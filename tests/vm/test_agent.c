@@ -56,7 +56,7 @@ static void fork_with_identity_takes_it_before_the_hook(void **state)
     /* One that is not as the host writes it. */
     vm_write_frames(h, "web-1", box, "{\"instance_name\":\"web-2\",\"fork\":{\"id\":\"web-2\"}}");
     harness_await(h, vm_console(h, "web-1"),
-                  "hypefs-guest: failed kernel.identity.v1: cannot take");
+                  "hypefs-guest: failed kernel.identity.v1: cannot apply");
 }
 
 static void fork_when_it_took_a_name_takes_another(void **state)
