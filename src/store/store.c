@@ -339,7 +339,7 @@ int store_entry_check(const struct store *store, enum store_kind kind, const cha
 {
     struct stat st;
     if (fstatat(store->kind_fd[kind], id, &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno, "cannot look at %s/%s in the store", store_kind_names[kind],
+        return error_errno(err, errno, "cannot stat %s/%s in the store", store_kind_names[kind],
                            id);
     return file_id_equal(file_id_of(&st), directory)
                ? 0
