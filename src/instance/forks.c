@@ -46,7 +46,8 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
     if (cancel_fd < 0)
         return error_errno(err, errno, "cannot make an event descriptor");
     int r = furnish(instance, fork, err);
-    const struct instance_next next = {INSTANCE_WAITING, fork->machine, *fork->vmm, true};
+    const struct instance_next next = {INSTANCE_WAITING, fork->machine, *fork->vmm, true,
+                                       INTENT_NONE};
     if (r == 0)
         r = instance_record_as(instance, &next, err);
     if (r < 0)
@@ -79,7 +80,7 @@ void instance_withdraw_fork(struct instance *instance, struct machine *machine)
 static int put_on_record(struct instance *instance, struct instance_fork *fork, struct error *err)
 {
     const struct instance_next next = {*fork->vmm ? INSTANCE_RUNNING : INSTANCE_STANDBY,
-                                       fork->machine, *fork->vmm, *fork->vmm != NULL};
+                                       fork->machine, *fork->vmm, *fork->vmm != NULL, INTENT_NONE};
     int r = instance->state == INSTANCE_WAITING ? 0 : furnish(instance, fork, err);
     if (r < 0)
         return r;

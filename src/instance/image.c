@@ -5,8 +5,6 @@
  * Files of an instance's directory, besides those of store.h:
  *   memory     of a VM that was booted: what it runs on. Else, with state: the image in standby.
  *   base       the image that a VM was loaded from, a hard link; as long as that VM lives
- *   hold       while a VM that runs is paused for some work of ours: it is to go on
- *   restoring  while a VM comes out of standby: until it runs, memory and state are the instance
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -18,19 +16,7 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 
-const char instance_hold[] = "hold", instance_restoring[] = "restoring";
-
-int instance_mark(struct instance *instance, const char *name, struct error *err)
-{
-    auto_close int fd =
-        openat(instance->image->directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return error_errno(err, errno, "cannot write %s in the store", name);
-    fault_point(FAULT_MARKED);
-    return 0;
-}
-
-void instance_unmark(struct instance *instance, const char *name)
+void instance_drop_file(struct instance *instance, const char *name)
 {
     struct instances *table = instance->table;
     struct error why;
@@ -46,13 +32,12 @@ void instance_unmark(struct instance *instance, const char *name)
 void instance_drop_files(struct instance *instance, const char *const *names, size_t count)
 {
     for (size_t i = 0; i < count; i++)
-        instance_unmark(instance, names[i]);
+        instance_drop_file(instance, names[i]);
 }
 
 void instance_drop_image(struct instance *instance)
 {
-    static const char *const names[] = {"memory", "state",       "mailboxes.json",
-                                        "base",   instance_hold, instance_restoring};
+    static const char *const names[] = {"memory", "state", "mailboxes.json", "base"};
     instance_drop_files(instance, names, array_length(names));
 }
 

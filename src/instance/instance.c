@@ -52,6 +52,7 @@ static void instance_free(struct instance *instance)
     machine_finish(&instance->machine);
     cJSON_Delete(instance->fork);
     free(instance->config);
+    free(instance->recorded);
     free(instance);
 }
 

@@ -12,7 +12,8 @@
  *
  * instance.json: version, id, state, created_at, hypervisor, config (the text as written),
  * machine (recorded by boot or taken from the snapshot), source, vmm (pid, start time, boot id: to
- * find it again), exit. fork.json, of a fork only: what its draft was and what became of it.
+ * find it again), exit, intent (what was being done with it; there only meanwhile). fork.json, of a
+ * fork only: what its draft was and what became of it.
  *
  * Locks: instances.lock guards the table and every member of struct instance that is not constant.
  * While `busy` is set one thread, that of the transition, owns vmm and the instance's files; it
@@ -43,6 +44,17 @@ enum instance_state {
 };
 extern const char *const instance_state_names[INSTANCE_STATES + 1]; /* ends with NULL */
 
+/* What its owner is about to do with a VM that is to run afterwards, on record before it begins. */
+enum instance_intent {
+    INTENT_NONE,
+    INTENT_PAUSE,
+    INTENT_RESUME,
+    INTENT_STANDBY,
+    INTENT_COPY,
+    INTENT_RESTORE,
+    INTENTS
+};
+
 struct instances;
 
 /* Its logs: files of its directory, and their names in the tree. */
@@ -70,7 +82,9 @@ struct instance {
     int cancel_fd; /* eventfd of the transition under way, or -1; readable when `cancelled` */
     atomic_bool cancelled;
     enum instance_state state;
-    char *config; /* as written; NULL: never written */
+    enum instance_intent intent; /* one that did not come to its end, or is under way */
+    char *recorded;              /* instance.json as it was written last; NULL: not known */
+    char *config;                /* as written; NULL: never written */
     struct machine machine;
     struct vmm *vmm;                                        /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */

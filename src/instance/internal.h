@@ -81,6 +81,7 @@ void instance_settle(struct instance *instance);
 /* From here on others see the state, and may act on it; with and without the lock held. */
 void instance_reach(struct instance *instance, enum instance_state state);
 void instance_set_state(struct instance *instance, enum instance_state state);
+void instance_set_intent(struct instance *instance, enum instance_intent intent);
 /* The watch is told when its VMM ends. */
 int instance_watch(struct instance *instance, struct error *err);
 
@@ -93,6 +94,7 @@ struct instance_next {
     const struct machine *machine;
     const struct vmm *vmm; /* NULL: none */
     bool loaded;
+    enum instance_intent intent;
 };
 int instance_record_as(struct instance *instance, const struct instance_next *next,
                        struct error *err);
@@ -104,11 +106,8 @@ int instance_read_vmm(const struct hypervisor *hypervisor, const cJSON *record, 
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */
 
-/* Marks are empty files of its directory. */
-extern const char instance_hold[], instance_restoring[];
-int instance_mark(struct instance *instance, const char *name, struct error *err);
 /* Files that cannot be removed are told in the log, here and below. */
-void instance_unmark(struct instance *instance, const char *name);
+void instance_drop_file(struct instance *instance, const char *name);
 void instance_drop_files(struct instance *instance, const char *const *names, size_t count);
 /* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
@@ -142,10 +141,12 @@ int instance_end_vmm(struct instance *instance, struct error *err);
  * failure. One that is paused already stays so. */
 enum { HELD_ENDED = 1 };
 typedef int held(struct instance *instance, void *context, struct error *err);
-int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err);
+int instance_hold_and(struct instance *instance, enum instance_intent intent, held *work,
+                      void *context, struct error *err);
 /* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
 int instance_go_on(struct instance *instance, struct error *err);
 int instance_go_on_until(struct instance *instance, int cancel_fd, struct error *err);
+/* With the lock held, or by the owner: was it held, and does not run since? */
 bool instance_must_go_on(const struct instance *instance);
 /* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
 void instance_forget_vmm(struct instance *instance);

@@ -95,6 +95,7 @@ void instance_reach(struct instance *instance, enum instance_state state)
 {
     enum instance_state from = instance->state;
     instance->state = state;
+    instance->intent = INTENT_NONE;
     instance->settling = true;
     if (state != from)
         instance_tell(instance, INSTANCE_STATE, from);
@@ -104,6 +105,13 @@ void instance_set_state(struct instance *instance, enum instance_state state)
 {
     pthread_mutex_lock(&instance->table->lock);
     instance_reach(instance, state);
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+void instance_set_intent(struct instance *instance, enum instance_intent intent)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    instance->intent = intent;
     pthread_mutex_unlock(&instance->table->lock);
 }
 

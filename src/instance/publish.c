@@ -80,7 +80,7 @@ static int copy_image(struct taking *taking, struct error *err)
     struct instances *table = instance->table;
     bool running = instance->state == INSTANCE_RUNNING;
     struct error text;
-    int r = instance_hold_and(instance, write_copy, taking, err);
+    int r = instance_hold_and(instance, INTENT_COPY, write_copy, taking, err);
     if (r < 0 || !running)
         return r;
     double pause_ms = process_now_ms() - taking->paused_at_ms;

@@ -14,7 +14,12 @@
 #include "util/json.h"
 #include "util/process.h"
 
-enum { FORMAT_VERSION = 1, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+/* A record with an intent is of version 2: whoever does not know what that means leaves it alone.
+ */
+enum { FORMAT_VERSION = 1, INTENT_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+
+static const char *const intent_names[INTENTS] = {"none",    "pause", "resume",
+                                                  "standby", "copy",  "restore"};
 
 /* A small file of /proc, with a NUL. 0 or -errno. */
 static int read_proc(const char *path, char *ret, size_t size)
@@ -113,8 +118,26 @@ static int vmm_to_json(const struct vmm *vmm, const struct machine *machine, cJS
 int instance_record(struct instance *instance, struct error *err)
 {
     const struct instance_next same = {instance->state, &instance->machine, instance->vmm,
-                                       instance->loaded};
+                                       instance->loaded, instance->intent};
     return instance_record_as(instance, &same, err);
+}
+
+/* Nothing is written that is there already: each time takes as long as the disk does. */
+static int write_changed(struct instance *instance, const cJSON *json, struct error *err)
+{
+    const int directory_fd = instance->image->directory_fd;
+    auto_free char *text = json_print(json), *before = steal_pointer(instance->recorded);
+    if (text && before && strcmp(text, before) == 0) {
+        instance->recorded = steal_pointer(text);
+        return 0;
+    }
+    int r = !text                 ? error_set(err, ENOMEM, "out of memory")
+            : instance->published ? store_write_json(directory_fd, "instance.json", json, err)
+                                  : store_stage_json(directory_fd, "instance.json", json, err);
+    if (r < 0)
+        return error_prefix(err, r, "instance %s", instance->id);
+    instance->recorded = steal_pointer(text);
+    return 0;
 }
 
 int instance_record_as(struct instance *instance, const struct instance_next *next,
@@ -125,10 +148,12 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
     auto_json cJSON *json = cJSON_CreateObject();
-    json_add_number(json, "version", FORMAT_VERSION);
+    json_add_number(json, "version", next->intent ? INTENT_VERSION : FORMAT_VERSION);
     json_add_string(json, "id", instance->id);
     json_add_string(json, "uuid", instance->uuid);
     json_add_string(json, "state", instance_state_names[next->state]);
+    if (next->intent)
+        json_add_string(json, "intent", intent_names[next->intent]);
     json_add_string(json, "created_at", instance->created_at);
     json_add_string(json, "hypervisor", next->machine->hypervisor->name);
     if (instance->config)
@@ -147,9 +172,7 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
         json_add_number(exit, "signal", instance->exit.signal);
         json_add_string(exit, "at", instance->exit_at);
     }
-    r = (instance->published ? store_write_json : store_stage_json)(instance->image->directory_fd,
-                                                                    "instance.json", json, err);
-    return r < 0 ? error_prefix(err, r, "instance %s", instance->id) : 0;
+    return write_changed(instance, json, err);
 }
 
 /* "" for what is not there, or too long to be ours: cut, it might end within a character. */
@@ -165,16 +188,29 @@ static int number_of(const cJSON *json, const char *name)
     return cJSON_IsNumber(item) ? item->valueint : 0;
 }
 
+static int read_word(const cJSON *json, const char *name, const char *const *words, int count,
+                     const char *what, int *ret, struct error *err)
+{
+    char text[16];
+    copy_text(text, sizeof text, json, name);
+    for (*ret = 0; *ret < count; ++*ret)
+        if (strcmp(text, words[*ret]) == 0)
+            return 0;
+    return error_set(err, EINVAL, "instance.json: \"%s\" is not %s", name, what);
+}
+
 static int read_state(struct instance *instance, const cJSON *json, struct error *err)
 {
-    char state[16];
-    copy_text(state, sizeof state, json, "state");
-    for (int i = 0; i < INSTANCE_WAITING; i++)
-        if (strcmp(state, instance_state_names[i]) == 0) {
-            instance->state = (enum instance_state)i;
-            return 0;
-        }
-    return error_set(err, EINVAL, "instance.json: \"state\" is not a state");
+    int state, intent = INTENT_NONE;
+    int r =
+        read_word(json, "state", instance_state_names, INSTANCE_WAITING, "a state", &state, err);
+    if (r == 0 && cJSON_GetObjectItemCaseSensitive(json, "intent"))
+        r = read_word(json, "intent", intent_names, INTENTS, "an intent", &intent, err);
+    if (r == 0) {
+        instance->state = (enum instance_state)state;
+        instance->intent = (enum instance_intent)intent;
+    }
+    return r;
 }
 
 /* What a config asks for tells nothing of what was written of the disks by now. */
@@ -224,7 +260,7 @@ static void read_exit(struct instance *instance, const cJSON *json)
 int instance_read(struct instance *instance, const cJSON *json, struct error *err)
 {
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
-    int r = format_check_version(json, "instance.json", FORMAT_VERSION, err);
+    int r = format_check_version(json, "instance.json", INTENT_VERSION, err);
     if (r < 0)
         return r;
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");

@@ -36,15 +36,30 @@ static void note_end(struct instance *instance)
     instance_note_disks(instance);
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
     instance->state = INSTANCE_STOPPED;
+    instance->intent = INTENT_NONE;
     instance->exit = (struct vmm_exit){.ended = true, .code = -1};
     store_time_now(instance->exit_at);
     instance_record(instance, NULL); /* else the next start tells */
 }
 
+/* An earlier version had empty files for intents. They count once: then the record has them. */
+static const char *const marks[] = {"hold", "restoring"};
+
+static bool has_marks(const struct instance *instance)
+{
+    return instance_has(instance, marks[0]) || instance_has(instance, marks[1]);
+}
+
+static void read_marks(struct instance *instance)
+{
+    if (instance->state == INSTANCE_RUNNING && has_marks(instance))
+        instance->intent = instance_has(instance, marks[1]) ? INTENT_RESTORE : INTENT_COPY;
+}
+
 /* Has it an image, and a VMM that has ended was to come out of that and never ran? */
 static bool is_kept(const struct instance *instance)
 {
-    return instance_has(instance, instance_restoring) && instance_has(instance, "memory") &&
+    return instance->intent == INTENT_RESTORE && instance_has(instance, "memory") &&
            instance_has(instance, "state");
 }
 
@@ -58,6 +73,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         return r;
     if (!instance->vmm && is_kept(instance)) {
         instance->state = INSTANCE_STANDBY;
+        instance->intent = INTENT_NONE;
         return instance_record(instance, err);
     }
     if (!instance->vmm) {
@@ -106,8 +122,10 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
         r = store_read_json(fd, "instance.json", &json, err);
     if (r >= 0)
         r = instance_read(instance, json, err);
-    if (r >= 0)
+    if (r >= 0) {
+        read_marks(instance);
         r = adopt(instance, json, err);
+    }
     /* A record that cannot be read must not hide a VM that runs. */
     if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
         error_prefix(&why, 0, "the record of the fork %s", id);
@@ -177,17 +195,16 @@ int instance_settle_vmm(struct instance *instance, struct error *err)
 
 void instance_tidy(struct instance *instance)
 {
-    static const char *const leftovers[] = {"base", instance_hold, instance_restoring};
     store_tidy_entry(instance->image->directory_fd);
+    if (has_marks(instance) && instance_record(instance, NULL) == 0)
+        instance_drop_files(instance, marks, array_length(marks));
     if (instance_must_go_on(instance))
         return;
-    if (instance->vmm) { /* a mark of a paused one: that was to be so, or to end, and did neither */
-        instance_unmark(instance, instance_hold);
-        if (!instance_has(instance, instance_restoring))
-            instance_drop_saved(instance);
+    if (instance->vmm) {
+        instance_drop_saved(instance);
     } else if (instance->state == INSTANCE_STANDBY) {
         disks_drop_tops(&instance->machine, instance->image->directory_fd);
-        instance_drop_files(instance, leftovers, array_length(leftovers));
+        instance_drop_file(instance, "base");
     } else {
         instance_drop_image(instance);
         disks_tidy(&instance->machine, instance->image->directory_fd);

@@ -51,7 +51,7 @@ static int boot_on_record(struct instance *instance, struct machine *machine, st
         return r;
     }
     vmm_release(vmm);
-    const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false};
+    const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false, INTENT_NONE};
     r = instance_record_as(instance, &next, err);
     if (r < 0) {
         vmm_stop(vmm, NULL);
@@ -125,8 +125,7 @@ void instance_drop_socket(struct instance *instance, const struct hypervisor *hy
 
 bool instance_must_go_on(const struct instance *instance)
 {
-    return instance->vmm && instance->state == INSTANCE_RUNNING &&
-           (instance_has(instance, instance_restoring) || instance_has(instance, instance_hold));
+    return instance->vmm && instance->state == INSTANCE_RUNNING && instance->intent != INTENT_NONE;
 }
 
 /* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
@@ -146,11 +145,7 @@ int instance_go_on_until(struct instance *instance, int cancel_fd, struct error 
     vmm_release(instance->vmm);
     if (r < 0)
         return r;
-    instance_unmark(instance, instance_hold);
-    if (instance_has(instance, instance_restoring)) { /* of a daemon that was killed */
-        instance_drop_saved(instance);
-        instance_unmark(instance, instance_restoring);
-    }
+    instance_set_intent(instance, INTENT_NONE);
     return 0;
 }
 
@@ -172,7 +167,19 @@ static int went_on(int r, struct error *why, int resumed, const struct error *re
     return r;
 }
 
-int instance_hold_and(struct instance *instance, held *work, void *context, struct error *err)
+/* On record first: whoever finds it there lets the VM go on. */
+static int intend(struct instance *instance, enum instance_intent intent, const struct vmm *vmm,
+                  bool loaded, struct error *err)
+{
+    const struct instance_next next = {INSTANCE_RUNNING, &instance->machine, vmm, loaded, intent};
+    int r = instance_record_as(instance, &next, err);
+    if (r == 0)
+        instance_set_intent(instance, intent);
+    return r;
+}
+
+int instance_hold_and(struct instance *instance, enum instance_intent intent, held *work,
+                      void *context, struct error *err)
 {
     struct vmm_context vmm_context = instance_own_context(instance);
     struct error why = {0}, resume_error = {0};
@@ -183,7 +190,7 @@ int instance_hold_and(struct instance *instance, held *work, void *context, stru
         vmm_release(instance->vmm);
         return done;
     }
-    int r = instance_mark(instance, instance_hold, err);
+    int r = intend(instance, intent, instance->vmm, instance->loaded, err);
     if (r < 0)
         return r;
     r = vmm_pause(&vmm_context, instance->vmm, &why);
@@ -198,7 +205,8 @@ int instance_hold_and(struct instance *instance, held *work, void *context, stru
 
 static int record_as(struct instance *instance, enum instance_state state, struct error *err)
 {
-    const struct instance_next next = {state, &instance->machine, instance->vmm, instance->loaded};
+    const struct instance_next next = {state, &instance->machine, instance->vmm, instance->loaded,
+                                       INTENT_NONE};
     return instance_record_as(instance, &next, err);
 }
 
@@ -208,8 +216,6 @@ static int stay_paused(struct instance *instance, void *context, struct error *e
     int r = record_as(instance, INSTANCE_PAUSED, err);
     if (r < 0)
         return r;
-    instance_unmark(instance, instance_hold);
-    instance_unmark(instance, instance_restoring); /* of a start that could not let it go on */
     vmm_release(instance->vmm);
     instance_set_state(instance, INSTANCE_PAUSED);
     return HELD_ENDED;
@@ -217,7 +223,7 @@ static int stay_paused(struct instance *instance, void *context, struct error *e
 
 int instance_pause(struct instance *instance, struct error *err)
 {
-    return instance_hold_and(instance, stay_paused, NULL, err);
+    return instance_hold_and(instance, INTENT_PAUSE, stay_paused, NULL, err);
 }
 
 /* A VMM may have done what it then did not answer. */
@@ -231,18 +237,15 @@ static int pause_again(struct instance *instance, int r, struct error *err)
     return r;
 }
 
-/* On record first: a daemon that is killed between finds a VM that is to go on. */
 int instance_unpause(struct instance *instance, struct error *err)
 {
-    int r = instance_mark(instance, instance_hold, err);
-    if (r == 0)
-        r = record_as(instance, INSTANCE_RUNNING, err);
+    int r = intend(instance, INTENT_RESUME, instance->vmm, instance->loaded, err);
     if (r == 0 && (r = instance_go_on(instance, err)) < 0)
         r = pause_again(instance, r, err);
     if (r == 0)
         instance_set_state(instance, INSTANCE_RUNNING);
-    else if (record_as(instance, INSTANCE_PAUSED, NULL) == 0) /* else the mark still counts */
-        instance_unmark(instance, instance_hold);
+    else
+        instance_set_intent(instance, INTENT_NONE); /* on record at the end */
     return r;
 }
 
@@ -265,12 +268,12 @@ static int end_saved(struct instance *instance, const struct image_index *index,
 static int record_and_end(struct instance *instance, const struct machine *saved,
                           const struct image_index *index, struct error *err)
 {
-    const struct instance_next next = {INSTANCE_STANDBY, saved, NULL, false};
+    const struct instance_next next = {INSTANCE_STANDBY, saved, NULL, false, INTENT_NONE};
     int r = instance_record_as(instance, &next, err);
     if (r == 0)
         r = end_saved(instance, index, err);
     if (r < 0) /* before its image goes; and a record that did not get to the disk is there, too */
-        record_as(instance, instance->state, NULL);
+        instance_record(instance, NULL);
     return r;
 }
 
@@ -307,11 +310,10 @@ static int save_and_end(struct instance *instance, void *context, struct error *
         instance_drop_saved(instance);
         return r;
     }
-    instance_unmark(instance, instance_hold);
     instance_swap_disks(instance, &saved);
     disks_finish(&saved);
     instance_forget_vmm(instance);
-    instance_unmark(instance, "base");
+    instance_drop_file(instance, "base");
     pthread_mutex_lock(&instance->table->lock);
     instance->exit = (struct vmm_exit){0};
     instance_reach(instance, INSTANCE_STANDBY);
@@ -321,17 +323,14 @@ static int save_and_end(struct instance *instance, void *context, struct error *
 
 int instance_standby(struct instance *instance, struct error *err)
 {
-    return instance_hold_and(instance, save_and_end, NULL, err);
+    return instance_hold_and(instance, INTENT_STANDBY, save_and_end, NULL, err);
 }
 
 /* The VMM is loaded, and paused. From the record on it counts. */
 static int restore_on_record(struct instance *instance, struct vmm *vmm, struct error *err)
 {
-    const struct instance_next next = {INSTANCE_RUNNING, &instance->machine, vmm, true};
     struct vmm_context context = instance_own_context(instance);
-    int r = instance_mark(instance, instance_restoring, err);
-    if (r == 0)
-        r = instance_record_as(instance, &next, err);
+    int r = intend(instance, INTENT_RESTORE, vmm, true, err);
     if (r == 0)
         r = vmm_resume(&context, vmm, err);
     vmm_release(vmm);
@@ -353,7 +352,7 @@ static int load_own(struct instance *instance, struct vmm **ret, struct error *e
     struct vmm_context context = instance_own_context(instance);
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
-    instance_unmark(instance, "base");
+    instance_drop_file(instance, "base");
     int r = check_image(instance, err);
     if (r < 0)
         return r;
@@ -378,10 +377,8 @@ int instance_restore(struct instance *instance, struct error *err)
         vmm_close(vmm);
         instance_drop_socket(instance, instance->machine.hypervisor);
         instance_drop_taps(instance);
-        instance_unmark(instance, "base");
-        /* The mark counts for as long as the record may say that it runs. */
-        if (instance_record(instance, NULL) == 0)
-            instance_unmark(instance, instance_restoring);
+        instance_drop_file(instance, "base");
+        instance_set_intent(instance, INTENT_NONE); /* on record at the end */
         disks_drop_tops(&instance->machine, instance->image->directory_fd);
         return r;
     }
@@ -392,7 +389,6 @@ int instance_restore(struct instance *instance, struct error *err)
     instance_reach(instance, INSTANCE_RUNNING);
     pthread_mutex_unlock(&instance->table->lock);
     instance_drop_saved(instance);
-    instance_unmark(instance, instance_restoring);
     return 0;
 }
 

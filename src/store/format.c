@@ -53,7 +53,7 @@ int format_check_version(const cJSON *json, const char *name, int known, struct 
     const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
     if (!is_number(version))
         return error_set(err, EINVAL, "%s: \"version\" is not %d", name, known);
-    if (version->valuedouble == known)
+    if (version->valuedouble <= known)
         return 0;
     return error_set(err, EOPNOTSUPP,
                      "%s: \"version\" is %d, of a newer hypefs, and this one knows %d: use the "

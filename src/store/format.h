@@ -3,7 +3,7 @@
  * format: which hypefs may use a store. STORE/format is { "format": N }; a store without it is one
  * that version 0.1 made, whose format is 1. It grows when what a store has cannot be understood, or
  * would be damaged, by the version before, and with it the `version` of what is in the store: of
- * that alone 0.1 knows.
+ * that alone 0.1 knows. What is there only for moments grows that alone (record.c).
  */
 #ifndef HYPEFS_STORE_FORMAT_H
 #define HYPEFS_STORE_FORMAT_H
@@ -22,8 +22,8 @@ int format_check(int store_fd, const char *path, struct error *err)
 int format_claim(int store_fd, const char *path, struct error *err)
     __attribute__((warn_unused_result));
 
-/* Is "version" of what was read from the file `name` (of an entry) the one that is known?
- * EOPNOTSUPP for another number, EINVAL for none. */
+/* Is "version" of what was read from the file `name` (of an entry) at most the one that is known?
+ * EOPNOTSUPP for a larger number, EINVAL for none. */
 int format_check_version(const cJSON *json, const char *name, int known, struct error *err)
     __attribute__((warn_unused_result));
 

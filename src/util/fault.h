@@ -48,7 +48,6 @@
     X(JSON_SYNCED, "json:after-fsync")                                                             \
     X(COPY, "copy:before")                                                                         \
     X(COPIED, "copy:after")                                                                        \
-    X(MARKED, "mark:after")                                                                        \
     X(LINKED, "link:after")                                                                        \
     X(UNLINK, "unlink:before")                                                                     \
     X(UNLINKED, "unlink:after")                                                                    \

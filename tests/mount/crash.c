@@ -215,6 +215,11 @@ static void check_instance(struct harness *h, const char *parent, const char *id
                     "mailboxes.json drive-disk0 frozen-disk0"
                   : "instance.json fork.json vmm.log console.log drive-disk0 frozen-disk0";
     list(h, path, check_file);
+    const char *record = harness_get(h, harness_format(h, "%s/instance.json", path));
+    if (strstr(record, "\"intent\"")) {
+        print_error("%s: what was being done is on record still: %s\n", id, record);
+        fail();
+    }
     if (!runs)
         return;
     vms++;

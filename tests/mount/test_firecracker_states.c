@@ -91,15 +91,21 @@ static bool is_one_of(const char *name, const char *const *names)
 
 static bool is_of_save(const char *name)
 {
-    static const char *const names[] = {"memory", "state",     "mailboxes.json",
-                                        "hold",   "restoring", NULL};
+    static const char *const names[] = {"memory", "state", "mailboxes.json", NULL};
     return is_one_of(name, names);
 }
 
 static bool is_of_restore(const char *name)
 {
-    static const char *const names[] = {"base", "restoring", "vmm.sock", NULL};
+    static const char *const names[] = {"base", "vmm.sock", NULL};
     return is_one_of(name, names);
+}
+
+static bool has_intent(void *argument)
+{
+    struct harness *h = argument;
+    const char *record = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
+    return strstr(record, "\"intent\"");
 }
 
 static bool is_hidden(const char *name)
@@ -107,11 +113,12 @@ static bool is_hidden(const char *name)
     return name[0] == '.' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
 }
 
-/* Nothing of a save is left, nor a mark. */
+/* Nothing of a save is left, nor an intent. */
 static void assert_no_leftovers(struct harness *h)
 {
     assert_none_of(harness_store_path(h, "instances/x"), is_of_save);
     assert_none_of(harness_store_path(h, "snapshots"), is_hidden);
+    assert_false(has_intent(h));
 }
 
 /* The state of the VM, as the VMM has it. */
@@ -444,11 +451,6 @@ static void *write_standby(void *argument)
     return NULL;
 }
 
-static bool is_held(void *argument)
-{
-    return access(argument, F_OK) == 0;
-}
-
 /* The VMM stands still, so that the transition does. */
 static void write_that_is_interrupted_leaves_the_transition_to_go_on(void **state)
 {
@@ -462,7 +464,7 @@ static void write_that_is_interrupted_leaves_the_transition_to_go_on(void **stat
     sigaction(SIGUSR1, &action, NULL);
     assert_works(kill(pid, SIGSTOP));
     assert_int_equal(pthread_create(&thread, NULL, write_standby, &writer), 0);
-    harness_await_that(is_held, harness_store_path(h, "instances/x/hold"), "the pause begins");
+    harness_await_that(has_intent, h, "the pause begins");
     pthread_kill(thread, SIGUSR1);
     pthread_join(thread, NULL);
     assert_errno(writer.code, EINTR);

@@ -34,7 +34,7 @@ static inline void world_list_names(const char *path, char ret[static DUMP_SIZE 
     }
 }
 
-/* "state config" of an instance's record; "" of a snapshot, whose record has to be whole. */
+/* "state intent config" of an instance's record; "" of a snapshot, whose record has to be whole. */
 static inline void world_read_record(const struct world *world, const char *kind, const char *id,
                                      char ret[static 256])
 {
@@ -47,10 +47,11 @@ static inline void world_read_record(const struct world *world, const char *kind
     if (r < 0)
         fail_msg("after %s %u: the record of %s: %d", faults.failed, faults.fail_at, id, r);
     const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
+    const char *intent = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "intent"));
     const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
     assert_true(!instance || cJSON_GetObjectItemCaseSensitive(json, "vmm"));
     assert_true(cJSON_GetObjectItemCaseSensitive(json, "machine"));
-    snprintf(ret, 256, "%s %s", state ? state : "", config ? config : "");
+    snprintf(ret, 256, "%s %s %s", state ? state : "", intent ? intent : "", config ? config : "");
 }
 
 static inline void world_dump(const struct world *world, char ret[static DUMP_SIZE])

@@ -41,6 +41,11 @@ static inline void world_leave_instance(const struct world *world, const char *i
     world_write_text(world_path(world, "store/instances/%s/vmm.log", id), "");
 }
 
+static inline void world_remove_instance(const struct world *world, const char *id)
+{
+    nftw(world_path(world, "store/instances/%s", id), world_remove, 16, FTW_DEPTH | FTW_PHYS);
+}
+
 /* The recorded machine of an instance that ran. */
 static const char world_machine[] =
     "\"machine\":{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"tcg\","

@@ -203,7 +203,8 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_false(world_child_ended(world, child, 0));
     /* It may be paused: the next daemon lets it go on. */
-    assert_true(world_has(world_path(world, "store/instances/web-1/hold")));
+    auto_free char *record = world_read(world_path(world, "store/instances/web-1/instance.json"));
+    assert_non_null(strstr(record, "\"intent\": \"standby\""));
     assert_false(world_has(world_path(world, "store/instances/web-1/state")));
     instance_unref(instance);
 }

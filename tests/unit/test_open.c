@@ -118,8 +118,8 @@ static void leave(struct world *world, const char *id, const char *state, const 
     world_leave_instance(world, id, json);
 }
 
-/* Running, in its own directory. */
-static size_t leave_running(struct world *world, const char *id)
+/* Running, in its own directory; with an intent, or none (NULL). */
+static size_t leave_held(struct world *world, const char *id, const char *intent)
 {
     char vmm[256];
     leave(world, id, "running", "null");
@@ -128,11 +128,17 @@ static size_t leave_running(struct world *world, const char *id)
     remove(world_path(world, "store/instances/%s/instance.json", id));
     auto_free char *json = NULL;
     assert_true(asprintf(&json,
-                         "{\"version\":1,\"hypervisor\":\"qemu\",\"state\":\"running\",%s,"
-                         "\"vmm\":%s}",
-                         world_machine, vmm) > 0);
+                         "{\"version\":2,\"hypervisor\":\"qemu\",\"state\":\"running\",%s,"
+                         "\"vmm\":%s%s%s%s}",
+                         world_machine, vmm, intent ? ",\"intent\":\"" : "", intent ? intent : "",
+                         intent ? "\"" : "") > 0);
     world_write_text(world_path(world, "store/instances/%s/instance.json", id), json);
     return child;
+}
+
+static size_t leave_running(struct world *world, const char *id)
+{
+    return leave_held(world, id, NULL);
 }
 
 static void assert_runs(struct world *world, const char *id)
@@ -214,12 +220,10 @@ static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 }
 
 /* It never ran: its memory is what counts. */
-static void instance_when_its_restore_was_cut_short_stands_by(void **state)
+static void assert_stands_by(struct world *world)
 {
     static const char *const files[] = {"memory", "state", "base", "restoring"};
-    struct world *world = *state;
-    leave(world, "web-1", "running", "null");
-    for (size_t i = 0; i < array_length(files); i++)
+    for (size_t i = 0; i < 3; i++)
         world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
     for (int starts = 0; starts < 2; starts++) {
         open_world(world);
@@ -232,6 +236,17 @@ static void instance_when_its_restore_was_cut_short_stands_by(void **state)
                              i < 2);
         world_close(world);
     }
+    world_remove_instance(world, "web-1");
+}
+
+static void instance_when_its_restore_was_cut_short_stands_by(void **state)
+{
+    struct world *world = *state;
+    leave(world, "web-1", "running", "null,\"intent\":\"restore\"");
+    assert_stands_by(world);
+    leave(world, "web-1", "running", "null");
+    world_write_text(world_path(world, "store/instances/web-1/restoring"), "");
+    assert_stands_by(world);
 }
 
 /* Whoever is told of a change may look for the forks of what has changed: all are there. */
@@ -240,8 +255,7 @@ static void instances_when_they_are_loaded_are_all_there_before_one_changes(void
     static const char *const ids[] = {"a", "b", "c"};
     struct world *world = *state;
     for (size_t i = 0; i < array_length(ids); i++) {
-        leave_running(world, ids[i]);
-        world_write_text(world_path(world, "store/instances/%s/hold", ids[i]), "");
+        leave_held(world, ids[i], "copy");
     }
     world_open_store(world);
     loading = world;
@@ -259,8 +273,7 @@ static void vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed(void **state)
 {
     struct world *world = *state;
     leave_running(world, "web-1");
-    leave_running(world, "web-2");
-    world_write_text(world_path(world, "store/instances/web-2/hold"), "");
+    leave_held(world, "web-2", "pause");
     world_open_store(world);
     dying = world;
     world_open_layers(world);
@@ -283,8 +296,7 @@ static void end_vmm(struct world *world, const char *id)
 static void vmm_when_no_thread_can_look_after_it_is_watched(void **state)
 {
     struct world *world = *state;
-    leave_running(world, "web-1");
-    world_write_text(world_path(world, "store/instances/web-1/hold"), "");
+    leave_held(world, "web-1", "standby");
     world_open_store(world);
     world->on_changed = end_vmm;
     fail_thread = true;
@@ -301,8 +313,7 @@ static void vmm_when_no_thread_can_look_after_it_is_watched(void **state)
 static void vmm_when_it_ended_and_was_not_reaped_has_ended(void **state)
 {
     struct world *world = *state;
-    size_t child = leave_running(world, "web-1");
-    world_write_text(world_path(world, "store/instances/web-1/hold"), "");
+    size_t child = leave_held(world, "web-1", "resume");
     pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
     assert_true(world_child_ended(world, child, FIXTURE_FAR_MS));
     open_world(world);

@@ -12,12 +12,15 @@
 
 static const char *const images[] = {"state", "mailboxes.json", "memory", "base"};
 
-/* A VMM that nobody can talk to, and these files of it. */
-static void leave(struct world *world, const char *state, bool loaded, const char *mark)
+/* A VMM that nobody can talk to, these files of it, and what was being done with it (or NULL): an
+ * intent, or the mark of an earlier version. */
+static void leave(struct world *world, const char *state, bool loaded, const char *intent,
+                  const char *mark)
 {
-    auto_free char *json = NULL;
-    assert_true(asprintf(&json, "\"state\":\"%s\",%s,\"loaded\":%s", state, world_machine,
-                         loaded ? "true" : "false") > 0);
+    auto_free char *json = NULL, *member = NULL;
+    assert_true(asprintf(&member, ",\"intent\":\"%s\"", intent) > 0);
+    assert_true(asprintf(&json, "\"state\":\"%s\",%s,\"loaded\":%s%s", state, world_machine,
+                         loaded ? "true" : "false", intent ? member : "") > 0);
     world_leave_with_vmm(world, "web-1", json);
     for (size_t i = 0; i < array_length(images); i++)
         world_write_text(world_path(world, "store/instances/web-1/%s", images[i]), "x");
@@ -41,34 +44,60 @@ static void assert_state(struct world *world, enum instance_state state)
 static void vm_that_is_paused_on_record_stays_so(void **state)
 {
     struct world *world = *state;
-    leave(world, "paused", true, "hold");
+    leave(world, "paused", true, NULL, "hold");
     world_open_whole(world);
     assert_state(world, INSTANCE_PAUSED);
     assert_false(has(world, "hold"));
 }
 
-static void vm_that_cannot_be_told_to_go_on_is_told_of(void **state)
+static bool record_has(const struct world *world, const char *words)
 {
-    static const char *const marks[] = {"hold", "restoring"};
-    struct world *world = *state;
-    leave(world, "running", true, marks[0]);
-    for (size_t i = 0; i < array_length(marks); i++) {
+    auto_free char *record = world_read(world_path(world, "store/instances/web-1/instance.json"));
+    return strstr(record, words);
+}
+
+/* Each start tries again, as does a write. */
+static void assert_told_of(struct world *world, const char *intent)
+{
+    auto_free char *words = NULL;
+    assert_true(asprintf(&words, "\"intent\": \"%s\"", intent) > 0);
+    for (int starts = 0; starts < 2; starts++) {
         world_open_store(world);
         world_open_layers(world);
         assert_state(world, INSTANCE_RUNNING);
         assert_non_null(
             strstr(world->complaints, "web-1 is paused, because work on it was cut short: "));
-        assert_true(has(world, marks[i])); /* the next start tries again, as does a write */
+        assert_true(record_has(world, words));
         struct instance *instance = world_found(world, "web-1");
         assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
         instance_unref(instance);
-        assert_true(has(world, marks[i]));
+        assert_true(record_has(world, words));
+        assert_false(has(world, "hold"));
+        assert_false(has(world, "restoring"));
+        assert_true(has(world, "memory"));
         world_close(world);
         world->complaints[0] = 0;
-        assert_int_equal(unlink(world_path(world, "store/instances/web-1/%s", marks[i])), 0);
-        if (i == 0)
-            world_write_text(world_path(world, "store/instances/web-1/%s", marks[1]), "");
     }
+    world_remove_instance(world, "web-1");
+}
+
+static void vm_that_cannot_be_told_to_go_on_is_told_of(void **state)
+{
+    static const char *const intents[] = {"pause", "resume", "standby", "copy", "restore"};
+    struct world *world = *state;
+    for (size_t i = 0; i < array_length(intents); i++) {
+        leave(world, "running", true, intents[i], NULL);
+        assert_told_of(world, intents[i]);
+    }
+}
+
+static void mark_of_an_earlier_version_becomes_an_intent(void **state)
+{
+    struct world *world = *state;
+    leave(world, "running", true, NULL, "hold");
+    assert_told_of(world, "copy");
+    leave(world, "running", true, NULL, "restoring");
+    assert_told_of(world, "restore");
 }
 
 /* Running is written to what runs. One that may have halted is told to go on, which this one cannot
@@ -127,7 +156,7 @@ static void vm_that_cannot_be_asked_for_its_disks_is_told_of(void **state)
 static void save_that_was_cut_short_leaves_nothing(void **state)
 {
     struct world *world = *state;
-    leave(world, "running", false, NULL);
+    leave(world, "running", false, NULL, NULL);
     world_open_whole(world);
     assert_state(world, INSTANCE_RUNNING);
     assert_true(has(world, "memory") && !has(world, "state") && !has(world, "mailboxes.json"));
@@ -136,7 +165,7 @@ static void save_that_was_cut_short_leaves_nothing(void **state)
 static void save_of_one_that_was_loaded_leaves_its_base_alone(void **state)
 {
     struct world *world = *state;
-    leave(world, "paused", true, NULL);
+    leave(world, "paused", true, NULL, NULL);
     world_open_whole(world);
     assert_state(world, INSTANCE_PAUSED);
     assert_true(has(world, "base"));
@@ -149,6 +178,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         IN_EMPTY(vm_that_is_paused_on_record_stays_so),
         IN_EMPTY(vm_that_cannot_be_told_to_go_on_is_told_of),
+        IN_EMPTY(mark_of_an_earlier_version_becomes_an_intent),
         IN_EMPTY(vm_that_cannot_be_asked_for_its_disks_is_told_of),
         IN_EMPTY(save_that_was_cut_short_leaves_nothing),
         IN_EMPTY(save_of_one_that_was_loaded_leaves_its_base_alone),

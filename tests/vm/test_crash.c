@@ -135,7 +135,7 @@ static void standby_when_the_daemon_dies_is_one_or_runs(void **state)
 
 static void restore_when_the_daemon_dies_is_done_or_not_begun(void **state)
 {
-    static const char *const points[] = {"load:after", "mark:after", "resume:before",
+    static const char *const points[] = {"load:after", "json:before-rename", "resume:before",
                                          "resume:after"};
     struct harness *h = *state;
     vm_fork(h, "x", box, VM_REQUEST("ack", ""));
