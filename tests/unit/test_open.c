@@ -85,11 +85,13 @@ static struct instance *without_owner(struct world *world, uint64_t serial)
     return instance;
 }
 
-/* Who is told of an end acts at once, unless the instance has an owner. */
+/* Who is told of an end acts at once, unless the instance has an owner. Who gives one up, which
+ * other threads than that of the start do, has the lock here. */
 int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *event)
 {
     int r = __real_epoll_ctl(epoll_fd, operation, fd, event);
-    struct instance *instance = dying ? without_owner(dying, event->data.u64) : NULL;
+    struct instance *instance =
+        dying && gettid() == getpid() ? without_owner(dying, event->data.u64) : NULL;
     if (r == 0 && instance) {
         pidfd_send_signal(fd, SIGKILL, NULL, 0);
         while (instance_state(instance) != INSTANCE_STOPPED) /* others change as well */
