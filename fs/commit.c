@@ -13,7 +13,7 @@
 
 struct commit {
     struct job job;
-    struct event_commit event; /* what `events` tells of it; constant */
+    struct event_commit event; /* what its lines in `events` say; constant */
     struct fork_request request;
     struct fork_outcome outcome;
     atomic_bool abandoned;
@@ -185,7 +185,7 @@ static void commit_finish(struct job *job)
     bool new = draft_is_new(draft), published = commit->outcome.published;
     event_commit_ended(&commit->event, commit->outcome.result);
     if (!published)
-        forkable_forget_instance(fs, commit->outcome.serial);
+        forkable_remove_instance(fs, commit->outcome.serial);
     free(draft->result);
     draft->result = json_print(commit->outcome.result);
     draft->job = NULL;
@@ -257,10 +257,8 @@ static int begin(struct draft *draft, const char *text, struct job **ret, struct
     commit->event.instance = commit->request.id;
     forkable_name(forkable_of(commit), commit->event.source);
     int r = job_start(&commit->job, err);
-    if (r < 0) {
-        job_unref(&commit->job);
+    if (r < 0)
         return r;
-    }
     draft->job = &commit->job;
     draft->queued = draft->waiting = false;
     memcpy(draft->instance, commit->request.id, sizeof draft->instance);

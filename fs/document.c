@@ -38,6 +38,15 @@ int document_set(struct document *document, const char *text, size_t size)
     return 0;
 }
 
+char *document_copy(const struct document *document, size_t *ret_size)
+{
+    char *copy = malloc(document->size + 1);
+    *ret_size = copy ? document->size : 0;
+    if (copy)
+        memcpy(copy, document->text, document->size);
+    return copy;
+}
+
 int document_begin(struct document *document)
 {
     int r = document_set(document, "", 0);

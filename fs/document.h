@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * document: the text of a collected file, and its marks: unfinished, refused. Not: the bytes that
- * an open file has collected so far (handle.h), nor what a text means (the tables).
+ * document: the text of a collected file, and whether it is unfinished or was refused. Not: the
+ * bytes that an open file has collected so far (handle.h), nor what a text means (the tables).
  *
  * Lock: objects.lock guards each document.
  */
@@ -25,8 +25,10 @@ void document_finish(struct document *document);
 int document_begin(struct document *document);
 /* -ENOMEM. */
 int document_set(struct document *document, const char *text, size_t size);
+/* The text, owned; NULL without memory. */
+char *document_copy(const struct document *document, size_t *ret_size);
 void document_refuse(struct document *document, const char *why);
-/* It has no marks any more. */
+/* It is complete, and not refused. */
 void document_accept(struct document *document);
 
 #endif

@@ -55,12 +55,12 @@ void draft_remove(struct draft *draft)
     while (draft->files) {
         draft->files->object.removed = true;
         handles_wipe(&draft->files->object);
-        draft_drop_file(draft->files);
+        draft_remove_file(draft->files);
     }
     HASH_DEL(draft->drafts->by_id, draft);
     draft->object.removed = true;
     document_finish(&draft->options); /* the kernel may remember the draft for long */
-    draft_drop_network(draft);
+    draft_remove_network(draft);
     handles_wipe(&draft->object);
     object_changed(&draft->object);
     object_unref(&draft->object);
@@ -113,7 +113,7 @@ struct staged *draft_add_file(struct draft *draft, const char *name)
     return file;
 }
 
-void draft_drop_file(struct staged *file)
+void draft_remove_file(struct staged *file)
 {
     LL_DELETE(file->draft->files, file);
     file->draft = NULL;
@@ -122,7 +122,7 @@ void draft_drop_file(struct staged *file)
     object_unref(&file->object);
 }
 
-void draft_drop_network(struct draft *draft)
+void draft_remove_network(struct draft *draft)
 {
     document_finish(&draft->network);
     draft->has_network = false;
@@ -131,9 +131,9 @@ void draft_drop_network(struct draft *draft)
 void draft_empty(struct draft *draft)
 {
     while (draft->files)
-        draft_drop_file(draft->files);
+        draft_remove_file(draft->files);
     document_finish(&draft->options);
-    draft_drop_network(draft);
+    draft_remove_network(draft);
     draft->instance[0] = 0;
 }
 
@@ -210,7 +210,7 @@ bool draft_become_record(struct draft *draft, const char *instance, cJSON *resul
     LL_FOREACH_SAFE (draft->files, file, next) {
         document_finish(&file->document);
         if (draft_scratch_name(file->name))
-            draft_drop_file(file);
+            draft_remove_file(file);
         else
             object_changed(&file->object);
     }

@@ -68,21 +68,21 @@ bool draft_scratch_name(const char *name);
 struct staged *draft_file(struct draft *draft, const char *name);
 /* NULL without memory. */
 struct staged *draft_add_file(struct draft *draft, const char *name);
-void draft_drop_file(struct staged *file);
-void draft_drop_network(struct draft *draft);
+void draft_remove_file(struct staged *file);
+void draft_remove_network(struct draft *draft);
 /* Of `new`, after every commit, also one that failed: what stayed would go to the next fork, whose
  * id is another. Its `error` and `result` stay. */
 void draft_empty(struct draft *draft);
 
 /* Something was staged anew: the last commit's failure is history. */
 void draft_touched(struct draft *draft);
-/* Something else than a commit was refused, and only the errno gets to the user: `error` tells why.
+/* Something else than a commit was refused, and only the errno gets to the user: `error` says why.
  * Returns -err->code. */
 int draft_note(struct draft *draft, const struct error *err);
 /* Why the last commit failed; NULL: it did not. */
 void draft_set_failure(struct draft *draft, const char *text);
 const char *draft_status(const struct draft *draft);
-/* Has a commit of `new` dropped what was staged, and nothing been staged since? */
+/* Has a commit of `new` emptied it, and nothing been staged since? */
 bool draft_is_emptied(const struct draft *draft);
 /* -EBUSY while it commits, -EPERM as a record. */
 int draft_writable(const struct draft *draft);

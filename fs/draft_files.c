@@ -15,63 +15,52 @@
 #include "util/json.h"
 #include "util/text.h"
 
-static struct draft *draft_of(const struct place *place)
-{
-    return (struct draft *)place->object;
-}
-
 static struct staged *staged_of(const struct place *place)
 {
     return (struct staged *)place->object;
 }
 
-/* A text of our own, owned by the caller; NULL is an empty one. */
-static char *copy_text(const char *text, size_t *ret_size)
+/* The draft that it is or belongs to; NULL: of a staged file that is unlinked. */
+static struct draft *draft_of(const struct place *place)
 {
-    char *copy = strdup(text ? text : "");
-    *ret_size = copy ? strlen(copy) : 0;
-    return copy;
+    return place->object->kind == OBJECT_STAGED ? staged_of(place)->draft
+                                                : (struct draft *)place->object;
 }
 
-static char *copy_document(const struct document *document, size_t *ret_size)
+/* Of all that is collected. */
+
+static int may_write(const struct place *place)
 {
-    if (!document->text)
-        return copy_text(NULL, ret_size);
-    char *copy = malloc(document->size + 1);
-    *ret_size = copy ? document->size : 0;
-    if (copy)
-        memcpy(copy, document->text, document->size);
-    return copy;
+    return draft_of(place) ? draft_writable(draft_of(place)) : 0;
+}
+
+static int apply(const struct place *place, struct error *err)
+{
+    (void)err;
+    if (draft_of(place))
+        draft_touched(draft_of(place));
+    return 0;
+}
+
+static void changed(const struct place *place)
+{
+    object_changed(place->object);
+    if (draft_of(place))
+        object_changed(&draft_of(place)->object);
 }
 
 /* mailboxes/<name>: the payload staged, or what became of it. */
 
-static char *staged_text(const struct place *place, size_t *ret_size)
+static char *staged_text(const struct place *place)
 {
     const struct staged *file = staged_of(place);
     const cJSON *record = file->draft ? file->draft->record : NULL, *item;
-    if (!record)
-        return copy_document(&file->document, ret_size);
     cJSON_ArrayForEach (item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes")) {
         const cJSON *name = cJSON_GetObjectItemCaseSensitive(item, "name");
-        if (!cJSON_IsString(name) || strcmp(name->valuestring, file->name) != 0)
-            continue;
-        char *text = json_print(item);
-        *ret_size = text ? strlen(text) : 0;
-        return text;
+        if (cJSON_IsString(name) && strcmp(name->valuestring, file->name) == 0)
+            return json_print(item);
     }
-    return copy_text(NULL, ret_size);
-}
-
-static struct document *staged_document(const struct place *place)
-{
-    return &staged_of(place)->document;
-}
-
-static int staged_may_write(const struct place *place)
-{
-    const struct draft *draft = staged_of(place)->draft;
-    return draft ? draft_writable(draft) : 0;
+    return strdup("");
 }
 
 static int staged_check(const struct place *place, const char *text, size_t size,
@@ -81,46 +70,19 @@ static int staged_check(const struct place *place, const char *text, size_t size
     return fork_parse_mailbox(text, object, &fs_of(place)->setup.rules, NULL, err);
 }
 
-static int staged_apply(const struct place *place, const char *text, size_t size, struct error *err)
-{
-    (void)text;
-    (void)size;
-    (void)err;
-    if (staged_of(place)->draft)
-        draft_touched(staged_of(place)->draft);
-    return 0;
-}
-
-static void staged_changed(const struct place *place)
-{
-    object_changed(place->object);
-    if (staged_of(place)->draft)
-        object_changed(&staged_of(place)->draft->object);
-}
-
 static const struct file_type staged_file = {.text = staged_text,
-                                             .document = staged_document,
-                                             .may_write = staged_may_write,
+                                             .document = offsetof(struct staged, document),
+                                             .may_write = may_write,
                                              .check = staged_check,
-                                             .apply = staged_apply,
-                                             .changed = staged_changed};
+                                             .apply = apply,
+                                             .changed = changed};
 
 /* options */
 
-static char *options_text(const struct place *place, size_t *ret_size)
+static char *options_text(const struct place *place)
 {
-    return draft_of(place)->options.text ? copy_document(&draft_of(place)->options, ret_size)
-                                         : copy_text(fork_options_default, ret_size);
-}
-
-static struct document *options_document(const struct place *place)
-{
-    return &draft_of(place)->options;
-}
-
-static int draft_may_write(const struct place *place)
-{
-    return draft_writable(draft_of(place));
+    (void)place;
+    return strdup(fork_options_default);
 }
 
 static int options_check(const struct place *place, const char *text, size_t size,
@@ -131,42 +93,19 @@ static int options_check(const struct place *place, const char *text, size_t siz
     return fork_parse_options(text, size, NULL, err);
 }
 
-static int draft_apply(const struct place *place, const char *text, size_t size, struct error *err)
-{
-    (void)text;
-    (void)size;
-    (void)err;
-    draft_touched(draft_of(place));
-    return 0;
-}
-
-static void draft_changed(const struct place *place)
-{
-    object_changed(place->object);
-}
-
 static const struct file_type options_file = {.text = options_text,
-                                              .document = options_document,
-                                              .may_write = draft_may_write,
+                                              .document = offsetof(struct draft, options),
+                                              .may_write = may_write,
                                               .check = options_check,
-                                              .apply = draft_apply,
-                                              .changed = draft_changed};
+                                              .apply = apply,
+                                              .changed = changed};
 
 /* network: the identity staged, or what became of it */
 
-static char *network_text(const struct place *place, size_t *ret_size)
+static char *network_text(const struct place *place)
 {
-    const struct draft *draft = draft_of(place);
-    if (!draft->record)
-        return copy_document(&draft->network, ret_size);
-    char *text = json_print(cJSON_GetObjectItemCaseSensitive(draft->record, "network"));
-    *ret_size = text ? strlen(text) : 0;
-    return text;
-}
-
-static struct document *network_document(const struct place *place)
-{
-    return &draft_of(place)->network;
+    const cJSON *record = draft_of(place)->record;
+    return record ? json_print(cJSON_GetObjectItemCaseSensitive(record, "network")) : strdup("");
 }
 
 static int network_check(const struct place *place, const char *text, size_t size,
@@ -177,28 +116,28 @@ static int network_check(const struct place *place, const char *text, size_t siz
 }
 
 static const struct file_type network_file = {.text = network_text,
-                                              .document = network_document,
-                                              .may_write = draft_may_write,
+                                              .document = offsetof(struct draft, network),
+                                              .may_write = may_write,
                                               .check = network_check,
-                                              .apply = draft_apply,
-                                              .changed = draft_changed};
+                                              .apply = apply,
+                                              .changed = changed};
 
 /* commit, status, result, error */
 
 static const struct file_type commit_file = {.command = commit_command, .once = true};
 
-static char *status_text(const struct place *place, size_t *ret_size)
+static char *status_text(const struct place *place)
 {
-    char text[32];
-    snprintf(text, sizeof text, "%s\n", draft_status(draft_of(place)));
-    return copy_text(text, ret_size);
+    char *text;
+    return asprintf(&text, "%s\n", draft_status(draft_of(place))) < 0 ? NULL : text;
 }
 
 static const struct file_type status_file = {.text = status_text, .pollable = true};
 
-static char *result_text(const struct place *place, size_t *ret_size)
+static char *result_text(const struct place *place)
 {
-    return copy_text(draft_of(place)->result, ret_size);
+    const char *result = draft_of(place)->result;
+    return strdup(result ? result : "");
 }
 
 static const struct file_type result_file = {.text = result_text};
@@ -230,12 +169,13 @@ static void print_marks(FILE *out, const struct draft *draft, const char *direct
     }
 }
 
-static char *draft_error_text(const struct place *place, size_t *ret_size)
+static char *draft_error_text(const struct place *place)
 {
     const struct draft *draft = draft_of(place);
     const struct staged *file;
+    size_t size;
     char *text = NULL;
-    FILE *out = open_memstream(&text, ret_size);
+    FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
     LL_FOREACH (draft->files, file)
@@ -339,7 +279,7 @@ static int staged_unlink(const struct place *directory, const char *name, struct
         r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
     if (r < 0)
         return r;
-    draft_drop_file(file);
+    draft_remove_file(file);
     draft_touched(draft);
     return 0;
 }
@@ -350,7 +290,7 @@ static int check_content(const struct staged *file, const struct fork_rules *rul
 {
     struct json_check check;
     if (file->document.unfinished || file->document.refused)
-        return 0; /* the mark goes along */
+        return 0; /* and stays so */
     if (file->document.size > DOCUMENT_MAX)
         return error_set(err, EFBIG, "more than %d bytes", DOCUMENT_MAX);
     if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
@@ -391,7 +331,7 @@ static int staged_rename(const struct place *directory, const char *name,
     if (r < 0)
         return error_prefix(err, r, "mailboxes/%s cannot become %s", name, new_name);
     if (target)
-        draft_drop_file(target);
+        draft_remove_file(target);
     memset(file->name, 0, sizeof file->name);
     strncpy(file->name, new_name, sizeof file->name - 1);
     draft_touched(draft);
@@ -426,7 +366,7 @@ static int draft_unlink_file(const struct place *directory, const char *name, st
         r = error_set(err, ENOENT, "network is not staged");
     if (r < 0)
         return r;
-    draft_drop_network(draft);
+    draft_remove_network(draft);
     draft_touched(draft);
     return 0;
 }

@@ -32,8 +32,9 @@ struct place {
 /* What a file is. A file has `text`, `log` or `stream`; what can be written has `document` or
  * `command`, or both `log` and `command`. */
 struct file_type {
-    /* Generates the content. Returns owned, also if it is empty; NULL only without memory. */
-    char *(*text)(const struct place *place, size_t *ret_size);
+    /* Generates the content, of collected files if their document has none. Returns owned, also if
+     * it is empty; NULL only without memory. */
+    char *(*text)(const struct place *place);
     /* Can that be done now? Asked by lookups too, for the size. 0, -errno, or FS_LATER with the
      * waiter queued. NULL: always. */
     int (*ready)(const struct place *place, struct waiter *waiter);
@@ -45,20 +46,21 @@ struct file_type {
     /* Lines as they happen, for each open file from its opening on. */
     bool stream;
 
-    /* Collected. */
-    struct document *(*document)(const struct place *place);
+    /* Collected: where in its object's struct the document is; 0: it has none. */
+    size_t document;
     int (*may_write)(const struct place *place);
     /* Is the complete text (its object's span is given) acceptable? */
     int (*check)(const struct place *place, const char *text, size_t size, struct json_span object,
                  struct error *err);
     /* A text that is not complete yet comes line by line, or in buffers: a write that stops short
-     * of both is refused, because shells do not look at the error of the close. */
+     * of both is refused, because shells ignore the error of the close. */
     bool in_lines;
     /* May wait, so in a job and without the lock: is what such a text names acceptable? Asked of
      * writes. NULL: yes. */
     int (*check_files)(const struct place *place, const char *text, size_t size, struct error *err);
-    /* The text takes effect; the document has it already. NULL: that is all. May drop the lock. */
-    int (*apply)(const struct place *place, const char *text, size_t size, struct error *err);
+    /* The text takes effect; the document has it already. NULL: that is all. May release the lock
+     * meanwhile. */
+    int (*apply)(const struct place *place, struct error *err);
     void (*changed)(const struct place *place);
 
     /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
@@ -76,7 +78,7 @@ struct directory {
     const struct entry *entries;
     size_t count;
     /* Called without the lock before anything is done in it: what is not known by memory alone is
-     * looked at. May be NULL. */
+     * brought up to date. May be NULL. */
     void (*refresh)(struct fs *fs);
     /* Children that are not in the table. -ENOENT; FS_LATER only with the waiter queued. */
     int (*find)(const struct place *directory, const char *name, struct waiter *waiter,
@@ -100,11 +102,11 @@ struct entry {
     bool (*present)(const struct place *place); /* NULL: always */
 };
 
-static inline ino_t entry_ino(const struct entry *entry, enum object_kind kind, uint64_t serial,
-                              const struct marker *marker)
-{
-    ino_t number = marker ? marker->number & 0xFFFF : 0;
-    return (ino_t)serial << 28 | number << 12 | (ino_t)kind << 8 | entry->number;
-}
+ino_t entry_ino(const struct entry *entry, enum object_kind kind, uint64_t serial,
+                const struct marker *marker);
+/* Of a collected file; NULL: it is none. */
+struct document *place_document(const struct place *place);
+/* The content of a file that has `text`. Returns owned; NULL without memory. */
+char *place_text(const struct place *place, size_t *ret_size);
 
 #endif

@@ -22,13 +22,13 @@ static bool wants_write(int flags)
 
 static int open_document(struct handle *handle, const struct place *place)
 {
-    struct document *document = place->entry->file->document(place);
+    struct document *document = place_document(place);
     int r = place->entry->file->may_write(place);
     if (r == 0 && handle->flags & O_TRUNC) {
         r = document_begin(document);
         place->entry->file->changed(place);
     } else if (r == 0) {
-        handle->text = place->entry->file->text(place, &handle->size);
+        handle->text = place_text(place, &handle->size);
         r = handle->text ? 0 : -ENOMEM;
     }
     handle->opener_pid = waiter_process(handle->opener_tid);
@@ -65,7 +65,7 @@ static int open_place(const struct place *place, int flags, pid_t tid, struct ha
         return r;
     }
     if (type->stream)
-        stream_join(&fs_of(place)->stream, handle);
+        event_ring_join(fs_of(place)->setup.events, &handle->reader);
     handle_register(handle, place);
     *ret = handle;
     return 0;
@@ -73,13 +73,11 @@ static int open_place(const struct place *place, int flags, pid_t tid, struct ha
 
 int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct handle **ret)
 {
-    struct place place;
-    int r = place_take(fs, node, &place);
+    auto_place struct place place = {0};
+    int r = place_acquire(fs, node, &place);
     if (r < 0)
         return r;
-    r = open_place(&place, flags, tid, ret);
-    place_give(&place);
-    return r;
+    return open_place(&place, flags, tid, ret);
 }
 
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
@@ -104,7 +102,7 @@ static int generate(struct handle *handle)
         if (text)
             memcpy(text, handle->text, size);
     } else {
-        text = handle->place.entry->file->text(&handle->place, &size);
+        text = place_text(&handle->place, &size);
     }
     if (!text)
         return -ENOMEM;
@@ -145,7 +143,7 @@ static int read_content(struct handle *handle, size_t size, off_t offset, struct
     if (r != 0)
         return r;
     size_t at = (size_t)offset < handle->content_size ? (size_t)offset : handle->content_size;
-    return handle_give(handle, at, size, ret, ret_size);
+    return handle_answer(handle, at, size, ret, ret_size);
 }
 
 /* A directory is not. */
@@ -178,7 +176,7 @@ static unsigned readiness(struct fs *fs, const struct handle *handle)
         return stream_readiness(&fs->stream, handle);
     if (!place->entry->file || !place->entry->file->pollable)
         return POLLIN | POLLOUT | POLLRDNORM | POLLWRNORM;
-    auto_free char *text = place->entry->file->text(place, &size);
+    auto_free char *text = place_text(place, &size);
     bool same = text && handle->content && size == handle->content_size &&
                 (size == 0 || memcmp(text, handle->content, size) == 0);
     unsigned writable = place->entry->mode & 0222 ? POLLOUT | POLLWRNORM : 0;
@@ -194,7 +192,7 @@ unsigned fs_poll(struct fs *fs, struct handle *handle, void *poll)
     unsigned mask = readiness(fs, handle);
     objects_unlock(&fs->objects);
     if (poll && before)
-        fs->setup.drop(before);
+        fs->setup.release(before);
     return mask;
 }
 
@@ -202,12 +200,12 @@ void fs_release(struct fs *fs, struct handle *handle)
 {
     objects_lock(&fs->objects);
     if (is_stream(handle))
-        stream_leave(&fs->stream);
+        event_ring_leave(fs->setup.events);
     job_unref(handle->check);
     job_unref(handle->retry);
     handle_unregister(handle);
     objects_unlock(&fs->objects);
     if (handle->poller.poll)
-        fs->setup.drop(handle->poller.poll);
+        fs->setup.release(handle->poller.poll);
     handle_destroy(handle);
 }

@@ -26,12 +26,12 @@ static int handle_refuse(struct handle *handle, const struct error *err)
 {
     const struct file_type *type = handle->place.entry->file;
     handle->refused = err->code;
-    document_refuse(type->document(&handle->place), err->text);
+    document_refuse(place_document(&handle->place), err->text);
     type->changed(&handle->place);
     return -err->code;
 }
 
-static void forget_check(struct handle *handle)
+static void release_check(struct handle *handle)
 {
     job_unref(steal_pointer(handle->check));
 }
@@ -59,7 +59,7 @@ static void files_check_finish(struct job *job)
     DL_SEARCH_SCALAR(objects->handles, handle, check, job);
     if (!handle || !waiters_have(&objects->fs->waiters, job))
         return;
-    forget_check(handle);
+    release_check(handle);
     if (handle->place.object->removed)
         job->result = -ENODEV;
     else if (job->result < 0)
@@ -85,11 +85,13 @@ static int check_files(struct fs *fs, struct handle *handle, struct waiter *wait
         return error_set(err, ENOMEM, "out of memory");
     check->place = handle->place;
     check->text = strndup(handle->text, handle->size);
-    int r = check->text ? job_start(&check->job, err) : error_set(err, ENOMEM, "out of memory");
-    if (r < 0) {
+    if (!check->text) {
         job_unref(&check->job);
-        return r;
+        return error_set(err, ENOMEM, "out of memory");
     }
+    int r = job_start(&check->job, err);
+    if (r < 0)
+        return r;
     handle->check = &check->job;
     waiter_begin(&fs->waiters, handle->check, handle, waiter);
     return FS_LATER;
@@ -152,7 +154,7 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     }
     if (offset < 0 || at > handle->size)
         return -EINVAL;
-    forget_check(handle);
+    release_check(handle);
     handle->dirty = true;
     if (__builtin_add_overflow(at, size, &end) || end > max) {
         error_set(&err, EFBIG, "more than %zu bytes", max);
@@ -175,8 +177,8 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
     return r < 0 ? handle_refuse(handle, &err) : r;
 }
 
-/* One command, white space around it dropped. What is too long or holds a NUL stays a text that is
- * no id and no state, so that the command itself refuses it. */
+/* One command, without the white space around it. What is too long or holds a NUL stays a text that
+ * is no id and no state, so that the command itself refuses it. */
 static void read_command(const char *bytes, size_t size, char ret[STORE_ID_MAX + 2])
 {
     while (size > 0 && isspace((unsigned char)bytes[0])) {
@@ -237,10 +239,10 @@ int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t siz
 static int take_effect(struct handle *handle, pid_t tid)
 {
     const struct file_type *type = handle->place.entry->file;
-    struct document *document = type->document(&handle->place);
+    struct document *document = place_document(&handle->place);
     struct error err = {0};
     bool checked = !handle->check;
-    forget_check(handle);
+    release_check(handle);
     int complete = checked ? check_text(handle, &err)
                            : error_set(&err, EINTR, "the write was interrupted: write it again");
     if (complete < 0)
@@ -254,7 +256,7 @@ static int take_effect(struct handle *handle, pid_t tid)
         bool opener = tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
         return opener ? -EINVAL : 0;
     }
-    if (type->apply && type->apply(&handle->place, handle->text, handle->size, &err) < 0)
+    if (type->apply && type->apply(&handle->place, &err) < 0)
         return handle_refuse(handle, &err);
     document_accept(document);
     type->changed(&handle->place);
@@ -271,7 +273,7 @@ int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
         r = handle->place.entry->file->may_write(&handle->place);
     /* With a write under way it is of a copy of the descriptor, as each exec() closes some. */
     bool dirty = handle->dirty && !(handle->check && waiters_have(&fs->waiters, handle->check));
-    if (dirty) /* taking effect may let go of the lock, and more be written */
+    if (dirty) /* taking effect may release the lock, and more be written */
         handle->dirty = false;
     if (r == 0 && dirty)
         r = handle->refused ? -handle->refused : take_effect(handle, tid);
@@ -283,8 +285,8 @@ static int truncate_handle(struct handle *handle, size_t size)
 {
     if (size > handle->size)
         return -EINVAL;
-    forget_check(handle);
-    int r = size == 0 ? document_begin(handle->place.entry->file->document(&handle->place)) : 0;
+    release_check(handle);
+    int r = size == 0 ? document_begin(place_document(&handle->place)) : 0;
     if (r < 0)
         return r;
     if (handle->text) /* freeing wipes no more than what is left */
@@ -301,7 +303,7 @@ static int truncate_document(const struct place *place, size_t size)
 {
     struct handle handle = {.place = *place, .log_fd = -1};
     int r;
-    handle.text = place->entry->file->text(place, &handle.size);
+    handle.text = place_text(place, &handle.size);
     if (!handle.text)
         return -ENOMEM;
     r = truncate_handle(&handle, size);
@@ -313,8 +315,8 @@ static int truncate_document(const struct place *place, size_t size)
 
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
 {
-    struct place place;
-    int r = place_take(fs, node, &place);
+    auto_place struct place place = {0};
+    int r = place_acquire(fs, node, &place);
     if (r < 0)
         return r;
     const struct file_type *type = place.entry->file;
@@ -323,6 +325,5 @@ int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
     else if (type->document && (r = type->may_write(&place)) == 0)
         r = handle ? truncate_handle(handle, (size_t)size)
                    : truncate_document(&place, (size_t)size);
-    place_give(&place);
     return r;
 }

@@ -25,7 +25,7 @@ const char *forkable_uuid(const struct forkable *forkable)
     return forkable->of.snapshot ? forkable->of.snapshot->uuid : forkable->of.instance->uuid;
 }
 
-static void give_back(struct fork_source *of)
+static void release(struct fork_source *of)
 {
     snapshot_unref(of->snapshot);
     instance_unref(of->instance);
@@ -36,7 +36,7 @@ static void forkable_destroy(struct object *object)
     struct forkable *forkable = (struct forkable *)object;
     document_finish(&forkable->config);
     free(forkable->error);
-    give_back(&forkable->of);
+    release(&forkable->of);
     free(forkable);
 }
 
@@ -66,7 +66,7 @@ static void close_drafts(struct forkable *forkable)
     forkable->object.removed = true;
     object_changed(&forkable->object);
     object_changed(&fs->root);
-    waiters_answer_scans(&fs->waiters, 0);
+    waiters_answer(&fs->waiters, NULL, 0);
     object_unref(&forkable->object);
 }
 
@@ -76,7 +76,7 @@ static int create(struct fs *fs, enum object_kind kind, struct fork_source *of, 
 {
     struct forkable **table = table_of(fs, kind), *forkable = calloc(1, sizeof *forkable);
     if (!forkable) {
-        give_back(of);
+        release(of);
         return -ENOMEM;
     }
     object_init(&forkable->object, &fs->objects, kind, serial, forkable_destroy);
@@ -106,12 +106,12 @@ int forkable_find(struct fs *fs, enum object_kind kind, const char *id, struct f
     HASH_FIND(hh, *table_of(fs, kind), &serial, sizeof serial, forkable);
     if (!forkable)
         return create(fs, kind, &of, serial, ret);
-    give_back(&of);
+    release(&of);
     *ret = forkable;
     return 0;
 }
 
-void forkable_forget(struct forkable *forkable)
+void forkable_remove(struct forkable *forkable)
 {
     if (forkable->object.removed)
         return;
@@ -119,12 +119,12 @@ void forkable_forget(struct forkable *forkable)
     close_drafts(forkable);
 }
 
-void forkable_forget_instance(struct fs *fs, uint64_t serial)
+void forkable_remove_instance(struct fs *fs, uint64_t serial)
 {
     struct forkable *instance;
     HASH_FIND(hh, fs->instances, &serial, sizeof serial, instance);
     if (instance)
-        forkable_forget(instance);
+        forkable_remove(instance);
 }
 
 void forkable_note_outcome(struct forkable *instance, uint64_t number, const char *text)

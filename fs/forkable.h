@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * forkable: what can be forked, and so has the directory forks/: a snapshot or an instance, as an
- * object of the tree. It is made when somebody looks at it for the first time, and is the same for
+ * object of the tree. It is made when somebody uses it for the first time, and is the same for
  * as long as what it stands for is in the store. Not: the files in its directory (snapshot_files.c,
  * instance_files.c).
  *
@@ -22,7 +22,7 @@ struct forkable {
     UT_hash_handle hh;     /* by serial, in the table of its kind */
 
     /* Of an instance: */
-    struct document config;  /* only its marks */
+    struct document config;  /* being written, or refused; else without a text */
     char *error;             /* owned: why the last write to config, state or snapshot failed */
     uint64_t writes, failed; /* how many there were of these, and which of them `error` is of */
     struct job *job;         /* the transition under way; not counted */
@@ -41,9 +41,9 @@ void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE]
 
 /* It is removed, and its drafts with it: what is open of them gives ENODEV. Does nothing the second
  * time. */
-void forkable_forget(struct forkable *forkable);
+void forkable_remove(struct forkable *forkable);
 /* The same of the instance with that serial, if anybody has seen it. */
-void forkable_forget_instance(struct fs *fs, uint64_t serial);
+void forkable_remove_instance(struct fs *fs, uint64_t serial);
 
 /* What the `error` of an instance says from now on; NULL: nothing. */
 void forkable_note(struct forkable *instance, const char *text);

@@ -13,27 +13,25 @@
 #include "fs/tables.h"
 #include "util/cleanup.h"
 
-static int open_threads(struct fs *fs, struct error *err)
-{
-    fs->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fs->stop_fd < 0)
-        return error_errno(err, errno, "cannot make an event descriptor");
-    int r = interrupts_open(&fs->interrupts, &fs->waiters, err);
-    if (r == 0 && (r = stream_open(&fs->stream, &fs->waiters, fs->setup.events, err)) < 0)
-        interrupts_close(&fs->interrupts);
-    return r;
-}
-
 /* But for its threads. */
 static void finish(struct fs *fs)
 {
     if (fs->stop_fd >= 0)
         close(fs->stop_fd);
     refusals_finish(&fs->refusals);
-    jobs_finish(&fs->jobs);
-    waiters_finish(&fs->waiters);
+    pthread_cond_destroy(&fs->waiters.interrupted);
     pthread_mutex_destroy(&fs->objects.lock);
     free(fs);
+}
+
+static int open_threads(struct fs *fs, struct error *err)
+{
+    if (fs->stop_fd < 0)
+        return error_errno(err, errno, "cannot make an event descriptor");
+    int r = jobs_open(&fs->jobs, &fs->waiters, err);
+    if (r == 0 && (r = stream_open(&fs->stream, &fs->waiters, fs->setup.events, err)) < 0)
+        jobs_close(&fs->jobs);
+    return r;
 }
 
 int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
@@ -45,10 +43,11 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
     fs->objects.fs = fs;
     fs->objects.wake = setup->wake;
     pthread_mutex_init(&fs->objects.lock, NULL);
-    waiters_init(&fs->waiters, &fs->objects);
-    jobs_init(&fs->jobs, &fs->waiters);
+    pthread_cond_init(&fs->waiters.interrupted, NULL);
+    fs->waiters.objects = &fs->objects;
     object_init(&fs->root, &fs->objects, OBJECT_ROOT, 0, NULL);
     fs->root_entry = &root_entry;
+    fs->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     int r = open_threads(fs, err);
     if (r < 0)
         finish(fs);
@@ -66,8 +65,9 @@ void fs_stop(struct fs *fs)
     instances_stop(fs->setup.instances);
     snapshots_stop(fs->setup.snapshots);
     objects_lock(&fs->objects);
-    jobs_wait(&fs->jobs);
-    waiters_answer_scans(&fs->waiters, -ESHUTDOWN);
+    while (fs->jobs.count > 0)
+        pthread_cond_wait(&fs->jobs.none, &fs->objects.lock);
+    waiters_answer(&fs->waiters, NULL, -ESHUTDOWN);
     stream_end(&fs->stream);
     objects_unlock(&fs->objects);
 }
@@ -78,15 +78,15 @@ void fs_close(struct fs *fs)
     if (!fs)
         return;
     stream_close(&fs->stream);
-    interrupts_close(&fs->interrupts);
+    jobs_close(&fs->jobs);
     while (fs->objects.handles)
         fs_release(fs, fs->objects.handles);
     objects_lock(&fs->objects);
-    nodes_drop(fs);
+    nodes_discard(fs);
     HASH_ITER (hh, fs->snapshots, forkable, next)
-        forkable_forget(forkable);
+        forkable_remove(forkable);
     HASH_ITER (hh, fs->instances, forkable, next)
-        forkable_forget(forkable);
+        forkable_remove(forkable);
     objects_unlock(&fs->objects);
     finish(fs);
 }
@@ -98,7 +98,7 @@ void fs_interrupt(struct fs *fs, const void *key)
     objects_unlock(&fs->objects);
 }
 
-static void forkable_changed(struct fs *fs, enum object_kind kind, const char *id)
+void fs_changed(struct fs *fs, enum object_kind kind, const char *id)
 {
     struct forkable *forkable;
     if (!fs)
@@ -107,16 +107,6 @@ static void forkable_changed(struct fs *fs, enum object_kind kind, const char *i
     if (forkable_find(fs, kind, id, &forkable) == 0)
         object_changed(&forkable->object);
     objects_unlock(&fs->objects);
-}
-
-void fs_instance_changed(struct fs *fs, const char *id)
-{
-    forkable_changed(fs, OBJECT_INSTANCE, id);
-}
-
-void fs_snapshot_changed(struct fs *fs, const char *id)
-{
-    forkable_changed(fs, OBJECT_SNAPSHOT, id);
 }
 
 void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial)
@@ -142,7 +132,7 @@ void fs_image_scanned(struct fs *fs)
     if (!fs)
         return;
     objects_lock(&fs->objects);
-    waiters_answer_scans(&fs->waiters, 0);
+    waiters_answer(&fs->waiters, NULL, 0);
     HASH_ITER (hh, fs->snapshots, snapshot, next)
         object_changed(&snapshot->object);
     objects_unlock(&fs->objects);

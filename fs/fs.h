@@ -33,9 +33,9 @@ struct fs_setup {
     struct warm_pool *warm; /* VMs that are loaded ahead */
     struct fork_rules rules;
     struct event_ring *events; /* which the layers below tell too (event.h) */
-    /* Whoever polls a file through `poll` (fs_poll) should look again; `poll` is given back. */
+    /* Whoever polls a file through `poll` (fs_poll) should poll again. Takes `poll`. */
     void (*wake)(void *poll);
-    void (*drop)(void *poll); /* given back unused */
+    void (*release)(void *poll); /* the same, unused */
 };
 
 int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
@@ -43,11 +43,11 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
 void fs_stop(struct fs *fs);
 void fs_close(struct fs *fs);
 
-/* For instances_setup and snapshots: something changed. `fs` may be called before it is there. */
-void fs_instance_changed(struct fs *fs, const char *id);
+/* For the layers below, which may call them before `fs` is there. A snapshot or an instance
+ * changed. */
+void fs_changed(struct fs *fs, enum object_kind kind, const char *id);
 /* That one of the id is removed, if it can be. */
 void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial);
-void fs_snapshot_changed(struct fs *fs, const char *id);
 void fs_image_scanned(struct fs *fs);
 
 /* The kernel says that the waiting thread got a signal. */
@@ -61,15 +61,14 @@ void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
 int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret);
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256]);
-/* `tid` is the calling thread, for what is told of a refusal. */
+/* `tid` is the calling thread, for the line about a refusal. */
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64_t *ret_node,
              struct stat *ret);
-int fs_rmdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
-int fs_unlink(struct fs *fs, uint64_t parent, const char *name, pid_t tid);
+/* `operation` is "rmdir", "unlink", or one that is possible nowhere ("link"), which is refused:
+ * EPERM. */
+int fs_change(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid);
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
               const char *new_name, unsigned flags, pid_t tid);
-/* Of an operation that is possible in no directory ("link"): tells it. EPERM. */
-int fs_refuse(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid);
 
 /* Files. */
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
@@ -81,7 +80,7 @@ int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, str
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
              bool append, struct waiter *waiter);
 int fs_flush(struct fs *fs, struct handle *handle, pid_t tid);
-/* The mask of poll(2). `poll` (may be NULL) is taken: woken or dropped later. */
+/* The mask of poll(2). Takes `poll`, which may be NULL, and wakes or releases it later. */
 unsigned fs_poll(struct fs *fs, struct handle *handle, void *poll);
 void fs_release(struct fs *fs, struct handle *handle);
 

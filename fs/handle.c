@@ -68,7 +68,7 @@ void handle_command_ended(struct handle *handle, int result)
         handle->failed = result;
 }
 
-int handle_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size)
+int handle_answer(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size)
 {
     size_t n = size < handle->content_size - at ? size : handle->content_size - at;
     *ret = malloc(n + 1);

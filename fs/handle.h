@@ -68,7 +68,8 @@ int handle_list(struct handle *handle, const char *name, enum object_kind kind, 
 /* The outcome of the command that was written to it. */
 void handle_command_ended(struct handle *handle, int result);
 /* A part of its content, as a read's answer. -ENOMEM. */
-int handle_give(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size);
+int handle_answer(const struct handle *handle, size_t at, size_t size, char **ret,
+                  size_t *ret_size);
 /* The object is removed: what its open files hold is nobody's any more. */
 void handles_wipe(const struct object *object);
 

@@ -46,7 +46,7 @@ int image_ready(const struct place *place, struct waiter *waiter)
     return r == FS_LATER ? r : 0; /* else it says null */
 }
 
-/* A look at each candidate and no more: a guest may have planted thousands, and every name of a
+/* Reads each candidate once and no more: a guest may have planted thousands, and every name of a
  * walk comes here. */
 static bool has_marker(const struct scan *scan, const char *name)
 {
@@ -58,17 +58,14 @@ static bool has_marker(const struct scan *scan, const char *name)
 }
 
 /* The markers of that name; "" for those of resume-network, which have none. */
-static char *marker_text(const struct place *place, size_t *ret_size)
+static char *marker_text(const struct place *place)
 {
     struct image_index *index;
-    *ret_size = 0;
     if (index_now(place, &index) < 0) /* it is gone: nothing is in it any more */
         return strdup("");
     auto_json cJSON *json = scan_describe(&index->scan, place->marker ? place->marker->name : "");
-    char *text = json_print(json);
-    *ret_size = text ? strlen(text) : 0;
     image_index_unref(index);
-    return text;
+    return json_print(json);
 }
 
 static int marker_ready(const struct place *place, struct waiter *waiter)
@@ -166,13 +163,11 @@ int network_list(const struct place *directory, struct waiter *waiter, struct ha
     return r;
 }
 
-/* What somebody has vouched for last. */
-char *accept_text(const struct place *place, size_t *ret_size)
+char *accept_text(const struct place *place)
 {
     struct image_index *index = NULL;
     index_now(place, &index);
     char *text = index && index->accepted ? json_print(index->accepted) : strdup("");
-    *ret_size = text ? strlen(text) : 0;
     image_index_unref(index);
     return text;
 }

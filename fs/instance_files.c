@@ -19,32 +19,18 @@ static struct instance *instance_of(const struct place *place)
     return forkable_at(place)->of.instance;
 }
 
-static char *sized(char *text, size_t *ret_size)
+static char *info_text(const struct place *place)
 {
-    *ret_size = text ? strlen(text) : 0;
-    return text;
-}
-
-static char *info_text(const struct place *place, size_t *ret_size)
-{
-    return sized(instance_info(instance_of(place)), ret_size);
+    return instance_info(instance_of(place));
 }
 
 static const struct file_type info_file = {.text = info_text, .pollable = true};
 
-/* config: kept by the instance; here are only the marks of a text that is being written. */
+/* config: kept by the instance; its document has a text only while that is written. */
 
-static char *config_text(const struct place *place, size_t *ret_size)
+static char *config_text(const struct place *place)
 {
-    const struct document *config = &forkable_at(place)->config;
-    return sized(config->unfinished ? strndup(config->text, config->size)
-                                    : instance_config(instance_of(place)),
-                 ret_size);
-}
-
-static struct document *config_document(const struct place *place)
-{
-    return &forkable_at(place)->config;
+    return instance_config(instance_of(place));
 }
 
 static int config_may_write(const struct place *place)
@@ -74,17 +60,20 @@ static int config_named_files(const struct place *place, const char *text, size_
     return config_check_files(fs_of(place)->setup.instances->setup.store, text, size, err);
 }
 
-static int config_apply(const struct place *place, const char *text, size_t size, struct error *err)
+static int config_apply(const struct place *place, struct error *err)
 {
-    struct objects *objects = place->object->objects;
-    auto_free char *copy = strndup(text, size);
+    struct forkable *instance = forkable_at(place);
+    struct document *config = &instance->config;
+    auto_free char *copy = strndup(config->text, config->size);
     if (!copy)
         return error_set(err, ENOMEM, "out of memory");
-    objects_unlock(objects);
-    int r = instance_set_config(instance_of(place), copy, strlen(copy), err);
-    objects_lock(objects);
-    if (r == 0)
-        forkable_note(forkable_at(place), NULL);
+    objects_unlock(instance->object.objects);
+    int r = instance_set_config(instance->of.instance, copy, strlen(copy), err);
+    objects_lock(instance->object.objects);
+    if (r == 0) {
+        document_finish(config);
+        forkable_note(instance, NULL);
+    }
     return r;
 }
 
@@ -95,7 +84,7 @@ static void config_changed(const struct place *place)
 }
 
 static const struct file_type config_file = {.text = config_text,
-                                             .document = config_document,
+                                             .document = offsetof(struct forkable, config),
                                              .in_lines = true,
                                              .may_write = config_may_write,
                                              .check = config_check,
@@ -177,7 +166,6 @@ static int begin(const struct place *place, const struct job_type *type, const c
     int r = job_start(&command->job, &err);
     if (r < 0) {
         forkable_note(instance, err.text);
-        job_unref(&command->job);
         return r;
     }
     if (!instance->job)
@@ -186,11 +174,11 @@ static int begin(const struct place *place, const struct job_type *type, const c
     return FS_LATER;
 }
 
-static char *state_text(const struct place *place, size_t *ret_size)
+static char *state_text(const struct place *place)
 {
-    char text[16];
-    snprintf(text, sizeof text, "%s\n", instance_state_names[instance_state(instance_of(place))]);
-    return sized(strdup(text), ret_size);
+    char *text;
+    const char *state = instance_state_names[instance_state(instance_of(place))];
+    return asprintf(&text, "%s\n", state) < 0 ? NULL : text;
 }
 
 static int state_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
@@ -239,11 +227,12 @@ static int accept_command(const struct place *place, const char *text, pid_t tid
 
 static const struct file_type accept_file = {.text = accept_text, .command = accept_command};
 
-static char *error_text(const struct place *place, size_t *ret_size)
+static char *error_text(const struct place *place)
 {
     const struct forkable *instance = forkable_at(place);
+    size_t size;
     char *text = NULL;
-    FILE *out = open_memstream(&text, ret_size);
+    FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
     if (instance->config.refused)
@@ -384,7 +373,7 @@ int instance_files_remove(struct forkable *instance,
         object_changed(record->drafts->owner);
         draft_remove(record);
     }
-    forkable_forget(instance);
+    forkable_remove(instance);
     return 0;
 }
 

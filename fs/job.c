@@ -3,26 +3,13 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <utlist.h>
 
+#include "fs/handle.h"
 #include "util/stack.h"
 #include "util/thread.h"
 
-void jobs_init(struct jobs *jobs, struct waiters *waiters)
-{
-    pthread_cond_init(&jobs->none, NULL);
-    jobs->waiters = waiters;
-}
-
-void jobs_finish(struct jobs *jobs)
-{
-    pthread_cond_destroy(&jobs->none);
-}
-
-void jobs_wait(struct jobs *jobs)
-{
-    while (jobs->count > 0)
-        pthread_cond_wait(&jobs->none, &jobs->waiters->objects->lock);
-}
+enum { CHECK_AGAIN_MS = 100 };
 
 void *job_create(struct jobs *jobs, const struct job_type *type, size_t size, struct object *object)
 {
@@ -61,7 +48,7 @@ static void *job_thread(void *argument)
     job->result = result;
     job->done = true;
     job->type->finish(job);
-    waiters_answer_job(jobs->waiters, job, job->result);
+    waiters_answer(jobs->waiters, job, job->result);
     jobs->commits -= job->type->commits;
     job_unref(job);
     objects_unlock(objects);
@@ -76,15 +63,93 @@ static void *job_thread(void *argument)
 int job_start(struct job *job, struct error *err)
 {
     struct jobs *jobs = job->jobs;
+    int r = 0;
     if (jobs->stopping)
-        return error_set(err, ESHUTDOWN, "the daemon is stopping");
-    if (job->type->commits && jobs->commits >= JOB_COMMITS_MAX)
-        return error_set(err, EAGAIN, "%d commits are under way: try again later", JOB_COMMITS_MAX);
-    int r = thread_detach(job_thread, job, err);
-    if (r < 0)
+        r = error_set(err, ESHUTDOWN, "the daemon is stopping");
+    else if (job->type->commits && jobs->commits >= JOB_COMMITS_MAX)
+        r = error_set(err, EAGAIN, "%d commits are under way: try again later", JOB_COMMITS_MAX);
+    else
+        r = thread_detach(job_thread, job, err);
+    if (r < 0) {
+        job_unref(job);
         return r;
+    }
     job_ref(job); /* with the lock held, which the thread needs for its end */
     jobs->count++;
     jobs->commits += job->type->commits;
     return 0;
+}
+
+/* A write of the same command through the same open file gets the outcome. */
+static void end_wait(struct waiters *waiters, struct waiter *waiter)
+{
+    struct job *job = waiter->handle ? (struct job *)waiter->what : NULL;
+    if (job && waiter->handle->place.entry->file->command) {
+        job_unref(waiter->handle->retry);
+        waiter->handle->retry = job_ref(job);
+    }
+    waiter_answer(waiters, waiter, -EINTR);
+    if (job && job->type->abandon && !waiters_have(waiters, job))
+        job->type->abandon(job);
+}
+
+/* Of all that were interrupted. Are some to be checked again later? */
+static bool check_signals(struct waiters *waiters)
+{
+    struct waiter *waiter, *next;
+    bool again = false;
+    DL_FOREACH_SAFE (waiters->first, waiter, next) {
+        if (!waiter->interrupted)
+            continue;
+        if (waiter_must_return(waiter->tid))
+            end_wait(waiters, waiter);
+        else
+            again = true;
+    }
+    return again;
+}
+
+static void *watch_interrupts(void *argument)
+{
+    struct jobs *jobs = argument;
+    struct waiters *waiters = jobs->waiters;
+    struct objects *objects = waiters->objects;
+    objects_lock(objects);
+    while (!jobs->closing) {
+        bool again = check_signals(waiters);
+        if (objects->deferred) { /* the answers; what is interrupted meanwhile is checked */
+            objects_unlock(objects);
+            objects_lock(objects);
+            continue;
+        }
+        if (!again) {
+            pthread_cond_wait(&waiters->interrupted, &objects->lock);
+            continue;
+        }
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += CHECK_AGAIN_MS * 1000000L;
+        until.tv_sec += until.tv_nsec / 1000000000L;
+        until.tv_nsec %= 1000000000L;
+        pthread_cond_clockwait(&waiters->interrupted, &objects->lock, CLOCK_MONOTONIC, &until);
+    }
+    objects_unlock(objects);
+    return NULL;
+}
+
+int jobs_open(struct jobs *jobs, struct waiters *waiters, struct error *err)
+{
+    pthread_cond_init(&jobs->none, NULL);
+    jobs->waiters = waiters;
+    return thread_start(watch_interrupts, jobs, &jobs->thread, err);
+}
+
+void jobs_close(struct jobs *jobs)
+{
+    objects_lock(jobs->waiters->objects);
+    jobs->closing = true;
+    pthread_cond_signal(&jobs->waiters->interrupted);
+    objects_unlock(jobs->waiters->objects);
+    pthread_join(jobs->thread, NULL);
+    pthread_cond_destroy(&jobs->none);
 }

@@ -4,6 +4,11 @@
  * wait (waiter.h). Not what it does: who starts one has a struct that begins with a struct job, and
  * a job_type (commit.c, file_write.c, instance_files.c, snapshot_files.c).
  *
+ * Who waits can be interrupted. The kernel says so once, and not with which signal; so a thread
+ * checks the pending signals of who waits, at once and again every 100 ms for as long as they are
+ * only such that end no system call's purpose (SIGCHLD of a background job, say). Any other: the
+ * request gets EINTR, and its job goes on.
+ *
  * Lock: objects.lock guards all jobs, but for `error`, which is its thread's until `finish`.
  */
 #ifndef HYPEFS_FS_JOB_H
@@ -29,8 +34,10 @@ struct job_type {
 struct jobs {
     struct waiters *waiters;
     unsigned count, commits;
-    pthread_cond_t none;
-    bool stopping; /* new ones are refused */
+    pthread_cond_t none; /* is under way any more */
+    bool stopping;       /* new ones are refused */
+    bool closing;
+    pthread_t thread; /* for interrupts */
 };
 
 struct job {
@@ -43,17 +50,16 @@ struct job {
     int result;
 };
 
-void jobs_init(struct jobs *jobs, struct waiters *waiters);
-void jobs_finish(struct jobs *jobs);
-/* Waits until none is under way. */
-void jobs_wait(struct jobs *jobs);
+int jobs_open(struct jobs *jobs, struct waiters *waiters, struct error *err);
+/* None is under way. */
+void jobs_close(struct jobs *jobs);
 
 /* Of a struct of that size, which is zeroed behind the job. NULL without memory. */
 void *job_create(struct jobs *jobs, const struct job_type *type, size_t size,
                  struct object *object);
 struct job *job_ref(struct job *job);
 void job_unref(struct job *job);
-/* Runs it in a thread, which counts a reference. EAGAIN, ESHUTDOWN. */
+/* Runs it in a thread. EAGAIN, ESHUTDOWN, ENOMEM: and the caller's reference is released. */
 int job_start(struct job *job, struct error *err);
 
 #endif

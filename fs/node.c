@@ -21,15 +21,7 @@ struct node {
 
 enum { NAME_BLOCK = 512 };
 
-/* Zeroes the padding too, since places are hash keys. */
-static void place_set(struct place *ret, struct object *object, const struct entry *entry,
-                      const struct marker *marker)
-{
-    memset(ret, 0, sizeof *ret);
-    ret->object = object;
-    ret->entry = entry;
-    ret->marker = marker;
-}
+_Static_assert(sizeof(struct place) == 3 * sizeof(void *), "a hash key has no padding");
 
 static struct node *node_by_id(struct fs *fs, uint64_t id)
 {
@@ -38,7 +30,7 @@ static struct node *node_by_id(struct fs *fs, uint64_t id)
     return node;
 }
 
-static void node_drop(struct fs *fs, struct node *node)
+static void node_discard(struct fs *fs, struct node *node)
 {
     HASH_DELETE(hh, fs->nodes, node);
     if (!node->place.entry->command)
@@ -47,11 +39,11 @@ static void node_drop(struct fs *fs, struct node *node)
     free(node);
 }
 
-void nodes_drop(struct fs *fs)
+void nodes_discard(struct fs *fs)
 {
     struct node *node, *next;
     HASH_ITER (hh, fs->nodes, node, next)
-        node_drop(fs, node);
+        node_discard(fs, node);
 }
 
 /* NULL without memory. */
@@ -65,7 +57,8 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     node = calloc(1, sizeof *node);
     if (!node)
         return NULL;
-    place_set(&node->place, object_ref(place->object), place->entry, place->marker);
+    node->place = *place;
+    object_ref(place->object);
     node->id = place->object->kind == OBJECT_ROOT && place->entry == fs->root_entry
                    ? 1
                    : ++fs->last_node + 1;
@@ -81,48 +74,42 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     return NULL;
 }
 
-int place_take(struct fs *fs, uint64_t id, struct place *ret)
+int place_acquire(struct fs *fs, uint64_t id, struct place *ret)
 {
     objects_lock(&fs->objects);
     struct node *node = node_by_id(fs, id);
-    if (!node && id == 1) {
-        struct place root;
-        place_set(&root, &fs->root, fs->root_entry, NULL);
-        node = node_of(fs, &root);
-        if (!node) {
-            objects_unlock(&fs->objects);
-            return -ENOMEM;
-        }
-    }
+    if (!node && id == 1)
+        node = node_of(fs, &(struct place){.object = &fs->root, .entry = fs->root_entry});
     if (!node || node->place.object->removed) {
+        int r = node || id != 1 ? -ENODEV : -ENOMEM;
         objects_unlock(&fs->objects);
-        return -ENODEV;
+        return r;
     }
     *ret = node->place;
     object_ref(ret->object);
     return 0;
 }
 
-/* The same of a directory, which is brought up to date before. */
-static int directory_take(struct fs *fs, uint64_t id, struct place *ret)
+/* The same of a directory, which is refreshed before. */
+static int directory_acquire(struct fs *fs, uint64_t id, struct place *ret)
 {
-    int r = place_take(fs, id, ret);
+    int r = place_acquire(fs, id, ret);
     const struct directory *directory = r == 0 ? ret->entry->directory : NULL;
     if (!directory || !directory->refresh)
         return r;
     objects_unlock(&fs->objects);
     directory->refresh(fs);
     objects_lock(&fs->objects);
-    if (!ret->object->removed)
-        return 0;
-    place_give(ret);
-    return -ENODEV;
+    return ret->object->removed ? -ENODEV : 0;
 }
 
-void place_give(struct place *place)
+void place_release(struct place *place)
 {
-    struct objects *objects = place->object->objects;
-    object_unref(place->object);
+    struct object *object = place->object;
+    if (!object)
+        return;
+    struct objects *objects = object->objects;
+    object_unref(object);
     objects_unlock(objects);
 }
 
@@ -162,7 +149,7 @@ static int stat_place(const struct place *place, struct stat *ret)
         r = stat_log(place, ret);
     } else if (entry->file && entry->file->text) {
         size_t size = 0;
-        char *text = entry->file->text(place, &size);
+        char *text = place_text(place, &size);
         r = text ? 0 : -ENOMEM;
         free_wiped(text, size);
         ret->st_size = (off_t)size;
@@ -170,6 +157,14 @@ static int stat_place(const struct place *place, struct stat *ret)
     ret->st_atim = ret->st_ctim = ret->st_mtim;
     ret->st_blocks = (ret->st_size + NAME_BLOCK - 1) / NAME_BLOCK;
     return r;
+}
+
+/* `events` is an object of its own, because what else changes in the root wakes none of its
+ * readers. */
+static struct object *object_of(const struct place *parent, const struct entry *entry)
+{
+    bool stream = entry->file && entry->file->stream;
+    return stream ? &fs_of(parent)->stream.object : parent->object;
 }
 
 /* With the lock held: what is at that name. */
@@ -183,7 +178,7 @@ static int find(const struct place *parent, const char *name, struct waiter *wai
         const struct entry *entry = &directory->entries[i];
         if (strcmp(entry->name, name) != 0 || (entry->present && !entry->present(parent)))
             continue;
-        place_set(ret, parent->object, entry, NULL);
+        *ret = (struct place){.object = object_of(parent, entry), .entry = entry};
         return 0;
     }
     return directory->find ? directory->find(parent, name, waiter, ret) : -ENOENT;
@@ -192,33 +187,27 @@ static int find(const struct place *parent, const char *name, struct waiter *wai
 /* With the lock held: a node for the kernel, counted as looked up. */
 static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, struct stat *ret)
 {
-    struct place clean;
-    place_set(&clean, place->object, place->entry, place->marker);
-    int r = stat_place(&clean, ret);
-    struct node *node = r == 0 ? node_of(fs, &clean) : NULL;
-    if (r == 0 && !node)
-        r = -ENOMEM;
-    if (r == 0) {
-        node->lookups++;
-        *ret_node = node->id;
-    }
-    return r;
+    int r = stat_place(place, ret);
+    struct node *node = r == 0 ? node_of(fs, place) : NULL;
+    if (!node)
+        return r < 0 ? r : -ENOMEM;
+    node->lookups++;
+    *ret_node = node->id;
+    return 0;
 }
 
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
               uint64_t *ret_node, struct stat *ret)
 {
-    struct place directory, child;
-    int r = directory_take(fs, parent, &directory);
+    auto_place struct place directory = {0};
+    struct place child;
+    int r = directory_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     r = find(&directory, name, waiter, &child);
     if (r == 0 && child.entry->file && child.entry->file->ready)
         r = child.entry->file->ready(&child, waiter);
-    if (r == 0)
-        r = enter(fs, &child, ret_node, ret);
-    place_give(&directory);
-    return r;
+    return r == 0 ? enter(fs, &child, ret_node, ret) : r;
 }
 
 void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
@@ -228,39 +217,36 @@ void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
     if (node && node->place.object->kind != OBJECT_ROOT) {
         node->lookups -= count < node->lookups ? count : node->lookups;
         if (node->lookups == 0)
-            node_drop(fs, node);
+            node_discard(fs, node);
     }
     objects_unlock(&fs->objects);
 }
 
 int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret)
 {
-    struct place place;
-    int r = place_take(fs, node, &place);
+    auto_place struct place place = {0};
+    int r = place_acquire(fs, node, &place);
     if (r < 0)
         return r;
     r = stat_place(&place, ret);
     if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
-    place_give(&place);
     return r;
 }
 
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256])
 {
-    struct place place;
-    int r = place_take(fs, node, &place);
+    auto_place struct place place = {0};
+    int r = place_acquire(fs, node, &place);
     if (r < 0)
         return r;
-    if (place.entry->link)
-        place.entry->link(&place, ret);
-    else
-        r = -EINVAL;
-    place_give(&place);
-    return r;
+    if (!place.entry->link)
+        return -EINVAL;
+    place.entry->link(&place, ret);
+    return 0;
 }
 
-/* With the lock held: the table's function for that, or EPERM; a refusal is told. */
+/* With the lock held: the table's function for that, or EPERM; a refusal is recorded. */
 static int apply(change *go, const struct refusal *refusal)
 {
     struct error err = {0};
@@ -268,11 +254,11 @@ static int apply(change *go, const struct refusal *refusal)
     if (r == 0)
         return 0;
     err.code = -r;
-    return refusal_tell(refusal, &err);
+    return refuse(refusal, &err);
 }
 
-/* What is there, and was just made if `undo` is not NULL. If the kernel cannot be told of it, it
- * goes again: who was told of a failure would find it there at the next try. */
+/* What is there, and was just made if `undo` is not NULL. If the kernel cannot get it, it is
+ * removed again: who was told ENOMEM would find it there at the next try. */
 static int enter_new(struct fs *fs, const struct place *directory, const char *name, change *undo,
                      uint64_t *ret_node, struct stat *ret)
 {
@@ -288,22 +274,22 @@ static int enter_new(struct fs *fs, const struct place *directory, const char *n
 int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64_t *ret_node,
              struct stat *ret)
 {
-    struct place directory;
-    int r = place_take(fs, parent, &directory);
+    auto_place struct place directory = {0};
+    int r = place_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     r = apply(directory.entry->directory->make, &(struct refusal){"mkdir", &directory, name, tid});
-    if (r == 0)
-        r = enter_new(fs, &directory, name, directory.entry->directory->remove, ret_node, ret);
-    place_give(&directory);
-    return r;
+    return r == 0
+               ? enter_new(fs, &directory, name, directory.entry->directory->remove, ret_node, ret)
+               : r;
 }
 
 int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
                    uint64_t *ret_node, struct stat *ret)
 {
-    struct place directory, child;
-    int r = place_take(fs, parent, &directory);
+    auto_place struct place directory = {0};
+    struct place child;
+    int r = place_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     change *undo = NULL;
@@ -315,53 +301,28 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
         r = apply(directory.entry->directory->create,
                   &(struct refusal){"create", &directory, name, tid});
     }
-    if (r == 0)
-        r = enter_new(fs, &directory, name, undo, ret_node, ret);
-    place_give(&directory);
-    return r;
+    return r == 0 ? enter_new(fs, &directory, name, undo, ret_node, ret) : r;
 }
 
-int fs_refuse(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid)
+int fs_change(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid)
 {
-    struct place directory;
-    int r = place_take(fs, parent, &directory);
+    auto_place struct place directory = {0};
+    int r = directory_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = apply(NULL, &(struct refusal){operation, &directory, name, tid});
-    place_give(&directory);
-    return r;
-}
-
-/* rmdir and unlink: the same with another column of the table. */
-static int remove_name(struct fs *fs, uint64_t parent, const char *name, pid_t tid, bool directory)
-{
-    struct place place;
-    int r = directory_take(fs, parent, &place);
-    if (r < 0)
-        return r;
-    const struct directory *table = place.entry->directory;
-    r = apply(directory ? table->remove : table->unlink,
-              &(struct refusal){directory ? "rmdir" : "unlink", &place, name, tid});
-    place_give(&place);
-    return r;
-}
-
-int fs_rmdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid)
-{
-    return remove_name(fs, parent, name, tid, true);
-}
-
-int fs_unlink(struct fs *fs, uint64_t parent, const char *name, pid_t tid)
-{
-    return remove_name(fs, parent, name, tid, false);
+    const struct directory *table = directory.entry->directory;
+    change *go = strcmp(operation, "rmdir") == 0    ? table->remove
+                 : strcmp(operation, "unlink") == 0 ? table->unlink
+                                                    : NULL;
+    return apply(go, &(struct refusal){operation, &directory, name, tid});
 }
 
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
               const char *new_name, unsigned flags, pid_t tid)
 {
-    struct place directory;
+    auto_place struct place directory = {0};
     struct error err = {0};
-    int r = place_take(fs, parent, &directory);
+    int r = place_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     const struct node *node = node_by_id(fs, new_parent);
@@ -373,10 +334,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
         r = directory.entry->directory->rename(&directory, name, &node->place, new_name, flags,
                                                &err);
     err.code = -r;
-    if (r < 0)
-        refusal_tell(&(struct refusal){"rename", &directory, name, tid}, &err);
-    place_give(&directory);
-    return r;
+    return r < 0 ? refuse(&(struct refusal){"rename", &directory, name, tid}, &err) : 0;
 }
 
 static int list(const struct place *place, struct waiter *waiter, struct handle *handle)
@@ -390,6 +348,7 @@ static int list(const struct place *place, struct waiter *waiter, struct handle 
         r = handle_list(handle, "..", object->kind, object->serial, place->entry, place->marker);
     for (size_t i = 0; i < directory->count && r == 0; i++) {
         const struct entry *entry = &directory->entries[i];
+        object = object_of(place, entry);
         if (!entry->present || entry->present(place))
             r = handle_list(handle, entry->name, object->kind, object->serial, entry, NULL);
     }
@@ -398,16 +357,14 @@ static int list(const struct place *place, struct waiter *waiter, struct handle 
 
 int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handle **ret)
 {
-    struct place place;
+    auto_place struct place place = {0};
     struct handle *handle = handle_create(0);
-    int r = handle ? directory_take(fs, node, &place) : -ENOMEM;
-    if (r == 0) {
+    int r = handle ? directory_acquire(fs, node, &place) : -ENOMEM;
+    if (r == 0)
         r = list(&place, waiter, handle);
-        if (r == 0) {
-            handle_register(handle, &place);
-            *ret = steal_pointer(handle);
-        }
-        place_give(&place);
+    if (r == 0) {
+        handle_register(handle, &place);
+        *ret = steal_pointer(handle);
     }
     handle_destroy(handle);
     return r;

@@ -12,14 +12,16 @@
 
 #include "fs/entry.h"
 
-/* Locks; -ENODEV if the node's object is removed. Counts a reference; place_give() undoes both. */
-int place_take(struct fs *fs, uint64_t node, struct place *ret);
-void place_give(struct place *place);
+/* Locks; -ENODEV if the node's object is removed. Counts a reference; place_release() undoes both,
+ * if there is a place. */
+int place_acquire(struct fs *fs, uint64_t node, struct place *ret);
+void place_release(struct place *place);
+#define auto_place __attribute__((cleanup(place_release)))
 
 /* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
 int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
                    uint64_t *ret_node, struct stat *ret);
 /* With the lock held: the kernel remembers none any more. */
-void nodes_drop(struct fs *fs);
+void nodes_discard(struct fs *fs);
 
 #endif

@@ -27,7 +27,7 @@ struct deferred {
 
 /* What all objects of a tree share. */
 struct objects {
-    struct fs *fs; /* whose they are; nothing here looks into it */
+    struct fs *fs; /* whose they are; opaque here */
     pthread_mutex_t lock;
     struct deferred *deferred;
     struct handle *handles;   /* all that are open (handle.h) */
@@ -59,7 +59,7 @@ struct object {
     bool removed;    /* what still refers to it gets ENODEV */
     struct timespec changed;
     void (*destroy)(struct object *object); /* NULL: it is a part of something else */
-    struct marker *markers; /* of snapshots and instances: by name, those that were looked at */
+    struct marker *markers; /* of snapshots and instances: by name, those that were used */
     struct poller *pollers;
 };
 

@@ -31,7 +31,7 @@ void ops_wake(void *poll)
     fuse_pollhandle_destroy(poll);
 }
 
-void ops_drop(void *poll)
+void ops_release(void *poll)
 {
     fuse_pollhandle_destroy(poll);
 }
@@ -64,14 +64,20 @@ static void on_interrupt(fuse_req_t req, void *data)
     fs_interrupt(data, req);
 }
 
+/* NULL without memory, which is answered. */
 static struct pending *pending_create(fuse_req_t req, fuse_ino_t node,
+                                      const struct fuse_file_info *fi,
                                       void (*done)(struct waiter *, int))
 {
     struct pending *pending = calloc(1, sizeof *pending);
-    if (!pending)
+    if (!pending) {
+        fuse_reply_err(req, ENOMEM);
         return NULL;
+    }
     pending->req = req;
     pending->node = node;
+    if (fi)
+        pending->fi = *fi;
     pending->waiter = (struct waiter){
         .done = done, .key = req, .tid = tid_of(req), .interrupted_already = interrupted_already};
     /* Before the waiter is known to anyone: it may be answered, and `req` be gone, right after. */
@@ -91,10 +97,15 @@ static void look_again(struct waiter *waiter, int result)
     pending_free(pending);
 }
 
-static void reply_entry(fuse_req_t req, uint64_t node, const struct stat *st)
+static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st)
 {
     struct fs *fs = fs_of(req);
-    struct fuse_entry_param entry = {.ino = node, .attr = *st};
+    struct fuse_entry_param entry = {.ino = node};
+    if (r < 0) {
+        fuse_reply_err(req, -r);
+        return;
+    }
+    entry.attr = *st;
     if (fuse_reply_entry(req, &entry) < 0)
         fs_forget(fs, node, 1);
 }
@@ -103,25 +114,21 @@ static void call_lookup(struct pending *pending)
 {
     uint64_t node;
     struct stat st;
-    int r =
-        fs_lookup(fs_of(pending->req), pending->node, pending->name, &pending->waiter, &node, &st);
+    int r = pending->name ? fs_lookup(fs_of(pending->req), pending->node, pending->name,
+                                      &pending->waiter, &node, &st)
+                          : -ENOMEM;
     if (r == FS_LATER)
         return;
-    if (r < 0)
-        fuse_reply_err(pending->req, -r);
-    else
-        reply_entry(pending->req, node, &st);
+    reply_entry(pending->req, r, node, &st);
     pending_free(pending);
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    struct pending *pending = pending_create(req, parent, look_again);
-    if (!pending || !(pending->name = strdup(name))) {
-        free(pending);
-        fuse_reply_err(req, ENOMEM);
+    struct pending *pending = pending_create(req, parent, NULL, look_again);
+    if (!pending)
         return;
-    }
+    pending->name = strdup(name);
     pending->call = call_lookup;
     call_lookup(pending);
 }
@@ -180,24 +187,26 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     (void)mode;
     int r = fs_mkdir(fs_of(req), parent, name, tid_of(req), &node, &st);
     fault_point(FAULT_REPLY);
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    else
-        reply_entry(req, node, &st);
+    reply_entry(req, r, node, &st);
     fault_point(FAULT_REPLIED);
 }
 
-static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+static void change(fuse_req_t req, const char *operation, fuse_ino_t parent, const char *name)
 {
-    int r = fs_rmdir(fs_of(req), parent, name, tid_of(req));
+    int r = fs_change(fs_of(req), operation, parent, name, tid_of(req));
     fault_point(FAULT_REPLY);
     fuse_reply_err(req, -r);
     fault_point(FAULT_REPLIED);
 }
 
+static void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+    change(req, "rmdir", parent, name);
+}
+
 static void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    fuse_reply_err(req, -fs_unlink(fs_of(req), parent, name, tid_of(req)));
+    change(req, "unlink", parent, name);
 }
 
 static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t new_parent,
@@ -207,29 +216,23 @@ static void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
                    -fs_rename(fs_of(req), parent, name, new_parent, new_name, flags, tid_of(req)));
 }
 
-/* What is possible nowhere. */
-static void refuse(fuse_req_t req, const char *operation, fuse_ino_t parent, const char *name)
-{
-    fuse_reply_err(req, -fs_refuse(fs_of(req), operation, parent, name, tid_of(req)));
-}
-
 static void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t device)
 {
     (void)mode;
     (void)device;
-    refuse(req, "mknod", parent, name);
+    change(req, "mknod", parent, name);
 }
 
 static void op_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
     (void)target;
-    refuse(req, "symlink", parent, name);
+    change(req, "symlink", parent, name);
 }
 
 static void op_link(fuse_req_t req, fuse_ino_t node, fuse_ino_t parent, const char *name)
 {
     (void)node;
-    refuse(req, "link", parent, name);
+    change(req, "link", parent, name);
 }
 
 static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
@@ -300,12 +303,9 @@ static void call_read(struct pending *pending)
 static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
-    struct pending *pending = pending_create(req, node, look_again);
-    if (!pending) {
-        fuse_reply_err(req, ENOMEM);
+    struct pending *pending = pending_create(req, node, fi, look_again);
+    if (!pending)
         return;
-    }
-    pending->fi = *fi;
     pending->size = size;
     pending->offset = offset;
     pending->waiter.nonblocking = fi->flags & O_NONBLOCK;
@@ -328,11 +328,9 @@ static void write_done(struct waiter *waiter, int result)
 static void op_write(fuse_req_t req, fuse_ino_t node, const char *bytes, size_t size, off_t offset,
                      struct fuse_file_info *fi)
 {
-    struct pending *pending = pending_create(req, node, write_done);
-    if (!pending) {
-        fuse_reply_err(req, ENOMEM);
+    struct pending *pending = pending_create(req, node, fi, write_done);
+    if (!pending)
         return;
-    }
     pending->size = size;
     int r = fs_write(fs_of(req), handle_of(fi), bytes, size, offset, fi->flags & O_APPEND,
                      &pending->waiter);
@@ -389,12 +387,9 @@ static void call_opendir(struct pending *pending)
 
 static void op_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
-    struct pending *pending = pending_create(req, node, look_again);
-    if (!pending) {
-        fuse_reply_err(req, ENOMEM);
+    struct pending *pending = pending_create(req, node, fi, look_again);
+    if (!pending)
         return;
-    }
-    pending->fi = *fi;
     pending->call = call_opendir;
     call_opendir(pending);
 }

@@ -23,6 +23,6 @@ struct ops_context {
 
 /* For struct fs_setup. */
 void ops_wake(void *poll);
-void ops_drop(void *poll);
+void ops_release(void *poll);
 
 #endif

@@ -66,7 +66,7 @@ static void add_line(struct refusals *refusals, const struct refusal *refusal, c
     *place = line;
 }
 
-int refusal_tell(const struct refusal *refusal, struct error *err)
+int refuse(const struct refusal *refusal, struct error *err)
 {
     char path[2 * STORE_ID_MAX + 64];
     struct object *object = refusal->directory->object;
@@ -85,13 +85,14 @@ int refusal_tell(const struct refusal *refusal, struct error *err)
     return -err->code;
 }
 
-char *refusals_text(const struct place *place, size_t *ret_size)
+char *refusals_text(const struct place *place)
 {
     const struct fs *fs = fs_of(place);
     const struct refusals *refusals = &fs->refusals;
     size_t from = refusals->count > REFUSALS_MAX ? refusals->count - REFUSALS_MAX : 0;
+    size_t size;
     char *text = NULL;
-    FILE *out = open_memstream(&text, ret_size);
+    FILE *out = open_memstream(&text, &size);
     if (out)
         store_notes_print(fs->setup.snapshots->store->notes, out);
     for (size_t i = from; i < refusals->count && out; i++)

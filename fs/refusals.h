@@ -2,7 +2,7 @@
 /*
  * refusals: the reasons for which mkdir, rmdir, rm, mv, ln, mknod, the creation of a file or a
  * command was refused. Each is a line of `error` in the root, and if the directory that it was in
- * has an `error` of its own, it is told there too. Before them stands what of the store is not
+ * has an `error` of its own, it stands there, too. Before them stands what of the store is not
  * shown.
  *
  * Lock: objects.lock.
@@ -28,9 +28,9 @@ struct refusal {
 };
 /* Keeps the reason where it can be read. Without a text in `err`, it has words for the operation.
  * Returns -err->code. */
-int refusal_tell(const struct refusal *refusal, struct error *err);
+int refuse(const struct refusal *refusal, struct error *err);
 /* The text of the root's `error`. */
-char *refusals_text(const struct place *place, size_t *ret_size);
+char *refusals_text(const struct place *place);
 void refusals_finish(struct refusals *refusals);
 
 #endif

@@ -6,9 +6,7 @@
  */
 #include <string.h>
 
-#include "fs/handle.h"
 #include "fs/refusals.h"
-#include "fs/state.h"
 #include "fs/tables.h"
 #include "util/cleanup.h"
 
@@ -56,12 +54,10 @@ static const char readme[] =
     "echo stopped > instances/web-1/state, then rmdir instances/web-1;\n"
     "rmdir snapshots/base when no VM runs on its memory.\n";
 
-static char *readme_text(const struct place *place, size_t *ret_size)
+static char *readme_text(const struct place *place)
 {
-    char *text = strdup(readme);
     (void)place;
-    *ret_size = text ? sizeof readme - 1 : 0;
-    return text;
+    return strdup(readme);
 }
 
 static const struct file_type readme_file = {.text = readme_text};
@@ -69,35 +65,15 @@ static const struct file_type readme_file = {.text = readme_text};
 static const struct file_type error_file = {.text = refusals_text, .pollable = true};
 
 static const struct file_type events_file = {.stream = true};
-static const struct entry events_entry = {NULL, S_IFREG | 0400, 1, .file = &events_file};
-static const char events_name[] = "events";
-
-static int root_find(const struct place *directory, const char *name, struct waiter *waiter,
-                     struct place *ret)
-{
-    (void)waiter;
-    if (strcmp(name, events_name) != 0)
-        return -ENOENT;
-    *ret = (struct place){.object = &fs_of(directory)->stream.object, .entry = &events_entry};
-    return 0;
-}
-
-static int root_list(const struct place *directory, struct waiter *waiter, struct handle *handle)
-{
-    (void)directory;
-    (void)waiter;
-    return handle_list(handle, events_name, OBJECT_EVENTS, 0, &events_entry, NULL);
-}
 
 static const struct entry root_entries[] = {
     {"README", S_IFREG | 0444, 1, .file = &readme_file},
     {"error", S_IFREG | 0444, 5, .file = &error_file},
     {"snapshots", S_IFDIR | 0755, 2, .directory = &snapshots_directory},
     {"instances", S_IFDIR | 0755, 3, .directory = &instances_directory},
+    {"events", S_IFREG | 0400, 1, .file = &events_file}, /* an object of its own */
 };
 
 static const struct directory root_directory = {.entries = root_entries,
-                                                .count = array_length(root_entries),
-                                                .find = root_find,
-                                                .list = root_list};
+                                                .count = array_length(root_entries)};
 const struct entry root_entry = {NULL, S_IFDIR | 0755, 4, .directory = &root_directory};

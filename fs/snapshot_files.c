@@ -18,16 +18,14 @@ static struct snapshot *snapshot_of(const struct place *place)
     return forkable_at(place)->of.snapshot;
 }
 
-static char *info_text(const struct place *place, size_t *ret_size)
+static char *info_text(const struct place *place)
 {
     auto_json cJSON *info = snapshot_info(snapshot_of(place));
     const struct warm_count count = warm_count(fs_of(place)->setup.warm, snapshot_of(place));
     cJSON *warm = json_add_object(info, "warm");
     json_add_number(warm, "wanted", count.wanted);
     json_add_number(warm, "ready", count.ready);
-    char *text = json_print(info);
-    *ret_size = text ? strlen(text) : 0;
-    return text;
+    return json_print(info);
 }
 
 static const struct file_type info_file = {
@@ -35,13 +33,11 @@ static const struct file_type info_file = {
 
 /* warm: how many VMs are to be loaded ahead */
 
-static char *warm_text(const struct place *place, size_t *ret_size)
+static char *warm_text(const struct place *place)
 {
-    char text[16];
-    int size = snprintf(text, sizeof text, "%u\n",
-                        warm_count(fs_of(place)->setup.warm, snapshot_of(place)).wanted);
-    *ret_size = (size_t)size;
-    return strdup(text);
+    const struct warm_count count = warm_count(fs_of(place)->setup.warm, snapshot_of(place));
+    char *text;
+    return asprintf(&text, "%u\n", count.wanted) < 0 ? NULL : text;
 }
 
 /* Digits alone: neither a sign nor white space. */
@@ -76,7 +72,7 @@ static const struct entry snapshot_entry;
 static int refuse_command(const struct place *place, pid_t tid, struct error *err)
 {
     const struct place directory = {.object = place->object, .entry = &snapshot_entry};
-    return refusal_tell(&(struct refusal){"write", &directory, place->entry->name, tid}, err);
+    return refuse(&(struct refusal){"write", &directory, place->entry->name, tid}, err);
 }
 
 static void finish(struct job *job)
@@ -98,11 +94,8 @@ static int begin(const struct place *place, const struct job_type *type, unsigne
     command->wanted = wanted;
     command->place = *place;
     command->tid = tid;
-    int r = job_start(&command->job, &err);
-    if (r < 0) {
-        job_unref(&command->job);
+    if (job_start(&command->job, &err) < 0)
         return refuse_command(place, tid, &err);
-    }
     *ret = &command->job;
     return FS_LATER;
 }
@@ -122,7 +115,7 @@ static int warm_command(const struct place *place, const char *text, pid_t tid, 
 static const struct file_type warm_file = {
     .text = warm_text, .pollable = true, .command = warm_command};
 
-/* accept: somebody vouches for its files as they are now */
+/* accept: its files are as they should be */
 
 static int accept_run(struct job *job)
 {
@@ -171,7 +164,7 @@ static void snapshots_refresh(struct fs *fs)
     if (fs->vanished != vanished)
         HASH_ITER (hh, fs->snapshots, snapshot, next)
             if (snapshot_is_removed(snapshot->of.snapshot))
-                forkable_forget(snapshot);
+                forkable_remove(snapshot);
     fs->vanished = vanished;
     if (fs->notes != notes)
         object_changed(&fs->root);
@@ -227,7 +220,7 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
         warm_forget(setup->warm, snapshot->of.snapshot);
     objects_lock(objects);
     if (r == 0)
-        forkable_forget(snapshot);
+        forkable_remove(snapshot);
     object_unref(&snapshot->object);
     return r;
 }

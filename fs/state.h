@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * state: what a mounted tree has, floor by floor. Each file uses of it what is its own and what is
- * below it; object, document, handle, waiter, job, interrupts, stream and draft know nothing of it.
+ * below it; object, document, handle, waiter, job, stream and draft know nothing of it.
  *
  * Lock: objects.lock guards all but `setup`, `root_entry` and `stop_fd`, which are constant.
  */
@@ -10,7 +10,7 @@
 
 #include "fs/entry.h"
 #include "fs/fs.h"
-#include "fs/interrupts.h"
+#include "fs/job.h"
 #include "fs/refusals.h"
 #include "fs/stream.h"
 
@@ -20,7 +20,6 @@ struct fs {
     struct objects objects;
     struct waiters waiters;
     struct jobs jobs;
-    struct interrupts interrupts;
     struct stream stream; /* `events` */
     struct object root;
     const struct entry *root_entry;
@@ -29,7 +28,7 @@ struct fs {
     struct node *nodes, *places; /* node.c: by id, and by place; not those of command files */
     uint64_t last_node;
     unsigned vanished; /* of the snapshots' `vanished`: those are forgotten */
-    unsigned notes;    /* how often the store's notes had changed when `error` was looked at */
+    unsigned notes;    /* how often the store's notes had changed at the last refresh */
 };
 
 static inline struct fs *fs_of(const struct place *place)

@@ -7,16 +7,6 @@
 
 #include "util/thread.h"
 
-void stream_join(struct stream *stream, struct handle *handle)
-{
-    event_ring_join(stream->events, &handle->reader);
-}
-
-void stream_leave(struct stream *stream)
-{
-    event_ring_leave(stream->events);
-}
-
 /* Takes the next lines in: 0, also at the end; -EAGAIN, or FS_LATER with the waiter queued. */
 static int next_lines(struct stream *stream, struct handle *handle, size_t size,
                       struct waiter *waiter)
@@ -29,7 +19,7 @@ static int next_lines(struct stream *stream, struct handle *handle, size_t size,
     if (r == 0 && taken == 0 && !ended)
         r = waiter->nonblocking ? -EAGAIN : FS_LATER;
     if (r == FS_LATER)
-        waiter_begin(stream->waiters, NULL, handle, waiter);
+        waiter_begin(stream->waiters, stream, NULL, waiter);
     if (r != 0) {
         free(text);
         return r;
@@ -51,7 +41,7 @@ int stream_read(struct stream *stream, struct handle *handle, size_t size, off_t
     int r = offset == behind ? next_lines(stream, handle, size, waiter) : 0;
     if (r != 0)
         return r;
-    r = handle_give(handle, (size_t)(offset - handle->content_at), size, ret, ret_size);
+    r = handle_answer(handle, (size_t)(offset - handle->content_at), size, ret, ret_size);
     if (r == 0)
         handle->served = (size_t)(offset - handle->content_at) + *ret_size;
     return r;
@@ -66,14 +56,14 @@ unsigned stream_readiness(struct stream *stream, const struct handle *handle)
     return (pending || ended ? POLLIN | POLLRDNORM : 0U) | (ended && !pending ? POLLHUP : 0U);
 }
 
-/* Who tells of something holds any locks: so readers are woken from here. */
+/* Who adds a line may hold any locks: so readers are woken from here. */
 static void *wake_readers(void *argument)
 {
     struct stream *stream = argument;
     uint64_t seen = 0;
     while (event_ring_wait(stream->events, &seen)) {
         objects_lock(stream->waiters->objects);
-        waiters_answer_readers(stream->waiters);
+        waiters_answer(stream->waiters, stream, 0);
         object_changed(&stream->object);
         objects_unlock(stream->waiters->objects);
     }
@@ -92,7 +82,7 @@ int stream_open(struct stream *stream, struct waiters *waiters, struct event_rin
 void stream_end(struct stream *stream)
 {
     event_ring_end(stream->events);
-    waiters_answer_readers(stream->waiters);
+    waiters_answer(stream->waiters, stream, 0);
     object_changed(&stream->object);
 }
 

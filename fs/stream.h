@@ -25,9 +25,6 @@ int stream_open(struct stream *stream, struct waiters *waiters, struct event_rin
 void stream_end(struct stream *stream);
 void stream_close(struct stream *stream);
 
-/* The handle gets all lines from now on, until it leaves. */
-void stream_join(struct stream *stream, struct handle *handle);
-void stream_leave(struct stream *stream);
 /* As fs_read(). */
 int stream_read(struct stream *stream, struct handle *handle, size_t size, off_t offset,
                 struct waiter *waiter, char **ret, size_t *ret_size);

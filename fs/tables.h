@@ -21,15 +21,15 @@ int network_find(const struct place *directory, const char *name, struct waiter 
 int network_list(const struct place *directory, struct waiter *waiter, struct handle *handle);
 /* 0, or FS_LATER while a kept list is read. */
 int image_ready(const struct place *place, struct waiter *waiter);
-/* What somebody has vouched for last. */
-char *accept_text(const struct place *place, size_t *ret_size);
+/* What was accepted last. */
+char *accept_text(const struct place *place);
 
 /* snapshot_files.c, instance_files.c */
 extern const struct directory snapshots_directory, instances_directory;
 struct forkable;
 struct instance;
-/* By one of instance_remove…(), and its record with it. The caller has a reference. Drops the lock
- * meanwhile. */
+/* By one of instance_remove…(), and its record with it. The caller has a reference. Releases the
+ * lock meanwhile. */
 int instance_files_remove(struct forkable *instance,
                           int (*remove)(struct instance *instance, struct error *err),
                           struct error *err);

@@ -10,25 +10,10 @@
 #include "fs/handle.h"
 #include "util/cleanup.h"
 
-void waiters_init(struct waiters *waiters, struct objects *objects)
-{
-    pthread_condattr_t attributes;
-    pthread_condattr_init(&attributes);
-    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
-    pthread_cond_init(&waiters->interrupted, &attributes);
-    pthread_condattr_destroy(&attributes);
-    waiters->objects = objects;
-}
-
-void waiters_finish(struct waiters *waiters)
-{
-    pthread_cond_destroy(&waiters->interrupted);
-}
-
-void waiter_begin(struct waiters *waiters, struct job *job, struct handle *handle,
+void waiter_begin(struct waiters *waiters, const void *what, struct handle *handle,
                   struct waiter *waiter)
 {
-    waiter->job = job;
+    waiter->what = what;
     waiter->handle = handle;
     waiter->interrupted = waiter->interrupted_already(waiter);
     DL_APPEND(waiters->first, waiter);
@@ -50,39 +35,22 @@ void waiter_answer(struct waiters *waiters, struct waiter *waiter, int result)
     objects_defer(waiters->objects, &waiter->deferred);
 }
 
-void waiters_answer_job(struct waiters *waiters, const struct job *job, int result)
+void waiters_answer(struct waiters *waiters, const void *what, int result)
 {
     struct waiter *waiter, *next;
-    DL_FOREACH_SAFE (waiters->first, waiter, next)
-        if (waiter->job == job) {
+    DL_FOREACH_SAFE (waiters->first, waiter, next) {
+        if (waiter->what != what)
+            continue;
+        if (waiter->handle)
             handle_command_ended(waiter->handle, result);
-            waiter_answer(waiters, waiter, result);
-        }
+        waiter_answer(waiters, waiter, result);
+    }
 }
 
-/* Those that wait for no job. */
-static void answer_others(struct waiters *waiters, bool readers, int result)
-{
-    struct waiter *waiter, *next;
-    DL_FOREACH_SAFE (waiters->first, waiter, next)
-        if (!waiter->job && readers == (waiter->handle != NULL))
-            waiter_answer(waiters, waiter, result);
-}
-
-void waiters_answer_scans(struct waiters *waiters, int result)
-{
-    answer_others(waiters, false, result);
-}
-
-void waiters_answer_readers(struct waiters *waiters)
-{
-    answer_others(waiters, true, 0);
-}
-
-bool waiters_have(const struct waiters *waiters, const struct job *job)
+bool waiters_have(const struct waiters *waiters, const void *what)
 {
     const struct waiter *waiter;
-    DL_SEARCH_SCALAR(waiters->first, waiter, job, job);
+    DL_SEARCH_SCALAR(waiters->first, waiter, what, what);
     return waiter != NULL;
 }
 

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * waiter: a request of the kernel that is answered later: when a job has ended, a list of mailboxes
- * is known or `events` has a line; and what is known of the thread that made it. Not: who ends the
- * wait early (interrupts.h).
+ * waiter: a request of the kernel that is answered later: when a job has ended, the index of an
+ * image is known or `events` has a line; and what is known of the thread that made it.
  *
  * Lock: objects.lock guards the list and all of a waiter that its caller does not fill in.
  */
@@ -15,7 +14,6 @@
 
 enum { FS_LATER = 1 }; /* the answer will come through the waiter */
 
-struct job;
 struct handle;
 
 /* The caller fills in the group of `done` and owns the memory until `done`. */
@@ -30,8 +28,8 @@ struct waiter {
 
     bool interrupted;
     int result;
-    struct job *job; /* NULL: waits for a list, or with `handle` for a line */
-    struct handle *handle;
+    const void *what;      /* it waits for: a job, the stream, or NULL: an index */
+    struct handle *handle; /* that the job was written to; NULL: it waits for no job */
     struct waiter *prev, *next;
 };
 
@@ -41,23 +39,15 @@ struct waiters {
     pthread_cond_t interrupted; /* one of them is; or whoever waits for that is to end */
 };
 
-void waiters_init(struct waiters *waiters, struct objects *objects);
-void waiters_finish(struct waiters *waiters);
-
-/* Lets it wait for a job that was written to the handle; with NULL for a job, for a line; with NULL
- * for both, for a list of mailboxes. */
-void waiter_begin(struct waiters *waiters, struct job *job, struct handle *handle,
+/* Lets it wait for the end of a job that was written to the handle; without a handle for a line of
+ * the stream, or with NULL for the index of some image. */
+void waiter_begin(struct waiters *waiters, const void *what, struct handle *handle,
                   struct waiter *waiter);
 /* It gets its answer when the lock is released. */
 void waiter_answer(struct waiters *waiters, struct waiter *waiter, int result);
-/* The same for all that wait for the job. */
-void waiters_answer_job(struct waiters *waiters, const struct job *job, int result);
-/* The same for all that wait for a list. */
-void waiters_answer_scans(struct waiters *waiters, int result);
-/* The same for all that wait for a line: they look again. */
-void waiters_answer_readers(struct waiters *waiters);
-/* Does anybody wait for the job? */
-bool waiters_have(const struct waiters *waiters, const struct job *job);
+/* The same for all that wait for that. */
+void waiters_answer(struct waiters *waiters, const void *what, int result);
+bool waiters_have(const struct waiters *waiters, const void *what);
 /* The kernel says that the thread of that key got a signal. */
 void waiters_interrupt(struct waiters *waiters, const void *key);
 

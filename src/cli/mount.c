@@ -109,7 +109,7 @@ static void on_changed(void *context, const char *id)
 {
     struct daemon *daemon = context;
     pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_instance_changed(daemon->ops.fs, id);
+    fs_changed(daemon->ops.fs, OBJECT_INSTANCE, id);
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
@@ -117,7 +117,7 @@ static void on_warm(void *context, const char *id)
 {
     struct daemon *daemon = context;
     pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_snapshot_changed(daemon->ops.fs, id);
+    fs_changed(daemon->ops.fs, OBJECT_SNAPSHOT, id);
     pthread_rwlock_unlock(&daemon->tree_lock);
 }
 
@@ -245,7 +245,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                     arguments->ack_address ? arguments->ack_address : "127.0.0.1",
                                 .rules = arguments->rules,
                                 .wake = ops_wake,
-                                .drop = ops_drop};
+                                .release = ops_release};
     const struct instances_setup instances_setup = {.store = &daemon->store,
                                                     .snapshots = &daemon->snapshots,
                                                     .binaries = daemon->binaries,

@@ -46,7 +46,7 @@ static inline void tree_scanned(struct world *world)
 
 static inline void tree_changed(struct world *world, const char *id)
 {
-    fs_instance_changed(((struct tree *)world->context)->fs, id);
+    fs_changed(((struct tree *)world->context)->fs, OBJECT_INSTANCE, id);
 }
 
 static inline void tree_open_fs(struct tree *tree, bool require_token)
@@ -59,7 +59,7 @@ static inline void tree_open_fs(struct tree *tree, bool require_token)
                                    .rules.require_token = require_token,
                                    .events = tree->events,
                                    .wake = tree_wake,
-                                   .drop = tree_drop};
+                                   .release = tree_drop};
     const struct warm_setup warm = {.instances = &tree->world->instances,
                                     .meminfo = "/proc/meminfo"};
     assert_int_equal(warm_open(&warm, &tree->warm, &tree->world->err), 0);
@@ -340,14 +340,14 @@ static inline int tree_rmdir(struct tree *tree, const char *path)
 {
     const char *name;
     uint64_t parent = tree_parent(tree, path, &name);
-    return fs_rmdir(tree->fs, parent, name, gettid());
+    return fs_change(tree->fs, "rmdir", parent, name, gettid());
 }
 
 static inline int tree_unlink(struct tree *tree, const char *path)
 {
     const char *name;
     uint64_t parent = tree_parent(tree, path, &name);
-    return fs_unlink(tree->fs, parent, name, gettid());
+    return fs_change(tree->fs, "unlink", parent, name, gettid());
 }
 
 static inline int tree_rename(struct tree *tree, const char *path, const char *new_path,

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+#include "fs/entry.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+ino_t entry_ino(const struct entry *entry, enum object_kind kind, uint64_t serial,
+                const struct marker *marker)
+{
+    ino_t number = marker ? marker->number & 0xFFFF : 0;
+    return (ino_t)serial << 28 | number << 12 | (ino_t)kind << 8 | entry->number;
+}
+
+struct document *place_document(const struct place *place)
+{
+    size_t at = place->entry->file->document;
+    return at ? (struct document *)((char *)place->object + at) : NULL;
+}
+
+char *place_text(const struct place *place, size_t *ret_size)
+{
+    const struct document *document = place_document(place);
+    if (document && document->text)
+        return document_copy(document, ret_size);
+    char *text = place->entry->file->text(place);
+    *ret_size = text ? strlen(text) : 0;
+    return text;
+}
