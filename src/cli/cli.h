@@ -13,6 +13,7 @@ enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_accept(int argc, char **argv);
+int cli_scan(int argc, char **argv);
 
 /*
  * Begins to read a subcommand's options: from here on, getopt_long's own messages begin with

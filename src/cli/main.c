@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "cli/scan.h"
 #include "util/cleanup.h"
 
 static const struct subcommand {

@@ -9,7 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "cli/scan.h"
+#include "cli/cli.h"
 #include "frames.h"
 #include "util/cleanup.h"
 #include "util/json.h"
