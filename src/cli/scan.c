@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* scan: lists the mailboxes in memory images that any tool saved. It needs no mount, no store and no
- * daemon, and changes nothing. */
+/* scan: lists the mailboxes in memory images that any tool saved. It needs no mount, no store and
+ * no daemon, and changes nothing. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
