@@ -104,7 +104,9 @@ void fs_changed(struct fs *fs, enum object_kind kind, const char *id)
     if (!fs)
         return;
     objects_lock(&fs->objects);
-    if (forkable_find(fs, kind, id, &forkable) == 0)
+    if (!id)
+        object_changed(&fs->root);
+    else if (forkable_find(fs, kind, id, &forkable) == 0)
         object_changed(&forkable->object);
     objects_unlock(&fs->objects);
 }

@@ -44,7 +44,7 @@ void fs_stop(struct fs *fs);
 void fs_close(struct fs *fs);
 
 /* For the layers below, which may call them before `fs` is there. A snapshot or an instance
- * changed. */
+ * changed; NULL: what the store's notes say. */
 void fs_changed(struct fs *fs, enum object_kind kind, const char *id);
 /* That one of the id is removed, if it can be. */
 void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial);

@@ -125,7 +125,7 @@ struct instances_setup {
     struct loads *loads;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
-    void (*changed)(void *context, const char *id);
+    void (*changed)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
     void (*complain)(void *context, const char *text);
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
      * instance_remove_vanished(). Called again until it is. NULL: nobody removes it. */

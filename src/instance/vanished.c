@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "instance/internal.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 
 /* With the lock held. Who is busy is looked at later, and who waits for an ack is hidden yet. */
@@ -75,10 +76,23 @@ static bool may_have_changed(struct instances *table)
     return !same;
 }
 
+/* Of what could not be shown, and is not there any more. */
+static void tidy_notes(struct instances *table)
+{
+    const struct store *store = table->setup.store;
+    unsigned before = store_notes_changes(store->notes);
+    store_notes_tidy(store, STORE_INSTANCES);
+    if (store_notes_changes(store->notes) != before)
+        table->setup.changed(table->setup.context, NULL);
+}
+
 void instances_look_for_vanished(struct instances *table)
 {
     size_t count;
-    if (!table->setup.vanished || (!may_have_changed(table) && !table->gone))
+    bool changed = may_have_changed(table);
+    if (changed)
+        tidy_notes(table);
+    if (!table->setup.vanished || (!changed && !table->gone))
         return;
     auto_free struct snapshot_name *names = find_vanished(table, &count);
     for (size_t i = 0; names && i < count; i++)

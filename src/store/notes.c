@@ -83,17 +83,20 @@ static struct note *create(enum store_kind kind, const char *name, const char *o
 }
 
 /* Without memory it is in the log alone, and told there as often as it is found. */
-static bool add(struct store_notes *notes, struct note *note)
+static bool add(struct store_notes *notes, enum store_kind kind, const char *name,
+                const char *operation, const struct error *why)
 {
-    if (!notes || !note)
+    if (!notes)
         return true;
     pthread_mutex_lock(&notes->lock);
-    struct note *before = find(notes, note->kind, note->name);
-    bool other = !before || strcmp(before->why.text, note->why.text) != 0;
-    if (before)
-        drop(notes, before);
-    LL_APPEND(notes->list, note);
-    atomic_fetch_add(&notes->changes, other);
+    struct note *before = find(notes, kind, name), *note = NULL;
+    bool other = !before || strcmp(before->why.text, why->text) != 0;
+    if (other && (note = create(kind, name, operation, why))) {
+        LL_APPEND(notes->list, note);
+        atomic_fetch_add(&notes->changes, 1);
+        if (before)
+            drop(notes, before);
+    }
     pthread_mutex_unlock(&notes->lock);
     return other;
 }
@@ -104,14 +107,19 @@ bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const c
     error_append(
         why, "; it is not shown: repair it, or move it out of %s/ in the store, and mount again",
         store_kind_names[kind]);
-    return add(notes, notes ? create(kind, name, "load", why) : NULL);
+    return add(notes, kind, name, "load", why);
+}
+
+bool store_notes_unlisted(struct store_notes *notes, enum store_kind kind, const struct error *why)
+{
+    return add(notes, kind, "", "list", why);
 }
 
 void store_notes_left(struct store_notes *notes, enum store_kind kind, const char *name,
                       struct error *why)
 {
     error_append(why, "; it takes room until a start of the daemon can remove it");
-    add(notes, notes ? create(kind, name, "remove", why) : NULL);
+    add(notes, kind, name, "remove", why);
 }
 
 void store_notes_remove(struct store_notes *notes, enum store_kind kind, const char *name)
@@ -134,7 +142,7 @@ void store_notes_tidy(const struct store *store, enum store_kind kind)
         return;
     pthread_mutex_lock(&notes->lock);
     LL_FOREACH_SAFE (notes->list, note, next)
-        if (note->kind == kind &&
+        if (note->kind == kind && note->name[0] &&
             fstatat(store->kind_fd[kind], note->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
             errno == ENOENT)
             drop(notes, note);

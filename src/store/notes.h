@@ -23,10 +23,12 @@ void store_notes_destroy(struct store_notes *notes);
  * or of another reason. */
 bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
                         struct error *why);
+/* What lies there cannot be listed. Its name is "". True as before. */
+bool store_notes_unlisted(struct store_notes *notes, enum store_kind kind, const struct error *why);
 /* A leftover that cannot be removed. */
 void store_notes_left(struct store_notes *notes, enum store_kind kind, const char *name,
                       struct error *why);
-/* The entry of that name is shown. */
+/* The entry of that name is shown, or its directory listed. */
 void store_notes_remove(struct store_notes *notes, enum store_kind kind, const char *name);
 /* Forgets those of that kind whose entry is gone. */
 void store_notes_tidy(const struct store *store, enum store_kind kind);

@@ -214,13 +214,15 @@ static int look(struct snapshots *table, struct error *err)
         drop_vanished(table);
         store_notes_tidy(table->store, STORE_SNAPSHOTS);
         r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
+        if (r == 0)
+            store_notes_remove(table->store->notes, STORE_SNAPSHOTS, "");
     }
     if (r < 0) {
         table->reliable = false;
-        if (table->open)
-            complain_once(table, "", &why);
-        else
+        if (!table->open)
             error_set(err, why.code, "%s", why.text);
+        else if (store_notes_unlisted(table->store->notes, STORE_SNAPSHOTS, &why))
+            table->complain(table->context, why.text);
     }
     pthread_mutex_unlock(&table->looking);
     return r;

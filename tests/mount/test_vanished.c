@@ -2,6 +2,7 @@
 /* Instances whose directory others take out of the store, put back, or put another one there. */
 #include "fixture.h"
 
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
@@ -109,6 +110,32 @@ static void rmdir_when_another_directory_lies_there_is_refused_and_erases_nothin
     assert_shell("bash", "[ -z \"$(ls -A $S/instances)\" ]", 0);
 }
 
+static bool is_empty(void *path)
+{
+    char byte;
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read(fd, &byte, 1) == 0;
+}
+
+/* Without any request that would look at the store. */
+static void error_of_what_cannot_be_shown_goes_when_that_is_taken_out_of_the_store(void **state)
+{
+    struct harness *h = *state;
+    char text[512];
+    const char *error = harness_path(h, "error");
+    assert_works(mkdir(harness_store_path(h, "instances/broken"), 0700));
+    assert_works(harness_unmount(h));
+    harness_mount(h, NULL);
+    assert_file_contains(error, "load instances/broken: ");
+    auto_close int fd = open(error, O_RDONLY | O_CLOEXEC);
+    struct pollfd pollfd = {.fd = fd, .events = POLLPRI};
+    assert_true(read(fd, text, sizeof text) > 0);
+    assert_int_equal(poll(&pollfd, 1, 0), 0);
+    assert_works(rmdir(harness_store_path(h, "instances/broken")));
+    assert_int_equal(poll(&pollfd, 1, 30000), 1);
+    harness_await_that(is_empty, (void *)error, "no error is told of");
+}
+
 #define vanished_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -116,6 +143,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         vanished_test(instance_that_was_taken_out_of_the_store_vanishes),
         vanished_test(instances_that_are_put_back_while_they_vanish_keep_their_directories),
+        vanished_test(error_of_what_cannot_be_shown_goes_when_that_is_taken_out_of_the_store),
         vanished_test(rmdir_when_another_directory_lies_there_is_refused_and_erases_nothing),
     };
     harness_enter();

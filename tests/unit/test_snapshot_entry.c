@@ -6,7 +6,10 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <sys/resource.h>
+
 #include "list_fixture.h"
+#include "store/notes.h"
 #include "store/snapshot_entry.h"
 
 /* As hypefs import does it: with nothing of the daemon's but the store's path. */
@@ -184,6 +187,27 @@ static void snapshot_when_it_turns_up_damaged_is_named_once(void **state)
         "repair it, or move it out of snapshots/ in the store, and mount again\n");
 }
 
+/* Such as for lack of descriptors. */
+static void snapshots_when_they_cannot_be_listed_are_told_of_once(void **state)
+{
+    struct world *world = *state;
+    struct rlimit before, none;
+    const unsigned notes = store_notes_changes(world->store.notes);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    none = (struct rlimit){0, before.rlim_max};
+    import_box(world, "base");
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+    for (int i = 0; i < 3; i++)
+        snapshots_look(&world->snapshots);
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    assert_non_null(strstr(world->complaints, "cannot list snapshots/ in the store"));
+    assert_null(strstr(world->complaints, "it is not shown"));
+    assert_string_equal(strchr(world->complaints, '\n'), "\n");
+    assert_int_equal(store_notes_changes(world->store.notes), notes + 1);
+    assert_listed(world, "base", true);
+    assert_int_equal(store_notes_changes(world->store.notes), notes + 2);
+}
+
 struct crowd {
     struct world *world;
     atomic_bool stop;
@@ -236,6 +260,7 @@ int main(void)
         IN_WORLD(snapshot_when_it_vanishes_from_the_store_is_not_listed),
         IN_WORLD(snapshot_when_replaced_in_the_store_is_another_one),
         IN_WORLD(snapshot_when_it_turns_up_damaged_is_named_once),
+        IN_WORLD(snapshots_when_they_cannot_be_listed_are_told_of_once),
         IN_WORLD(snapshots_when_they_come_and_go_while_many_look_are_each_one),
     };
     return cmocka_run_group_tests_name("snapshot_entry", tests, NULL, NULL);
