@@ -328,6 +328,8 @@ static int resume(struct fork *fork, struct error *err)
     if (r == 0)
         r = vmm_resume(&context, fork->vmm, err);
     fork->resumed_at_ms = process_now_ms();
+    if (r == 0 && fork->watched.count > 0)
+        memory_watch_freshen(fork->engine->watch, &fork->watched);
     end_start(fork);
     return r == 0 ? show(fork, err) : r;
 }

@@ -154,6 +154,14 @@ void memory_watch_destroy(struct memory_watch *watch)
     free(watch);
 }
 
+void memory_watch_freshen(struct memory_watch *watch, struct watched *watched)
+{
+    pthread_mutex_lock(&watch->lock);
+    freshen(watch, watched);
+    pthread_cond_broadcast(&watch->changed);
+    pthread_mutex_unlock(&watch->lock);
+}
+
 int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err)
 {
     watched->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -161,9 +169,8 @@ int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct
         return error_errno(err, errno, "cannot wait for acks by memory");
     pthread_mutex_lock(&watch->lock);
     DL_APPEND(watch->list, watched);
-    freshen(watch, watched);
-    pthread_cond_broadcast(&watch->changed);
     pthread_mutex_unlock(&watch->lock);
+    memory_watch_freshen(watch, watched);
     return 0;
 }
 

@@ -42,6 +42,8 @@ struct watched {
 int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err);
 void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
 
+/* Something has happened to it: its VM was resumed. */
+void memory_watch_freshen(struct memory_watch *watch, struct watched *watched);
 /* Looks now, without waiting for the thread. */
 void memory_watch_look(struct memory_watch *watch, struct watched *watched);
 

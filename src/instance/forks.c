@@ -66,13 +66,15 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
 
 void instance_withdraw_fork(struct instance *instance, struct machine *machine)
 {
-    if (!instance || instance->state != INSTANCE_WAITING)
+    if (!instance)
         return;
     pthread_mutex_lock(&instance->table->lock);
-    instance->published = false;
-    instance->vmm = NULL;
-    *machine = (struct machine){0};
-    instance_tell(instance, INSTANCE_REMOVED, instance->state);
+    if (instance->state == INSTANCE_WAITING) {
+        instance->published = false;
+        instance->vmm = NULL;
+        *machine = (struct machine){0};
+        instance_tell(instance, INSTANCE_REMOVED, instance->state);
+    }
     pthread_mutex_unlock(&instance->table->lock);
 }
 

@@ -124,13 +124,17 @@ struct snapshot_name *instances_list(struct instances *instances, const char *so
     return names;
 }
 
-/* With the lock held. */
+/* With the lock held. What nobody is shown has its id, too. */
 static int take(struct instance *instance, const struct machine *machine, struct error *err)
 {
+    const int kind_fd = instance->table->setup.store->kind_fd[STORE_INSTANCES];
     struct instance *other;
+    struct stat st;
     HASH_FIND_STR(instance->table->by_id, instance->id, other);
     if (other)
         return error_set(err, EEXIST, "there is an instance %s already", instance->id);
+    if (fstatat(kind_fd, instance->id, &st, AT_SYMLINK_NOFOLLOW) == 0)
+        return store_taken(kind_fd, instance->id, err);
     int r = machine ? instance_take_taps_locked(instance, machine, err) : 0;
     return r == 0 ? insert(instance, err) : r;
 }

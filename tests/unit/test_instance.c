@@ -381,6 +381,18 @@ static void instance_when_others_took_its_directory_is_removed_and_no_other_eras
     instance_unref(instance);
 }
 
+/* Before anything is done for it: its VM would be shown as waiting, in the place of what the
+ * store's notes tell of. */
+static void reservation_when_the_id_is_taken_in_the_store_is_refused(void **state)
+{
+    struct world *world = *state;
+    struct instance *instance;
+    assert_int_equal(mkdir(world_path(world, "store/instances/web-1"), 0700), 0);
+    assert_int_equal(instances_reserve(&world->instances, "web-1", NULL, &instance, &world->err),
+                     -EEXIST);
+    assert_non_null(strstr(world->err.text, "is taken in the store"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -396,6 +408,7 @@ int main(void)
         IN_WORLD(fork_when_others_see_it_is_watched_already),
         IN_WORLD(fork_when_it_cannot_be_published_stays_the_callers),
         IN_WORLD(fork_when_its_vmm_dies_while_it_is_published_is_stopped),
+        IN_WORLD(reservation_when_the_id_is_taken_in_the_store_is_refused),
         IN_WORLD(instance_when_others_took_its_directory_is_removed_and_no_other_erased),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
