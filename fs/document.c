@@ -26,25 +26,25 @@ void document_accept(struct document *document)
     free(steal_pointer(document->refused));
 }
 
-int document_set(struct document *document, const char *text, size_t size)
+char *document_copy(const char *text, size_t size)
 {
     char *copy = malloc(size + 1);
+    if (copy) {
+        memcpy(copy, text, size);
+        copy[size] = '\0';
+    }
+    return copy;
+}
+
+int document_set(struct document *document, const char *text, size_t size)
+{
+    char *copy = document_copy(text, size);
     if (!copy)
         return -ENOMEM;
-    memcpy(copy, text, size);
     free_wiped(document->text, document->size);
     document->text = copy;
     document->size = size;
     return 0;
-}
-
-char *document_copy(const struct document *document, size_t *ret_size)
-{
-    char *copy = malloc(document->size + 1);
-    *ret_size = copy ? document->size : 0;
-    if (copy)
-        memcpy(copy, document->text, document->size);
-    return copy;
 }
 
 int document_begin(struct document *document)

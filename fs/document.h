@@ -25,8 +25,8 @@ void document_finish(struct document *document);
 int document_begin(struct document *document);
 /* -ENOMEM. */
 int document_set(struct document *document, const char *text, size_t size);
-/* The text, owned; NULL without memory. */
-char *document_copy(const struct document *document, size_t *ret_size);
+/* A copy of a text that may have NULs, with one more behind it; owned; NULL without memory. */
+char *document_copy(const char *text, size_t size);
 void document_refuse(struct document *document, const char *why);
 /* It is complete, and not refused. */
 void document_accept(struct document *document);

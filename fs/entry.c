@@ -4,11 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-ino_t entry_ino(const struct entry *entry, enum object_kind kind, uint64_t serial,
-                const struct marker *marker)
+ino_t entry_ino(const struct object *object, const struct entry *entry, const struct marker *marker)
 {
     ino_t number = marker ? marker->number & 0xFFFF : 0;
-    return (ino_t)serial << 28 | number << 12 | (ino_t)kind << 8 | entry->number;
+    return (ino_t)object->serial << 28 | number << 12 | (ino_t)object->kind << 8 | entry->number;
 }
 
 struct document *place_document(const struct place *place)
@@ -20,8 +19,10 @@ struct document *place_document(const struct place *place)
 char *place_text(const struct place *place, size_t *ret_size)
 {
     const struct document *document = place_document(place);
-    if (document && document->text)
-        return document_copy(document, ret_size);
+    if (document && document->text) {
+        *ret_size = document->size;
+        return document_copy(document->text, document->size);
+    }
     char *text = place->entry->file->text(place);
     *ret_size = text ? strlen(text) : 0;
     return text;

@@ -102,7 +102,7 @@ struct entry {
     bool (*present)(const struct place *place); /* NULL: always */
 };
 
-ino_t entry_ino(const struct entry *entry, enum object_kind kind, uint64_t serial,
+ino_t entry_ino(const struct object *object, const struct entry *entry,
                 const struct marker *marker);
 /* Of a collected file; NULL: it is none. */
 struct document *place_document(const struct place *place);

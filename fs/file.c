@@ -75,9 +75,7 @@ int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct hand
 {
     auto_place struct place place = {0};
     int r = place_acquire(fs, node, &place);
-    if (r < 0)
-        return r;
-    return open_place(&place, flags, tid, ret);
+    return r < 0 ? r : open_place(&place, flags, tid, ret);
 }
 
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
@@ -92,18 +90,12 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
     return r;
 }
 
+/* Of one that is opened for writing, what this open file holds. */
 static int generate(struct handle *handle)
 {
-    size_t size = 0;
-    char *text;
-    if (handle->text) { /* opened for writing: what this open file holds */
-        text = malloc(handle->size + 1);
-        size = handle->size;
-        if (text)
-            memcpy(text, handle->text, size);
-    } else {
-        text = place_text(&handle->place, &size);
-    }
+    size_t size = handle->size;
+    char *text =
+        handle->text ? document_copy(handle->text, size) : place_text(&handle->place, &size);
     if (!text)
         return -ENOMEM;
     free_wiped(handle->content, handle->content_size);

@@ -45,7 +45,7 @@ void handle_unregister(struct handle *handle)
     object_unref(handle->place.object);
 }
 
-int handle_list(struct handle *handle, const char *name, enum object_kind kind, uint64_t serial,
+int handle_list(struct handle *handle, const char *name, const struct object *object,
                 const struct entry *entry, const struct marker *marker)
 {
     enum { BLOCK = 32 };
@@ -57,7 +57,7 @@ int handle_list(struct handle *handle, const char *name, enum object_kind kind, 
         handle->names = longer;
     }
     struct listed *listed = &handle->names[handle->name_count++];
-    *listed = (struct listed){.ino = entry_ino(entry, kind, serial, marker), .mode = entry->mode};
+    *listed = (struct listed){.ino = entry_ino(object, entry, marker), .mode = entry->mode};
     strncpy(listed->name, name, sizeof listed->name - 1);
     return 0;
 }
@@ -71,11 +71,9 @@ void handle_command_ended(struct handle *handle, int result)
 int handle_answer(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size)
 {
     size_t n = size < handle->content_size - at ? size : handle->content_size - at;
-    *ret = malloc(n + 1);
+    *ret = document_copy(handle->content ? handle->content + at : "", n);
     if (!*ret)
         return -ENOMEM;
-    if (n > 0)
-        memcpy(*ret, handle->content + at, n);
     *ret_size = n;
     return 0;
 }

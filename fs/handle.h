@@ -62,8 +62,8 @@ void handle_destroy(struct handle *handle);
 void handle_register(struct handle *handle, const struct place *place);
 void handle_unregister(struct handle *handle);
 
-/* Adds one name to a listing: that entry of an object of that kind and serial. -ENOMEM. */
-int handle_list(struct handle *handle, const char *name, enum object_kind kind, uint64_t serial,
+/* Adds one name to a listing: that entry of the object, of which kind and serial count. -ENOMEM. */
+int handle_list(struct handle *handle, const char *name, const struct object *object,
                 const struct entry *entry, const struct marker *marker);
 /* The outcome of the command that was written to it. */
 void handle_command_ended(struct handle *handle, int result);

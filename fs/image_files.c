@@ -38,136 +38,115 @@ static int index_of(const struct place *place, bool patient, struct waiter *wait
     return FS_LATER;
 }
 
+static void index_cleanup(struct image_index **index)
+{
+    image_index_unref(*index);
+}
+#define auto_index __attribute__((cleanup(index_cleanup)))
+
 int image_ready(const struct place *place, struct waiter *waiter)
 {
-    struct image_index *index = NULL;
+    auto_index struct image_index *index = NULL;
     int r = index_of(place, false, waiter, &index);
-    image_index_unref(index);
     return r == FS_LATER ? r : 0; /* else it says null */
 }
 
-/* Reads each candidate once and no more: a guest may have planted thousands, and every name of a
- * walk comes here. */
-static bool has_marker(const struct scan *scan, const char *name)
+/* Is there a marker of that name, or with "" one of resume-network? Reads each candidate once and
+ * no more: a guest may have planted thousands, and every name of a walk comes here. */
+static bool has_marker(const struct image_index *index, const char *name)
 {
-    for (size_t i = 0; i < scan->count; i++)
-        if (scan->candidates[i].marker.kind == FRAME_FORK &&
-            strcmp(scan->candidates[i].marker.name, name) == 0)
+    for (size_t i = 0; i < index->scan.count; i++)
+        if (strcmp(index->scan.candidates[i].marker.name, name) == 0)
             return true;
     return false;
 }
 
-/* The markers of that name; "" for those of resume-network, which have none. */
+static const char *name_of(const struct place *place)
+{
+    return place->marker ? place->marker->name : "";
+}
+
 static char *marker_text(const struct place *place)
 {
-    struct image_index *index;
+    auto_index struct image_index *index = NULL;
     if (index_now(place, &index) < 0) /* it is gone: nothing is in it any more */
         return strdup("");
-    auto_json cJSON *json = scan_describe(&index->scan, place->marker ? place->marker->name : "");
-    image_index_unref(index);
+    auto_json cJSON *json = scan_describe(&index->scan, name_of(place));
     return json_print(json);
 }
 
 static int marker_ready(const struct place *place, struct waiter *waiter)
 {
-    struct image_index *index = NULL;
+    auto_index struct image_index *index = NULL;
     int r = index_of(place, true, waiter, &index);
-    if (r == 0 && place->marker && !has_marker(&index->scan, place->marker->name))
+    if (r == 0 && place->marker && !has_marker(index, name_of(place)))
         r = -ENODEV; /* the image is another one */
-    image_index_unref(index);
     return r;
 }
 
 static const struct file_type marker_file = {.text = marker_text, .ready = marker_ready};
 static const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
+static const struct entry network_entry = {NULL, S_IFREG | 0400, 6, .file = &marker_file};
+static const char network_name[] = "network";
 
 static int mailboxes_find(const struct place *directory, const char *name, struct waiter *waiter,
                           struct place *ret)
 {
-    struct image_index *index;
+    auto_index struct image_index *index = NULL;
     int r = index_of(directory, true, waiter, &index);
     if (r != 0)
         return r;
-    bool there = has_marker(&index->scan, name);
-    image_index_unref(index);
-    if (!there)
+    if (!has_marker(index, name))
         return -ENOENT;
-    const struct marker *marker = object_marker(directory->object, name);
-    if (!marker)
-        return -ENOMEM;
-    *ret = (struct place){.object = directory->object, .entry = &marker_entry, .marker = marker};
-    return 0;
+    *ret = (struct place){directory->object, &marker_entry, object_marker(directory->object, name)};
+    return ret->marker ? 0 : -ENOMEM;
 }
 
 static int mailboxes_list(const struct place *directory, struct waiter *waiter,
                           struct handle *handle)
 {
-    struct image_index *index;
+    auto_index struct image_index *index = NULL;
     int r = index_of(directory, true, waiter, &index);
     if (r != 0)
         return r;
     const struct scan *scan = &index->scan;
     for (size_t i = scan_next_name(scan, 0); i < scan->count && r == 0;
          i = scan_next_name(scan, i + 1)) {
-        const struct marker *marker =
-            object_marker(directory->object, scan->candidates[i].marker.name);
-        r = marker ? handle_list(handle, marker->name, directory->object->kind,
-                                 directory->object->serial, &marker_entry, marker)
-                   : -ENOMEM;
+        const char *name = scan->candidates[i].marker.name;
+        const struct marker *marker = object_marker(directory->object, name);
+        r = marker ? handle_list(handle, name, directory->object, &marker_entry, marker) : -ENOMEM;
     }
-    image_index_unref(index);
     return r;
 }
 
 const struct directory mailboxes_directory = {.find = mailboxes_find, .list = mailboxes_list};
 
-/* network: the resume-network markers; there only if the image has one. */
-
-static const struct entry network_entry = {NULL, S_IFREG | 0400, 6, .file = &marker_file};
-static const char network_name[] = "network";
-
-static bool has_network(const struct image_index *index)
-{
-    for (size_t i = 0; i < index->scan.count; i++)
-        if (index->scan.candidates[i].marker.kind == FRAME_NETWORK)
-            return true;
-    return false;
-}
-
 int network_find(const struct place *directory, const char *name, struct waiter *waiter,
                  struct place *ret)
 {
-    struct image_index *index;
+    auto_index struct image_index *index = NULL;
     int r = strcmp(name, network_name) == 0 ? index_of(directory, true, waiter, &index) : -ENOENT;
     if (r != 0)
         return r;
-    if (has_network(index))
-        *ret = (struct place){.object = directory->object, .entry = &network_entry};
-    else
-        r = -ENOENT;
-    image_index_unref(index);
-    return r;
+    *ret = (struct place){.object = directory->object, .entry = &network_entry};
+    return has_marker(index, "") ? 0 : -ENOENT;
 }
 
 /* Does not wait for a scan: the rest of the directory is there. */
 int network_list(const struct place *directory, struct waiter *waiter, struct handle *handle)
 {
-    struct image_index *index;
+    auto_index struct image_index *index = NULL;
     int r = index_of(directory, false, waiter, &index);
     if (r != 0)
         return r == FS_LATER ? r : 0;
-    if (has_network(index))
-        r = handle_list(handle, network_name, directory->object->kind, directory->object->serial,
-                        &network_entry, NULL);
-    image_index_unref(index);
-    return r;
+    return has_marker(index, "")
+               ? handle_list(handle, network_name, directory->object, &network_entry, NULL)
+               : 0;
 }
 
 char *accept_text(const struct place *place)
 {
-    struct image_index *index = NULL;
+    auto_index struct image_index *index = NULL;
     index_now(place, &index);
-    char *text = index && index->accepted ? json_print(index->accepted) : strdup("");
-    image_index_unref(index);
-    return text;
+    return index && index->accepted ? json_print(index->accepted) : strdup("");
 }

@@ -337,9 +337,10 @@ static int list_instances(const struct place *directory, struct waiter *waiter,
         instances_list(fs_of(directory)->setup.instances, NULL, &count);
     int r = names ? 0 : -ENOMEM;
     (void)waiter;
-    for (size_t i = 0; i < count && r == 0; i++)
-        r = handle_list(handle, names[i].id, OBJECT_INSTANCE, names[i].serial, &instance_entry,
-                        NULL);
+    for (size_t i = 0; i < count && r == 0; i++) {
+        const struct object object = {.kind = OBJECT_INSTANCE, .serial = names[i].serial};
+        r = handle_list(handle, names[i].id, &object, &instance_entry, NULL);
+    }
     return r;
 }
 

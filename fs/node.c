@@ -134,14 +134,13 @@ static int stat_place(const struct place *place, struct stat *ret)
     const struct entry *entry = place->entry;
     char target[256];
     int r = 0;
-    *ret = (struct stat){
-        .st_ino = entry_ino(entry, place->object->kind, place->object->serial, place->marker),
-        .st_mode = entry->mode,
-        .st_nlink = 1,
-        .st_uid = geteuid(),
-        .st_gid = getegid(),
-        .st_blksize = 4096,
-        .st_mtim = place->object->changed};
+    *ret = (struct stat){.st_ino = entry_ino(place->object, entry, place->marker),
+                         .st_mode = entry->mode,
+                         .st_nlink = 1,
+                         .st_uid = geteuid(),
+                         .st_gid = getegid(),
+                         .st_blksize = 4096,
+                         .st_mtim = place->object->changed};
     if (entry->link) {
         entry->link(place, target);
         ret->st_size = (off_t)strlen(target);
@@ -343,14 +342,14 @@ static int list(const struct place *place, struct waiter *waiter, struct handle 
     const struct object *object = place->object;
     if (!directory)
         return -ENOTDIR;
-    int r = handle_list(handle, ".", object->kind, object->serial, place->entry, place->marker);
+    int r = handle_list(handle, ".", object, place->entry, place->marker);
     if (r == 0)
-        r = handle_list(handle, "..", object->kind, object->serial, place->entry, place->marker);
+        r = handle_list(handle, "..", object, place->entry, place->marker);
     for (size_t i = 0; i < directory->count && r == 0; i++) {
         const struct entry *entry = &directory->entries[i];
         object = object_of(place, entry);
         if (!entry->present || entry->present(place))
-            r = handle_list(handle, entry->name, object->kind, object->serial, entry, NULL);
+            r = handle_list(handle, entry->name, object, entry, NULL);
     }
     return r == 0 && directory->list ? directory->list(place, waiter, handle) : r;
 }

@@ -85,8 +85,8 @@ static struct pending *pending_create(fuse_req_t req, fuse_ino_t node,
     return pending;
 }
 
-/* A scan has ended, or the waiting has: look again. */
-static void look_again(struct waiter *waiter, int result)
+/* What was waited for is there: call again. Or the waiting has ended. */
+static void call_again(struct waiter *waiter, int result)
 {
     struct pending *pending = (struct pending *)waiter;
     if (result == 0) {
@@ -125,7 +125,7 @@ static void call_lookup(struct pending *pending)
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
-    struct pending *pending = pending_create(req, parent, NULL, look_again);
+    struct pending *pending = pending_create(req, parent, NULL, call_again);
     if (!pending)
         return;
     pending->name = strdup(name);
@@ -303,7 +303,7 @@ static void call_read(struct pending *pending)
 static void op_read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset,
                     struct fuse_file_info *fi)
 {
-    struct pending *pending = pending_create(req, node, fi, look_again);
+    struct pending *pending = pending_create(req, node, fi, call_again);
     if (!pending)
         return;
     pending->size = size;
@@ -346,14 +346,6 @@ static void op_flush(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
     fuse_reply_err(req, -fs_flush(fs_of(req), handle_of(fi), tid_of(req)));
 }
 
-static void op_fsync(fuse_req_t req, fuse_ino_t node, int data_only, struct fuse_file_info *fi)
-{
-    (void)node;
-    (void)data_only;
-    (void)fi;
-    fuse_reply_err(req, 0);
-}
-
 static void op_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     (void)node;
@@ -387,7 +379,7 @@ static void call_opendir(struct pending *pending)
 
 static void op_opendir(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
-    struct pending *pending = pending_create(req, node, fi, look_again);
+    struct pending *pending = pending_create(req, node, fi, call_again);
     if (!pending)
         return;
     pending->call = call_opendir;
@@ -453,12 +445,10 @@ const struct fuse_lowlevel_ops ops_callbacks = {
     .read = op_read,
     .write = op_write,
     .flush = op_flush,
-    .fsync = op_fsync,
     .release = op_release,
     .poll = op_poll,
     .opendir = op_opendir,
     .readdir = op_readdir,
     .releasedir = op_release,
-    .fsyncdir = op_fsync,
     .statfs = op_statfs,
 };

@@ -1,9 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * root_files: the root of the tree. The tables of the other directories stand with the files they
- * name: snapshot_files.c (snapshots/, <id>/, mailboxes/), forks_files.c and draft_files.c (forks/,
- * <id>/, mailboxes/) and instance_files.c (instances/, <id>/).
- */
+/* root_files: the root of the tree. The tables of the other directories stand with their files. */
 #include <string.h>
 
 #include "fs/refusals.h"

@@ -191,9 +191,10 @@ static int list_snapshots(const struct place *directory, struct waiter *waiter,
         snapshots_list(fs_of(directory)->setup.snapshots, &count);
     int r = names ? 0 : -ENOMEM;
     (void)waiter;
-    for (size_t i = 0; i < count && r == 0; i++)
-        r = handle_list(handle, names[i].id, OBJECT_SNAPSHOT, names[i].serial, &snapshot_entry,
-                        NULL);
+    for (size_t i = 0; i < count && r == 0; i++) {
+        const struct object object = {.kind = OBJECT_SNAPSHOT, .serial = names[i].serial};
+        r = handle_list(handle, names[i].id, &object, &snapshot_entry, NULL);
+    }
     return r;
 }
 

@@ -8,10 +8,7 @@
 
 #include "fs/entry.h"
 
-/* draft_files.c: a draft's directory. */
-extern const struct entry draft_entry;
-
-/* forks_files.c */
+/* draft_files.c */
 extern const struct directory forks_directory;
 
 /* image_files.c: of what has a memory image, mailboxes/ and the file `network`. */
