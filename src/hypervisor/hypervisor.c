@@ -105,8 +105,15 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
  * file that is, if they do not tell it. */
 static void name_file(const char *word, const char *path, struct error *err)
 {
-    const char *found = path ? strcasestr(err->text, word) : NULL;
-    if (found && !isdigit((unsigned char)found[strlen(word)]) && !strstr(err->text, path))
+    static const char *const hosts[] = {" module", " holds "}; /* behind the host's kernel */
+    const char *rest = path ? strcasestr(err->text, word) : NULL;
+    if (!rest || strstr(err->text, path))
+        return;
+    rest += strlen(word);
+    bool other = isdigit((unsigned char)rest[0]);
+    for (size_t i = 0; i < array_length(hosts); i++)
+        other = other || strncmp(rest, hosts[i], strlen(hosts[i])) == 0;
+    if (!other)
         error_append(err, " (%s is %s)", word, path);
 }
 

@@ -317,6 +317,24 @@ static void boot_when_the_vmm_dies_leaves_only_logs(void **state)
     assert_no_child_left();
 }
 
+/* The host's, that is. */
+static void boot_when_its_error_is_of_the_hosts_kernel_names_no_file(void **state)
+{
+#define WORDS "Could not access KVM kernel module: No such file or directory"
+    struct fixture *fixture = *state;
+    auto_free char *fake = fixture_script(fixture, "fake", FAKE "echo '" WORDS "'; exit 1");
+    struct vmm_context context = fixture_context(fixture, "vm", fake);
+    struct machine machine = {.hypervisor = fixture->qemu,
+                              .memory_bytes = MEMORY_BYTES,
+                              .vcpus = 1,
+                              .kernel = (char[]){"/bin/true"}};
+    struct vmm *vmm = NULL;
+    struct error err = {0};
+    assert_int_equal(vmm_boot(&context, &machine, &vmm, &err), -EIO);
+    assert_non_null(strstr(err.text, WORDS));
+    assert_null(strstr(err.text, "(kernel is "));
+}
+
 /* A VMM would wait for a FIFO's other end, and read a device for ever. */
 static void boot_of_what_is_no_regular_file_is_refused_before_anything_is_spawned(void **state)
 {
@@ -469,6 +487,7 @@ int main(void)
         WITH(load_when_the_vmm_talks_long_keeps_the_end),
         WITH(load_when_cancelled_ends_the_vmm_at_once),
         WITH(boot_when_the_vmm_dies_leaves_only_logs),
+        WITH(boot_when_its_error_is_of_the_hosts_kernel_names_no_file),
         WITH(boot_of_what_is_no_regular_file_is_refused_before_anything_is_spawned),
         WITH(stop_when_the_process_obeys_knows_its_status),
         WITH(stop_when_the_process_ignores_it_kills),
