@@ -16,7 +16,8 @@
 #include "guest/netlink.h"
 #include "mailbox/address.h"
 
-/* The first two together leave some of the 5 s that the host waits for the network. */
+/* The first two together leave some of the 5 s that the host waits for the network. The third is
+ * for an ack that the kernel cannot send, which is tried again. */
 enum { MANAGERS_PATIENCE_MS = 3000, LINK_PATIENCE_MS = 1500, ACK_PATIENCE_MS = 2000 };
 
 enum { MAC_TEXT_MAX = 3 * ADDRESS_MAC_SIZE - 1 };

@@ -111,8 +111,7 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
         pthread_mutex_lock(&table->lock);
         if (r < 0)
             swap_config(instance, &machine, &copy);
-        instance->busy = false;
-        pthread_cond_broadcast(&table->idle);
+        instance_release(instance);
         pthread_mutex_unlock(&table->lock);
     }
     machine_finish(&machine);

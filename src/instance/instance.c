@@ -188,7 +188,6 @@ void instance_publish(struct instance *instance)
 {
     instance->published = true;
     instance_tell(instance, INSTANCE_MADE, instance->state);
-    pthread_cond_broadcast(&instance->table->idle);
     store_notes_remove(instance->table->setup.store->notes, STORE_INSTANCES, instance->id);
 }
 

@@ -71,8 +71,6 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
 bool instance_begin_ended(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
-    while (!instance->published) /* in a moment: first it is told that it was made */
-        pthread_cond_wait(&instance->table->idle, &instance->table->lock);
     bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
     if (begun)
         instance->busy = instance->settling = true;
