@@ -116,14 +116,9 @@ static void print_accepted(const char *path, int directory_fd)
 {
     auto_free char *text = read_file(directory_fd, "accept");
     auto_json cJSON *accepted = NULL;
-    const cJSON *file;
     if (text && json_parse(text, strlen(text), &accepted, NULL) < 0)
         accepted = NULL;
-    const cJSON *files = cJSON_GetObjectItemCaseSensitive(accepted, "files");
-    if (cJSON_GetArraySize(files) == 0)
-        cli_say(stdout, "%s: accepted", path);
-    cJSON_ArrayForEach (file, files)
-        cli_say(stdout, "%s: accepted %s", path, cJSON_IsString(file) ? file->valuestring : "");
+    accept_print(path, accepted);
 }
 
 static int accept_one(const char *path)

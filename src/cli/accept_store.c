@@ -28,14 +28,6 @@ static void complain(void *context, const char *text)
         cli_say(stderr, "hypefs accept: %s", text);
 }
 
-/* Of a fork that its daemon did not finish: it is removed now, and nobody else tells of it. */
-static void on_leftover(void *context, enum store_kind kind, int directory_fd)
-{
-    struct error text;
-    if (kind == STORE_INSTANCES && instance_describe_unfinished(directory_fd, &text))
-        complain(context, text.text);
-}
-
 static void scanned(void *context)
 {
     (void)context;
@@ -60,16 +52,20 @@ static bool is_entry(const char *name, enum store_kind kind, char ret[static STO
     return store_id_valid(ret) && id[size + strspn(id + size, "/")] == '\0';
 }
 
-static void print_accepted(const char *name, struct image *image)
+void accept_print(const char *name, const cJSON *accepted)
 {
-    struct image_index *index = NULL;
-    const cJSON *file, *files = NULL;
-    if (image_index_wait(image, NULL, &index, NULL) == 0)
-        files = cJSON_GetObjectItemCaseSensitive(index->accepted, "files");
+    const cJSON *file, *files = cJSON_GetObjectItemCaseSensitive(accepted, "files");
     if (cJSON_GetArraySize(files) == 0)
         cli_say(stdout, "%s: accepted", name);
     cJSON_ArrayForEach (file, files)
         cli_say(stdout, "%s: accepted %s", name, cJSON_IsString(file) ? file->valuestring : "");
+}
+
+static void print_accepted(const char *name, struct image *image)
+{
+    struct image_index *index = NULL;
+    bool known = image_index_wait(image, NULL, &index, NULL) == 0;
+    accept_print(name, known ? index->accepted : NULL);
     image_index_unref(index);
 }
 
@@ -123,7 +119,8 @@ static int accept_one(struct offline *offline, const char *name)
 /* One that is not there is not made. */
 static int open_store(struct offline *offline, const char *path, bool insecure, struct error *err)
 {
-    const struct store_leftovers leftovers = {.unfinished = on_leftover, .context = offline};
+    const struct store_leftovers leftovers = {
+        .describe = instance_describe_unfinished, .complain = complain, .context = offline};
     struct stat st;
     auto_free char *snapshots = NULL;
     if (asprintf(&snapshots, "%s/%s", path, store_kind_names[STORE_SNAPSHOTS]) < 0)

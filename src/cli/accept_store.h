@@ -3,6 +3,7 @@
 #ifndef HYPEFS_CLI_ACCEPT_STORE_H
 #define HYPEFS_CLI_ACCEPT_STORE_H
 
+#include <cjson/cJSON.h>
 #include <stdbool.h>
 
 /*
@@ -11,5 +12,7 @@
  * exit status.
  */
 int accept_store(const char *path, bool insecure, char *const *names, int count);
+/* Prints what was accepted of that name: `accepted` as an index has it, or NULL. */
+void accept_print(const char *name, const cJSON *accepted);
 
 #endif

@@ -288,17 +288,10 @@ static int open_layers(struct daemon *daemon, struct error *err)
     return r < 0 ? r : warm_open(&warm_setup, &daemon->warm, err);
 }
 
-/* With a kill of the daemon, its user's write to commit may have ended without a word. */
-static void on_leftover(void *context, enum store_kind kind, int directory_fd)
-{
-    struct error text;
-    if (kind == STORE_INSTANCES && instance_describe_unfinished(directory_fd, &text))
-        complain(context, text.text);
-}
-
 static int run(struct daemon *daemon, struct error *err)
 {
-    const struct store_leftovers leftovers = {.unfinished = on_leftover, .context = daemon};
+    const struct store_leftovers leftovers = {
+        .describe = instance_describe_unfinished, .complain = complain, .context = daemon};
     int r = store_open(daemon->arguments.store, daemon->arguments.insecure_store, &leftovers,
                        &daemon->store, err);
     if (r < 0)

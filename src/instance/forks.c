@@ -127,10 +127,10 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     return 0;
 }
 
-bool instance_describe_unfinished(int directory_fd, struct error *ret)
+bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct error *ret)
 {
     auto_json cJSON *json = NULL;
-    if (store_read_json(directory_fd, "instance.json", &json, NULL) < 0)
+    if (kind != STORE_INSTANCES || store_read_json(directory_fd, "instance.json", &json, NULL) < 0)
         return false;
     const char *id = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "id"));
     const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));

@@ -200,7 +200,7 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
 void instance_withdraw_fork(struct instance *instance, struct machine *machine);
 /* What a daemon that starts has removed, in words: the directory of an instance that an earlier one
  * had not published when it was killed. False: whose it was is not known. */
-bool instance_describe_unfinished(int directory_fd, struct error *ret);
+bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct error *ret);
 /* Publishes a reserved instance, or one that waits. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 

@@ -70,8 +70,11 @@ struct removal {
 
 static void tell_leftover(const struct removal *removal, const char *name, int directory_fd)
 {
-    if (removal->leftovers && begins(name, STORE_NEW))
-        removal->leftovers->unfinished(removal->leftovers->context, removal->kind, directory_fd);
+    const struct store_leftovers *leftovers = removal->leftovers;
+    struct error text;
+    if (leftovers && begins(name, STORE_NEW) &&
+        leftovers->describe(removal->kind, directory_fd, &text))
+        leftovers->complain(leftovers->context, text.text);
 }
 
 /* What was left between two renames by who was killed: a directory_visit. What cannot be removed

@@ -66,7 +66,8 @@ struct store {
 
 /* Who is told of entries that were never published, just before they are removed. */
 struct store_leftovers {
-    void (*unfinished)(void *context, enum store_kind kind, int directory_fd);
+    bool (*describe)(enum store_kind kind, int directory_fd, struct error *ret); /* in words */
+    void (*complain)(void *context, const char *text);
     void *context;
 };
 
