@@ -3,8 +3,9 @@
  * faults: calls of the C library that fail when a test wants it. A test that is linked with
  * faults.c and with --wrap of each function there (see the build file) arms the thread that works;
  * the call with the number `fail_at` then fails, once. Of what comes from one place in the code
- * only the first two calls count: the later turns of a loop are as its first.
- * With `memory` each call that takes memory counts, and nothing else.
+ * only the first two calls count: the later turns of a loop are as its first. But of what changes
+ * the store's directories, and of the writing of a record, each counts: one place writes all
+ * records. With `memory` each call that takes memory counts, and nothing else.
  */
 #ifndef HYPEFS_TESTS_UNIT_FAULTS_H
 #define HYPEFS_TESTS_UNIT_FAULTS_H

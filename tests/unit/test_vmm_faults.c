@@ -350,6 +350,13 @@ static void await_descriptors(int count, const struct error *err)
     }
 }
 
+static void clear_complaints(struct world *world)
+{
+    pthread_mutex_lock(&world->scanned.lock);
+    world->complaints[0] = 0;
+    pthread_mutex_unlock(&world->scanned.lock);
+}
+
 /* Something was said, other than what is said of each save. */
 static bool is_told(const struct world *world)
 {
@@ -373,6 +380,7 @@ static int attempt(const struct operation *operation, struct stage *stage, unsig
     char before[SHOWN_SIZE], now[SHOWN_SIZE];
     int descriptors = world_descriptors(), children = count_children();
     show(stage->world, before);
+    clear_complaints(stage->world);
     faults_begin(at);
     faults_armed = true;
     int r = operation->run(stage, &err);
