@@ -100,7 +100,7 @@ static const struct {
     {".machine.type = null", "load", "type", EIO},
     {".machine.type = \"a,b=c\"", "validate", "type", EIO},
     {".machine.cpu = \"max,x=y\"", "validate", "cpu", EIO},
-    {".machine.accel = \"auto\"", "load", "does not tell", EIO},
+    {".machine.accel = \"auto\"", "load", "does not say", EIO},
     {".machine.disks = [{\"path\":\"/nonexistent/disk\",\"format\":\"raw\",\"readonly\":true}]",
      "load", "/nonexistent/disk", EIO},
     {"del(.machine)", "validate", "machine", EIO},

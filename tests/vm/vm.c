@@ -85,7 +85,7 @@ static const char *prepare_guest(const char *base)
 void vm_enter(void)
 {
     guest_program = getenv("HYPEFS_VM_GUEST");
-    guest_ready = "vm_guest: ready";
+    guest_ready = "vm_guest: ready\r\n";
     harness_enter_with(prepare_guest);
 }
 
@@ -99,7 +99,7 @@ void vm_enter_with_network(const char *network, const char *(*prepare)(const cha
 void vm_enter_with_agent(void)
 {
     guest_program = NULL;
-    guest_ready = "hypefs-guest: ready";
+    guest_ready = "hypefs-guest: ready\r\n";
     harness_enter_with(prepare_guest);
 }
 
