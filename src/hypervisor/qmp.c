@@ -3,23 +3,28 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
 #include "util/text.h"
 
-enum { READ_STEP = 4096, END_MS = 2000 };
+enum { READ_STEP = 4096, END_MS = 2000, ID_SIZE = 32 };
 
 struct qmp {
     int fd;
     char *buffer; /* `used` bytes of `size`, not yet consumed */
     size_t used, size;
     char version[QMP_VERSION_SIZE];
+    uint64_t opened_ns; /* no other connection was opened then: the begin of its commands' ids */
+    unsigned commands;
+    char id[ID_SIZE]; /* the last command's */
 };
 
 static const char *const kind_members[] = {
@@ -134,13 +139,20 @@ static int next_message(struct qmp *qmp, const struct qmp_limits *limits, struct
     }
 }
 
-/* The next message that is no event. */
+/* QEMU gives the answer to a command that the connection before did not wait for to this one. */
+static bool is_to_another(const struct qmp *qmp, const struct qmp_message *message)
+{
+    const cJSON *id = cJSON_GetObjectItemCaseSensitive(message->document, "id");
+    return id && !(cJSON_IsString(id) && strcmp(id->valuestring, qmp->id) == 0);
+}
+
+/* The answer to the last command: events and answers to others are passed over. */
 static int next_answer(struct qmp *qmp, const struct qmp_limits *limits, struct qmp_message *ret,
                        struct error *err)
 {
     for (;;) {
         int r = next_message(qmp, limits, ret, err);
-        if (r < 0 || ret->kind != QMP_EVENT)
+        if (r < 0 || (ret->kind != QMP_EVENT && !is_to_another(qmp, ret)))
             return r;
         qmp_message_finish(ret);
     }
@@ -184,6 +196,8 @@ static int put_command(struct qmp *qmp, const struct qmp_limits *limits, const c
     json_add_string(message, "execute", command);
     if (arguments)
         json_add(message, "arguments", arguments);
+    snprintf(qmp->id, sizeof qmp->id, "%" PRIx64 ".%u", qmp->opened_ns, qmp->commands++);
+    json_add_string(message, "id", qmp->id);
     auto_free char *line = json_print_line(message);
     if (!line)
         return error_set(err, ENOMEM, "no memory for a command to QEMU");
@@ -256,6 +270,9 @@ int qmp_open(int fd, const struct qmp_limits *limits, struct qmp **ret, struct e
         close(fd);
         return error_set(err, ENOMEM, "no memory for a control connection");
     }
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    qmp->opened_ns = (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
     qmp->fd = fd;
     int r = greet(qmp, limits, err);
     if (r < 0) {

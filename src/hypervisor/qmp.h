@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qmp: one connection to a QEMU's control socket (the QEMU Machine Protocol: JSON objects, one a
- * line). Commands go one at a time; events are read past.
+ * line). Commands go one at a time; events are read past. Each command has an "id" that no other has,
+ * which QEMU puts into its answer: answers with another are of a connection before, which gave up
+ * waiting, and are read past, too.
  *
  * What QEMU sends is not trusted: lines are bounded, strictly parsed, and what is quoted from them
  * in errors is cut short and made printable. Failures are EIO, but for ECANCELED and ENOMEM; after

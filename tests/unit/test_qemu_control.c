@@ -212,8 +212,16 @@ static void command_when_there_is_no_connection_makes_one_and_keeps_it(void **st
     assert_int_equal(qemu_control_execute_string(&context, vmm, "load", "name", "a\"b", -1, &err),
                      0);
     end_server(&server);
-    assert_string_equal(server.heard, "{\"execute\":\"qmp_capabilities\"}{\"execute\":\"stop\"}"
-                                      "{\"execute\":\"load\",\"arguments\":{\"name\":\"a\\\"b\"}}");
+    static const char *const commands[] = {
+        "{\"execute\":\"qmp_capabilities\",\"id\":\"", "{\"execute\":\"stop\",\"id\":\"",
+        "{\"execute\":\"load\",\"arguments\":{\"name\":\"a\\\"b\"},\"id\":\""};
+    const char *rest = server.heard;
+    for (size_t i = 0; i < array_length(commands); i++) {
+        assert_memory_equal(rest, commands[i], strlen(commands[i]));
+        rest = strchr(rest + strlen(commands[i]), '}');
+        assert_non_null(rest++);
+    }
+    assert_string_equal(rest, "");
     qemu_control_release(vmm);
     assert_null(vmm->state);
     qemu_control_release(vmm);

@@ -75,7 +75,7 @@ static struct qmp *open_greeted(const struct fixture *fixture)
         fail_msg("%s", err.text);
     char heard[256] = "";
     assert_true(read(fixture->server, heard, sizeof heard - 1) > 0);
-    assert_string_equal(heard, "{\"execute\":\"qmp_capabilities\"}");
+    assert_ptr_equal(strstr(heard, "{\"execute\":\"qmp_capabilities\",\"id\":\""), heard);
     return qmp;
 }
 
@@ -139,6 +139,44 @@ static void execute_when_events_come_first_returns_the_answer(void **state)
     qmp_close(qmp);
 }
 
+/* Says that it is done with what it hears, by its id. */
+static void *answer_with_its_id(void *argument)
+{
+    struct fixture *fixture = argument;
+    char heard[256] = "", answer[512];
+    assert_true(read(fixture->server, heard, sizeof heard - 1) > 0);
+    const char *id = strstr(heard, "\"id\":");
+    assert_non_null(id);
+    snprintf(answer, sizeof answer, "{\"return\": {}, %s\r\n", id);
+    say(fixture, answer);
+    return NULL;
+}
+
+/* As QEMU does when it was asked by a connection that is closed meanwhile. */
+static void execute_when_an_answer_to_another_command_comes_first_passes_over_it(void **state)
+{
+    struct error err = {0};
+    assert_int_equal(execute(*state,
+                             "{\"return\": {}, \"id\": \"5f.1\"}\r\n"
+                             "{\"error\": {\"desc\": \"of the other\"}, \"id\": 7}\r\n"
+                             "{\"error\": {\"desc\": \"of this one\"}}\r\n",
+                             &err),
+                     -EIO);
+    assert_string_equal(err.text, "QEMU refused stop: of this one");
+}
+
+static void execute_when_the_answer_has_the_commands_id_takes_it(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err = {0};
+    struct qmp *qmp = open_greeted(fixture);
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, answer_with_its_id, fixture), 0);
+    assert_int_equal(qmp_execute(qmp, &fixture->limits, "stop", NULL, -1, NULL, &err), 0);
+    pthread_join(thread, NULL);
+    qmp_close(qmp);
+}
+
 static void execute_sends_arguments_and_a_descriptor(void **state)
 {
     struct fixture *fixture = *state;
@@ -161,7 +199,9 @@ static void execute_sends_arguments_and_a_descriptor(void **state)
     assert_int_equal(
         qmp_execute(qmp, &fixture->limits, "getfd", arguments, fixture->alive[1], NULL, &err), 0);
     assert_true(recvmsg(fixture->server, &message, MSG_CMSG_CLOEXEC) > 0);
-    assert_string_equal(heard, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"a,\\\"b\"}}");
+    static const char sent_text[] =
+        "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"a,\\\"b\"},\"id\":\"";
+    assert_memory_equal(heard, sent_text, strlen(sent_text));
     assert_int_equal(control.header.cmsg_len, CMSG_LEN(sizeof(int)));
     assert_int_equal(control.header.cmsg_type, SCM_RIGHTS);
     int fd;
@@ -389,6 +429,8 @@ int main(void)
         WITH(open_when_greeted_knows_the_version),
         cmocka_unit_test(open_when_the_greeting_is_wrong_is_eio),
         WITH(execute_when_events_come_first_returns_the_answer),
+        WITH(execute_when_an_answer_to_another_command_comes_first_passes_over_it),
+        WITH(execute_when_the_answer_has_the_commands_id_takes_it),
         WITH(execute_sends_arguments_and_a_descriptor),
         WITH(execute_when_refused_quotes_a_short_printable_reason),
         WITH(execute_when_refused_without_a_reason_is_eio),
