@@ -134,7 +134,7 @@ static void commit_step(void *listener, const char *phase, bool waiting)
     draft->queued = queued;
     draft->waiting = waiting;
     objects_unlock(objects);
-    event_commit_step(&commit->event, phase);
+    event_commit(&commit->event, "commit-step", phase, NULL);
 }
 
 static int commit_run(struct job *job)
@@ -150,7 +150,7 @@ static int commit_run(struct job *job)
                                        .abandoned = &commit->abandoned,
                                        .begun = commit_step,
                                        .listener = commit};
-    event_commit_begun(&commit->event);
+    event_commit(&commit->event, "commit-begun", NULL, NULL);
     return fork_run(&engine, &forkable_of(commit)->of, &commit->request, &commit->outcome,
                     &job->error);
 }
@@ -160,9 +160,8 @@ static void record_from_new(const struct draft *draft, struct commit *commit)
     struct draft *record = draft_create(draft->drafts, commit->request.id);
     if (!record)
         return; /* it is in the store and appears with the next start */
-    if (draft->options.text &&
-        (record->options.text = strndup(draft->options.text, draft->options.size)))
-        record->options.size = draft->options.size;
+    if (draft->options.text)
+        document_set(&record->options, draft->options.text, draft->options.size);
     if (commit->job.result < 0)
         draft_set_failure(record, commit->job.error.text);
     draft_become_record(record, commit->request.id, steal_pointer(commit->outcome.result));
@@ -183,7 +182,7 @@ static void commit_finish(struct job *job)
     struct fs *fs = job->object->objects->fs;
     struct draft *draft = draft_of(commit);
     bool new = draft_is_new(draft), published = commit->outcome.published;
-    event_commit_ended(&commit->event, commit->outcome.result);
+    event_commit(&commit->event, NULL, NULL, commit->outcome.result);
     if (!published)
         forkable_remove_instance(fs, commit->outcome.serial);
     free(draft->result);

@@ -158,15 +158,12 @@ int draft_note(struct draft *draft, const struct error *err)
     return -err->code;
 }
 
-/* "committed" or "failed", or NULL: the store is not trusted. */
+/* NULL if it is none, because the store is not trusted. */
 static const char *recorded_status(const cJSON *result)
 {
-    static const char *const words[] = {"committed", "failed"};
     const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "status"));
-    for (size_t i = 0; status && i < array_length(words); i++)
-        if (strcmp(status, words[i]) == 0)
-            return words[i];
-    return NULL;
+    bool known = status && (strcmp(status, "committed") == 0 || strcmp(status, "failed") == 0);
+    return known ? status : NULL;
 }
 
 static bool is_staged(const struct draft *draft)
@@ -249,11 +246,10 @@ int draft_load_record(struct drafts *drafts, struct instance *instance)
         cJSON_Delete(copy);
         return -ENOMEM;
     }
-    if (options && (draft->options.text = strdup(options)))
-        draft->options.size = strlen(options);
+    bool whole = !options || document_set(&draft->options, options, strlen(options)) == 0;
     draft_set_failure(draft, failure);
-    bool whole = draft_become_record(draft, instance->id, copy);
-    return whole && (!options || draft->options.text) && (!failure || draft->failure) ? 0 : -ENOMEM;
+    whole = draft_become_record(draft, instance->id, copy) && whole;
+    return whole && (!failure || draft->failure) ? 0 : -ENOMEM;
 }
 
 int draft_recorded_outcome(const struct draft *draft)

@@ -34,19 +34,14 @@ static int may_write(const struct place *place)
     return draft_of(place) ? draft_writable(draft_of(place)) : 0;
 }
 
-static int apply(const struct place *place, struct error *err)
+static void changed(const struct place *place, bool complete)
 {
-    (void)err;
-    if (draft_of(place))
-        draft_touched(draft_of(place));
-    return 0;
-}
-
-static void changed(const struct place *place)
-{
+    struct draft *draft = draft_of(place);
     object_changed(place->object);
-    if (draft_of(place))
-        object_changed(&draft_of(place)->object);
+    if (draft && complete)
+        draft_touched(draft);
+    else if (draft)
+        object_changed(&draft->object);
 }
 
 /* mailboxes/<name>: the payload staged, or what became of it. */
@@ -74,7 +69,6 @@ static const struct file_type staged_file = {.text = staged_text,
                                              .document = offsetof(struct staged, document),
                                              .may_write = may_write,
                                              .check = staged_check,
-                                             .apply = apply,
                                              .changed = changed};
 
 /* options */
@@ -97,7 +91,6 @@ static const struct file_type options_file = {.text = options_text,
                                               .document = offsetof(struct draft, options),
                                               .may_write = may_write,
                                               .check = options_check,
-                                              .apply = apply,
                                               .changed = changed};
 
 /* network: the identity staged, or what became of it */
@@ -119,7 +112,6 @@ static const struct file_type network_file = {.text = network_text,
                                               .document = offsetof(struct draft, network),
                                               .may_write = may_write,
                                               .check = network_check,
-                                              .apply = apply,
                                               .changed = changed};
 
 /* commit, status, result, error */

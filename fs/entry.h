@@ -61,7 +61,8 @@ struct file_type {
     /* The text takes effect; the document has it already. NULL: that is all. May release the lock
      * meanwhile. */
     int (*apply)(const struct place *place, struct error *err);
-    void (*changed)(const struct place *place);
+    /* `complete`: the text has taken effect. */
+    void (*changed)(const struct place *place, bool complete);
 
     /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
      */

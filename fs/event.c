@@ -65,32 +65,6 @@ void event_snapshot(void *listener, const char *id, bool removed)
     event_ring_add(listener, line);
 }
 
-static cJSON *begin_commit(const struct event_commit *commit, const char *event)
-{
-    cJSON *line = begin(commit->events, event);
-    if (line) {
-        add_text(line, "instance", commit->instance);
-        json_add_string(line, "source", commit->source);
-    }
-    return line;
-}
-
-void event_commit_begun(const struct event_commit *commit)
-{
-    cJSON *line = begin_commit(commit, "commit-begun");
-    if (line)
-        event_ring_add(commit->events, line);
-}
-
-void event_commit_step(const struct event_commit *commit, const char *phase)
-{
-    cJSON *line = begin_commit(commit, "commit-step");
-    if (!line)
-        return;
-    json_add_string(line, "phase", phase);
-    event_ring_add(commit->events, line);
-}
-
 /* Why a fork that was made may not be reached: by the network's status and message. */
 static void add_degraded_network(cJSON *line, const cJSON *network)
 {
@@ -103,13 +77,18 @@ static void add_degraded_network(cJSON *line, const cJSON *network)
     json_add_string(degraded, "message", message->valuestring);
 }
 
-void event_commit_ended(const struct event_commit *commit, const cJSON *result)
+void event_commit(const struct event_commit *commit, const char *event, const char *phase,
+                  const cJSON *result)
 {
     const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
     bool failed = cJSON_IsObject(error);
-    cJSON *line = begin_commit(commit, failed ? "commit-failed" : "committed");
+    cJSON *line = begin(commit->events, event ? event : failed ? "commit-failed" : "committed");
     if (!line)
         return;
+    add_text(line, "instance", commit->instance);
+    json_add_string(line, "source", commit->source);
+    if (phase)
+        json_add_string(line, "phase", phase);
     if (failed)
         json_add(line, "error", cJSON_Duplicate(error, true));
     add_degraded_network(line, cJSON_GetObjectItemCaseSensitive(result, "network"));

@@ -20,9 +20,9 @@ struct event_commit {
     char source[STORE_ID_MAX + 16]; /* "snapshots/base" */
     const char *instance;           /* "" when no id was chosen */
 };
-void event_commit_begun(const struct event_commit *commit);
-void event_commit_step(const struct event_commit *commit, const char *phase);
-void event_commit_ended(const struct event_commit *commit, const cJSON *result);
+/* "commit-begun", "commit-step" with its phase, or NULL: it has ended, with that result. */
+void event_commit(const struct event_commit *commit, const char *event, const char *phase,
+                  const cJSON *result);
 
 /* A write to an instance's `state` or `snapshot` has failed: which of the two, and what was
  * written. */

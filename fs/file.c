@@ -26,7 +26,7 @@ static int open_document(struct handle *handle, const struct place *place)
     int r = place->entry->file->may_write(place);
     if (r == 0 && handle->flags & O_TRUNC) {
         r = document_begin(document);
-        place->entry->file->changed(place);
+        place->entry->file->changed(place, false);
     } else if (r == 0) {
         handle->text = place_text(place, &handle->size);
         r = handle->text ? 0 : -ENOMEM;

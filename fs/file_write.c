@@ -27,7 +27,7 @@ static int handle_refuse(struct handle *handle, const struct error *err)
     const struct file_type *type = handle->place.entry->file;
     handle->refused = err->code;
     document_refuse(place_document(&handle->place), err->text);
-    type->changed(&handle->place);
+    type->changed(&handle->place, false);
     return -err->code;
 }
 
@@ -252,14 +252,14 @@ static int take_effect(struct handle *handle, pid_t tid)
         return r;
     if (!complete) {
         document->unfinished = true;
-        type->changed(&handle->place);
+        type->changed(&handle->place, false);
         bool opener = tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
         return opener ? -EINVAL : 0;
     }
     if (type->apply && type->apply(&handle->place, &err) < 0)
         return handle_refuse(handle, &err);
     document_accept(document);
-    type->changed(&handle->place);
+    type->changed(&handle->place, true);
     return 0;
 }
 
@@ -294,7 +294,7 @@ static int truncate_handle(struct handle *handle, size_t size)
     handle->dirty = size > 0 && (handle->dirty || size < handle->size);
     handle->refused = size == 0 ? 0 : handle->refused;
     handle->size = size;
-    handle->place.entry->file->changed(&handle->place);
+    handle->place.entry->file->changed(&handle->place, false);
     return 0;
 }
 

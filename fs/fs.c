@@ -66,7 +66,7 @@ void fs_stop(struct fs *fs)
     snapshots_stop(fs->setup.snapshots);
     objects_lock(&fs->objects);
     while (fs->jobs.count > 0)
-        pthread_cond_wait(&fs->jobs.none, &fs->objects.lock);
+        pthread_cond_wait(&fs->jobs.idle, &fs->objects.lock);
     waiters_answer(&fs->waiters, NULL, -ESHUTDOWN);
     stream_end(&fs->stream);
     objects_unlock(&fs->objects);

@@ -78,8 +78,9 @@ static int config_apply(const struct place *place, struct error *err)
 }
 
 /* What was said of an earlier write is history. */
-static void config_changed(const struct place *place)
+static void config_changed(const struct place *place, bool complete)
 {
+    (void)complete;
     forkable_note(forkable_at(place), NULL);
 }
 

@@ -55,7 +55,7 @@ static void *job_thread(void *argument)
 
     objects_lock(objects);
     if (--jobs->count == 0)
-        pthread_cond_broadcast(&jobs->none);
+        pthread_cond_broadcast(&jobs->idle);
     objects_unlock(objects);
     return NULL;
 }
@@ -139,7 +139,7 @@ static void *watch_interrupts(void *argument)
 
 int jobs_open(struct jobs *jobs, struct waiters *waiters, struct error *err)
 {
-    pthread_cond_init(&jobs->none, NULL);
+    pthread_cond_init(&jobs->idle, NULL);
     jobs->waiters = waiters;
     return thread_start(watch_interrupts, jobs, &jobs->thread, err);
 }
@@ -151,5 +151,5 @@ void jobs_close(struct jobs *jobs)
     pthread_cond_signal(&jobs->waiters->interrupted);
     objects_unlock(jobs->waiters->objects);
     pthread_join(jobs->thread, NULL);
-    pthread_cond_destroy(&jobs->none);
+    pthread_cond_destroy(&jobs->idle);
 }

@@ -34,7 +34,7 @@ struct job_type {
 struct jobs {
     struct waiters *waiters;
     unsigned count, commits;
-    pthread_cond_t none; /* is under way any more */
+    pthread_cond_t idle; /* `count` has become 0 */
     bool stopping;       /* new ones are refused */
     bool closing;
     pthread_t thread; /* for interrupts */
@@ -51,7 +51,7 @@ struct job {
 };
 
 int jobs_open(struct jobs *jobs, struct waiters *waiters, struct error *err);
-/* None is under way. */
+/* When none is under way. */
 void jobs_close(struct jobs *jobs);
 
 /* Of a struct of that size, which is zeroed behind the job. NULL without memory. */
