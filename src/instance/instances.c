@@ -121,7 +121,7 @@ static int load_one(void *context, const char *id, struct error *err)
         return 0;
     }
     if (!instance->vmm)
-        instance_drop_socket(instance, instance->machine.hypervisor);
+        hypervisor_drop_sockets(instance->machine.hypervisor, instance->image->directory_fd);
     instance_tidy(instance);
     instance_unref(instance);
     return 0;

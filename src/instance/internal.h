@@ -129,34 +129,75 @@ int instance_write_image(struct instance *instance, const char *directory, struc
 const cJSON *instance_delivered(const struct instance *instance);
 int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err);
 
-/* ---- steps.c: what the transitions do ---- */
+/* ---- steps.c: what the transitions do, each with how it is undone ---- */
 
-int instance_boot(struct instance *instance, struct error *err);
-int instance_pause(struct instance *instance, struct error *err);
-int instance_unpause(struct instance *instance, struct error *err);
-int instance_standby(struct instance *instance, struct error *err);
-int instance_restore(struct instance *instance, struct error *err);
-int instance_end_vmm(struct instance *instance, struct error *err);
-/* Does `work` while the VM is paused: HELD_ENDED if it shall not go on, as it does after 0 or a
- * failure. One that is paused already stays so. */
-enum { HELD_ENDED = 1 };
-typedef int held(struct instance *instance, void *context, struct error *err);
-int instance_hold_and(struct instance *instance, enum instance_intent intent, held *work,
-                      void *context, struct error *err);
-/* The VM goes on, unless a write of stopped has ended the transition, and comes next. */
-int instance_go_on(struct instance *instance, struct error *err);
-int instance_go_on_until(struct instance *instance, int cancel_fd, struct error *err);
+enum step_name {
+    STEP_NONE,
+    STEP_TURN,    /* to start a VMM; given back at the end */
+    STEP_CONFIG,  /* becomes the machine that is booted */
+    STEP_ACQUIRE, /* the taps and disks */
+    STEP_BOOT,
+    STEP_LOAD,    /* the image that was saved */
+    STEP_HOLD,    /* the intent in the record, and the VM stands still; undone, it goes on */
+    STEP_RESUME,  /* the intent in the record, and the VM goes on; undone, it stands still */
+    STEP_GO_ON,   /* without an intent */
+    STEP_SAVE,    /* the image, and its index */
+    STEP_COPY,    /* what the caller does to the memory */
+    STEP_RECORD,  /* what the instance is about to become */
+    STEP_END,     /* of the VMM */
+    STEP_RELEASE, /* what the VMM had */
+    STEP_ARRIVE,  /* everybody sees the state; cannot fail, nor can what comes after */
+    STEP_REMOVE,  /* of the files, those of an image that is none any more */
+    STEPS
+};
+
+enum { TRANSITION_STEPS = 8 }; /* at most, with STEP_NONE */
+/* Who may ask: a write to `state`; one to `snapshot`, or a commit; a VMM that ends by itself. */
+enum transition_by { BY_STATE, BY_COPY, BY_VMM };
+struct transition {
+    enum transition_by by;
+    unsigned from; /* a bit for each state */
+    enum instance_state to;
+    enum instance_intent intent; /* in the record meanwhile; STEP_HOLD and STEP_RESUME */
+    enum instance_state if_gone; /* what a crash leaves if the VMM has ended, too */
+    enum step_name steps[TRANSITION_STEPS];
+};
+
+typedef int instance_work(struct instance *instance, void *context, struct error *err);
+/* A transition under way, and what its steps leave to each other. */
+struct transit {
+    struct instance *instance;
+    const struct transition *transition;
+    struct instance_next next; /* for the record */
+    struct machine booted, saved;
+    struct vmm *vmm; /* one that is not the instance's yet */
+    struct image_index *index;
+    instance_work *work; /* of a copy */
+    void *context;
+    bool has_turn;
+    int result;       /* why steps are undone, */
+    struct error why; /* and what fails then */
+};
+struct step {
+    int (*run)(struct transit *transit, struct error *err);
+    /* Of one that failed half-way, too. NULL: nothing is to be undone. */
+    void (*undo)(struct transit *transit);
+};
+extern const struct step instance_steps[STEPS];
+
+/* The VM goes on, and has no intent any more. */
+int instance_go_on(struct instance *instance, int cancel_fd, struct error *err);
 /* With the lock held, or by the owner: was it held, and does not run since? */
 bool instance_must_go_on(const struct instance *instance);
-/* The VMM has ended: state stopped, exit kept, memory let go. Owned by the caller. */
-void instance_forget_vmm(struct instance *instance);
-/* What the end of a VMM leaves: a socket that nobody listens at. */
-void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor);
 
-/* ---- state_machine.c: the owner gives the instance up: what is there now is put on record, and
- * `changed` is told ---- */
+/* ---- state_machine.c: by the owner ---- */
 
+/* Does `work` while the VM, if there is one, stands still. EINVAL: there is no memory. */
+int instance_copy(struct instance *instance, instance_work *work, void *context, struct error *err);
+/* The owner gives the instance up: what is there now is put on record, and `changed` is told. */
 void instance_end(struct instance *instance);
+/* What an intent in the record leaves of an instance without a VMM, if there is what that needs. */
+enum instance_state instance_if_gone(enum instance_intent intent);
 
 /* ---- watch.c: the thread that notices VMMs that end ---- */
 

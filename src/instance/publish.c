@@ -57,9 +57,9 @@ static int link_image(const struct instance *instance, int directory_fd, struct 
     return 0;
 }
 
-static int write_copy(struct instance *instance, void *context, struct error *err)
+static int write_copy(struct taking *taking, struct error *err)
 {
-    struct taking *taking = context;
+    struct instance *instance = taking->instance;
     char path[sizeof taking->entry->name + 32];
     snprintf(path, sizeof path, "../../snapshots/%s", taking->entry->name);
     taking->paused_at_ms = process_now_ms();
@@ -73,14 +73,26 @@ static int write_copy(struct instance *instance, void *context, struct error *er
     return r;
 }
 
-/* The VM goes on when it is written; how long it stood still is told. */
-static int copy_image(struct taking *taking, struct error *err)
+/* An instance_work. */
+static int take(struct instance *instance, void *context, struct error *err)
+{
+    struct taking *taking = context;
+    if (instance->state != INSTANCE_STANDBY)
+        return write_copy(taking, err);
+    describe(taking);
+    return link_image(instance, taking->entry->fd, err);
+}
+
+/* A VM that runs goes on when it is written; how long it stood still is told. */
+static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
     struct instances *table = instance->table;
     bool running = instance->state == INSTANCE_RUNNING;
     struct error text;
-    int r = instance_hold_and(instance, INTENT_COPY, write_copy, taking, err);
+    int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
+    if (r == 0)
+        r = instance_copy(instance, take, taking, err);
     if (r < 0 || !running)
         return r;
     double pause_ms = process_now_ms() - taking->paused_at_ms;
@@ -88,24 +100,6 @@ static int copy_image(struct taking *taking, struct error *err)
     error_set(&text, 0, "%s was paused for %.1f ms to be saved", instance->id, pause_ms);
     table->setup.complain(table->setup.context, text.text);
     return 0;
-}
-
-static int take_image(struct taking *taking, struct error *err)
-{
-    struct instance *instance = taking->instance;
-    int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
-    if (r < 0)
-        return r;
-    if (instance->state == INSTANCE_STANDBY) {
-        describe(taking);
-        return link_image(instance, taking->entry->fd, err);
-    }
-    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
-        return error_set(err, EINVAL,
-                         "an instance that is %s has no memory to snapshot: write running to its "
-                         "state first",
-                         instance_state_names[instance->state]);
-    return copy_image(taking, err);
 }
 
 /* A snapshot_fill. The instance is kept from changing only while its files are needed. */
@@ -118,7 +112,7 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
         return r;
     const cJSON *delivered = instance_delivered(instance);
     taking->entry = entry;
-    r = instance_explain_cancel(instance, take_image(taking, err), err);
+    r = take_image(taking, err);
     instance_end(instance);
     return r < 0 ? r : instance_finish_image(delivered, entry->fd, err);
 }

@@ -208,7 +208,7 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
         r = read_word(json, "intent", intent_names, INTENTS, "an intent", &intent, err);
     if (r == 0) {
         instance->state = (enum instance_state)state;
-        instance->intent = (enum instance_intent)intent;
+        instance->intent = state == INSTANCE_RUNNING ? (enum instance_intent)intent : INTENT_NONE;
     }
     return r;
 }

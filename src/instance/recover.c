@@ -59,8 +59,8 @@ static void read_marks(struct instance *instance)
 /* Has it an image, and a VMM that has ended was to come out of that and never ran? */
 static bool is_kept(const struct instance *instance)
 {
-    return instance->intent == INTENT_RESTORE && instance_has(instance, "memory") &&
-           instance_has(instance, "state");
+    return instance_if_gone(instance->intent) == INSTANCE_STANDBY &&
+           instance_has(instance, "memory") && instance_has(instance, "state");
 }
 
 /* What ran when the daemon ended: found again, or noted as ended. */
@@ -186,7 +186,7 @@ int instance_settle_vmm(struct instance *instance, struct error *err)
 {
     int r = mend_record(instance, err);
     if (r == 0 && instance_must_go_on(instance))
-        r = instance_go_on_until(instance, instance->cancel_fd, err);
+        r = instance_go_on(instance, instance->cancel_fd, err);
     if (r < 0)
         return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
     instance_drop_saved(instance);

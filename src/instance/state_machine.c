@@ -1,28 +1,176 @@
 /* SPDX-License-Identifier: MIT */
-/* state_machine: which transitions there are, how one is begun and how it ends. */
+/* state_machine: the table of transitions, how one is begun, and how it ends. */
 #include <errno.h>
 #include <signal.h>
 #include <string.h>
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
+#include "util/cleanup.h"
 
-/* [from][to]; NULL: there is no such transition. */
-typedef int transition(struct instance *instance, struct error *err);
-static transition *const transitions[INSTANCE_STATES][INSTANCE_STATES] = {
-    [INSTANCE_CREATED] =
-        {[INSTANCE_RUNNING] = instance_boot, [INSTANCE_STOPPED] = instance_end_vmm},
-    [INSTANCE_RUNNING] = {[INSTANCE_RUNNING] = instance_go_on,
-                          [INSTANCE_PAUSED] = instance_pause,
-                          [INSTANCE_STANDBY] = instance_standby,
-                          [INSTANCE_STOPPED] = instance_end_vmm},
-    [INSTANCE_PAUSED] = {[INSTANCE_RUNNING] = instance_unpause,
-                         [INSTANCE_STANDBY] = instance_standby,
-                         [INSTANCE_STOPPED] = instance_end_vmm},
-    [INSTANCE_STANDBY] =
-        {[INSTANCE_RUNNING] = instance_restore, [INSTANCE_STOPPED] = instance_end_vmm},
-    [INSTANCE_STOPPED] = {[INSTANCE_RUNNING] = instance_boot},
+enum {
+    CREATED = 1 << INSTANCE_CREATED,
+    RUNNING = 1 << INSTANCE_RUNNING,
+    PAUSED = 1 << INSTANCE_PAUSED,
+    STANDBY = 1 << INSTANCE_STANDBY,
+    STOPPED = 1 << INSTANCE_STOPPED,
 };
+
+/*
+ * All there are. The steps are run in this order; if one fails, it and those before are undone, the
+ * last first. What a copy does to a VM that runs is undone when it has succeeded, too.
+ *
+ * A daemon that is killed leaves the intent in the record. If the VMM lives, the next daemon lets
+ * the VM go on; if not, the instance is what `if_gone` says (recover.c). Without an intent the
+ * state in the record counts, and a VM that ran and has no VMM any more is stopped.
+ */
+static const struct transition transitions[] = {
+    {BY_STATE,
+     CREATED | STOPPED,
+     INSTANCE_RUNNING,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT, STEP_RECORD, STEP_ARRIVE}},
+    {BY_STATE,
+     RUNNING,
+     INSTANCE_RUNNING,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_GO_ON}}, /* where it was held or has halted */
+    {BY_STATE,
+     RUNNING,
+     INSTANCE_PAUSED,
+     INTENT_PAUSE,
+     INSTANCE_STOPPED,
+     {STEP_HOLD, STEP_RECORD, STEP_ARRIVE}},
+    {BY_STATE,
+     PAUSED,
+     INSTANCE_RUNNING,
+     INTENT_RESUME,
+     INSTANCE_STOPPED,
+     {STEP_RESUME, STEP_ARRIVE}},
+    {BY_STATE,
+     RUNNING,
+     INSTANCE_STANDBY,
+     INTENT_STANDBY,
+     INSTANCE_STOPPED,
+     {STEP_HOLD, STEP_SAVE, STEP_RECORD, STEP_END, STEP_RELEASE, STEP_ARRIVE}},
+    {BY_STATE,
+     PAUSED,
+     INSTANCE_STANDBY,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_SAVE, STEP_RECORD, STEP_END, STEP_RELEASE, STEP_ARRIVE}},
+    {BY_STATE,
+     STANDBY,
+     INSTANCE_RUNNING,
+     INTENT_RESTORE,
+     INSTANCE_STANDBY,
+     {STEP_TURN, STEP_ACQUIRE, STEP_LOAD, STEP_RESUME, STEP_ARRIVE, STEP_REMOVE}},
+    {BY_STATE,
+     RUNNING | PAUSED,
+     INSTANCE_STOPPED,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_END, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE}},
+    {BY_STATE,
+     CREATED | STANDBY,
+     INSTANCE_STOPPED,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_RECORD, STEP_ARRIVE, STEP_REMOVE}},
+    {BY_STATE,
+     STOPPED,
+     INSTANCE_STOPPED,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_REMOVE}}, /* what a VM that ended by itself has left */
+    {BY_COPY, RUNNING, INSTANCE_RUNNING, INTENT_COPY, INSTANCE_STOPPED, {STEP_HOLD, STEP_COPY}},
+    {BY_COPY, PAUSED, INSTANCE_PAUSED, INTENT_NONE, INSTANCE_STOPPED, {STEP_COPY}},
+    {BY_COPY, STANDBY, INSTANCE_STANDBY, INTENT_NONE, INSTANCE_STANDBY, {STEP_COPY}},
+    {BY_VMM,
+     RUNNING | PAUSED,
+     INSTANCE_STOPPED,
+     INTENT_NONE,
+     INSTANCE_STOPPED,
+     {STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE}},
+};
+
+static const struct transition *find(enum transition_by by, enum instance_state from,
+                                     enum instance_state to)
+{
+    for (size_t i = 0; i < array_length(transitions); i++)
+        if (transitions[i].by == by && transitions[i].from & 1U << from && transitions[i].to == to)
+            return &transitions[i];
+    return NULL;
+}
+
+enum instance_state instance_if_gone(enum instance_intent intent)
+{
+    for (size_t i = 0; i < array_length(transitions); i++)
+        if (transitions[i].intent == intent)
+            return transitions[i].if_gone;
+    return INSTANCE_STOPPED;
+}
+
+/* What fails then is told with the failure before, or is one itself. */
+static int undo(struct transit *transit, size_t count, int r, struct error *err)
+{
+    transit->result = r;
+    while (count-- > 0) {
+        const struct step *step = &instance_steps[transit->transition->steps[count]];
+        if (step->undo)
+            step->undo(transit);
+    }
+    if (transit->why.code == 0)
+        return r;
+    if (r == 0)
+        return error_set(err, transit->why.code, "%s", transit->why.text);
+    error_append(err, "; and %s", transit->why.text);
+    return r;
+}
+
+/* What it leaves to be given back, whatever came of it. */
+static void finish(struct transit *transit)
+{
+    if (transit->has_turn)
+        loads_give(transit->instance->table->setup.loads);
+    if (transit->instance->vmm)
+        vmm_release(transit->instance->vmm);
+    machine_finish(&transit->booted);
+    disks_finish(&transit->saved);
+    image_index_unref(transit->index);
+}
+
+static int run(struct transit *transit, struct error *err)
+{
+    const struct transition *transition = transit->transition;
+    struct instance *instance = transit->instance;
+    size_t done = 0;
+    int r = 0;
+    transit->next = (struct instance_next){transition->to, &instance->machine, instance->vmm,
+                                           instance->loaded, INTENT_NONE};
+    while (r == 0 && transition->steps[done] != STEP_NONE)
+        r = instance_steps[transition->steps[done++]].run(transit, err);
+    if (r < 0 || transition->by == BY_COPY)
+        r = undo(transit, done, r, err);
+    finish(transit);
+    return instance_explain_cancel(instance, r, err);
+}
+
+int instance_copy(struct instance *instance, instance_work *work, void *context, struct error *err)
+{
+    struct transit transit = {.instance = instance,
+                              .transition = find(BY_COPY, instance->state, instance->state),
+                              .work = work,
+                              .context = context};
+    if (transit.transition)
+        return run(&transit, err);
+    return error_set(err, EINVAL,
+                     "an instance that is %s has no memory to snapshot: write running to its state "
+                     "first",
+                     instance_state_names[instance->state]);
+}
 
 /* A VMM that ended by itself with a signal: nobody waits for it who could be told. */
 static void tell_exit(struct instance *instance)
@@ -37,14 +185,6 @@ static void tell_exit(struct instance *instance)
     table->setup.complain(table->setup.context, text.text);
 }
 
-static void reach_end(struct instance *instance)
-{
-    pthread_mutex_lock(&instance->table->lock);
-    instance_tell(instance, INSTANCE_VMM_ENDED, instance->state);
-    instance_reach(instance, INSTANCE_STOPPED);
-    pthread_mutex_unlock(&instance->table->lock);
-}
-
 void instance_end(struct instance *instance)
 {
     struct instances *table = instance->table;
@@ -53,9 +193,9 @@ void instance_end(struct instance *instance)
     if (instance->vmm)
         vmm_reap(instance->vmm, &exit);
     if (exit.ended) {
-        instance_forget_vmm(instance);
-        reach_end(instance);
-        instance_drop_image(instance);
+        struct transit transit = {.instance = instance,
+                                  .transition = find(BY_VMM, instance->state, INSTANCE_STOPPED)};
+        run(&transit, NULL);
         tell_exit(instance);
     }
     if (instance_record(instance, &why) < 0)
@@ -90,27 +230,6 @@ static bool is_there(struct instance *instance, enum instance_state target)
     return there;
 }
 
-static bool is_cancelled(void *context)
-{
-    return atomic_load(&((struct instance *)context)->cancelled);
-}
-
-/* A VMM that is to start or load waits for its turn. */
-static int go(struct instance *instance, transition *run, enum instance_state target,
-              struct error *err)
-{
-    const struct loads_caller caller = {.is_over = is_cancelled, .context = instance};
-    struct loads *loads = instance->table->setup.loads;
-    if (target != INSTANCE_RUNNING || instance->vmm)
-        return run(instance, err);
-    int r = loads_take(loads, &caller);
-    if (r < 0)
-        return error_set(err, -r, "cancelled");
-    r = run(instance, err);
-    loads_give(loads);
-    return r;
-}
-
 int instance_change(struct instance *instance, enum instance_state target, struct error *err)
 {
     if (is_there(instance, target))
@@ -121,16 +240,15 @@ int instance_change(struct instance *instance, enum instance_state target, struc
         return 0; /* its commit has ended it, as was to be */
     if (r < 0)
         return r;
-    transition *run = transitions[instance->state][target];
-    if (instance->state == target && target == INSTANCE_STOPPED)
-        instance_drop_image(instance); /* what a VM that ended by itself has left */
-    else if (instance->state == target && !may_stand_still(instance))
-        r = 0; /* another thread was faster: its image stays */
-    else if (!run)
+    struct transit transit = {.instance = instance,
+                              .transition = find(BY_STATE, instance->state, target)};
+    if (instance->state == target && target != INSTANCE_STOPPED && !may_stand_still(instance))
+        r = 0; /* another thread was faster */
+    else if (!transit.transition)
         r = error_set(err, EINVAL, "an instance that is %s cannot become %s",
                       instance_state_names[instance->state], instance_state_names[target]);
     else
-        r = instance_explain_cancel(instance, go(instance, run, target, err), err);
+        r = run(&transit, err);
     instance_end(instance);
     return r;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* steps: what the transitions do to the VMM and its files. Each is run by the owner of the
- * instance, without the lock, and either arrives or leaves all as it was. */
+/* steps: what the transitions do to the VMM and its files, and how each step is undone. All are run
+ * by the owner of the instance, without the lock. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -10,6 +10,22 @@
 #include "instance/internal.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
+
+static bool is_cancelled(void *context)
+{
+    return atomic_load(&((struct instance *)context)->cancelled);
+}
+
+/* A VMM that is to start or load waits for its turn. */
+static int take_turn(struct transit *transit, struct error *err)
+{
+    const struct loads_caller caller = {.is_over = is_cancelled, .context = transit->instance};
+    int r = loads_take(transit->instance->table->setup.loads, &caller);
+    transit->has_turn = r == 0;
+    return r < 0 ? error_set(err, -r, "cancelled") : 0;
+}
+
+/* ---- booting ---- */
 
 static int nothing_to_boot(const struct instance *instance, struct error *err)
 {
@@ -21,8 +37,9 @@ static int nothing_to_boot(const struct instance *instance, struct error *err)
 }
 
 /* As the config says: what is known of a machine that ran, or of a snapshot's, tells no kernel. */
-static int machine_to_boot(const struct instance *instance, struct machine *ret, struct error *err)
+static int read_config(struct transit *transit, struct error *err)
 {
+    const struct instance *instance = transit->instance;
     struct machine machine;
     if (!instance->config)
         return nothing_to_boot(instance, err);
@@ -31,70 +48,217 @@ static int machine_to_boot(const struct instance *instance, struct machine *ret,
         return r;
     r = machine.kernel ? disks_keep(&machine, &instance->machine, err)
                        : nothing_to_boot(instance, err);
-    if (r < 0)
-        machine_finish(&machine);
-    else
-        *ret = machine;
+    transit->booted = machine;
+    transit->next.machine = &transit->booted;
     return r;
 }
 
-/* A VMM that is on no record is ended by the next start of the daemon: then rather at once. */
-static int boot_on_record(struct instance *instance, struct machine *machine, struct vmm **ret,
-                          struct error *err)
+/* One that comes out of standby has frozen disks, which are nobody's. */
+static int acquire(struct transit *transit, struct error *err)
 {
-    struct vmm_context context = instance_context(
-        instance, machine->hypervisor, instance->image->directory_fd, instance->cancel_fd);
-    struct vmm *vmm;
-    int r = vmm_boot(&context, machine, &vmm, err);
-    if (r < 0) {
-        instance_drop_image(instance); /* its memory, if there was any yet */
-        return r;
-    }
-    vmm_release(vmm);
-    const struct instance_next next = {INSTANCE_RUNNING, machine, vmm, false, INTENT_NONE};
-    r = instance_record_as(instance, &next, err);
-    if (r < 0) {
-        vmm_stop(vmm, NULL);
-        vmm_close(vmm);
-        instance_drop_socket(instance, machine->hypervisor);
-        instance_drop_image(instance);
-        return error_prefix(err, r, "the VM's record cannot be written, so the VM was ended again");
-    }
-    *ret = vmm;
-    return 0;
+    int r = instance_take_taps(transit->instance, transit->next.machine, err);
+    return r == 0 && transit->next.machine == &transit->booted
+               ? instance_take_disks(transit->instance, &transit->booted, err)
+               : r;
 }
 
-int instance_boot(struct instance *instance, struct error *err)
+static void unacquire(struct transit *transit)
 {
-    struct machine machine;
-    struct vmm *vmm = NULL;
-    int r = machine_to_boot(instance, &machine, err);
+    instance_drop_taps(transit->instance);
+    instance_drop_disks(transit->instance);
+}
+
+static int boot(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    struct vmm_context context = instance_context(
+        instance, transit->booted.hypervisor, instance->image->directory_fd, instance->cancel_fd);
+    transit->next.loaded = false;
+    int r = vmm_boot(&context, &transit->booted, &transit->vmm, err);
+    if (r == 0)
+        vmm_release(transit->vmm);
+    return r;
+}
+
+/* One that is in no record the next start of the daemon would end: then rather at once. */
+static void end_started(struct transit *transit)
+{
+    if (transit->vmm)
+        vmm_stop(transit->vmm, NULL);
+    vmm_close(steal_pointer(transit->vmm));
+    hypervisor_drop_sockets(transit->next.machine->hypervisor,
+                            transit->instance->image->directory_fd);
+}
+
+static void unboot(struct transit *transit)
+{
+    end_started(transit);
+    instance_drop_image(transit->instance); /* its memory */
+}
+
+/* ---- holding ---- */
+
+bool instance_must_go_on(const struct instance *instance)
+{
+    return instance->vmm && instance->state == INSTANCE_RUNNING && instance->intent != INTENT_NONE;
+}
+
+int instance_go_on(struct instance *instance, int cancel_fd, struct error *err)
+{
+    struct vmm_context context = instance_own_context(instance);
+    context.cancel_fd = cancel_fd;
+    int r = vmm_resume(&context, instance->vmm, err);
+    vmm_release(instance->vmm);
+    if (r == 0)
+        instance_set_intent(instance, INTENT_NONE);
+    return r;
+}
+
+/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
+static int go_on(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    pthread_mutex_lock(&instance->table->lock);
+    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
+    pthread_mutex_unlock(&instance->table->lock);
+    return instance_go_on(instance, fd, err);
+}
+
+/* In the record first: whoever finds it there lets the VM go on. */
+static int record_intent(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    const enum instance_intent intent = transit->transition->intent;
+    const struct instance_next next = {INSTANCE_RUNNING, &instance->machine,
+                                       transit->vmm ? transit->vmm : instance->vmm,
+                                       transit->next.loaded, intent};
+    int r = instance_record_as(instance, &next, err);
+    if (r == 0)
+        instance_set_intent(instance, intent);
+    return r;
+}
+
+static int hold(struct transit *transit, struct error *err)
+{
+    struct vmm_context context = instance_own_context(transit->instance);
+    int r = record_intent(transit, err);
+    return r == 0 ? vmm_pause(&context, transit->instance->vmm, err) : r;
+}
+
+static void unhold(struct transit *transit)
+{
+    if (transit->instance->intent && go_on(transit, &transit->why) < 0)
+        error_prefix(&transit->why, 0, "the VM does not go on");
+}
+
+/* A loaded VMM is not the instance's yet. */
+static int resume(struct transit *transit, struct error *err)
+{
+    struct vmm_context context = instance_own_context(transit->instance);
+    int r = record_intent(transit, err);
+    if (r < 0 || !transit->vmm)
+        return r < 0 ? r : go_on(transit, err);
+    r = vmm_resume(&context, transit->vmm, err);
+    vmm_release(transit->vmm);
+    return r;
+}
+
+/* A VMM may have done what it then did not answer. The record loses the intent at the end. */
+static void pause_again(struct transit *transit)
+{
+    struct instance *instance = transit->instance;
+    struct vmm_context context = instance_own_context(instance);
+    bool ask = instance->intent && !transit->vmm && transit->result != -ECANCELED;
+    instance_set_intent(instance, INTENT_NONE);
+    if (ask && vmm_pause(&context, instance->vmm, &transit->why) < 0)
+        error_prefix(&transit->why, 0, "it is not known whether the VM runs");
+}
+
+/* ---- standby, and back ---- */
+
+/* Everything that can fail is done while the VM could still go on. */
+static int save(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    const int directory_fd = instance->image->directory_fd;
+    int r = instance_write_image(instance, ".", &transit->saved, err);
+    if (r == 0)
+        r = instance_finish_image(instance_delivered(instance), directory_fd, err);
+    if (r == 0)
+        r = image_scan(directory_fd, &instance->cancelled, &transit->index, err);
+    transit->next =
+        (struct instance_next){INSTANCE_STANDBY, &transit->saved, NULL, false, INTENT_NONE};
+    return r;
+}
+
+/* The record first: one of standby that did not get to the disk may be there, too. */
+static void unsave(struct transit *transit)
+{
+    instance_record(transit->instance, NULL);
+    instance_drop_saved(transit->instance);
+}
+
+static int copy(struct transit *transit, struct error *err)
+{
+    return transit->work(transit->instance, transit->context, err);
+}
+
+static int load(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    const int directory_fd = instance->image->directory_fd;
+    struct vmm_context context = instance_own_context(instance);
+    char path[STORE_ID_MAX + 8];
+    snprintf(path, sizeof path, "../%s", instance->id);
+    transit->next.loaded = true;
+    instance_drop_file(instance, "base");
+    int r = image_index_wait(instance->image, &instance->cancelled, &transit->index, err);
     if (r < 0)
         return r;
-    r = instance_take_taps(instance, &machine, err);
-    if (r == 0)
-        r = instance_take_disks(instance, &machine, err);
-    if (r == 0)
-        r = boot_on_record(instance, &machine, &vmm, err);
-    if (r < 0) {
-        instance_drop_taps(instance);
-        instance_drop_disks(instance);
-        machine_finish(&machine);
-        return r;
-    }
-    pthread_mutex_lock(&instance->table->lock);
-    struct machine old = instance->machine;
-    instance->machine = machine;
-    instance->vmm = vmm;
-    instance->loaded = false;
-    instance->exit = (struct vmm_exit){0};
-    instance_reach(instance, INSTANCE_RUNNING);
-    pthread_mutex_unlock(&instance->table->lock);
-    machine_finish(&old);
-    return 0;
+    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
+        return error_io(err, errno, "cannot link the memory image as base");
+    fault_point(FAULT_LINKED);
+    return vmm_load(&context, &instance->machine, path, &transit->vmm, err);
 }
 
-void instance_forget_vmm(struct instance *instance)
+static void unload(struct transit *transit)
+{
+    end_started(transit);
+    instance_drop_file(transit->instance, "base");
+    disks_drop_tops(&transit->instance->machine, transit->instance->image->directory_fd);
+}
+
+/* ---- arriving, and stopping ---- */
+
+/* Of standby, it comes before the image goes: a record of that must not outlive it. Only a disk
+ * that is full does not count then, for removing the image is what makes room on it. */
+static int record(struct transit *transit, struct error *err)
+{
+    if (transit->vmm)
+        transit->next.vmm = transit->vmm;
+    int r = instance_record_as(transit->instance, &transit->next, err);
+    if (r < 0 && transit->next.state == INSTANCE_STOPPED && (r == -ENOSPC || r == -EDQUOT))
+        return 0;
+    return r < 0 && transit->vmm
+               ? error_prefix(err, r,
+                              "the VM's record cannot be written, so the VM was ended again")
+               : r;
+}
+
+/* A VMM that shared the image may have touched it still when it ended: then it is scanned again. */
+static int end_vmm(struct transit *transit, struct error *err)
+{
+    const int directory_fd = transit->instance->image->directory_fd;
+    struct image_index *last;
+    struct error why;
+    int r = vmm_stop(transit->instance->vmm, err);
+    if (r == 0 && transit->index && !image_is(directory_fd, transit->index) &&
+        image_scan(directory_fd, NULL, &last, &why) == 0)
+        image_index_unref(last); /* else `info` says it: the VM is gone */
+    return r;
+}
+
+static void forget_vmm(struct instance *instance)
 {
     struct vmm_exit exit;
     vmm_reap(instance->vmm, &exit);
@@ -108,7 +272,7 @@ void instance_forget_vmm(struct instance *instance)
     pthread_mutex_unlock(&instance->table->lock);
     instance_drop_taps(instance);
     instance_drop_disks(instance);
-    instance_drop_socket(instance, vmm->hypervisor);
+    hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
     if (mapped) {
         snapshot_leave(mapped);
@@ -116,301 +280,70 @@ void instance_forget_vmm(struct instance *instance)
     }
 }
 
-void instance_drop_socket(struct instance *instance, const struct hypervisor *hypervisor)
+static int release_vmm(struct transit *transit, struct error *err)
 {
-    hypervisor_drop_sockets(hypervisor, instance->image->directory_fd);
-}
-
-/* ---- holding ---- */
-
-bool instance_must_go_on(const struct instance *instance)
-{
-    return instance->vmm && instance->state == INSTANCE_RUNNING && instance->intent != INTENT_NONE;
-}
-
-/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
-static int cancel_of_going_on(struct instance *instance)
-{
-    pthread_mutex_lock(&instance->table->lock);
-    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
-    pthread_mutex_unlock(&instance->table->lock);
-    return fd;
-}
-
-int instance_go_on_until(struct instance *instance, int cancel_fd, struct error *err)
-{
-    struct vmm_context context = instance_own_context(instance);
-    context.cancel_fd = cancel_fd;
-    int r = vmm_resume(&context, instance->vmm, err);
-    vmm_release(instance->vmm);
-    if (r < 0)
-        return r;
-    instance_set_intent(instance, INTENT_NONE);
+    struct instance *instance = transit->instance;
+    (void)err;
+    if (transit->index) { /* of the image that was saved */
+        disks_renew_keys(&transit->saved, &instance->machine, instance->vmm);
+        instance_swap_disks(instance, &transit->saved);
+    }
+    forget_vmm(instance);
+    instance_drop_file(instance, "base");
     return 0;
 }
 
-int instance_go_on(struct instance *instance, struct error *err)
+/* In one step: who sees the state sees the VMM. */
+static int arrive(struct transit *transit, struct error *err)
 {
-    return instance_go_on_until(instance, cancel_of_going_on(instance), err);
-}
-
-/* A failure that is told with that of the VM's going on, which counts for more. */
-static int went_on(int r, struct error *why, int resumed, const struct error *resume_error,
-                   struct error *err)
-{
-    if (r == 0 && resumed < 0)
-        return error_set(err, resume_error->code, "the VM does not go on: %s", resume_error->text);
-    if (resumed < 0)
-        error_append(why, "; and the VM does not go on: %s", resume_error->text);
-    if (r < 0 && err)
-        *err = *why;
-    return r;
-}
-
-/* On record first: whoever finds it there lets the VM go on. */
-static int intend(struct instance *instance, enum instance_intent intent, const struct vmm *vmm,
-                  bool loaded, struct error *err)
-{
-    const struct instance_next next = {INSTANCE_RUNNING, &instance->machine, vmm, loaded, intent};
-    int r = instance_record_as(instance, &next, err);
-    if (r == 0)
-        instance_set_intent(instance, intent);
-    return r;
-}
-
-int instance_hold_and(struct instance *instance, enum instance_intent intent, held *work,
-                      void *context, struct error *err)
-{
-    struct vmm_context vmm_context = instance_own_context(instance);
-    struct error why = {0}, resume_error = {0};
-    if (instance->state == INSTANCE_PAUSED) {
-        int done = work(instance, context, err);
-        if (done == HELD_ENDED)
-            return 0;
-        vmm_release(instance->vmm);
-        return done;
+    struct instance *instance = transit->instance;
+    const struct transition *transition = transit->transition;
+    (void)err;
+    pthread_mutex_lock(&instance->table->lock);
+    if (transit->next.machine == &transit->booted) {
+        struct machine before = instance->machine;
+        instance->machine = transit->booted;
+        transit->booted = before;
     }
-    int r = intend(instance, intent, instance->vmm, instance->loaded, err);
-    if (r < 0)
-        return r;
-    r = vmm_pause(&vmm_context, instance->vmm, &why);
-    if (r == 0)
-        r = work(instance, context, &why);
-    if (r == HELD_ENDED)
-        return 0;
-    return went_on(r, &why, instance_go_on(instance, &resume_error), &resume_error, err);
+    if (transit->vmm) {
+        machine_settle_taps(&instance->machine);
+        instance->vmm = steal_pointer(transit->vmm);
+        instance->loaded = transit->next.loaded;
+    }
+    if (transition->to != INSTANCE_STOPPED)
+        instance->exit = (struct vmm_exit){0};
+    if (transition->by == BY_VMM)
+        instance_tell(instance, INSTANCE_VMM_ENDED, instance->state);
+    instance_reach(instance, transition->to);
+    pthread_mutex_unlock(&instance->table->lock);
+    return 0;
 }
 
-/* ---- pausing ---- */
-
-static int record_as(struct instance *instance, enum instance_state state, struct error *err)
+/* Snapshots that were made of it hold links of their own. */
+static int remove_files(struct transit *transit, struct error *err)
 {
-    const struct instance_next next = {state, &instance->machine, instance->vmm, instance->loaded,
-                                       INTENT_NONE};
-    return instance_record_as(instance, &next, err);
-}
-
-static int stay_paused(struct instance *instance, void *context, struct error *err)
-{
-    (void)context;
-    int r = record_as(instance, INSTANCE_PAUSED, err);
-    if (r < 0)
-        return r;
-    vmm_release(instance->vmm);
-    instance_set_state(instance, INSTANCE_PAUSED);
-    return HELD_ENDED;
-}
-
-int instance_pause(struct instance *instance, struct error *err)
-{
-    return instance_hold_and(instance, INTENT_PAUSE, stay_paused, NULL, err);
-}
-
-/* A VMM may have done what it then did not answer. */
-static int pause_again(struct instance *instance, int r, struct error *err)
-{
-    struct vmm_context context = instance_own_context(instance);
-    struct error why;
-    if (r != -ECANCELED && vmm_pause(&context, instance->vmm, &why) < 0)
-        error_append(err, "; and it is not known whether the VM runs: %s", why.text);
-    vmm_release(instance->vmm);
-    return r;
-}
-
-int instance_unpause(struct instance *instance, struct error *err)
-{
-    int r = intend(instance, INTENT_RESUME, instance->vmm, instance->loaded, err);
-    if (r == 0 && (r = instance_go_on(instance, err)) < 0)
-        r = pause_again(instance, r, err);
-    if (r == 0)
-        instance_set_state(instance, INSTANCE_RUNNING);
+    (void)err;
+    if (transit->instance->vmm)
+        instance_drop_saved(transit->instance);
     else
-        instance_set_intent(instance, INTENT_NONE); /* on record at the end */
-    return r;
-}
-
-/* ---- standby, and back ---- */
-
-/* A VMM that shared the image may have touched it still when it ended: then it is scanned again. */
-static int end_saved(struct instance *instance, const struct image_index *index, struct error *err)
-{
-    struct image_index *last;
-    int r = vmm_stop(instance->vmm, err);
-    if (r < 0 || image_is(instance->image->directory_fd, index))
-        return r;
-    struct error why;
-    if (image_scan(instance->image->directory_fd, NULL, &last, &why) == 0)
-        image_index_unref(last);
-    return 0; /* else `info` says it: the VM is gone */
-}
-
-/* From the record on the image counts, and what is left of the VMM does not. */
-static int record_and_end(struct instance *instance, const struct machine *saved,
-                          const struct image_index *index, struct error *err)
-{
-    const struct instance_next next = {INSTANCE_STANDBY, saved, NULL, false, INTENT_NONE};
-    int r = instance_record_as(instance, &next, err);
-    if (r == 0)
-        r = end_saved(instance, index, err);
-    if (r < 0) /* before its image goes; and a record that did not get to the disk is there, too */
-        instance_record(instance, NULL);
-    return r;
-}
-
-/* Everything that can fail is done while the VM could still go on. */
-static int save(struct instance *instance, struct machine *ret, struct error *err)
-{
-    const int directory_fd = instance->image->directory_fd;
-    struct machine machine;
-    struct image_index *index = NULL;
-    int r = instance_write_image(instance, ".", &machine, err);
-    if (r < 0)
-        return r;
-    r = instance_finish_image(instance_delivered(instance), directory_fd, err);
-    if (r == 0)
-        r = image_scan(directory_fd, &instance->cancelled, &index, err);
-    if (r == 0)
-        r = record_and_end(instance, &machine, index, err);
-    image_index_unref(index);
-    if (r < 0) {
-        disks_finish(&machine);
-        return r;
-    }
-    disks_renew_keys(&machine, &instance->machine, instance->vmm); /* on record at the end */
-    *ret = machine;
+        instance_drop_image(transit->instance);
     return 0;
 }
 
-static int save_and_end(struct instance *instance, void *context, struct error *err)
-{
-    struct machine saved;
-    (void)context;
-    int r = save(instance, &saved, err);
-    if (r < 0) {
-        instance_drop_saved(instance);
-        return r;
-    }
-    instance_swap_disks(instance, &saved);
-    disks_finish(&saved);
-    instance_forget_vmm(instance);
-    instance_drop_file(instance, "base");
-    pthread_mutex_lock(&instance->table->lock);
-    instance->exit = (struct vmm_exit){0};
-    instance_reach(instance, INSTANCE_STANDBY);
-    pthread_mutex_unlock(&instance->table->lock);
-    return HELD_ENDED;
-}
-
-int instance_standby(struct instance *instance, struct error *err)
-{
-    return instance_hold_and(instance, INTENT_STANDBY, save_and_end, NULL, err);
-}
-
-/* The VMM is loaded, and paused. From the record on it counts. */
-static int restore_on_record(struct instance *instance, struct vmm *vmm, struct error *err)
-{
-    struct vmm_context context = instance_own_context(instance);
-    int r = intend(instance, INTENT_RESTORE, vmm, true, err);
-    if (r == 0)
-        r = vmm_resume(&context, vmm, err);
-    vmm_release(vmm);
-    return r;
-}
-
-/* That it is the one that was saved. */
-static int check_image(struct instance *instance, struct error *err)
-{
-    struct image_index *index = NULL;
-    int r = image_index_wait(instance->image, &instance->cancelled, &index, err);
-    image_index_unref(index);
-    return r;
-}
-
-static int load_own(struct instance *instance, struct vmm **ret, struct error *err)
-{
-    const int directory_fd = instance->image->directory_fd;
-    struct vmm_context context = instance_own_context(instance);
-    char path[STORE_ID_MAX + 8];
-    snprintf(path, sizeof path, "../%s", instance->id);
-    instance_drop_file(instance, "base");
-    int r = check_image(instance, err);
-    if (r < 0)
-        return r;
-    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
-        return error_io(err, errno, "cannot link the memory image as base");
-    fault_point(FAULT_LINKED);
-    return vmm_load(&context, &instance->machine, path, ret, err);
-}
-
-int instance_restore(struct instance *instance, struct error *err)
-{
-    struct vmm *vmm = NULL;
-    int r = instance_take_taps(instance, &instance->machine, err);
-    if (r < 0)
-        return r;
-    r = load_own(instance, &vmm, err);
-    if (r == 0)
-        r = restore_on_record(instance, vmm, err);
-    if (r < 0) {
-        if (vmm)
-            vmm_stop(vmm, NULL);
-        vmm_close(vmm);
-        instance_drop_socket(instance, instance->machine.hypervisor);
-        instance_drop_taps(instance);
-        instance_drop_file(instance, "base");
-        instance_set_intent(instance, INTENT_NONE); /* on record at the end */
-        disks_drop_tops(&instance->machine, instance->image->directory_fd);
-        return r;
-    }
-    pthread_mutex_lock(&instance->table->lock);
-    machine_settle_taps(&instance->machine);
-    instance->vmm = vmm;
-    instance->loaded = true;
-    instance_reach(instance, INSTANCE_RUNNING);
-    pthread_mutex_unlock(&instance->table->lock);
-    instance_drop_saved(instance);
-    return 0;
-}
-
-/* ---- stopping ---- */
-
-/* On record before the image goes: a record of standby must not outlive its image. Only a disk that
- * is full does not count, for dropping the image is what makes room on it. */
-static int record_stop(struct instance *instance, struct error *err)
-{
-    const struct instance_next next = {.state = INSTANCE_STOPPED, .machine = &instance->machine};
-    int r = instance_record_as(instance, &next, err);
-    return r == -ENOSPC || r == -EDQUOT ? 0 : r;
-}
-
-int instance_end_vmm(struct instance *instance, struct error *err)
-{
-    int r = instance->vmm ? vmm_stop(instance->vmm, err) : record_stop(instance, err);
-    if (r < 0)
-        return r;
-    if (instance->vmm)
-        instance_forget_vmm(instance);
-    instance_set_state(instance, INSTANCE_STOPPED);
-    instance_drop_image(instance);
-    return 0;
-}
+const struct step instance_steps[STEPS] = {
+    [STEP_TURN] = {take_turn, NULL},
+    [STEP_CONFIG] = {read_config, NULL},
+    [STEP_ACQUIRE] = {acquire, unacquire},
+    [STEP_BOOT] = {boot, unboot},
+    [STEP_HOLD] = {hold, unhold},
+    [STEP_RESUME] = {resume, pause_again},
+    [STEP_GO_ON] = {go_on, NULL},
+    [STEP_SAVE] = {save, unsave},
+    [STEP_COPY] = {copy, NULL},
+    [STEP_LOAD] = {load, unload},
+    [STEP_RECORD] = {record, NULL},
+    [STEP_END] = {end_vmm, NULL},
+    [STEP_RELEASE] = {release_vmm, NULL},
+    [STEP_ARRIVE] = {arrive, NULL},
+    [STEP_REMOVE] = {remove_files, NULL},
+};
