@@ -101,7 +101,7 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
 /* All that a record tells but of its VMM. */
 int instance_read(struct instance *instance, const cJSON *record, struct error *err);
 /* *ret stays NULL when it has ended; fails when there is no telling. */
-int instance_read_vmm(const struct hypervisor *hypervisor, const cJSON *record, struct vmm **ret,
+int instance_read_vmm(const struct instance *instance, const cJSON *record, struct vmm **ret,
                       struct error *err);
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */

@@ -10,6 +10,7 @@
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "store/format.h"
+#include "store/strays.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -278,8 +279,9 @@ int instance_read(struct instance *instance, const cJSON *json, struct error *er
 }
 
 /* Is the process with that pid, of which `pidfd` is to be, the very one? 1; 0: that one has ended;
- * -errno: there is no telling. */
-static int identify(const cJSON *json, int pid, int *ret_pidfd)
+ * -errno: there is no telling. A record may have been copied or forged: whatever it says, a process
+ * that no daemon started in the instance's directory is never taken, paused or killed. */
+static int identify(const cJSON *json, int directory_fd, int pid, int *ret_pidfd)
 {
     char kept[48], now[48];
     copy_text(kept, sizeof kept, json, "boot_id");
@@ -295,21 +297,24 @@ static int identify(const cJSON *json, int pid, int *ret_pidfd)
     r = start_time(pid, now);
     if (r < 0 || !now[0] || strcmp(kept, now) != 0)
         return r;
+    r = strays_is_in(pid, directory_fd);
+    if (r <= 0)
+        return r;
     *ret_pidfd = steal_fd(&pidfd);
     return 1;
 }
 
-int instance_read_vmm(const struct hypervisor *hypervisor, const cJSON *record, struct vmm **ret,
+int instance_read_vmm(const struct instance *instance, const cJSON *record, struct vmm **ret,
                       struct error *err)
 {
     const cJSON *json = cJSON_GetObjectItemCaseSensitive(record, "vmm");
     auto_close int pidfd = -1;
     int pid = number_of(json, "pid");
-    int r = identify(json, pid, &pidfd);
+    int r = identify(json, instance->image->directory_fd, pid, &pidfd);
     if (r < 0)
         return error_errno(err, -r, "it is not known whether its VMM, with the pid %d, still runs",
                            pid);
-    r = r > 0 ? vmm_create(hypervisor, pid, pidfd, ret, err) : 0;
+    r = r > 0 ? vmm_create(instance->machine.hypervisor, pid, pidfd, ret, err) : 0;
     if (*ret) {
         pidfd = -1;
         read_opened(json, *ret);

@@ -68,7 +68,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
 {
     if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
         return 0;
-    int r = instance_read_vmm(instance->machine.hypervisor, json, &instance->vmm, err);
+    int r = instance_read_vmm(instance, json, &instance->vmm, err);
     if (r < 0)
         return r;
     if (!instance->vmm && is_kept(instance)) {

@@ -40,11 +40,24 @@ static bool same(const struct place *one, const struct place *other)
            one->device_minor == other->device_minor;
 }
 
-static bool is_stray(pid_t pid, struct place *ret)
+/* 1; 0: it was not started by a daemon, or has ended; -errno: it may not be looked at. */
+static int is_stray(pid_t pid, struct place *ret)
 {
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/cwd", (int)pid);
-    return process_has_mark(pid) && place_of(AT_FDCWD, path, ret) == 0;
+    int r = process_has_mark(pid);
+    if (r > 0 && (r = place_of(AT_FDCWD, path, ret)) == 0)
+        return 1;
+    return r == -ENOENT || r == -ESRCH ? 0 : r;
+}
+
+int strays_is_in(pid_t pid, int directory_fd)
+{
+    struct place directory, place;
+    int r = place_of(directory_fd, "", &directory);
+    if (r == 0)
+        r = is_stray(pid, &place);
+    return r > 0 ? same(&place, &directory) : r;
 }
 
 /* A directory_visit of /proc. */
@@ -53,7 +66,7 @@ static int look_at(void *context, int proc_fd, const char *name, struct error *e
     struct strays *strays = context;
     struct stray stray = {.pid = (pid_t)strtol(name, NULL, 10)};
     (void)proc_fd;
-    if (stray.pid <= 0 || stray.pid == getpid() || !is_stray(stray.pid, &stray.place))
+    if (stray.pid <= 0 || stray.pid == getpid() || is_stray(stray.pid, &stray.place) <= 0)
         return 0;
     struct stray *longer = reallocarray(strays->items, strays->count + 1, sizeof *longer);
     if (!longer)
@@ -86,7 +99,7 @@ static int end(const struct stray *stray, struct error *err)
     if (pidfd < 0)
         return error_errno(err, errno, "the process %d, left by an earlier daemon, cannot be ended",
                            (int)stray->pid);
-    if (!is_stray(stray->pid, &place) || !same(&place, &stray->place))
+    if (is_stray(stray->pid, &place) <= 0 || !same(&place, &stray->place))
         return 0;
     pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
     if (process_poll(&pidfd, 1, process_now_ms() + END_MS) > 0)

@@ -35,4 +35,8 @@ void strays_finish(struct strays *strays);
 int strays_end(const struct strays *strays, int directory_fd, pid_t keep, struct error *err)
     __attribute__((warn_unused_result));
 
+/* Was that process started by a daemon, and is it in the directory? 1; 0: it was not, is elsewhere
+ * or has ended; -errno: it may not be looked at. */
+int strays_is_in(pid_t pid, int directory_fd);
+
 #endif

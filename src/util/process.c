@@ -188,17 +188,19 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
     return 0;
 }
 
-bool process_has_mark(pid_t pid)
+int process_has_mark(pid_t pid)
 {
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
     auto_fclose FILE *file = fopen(path, "re");
     auto_free char *entry = NULL;
     size_t size = 0;
-    while (file && getdelim(&entry, &size, 0, file) > 0)
+    if (!file)
+        return errno == ENOENT || errno == ESRCH ? 0 : -errno;
+    while (getdelim(&entry, &size, 0, file) > 0)
         if (strcmp(entry, mark) == 0)
-            return true;
-    return false;
+            return 1;
+    return ferror(file) && errno != ESRCH ? -errno : 0;
 }
 
 int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)

@@ -31,9 +31,9 @@ struct process_spec {
 int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidfd,
                   struct error *err);
 
-/* Was it started by process_spawn() of this daemon or another, or by such a process? False when it
- * may not be looked at. */
-bool process_has_mark(pid_t pid);
+/* Was it started by process_spawn() of this daemon or another, or by such a process? 1; 0: no, or
+ * there is no such process; -errno: it may not be looked at, say. */
+int process_has_mark(pid_t pid);
 
 /* So long a process that was killed is waited for: it may have much memory to give back. */
 enum { PROCESS_KILL_MS = 30000 };

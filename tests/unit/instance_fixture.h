@@ -26,6 +26,25 @@ static inline void world_describe_child(const struct world *world, size_t child,
              (int)world->children[child].pid, (int)strcspn(field + 1, " "), field + 1, booted);
 }
 
+/* An instance's directory, if it is not there. */
+static inline void world_make_instance(const struct world *world, const char *id)
+{
+    mkdir(world_path(world, "store"), 0700);
+    mkdir(world_path(world, "store/instances"), 0700);
+    mkdir(world_path(world, "store/instances/%s", id), 0700);
+}
+
+/* A child that a daemon has started in an instance's directory, which is made, and what a record
+ * says of it. */
+static inline size_t world_spawn_in_instance(struct world *world, const char *id, char *ret,
+                                             size_t size)
+{
+    world_make_instance(world, id);
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", id));
+    world_describe_child(world, child, ret, size);
+    return child;
+}
+
 /* An instance's directory in the store as a daemon left it. `json` without the outer braces: what
  * follows the version. */
 static inline void world_leave_instance(const struct world *world, const char *id, const char *json)
@@ -33,9 +52,7 @@ static inline void world_leave_instance(const struct world *world, const char *i
     auto_free char *text = NULL;
     assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",\"hypervisor\":\"qemu\",%s}\n", id,
                          json) > 0);
-    mkdir(world_path(world, "store"), 0700);
-    mkdir(world_path(world, "store/instances"), 0700);
-    assert_int_equal(mkdir(world_path(world, "store/instances/%s", id), 0700), 0);
+    world_make_instance(world, id);
     world_write_text(world_path(world, "store/instances/%s/instance.json", id), text);
     world_write_text(world_path(world, "store/instances/%s/console.log", id), "");
     world_write_text(world_path(world, "store/instances/%s/vmm.log", id), "");
@@ -57,8 +74,7 @@ static inline size_t world_leave_with_vmm(struct world *world, const char *id, c
 {
     char vmm[256];
     auto_free char *more = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    size_t child = world_spawn_in_instance(world, id, vmm, sizeof vmm);
     assert_true(asprintf(&more, "%s,\"vmm\":%s", json, vmm) > 0);
     world_leave_instance(world, id, more);
     return child;

@@ -33,7 +33,7 @@
 
 enum {
     FIXTURE_FAR_MS = 30000, /* nothing takes this long */
-    FIXTURE_CHILDREN = 8,
+    FIXTURE_CHILDREN = 16,
     FIXTURE_PAGES = 8,
     FIXTURE_MEMORY = FIXTURE_PAGES * FRAME_SIZE,
 };

@@ -118,8 +118,7 @@ static void leave(struct tree *tree, const char *id, const char *state, const ch
 static size_t leave_running(struct tree *tree, const char *id)
 {
     char vmm[256];
-    size_t child = world_spawn(tree->world, NULL);
-    world_describe_child(tree->world, child, vmm, sizeof vmm);
+    size_t child = world_spawn_in_instance(tree->world, id, vmm, sizeof vmm);
     leave(tree, id, "running", vmm);
     return child;
 }

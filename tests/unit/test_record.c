@@ -123,8 +123,7 @@ static void vmm_when_it_is_the_very_one_is_adopted(void **state)
 {
     struct world *world = *state;
     char vmm[256], pid[16];
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    size_t child = world_spawn_in_instance(world, "web-1", vmm, sizeof vmm);
     leave_running(world, "web-1", vmm, "");
     open_world(world);
     auto_json cJSON *info = info_of(world, "web-1");
@@ -148,8 +147,7 @@ static void what_a_vmm_has_open_is_read_whatever_stands_there(void **state)
     struct world *world = *state;
     char vmm[256], more[8 * MACHINE_DISKS_MAX] = "";
     auto_free char *json = NULL, *members = NULL;
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    world_spawn_in_instance(world, "web-1", vmm, sizeof vmm);
     for (int i = 0; i < MACHINE_DISKS_MAX; i++)
         memcpy(more + strlen(more), ",\"1:2\"", sizeof ",\"1:2\"");
     assert_true(asprintf(&members, opened, more) > 0);
@@ -173,13 +171,10 @@ static void what_a_vmm_has_open_is_read_whatever_stands_there(void **state)
     instance_unref(instance);
 }
 
-static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
+static void vmm_when_it_is_not_the_very_one_is_not_adopted(void **state)
 {
     struct world *world = *state;
     char same[256];
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, same, sizeof same);
-    auto_json cJSON *json = cJSON_Parse(same);
     static const struct {
         const char *id, *member, *value;
     } changes[] = {{"other-start", "start_time", "\"1\""},
@@ -193,7 +188,8 @@ static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
                    {"negative-pid", "pid", "-1"},
                    {"large-pid", "pid", "1e300"}};
     for (size_t i = 0; i < array_length(changes); i++) {
-        auto_json cJSON *other = cJSON_Duplicate(json, true);
+        world_spawn_in_instance(world, changes[i].id, same, sizeof same);
+        auto_json cJSON *other = cJSON_Parse(same);
         cJSON_ReplaceItemInObjectCaseSensitive(other, changes[i].member,
                                                cJSON_Parse(changes[i].value));
         auto_free char *text = cJSON_PrintUnformatted(other);
@@ -216,15 +212,46 @@ static void vmm_when_it_is_not_the_very_one_is_left_alone(void **state)
         assert_int_equal(instance_remove(instance, &world->err), 0);
         instance_unref(instance);
     }
-    assert_false(world_child_ended(world, child, 0));
+}
+
+/* A record that was copied or forged names a process with all that tells it from others. */
+static void vmm_when_no_daemon_started_it_there_is_left_alone(void **state)
+{
+    static const char *const ids[] = {"foreign", "foreign-inside", "of-another"};
+    struct world *world = *state;
+    char vmm[256];
+    for (size_t i = 0; i < array_length(ids); i++)
+        world_make_instance(world, ids[i]);
+    world_make_instance(world, "other");
+    const size_t children[] = {
+        world_spawn(world, NULL),
+        world_spawn(world, world_path(world, "store/instances/foreign-inside")),
+        world_spawn_vmm(world, world_path(world, "store/instances/other"))};
+    for (size_t i = 0; i < array_length(ids); i++) {
+        world_describe_child(world, children[i], vmm, sizeof vmm);
+        leave_running(world, ids[i], vmm, "");
+    }
+    leave_running(world, "other", vmm, "");
+    open_world(world);
+    assert_string_equal(world->complaints, "");
+    for (size_t i = 0; i < array_length(ids); i++) {
+        struct instance *instance = world_found(world, ids[i]);
+        assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
+        assert_int_equal(instance_remove(instance, &world->err), 0);
+        instance_unref(instance);
+    }
+    for (size_t i = 0; i < array_length(children); i++)
+        assert_false(world_child_ended(world, children[i], 0));
+    struct instance *other = world_found(world, "other");
+    assert_int_equal(instance_state(other), INSTANCE_RUNNING);
+    instance_unref(other);
 }
 
 static void vmm_when_it_ended_before_the_start_leaves_a_stopped_instance(void **state)
 {
     struct world *world = *state;
     char vmm[256];
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    size_t child = world_spawn_in_instance(world, "web-1", vmm, sizeof vmm);
     pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
     waitid(P_PIDFD, (id_t)world->children[child].pidfd, &(siginfo_t){0}, WEXITED);
     leave_running(world, "web-1", vmm, "");
@@ -247,8 +274,7 @@ static void vmm_when_it_ends_after_the_start_is_noticed(void **state)
 {
     struct world *world = *state;
     char vmm[256];
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    size_t child = world_spawn_in_instance(world, "web-1", vmm, sizeof vmm);
     leave_running(world, "web-1", vmm, "");
     open_world(world);
     struct instance *instance = world_found(world, "web-1");
@@ -288,10 +314,10 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
              ",\"loaded\":true,\"source\":{\"snapshot\":\"base\",\"uuid\":\"%s\"}", base->uuid);
     snapshot_unref(base);
     world_close(world);
-    size_t child = world_spawn(world, NULL);
-    world_describe_child(world, child, vmm, sizeof vmm);
+    world_spawn_in_instance(world, "fork-1", vmm, sizeof vmm);
     leave_running(world, "fork-1", vmm, source);
     leave_running(world, "fork-2", "null", source);
+    world_spawn_in_instance(world, "fork-3", vmm, sizeof vmm);
     leave_running(world, "fork-3", vmm,
                   ",\"source\":{\"snapshot\":\"base\",\"uuid\":\"00000000000000000000000000000000"
                   "\"}");
@@ -439,7 +465,8 @@ int main(void)
         IN_EMPTY(exit_when_it_was_noted_is_still_told),
         IN_EMPTY(vmm_when_it_is_the_very_one_is_adopted),
         IN_EMPTY(what_a_vmm_has_open_is_read_whatever_stands_there),
-        IN_EMPTY(vmm_when_it_is_not_the_very_one_is_left_alone),
+        IN_EMPTY(vmm_when_it_is_not_the_very_one_is_not_adopted),
+        IN_EMPTY(vmm_when_no_daemon_started_it_there_is_left_alone),
         IN_EMPTY(vmm_when_it_ended_before_the_start_leaves_a_stopped_instance),
         IN_EMPTY(vmm_when_it_ends_after_the_start_is_noticed),
         IN_EMPTY(boot_when_the_vm_ended_while_no_daemon_ran_knows_its_kernel),

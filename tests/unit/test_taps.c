@@ -215,7 +215,8 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
     struct machine machine = {0};
     publish(world, "base", ON_TAP("t0"));
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
-    size_t child = world_spawn(world, NULL);
+    assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &entry, &world->err), 0);
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", entry.name));
     int pidfd = fcntl(world->children[child].pidfd, F_DUPFD_CLOEXEC, 0);
     assert_int_equal(machine_from_json(snapshot_machine(base), &machine, &world->err), 0);
     machine.hypervisor = hypervisor_find("qemu");
@@ -224,7 +225,6 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
         vmm_create(machine.hypervisor, world->children[child].pid, pidfd, &vmm, &world->err), 0);
     assert_int_equal(
         instances_reserve(&world->instances, "fork-1", &machine, &instance, &world->err), 0);
-    assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &entry, &world->err), 0);
     assert_int_equal(snapshot_use(base, &world->err), 0);
     cJSON *record = cJSON_CreateObject();
     struct instance_fork fork = {.entry = &entry,
