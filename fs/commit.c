@@ -111,7 +111,7 @@ static void choose_id(const struct draft *draft, const char *text, struct fork_r
 
 static struct draft *draft_of(const struct commit *commit)
 {
-    return (struct draft *)commit->job.object;
+    return (struct draft *)commit->job.place.object;
 }
 
 static struct forkable *forkable_of(const struct commit *commit)
@@ -140,7 +140,7 @@ static void commit_step(void *listener, const char *phase, bool waiting)
 static int commit_run(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    const struct fs *fs = job->object->objects->fs;
+    const struct fs *fs = fs_of(&job->place);
     const struct fork_engine engine = {.instances = fs->setup.instances,
                                        .ack_address = fs->setup.ack_address,
                                        .ack_ports = fs->setup.ack_ports,
@@ -179,7 +179,7 @@ static bool is_there(const struct fs *fs, const struct commit *commit)
 static void commit_finish(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    struct fs *fs = job->object->objects->fs;
+    struct fs *fs = fs_of(&job->place);
     struct draft *draft = draft_of(commit);
     bool new = draft_is_new(draft), published = commit->outcome.published;
     event_commit(&commit->event, NULL, NULL, commit->outcome.result);
@@ -211,7 +211,7 @@ static void commit_abandon(struct job *job)
     if (!draft_of(commit)->queued)
         return;
     atomic_store(&commit->abandoned, true);
-    loads_wake(job->object->objects->fs->setup.instances->setup.loads);
+    loads_wake(fs_of(&job->place)->setup.instances->setup.loads);
 }
 
 static void commit_destroy(struct job *job)
@@ -221,8 +221,7 @@ static void commit_destroy(struct job *job)
     cJSON_Delete(commit->outcome.result);
 }
 
-static const struct job_type commit_job = {.file = "commit",
-                                           .run = commit_run,
+static const struct job_type commit_job = {.run = commit_run,
                                            .finish = commit_finish,
                                            .abandon = commit_abandon,
                                            .destroy = commit_destroy,
@@ -244,10 +243,11 @@ static int join(struct draft *draft, const char *text, struct job **ret)
     return FS_LATER;
 }
 
-static int begin(struct draft *draft, const char *text, struct job **ret, struct error *err)
+static int begin(const struct place *place, const char *text, struct job **ret, struct error *err)
 {
-    struct fs *fs = draft->object.objects->fs;
-    struct commit *commit = job_create(&fs->jobs, &commit_job, sizeof *commit, &draft->object);
+    struct draft *draft = (struct draft *)place->object;
+    struct fs *fs = fs_of(place);
+    struct commit *commit = job_create(&fs->jobs, &commit_job, sizeof *commit, place);
     if (!commit)
         return error_set(err, ENOMEM, "out of memory");
     make_request(draft, &fs->setup.rules, &commit->request);
@@ -274,7 +274,7 @@ int commit_command(const struct place *place, const char *text, pid_t tid, struc
         return draft_recorded_outcome(draft); /* nothing is ever forked twice */
     if (draft->job)
         return join(draft, text, ret);
-    int r = begin(draft, text, ret, &err);
+    int r = begin(place, text, ret, &err);
     draft_set_failure(draft, r == FS_LATER ? NULL : err.text);
     if (r == FS_LATER) {
         free(steal_pointer(draft->note));

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/entry.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 ino_t entry_ino(const struct object *object, const struct entry *entry, const struct marker *marker)

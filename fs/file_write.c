@@ -39,22 +39,21 @@ static void release_check(struct handle *handle)
 /* What the text names is checked by a job, because it may have to wait. */
 struct files_check {
     struct job job;
-    struct place place; /* of the object that the job counts */
-    char *text;         /* owned */
+    char *text; /* owned */
 };
 
 static int files_check_run(struct job *job)
 {
     const struct files_check *check = (const struct files_check *)job;
-    return check->place.entry->file->check_files(&check->place, check->text, strlen(check->text),
-                                                 &job->error);
+    return job->place.entry->file->check_files(&job->place, check->text, strlen(check->text),
+                                               &job->error);
 }
 
 /* Nobody's any more where the handle was written to or closed since. With nobody who waits for it,
  * the write got EINTR, and so does the flush, whatever came of the check. */
 static void files_check_finish(struct job *job)
 {
-    const struct objects *objects = job->object->objects;
+    const struct objects *objects = job->place.object->objects;
     struct handle *handle;
     DL_SEARCH_SCALAR(objects->handles, handle, check, job);
     if (!handle || !waiters_have(&objects->fs->waiters, job))
@@ -71,19 +70,16 @@ static void files_check_destroy(struct job *job)
     free(((struct files_check *)job)->text);
 }
 
-static const struct job_type files_check_job = {.file = "config",
-                                                .run = files_check_run,
-                                                .finish = files_check_finish,
-                                                .destroy = files_check_destroy};
+static const struct job_type files_check_job = {
+    .run = files_check_run, .finish = files_check_finish, .destroy = files_check_destroy};
 
 static int check_files(struct fs *fs, struct handle *handle, struct waiter *waiter,
                        struct error *err)
 {
     struct files_check *check =
-        job_create(&fs->jobs, &files_check_job, sizeof *check, handle->place.object);
+        job_create(&fs->jobs, &files_check_job, sizeof *check, &handle->place);
     if (!check)
         return error_set(err, ENOMEM, "out of memory");
-    check->place = handle->place;
     check->text = strndup(handle->text, handle->size);
     if (!check->text) {
         job_unref(&check->job);

@@ -5,13 +5,11 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
-#include <utlist.h>
 
 #include "fs/forkable.h"
 #include "fs/node.h"
 #include "fs/state.h"
 #include "fs/tables.h"
-#include "util/cleanup.h"
 
 /* But for its threads. */
 static void finish(struct fs *fs)

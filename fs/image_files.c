@@ -10,7 +10,6 @@
 #include "fs/handle.h"
 #include "fs/state.h"
 #include "fs/tables.h"
-#include "util/cleanup.h"
 #include "util/json.h"
 
 /* What is known of the image now. An instance that has left standby has none, whatever lies there:

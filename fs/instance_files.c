@@ -102,49 +102,43 @@ struct command {
     uint64_t number; /* of the last write that waits for it, among the instance's */
 };
 
-static struct forkable *commanded(const struct job *job)
-{
-    return (struct forkable *)job->object;
-}
-
 static int state_run(struct job *job)
 {
     const char *text = ((const struct command *)job)->text;
     enum instance_state target = INSTANCE_CREATED;
     while (strcmp(text, instance_state_names[target]) != 0)
         target++;
-    return instance_change(commanded(job)->of.instance, target, &job->error);
+    return instance_change(instance_of(&job->place), target, &job->error);
 }
 
 static int snapshot_run(struct job *job)
 {
-    return instance_snapshot(commanded(job)->of.instance, ((const struct command *)job)->text,
+    return instance_snapshot(instance_of(&job->place), ((const struct command *)job)->text,
                              &job->error);
 }
 
 static int accept_run(struct job *job)
 {
-    return instance_accept(commanded(job)->of.instance, &job->error);
+    return instance_accept(instance_of(&job->place), &job->error);
 }
 
 static void finish(struct job *job)
 {
     const struct command *command = (const struct command *)job;
-    struct forkable *instance = commanded(job);
-    struct fs *fs = job->object->objects->fs;
+    struct forkable *instance = forkable_at(&job->place);
+    struct fs *fs = fs_of(&job->place);
     if (instance->job == job)
         instance->job = NULL;
     forkable_note_outcome(instance, command->number, job->result < 0 ? job->error.text : NULL);
     if (job->result < 0)
-        event_command_failed(fs->setup.events, job->type->file, instance->of.instance,
+        event_command_failed(fs->setup.events, job->place.entry->name, instance->of.instance,
                              command->text, &job->error);
     object_changed(&fs->root); /* snapshots/ */
 }
 
-static const struct job_type state_job = {.file = "state", .run = state_run, .finish = finish};
-static const struct job_type snapshot_job = {
-    .file = "snapshot", .run = snapshot_run, .finish = finish};
-static const struct job_type accept_job = {.file = "accept", .run = accept_run, .finish = finish};
+static const struct job_type state_job = {.run = state_run, .finish = finish};
+static const struct job_type snapshot_job = {.run = snapshot_run, .finish = finish};
+static const struct job_type accept_job = {.run = accept_run, .finish = finish};
 
 /* The same command that is under way is waited for. Another one is tried: the instance knows
  * whether it must be refused, or has only just become possible. */
@@ -159,7 +153,7 @@ static int begin(const struct place *place, const struct job_type *type, const c
         *ret = job_ref(&command->job);
         return FS_LATER;
     }
-    command = job_create(&fs_of(place)->jobs, type, sizeof *command, place->object);
+    command = job_create(&fs_of(place)->jobs, type, sizeof *command, place);
     if (!command)
         return -ENOMEM;
     snprintf(command->text, sizeof command->text, "%s", text);

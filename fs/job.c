@@ -11,12 +11,14 @@
 
 enum { CHECK_AGAIN_MS = 100 };
 
-void *job_create(struct jobs *jobs, const struct job_type *type, size_t size, struct object *object)
+void *job_create(struct jobs *jobs, const struct job_type *type, size_t size,
+                 const struct place *place)
 {
     struct job *job = calloc(1, size);
-    if (job)
-        *job =
-            (struct job){.type = type, .jobs = jobs, .references = 1, .object = object_ref(object)};
+    if (!job)
+        return NULL;
+    *job = (struct job){.type = type, .jobs = jobs, .references = 1, .place = *place};
+    object_ref(place->object);
     return job;
 }
 
@@ -32,7 +34,7 @@ void job_unref(struct job *job)
         return;
     if (job->type->destroy)
         job->type->destroy(job);
-    object_unref(job->object);
+    object_unref(job->place.object);
     free(job);
 }
 

@@ -14,6 +14,7 @@
 #ifndef HYPEFS_FS_JOB_H
 #define HYPEFS_FS_JOB_H
 
+#include "fs/entry.h"
 #include "fs/waiter.h"
 #include "util/error.h"
 
@@ -22,7 +23,6 @@ enum { JOB_COMMITS_MAX = 1024 };
 struct job;
 
 struct job_type {
-    const char *file;                 /* that was written: "commit" */
     int (*run)(struct job *job);      /* without the lock; returns what the writes get */
     void (*finish)(struct job *job);  /* with the lock, before they get it */
     void (*abandon)(struct job *job); /* with the lock: nobody waits for it any more; or NULL */
@@ -44,7 +44,7 @@ struct job {
     const struct job_type *type;
     struct jobs *jobs;
     unsigned references;
-    struct object *object; /* counted */
+    struct place place; /* the file that was written; counts a reference of its object */
     struct error error;
     bool done;
     int result;
@@ -56,7 +56,7 @@ void jobs_close(struct jobs *jobs);
 
 /* Of a struct of that size, which is zeroed behind the job. NULL without memory. */
 void *job_create(struct jobs *jobs, const struct job_type *type, size_t size,
-                 struct object *object);
+                 const struct place *place);
 struct job *job_ref(struct job *job);
 void job_unref(struct job *job);
 /* Runs it in a thread. EAGAIN, ESHUTDOWN, ENOMEM: and the caller's reference is released. */

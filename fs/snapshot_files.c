@@ -54,16 +54,14 @@ static bool read_number(const char *text, unsigned max, unsigned *ret)
 /* A write to `warm` or `accept`. */
 struct command {
     struct job job;
-    struct place place; /* of the object that the job counts */
     pid_t tid;
     unsigned wanted;
 };
 
 static int warm_run(struct job *job)
 {
-    const struct command *command = (const struct command *)job;
-    return warm_set(fs_of(&command->place)->setup.warm, snapshot_of(&command->place),
-                    command->wanted, &job->error);
+    return warm_set(fs_of(&job->place)->setup.warm, snapshot_of(&job->place),
+                    ((const struct command *)job)->wanted, &job->error);
 }
 
 static const struct entry snapshot_entry;
@@ -77,22 +75,20 @@ static int refuse_command(const struct place *place, pid_t tid, struct error *er
 
 static void finish(struct job *job)
 {
-    const struct command *command = (const struct command *)job;
     job->error.code = -job->result;
     if (job->result < 0)
-        refuse_command(&command->place, command->tid, &job->error);
-    object_changed(job->object);
+        refuse_command(&job->place, ((const struct command *)job)->tid, &job->error);
+    object_changed(job->place.object);
 }
 
 static int begin(const struct place *place, const struct job_type *type, unsigned wanted, pid_t tid,
                  struct job **ret)
 {
     struct error err = {0};
-    struct command *command = job_create(&fs_of(place)->jobs, type, sizeof *command, place->object);
+    struct command *command = job_create(&fs_of(place)->jobs, type, sizeof *command, place);
     if (!command)
         return -ENOMEM;
     command->wanted = wanted;
-    command->place = *place;
     command->tid = tid;
     if (job_start(&command->job, &err) < 0)
         return refuse_command(place, tid, &err);
@@ -100,7 +96,7 @@ static int begin(const struct place *place, const struct job_type *type, unsigne
     return FS_LATER;
 }
 
-static const struct job_type warm_job = {.file = "warm", .run = warm_run, .finish = finish};
+static const struct job_type warm_job = {.run = warm_run, .finish = finish};
 
 static int warm_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
 {
@@ -119,10 +115,10 @@ static const struct file_type warm_file = {
 
 static int accept_run(struct job *job)
 {
-    return accept_snapshot(snapshot_of(&((const struct command *)job)->place), &job->error);
+    return accept_snapshot(snapshot_of(&job->place), &job->error);
 }
 
-static const struct job_type accept_job = {.file = "accept", .run = accept_run, .finish = finish};
+static const struct job_type accept_job = {.run = accept_run, .finish = finish};
 
 static int accept_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
 {
