@@ -20,8 +20,9 @@ struct commit {
 };
 
 /* A file that is not what it is to become refuses the whole request. */
-static bool refuse_marked(const char *directory, const char *name, const struct document *document,
-                          bool removable, struct fork_request *request)
+static bool refuse_document(const char *directory, const char *name,
+                            const struct document *document, bool removable,
+                            struct fork_request *request)
 {
     const char *remedy = removable ? "write it again, or remove it" : "write it again";
     if (document->refused)
@@ -32,18 +33,18 @@ static bool refuse_marked(const char *directory, const char *name, const struct 
     return request->refused.code != 0;
 }
 
-static void refuse_first_marked(const struct draft *draft, struct fork_request *request)
+static void refuse_documents(const struct draft *draft, struct fork_request *request)
 {
     const struct staged *file;
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name) &&
-            refuse_marked("mailboxes/", file->name, &file->document, true, request)) {
+            refuse_document("mailboxes/", file->name, &file->document, true, request)) {
             snprintf(request->refused_mailbox, sizeof request->refused_mailbox, "%.64s",
                      file->name);
             return;
         }
-    if (!draft->has_network || !refuse_marked("", "network", &draft->network, true, request))
-        refuse_marked("", "options", &draft->options, false, request);
+    if (!draft->has_network || !refuse_document("", "network", &draft->network, true, request))
+        refuse_document("", "options", &draft->options, false, request);
 }
 
 static void add_mailbox(const struct staged *file, const struct fork_rules *rules,
@@ -70,7 +71,7 @@ static void make_request(const struct draft *draft, const struct fork_rules *rul
     const struct staged *file;
     const char *options = draft->options.text ? draft->options.text : fork_options_default;
     size_t size = draft->options.text ? draft->options.size : strlen(fork_options_default);
-    refuse_first_marked(draft, request);
+    refuse_documents(draft, request);
     if (request->refused.code)
         return;
     LL_FOREACH (draft->files, file)

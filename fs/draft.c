@@ -192,11 +192,15 @@ const char *draft_status(const struct draft *draft)
     return staged ? "staged" : "empty";
 }
 
-int draft_writable(const struct draft *draft)
+int draft_check_writable(const struct draft *draft, struct error *err)
 {
     if (draft->record)
-        return -EPERM;
-    return draft->job ? -EBUSY : 0;
+        return error_set(err, EPERM, "forks/%s is the record of a fork and cannot be changed",
+                         draft->id);
+    if (draft->job)
+        return error_set(err, EBUSY, "forks/%s is committing as %s: wait until that has ended",
+                         draft->id, draft->instance);
+    return 0;
 }
 
 bool draft_become_record(struct draft *draft, const char *instance, cJSON *result)

@@ -84,8 +84,8 @@ void draft_set_failure(struct draft *draft, const char *text);
 const char *draft_status(const struct draft *draft);
 /* Has a commit of `new` emptied it, and nothing been staged since? */
 bool draft_is_emptied(const struct draft *draft);
-/* -EBUSY while it commits, -EPERM as a record. */
-int draft_writable(const struct draft *draft);
+/* May something be staged? EBUSY while it commits, EPERM as a record. */
+int draft_check_writable(const struct draft *draft, struct error *err);
 
 /* Gives the draft a fork's result: from now on it is a record. Takes `result`. False: something of
  * it found no memory. */

@@ -31,7 +31,8 @@ static struct draft *draft_of(const struct place *place)
 
 static int may_write(const struct place *place)
 {
-    return draft_of(place) ? draft_writable(draft_of(place)) : 0;
+    struct error err;
+    return draft_of(place) ? draft_check_writable(draft_of(place), &err) : 0;
 }
 
 static void changed(const struct place *place, bool complete)
@@ -135,8 +136,8 @@ static char *result_text(const struct place *place)
 static const struct file_type result_file = {.text = result_text};
 
 /* Does the reason of the commit that failed have the file's? */
-static bool is_told(const struct draft *draft, const char *directory, const char *name,
-                    const char *reason)
+static bool is_in_failure(const struct draft *draft, const char *directory, const char *name,
+                          const char *reason)
 {
     auto_free char *words = NULL;
     return draft->failure && asprintf(&words, COMMIT_REFUSED, directory, name, reason) >= 0 &&
@@ -144,11 +145,11 @@ static bool is_told(const struct draft *draft, const char *directory, const char
 }
 
 /* One line for a file that is refused or unfinished. */
-static void print_marks(FILE *out, const struct draft *draft, const char *directory,
-                        const char *name, bool removable, const struct document *document)
+static void print_document(FILE *out, const struct draft *draft, const char *directory,
+                           const char *name, bool removable, const struct document *document)
 {
     struct json_check check;
-    if (document->refused && is_told(draft, directory, name, document->refused))
+    if (document->refused && is_in_failure(draft, directory, name, document->refused))
         return;
     if (document->refused) {
         fprintf(out, "%s%s: %s\n", directory, name, document->refused);
@@ -172,9 +173,9 @@ static char *draft_error_text(const struct place *place)
         return NULL;
     LL_FOREACH (draft->files, file)
         if (!draft_scratch_name(file->name))
-            print_marks(out, draft, "mailboxes/", file->name, true, &file->document);
-    print_marks(out, draft, "", "network", true, &draft->network);
-    print_marks(out, draft, "", "options", false, &draft->options);
+            print_document(out, draft, "mailboxes/", file->name, true, &file->document);
+    print_document(out, draft, "", "network", true, &draft->network);
+    print_document(out, draft, "", "options", false, &draft->options);
     if (draft->failure)
         fprintf(out, "%s\n", draft->failure);
     if (draft_is_emptied(draft))
@@ -218,18 +219,6 @@ static bool name_valid(const char *name)
            (draft_scratch_name(name) && strlen(name) <= NAME_MAX);
 }
 
-/* EBUSY while it commits, EPERM as a record, in words. */
-static int check_writable(const struct draft *draft, struct error *err)
-{
-    int r = draft_writable(draft);
-    if (r == -EBUSY)
-        return error_set(err, EBUSY, "forks/%s is committing as %s: wait until that has ended",
-                         draft->id, draft->instance);
-    return r == 0 ? 0
-                  : error_set(err, -r, "forks/%s is the record of a fork and cannot be changed",
-                              draft->id);
-}
-
 static int check_name(const char *name, struct error *err)
 {
     return name_valid(name)
@@ -245,7 +234,7 @@ static int staged_create(const struct place *directory, const char *name, struct
     struct draft *draft = draft_of(directory);
     struct staged *file;
     size_t count = 0;
-    int r = check_writable(draft, err);
+    int r = draft_check_writable(draft, err);
     LL_COUNT(draft->files, file, count);
     if (r == 0)
         r = check_name(name, err);
@@ -265,7 +254,7 @@ static int staged_unlink(const struct place *directory, const char *name, struct
 {
     struct draft *draft = draft_of(directory);
     struct staged *file = draft_file(draft, name);
-    int r = check_writable(draft, err);
+    int r = draft_check_writable(draft, err);
     if (r == 0 && !file)
         r = error_set(err, ENOENT, "mailboxes/%s is not staged", name);
     if (r < 0)
@@ -293,7 +282,7 @@ static int check_content(const struct staged *file, const struct fork_rules *rul
 static int check_rename(struct draft *draft, const struct staged *file, const char *name,
                         const char *new_name, unsigned flags, struct error *err)
 {
-    int r = check_writable(draft, err);
+    int r = draft_check_writable(draft, err);
     if (flags & ~(unsigned)RENAME_NOREPLACE)
         return error_set(err, EINVAL,
                          "RENAME_NOREPLACE is the only flag of renameat2 that is known");
@@ -340,7 +329,7 @@ static const struct directory staged_directory = {.find = staged_find,
 static int draft_create_file(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
-    int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
+    int r = strcmp(name, "network") == 0 ? draft_check_writable(draft, err) : -EPERM;
     if (r < 0)
         return r;
     draft->has_network = true;
@@ -352,7 +341,7 @@ static int draft_create_file(const struct place *directory, const char *name, st
 static int draft_unlink_file(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
-    int r = strcmp(name, "network") == 0 ? check_writable(draft, err) : -EPERM;
+    int r = strcmp(name, "network") == 0 ? draft_check_writable(draft, err) : -EPERM;
     if (r == 0 && !draft->has_network)
         r = error_set(err, ENOENT, "network is not staged");
     if (r < 0)
