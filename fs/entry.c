@@ -12,7 +12,7 @@ ino_t entry_ino(const struct object *object, const struct entry *entry, const st
 struct document *place_document(const struct place *place)
 {
     size_t at = place->entry->file->document;
-    return at ? (struct document *)((char *)place->object + at) : NULL;
+    return at ? (void *)((char *)place->object + at) : NULL;
 }
 
 char *place_text(const struct place *place, size_t *ret_size)
