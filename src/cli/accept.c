@@ -37,23 +37,25 @@ static const char help[] =
 
 enum { INFO_MAX = 1024 * 1024 };
 
-/* Is what is open of a mounted hypefs? The device's number tells the mount, whatever its path is.
+/* Is what is open of a mounted hypefs (else ENOENT)? The device's number tells the mount, whatever
+ * its path is.
  */
-static bool is_mounted_hypefs(const struct stat *st)
+static int check_mounted_hypefs(const struct stat *st)
 {
     char type[PROBE_TYPE_SIZE];
-    probe_type(st->st_dev, type);
-    return strcmp(type, "fuse.hypefs") == 0;
+    int r = probe_type(st->st_dev, type, NULL);
+    return r < 0 || strcmp(type, "fuse.hypefs") == 0 ? r : -ENOENT;
 }
 
-/* Of a snapshot or an instance: other directories of the mount have no `forks` in them, but may
- * have a payload of any name. */
-static bool is_source(int directory_fd)
+/* Of a snapshot or an instance (else ENOENT): other directories of the mount have no `forks` in
+ * them, but may have a payload of any name. */
+static int check_source(int directory_fd)
 {
     struct stat st, forks;
-    return fstat(directory_fd, &st) == 0 && is_mounted_hypefs(&st) &&
-           fstatat(directory_fd, "forks", &forks, AT_SYMLINK_NOFOLLOW) == 0 &&
-           S_ISDIR(forks.st_mode) && forks.st_dev == st.st_dev;
+    int r = fstat(directory_fd, &st) == 0 ? check_mounted_hypefs(&st) : -errno;
+    if (r == 0 && fstatat(directory_fd, "forks", &forks, AT_SYMLINK_NOFOLLOW) < 0)
+        r = -errno;
+    return r < 0 || (S_ISDIR(forks.st_mode) && forks.st_dev == st.st_dev) ? r : -ENOENT;
 }
 
 /* A file of the same mount as the directory; -errno, ENOENT for what is none. */
@@ -128,8 +130,8 @@ static int accept_one(const char *path)
         cli_say(stderr, "hypefs accept: %s: %s", path, strerrordesc_np(errno));
         return CLI_FAILED;
     }
-    auto_close int fd =
-        is_source(directory_fd) ? open_file(directory_fd, "accept", O_WRONLY) : -ENOENT;
+    int r = check_source(directory_fd);
+    auto_close int fd = r == 0 ? open_file(directory_fd, "accept", O_WRONLY) : r;
     if (fd == -ENOENT)
         cli_say(stderr, "hypefs accept: %s is no snapshot or instance of a hypefs mount", path);
     else if (fd < 0)

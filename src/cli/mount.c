@@ -32,6 +32,7 @@
 
 struct daemon {
     struct mount_arguments arguments;
+    int place_fd; /* the mountpoint's lock; -1: the mount is there */
     int ready_fd; /* of process_setup_background(); -1 in the foreground, and when it was told */
     sigset_t ending_signals;
     struct store store;
@@ -214,11 +215,13 @@ static int serve(struct daemon *daemon, struct error *err)
 /* Somebody may have put a link into the place of what was looked at. */
 static int check_place(const char *mountpoint, struct error *err)
 {
-    return stale_is_mounted(mountpoint, "fuse")
-               ? 0
-               : error_set(err, EPERM,
-                           "the tree is not mounted at %s: that directory was replaced meanwhile",
-                           mountpoint);
+    int r = stale_is_mounted(mountpoint, "fuse", err);
+    return r > 0   ? 0
+           : r < 0 ? r
+                   : error_set(err, EPERM,
+                               "the tree is not mounted at %s: that directory was replaced "
+                               "meanwhile",
+                               mountpoint);
 }
 
 static int serve_mounted(struct daemon *daemon, struct error *err)
@@ -228,6 +231,7 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
         return error_set(err, EIO, "cannot mount at %s (see above)", mountpoint);
     /* For auto_unmount libfuse keeps a socket that no VMM must inherit. */
     close_range(3, ~0U, CLOSE_RANGE_CLOEXEC);
+    mountpoint_unlock(steal_fd(&daemon->place_fd)); /* who comes now finds the mount */
     int r = check_place(mountpoint, err);
     if (r == 0)
         r = serve(daemon, err);
@@ -321,10 +325,10 @@ static int run(struct daemon *daemon, struct error *err)
     return r;
 }
 
-static int check_mountpoint(struct mount_arguments *arguments, struct error *err)
+static int check_mountpoint(struct mount_arguments *arguments, int *place_fd, struct error *err)
 {
     char *real = NULL;
-    int r = mountpoint_prepare(arguments->mountpoint, arguments->store, &real, err);
+    int r = mountpoint_prepare(arguments->mountpoint, arguments->store, &real, place_fd, err);
     if (r < 0)
         return r;
     free(arguments->mountpoint);
@@ -375,7 +379,7 @@ static int start(struct daemon *daemon, struct error *err)
     if (r == 0)
         r = check_ack_address(&daemon->arguments, err);
     if (r == 0)
-        r = check_mountpoint(&daemon->arguments, err);
+        r = check_mountpoint(&daemon->arguments, &daemon->place_fd, err);
     if (r < 0)
         return r;
     if (!daemon->arguments.foreground)
@@ -388,7 +392,8 @@ static int start(struct daemon *daemon, struct error *err)
 
 int cli_mount(int argc, char **argv)
 {
-    struct daemon daemon = {.ready_fd = -1,
+    struct daemon daemon = {.place_fd = -1,
+                            .ready_fd = -1,
                             .store = {.lock_fd = -1, .kind_fd = {-1, -1}},
                             .ops = {.ready = on_ready},
                             .lock = PTHREAD_MUTEX_INITIALIZER,

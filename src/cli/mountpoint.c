@@ -7,7 +7,9 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "cli/stale.h"
 #include "util/cleanup.h"
@@ -94,8 +96,38 @@ static int check_empty(const char *mountpoint, struct error *err)
     return r < 0 ? error_prefix(err, r, "cannot mount at %s", mountpoint) : 0;
 }
 
-int mountpoint_prepare(const char *path, const char *store, char **ret, struct error *err)
+/* Who has the lock is the only one that may mount there. Another who was faster has mounted by now,
+ * or is about to. */
+static int lock_place(const char *mountpoint, int *ret, struct error *err)
 {
+    auto_close int fd = open(mountpoint, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "cannot mount at %s", mountpoint);
+    bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
+    if (!locked && errno == EWOULDBLOCK)
+        return error_set(err, EBUSY,
+                         "cannot mount at %s: another hypefs is being mounted there, or a program "
+                         "has a lock (flock) on that directory: wait until that has ended, or give "
+                         "another directory",
+                         mountpoint);
+    int r = stale_clear(mountpoint, err);
+    if (r == 0)
+        *ret = locked ? steal_fd(&fd) : -1;
+    return r;
+}
+
+void mountpoint_unlock(int lock)
+{
+    if (lock < 0)
+        return;
+    flock(lock, LOCK_UN);
+    close(lock);
+}
+
+int mountpoint_prepare(const char *path, const char *store, char **ret, int *ret_lock,
+                       struct error *err)
+{
+    auto_close int lock = -1;
     struct stat st;
     /* Before anything of it is touched. */
     int r = geteuid() == 0 ? trust_path(path, err) : 0;
@@ -114,8 +146,12 @@ int mountpoint_prepare(const char *path, const char *store, char **ret, struct e
         return error_errno(err, errno, "cannot mount at %s", path);
     r = check_store(real, store, err);
     if (r == 0)
-        r = check_empty(real, err);
+        r = lock_place(real, &lock, err);
     if (r == 0)
-        *ret = steal_pointer(real);
-    return r;
+        r = check_empty(real, err);
+    if (r < 0)
+        return r;
+    *ret = steal_pointer(real);
+    *ret_lock = steal_fd(&lock);
+    return 0;
 }

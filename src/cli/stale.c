@@ -41,8 +41,7 @@ static char *canonical(const char *path)
     return ret;
 }
 
-/* 1, 0 or -errno. */
-static int is_mounted(const char *path, const char *type, struct error *err)
+int stale_is_mounted(const char *path, const char *type, struct error *err)
 {
     char buffer[8192];
     struct mntent entry;
@@ -57,14 +56,9 @@ static int is_mounted(const char *path, const char *type, struct error *err)
     return found;
 }
 
-bool stale_is_mounted(const char *path, const char *type)
-{
-    return is_mounted(path, type, NULL) > 0;
-}
-
 static int is_ours(const char *path, struct error *err)
 {
-    return is_mounted(path, "fuse.hypefs", err);
+    return stale_is_mounted(path, "fuse.hypefs", err);
 }
 
 /*

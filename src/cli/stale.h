@@ -3,12 +3,11 @@
 #ifndef HYPEFS_CLI_STALE_H
 #define HYPEFS_CLI_STALE_H
 
-#include <stdbool.h>
-
 #include "util/error.h"
 
-/* Is the last thing mounted there of a type that begins so? The path is as the kernel names it. */
-bool stale_is_mounted(const char *path, const char *type);
+/* Is the last thing mounted there of a type that begins so? The path is as the kernel names it. 1,
+ * 0 or -errno: it is not known. */
+int stale_is_mounted(const char *path, const char *type, struct error *err);
 
 /*
  * If a hypefs is mounted there whose daemon is gone, unmounts it (with umount2, or by fusermount3

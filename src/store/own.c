@@ -48,8 +48,9 @@ int store_check_disk(const struct store *store, const char *path, const struct s
                      struct error *err)
 {
     char type[PROBE_TYPE_SIZE];
-    probe_type(file->st_dev, type);
-    int r = strcmp(type, "fuse.hypefs") == 0 ? FOUND : find(store, file_id_of(file), err);
+    int r = probe_type(file->st_dev, type, err);
+    if (r == 0)
+        r = strcmp(type, "fuse.hypefs") == 0 ? FOUND : find(store, file_id_of(file), err);
     return r == FOUND ? error_set(err, EINVAL,
                                   "the disk %s belongs to hypefs's own store, or lies in a mount "
                                   "of hypefs, and a guest could destroy what is saved there: copy "

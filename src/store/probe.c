@@ -63,19 +63,22 @@ static const struct {
     {"fsync of directories", try_sync},
 };
 
-void probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE])
+int probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE], struct error *err)
 {
     auto_fclose FILE *file = fopen("/proc/self/mountinfo", "re");
     auto_free char *line = NULL;
     size_t size = 0;
     snprintf(ret, PROBE_TYPE_SIZE, "unknown");
-    while (file && getline(&line, &size, file) > 0) {
+    if (!file)
+        return error_errno(err, errno, "cannot read /proc/self/mountinfo");
+    while (getline(&line, &size, file) > 0) {
         unsigned major_, minor_;
         const char *type = strstr(line, " - ");
         if (type && sscanf(line, "%*d %*d %u:%u", &major_, &minor_) == 2 &&
             makedev(major_, minor_) == device)
             snprintf(ret, PROBE_TYPE_SIZE, "%.*s", (int)strcspn(type + 3, " "), type + 3);
     }
+    return 0;
 }
 
 static int explain(int fd, const char *path, const char *what, int r, struct error *err)
@@ -85,7 +88,7 @@ static int explain(int fd, const char *path, const char *what, int r, struct err
     if (limit_is(-r))
         return error_errno(err, -r, "the store %s cannot be written to", path);
     if (fstat(fd, &st) == 0)
-        probe_type(st.st_dev, type);
+        (void)probe_type(st.st_dev, type, NULL);
     return error_set(
         err, EOPNOTSUPP,
         "the file system of the store %s (%s) has no %s, which hypefs needs (%s): give "

@@ -16,9 +16,9 @@ int probe_file_system(int kind_fd, const char *path, struct error *err);
  * is a symbolic link. */
 int probe_trust(int store_fd, const char *path, struct error *err);
 
-/* Of the file system with that device, as /proc/self/mountinfo has it; "unknown" where that cannot
- * be read or has none. */
+/* Of the file system with that device, as /proc/self/mountinfo has it; "unknown" where that has
+ * none, or could not be read: then the text of `err` says why, and -errno is returned. */
 enum { PROBE_TYPE_SIZE = 64 };
-void probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE]);
+int probe_type(dev_t device, char ret[static PROBE_TYPE_SIZE], struct error *err);
 
 #endif

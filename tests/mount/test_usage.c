@@ -188,11 +188,11 @@ static void second_daemon_on_a_store_is_refused(void **state)
     struct harness *h = *state;
     harness_mount(h, NULL);
     static const char *const scripts[] = {"$HYPEFS mount --store $S $T/m2",
-                                          "$HYPEFS mount -f --store $S $T/m2",
-                                          "$HYPEFS mount --store $T/mount/../store $T/m2"};
+                                          "$HYPEFS mount -f --store $S $T/m3",
+                                          "$HYPEFS mount --store $T/mount/../store $T/m4"};
     /* All at the same time, for each waits a while for the first to end. */
     struct harness_child children[array_length(scripts)];
-    assert_works(mkdir(harness_format(h, "%s/m2", h->directory), 0755));
+    assert_shell("bash", "mkdir $T/m2 $T/m3 $T/m4", 0);
     for (size_t i = 0; i < array_length(scripts); i++)
         children[i] = harness_start_shell(h, "bash", scripts[i]);
     for (size_t i = 0; i < array_length(scripts); i++) {
@@ -211,6 +211,53 @@ static void second_mount_at_a_mountpoint_is_refused(void **state)
     struct harness_result result = assert_shell("bash", "$HYPEFS mount --store $T/s2 $M", 1);
     assert_contains(result.err, harness_format(h, "a hypefs is mounted at %s already\n", h->mount));
     assert_works(access(harness_path(h, "README"), F_OK));
+}
+
+/* Neither sees a mount when it looks for one. */
+static void mounts_when_started_at_once_at_a_mountpoint_are_one(void **state)
+{
+    struct harness *h = *state;
+    struct harness_result result =
+        assert_shell("bash",
+                     "for s in a b c; do $HYPEFS mount --store $T/$s $M 2> $T/$s.err && echo $s & "
+                     "done; wait",
+                     0);
+    assert_int_equal(strlen(result.out), 2);
+    assert_string_equal(assert_shell("bash", "grep -c \" $M \" /proc/self/mounts", 0).out, "1\n");
+    result.out[1] = 0;
+    for (const char *store = "abc"; *store; store++)
+        if (*store != result.out[0])
+            assert_contains(harness_get(h, harness_format(h, "%s/%c.err", h->directory, *store)),
+                            "being mounted there");
+    end_in_background(h, harness_format(h, "%s/%s", h->directory, result.out), "fusermount3 -u $M");
+}
+
+static void mount_while_another_is_being_mounted_there_is_refused(void **state)
+{
+    struct harness *h = *state;
+    struct harness_result result = assert_shell("bash", "flock $M $HYPEFS mount --store $S $M", 1);
+    assert_contains(result.err, "another hypefs is being mounted there");
+    assert_contains(result.err, h->mount);
+    harness_mount(h, NULL);
+}
+
+/* Whatever fails for lack of them, no other reason is told; libfuse has words of its own. */
+static void mount_with_any_number_of_descriptors_is_done_or_names_the_limit(void **state)
+{
+    enum { FROM = 4, ENOUGH = 100 };
+    struct harness *h = *state;
+    int status = 1, count = FROM;
+    for (; status != 0 && count < ENOUGH; count++) {
+        struct harness_result result = harness_shell(
+            h, "bash", harness_format(h, "ulimit -n %d; $HYPEFS mount --store $S $M", count));
+        status = result.status;
+        if (status != 0 && !strstr(result.err, "RLIMIT_NOFILE") &&
+            !strstr(result.err, strerrordesc_np(EMFILE)))
+            fail_msg("%d descriptors: status %d, %s", count, status, result.err);
+        assert_shell("bash", status == 0 ? "findmnt -n $M" : "! findmnt -n $M", 0);
+    }
+    assert_true(count > FROM + 1 && count < ENOUGH);
+    end_in_background(h, h->store, "fusermount3 -u $M");
 }
 
 /* The daemon is named by the store's lock. */
@@ -362,6 +409,9 @@ int main(void)
         bare_test(store_when_made_is_closed_to_others),
         bare_test(second_daemon_on_a_store_is_refused),
         bare_test(second_mount_at_a_mountpoint_is_refused),
+        bare_test(mounts_when_started_at_once_at_a_mountpoint_are_one),
+        bare_test(mount_while_another_is_being_mounted_there_is_refused),
+        bare_test(mount_with_any_number_of_descriptors_is_done_or_names_the_limit),
         bare_test(mount_over_one_whose_daemon_is_stopped_is_refused),
         bare_test(stale_mount_of_a_killed_daemon_is_cleared_first),
         bare_test(store_path_with_a_comma_and_a_space_is_a_path),
