@@ -119,8 +119,10 @@ static int accept_one(struct offline *offline, const char *name)
 /* One that is not there is not made. */
 static int open_store(struct offline *offline, const char *path, bool insecure, struct error *err)
 {
-    const struct store_leftovers leftovers = {
-        .describe = instance_describe_unfinished, .complain = complain, .context = offline};
+    const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
+                                              .complain = complain,
+                                              .warn = complain,
+                                              .context = offline};
     struct stat st;
     auto_free char *snapshots = NULL;
     if (asprintf(&snapshots, "%s/%s", path, store_kind_names[STORE_SNAPSHOTS]) < 0)

@@ -294,8 +294,10 @@ static int open_layers(struct daemon *daemon, struct error *err)
 
 static int run(struct daemon *daemon, struct error *err)
 {
-    const struct store_leftovers leftovers = {
-        .describe = instance_describe_unfinished, .complain = complain, .context = daemon};
+    const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
+                                              .complain = complain,
+                                              .warn = warn,
+                                              .context = daemon};
     int r = store_open(daemon->arguments.store, daemon->arguments.insecure_store, &leftovers,
                        &daemon->store, err);
     if (r < 0)

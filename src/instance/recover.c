@@ -74,7 +74,8 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
     if (!instance->vmm && is_kept(instance)) {
         instance->state = INSTANCE_STANDBY;
         instance->intent = INTENT_NONE;
-        return instance_record(instance, err);
+        instance_record(instance, NULL); /* else the next start finds the same */
+        return 0;
     }
     if (!instance->vmm) {
         note_end(instance);

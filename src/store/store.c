@@ -16,6 +16,7 @@
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
+#include "util/limit.h"
 
 /* A directory_visit. What a probe that was killed has left has an empty directory in it. */
 static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
@@ -168,10 +169,25 @@ static int find_root_files(int store_fd, struct store *store, struct error *err)
     static const char *const names[STORE_ROOT_FILES] = {"lock", "format"};
     struct stat st;
     for (size_t i = 0; i < array_length(names); i++) {
-        if (fstatat(store_fd, names[i], &st, AT_SYMLINK_NOFOLLOW) < 0)
+        if (fstatat(store_fd, names[i], &st, AT_SYMLINK_NOFOLLOW) < 0) {
+            if (errno == ENOENT) /* there was no room for it */
+                continue;
             return error_errno(err, errno, "cannot stat %s in the store", names[i]);
+        }
         store->root_files[i] = file_id_of(&st);
     }
+    return 0;
+}
+
+/* What finds no room at the start can wait, or is asked again at the next start. */
+static int go_on_without_room(const struct store_leftovers *leftovers, int r, struct error *err)
+{
+    if (!limit_is_room(-r))
+        return r;
+    error_append(err, "; the store is used all the same, but what needs room in it fails: make "
+                      "some, by rmdir of instances and snapshots, say");
+    if (leftovers && err)
+        leftovers->warn(leftovers->context, err->text);
     return 0;
 }
 
@@ -186,11 +202,12 @@ int store_open(const char *path, bool insecure, const struct store_leftovers *le
     if (r >= 0)
         r = open_kinds(fd, path, insecure, &store, err);
     if (r == 0)
-        r = format_claim(fd, path, err);
+        r = go_on_without_room(leftovers, format_claim(fd, path, err), err);
     if (r == 0)
         r = find_root_files(fd, &store, err);
     if (r == 0)
-        r = probe_file_system(store.kind_fd[STORE_INSTANCES], path, err);
+        r = go_on_without_room(leftovers,
+                               probe_file_system(store.kind_fd[STORE_INSTANCES], path, err), err);
     if (r == 0)
         r = store_notes_create(&store.notes, err);
     if (r == 0)

@@ -64,17 +64,20 @@ struct store {
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
 
-/* Who is told of entries that were never published, just before they are removed. */
+/* Who is told of entries that were never published, just before they are removed; and that the
+ * store has no room. */
 struct store_leftovers {
     bool (*describe)(enum store_kind kind, int directory_fd, struct error *ret); /* in words */
     void (*complain)(void *context, const char *text);
+    void (*warn)(void *context, const char *text);
     void *context;
 };
 
 /*
  * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
  * another daemon holds it. EOPNOTSUPP for one of another format (format.h). EOPNOTSUPP, or the
- * errno of a limit, if its file system cannot do what a store needs (probe.h). What an interrupted
+ * errno of a limit, if its file system cannot do what a store needs (probe.h). One without room is
+ * opened, for VMs may run that need a manager, and what is removed makes room. What an interrupted
  * daemon left half-done is removed, VMMs in it ended; what of that cannot be done is in the notes
  * (notes.h); `leftovers` may be NULL. `insecure`: also where others can change it, which is else
  * EPERM to root.

@@ -9,6 +9,7 @@
 #include <sys/pidfd.h>
 
 #include "util/cleanup.h"
+#include "util/limit.h"
 #include "util/process.h"
 
 enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
@@ -63,7 +64,8 @@ int store_lock_take(int store_fd, const char *path, struct error *err)
                          "wait until it has ended, or give this one another --store",
                          path, owner[0] ? owner : "unknown");
     snprintf(owner, sizeof owner, "%d\n", (int)getpid());
-    if (ftruncate(fd, 0) < 0 || pwrite(fd, owner, strlen(owner), 0) < 0)
+    /* Without room for its pid the daemon is unknown, but alone. */
+    if (ftruncate(fd, 0) < 0 || (pwrite(fd, owner, strlen(owner), 0) < 0 && !limit_is_room(errno)))
         return error_errno(err, errno, "cannot write the store's lock %s/lock", path);
     return steal_fd(&fd);
 }

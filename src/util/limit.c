@@ -153,6 +153,11 @@ bool limit_is(int code)
     return find(code) < array_length(limits);
 }
 
+bool limit_is_room(int code)
+{
+    return code == ENOSPC || code == EDQUOT;
+}
+
 int limit_or_io(int r)
 {
     return limit_is(-r) ? r : -EIO;

@@ -12,6 +12,9 @@
 /* Is it the errno of such a limit, rather than of something that is broken? */
 bool limit_is(int code);
 
+/* Is it that a file system has no room, or its user no quota? */
+bool limit_is_room(int code);
+
 /* -EIO, but what is of a limit stays what it is: of a function that failed where only the host's
  * limits, or damage, can be the reason. `r` is negative. */
 int limit_or_io(int r);

@@ -264,6 +264,45 @@ static void inodes_when_used_up_are_enospc(void **state)
     assert_boots(h);
 }
 
+static void use_up_all(struct harness *h)
+{
+    use_up_inodes(h);
+    assert_shell("bash", "! cat /dev/zero 2> /dev/null > $S/fill-0", 0);
+}
+
+/* A VM runs in it that nobody manages. */
+static void store_on_a_full_disk_is_mounted_with_a_warning_and_can_be_cleared(void **state)
+{
+    static const char warning[] = "what needs room in it fails: make some";
+    struct harness *h = *state;
+    if (!store_on_a_small_disk(h, "size=24m,nr_inodes=200"))
+        return;
+    assert_boots(h);
+    assert_works(mkdir(harness_path(h, "instances/y"), 0755));
+    harness_kill(h);
+    use_up_all(h);
+    harness_mount(h, NULL);
+    assert_file_contains(h->log, warning);
+    assert_file_contains(h->log, "no inodes left");
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash", "rm $S/format", 0); /* as a store of 0.1 is */
+    use_up_all(h);
+    struct harness_result result =
+        assert_shell("bash",
+                     "cd / && $HYPEFS mount --store $S $M; r=$?; ls $M/instances; "
+                     "fusermount3 -u $M; flock -w 60 $S/lock true; exit $r",
+                     0);
+    assert_contains(result.err, warning);
+    assert_contains(result.out, "x\ny\n");
+    harness_mount(h, NULL);
+    assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
+    harness_put(file(h, "state"), "stopped");
+    assert_works(rmdir(harness_path(h, "instances/y")));
+    assert_works(rmdir(harness_path(h, "instances/x")));
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+}
+
 static void store_on_a_read_only_file_system_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -291,6 +330,7 @@ int main(void)
         limit_test(every_step_with_any_number_of_descriptors_is_done_or_emfile),
         limit_test(every_step_with_any_size_of_files_is_done_or_efbig),
         limit_test(inodes_when_used_up_are_enospc),
+        limit_test(store_on_a_full_disk_is_mounted_with_a_warning_and_can_be_cleared),
         limit_test(store_on_a_read_only_file_system_is_refused),
     };
     harness_enter();

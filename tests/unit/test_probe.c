@@ -54,8 +54,6 @@ static const struct {
     {"bind", EPERM, EOPNOTSUPP, "has no unix sockets"},
     {"mmap64", ENODEV, EOPNOTSUPP, "has no shared mappings"},
     {"fsync", EINVAL, EOPNOTSUPP, "has no fsync of directories"},
-    {"linkat", EDQUOT, EDQUOT, "quota"},
-    {"bind", ENOSPC, ENOSPC, "inodes"},
     {"linkat", EROFS, EROFS, "read-only"},
 };
 
@@ -76,6 +74,44 @@ static void store_on_a_file_system_that_lacks_something_is_refused(void **state)
     }
     assert_int_equal(store_open(world->path, false, NULL, &store, &world->err), 0);
     store_close(&store);
+}
+
+static const struct {
+    const char *call;
+    int error;
+    const char *text;
+} lacks[] = {
+    {"linkat", EDQUOT, "quota"},
+    {"bind", ENOSPC, "inodes"},
+};
+
+static void keep_warning(void *context, const char *text)
+{
+    struct error *warning = context;
+    snprintf(warning->text, sizeof warning->text, "%s", text);
+    warning->code++;
+}
+
+static void store_without_room_is_opened_with_a_warning(void **state)
+{
+    struct world *world = *state;
+    struct error warning;
+    struct store store;
+    const struct store_leftovers leftovers = {.warn = keep_warning, .context = &warning};
+    assert_int_equal(store_open(world->path, false, NULL, &store, &world->err), 0);
+    store_close(&store);
+    for (size_t i = 0; i < array_length(lacks); i++) {
+        warning = (struct error){0};
+        failing = lacks[i].call;
+        failing_errno = lacks[i].error;
+        int r = store_open(world->path, false, &leftovers, &store, &world->err);
+        failing = "";
+        if (r != 0 || warning.code != 1 || !strstr(warning.text, lacks[i].text) ||
+            !strstr(warning.text, world->path))
+            fail_msg("%s: %d, %d warnings, %s", lacks[i].call, r, warning.code, warning.text);
+        store_close(&store);
+        assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+    }
 }
 
 static struct store_entry make_entry(struct world *world, const char *file)
@@ -162,6 +198,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         probe_test(store_on_a_file_system_that_lacks_something_is_refused),
+        probe_test(store_without_room_is_opened_with_a_warning),
         probe_test(entry_where_renames_replace_is_published_and_replaces_nothing),
         probe_test(store_that_others_can_change_is_refused_to_root),
     };
