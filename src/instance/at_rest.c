@@ -56,7 +56,7 @@ static int config_writable(const struct instance *instance, struct error *err)
 {
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    if (instance->busy && !instance->settling)
+    if (instance->busy && !instance->recording)
         return instance_busy(instance, err);
     if (instance->state != INSTANCE_CREATED && instance->state != INSTANCE_STOPPED)
         return error_set(err, EBUSY,
@@ -95,7 +95,7 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     if (r < 0)
         return r;
     pthread_mutex_lock(&table->lock);
-    instance_settle(instance);
+    instance_await_record(instance);
     r = config_writable(instance, err);
     if (r == 0)
         r = disks_keep(&machine, &instance->machine, err);
@@ -214,7 +214,7 @@ static int remove_from_table(struct instance *instance, bool vanished,
 {
     struct instances *table = instance->table;
     pthread_mutex_lock(&table->lock);
-    instance_settle(instance);
+    instance_await_record(instance);
     int r = removable(instance, err);
     if (r == 0 && vanished)
         r = check_vanished(instance, err);

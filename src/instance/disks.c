@@ -112,7 +112,8 @@ static int take(struct instance *instance, const struct stat *st, const struct m
     return r;
 }
 
-int instance_take_disks(struct instance *instance, const struct machine *machine, struct error *err)
+int instance_acquire_disks(struct instance *instance, const struct machine *machine,
+                           struct error *err)
 {
     struct stat file;
     int r = 0;
@@ -127,11 +128,11 @@ int instance_take_disks(struct instance *instance, const struct machine *machine
             r = take(instance, &file, disk, err);
     }
     if (r < 0)
-        instance_drop_disks(instance);
+        instance_release_disks(instance);
     return r;
 }
 
-void instance_keep_disks(struct instance *instance)
+void instance_adopt_disks(struct instance *instance)
 {
     struct stat file;
     for (size_t i = 0; i < instance->machine.disk_count; i++) {
@@ -145,7 +146,7 @@ void instance_keep_disks(struct instance *instance)
     }
 }
 
-void instance_drop_disks(struct instance *instance)
+void instance_release_disks(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
     instance->file_count = 0;

@@ -103,7 +103,7 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     if (r < 0)
         return r;
     if (!*fork->vmm)
-        instance_drop_taps(instance); /* taken again when it runs */
+        instance_release_taps(instance); /* taken again when it runs */
     pthread_mutex_lock(&table->lock);
     set_vm(instance, fork);
     instance->mapped = fork->mapped ? snapshot_ref(fork->mapped) : NULL;

@@ -16,7 +16,7 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 
-void instance_drop_file(struct instance *instance, const char *name)
+void instance_remove_file(struct instance *instance, const char *name)
 {
     struct instances *table = instance->table;
     struct error why;
@@ -29,23 +29,19 @@ void instance_drop_file(struct instance *instance, const char *name)
     fault_point(FAULT_UNLINKED);
 }
 
-void instance_drop_files(struct instance *instance, const char *const *names, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        instance_drop_file(instance, names[i]);
-}
-
-void instance_drop_image(struct instance *instance)
+void instance_remove_image(struct instance *instance)
 {
     static const char *const names[] = {"memory", "state", "mailboxes.json", "base"};
-    instance_drop_files(instance, names, array_length(names));
+    for (size_t i = 0; i < array_length(names); i++)
+        instance_remove_file(instance, names[i]);
 }
 
-void instance_drop_saved(struct instance *instance)
+void instance_remove_saved(struct instance *instance)
 {
-    static const char *const names[] = {"state", "mailboxes.json", "memory"};
-    bool shared = !instance->loaded && instance->vmm->hypervisor->shares_memory;
-    instance_drop_files(instance, names, array_length(names) - shared);
+    instance_remove_file(instance, "state");
+    instance_remove_file(instance, "mailboxes.json");
+    if (instance->loaded || !instance->vmm->hypervisor->shares_memory)
+        instance_remove_file(instance, "memory");
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
 }
 
@@ -102,7 +98,7 @@ int instance_write_image(struct instance *instance, const char *directory, struc
     int r = disks_copy(&machine, err);
     if (r < 0)
         return r;
-    instance_complain_of_taps(instance);
+    instance_warn_of_taps(instance);
     r = vmm_save(&context, instance->vmm, &machine, &save, err);
     if (strcmp(directory, ".") != 0) {
         int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);

@@ -135,7 +135,7 @@ static int take(struct instance *instance, const struct machine *machine, struct
         return error_set(err, EEXIST, "there is an instance %s already", instance->id);
     if (fstatat(kind_fd, instance->id, &st, AT_SYMLINK_NOFOLLOW) == 0)
         return store_taken(kind_fd, instance->id, err);
-    int r = machine ? instance_take_taps_locked(instance, machine, err) : 0;
+    int r = machine ? instance_acquire_taps_locked(instance, machine, err) : 0;
     return r == 0 ? insert(instance, err) : r;
 }
 
@@ -160,7 +160,7 @@ int instances_reserve(struct instances *instances, const char *id, const struct 
 
 void instance_release(struct instance *instance)
 {
-    instance->busy = instance->settling = false;
+    instance->busy = instance->recording = false;
     if (instance->cancel_fd >= 0)
         close(steal_fd(&instance->cancel_fd));
     pthread_cond_broadcast(&instance->table->idle);

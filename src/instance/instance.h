@@ -78,8 +78,8 @@ struct instance {
     int vanished; /* at the last look at the store its directory was not there: -errno of
                      store_entry_check(); else 0 (vanished.c) */
     bool busy;
-    bool settling; /* busy, but in its new state: only recording that; who wants it waits */
-    int cancel_fd; /* eventfd of the transition under way, or -1; readable when `cancelled` */
+    bool recording; /* busy, but in its new state: only recording that; who wants it waits */
+    int cancel_fd;  /* eventfd of the transition under way, or -1; readable when `cancelled` */
     atomic_bool cancelled;
     enum instance_state state;
     enum instance_intent intent; /* one that did not come to its end, or is under way */
@@ -141,11 +141,11 @@ struct instances_setup {
 struct instances {
     struct instances_setup setup;
     pthread_mutex_t lock;
-    pthread_cond_t idle; /* some instance's busy became false, or `settling` less */
+    pthread_cond_t idle; /* some instance's busy became false, or `recovering` less */
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
-    unsigned settling; /* threads that settle what an earlier daemon left of VMs (instances.c) */
+    unsigned recovering;   /* threads that recover VMs (instances.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
     bool watched;           /* that thread runs; the next two are its own (vanished.c) */

@@ -19,25 +19,25 @@ struct load_context {
 /* ---- VMs that have to go on, or to be asked for their disks ---- */
 
 /* Its instance is busy until then: a VMM that hangs must not keep the mount from answering. */
-static void *settle(void *argument)
+static void *recover(void *argument)
 {
     struct instance *instance = argument;
     struct instances *table = instance->table;
     struct error why = {0};
-    int r = instance_settle_vmm(instance, &why);
+    int r = instance_recover_vmm(instance, &why);
     if (r < 0 && r != -ECANCELED)
         table->setup.complain(table->setup.context, why.text);
     instance_end(instance);
     instance_unref(instance);
     pthread_mutex_lock(&table->lock);
-    table->settling--;
+    table->recovering--;
     pthread_cond_broadcast(&table->idle);
     pthread_mutex_unlock(&table->lock);
     return NULL;
 }
 
 /* After a failure its VMM is watched, as that of any other instance. */
-static int begin_to_settle(struct instance *instance, struct error *err)
+static int begin_to_recover(struct instance *instance, struct error *err)
 {
     struct instances *table = instance->table;
     struct error why;
@@ -45,25 +45,25 @@ static int begin_to_settle(struct instance *instance, struct error *err)
     if (r < 0) {
         if (instance_watch(instance, &why) < 0)
             error_append(err, "; %s", why.text);
-        return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
+        return error_prefix(err, r, "%s %s", instance->id, instance_unrecovered(instance));
     }
     pthread_mutex_lock(&table->lock);
-    table->settling++;
+    table->recovering++;
     pthread_mutex_unlock(&table->lock);
-    r = thread_detach(settle, instance_ref(instance), err);
+    r = thread_detach(recover, instance_ref(instance), err);
     if (r == 0)
         return 0;
-    error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
+    error_prefix(err, r, "%s %s", instance->id, instance_unrecovered(instance));
     instance_unref(instance);
     instance_end(instance);
     pthread_mutex_lock(&table->lock);
-    table->settling--;
+    table->recovering--;
     pthread_mutex_unlock(&table->lock);
     return r;
 }
 
 /* With the lock held. */
-static void tell_unsettled(struct instances *table)
+static void tell_unrecovered(struct instances *table)
 {
     struct error text;
     for (struct instance *i = table->by_id; i; i = i->hh.next) {
@@ -72,23 +72,23 @@ static void tell_unsettled(struct instances *table)
         error_set(&text, EIO,
                   "the VM %s %s, and its VMM does not answer yet: hypefs goes on waiting; write "
                   "stopped to its state to end the VM",
-                  i->id, instance_unsettled(i));
+                  i->id, instance_unrecovered(i));
         table->setup.complain(table->setup.context, text.text);
     }
 }
 
 /* What goes on by itself does so before anybody looks. */
-static void await_settled(struct instances *table)
+static void await_recovered(struct instances *table)
 {
     struct timespec until;
     int code = 0;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += GO_ON_S;
     pthread_mutex_lock(&table->lock);
-    while (table->settling > 0 && code == 0)
+    while (table->recovering > 0 && code == 0)
         code = pthread_cond_clockwait(&table->idle, &table->lock, CLOCK_MONOTONIC, &until);
-    if (table->settling > 0)
-        tell_unsettled(table);
+    if (table->recovering > 0)
+        tell_unrecovered(table);
     pthread_mutex_unlock(&table->lock);
 }
 
@@ -122,15 +122,15 @@ static int load_one(void *context, const char *id, struct error *err)
     }
     if (!instance->vmm)
         hypervisor_drop_sockets(instance->machine.hypervisor, instance->image->directory_fd);
-    instance_tidy(instance);
+    instance_recover_files(instance);
     instance_unref(instance);
     return 0;
 }
 
 /*
  * The VMs' lives begin when all instances are in the table: who is told that one has changed may
- * look for its forks. Once it is settled or watched, an instance is another thread's: what settles
- * has it watched at the end (instance_end), and nothing here touches it after that.
+ * look for its forks. Once it is recovered or watched, an instance is another thread's: what
+ * recovers has it watched at the end (instance_end), and nothing here touches it after that.
  */
 static void begin_lives(struct instances *table)
 {
@@ -138,7 +138,7 @@ static void begin_lives(struct instances *table)
     for (struct instance *i = table->by_id; i; i = i->hh.next) {
         if (!i->vmm)
             continue;
-        int r = instance_must_settle(i) ? begin_to_settle(i, &why) : instance_watch(i, &why);
+        int r = instance_must_recover(i) ? begin_to_recover(i, &why) : instance_watch(i, &why);
         if (r < 0)
             table->setup.complain(table->setup.context, why.text);
     }
@@ -160,7 +160,7 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     if (r < 0)
         return r;
     begin_lives(ret);
-    await_settled(ret);
+    await_recovered(ret);
     return 0;
 }
 
@@ -168,7 +168,7 @@ void instances_close(struct instances *instances)
 {
     instances_stop(instances);
     pthread_mutex_lock(&instances->lock);
-    while (instances->settling > 0)
+    while (instances->recovering > 0)
         pthread_cond_wait(&instances->idle, &instances->lock);
     pthread_mutex_unlock(&instances->lock);
     instances_unwatch(instances);

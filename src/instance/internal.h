@@ -30,25 +30,26 @@ bool instance_shares_file(const struct instance *instance, const char *name, int
 
 /* ---- taps.c: the machine's taps become the instance's. EBUSY if another has one of them ---- */
 
-int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err);
-int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
-                              struct error *err);
+int instance_acquire_taps(struct instance *instance, const struct machine *machine,
+                          struct error *err);
+int instance_acquire_taps_locked(struct instance *instance, const struct machine *machine,
+                                 struct error *err);
 /* The same for a VMM that runs on them already; nobody else knows the instance yet. */
-void instance_keep_taps(struct instance *instance, const struct machine *machine);
-void instance_drop_taps(struct instance *instance);
+void instance_adopt_taps(struct instance *instance, const struct machine *machine);
+void instance_release_taps(struct instance *instance);
 /* Tells the log of taps that its VMM has open and that are gone, even where new ones have their
  * names. By the owner. */
-void instance_complain_of_taps(const struct instance *instance);
+void instance_warn_of_taps(const struct instance *instance);
 
 /* ---- disks.c: the files that the machine, as a config has it, is made of become the instance's.
  * EBUSY if another writes to one of them, or has one that is to be written to, or if that is
  * frozen; EINVAL if a disk is hypefs's own (own.h) ---- */
 
-int instance_take_disks(struct instance *instance, const struct machine *machine,
-                        struct error *err);
+int instance_acquire_disks(struct instance *instance, const struct machine *machine,
+                           struct error *err);
 /* As of taps: of the instance's machine, whose VMM has them open already. */
-void instance_keep_disks(struct instance *instance);
-void instance_drop_disks(struct instance *instance);
+void instance_adopt_disks(struct instance *instance);
+void instance_release_disks(struct instance *instance);
 /* The disks become the instance's, its own become `machine`'s. */
 void instance_swap_disks(struct instance *instance, struct machine *machine);
 /* A fork of what has that uuid and these disks, with an overlay over them; NULL: none. */
@@ -76,11 +77,10 @@ bool instance_begin_ended(struct instance *instance);
 int instance_explain_cancel(struct instance *instance, int r, struct error *err);
 /* With the lock held: EBUSY, and what has it. */
 int instance_busy(const struct instance *instance, struct error *err);
-/* With the lock held: waits while it is settling. */
-void instance_settle(struct instance *instance);
-/* From here on others see the state, and may act on it; with and without the lock held. */
+/* With the lock held: waits while it is being recorded. */
+void instance_await_record(struct instance *instance);
+/* With the lock held: from here on others see the state, and may act on it. */
 void instance_reach(struct instance *instance, enum instance_state state);
-void instance_set_state(struct instance *instance, enum instance_state state);
 void instance_set_intent(struct instance *instance, enum instance_intent intent);
 /* The watch is told when its VMM ends. */
 int instance_watch(struct instance *instance, struct error *err);
@@ -106,14 +106,13 @@ int instance_read_vmm(const struct instance *instance, const cJSON *record, stru
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */
 
-/* Files that cannot be removed are told in the log, here and below. */
-void instance_drop_file(struct instance *instance, const char *name);
-void instance_drop_files(struct instance *instance, const char *const *names, size_t count);
+/* A file that cannot be removed is told in the log, here and below. */
+void instance_remove_file(struct instance *instance, const char *name);
 /* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
-void instance_drop_image(struct instance *instance);
+void instance_remove_image(struct instance *instance);
 /* What a save has left beside a VM that goes on. */
-void instance_drop_saved(struct instance *instance);
+void instance_remove_saved(struct instance *instance);
 /* The instance's disks become those that the VM writes to, or has written to if it has ended
  * (NULL), however old their record. */
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
@@ -156,8 +155,7 @@ enum { TRANSITION_STEPS = 8 }; /* at most, with STEP_NONE */
 enum transition_by { BY_STATE, BY_COPY, BY_VMM };
 struct transition {
     enum transition_by by;
-    unsigned from; /* a bit for each state */
-    enum instance_state to;
+    enum instance_state from, to;
     enum instance_intent intent; /* in the record meanwhile; STEP_HOLD and STEP_RESUME */
     enum instance_state if_gone; /* what a crash leaves if the VMM has ended, too */
     enum step_name steps[TRANSITION_STEPS];
@@ -211,12 +209,12 @@ void instances_unwatch(struct instances *table);
 int instance_load(struct instances *table, const char *id, struct instance **ret,
                   struct error *err);
 /* Its files; but of an instance whose VM has to go on, which is asked before. */
-void instance_tidy(struct instance *instance);
+void instance_recover_files(struct instance *instance);
 /* Has its VM to go on, or may what that writes to be other than recorded? What is the matter, in
  * words. */
-bool instance_must_settle(const struct instance *instance);
-const char *instance_unsettled(const struct instance *instance);
+bool instance_must_recover(const struct instance *instance);
+const char *instance_unrecovered(const struct instance *instance);
 /* It does, and what is left of what was cut short goes. By the owner. */
-int instance_settle_vmm(struct instance *instance, struct error *err);
+int instance_recover_vmm(struct instance *instance, struct error *err);
 
 #endif

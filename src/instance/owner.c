@@ -8,9 +8,9 @@
 #include "instance/internal.h"
 #include "util/cleanup.h"
 
-void instance_settle(struct instance *instance)
+void instance_await_record(struct instance *instance)
 {
-    while (instance->settling)
+    while (instance->recording)
         pthread_cond_wait(&instance->table->idle, &instance->table->lock);
 }
 
@@ -39,7 +39,7 @@ int instance_busy(const struct instance *instance, struct error *err)
 static int may_begin(struct instance *instance, enum instance_begin how, struct error *err)
 {
     struct instances *table = instance->table;
-    instance_settle(instance);
+    instance_await_record(instance);
     while (how != BEGIN_OR_FAIL && instance->busy && !table->stopping) {
         if (how == BEGIN_STOPPING) /* each time: another may have begun before this one woke */
             cancel(instance);
@@ -73,7 +73,7 @@ bool instance_begin_ended(struct instance *instance)
     pthread_mutex_lock(&instance->table->lock);
     bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
     if (begun)
-        instance->busy = instance->settling = true;
+        instance->busy = instance->recording = true;
     pthread_mutex_unlock(&instance->table->lock);
     return begun;
 }
@@ -94,16 +94,9 @@ void instance_reach(struct instance *instance, enum instance_state state)
     enum instance_state from = instance->state;
     instance->state = state;
     instance->intent = INTENT_NONE;
-    instance->settling = true;
+    instance->recording = true;
     if (state != from)
         instance_tell(instance, INSTANCE_STATE, from);
-}
-
-void instance_set_state(struct instance *instance, enum instance_state state)
-{
-    pthread_mutex_lock(&instance->table->lock);
-    instance_reach(instance, state);
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 void instance_set_intent(struct instance *instance, enum instance_intent intent)

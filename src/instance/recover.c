@@ -43,17 +43,23 @@ static void note_end(struct instance *instance)
 }
 
 /* An earlier version had empty files for intents. They count once: then the record has them. */
-static const char *const marks[] = {"hold", "restoring"};
-
-static bool has_marks(const struct instance *instance)
-{
-    return instance_has(instance, marks[0]) || instance_has(instance, marks[1]);
-}
+static const char hold[] = "hold", restoring[] = "restoring";
 
 static void read_marks(struct instance *instance)
 {
-    if (instance->state == INSTANCE_RUNNING && has_marks(instance))
-        instance->intent = instance_has(instance, marks[1]) ? INTENT_RESTORE : INTENT_COPY;
+    if (instance->state == INSTANCE_RUNNING && instance_has(instance, restoring))
+        instance->intent = INTENT_RESTORE;
+    else if (instance->state == INSTANCE_RUNNING && instance_has(instance, hold))
+        instance->intent = INTENT_COPY;
+}
+
+static void replace_marks(struct instance *instance)
+{
+    bool marked = instance_has(instance, hold) || instance_has(instance, restoring);
+    if (!marked || instance_record(instance, NULL) < 0)
+        return;
+    instance_remove_file(instance, hold);
+    instance_remove_file(instance, restoring);
 }
 
 /* Has it an image, and a VMM that has ended was to come out of that and never ran? */
@@ -82,8 +88,8 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         return 0;
     }
     instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
-    instance_keep_taps(instance, &instance->machine);
-    instance_keep_disks(instance);
+    instance_adopt_taps(instance, &instance->machine);
+    instance_adopt_disks(instance);
     find_mapped(instance);
     return 0;
 }
@@ -172,42 +178,41 @@ static int mend_record(struct instance *instance, struct error *err)
     return r;
 }
 
-bool instance_must_settle(const struct instance *instance)
+bool instance_must_recover(const struct instance *instance)
 {
     return instance_must_go_on(instance) || may_write_elsewhere(instance);
 }
 
-const char *instance_unsettled(const struct instance *instance)
+const char *instance_unrecovered(const struct instance *instance)
 {
     return instance_must_go_on(instance) ? "is paused, because work on it was cut short"
                                          : "may write to other disks than its record says";
 }
 
-int instance_settle_vmm(struct instance *instance, struct error *err)
+int instance_recover_vmm(struct instance *instance, struct error *err)
 {
     int r = mend_record(instance, err);
     if (r == 0 && instance_must_go_on(instance))
         r = instance_go_on(instance, instance->cancel_fd, err);
     if (r < 0)
-        return error_prefix(err, r, "%s %s", instance->id, instance_unsettled(instance));
-    instance_drop_saved(instance);
+        return error_prefix(err, r, "%s %s", instance->id, instance_unrecovered(instance));
+    instance_remove_saved(instance);
     return 0;
 }
 
-void instance_tidy(struct instance *instance)
+void instance_recover_files(struct instance *instance)
 {
     store_tidy_entry(instance->image->directory_fd);
-    if (has_marks(instance) && instance_record(instance, NULL) == 0)
-        instance_drop_files(instance, marks, array_length(marks));
+    replace_marks(instance);
     if (instance_must_go_on(instance))
         return;
     if (instance->vmm) {
-        instance_drop_saved(instance);
+        instance_remove_saved(instance);
     } else if (instance->state == INSTANCE_STANDBY) {
         disks_drop_tops(&instance->machine, instance->image->directory_fd);
-        instance_drop_file(instance, "base");
+        instance_remove_file(instance, "base");
     } else {
-        instance_drop_image(instance);
+        instance_remove_image(instance);
         disks_tidy(&instance->machine, instance->image->directory_fd);
     }
 }

@@ -8,14 +8,6 @@
 #include "instance/internal.h"
 #include "util/cleanup.h"
 
-enum {
-    CREATED = 1 << INSTANCE_CREATED,
-    RUNNING = 1 << INSTANCE_RUNNING,
-    PAUSED = 1 << INSTANCE_PAUSED,
-    STANDBY = 1 << INSTANCE_STANDBY,
-    STOPPED = 1 << INSTANCE_STOPPED,
-};
-
 /*
  * All there are. The steps are run in this order; if one fails, it and those before are undone, the
  * last first. What a copy does to a VM that runs is undone when it has succeeded, too.
@@ -24,93 +16,54 @@ enum {
  * the VM go on; if not, the instance is what `if_gone` says (recover.c). Without an intent the
  * state in the record counts, and a VM that ran and has no VMM any more is stopped.
  */
+#define ROW(by, from, to, intent, if_gone, ...)                                                    \
+    {                                                                                              \
+        BY_##by, INSTANCE_##from, INSTANCE_##to, INTENT_##intent, INSTANCE_##if_gone,              \
+        {                                                                                          \
+            __VA_ARGS__                                                                            \
+        }                                                                                          \
+    }
 static const struct transition transitions[] = {
-    {BY_STATE,
-     CREATED | STOPPED,
-     INSTANCE_RUNNING,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT, STEP_RECORD, STEP_ARRIVE}},
-    {BY_STATE,
-     RUNNING,
-     INSTANCE_RUNNING,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_GO_ON}}, /* where it was held or has halted */
-    {BY_STATE,
-     RUNNING,
-     INSTANCE_PAUSED,
-     INTENT_PAUSE,
-     INSTANCE_STOPPED,
-     {STEP_HOLD, STEP_RECORD, STEP_ARRIVE}},
-    {BY_STATE,
-     PAUSED,
-     INSTANCE_RUNNING,
-     INTENT_RESUME,
-     INSTANCE_STOPPED,
-     {STEP_RESUME, STEP_ARRIVE}},
-    {BY_STATE,
-     RUNNING,
-     INSTANCE_STANDBY,
-     INTENT_STANDBY,
-     INSTANCE_STOPPED,
-     {STEP_HOLD, STEP_SAVE, STEP_RECORD, STEP_END, STEP_RELEASE, STEP_ARRIVE}},
-    {BY_STATE,
-     PAUSED,
-     INSTANCE_STANDBY,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_SAVE, STEP_RECORD, STEP_END, STEP_RELEASE, STEP_ARRIVE}},
-    {BY_STATE,
-     STANDBY,
-     INSTANCE_RUNNING,
-     INTENT_RESTORE,
-     INSTANCE_STANDBY,
-     {STEP_TURN, STEP_ACQUIRE, STEP_LOAD, STEP_RESUME, STEP_ARRIVE, STEP_REMOVE}},
-    {BY_STATE,
-     RUNNING | PAUSED,
-     INSTANCE_STOPPED,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_END, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE}},
-    {BY_STATE,
-     CREATED | STANDBY,
-     INSTANCE_STOPPED,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_RECORD, STEP_ARRIVE, STEP_REMOVE}},
-    {BY_STATE,
-     STOPPED,
-     INSTANCE_STOPPED,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_REMOVE}}, /* what a VM that ended by itself has left */
-    {BY_COPY, RUNNING, INSTANCE_RUNNING, INTENT_COPY, INSTANCE_STOPPED, {STEP_HOLD, STEP_COPY}},
-    {BY_COPY, PAUSED, INSTANCE_PAUSED, INTENT_NONE, INSTANCE_STOPPED, {STEP_COPY}},
-    {BY_COPY, STANDBY, INSTANCE_STANDBY, INTENT_NONE, INSTANCE_STANDBY, {STEP_COPY}},
-    {BY_VMM,
-     RUNNING | PAUSED,
-     INSTANCE_STOPPED,
-     INTENT_NONE,
-     INSTANCE_STOPPED,
-     {STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE}},
+    ROW(STATE, CREATED, RUNNING, NONE, CREATED, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT,
+        STEP_RECORD, STEP_ARRIVE),
+    ROW(STATE, STOPPED, RUNNING, NONE, STOPPED, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT,
+        STEP_RECORD, STEP_ARRIVE),
+    ROW(STATE, STANDBY, RUNNING, RESTORE, STANDBY, STEP_TURN, STEP_ACQUIRE, STEP_LOAD, STEP_RESUME,
+        STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, PAUSED, RUNNING, RESUME, STOPPED, STEP_RESUME, STEP_ARRIVE),
+    ROW(STATE, RUNNING, RUNNING, NONE, STOPPED, STEP_GO_ON), /* one that was held, or has halted */
+    ROW(STATE, RUNNING, PAUSED, PAUSE, STOPPED, STEP_HOLD, STEP_RECORD, STEP_ARRIVE),
+    ROW(STATE, RUNNING, STANDBY, STANDBY, STOPPED, STEP_HOLD, STEP_SAVE, STEP_RECORD, STEP_END,
+        STEP_RELEASE, STEP_ARRIVE),
+    ROW(STATE, PAUSED, STANDBY, NONE, STOPPED, STEP_SAVE, STEP_RECORD, STEP_END, STEP_RELEASE,
+        STEP_ARRIVE),
+    ROW(STATE, RUNNING, STOPPED, NONE, STOPPED, STEP_END, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, PAUSED, STOPPED, NONE, STOPPED, STEP_END, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, CREATED, STOPPED, NONE, CREATED, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, STANDBY, STOPPED, NONE, STANDBY, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, STOPPED, STOPPED, NONE, STOPPED, STEP_REMOVE), /* of one that ended by itself */
+    ROW(COPY, RUNNING, RUNNING, COPY, STOPPED, STEP_HOLD, STEP_COPY),
+    ROW(COPY, PAUSED, PAUSED, NONE, STOPPED, STEP_COPY),
+    ROW(COPY, STANDBY, STANDBY, NONE, STANDBY, STEP_COPY),
+    ROW(VMM, RUNNING, STOPPED, NONE, STOPPED, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
+    ROW(VMM, PAUSED, STOPPED, NONE, STOPPED, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
 };
 
 static const struct transition *find(enum transition_by by, enum instance_state from,
                                      enum instance_state to)
 {
     for (size_t i = 0; i < array_length(transitions); i++)
-        if (transitions[i].by == by && transitions[i].from & 1U << from && transitions[i].to == to)
+        if (transitions[i].by == by && transitions[i].from == from && transitions[i].to == to)
             return &transitions[i];
     return NULL;
 }
 
 enum instance_state instance_if_gone(enum instance_intent intent)
 {
-    for (size_t i = 0; i < array_length(transitions); i++)
-        if (transitions[i].intent == intent)
-            return transitions[i].if_gone;
-    return INSTANCE_STOPPED;
+    const struct transition *transition = transitions;
+    while (transition->intent != intent)
+        transition++;
+    return transition->if_gone;
 }
 
 /* What fails then is told with the failure before, or is one itself. */

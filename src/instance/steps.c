@@ -56,16 +56,16 @@ static int read_config(struct transit *transit, struct error *err)
 /* One that comes out of standby has frozen disks, which are nobody's. */
 static int acquire(struct transit *transit, struct error *err)
 {
-    int r = instance_take_taps(transit->instance, transit->next.machine, err);
+    int r = instance_acquire_taps(transit->instance, transit->next.machine, err);
     return r == 0 && transit->next.machine == &transit->booted
-               ? instance_take_disks(transit->instance, &transit->booted, err)
+               ? instance_acquire_disks(transit->instance, &transit->booted, err)
                : r;
 }
 
 static void unacquire(struct transit *transit)
 {
-    instance_drop_taps(transit->instance);
-    instance_drop_disks(transit->instance);
+    instance_release_taps(transit->instance);
+    instance_release_disks(transit->instance);
 }
 
 static int boot(struct transit *transit, struct error *err)
@@ -93,7 +93,7 @@ static void end_started(struct transit *transit)
 static void unboot(struct transit *transit)
 {
     end_started(transit);
-    instance_drop_image(transit->instance); /* its memory */
+    instance_remove_image(transit->instance); /* its memory */
 }
 
 /* ---- holding ---- */
@@ -195,7 +195,7 @@ static int save(struct transit *transit, struct error *err)
 static void unsave(struct transit *transit)
 {
     instance_record(transit->instance, NULL);
-    instance_drop_saved(transit->instance);
+    instance_remove_saved(transit->instance);
 }
 
 static int copy(struct transit *transit, struct error *err)
@@ -211,7 +211,7 @@ static int load(struct transit *transit, struct error *err)
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
     transit->next.loaded = true;
-    instance_drop_file(instance, "base");
+    instance_remove_file(instance, "base");
     int r = image_index_wait(instance->image, &instance->cancelled, &transit->index, err);
     if (r < 0)
         return r;
@@ -224,7 +224,7 @@ static int load(struct transit *transit, struct error *err)
 static void unload(struct transit *transit)
 {
     end_started(transit);
-    instance_drop_file(transit->instance, "base");
+    instance_remove_file(transit->instance, "base");
     disks_drop_tops(&transit->instance->machine, transit->instance->image->directory_fd);
 }
 
@@ -270,8 +270,8 @@ static void forget_vmm(struct instance *instance)
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
-    instance_drop_taps(instance);
-    instance_drop_disks(instance);
+    instance_release_taps(instance);
+    instance_release_disks(instance);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
     if (mapped) {
@@ -289,7 +289,7 @@ static int release_vmm(struct transit *transit, struct error *err)
         instance_swap_disks(instance, &transit->saved);
     }
     forget_vmm(instance);
-    instance_drop_file(instance, "base");
+    instance_remove_file(instance, "base");
     return 0;
 }
 
@@ -324,9 +324,9 @@ static int remove_files(struct transit *transit, struct error *err)
 {
     (void)err;
     if (transit->instance->vmm)
-        instance_drop_saved(transit->instance);
+        instance_remove_saved(transit->instance);
     else
-        instance_drop_image(transit->instance);
+        instance_remove_image(transit->instance);
     return 0;
 }
 

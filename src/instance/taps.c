@@ -19,8 +19,8 @@ static bool has_tap(const struct instance *instance, const char *tap)
     return false;
 }
 
-int instance_take_taps_locked(struct instance *instance, const struct machine *machine,
-                              struct error *err)
+int instance_acquire_taps_locked(struct instance *instance, const struct machine *machine,
+                                 struct error *err)
 {
     for (size_t i = 0; i < machine->interface_count; i++)
         for (struct instance *other = instance->table->by_id; other; other = other->hh.next)
@@ -29,33 +29,34 @@ int instance_take_taps_locked(struct instance *instance, const struct machine *m
                                  "the tap %s is in use by the instance %s: give another (for a "
                                  "fork, in options), or stop that instance",
                                  machine->interfaces[i].tap, other->id);
-    instance_keep_taps(instance, machine);
+    instance_adopt_taps(instance, machine);
     return 0;
 }
 
-void instance_keep_taps(struct instance *instance, const struct machine *machine)
+void instance_adopt_taps(struct instance *instance, const struct machine *machine)
 {
     instance->tap_count = machine->interface_count;
     for (size_t i = 0; i < machine->interface_count; i++)
         snprintf(instance->taps[i], sizeof instance->taps[i], "%s", machine->interfaces[i].tap);
 }
 
-int instance_take_taps(struct instance *instance, const struct machine *machine, struct error *err)
+int instance_acquire_taps(struct instance *instance, const struct machine *machine,
+                          struct error *err)
 {
     pthread_mutex_lock(&instance->table->lock);
-    int r = instance_take_taps_locked(instance, machine, err);
+    int r = instance_acquire_taps_locked(instance, machine, err);
     pthread_mutex_unlock(&instance->table->lock);
     return r;
 }
 
-void instance_drop_taps(struct instance *instance)
+void instance_release_taps(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
     instance->tap_count = 0;
     pthread_mutex_unlock(&instance->table->lock);
 }
 
-void instance_complain_of_taps(const struct instance *instance)
+void instance_warn_of_taps(const struct instance *instance)
 {
     const struct instances_setup *setup = &instance->table->setup;
     struct error text;

@@ -41,9 +41,9 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 static void assert_nothing_has_changed(struct world *world)
 {
     pthread_mutex_lock(&world->instances.lock);
-    unsigned settling = world->instances.settling;
+    unsigned recovering = world->instances.recovering;
     pthread_mutex_unlock(&world->instances.lock);
-    assert_int_equal(settling, 0);
+    assert_int_equal(recovering, 0);
     assert_false(gate_wait(&world->changed, 0));
 }
 
