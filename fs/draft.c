@@ -53,16 +53,15 @@ struct draft *draft_find(const struct drafts *drafts, const char *id)
 void draft_remove(struct draft *draft)
 {
     while (draft->files) {
-        draft->files->object.removed = true;
+        object_remove(&draft->files->object);
         handles_wipe(&draft->files->object);
         draft_remove_file(draft->files);
     }
     HASH_DEL(draft->drafts->by_id, draft);
-    draft->object.removed = true;
-    document_finish(&draft->options); /* the kernel may remember the draft for long */
+    document_finish(&draft->options); /* a program may have the draft open for long */
     draft_remove_network(draft);
     handles_wipe(&draft->object);
-    object_changed(&draft->object);
+    object_remove(&draft->object);
     object_unref(&draft->object);
 }
 

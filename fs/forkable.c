@@ -63,8 +63,7 @@ static void close_drafts(struct forkable *forkable)
     struct fs *fs = forkable->object.objects->fs;
     while (forkable->drafts.by_id)
         draft_remove(forkable->drafts.by_id);
-    forkable->object.removed = true;
-    object_changed(&forkable->object);
+    object_remove(&forkable->object);
     object_changed(&fs->root);
     waiters_answer(&fs->waiters, NULL, 0);
     object_unref(&forkable->object);

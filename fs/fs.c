@@ -40,6 +40,7 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
     fs->setup = *setup;
     fs->objects.fs = fs;
     fs->objects.wake = setup->wake;
+    fs->objects.end_nodes = object_end_nodes;
     pthread_mutex_init(&fs->objects.lock, NULL);
     pthread_cond_init(&fs->waiters.interrupted, NULL);
     fs->waiters.objects = &fs->objects;

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
+#include <utlist.h>
 
 #include "fs/forkable.h"
 #include "fs/handle.h"
@@ -14,9 +15,11 @@
 struct node {
     uint64_t id;
     uint64_t lookups;
-    struct place place;      /* counts a reference of the object */
-    UT_hash_handle hh;       /* in fs.nodes */
-    UT_hash_handle hh_place; /* in fs.places */
+    /* Counts a reference of the object; which is NULL when that was removed. */
+    struct place place;
+    struct node *prev, *next; /* of the object's */
+    UT_hash_handle hh;        /* in fs.nodes */
+    UT_hash_handle hh_place;  /* in fs.places */
 };
 
 enum { NAME_BLOCK = 512 };
@@ -30,12 +33,32 @@ static struct node *node_by_id(struct fs *fs, uint64_t id)
     return node;
 }
 
+static bool is_ended(const struct node *node)
+{
+    return !node->place.object || node->place.object->removed;
+}
+
+/* It stays until the kernel forgets it, and is ENODEV. */
+static void node_end(struct fs *fs, struct node *node)
+{
+    if (!node->place.object)
+        return;
+    if (!node->place.entry->command)
+        HASH_DELETE(hh_place, fs->places, node);
+    DL_DELETE(node->place.object->nodes, node);
+    object_unref(steal_pointer(node->place.object));
+}
+
+void object_end_nodes(struct object *object)
+{
+    while (object->nodes)
+        node_end(object->objects->fs, object->nodes);
+}
+
 static void node_discard(struct fs *fs, struct node *node)
 {
     HASH_DELETE(hh, fs->nodes, node);
-    if (!node->place.entry->command)
-        HASH_DELETE(hh_place, fs->places, node);
-    object_unref(node->place.object);
+    node_end(fs, node);
     free(node);
 }
 
@@ -65,8 +88,10 @@ static struct node *node_of(struct fs *fs, const struct place *place)
     HASH_ADD(hh, fs->nodes, id, sizeof node->id, node);
     if (node->hh.tbl && !place->entry->command)
         HASH_ADD(hh_place, fs->places, place, sizeof node->place, node);
-    if (node->hh.tbl && (place->entry->command || node->hh_place.tbl))
+    if (node->hh.tbl && (place->entry->command || node->hh_place.tbl)) {
+        DL_APPEND(place->object->nodes, node);
         return node;
+    }
     if (node->hh.tbl)
         HASH_DELETE(hh, fs->nodes, node);
     object_unref(node->place.object);
@@ -80,7 +105,7 @@ int place_acquire(struct fs *fs, uint64_t id, struct place *ret)
     struct node *node = node_by_id(fs, id);
     if (!node && id == 1)
         node = node_of(fs, &(struct place){.object = &fs->root, .entry = fs->root_entry});
-    if (!node || node->place.object->removed) {
+    if (!node || is_ended(node)) {
         int r = node || id != 1 ? -ENODEV : -ENOMEM;
         objects_unlock(&fs->objects);
         return r;
@@ -213,7 +238,7 @@ void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
 {
     objects_lock(&fs->objects);
     struct node *node = node_by_id(fs, id);
-    if (node && node->place.object->kind != OBJECT_ROOT) {
+    if (node && (!node->place.object || node->place.object->kind != OBJECT_ROOT)) {
         node->lookups -= count < node->lookups ? count : node->lookups;
         if (node->lookups == 0)
             node_discard(fs, node);
@@ -325,7 +350,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
     if (r < 0)
         return r;
     const struct node *node = node_by_id(fs, new_parent);
-    if (!node || node->place.object->removed)
+    if (!node || is_ended(node))
         r = -ENODEV;
     else if (!directory.entry->directory->rename || !node->place.entry->directory->rename)
         r = -EPERM;

@@ -21,6 +21,8 @@ void place_release(struct place *place);
 /* For fs_create(): makes the file if it is not there (with O_EXCL it must not be). */
 int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
                    uint64_t *ret_node, struct stat *ret);
+/* With the lock held: of struct objects. */
+void object_end_nodes(struct object *object);
 /* With the lock held: the kernel remembers none any more. */
 void nodes_discard(struct fs *fs);
 

@@ -57,6 +57,13 @@ void object_unref(struct object *object)
         object->destroy(object);
 }
 
+void object_remove(struct object *object)
+{
+    object->removed = true;
+    object_changed(object);
+    object->objects->end_nodes(object);
+}
+
 struct wake {
     struct deferred deferred;
     void (*wake)(void *poll);

@@ -25,6 +25,8 @@ struct deferred {
     struct deferred *prev, *next;
 };
 
+struct object;
+
 /* What all objects of a tree share. */
 struct objects {
     struct fs *fs; /* whose they are; opaque here */
@@ -32,7 +34,9 @@ struct objects {
     struct deferred *deferred;
     struct handle *handles;   /* all that are open (handle.h) */
     void (*wake)(void *poll); /* takes what was given to a poller */
-    uint64_t last_serial;     /* of drafts and staged files */
+    /* Ends the nodes of an object that is removed: the kernel may remember them for long. */
+    void (*end_nodes)(struct object *object);
+    uint64_t last_serial; /* of drafts and staged files */
 };
 
 void objects_lock(struct objects *objects);
@@ -61,6 +65,7 @@ struct object {
     void (*destroy)(struct object *object); /* NULL: it is a part of something else */
     struct marker *markers; /* of snapshots and instances: by name, those that were used */
     struct poller *pollers;
+    struct node *nodes; /* those that the kernel knows of it (node.c) */
 };
 
 /* A mailbox in a memory image, for as long as its object lives. When the image is another one, or
@@ -81,6 +86,8 @@ void object_init(struct object *object, struct objects *objects, enum object_kin
                  uint64_t serial, void (*destroy)(struct object *object));
 struct object *object_ref(struct object *object);
 void object_unref(struct object *object);
+/* Marks it, tells its pollers, and ends its nodes; the caller has a reference. */
+void object_remove(struct object *object);
 /* Its mtime is now, and its pollers are woken. */
 void object_changed(struct object *object);
 /* The marker of that name, which is made if it is not known yet. NULL without memory. */

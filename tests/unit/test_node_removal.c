@@ -48,6 +48,8 @@ static void instance_when_removed_takes_all_of_it_away(void **state)
     assert_int_equal(fs_getattr(tree->fs, state_node, NULL, &st), -ENODEV);
     assert_int_not_equal(tree_stat(tree, "instances/web-1").st_ino, ino);
     assert_int_not_equal(tree_walk(tree, "instances/web-1/state"), state_node);
+    fs_forget(tree->fs, state_node, UINT64_MAX); /* long after what it was of */
+    assert_int_equal(fs_getattr(tree->fs, state_node, NULL, &st), -ENODEV);
     tree_assert_text(tree, "instances/web-1/state", "created\n");
     assert_int_equal(tree_rmdir(tree, "instances/one"), 0);
     assert_int_equal(tree_rmdir(tree, "instances/two"), 0);
