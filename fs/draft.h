@@ -15,6 +15,7 @@
 #include "util/error.h"
 
 enum {
+    DRAFTS_MAX = 1024,             /* of one source, beside `new`; records do not count */
     DRAFT_FILES_MAX = 24,          /* files in its mailboxes/ */
     DRAFT_SCRATCH_MAX = 64 * 1024, /* bytes of an editor's scratch file */
 };
@@ -59,6 +60,8 @@ struct draft *draft_create(struct drafts *drafts, const char *id);
 struct draft *draft_find(const struct drafts *drafts, const char *id);
 /* Takes it out of its list; what is open of it gives ENODEV. */
 void draft_remove(struct draft *draft);
+/* How many are not records; `new` is one of them. */
+size_t drafts_count(const struct drafts *drafts);
 /* Does one of them commit? */
 bool drafts_busy(const struct drafts *drafts);
 bool draft_is_new(const struct draft *draft);

@@ -427,6 +427,10 @@ static int forks_make(const struct place *directory, const char *name, struct er
         return r;
     if (fork_name_taken(drafts_of(directory), name))
         return error_set(err, EEXIST, "forks/%s is there already", name);
+    if (drafts_count(drafts_of(directory)) > DRAFTS_MAX)
+        return error_set(err, ENOSPC,
+                         "there are %d drafts beside forks/new: commit or remove some (rmdir)",
+                         DRAFTS_MAX);
     object_changed(directory->object);
     return draft_create(drafts_of(directory), name) ? 0 : error_set(err, ENOMEM, "out of memory");
 }
