@@ -258,9 +258,15 @@ static int end_vmm(struct transit *transit, struct error *err)
     return r;
 }
 
-static void forget_vmm(struct instance *instance)
+static int release_vmm(struct transit *transit, struct error *err)
 {
+    struct instance *instance = transit->instance;
     struct vmm_exit exit;
+    (void)err;
+    if (transit->index) { /* of the image that was saved */
+        disks_renew_keys(&transit->saved, &instance->machine, instance->vmm);
+        instance_swap_disks(instance, &transit->saved);
+    }
     vmm_reap(instance->vmm, &exit);
     instance_note_disks(instance);
     pthread_mutex_lock(&instance->table->lock);
@@ -270,25 +276,12 @@ static void forget_vmm(struct instance *instance)
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
-    instance_release_taps(instance);
-    instance_release_disks(instance);
+    unacquire(transit);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
-    if (mapped) {
+    if (mapped)
         snapshot_leave(mapped);
-        snapshot_unref(mapped);
-    }
-}
-
-static int release_vmm(struct transit *transit, struct error *err)
-{
-    struct instance *instance = transit->instance;
-    (void)err;
-    if (transit->index) { /* of the image that was saved */
-        disks_renew_keys(&transit->saved, &instance->machine, instance->vmm);
-        instance_swap_disks(instance, &transit->saved);
-    }
-    forget_vmm(instance);
+    snapshot_unref(mapped);
     instance_remove_file(instance, "base");
     return 0;
 }
