@@ -157,6 +157,19 @@ static int check_file(const struct vmm_context *context, const char *image, cons
     return 0;
 }
 
+/* What a machine that was saved in its firmware boots from. */
+static int check_needed(const struct machine *machine, const char *what, const char *path,
+                        struct error *err)
+{
+    if (!machine->in_firmware || !path)
+        return 0;
+    if (access(path, R_OK) < 0)
+        return error_io(err, errno,
+                        "the VM was saved before it had read its %s %s, and needs that now", what,
+                        path);
+    return check_boot_file(what, path, err);
+}
+
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
@@ -170,6 +183,10 @@ static int load(const struct vmm_context *context, const struct machine *machine
         r = check_file(context, image, "state", "device state", &state, err);
     if (r == 0)
         r = disks_check_readonly(machine, err);
+    if (r == 0)
+        r = check_needed(machine, "kernel", machine->kernel, err);
+    if (r == 0)
+        r = check_needed(machine, "initrd", machine->initrd, err);
     if (r == 0)
         r = machine->hypervisor->load(context, machine, image, &vmm, err);
     return r < 0 ? r : take(context, machine, &memory, vmm, ret, err);

@@ -74,6 +74,7 @@ struct machine {
 
     /* For booting only; NULL when not given. Absolute paths. */
     char *kernel, *initrd, *cmdline;
+    bool in_firmware; /* at the save its firmware still ran: a load begins with that once more */
 
     /* Filled in by boot, repeated and checked by load; NULL before. */
     char *type;     /* the versioned machine type as the VMM names it */
@@ -92,8 +93,8 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
 /* It runs: what is saved of it from now on is on the taps that it has. */
 void machine_settle_taps(struct machine *machine);
 
-/* Everything but the boot members and the hypervisor, for snapshot.json; and back (untrusted:
- * EINVAL). */
+/* Everything but the hypervisor, for snapshot.json; and back (untrusted: EINVAL). The boot members
+ * are there only if the machine was saved in its firmware. */
 cJSON *machine_to_json(const struct machine *machine);
 int machine_from_json(const cJSON *json, struct machine *ret, struct error *err);
 
@@ -188,7 +189,7 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused: afterwards the device state is in the new file "state" of save->directory, and guest
+    /* Paused. `in_firmware` of `machine` is set anew. Afterwards the device state is in the new file "state" of save->directory, and guest
      * memory in the new file "memory" there, with holes where it is zeros. Older files are not
      * written into, for a snapshot may have them by a hard link. The VM stays paused. After a
      * failure there is no "state", neither a part of the new one nor an older one.

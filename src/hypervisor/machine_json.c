@@ -52,6 +52,14 @@ static void add_interface(cJSON *interfaces, const struct machine_interface *int
     json_append(interfaces, object);
 }
 
+static void add_boot(cJSON *json, const struct machine *machine)
+{
+    cJSON *boot = json_add_object(json, "boot");
+    add_string(boot, "kernel", machine->kernel);
+    add_string(boot, "initrd", machine->initrd);
+    add_string(boot, "cmdline", machine->cmdline);
+}
+
 static void add_network(cJSON *json, const struct machine *machine)
 {
     cJSON *network = json_add_object(json, "network");
@@ -81,6 +89,8 @@ cJSON *machine_to_json(const struct machine *machine)
         json_add_number(json, "console_max_bytes", (double)machine->console_max_bytes);
     if (machine->vsock)
         add_string(json, "vsock", machine->vsock);
+    if (machine->in_firmware)
+        add_boot(json, machine);
     return json;
 }
 
@@ -262,10 +272,26 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
     return 0;
 }
 
+static int read_boot(const cJSON *json, struct machine *machine, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"kernel", JSON_STRING, offsetof(struct machine, kernel), .required = true},
+        {"initrd", JSON_STRING, offsetof(struct machine, initrd), .nullable = true},
+        {"cmdline", JSON_STRING, offsetof(struct machine, cmdline), .nullable = true},
+    };
+    if (!json)
+        return 0;
+    machine->in_firmware = true;
+    int r = json_read(json, fields, array_length(fields), machine, err);
+    if (r == 0 && (machine->kernel[0] != '/' || (machine->initrd && machine->initrd[0] != '/')))
+        r = error_set(err, EINVAL, "a path is not absolute");
+    return r < 0 ? error_prefix(err, r, "boot") : 0;
+}
+
 struct stored_machine {
     int64_t memory_bytes, vcpus, console_max_bytes;
     int board, accel;
-    const cJSON *network, *disks;
+    const cJSON *network, *disks, *boot;
     struct machine machine;
 };
 
@@ -280,6 +306,7 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
         {"accel", JSON_WORD, FIELD(accel), .required = true, .words = machine_accel_names},
         {"network", JSON_OBJECT, FIELD(network), .required = true},
         {"disks", JSON_ARRAY, FIELD(disks), .required = true},
+        {"boot", JSON_OBJECT, FIELD(boot)},
         {"type", JSON_STRING, FIELD(machine.type), .nullable = true},
         {"cpu", JSON_STRING, FIELD(machine.cpu), .nullable = true},
         {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
@@ -306,6 +333,8 @@ int machine_from_json(const cJSON *json, struct machine *ret, struct error *err)
         r = read_network(stored.network, machine, err);
     if (r == 0)
         r = read_disks(stored.disks, machine, err);
+    if (r == 0)
+        r = read_boot(stored.boot, machine, err);
     if (r < 0) {
         machine_finish(machine);
         return r;

@@ -325,7 +325,7 @@ static int restore(const struct vmm_context *context, const struct machine *mach
         r = qemu_record_check_greeting(machine, vmm, err);
     if (r == 0)
         r = open_process(vmm, err);
-    if (r == 0)
+    if (r == 0 && !machine->in_firmware)
         r = load_state(context, vmm, image->state_fd, err);
     if (r == 0)
         r = find_memory(vmm, image->memory_fd, err);

@@ -233,8 +233,12 @@ static void add_all(struct list *list, const struct machine *machine,
         "chardev=qmp,mode=control",
     };
     static const char *const restore[] = {
-        "-S", "-incoming", "defer", "-global", "migration.send-configuration=off",
+        "-incoming",
+        "defer",
+        "-global",
+        "migration.send-configuration=off",
     };
+    bool state = start->restore && !machine->in_firmware;
     add(list, start->program->path);
     if (start->program->sandbox) {
         add(list, "-sandbox");
@@ -261,9 +265,11 @@ static void add_all(struct list *list, const struct machine *machine,
         add(list, "-device");
         add(list, "vmgenid,guid=auto");
     }
-    for (size_t i = 0; start->restore && i < array_length(restore); i++)
+    if (start->restore)
+        add(list, "-S");
+    for (size_t i = 0; state && i < array_length(restore); i++)
         add(list, restore[i]);
-    if (!start->restore)
+    if (!state)
         add_boot(list, machine);
 }
 

@@ -23,7 +23,8 @@ struct qemu_start {
     const struct program *program;
     const char *type;   /* the machine type: a word, no commas in it */
     const char *memory; /* path of the guest's memory file */
-    bool restore;       /* paused, from a state that comes by QMP, over a private memory */
+    bool restore;       /* paused, over a private memory, from a state that comes by QMP; or, of a
+                           machine that was saved in its firmware, from that */
     int qmp_fd;         /* a listening socket */
 };
 

@@ -5,6 +5,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,6 +23,10 @@
 
 enum { PATH_SIZE = 128 };
 
+/* Of a PC. */
+static const uint64_t CR0_PAGING = 0x80000000, FIRMWARE_END = 0x100000, ROM_BEGIN = 0xff000000,
+                      SEGMENTS_BEGIN = 0xf0000;
+
 static void path_of(const struct vmm_save *save, const char *name, char ret[PATH_SIZE])
 {
     snprintf(ret, PATH_SIZE, "%s/%s", save->directory, name);
@@ -37,6 +42,56 @@ static int write_state(const struct vmm_context *context, struct vmm *vmm, const
     json_add_bool(arguments, "live", false);
     return qemu_control_execute_with(context, vmm, "xen-save-devices-state", arguments, -1, NULL,
                                      err);
+}
+
+/* The number behind the first `name` in what QEMU prints of a CPU, after `skip` other numbers. */
+static uint64_t register_of(const char *registers, const char *name, int skip)
+{
+    const char *found = strstr(registers, name);
+    char *end = (char *)(uintptr_t)(found ? found + strlen(name) : "");
+    uint64_t value = strtoull(end, &end, 16);
+    while (skip-- > 0)
+        value = strtoull(end, &end, 16);
+    return value;
+}
+
+/*
+ * Is that CPU in the firmware, or in a kernel's code for real mode, which calls the firmware? Both
+ * lie below 1 MiB and at the end of the 4 GiB, but for a part of the firmware that runs at the end
+ * of memory, with segments that are described below 1 MiB, in the last 64 KiB. Neither uses paging.
+ * A kernel that never does lies higher, and has described its segments elsewhere, or its loader
+ * has. The system management mode uses no paging either, and may serve any kernel.
+ */
+static bool tells_firmware(const char *registers)
+{
+    uint64_t segments = register_of(registers, "GDT=", 0);
+    uint64_t code = register_of(registers, "CS =", 1) + register_of(registers, "EIP=", 0);
+    if (register_of(registers, "CR0=", 0) & CR0_PAGING || register_of(registers, "SMM=", 0) != 0)
+        return false;
+    return code < FIRMWARE_END || code >= ROM_BEGIN ||
+           (segments >= SEGMENTS_BEGIN && segments < FIRMWARE_END);
+}
+
+/* The state of firmware is of no use to a load: neither the ROM that it runs from nor the kernel
+ * that it is about to read is in it. A machine without a kernel was loaded from a state. */
+static int find_firmware(const struct vmm_context *context, struct vmm *vmm,
+                         struct machine *machine, struct error *err)
+{
+    machine->in_firmware = false;
+    if (!machine->kernel)
+        return 0;
+    auto_json cJSON *answer = NULL;
+    cJSON *arguments = cJSON_CreateObject();
+    json_add_string(arguments, "command-line", "info registers"); /* of the first CPU */
+    int r = qemu_control_execute_with(context, vmm, "human-monitor-command", arguments, -1, &answer,
+                                      err);
+    if (r < 0)
+        return r;
+    const char *registers = cJSON_GetStringValue(answer);
+    if (!registers || !strstr(registers, "CR0="))
+        return error_set(err, EIO, "QEMU does not say what its CPU's registers are");
+    machine->in_firmware = tells_firmware(registers);
+    return 0;
 }
 
 static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
@@ -125,6 +180,8 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     int r = disks_are_written(machine) ? qemu_disks_find(context, vmm, machine, err) : 0;
     if (r == 0)
         r = check_files(context, vmm, machine, err);
+    if (r == 0)
+        r = find_firmware(context, vmm, machine, err);
     if (r == 0)
         r = open_memory(context, vmm, save->loaded ? "base" : "memory", &own, err);
     if (r == 0 && !ends)

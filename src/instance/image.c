@@ -100,6 +100,9 @@ int instance_write_image(struct instance *instance, const char *directory, struc
         return r;
     instance_warn_of_taps(instance);
     r = vmm_save(&context, instance->vmm, &machine, &save, err);
+    pthread_mutex_lock(&instance->table->lock);
+    instance->machine.in_firmware = machine.in_firmware;
+    pthread_mutex_unlock(&instance->table->lock);
     if (strcmp(directory, ".") != 0) {
         int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);
         r = r < 0 ? r : recorded;

@@ -229,6 +229,22 @@ static int read_config(struct instance *instance, const cJSON *json, struct erro
     return r;
 }
 
+/* What a VM of that config has booted from: its record tells that only if it was saved early. */
+static int read_boot(const char *config, struct machine *machine, struct error *err)
+{
+    struct machine wanted;
+    if (!config || machine->in_firmware)
+        return 0;
+    int r = config_parse(config, strlen(config), &wanted, err);
+    if (r < 0)
+        return r;
+    machine->kernel = steal_pointer(wanted.kernel);
+    machine->initrd = steal_pointer(wanted.initrd);
+    machine->cmdline = steal_pointer(wanted.cmdline);
+    machine_finish(&wanted);
+    return 0;
+}
+
 static int read_machine(struct instance *instance, const cJSON *json, struct error *err)
 {
     const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
@@ -244,6 +260,8 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
         return error_set(err, EOPNOTSUPP,
                          "instance.json: this version does not run the hypervisor \"%s\"", name);
     int r = machine_from_json(machine, &instance->machine, err);
+    if (r == 0)
+        r = read_boot(instance->config, &instance->machine, err);
     instance->machine.hypervisor = hypervisor;
     return r;
 }

@@ -133,6 +133,33 @@ static void to_json_when_never_booted_has_nulls_and_no_boot_members(void **state
     machine_finish(&again);
 }
 
+static void to_json_when_saved_in_its_firmware_has_what_it_boots_from(void **state)
+{
+    static const char boot[] = "\"boot\":{\"kernel\":\"/k\",\"initrd\":null,\"cmdline\":\"c\"}}";
+    struct machine machine = {.memory_bytes = 4096,
+                              .vcpus = 1,
+                              .kernel = (char[]){"/k"},
+                              .cmdline = (char[]){"c"},
+                              .in_firmware = true};
+    struct machine again = {0};
+    struct error err = {0};
+
+    (void)state;
+    auto_json cJSON *json = machine_to_json(&machine);
+    auto_free char *text = cJSON_PrintUnformatted(json);
+    assert_non_null(strstr(text, boot));
+    assert_int_equal(machine_from_json(json, &again, &err), 0);
+    assert_true(again.in_firmware && !again.initrd);
+    assert_string_equal(again.kernel, "/k");
+    assert_string_equal(again.cmdline, "c");
+    machine_finish(&again);
+    cJSON *kernel =
+        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(json, "boot"), "kernel");
+    assert_non_null(cJSON_SetValuestring(kernel, "k"));
+    assert_int_equal(machine_from_json(json, &again, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "boot: a path is not absolute"));
+}
+
 static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state)
 {
     static const struct {
@@ -298,6 +325,7 @@ int main(void)
         cmocka_unit_test(from_json_when_all_is_there_reads_it_back_as_written),
         cmocka_unit_test(from_json_when_an_older_version_wrote_it_has_defaults),
         cmocka_unit_test(to_json_when_never_booted_has_nulls_and_no_boot_members),
+        cmocka_unit_test(to_json_when_saved_in_its_firmware_has_what_it_boots_from),
         cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
         cmocka_unit_test(finish_takes_a_finished_one_and_null),
         cmocka_unit_test(set_tap_marks_the_interface_only_when_the_tap_is_another),

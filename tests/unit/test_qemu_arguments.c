@@ -111,6 +111,20 @@ static void restore_is_private_and_waits_and_has_nothing_to_boot(void **state)
     assert_lacks(arguments, "\n-sandbox\n");
 }
 
+static void restore_of_firmware_is_private_and_waits_and_boots(void **state)
+{
+    struct machine machine = small_machine();
+
+    (void)state;
+    machine.kernel = (char[]){"/k"};
+    machine.in_firmware = true;
+    auto_free char *arguments = arguments_of(&machine, &plain, true);
+    assert_has(arguments, "\"share\":false,");
+    assert_has(arguments, "\n-S\n");
+    assert_has(arguments, "\n-kernel\n/k\n");
+    assert_lacks(arguments, "\n-incoming\n");
+}
+
 /* Before 8.2 `readonly` alone would keep the guest from writing to its memory. */
 static void restore_by_a_qemu_that_can_opens_the_image_for_reading_only(void **state)
 {
@@ -333,6 +347,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         WITH(what_a_user_chose_is_passed_as_values_only),
         cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
+        cmocka_unit_test(restore_of_firmware_is_private_and_waits_and_boots),
         cmocka_unit_test(restore_by_a_qemu_that_can_opens_the_image_for_reading_only),
         cmocka_unit_test(tap_is_passed_as_a_value_and_runs_no_scripts),
         cmocka_unit_test(tap_that_is_not_taken_is_refused),

@@ -113,7 +113,7 @@ void vm_use_memory(int mib)
     guest_mib = mib;
 }
 
-void vm_boot(struct harness *h, const char *machine, const char *parameters)
+void vm_start(struct harness *h, const char *machine, const char *parameters)
 {
     auto_free char *base = getcwd(NULL, 0);
     assert_int_equal(mkdir(harness_path(h, "instances/template"), 0755), 0);
@@ -126,6 +126,11 @@ void vm_boot(struct harness *h, const char *machine, const char *parameters)
                                guest_mib, machine, base, kernel_name, base, initramfs_name,
                                parameters, guest_network, guest_disks));
     harness_put(harness_path(h, "instances/template/state"), "running");
+}
+
+void vm_boot(struct harness *h, const char *machine, const char *parameters)
+{
+    vm_start(h, machine, parameters);
     harness_await(h, harness_path(h, "instances/template/console"), guest_ready);
 }
 

@@ -43,7 +43,8 @@ void vm_enter_with_network(const char *network, const char *(*prepare)(const cha
 void vm_use_disks(const char *disks);
 /* The "memory_mib" in them. */
 void vm_use_memory(int mib);
-/* Boots instances/template in a mounted store. */
+/* Starts instances/template in a mounted store; and waits until its guest is ready, too. */
+void vm_start(struct harness *h, const char *machine, const char *parameters);
 void vm_boot(struct harness *h, const char *machine, const char *parameters);
 /* For group setups: boots a guest on `machine` with `parameters` for its program, and keeps its
  * snapshot. The teardown is harness_teardown(). */
