@@ -89,6 +89,14 @@ static int wrong_mailbox(const char *what, const char *spec)
     return EXIT_USAGE;
 }
 
+static int print(const char *text)
+{
+    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
+        return EXIT_SUCCESS;
+    fputs("hypefs-guest: standard output cannot be written\n", stderr);
+    return EXIT_FAILURE;
+}
+
 static bool is_address(const char *text)
 {
     struct in6_addr address;
@@ -116,7 +124,10 @@ static int check(const struct agent *agent)
         return wrong_usage("--mailbox is missing", "");
     if (agent->spec_count > 0 && !agent->hook)
         return wrong_usage("--hook is missing", "");
-    return -1;
+    int r = agent->hook ? hook_check(agent->hook) : 0;
+    if (r < 0)
+        fprintf(stderr, "hypefs-guest: the hook %s cannot be run: %s\n", agent->hook, strerror(-r));
+    return r < 0 ? EXIT_FAILURE : -1;
 }
 
 /* As check(). */
@@ -149,11 +160,9 @@ static int parse(struct agent *agent, int argc, char **argv)
             agent->wants_clock = true;
             break;
         case 'h':
-            fputs(usage, stdout);
-            return EXIT_SUCCESS;
+            return print(usage);
         case 'V':
-            puts("hypefs-guest " HYPEFS_VERSION);
-            return EXIT_SUCCESS;
+            return print("hypefs-guest " HYPEFS_VERSION "\n");
         default:
             return EXIT_USAGE;
         }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -137,6 +139,35 @@ static int spawn(const char *program, int input, int output, pid_t *ret)
     posix_spawnattr_destroy(&attributes);
     posix_spawn_file_actions_destroy(&actions);
     return -r;
+}
+
+static int check_file(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) < 0)
+        return -errno;
+    if (!S_ISREG(st.st_mode))
+        return -EACCES;
+    return access(path, X_OK) < 0 ? -errno : 0;
+}
+
+int hook_check(const char *program)
+{
+    const char *folders = getenv("PATH");
+    if (strchr(program, '/'))
+        return check_file(program);
+    int r = -ENOENT;
+    for (const char *at = folders ? folders : "/bin:/usr/bin"; r < 0; at++) {
+        char path[PATH_MAX];
+        const size_t size = strcspn(at, ":");
+        snprintf(path, sizeof path, "%.*s%s%s", (int)size, at, size > 0 ? "/" : "", program);
+        int found = check_file(path);
+        r = found == -ENOENT || found == -ENOTDIR ? r : found;
+        at += size;
+        if (!*at)
+            break;
+    }
+    return r;
 }
 
 /* A pipe that holds the whole payload: it is smaller than any pipe, so nobody has to feed it. */

@@ -28,6 +28,9 @@ struct hook_result {
                                                    became of it */
 };
 
+/* Can it be run, as hook_run() looks for it? 0 or -errno. */
+int hook_check(const char *program);
+
 /*
  * Runs `program` (looked for in PATH if it has no slash) with the payload on stdin and
  * HYPEFS_MAILBOX=mailbox, and waits until it ends. Its stdout and stderr go to our stdout as they

@@ -151,11 +151,36 @@ static void agent_when_the_hook_cannot_be_run_fails_the_payload(void **state)
     struct fixture *f = *state;
     char expected[256];
 
+    write_hook(f, "exit 0");
     start_ready(f, "a", NULL);
+    assert_int_equal(unlink(f->hook), 0);
     deliver(f, "a", "");
     snprintf(expected, sizeof expected,
              "stage=failed mailbox=a reason=cannot_run_%s:_No_such_file_or_directory", f->hook);
     ack_expect(f->ack_fd, expected);
+}
+
+static void agent_whose_hook_cannot_be_run_ends_at_once(void **state)
+{
+    static const struct {
+        const char *hook, *says;
+    } cases[] = {
+        {"/nonexistent", "the hook /nonexistent cannot be run: No such file or directory"},
+        {"no-such-hook", "the hook no-such-hook cannot be run: No such file or directory"},
+        {"/etc/passwd", "the hook /etc/passwd cannot be run: Permission denied"},
+        {"/tmp", "the hook /tmp cannot be run: Permission denied"},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        struct fixture *f;
+        set_up((void **)&f);
+        agent_start(&f->agent, (const char *[]){"-m", "a", "-k", cases[i].hook, NULL});
+        assert_int_equal(agent_wait_for_end(&f->agent), 1);
+        assert_non_null(strstr(f->agent.output, cases[i].says));
+        assert_null(strstr(f->agent.output, "armed"));
+        tear_down((void **)&f);
+    }
+    (void)state;
 }
 
 static void agent_with_two_mailboxes_keeps_one_while_the_other_is_applied(void **state)
@@ -289,6 +314,28 @@ static void agent_asked_for_help_or_version_prints_it(void **state)
     assert_memory_equal(f->agent.output, "hypefs-guest ", 13);
 }
 
+static void agent_that_cannot_print_its_help_fails(void **state)
+{
+    static const char *const options[] = {"--help", "--version"};
+    (void)state;
+    for (size_t i = 0; i < sizeof options / sizeof options[0]; i++) {
+        int status = 0;
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            const char *argv[] = {"hypefs-guest", options[i], NULL};
+            int full = open("/dev/full", O_WRONLY | O_CLOEXEC);
+            dup2(full, STDOUT_FILENO);
+            dup2(full, STDERR_FILENO);
+            execv(getenv("HYPEFS_GUEST"), (char **)argv);
+            _exit(127);
+        }
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFEXITED(status));
+        assert_int_equal(WEXITSTATUS(status), 1);
+    }
+}
+
 #define agent_test(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
 
 int main(void)
@@ -297,6 +344,8 @@ int main(void)
         agent_test(agent_when_the_hook_succeeds_acks_and_arms_again),
         agent_test(agent_when_the_hook_fails_sends_its_last_line),
         agent_test(agent_when_the_hook_says_nothing_sends_what_became_of_it),
+        cmocka_unit_test(agent_that_cannot_print_its_help_fails),
+        cmocka_unit_test(agent_whose_hook_cannot_be_run_ends_at_once),
         agent_test(agent_when_the_hook_cannot_be_run_fails_the_payload),
         agent_test(agent_with_two_mailboxes_keeps_one_while_the_other_is_applied),
         agent_test(agent_when_the_hook_leaves_a_process_behind_does_not_wait_for_it),
