@@ -13,7 +13,6 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
-#include "util/text.h"
 
 enum { READ_STEP = 4096, END_MS = 2000, ID_SIZE = 32 };
 
@@ -208,10 +207,7 @@ static int put_command(struct qmp *qmp, const struct qmp_limits *limits, const c
 static int refused(const char *command, const cJSON *body, struct error *err)
 {
     const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, "desc"));
-    char quote[QMP_QUOTE_MAX + 1];
-    snprintf(quote, sizeof quote, "%s", reason ? reason : "no reason given");
-    text_make_printable(quote, strlen(quote), ' ');
-    return error_set(err, EIO, "QEMU refused %s: %s", command, quote);
+    return error_words(err, reason ? reason : "no reason given", "QEMU refused %s", command);
 }
 
 int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,

@@ -22,7 +22,6 @@ enum {
     QMP_LINE_MAX = 1 << 23, /* bytes of one message: the longest tells of all layers of all disks,
                                2 KB of each and more where paths are long */
     QMP_VERSION_SIZE = 32,  /* "MAJOR.MINOR.MICRO" with the NUL */
-    QMP_QUOTE_MAX = 300,    /* bytes of QEMU's words in an error */
 };
 
 enum qmp_kind { QMP_GREETING, QMP_RETURN, QMP_ERROR, QMP_EVENT };

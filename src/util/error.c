@@ -96,6 +96,34 @@ int error_io(struct error *err, int code, const char *format, ...)
     return r;
 }
 
+/* The beginning of a program's words, without the end of their last line. */
+static void put_words(struct error *err, const char *words)
+{
+    char line[ERROR_WORDS_MAX + 1];
+    size_t size = (size_t)snprintf(line, sizeof line, "%s", words);
+    size = size < sizeof line ? size : sizeof line - 1;
+    while (size > 0 && (unsigned char)line[size - 1] <= ' ')
+        size--;
+    line[size] = '\0';
+    text_make_utf8(line);
+    text_make_printable(line, strlen(line), ' ');
+    error_append(err, ": %s", line);
+}
+
+int error_words(struct error *err, const char *words, const char *format, ...)
+{
+    const int limit = limit_named(words), code = limit ? limit : EIO;
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        put(err, code, format, args);
+        va_end(args);
+        put_words(err, words);
+        explain(err);
+    }
+    return -code;
+}
+
 int error_prefix(struct error *err, int ret, const char *format, ...)
 {
     if (err) {

@@ -33,6 +33,13 @@ int error_errno(struct error *err, int code, const char *format, ...)
 int error_io(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+enum { ERROR_WORDS_MAX = 300 }; /* bytes of a program's words in a text */
+
+/* "format: words", as one line, for a program that has failed with these words. The code is that of
+ * the host's limit that they name, with what raises it; else EIO. */
+int error_words(struct error *err, const char *words, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
 /* Puts more behind the text that is there. */
 void error_append(struct error *err, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

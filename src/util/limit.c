@@ -158,6 +158,14 @@ bool limit_is_room(int code)
     return code == ENOSPC || code == EDQUOT;
 }
 
+int limit_named(const char *words)
+{
+    for (size_t i = 0; i < array_length(limits); i++)
+        if (strstr(words, strerrordesc_np(limits[i].code)))
+            return limits[i].code;
+    return 0;
+}
+
 int limit_or_io(int r)
 {
     return limit_is(-r) ? r : -EIO;

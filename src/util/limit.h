@@ -19,6 +19,9 @@ bool limit_is_room(int code);
  * limits, or damage, can be the reason. `r` is negative. */
 int limit_or_io(int r);
 
+/* The errno of such a limit that a program's words name; 0: they name none. */
+int limit_named(const char *words);
+
 /* Is the address space, or are the data, of this process and of those that it starts limited? */
 bool limit_has_memory(void);
 

@@ -303,8 +303,8 @@ int process_output_in(int directory_fd, const char *path, char *const *argv, siz
     if (waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) < 0)
         return error_errno(err, errno, "waiting for %s", path);
     if (info.si_code != CLD_EXITED || info.si_status != 0)
-        return error_set(err, EIO, "%s ended with %s %d: %.200s", path,
-                         info.si_code == CLD_EXITED ? "status" : "signal", info.si_status, text);
+        return error_words(err, text, "%s ended with %s %d", path,
+                           info.si_code == CLD_EXITED ? "status" : "signal", info.si_status);
     *ret = steal_pointer(text);
     return 0;
 }

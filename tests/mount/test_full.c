@@ -225,6 +225,36 @@ static void check_commit(struct harness *h, const char *id)
     make_room();
 }
 
+/* Of a VM that is paused nothing is put on record first: an overlay is made, by qemu-img. */
+static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state)
+{
+    struct harness *h = *state;
+    char *disk = harness_format(h, "%s/own.img", h->directory);
+    harness_put(disk, "");
+    assert_works(truncate(disk, CHUNK));
+    make(h);
+    char *config = harness_get(h, file(h, "config"));
+    *strrchr(config, '}') = 0;
+    harness_put(file(h, "config"),
+                harness_format(
+                    h, "%s,\"disks\":[{\"path\":\"%s\",\"format\":\"raw\",\"readonly\":false}]}\n",
+                    config, disk));
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready\n");
+    harness_put(file(h, "state"), "paused");
+    fill();
+    assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
+    char *error = harness_get(h, file(h, "error"));
+    assert_contains(error, "qemu-img");
+    assert_contains(error, no_space);
+    assert_contains(error, "df and df -i of the store");
+    assert_null(strchr(error, '\\'));
+    assert_string_equal(harness_get(h, file(h, "state")), "paused\n");
+    assert_fails(access(harness_store_path(h, "instances/x/disk0.1.qcow2"), F_OK), ENOENT);
+    make_room();
+    harness_put(file(h, "snapshot"), "s");
+}
+
 static void commit_on_a_full_disk_leaves_the_draft(void **state)
 {
     struct harness *h = *state;
@@ -282,6 +312,7 @@ int main(void)
         full_test(vm_that_cannot_be_saved_goes_on),
         full_test(vm_on_a_full_disk_can_be_stopped_and_removed),
         full_test(snapshot_on_a_full_disk_is_not_made),
+        full_test(snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made),
         full_test(commit_on_a_full_disk_leaves_the_draft),
         full_test(guest_that_needs_memory_which_the_disk_has_not_is_ended),
         full_test(boot_on_a_full_disk_leaves_no_vm),

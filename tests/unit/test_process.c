@@ -82,7 +82,21 @@ static void output_when_the_program_fails_is_eio_with_its_words(void **state)
     assert_int_equal(err.code, EIO);
     assert_non_null(strstr(err.text, "status 3"));
     assert_non_null(strstr(err.text, "no luck"));
+    assert_null(strchr(err.text, '\\')); /* of the end of the line */
     assert_null(text);
+}
+
+static void output_when_the_program_names_a_limit_is_its_errno_with_the_remedy(void **state)
+{
+    char *argv[] = {shell, (char[]){"-c"},
+                    (char[]){"echo 'x: No space left on device' >&2; exit 1"}, NULL};
+    char *text = NULL;
+    struct error err = {0};
+
+    (void)state;
+    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -ENOSPC);
+    assert_int_equal(err.code, ENOSPC);
+    assert_non_null(strstr(err.text, "status 1: x: No space left on device (its file system"));
 }
 
 static void output_when_the_program_does_not_end_kills_it(void **state)
@@ -361,6 +375,7 @@ int main(void)
         cmocka_unit_test(output_when_a_program_prints_returns_both_streams),
         cmocka_unit_test(output_when_longer_than_allowed_is_cut_and_the_program_ends),
         cmocka_unit_test(output_when_the_program_fails_is_eio_with_its_words),
+        cmocka_unit_test(output_when_the_program_names_a_limit_is_its_errno_with_the_remedy),
         cmocka_unit_test(output_when_the_program_does_not_end_kills_it),
         cmocka_unit_test(output_when_it_is_cancelled_kills_the_program),
         cmocka_unit_test(output_when_a_grandchild_keeps_the_pipe_does_not_wait_for_it),

@@ -226,7 +226,7 @@ static void execute_when_refused_quotes_a_short_printable_reason(void **state)
              reason);
     assert_int_equal(execute(*state, answer, &err), -EIO);
     assert_non_null(strstr(err.text, "QEMU refused stop: no  [2Jxxx"));
-    assert_true(strlen(err.text) < QMP_QUOTE_MAX + 64);
+    assert_true(strlen(err.text) < ERROR_WORDS_MAX + 64);
 }
 
 static void execute_when_refused_without_a_reason_is_eio(void **state)
