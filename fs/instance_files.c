@@ -227,6 +227,7 @@ static char *error_text(const struct place *place)
     const struct forkable *instance = forkable_at(place);
     size_t size;
     char *text = NULL;
+    struct error end;
     FILE *out = open_memstream(&text, &size);
     if (!out)
         return NULL;
@@ -236,6 +237,8 @@ static char *error_text(const struct place *place)
         fprintf(out, "config: unfinished: write it again\n");
     if (instance->error)
         fprintf(out, "%s\n", instance->error);
+    else if (instance_describe_end(instance->of.instance, &end))
+        fprintf(out, "%s\n", end.text);
     return text_finish(out, &text);
 }
 

@@ -185,8 +185,8 @@ static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
 {
     char image[IMAGE_KEY_SIZE];
     struct stat st;
-    if (!warm_is_alive(vm) || warm_image(snapshot, image, NULL) < 0 ||
-        strcmp(image, vm->image) != 0)
+    if (!warm_is_alive(vm) || process_is_stopped(vm->vmm->pid) ||
+        warm_image(snapshot, image, NULL) < 0 || strcmp(image, vm->image) != 0)
         return false;
     for (size_t i = 0; i < machine->disk_count; i++) {
         const struct machine_disk *disk = &machine->disks[i];

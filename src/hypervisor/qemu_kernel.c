@@ -29,9 +29,14 @@ int qemu_kernel_check(const char *path, struct error *err)
 {
     uint8_t header[HEADER_SIZE];
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    ssize_t got = fd >= 0 ? pread(fd, header, sizeof header, 0) : -1;
-    if (got < 0)
+    if (fd < 0)
         return 0;
+    ssize_t got = pread(fd, header, sizeof header, 0);
+    if (got < 0)
+        return error_set(err, EINVAL,
+                         "QEMU cannot boot the kernel %s, which cannot be read (%s): give another "
+                         "in config",
+                         path, strerrordesc_np(errno));
     const size_t size = (size_t)got;
     if (has(header, size, LINUX_MAGIC_AT, "HdrS") ||
         has(header, size, 0,

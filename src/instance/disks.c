@@ -96,6 +96,21 @@ static int check_instance(const struct instance *other, struct instance_file fil
     return 0;
 }
 
+/* Of one VM, and by whatever name: one of both would be written to behind the other's back. */
+static int check_own(const struct instance *instance, struct instance_file file, const char *path,
+                     struct error *err)
+{
+    for (size_t i = 0; i < instance->file_count; i++)
+        if (file_id_equal(instance->files[i].id, file.id) &&
+            (file.written || instance->files[i].written))
+            return error_set(
+                err, EINVAL,
+                "the file %s is two disks of this instance, and one of them is written "
+                "to: give each disk a file of its own, or make both \"readonly\"",
+                path);
+    return 0;
+}
+
 static int take(struct instance *instance, const struct stat *st, const struct machine_disk *disk,
                 struct error *err)
 {
@@ -103,6 +118,8 @@ static int take(struct instance *instance, const struct stat *st, const struct m
     const struct instance_file file = {file_id_of(st), is_written_to(disk)};
     int r = file.written ? check_snapshots(table->setup.snapshots, st, disk->path, err) : 0;
     pthread_mutex_lock(&table->lock);
+    if (r == 0)
+        r = check_own(instance, file, disk->path, err);
     for (struct instance *other = table->by_id; other && r == 0; other = other->hh.next)
         if (other != instance)
             r = check_instance(other, file, st, disk->path, err);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* info: an instance in words, for its `info` in the tree. */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -24,6 +27,20 @@ cJSON *instance_exit(const struct instance *instance)
     }
     json_add_string(json, "at", instance->exit_at);
     return json;
+}
+
+bool instance_describe_end(struct instance *instance, struct error *ret)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    bool ended = instance->state == INSTANCE_STOPPED && instance->exit.ended &&
+                 instance->exit.signal == SIGBUS;
+    pthread_mutex_unlock(&instance->table->lock);
+    if (ended)
+        error_set(ret, EIO,
+                  "the VMM was ended by SIGBUS: the store had no room, or its user no quota, for a "
+                  "page that the guest wrote to its memory (df and quota -s tell which), or a disk "
+                  "cannot be read: make room and write running");
+    return ended;
 }
 
 /* Everybody may read `info`, and only its owner `config`: no command line, paths and addresses. */

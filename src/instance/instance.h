@@ -261,6 +261,9 @@ int instance_remove_vanished(struct instance *instance, struct error *err);
 
 /* The text of `info`. Returns owned. */
 char *instance_info(struct instance *instance);
+/* Puts into `ret` which signal has ended its VMM, if that was by itself and for lack of memory or
+ * room, so that neither vmm.log nor a write that waited tells; else false. */
+bool instance_describe_end(struct instance *instance, struct error *ret);
 /* Its member `exit`: for happened(). Returns owned. */
 cJSON *instance_exit(const struct instance *instance);
 

@@ -203,6 +203,17 @@ int process_has_mark(pid_t pid)
     return ferror(file) && errno != ESRCH ? -errno : 0;
 }
 
+bool process_is_stopped(pid_t pid)
+{
+    char path[48], text[1024];
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+    auto_fclose FILE *file = fopen(path, "re");
+    size_t size = file ? fread(text, 1, sizeof text - 1, file) : 0;
+    text[size] = 0;
+    const char *name_end = strrchr(text, ')'); /* of field 2, of any bytes */
+    return name_end && (strncmp(name_end, ") T", 3) == 0 || strncmp(name_end, ") t", 3) == 0);
+}
+
 int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)
 {
     /* Until it is reaped the number is its own, and that of its process group. */

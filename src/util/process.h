@@ -35,6 +35,9 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
  * there is no such process; -errno: it may not be looked at, say. */
 int process_has_mark(pid_t pid);
 
+/* Is it stopped, by a signal or a debugger, so that it answers nobody? */
+bool process_is_stopped(pid_t pid);
+
 /* So long a process that was killed is waited for: it may have much memory to give back. */
 enum { PROCESS_KILL_MS = 30000 };
 /* What a text says of a process that has not ended by then. */

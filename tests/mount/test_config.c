@@ -322,6 +322,14 @@ static void boot_with_a_file_that_is_none_of_its_kind_names_it(void **state)
     assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
     assert_file_contains(file(h, "error"), junk);
     assert_file_contains(file(h, "error"), "QEMU cannot boot the kernel");
+    /* Regular files that give nothing to read. */
+    const char *const unreadable[] = {"/proc/self/mem", harness_path(h, "events")};
+    for (size_t i = 0; i < array_length(unreadable); i++) {
+        harness_put(file(h, "config"), harness_format(h, "{\"kernel\":\"%s\"}", unreadable[i]));
+        assert_errno(harness_write(file(h, "state"), "running"), EINVAL);
+        assert_file_contains(file(h, "error"),
+                             harness_format(h, "cannot boot the kernel %s", unreadable[i]));
+    }
     /* A header of Linux: its magic, the protocol 2.10, and where an initrd may end. The file of the
      * other one ends before what its header announces. */
     assert_shell(

@@ -248,6 +248,33 @@ static void disk_that_another_vm_writes_to_or_reads_is_busy(void **state)
     }
 }
 
+/* By its path twice, and by a hard link. */
+static void disk_that_is_named_twice_is_refused_if_it_is_written_to(void **state)
+{
+    static const char *const others[] = {"disk", "link"};
+    struct harness *h = *state;
+    assert_shell("bash", "truncate -s 1M $T/disk && ln $T/disk $T/link", 0);
+    assert_works(mkdir(file(h, ""), 0755));
+    for (size_t i = 0; i < array_length(others); i++)
+        for (int readonly = 0; readonly < 4; readonly++) {
+            const char *words[] = {readonly & 1 ? "true" : "false",
+                                   readonly & 2 ? "true" : "false"};
+            harness_put(
+                file(h, "config"),
+                config(h, "qemu",
+                       harness_format(h,
+                                      "\"path\":\"%s/disk\",\"readonly\":%s},"
+                                      "{\"format\":\"raw\",\"path\":\"%s/%s\","
+                                      "\"readonly\":%s",
+                                      h->directory, words[0], h->directory, others[i], words[1])));
+            assert_errno(harness_write(file(h, "state"), "running"), readonly == 3 ? 0 : EINVAL);
+            assert_file_contains(file(h, "error"),
+                                 readonly == 3 ? "" : "is two disks of this instance");
+            if (readonly == 3)
+                harness_put(file(h, "state"), "stopped");
+        }
+}
+
 /* As a daemon finds them that was started after the boot. */
 static void disk_that_a_vm_reads_is_busy_after_a_restart(void **state)
 {
@@ -285,6 +312,7 @@ int main(void)
         TEST(disk_that_is_hypefs_s_own_is_refused),
         TEST(disk_that_became_hypefs_s_own_is_refused_at_the_boot),
         TEST(disk_that_another_vm_writes_to_or_reads_is_busy),
+        TEST(disk_that_is_named_twice_is_refused_if_it_is_written_to),
         TEST(disk_that_a_vm_reads_is_busy_after_a_restart),
     };
     const struct CMUnitTest as_root[] = {/* who may make a device */

@@ -277,11 +277,13 @@ static void guest_that_needs_memory_which_the_disk_has_not_is_ended(void **state
     assert_string_equal(info(h, "exit.signal"), "SIGBUS");
     assert_string_equal(info(h, "pid"), "null");
     harness_await(h, h->log, "is the disk of the store full?");
+    assert_file_contains(file(h, "error"), "was ended by SIGBUS: the store had no room");
     assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
     make_room();
     harness_put(file(h, "state"), "running");
     harness_await(h, file(h, "console"), "ready\n");
     assert_string_equal(info(h, "exit"), "null");
+    assert_string_equal(harness_get(h, file(h, "error")), "");
 }
 
 /* QEMU ends before it has answered, or when the VM cannot be put on record. */

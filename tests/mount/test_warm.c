@@ -163,6 +163,21 @@ static void commit_when_a_vm_is_ready_takes_it(void **state)
     assert_string_equal(fork_it(h, "w3"), "false");
 }
 
+/* It would answer nothing until the commit gives up. */
+static void commit_when_the_ready_vm_is_stopped_loads_another(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(warm(h, "1"), 0);
+    await_ready(h, 1);
+    pid_t ready = atoi(hidden(h));
+    assert_works(kill(ready, SIGSTOP));
+    harness_await(h, harness_format(h, "/proc/%d/stat", ready), ") T ");
+    assert_string_equal(fork_it(h, "x"), "false");
+    assert_fails(kill(ready, 0), ESRCH);
+    await_ready(h, 1);
+    assert_string_equal(fork_it(h, "y"), "true");
+}
+
 static void commit_that_runs_nothing_takes_none(void **state)
 {
     struct harness *h = *state;
@@ -349,6 +364,7 @@ int main(void)
         test(warm_when_written_takes_a_number_in_its_range),
         test(warm_of_what_cannot_be_forked_is_refused),
         test(commit_when_a_vm_is_ready_takes_it),
+        test(commit_when_the_ready_vm_is_stopped_loads_another),
         test(commit_that_runs_nothing_takes_none),
         test(commit_when_a_replaced_image_was_accepted_loads_the_new_one),
         test(commit_that_fails_leaves_nothing_of_the_vm),
