@@ -51,13 +51,33 @@ static int is_stray(pid_t pid, struct place *ret)
     return r == -ENOENT || r == -ESRCH ? 0 : r;
 }
 
+/* A directory_visit of a process's threads. */
+static int look_at_thread(void *context, int task_fd, const char *name, struct error *err)
+{
+    struct stray *found = context;
+    pid_t thread = (pid_t)strtol(name, NULL, 10);
+    (void)task_fd;
+    (void)err;
+    if (thread > 0 && is_stray(thread, &found->place) > 0)
+        found->pid = thread;
+    return 0;
+}
+
 int strays_is_in(pid_t pid, int directory_fd)
 {
-    struct place directory, place;
+    struct place directory;
+    struct stray found = {.pid = pid};
+    char path[48];
     int r = place_of(directory_fd, "", &directory);
-    if (r == 0)
-        r = is_stray(pid, &place);
-    return r > 0 ? same(&place, &directory) : r;
+    if (r == 0 && (r = is_stray(pid, &found.place)) == 0) {
+        /* Where it was killed and the kernel holds another of its threads, the first one has ended,
+         * and has neither directory nor environment any more. */
+        found.pid = 0;
+        snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+        (void)!directory_walk(AT_FDCWD, path, look_at_thread, &found, NULL);
+        r = found.pid > 0;
+    }
+    return r > 0 ? same(&found.place, &directory) : r;
 }
 
 /* A directory_visit of /proc. */
