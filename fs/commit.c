@@ -37,7 +37,7 @@ static void refuse_documents(const struct draft *draft, struct fork_request *req
 {
     const struct staged *file;
     LL_FOREACH (draft->files, file)
-        if (!draft_scratch_name(file->name) &&
+        if (!file->scratch &&
             refuse_document("mailboxes/", file->name, &file->document, true, request)) {
             snprintf(request->refused_mailbox, sizeof request->refused_mailbox, "%.64s",
                      file->name);
@@ -75,7 +75,7 @@ static void make_request(const struct draft *draft, const struct fork_rules *rul
     if (request->refused.code)
         return;
     LL_FOREACH (draft->files, file)
-        if (!draft_scratch_name(file->name) && !request->refused.code)
+        if (!file->scratch && !request->refused.code)
             add_mailbox(file, rules, request);
     if (draft->has_network && !request->refused.code)
         fork_parse_network(draft->network.text, draft->network.size, rules, &request->network,

@@ -184,7 +184,7 @@ static bool is_staged(const struct draft *draft)
 {
     const struct staged *file;
     LL_FOREACH (draft->files, file)
-        if (!draft_scratch_name(file->name))
+        if (!file->scratch)
             return true;
     return draft->options.text || draft->has_network;
 }
@@ -224,7 +224,7 @@ bool draft_become_record(struct draft *draft, const char *instance, cJSON *resul
     bool whole = true;
     LL_FOREACH_SAFE (draft->files, file, next) {
         document_finish(&file->document);
-        if (draft_scratch_name(file->name))
+        if (file->scratch)
             draft_remove_file(file);
         else
             object_changed(&file->object);

@@ -32,6 +32,7 @@ struct staged { /* OBJECT_STAGED: a file in a draft's mailboxes/ */
     struct object object;
     struct draft *draft; /* NULL: unlinked */
     char name[256];
+    bool scratch; /* an editor's, which is not delivered */
     struct document document;
     struct staged *next;
 };
@@ -66,7 +67,7 @@ size_t drafts_count(const struct drafts *drafts);
 bool drafts_busy(const struct drafts *drafts);
 bool draft_is_new(const struct draft *draft);
 
-/* Is it the name of a file that an editor has for itself, and that is not delivered? */
+/* Is it the name of a file that an editor has for itself? */
 bool draft_scratch_name(const char *name);
 struct staged *draft_file(struct draft *draft, const char *name);
 /* NULL without memory. */

@@ -229,6 +229,13 @@ static int check_name(const char *name, struct error *err)
                            name, FRAME_NAME_MAX);
 }
 
+/* The name of a mailbox that the source has is that, and no editor's. */
+static bool is_scratch(const struct draft *draft, const char *name)
+{
+    return draft_scratch_name(name) &&
+           !forkable_has_mailbox((const struct forkable *)draft->drafts->owner, name);
+}
+
 static int staged_create(const struct place *directory, const char *name, struct error *err)
 {
     struct draft *draft = draft_of(directory);
@@ -245,6 +252,7 @@ static int staged_create(const struct place *directory, const char *name, struct
     file = draft_add_file(draft, name);
     if (!file)
         return -ENOMEM;
+    file->scratch = is_scratch(draft, name);
     file->document.unfinished = true;
     object_changed(&draft->object);
     return 0;
@@ -306,7 +314,8 @@ static int staged_rename(const struct place *directory, const char *name,
     int r = check_rename(draft, file, name, new_name, flags, err);
     if (r < 0 || target == file)
         return r;
-    if (draft_scratch_name(name) && !draft_scratch_name(new_name))
+    bool scratch = is_scratch(draft, new_name);
+    if (file->scratch && !scratch)
         r = check_content(file, &fs_of(directory)->setup.rules, err);
     if (r < 0)
         return error_prefix(err, r, "mailboxes/%s cannot become %s", name, new_name);
@@ -314,6 +323,7 @@ static int staged_rename(const struct place *directory, const char *name,
         draft_remove_file(target);
     memset(file->name, 0, sizeof file->name);
     strncpy(file->name, new_name, sizeof file->name - 1);
+    file->scratch = scratch;
     draft_touched(draft);
     return 0;
 }

@@ -17,8 +17,7 @@
 
 static bool scratch(const struct place *place)
 {
-    return place->object->kind == OBJECT_STAGED &&
-           draft_scratch_name(((const struct staged *)place->object)->name);
+    return place->object->kind == OBJECT_STAGED && ((const struct staged *)place->object)->scratch;
 }
 
 /* The open file stays refused until it is truncated to 0. Returns -err->code. */

@@ -25,6 +25,33 @@ const char *forkable_uuid(const struct forkable *forkable)
     return forkable->of.snapshot ? forkable->of.snapshot->uuid : forkable->of.instance->uuid;
 }
 
+int forkable_index(const struct forkable *forkable, struct image_index **ret)
+{
+    const struct fork_source *of = &forkable->of;
+    if (of->snapshot)
+        return image_index(of->snapshot->image, ret, NULL);
+    return instance_is_standby(of->instance) ? image_index(of->instance->image, ret, NULL)
+                                             : -ENOENT;
+}
+
+/* Reads each candidate once and no more: a guest may have planted thousands, and every name of
+ * a walk comes here. */
+bool forkable_index_has(const struct image_index *index, const char *name)
+{
+    for (size_t i = 0; i < index->scan.count; i++)
+        if (strcmp(index->scan.candidates[i].marker.name, name) == 0)
+            return true;
+    return false;
+}
+
+bool forkable_has_mailbox(const struct forkable *forkable, const char *name)
+{
+    struct image_index *index = NULL;
+    bool has = forkable_index(forkable, &index) == 0 && forkable_index_has(index, name);
+    image_index_unref(index);
+    return has;
+}
+
 static void release(struct fork_source *of)
 {
     snapshot_unref(of->snapshot);

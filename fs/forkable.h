@@ -39,6 +39,15 @@ const char *forkable_uuid(const struct forkable *forkable);
 enum { FORKABLE_NAME_SIZE = STORE_ID_MAX + 16 };
 void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE]);
 
+/* A reference to what is known of its image now, as by image_index(). An instance that has left
+ * standby has none (ENOENT), whatever lies there: it is the memory of a VM that runs, or of one
+ * that ended. */
+int forkable_index(const struct forkable *forkable, struct image_index **ret);
+/* Is there a marker of that name, or with "" one of resume-network? */
+bool forkable_index_has(const struct image_index *index, const char *name);
+/* Is it known by now to have that mailbox? */
+bool forkable_has_mailbox(const struct forkable *forkable, const char *name);
+
 /* It is removed, and its drafts with it: what is open of them gives ENODEV. Does nothing the second
  * time. */
 void forkable_remove(struct forkable *forkable);

@@ -12,23 +12,12 @@
 #include "fs/tables.h"
 #include "util/json.h"
 
-/* What is known of the image now. An instance that has left standby has none, whatever lies there:
- * it is the memory of a VM that runs, or of one that ended. */
-static int index_now(const struct place *place, struct image_index **ret)
-{
-    const struct fork_source *of = &forkable_at(place)->of;
-    if (of->snapshot)
-        return image_index(of->snapshot->image, ret, NULL);
-    return instance_is_standby(of->instance) ? image_index(of->instance->image, ret, NULL)
-                                             : -ENOENT;
-}
-
 /* The list of candidates, or FS_LATER with the waiter queued. Who is not patient waits for a kept
  * list to be read, and for no scan. */
 static int index_of(const struct place *place, bool patient, struct waiter *waiter,
                     struct image_index **ret)
 {
-    int r = index_now(place, ret);
+    int r = forkable_index(forkable_at(place), ret);
     if (r != -IMAGE_READING && !(patient && r == -IMAGE_SCANNING))
         return r;
     if (!waiter)
@@ -50,16 +39,6 @@ int image_ready(const struct place *place, struct waiter *waiter)
     return r == FS_LATER ? r : 0; /* else it says null */
 }
 
-/* Is there a marker of that name, or with "" one of resume-network? Reads each candidate once and
- * no more: a guest may have planted thousands, and every name of a walk comes here. */
-static bool has_marker(const struct image_index *index, const char *name)
-{
-    for (size_t i = 0; i < index->scan.count; i++)
-        if (strcmp(index->scan.candidates[i].marker.name, name) == 0)
-            return true;
-    return false;
-}
-
 static const char *name_of(const struct place *place)
 {
     return place->marker ? place->marker->name : "";
@@ -68,7 +47,7 @@ static const char *name_of(const struct place *place)
 static char *marker_text(const struct place *place)
 {
     auto_index struct image_index *index = NULL;
-    if (index_now(place, &index) < 0) /* it is gone: nothing is in it any more */
+    if (forkable_index(forkable_at(place), &index) < 0) /* it is gone: nothing is in it any more */
         return strdup("");
     auto_json cJSON *json = scan_describe(&index->scan, name_of(place));
     return json_print(json);
@@ -78,7 +57,7 @@ static int marker_ready(const struct place *place, struct waiter *waiter)
 {
     auto_index struct image_index *index = NULL;
     int r = index_of(place, true, waiter, &index);
-    if (r == 0 && place->marker && !has_marker(index, name_of(place)))
+    if (r == 0 && place->marker && !forkable_index_has(index, name_of(place)))
         r = -ENODEV; /* the image is another one */
     return r;
 }
@@ -95,7 +74,7 @@ static int mailboxes_find(const struct place *directory, const char *name, struc
     int r = index_of(directory, true, waiter, &index);
     if (r != 0)
         return r;
-    if (!has_marker(index, name))
+    if (!forkable_index_has(index, name))
         return -ENOENT;
     *ret = (struct place){directory->object, &marker_entry, object_marker(directory->object, name)};
     return ret->marker ? 0 : -ENOMEM;
@@ -128,7 +107,7 @@ int network_find(const struct place *directory, const char *name, struct waiter 
     if (r != 0)
         return r;
     *ret = (struct place){.object = directory->object, .entry = &network_entry};
-    return has_marker(index, "") ? 0 : -ENOENT;
+    return forkable_index_has(index, "") ? 0 : -ENOENT;
 }
 
 /* Does not wait for a scan: the rest of the directory is there. */
@@ -138,7 +117,7 @@ int network_list(const struct place *directory, struct waiter *waiter, struct ha
     int r = index_of(directory, false, waiter, &index);
     if (r != 0)
         return r == FS_LATER ? r : 0;
-    return has_marker(index, "")
+    return forkable_index_has(index, "")
                ? handle_list(handle, network_name, directory->object, &network_entry, NULL)
                : 0;
 }
@@ -146,6 +125,6 @@ int network_list(const struct place *directory, struct waiter *waiter, struct ha
 char *accept_text(const struct place *place)
 {
     auto_index struct image_index *index = NULL;
-    index_now(place, &index);
+    forkable_index(forkable_at(place), &index);
     return index && index->accepted ? json_print(index->accepted) : strdup("");
 }

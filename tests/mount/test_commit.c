@@ -138,16 +138,15 @@ static void payload_of_3832_bytes_is_delivered(void **state)
     assert_string_equal(result_of(h, "f1", "mailboxes.0.payload_bytes"), "3832");
 }
 
-/* What an editor leaves beside 16 mailboxes is no mailbox, even where the guest has one of its name
- * (its page is the first, so the guest would print it before the others'). */
+/* What an editor leaves beside 16 mailboxes is no mailbox. */
 static void scratch_files_beside_16_mailboxes_are_not_delivered(void **state)
 {
     enum { COUNT = 16 };
     struct harness *h = *state;
-    const char *names[COUNT + 2] = {"4913"};
+    const char *names[COUNT + 1] = {NULL};
     static const char *const scratch[] = {".box-1.swp", "box-1~", "4913"};
     for (int i = 0; i < COUNT; i++)
-        names[i + 1] = harness_format(h, "box-%d", i);
+        names[i] = harness_format(h, "box-%d", i);
     tiny_guest_snapshot(h, "many", names);
     const char *draft = harness_path(h, "snapshots/many/forks/new");
     for (size_t i = 0; i < array_length(scratch); i++)
@@ -167,6 +166,31 @@ static void scratch_files_beside_16_mailboxes_are_not_delivered(void **state)
         "16\n");
     assert_string_equal(
         assert_shell("bash", "ls -A snapshots/many/forks/f1/mailboxes | wc -l", 0).out, "16\n");
+}
+
+static void mailboxes_with_the_names_of_editors_files_are_delivered(void **state)
+{
+    struct harness *h = *state;
+    tiny_guest_snapshot(h, "odd", (const char *const[]){"4913", ".x.swp", "n", NULL});
+    const char *draft = harness_path(h, "snapshots/odd/forks/new");
+    assert_string_equal(
+        assert_shell("bash", "LC_ALL=C ls -A snapshots/odd/mailboxes | tr '\\n' ' '", 0).out,
+        ".x.swp 4913 n ");
+    assert_errno(harness_write(harness_format(h, "%s/mailboxes/4913", draft), "not JSON\n"),
+                 EINVAL);
+    harness_put(harness_format(h, "%s/mailboxes/4913", draft), "{\"n\":1}");
+    harness_put(harness_format(h, "%s/mailboxes/m~", draft), "{\"n\":2}");
+    assert_works(rename(harness_format(h, "%s/mailboxes/m~", draft),
+                        harness_format(h, "%s/mailboxes/.x.swp", draft)));
+    harness_put(harness_format(h, "%s/mailboxes/.n.swp", draft), "not JSON\n");
+    harness_put(harness_format(h, "%s/commit", draft), "f1");
+    const char *console = harness_path(h, "instances/f1/console");
+    harness_await(h, console, "4913 {\"n\":1}\n");
+    harness_await(h, console, ".x.swp {\"n\":2}\n");
+    assert_string_equal(
+        assert_shell("bash", "LC_ALL=C ls -A snapshots/odd/forks/f1/mailboxes | tr '\\n' ' '", 0)
+            .out,
+        ".x.swp 4913 ");
 }
 
 /* The same in a draft of its own, which becomes the record. */
@@ -381,6 +405,7 @@ int main(void)
         guest_test(payload_when_delivered_is_the_text_byte_for_byte),
         guest_test(payload_of_3832_bytes_is_delivered),
         guest_test(scratch_files_beside_16_mailboxes_are_not_delivered),
+        guest_test(mailboxes_with_the_names_of_editors_files_are_delivered),
         guest_test(scratch_files_of_a_draft_are_gone_with_its_commit),
         guest_test(mailbox_with_two_copies_gets_its_payload_in_both),
         guest_test(mailbox_that_begins_within_a_page_takes_what_fits_there),
