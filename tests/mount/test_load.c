@@ -48,7 +48,7 @@ static const struct damage {
     {"mv state s", "load", "device state of the snapshot base cannot be opened", EIO},
     {"mv state s && ln -s s state", "load", "device state", EIO},
     {"truncate -s 8 state", "load",
-     "(status 1): qemu-system-x86_64: load of migration failed: Input/output error", EIO},
+     "qemu-system-x86_64: load of migration failed: Input/output error", EIO},
     {"truncate -s 14 state", "load",
      "Unable to read ID string for section 0 qemu-system-x86_64: load of migration failed: Invalid "
      "argument",

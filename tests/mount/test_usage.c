@@ -225,10 +225,11 @@ static void mounts_when_started_at_once_at_a_mountpoint_are_one(void **state)
     assert_int_equal(strlen(result.out), 2);
     assert_string_equal(assert_shell("bash", "grep -c \" $M \" /proc/self/mounts", 0).out, "1\n");
     result.out[1] = 0;
-    for (const char *store = "abc"; *store; store++)
-        if (*store != result.out[0])
-            assert_contains(harness_get(h, harness_format(h, "%s/%c.err", h->directory, *store)),
-                            "being mounted there");
+    for (const char *store = "abc"; *store; store++) {
+        const char *why = harness_get(h, harness_format(h, "%s/%c.err", h->directory, *store));
+        if (*store != result.out[0] && !strstr(why, "being mounted there"))
+            assert_contains(why, harness_format(h, "a hypefs is mounted at %s already", h->mount));
+    }
     end_in_background(h, harness_format(h, "%s/%s", h->directory, result.out), "fusermount3 -u $M");
 }
 
