@@ -15,7 +15,7 @@
 #include "util/error.h"
 
 enum {
-    DRAFTS_MAX = 1024,             /* of one source, beside `new`; records do not count */
+    DRAFTS_MAX = 4096,             /* of one source, beside `new`; records do not count */
     DRAFT_FILES_MAX = 24,          /* files in its mailboxes/ */
     DRAFT_SCRATCH_MAX = 64 * 1024, /* bytes of an editor's scratch file */
 };
