@@ -65,7 +65,7 @@ static int look_at_thread(void *context, int task_fd, const char *name, struct e
 
 int strays_is_in(pid_t pid, int directory_fd)
 {
-    struct place directory;
+    struct place directory = {0};
     struct stray found = {.pid = pid};
     char path[48];
     int r = place_of(directory_fd, "", &directory);
