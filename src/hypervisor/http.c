@@ -12,6 +12,8 @@
 #include "util/process.h"
 
 enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 200, POLL_SLICE_MS = 60 * 60 * 1000 };
+enum { STATUS_MIN = 100 };
+
 /* CURLE_TOO_LARGE of libcurl 8.6 and later, which an older one's headers do not have. */
 enum { TOO_LARGE = 100 };
 
@@ -210,9 +212,12 @@ static int run(struct call *call, const struct http_limits *limits, struct error
         return r;
     if (code == CURLE_OK && !call->whole_header)
         code = CURLE_PARTIAL_FILE;
+    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
+    /* From a line such as "HTTP/25x9 204 OK" libcurl takes no status at all. */
+    if (code == CURLE_OK && status < STATUS_MIN)
+        code = CURLE_WEIRD_SERVER_REPLY;
     if (code != CURLE_OK)
         return explain(call, limits, code, err);
-    curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
     call->reply.status = (int)status;
     if (!call->reply.body && !(call->reply.body = strdup("")))
         return error_set(err, ENOMEM, "no memory for the answer of %s", call->request->peer);

@@ -159,6 +159,9 @@ static void call_when_there_is_no_whole_reply_is_eio(void **state)
          "ELF\1\2\3\r\n\r\n",
          "The VMM answers with something that is not HTTP"},
         {"{\"QMP\": {}}\r\n", "The VMM answers with something that is not HTTP"},
+        {"HTTP/25\xae"
+         "9 204 No Content\r\n\r\n",
+         "The VMM answers with something that is not HTTP"},
         {"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "The VMM"},
     };
     struct peer peer = listen_as(*state, "a");
