@@ -116,6 +116,7 @@ void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadl
         mailbox->looked = consume_look(&fork->watched.io, &mailbox->consume, NULL) == 0;
     error_set(ret, 0, "no ack for %s within %d ms: %s", what, deadline_ms,
               what_became_of_it(mailbox));
+    error_append(ret, "; its VM had a processor for %.0f ms of them", turn_used_ms(fork));
     if (!by_memory)
         add_datagrams(fork, mailbox, ret);
     add_console(fork, ret);

@@ -22,11 +22,22 @@ enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
 
 static const char mark[] = "HYPEFS_CHILD=1";
 
+static double clock_ms(clockid_t clock)
+{
+    struct timespec now = {0};
+    clock_gettime(clock, &now);
+    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+}
+
 double process_now_ms(void)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
+    return clock_ms(CLOCK_MONOTONIC);
+}
+
+double process_cpu_ms(pid_t pid)
+{
+    clockid_t clock;
+    return clock_getcpuclockid(pid, &clock) == 0 ? clock_ms(clock) : 0;
 }
 
 int process_poll(const int *fds, size_t count, double deadline_ms)

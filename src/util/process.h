@@ -58,6 +58,10 @@ int process_poll(const int *fds, size_t count, double deadline_ms);
 /* CLOCK_MONOTONIC, in ms. */
 double process_now_ms(void);
 
+/* How long the processors have worked for it, all its threads together, in ms; 0 if it has ended.
+ */
+double process_cpu_ms(pid_t pid);
+
 /* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
  * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED
  * if cancel_fd (-1: none) becomes readable: it is killed then, which may take PROCESS_KILL_MS. */

@@ -28,7 +28,8 @@
  *   FAKE_FIRECRACKER_GUEST    ack, refuse, silent, lie: what the guest does with a payload; absent:
  *                             it never looks; reuse: its mailboxes' pages are zeros all at once;
  *                             late: it says "waits", and looks when somebody has written to the
- *                             pipe FAKE_FIRECRACKER_GATE
+ *                             pipe FAKE_FIRECRACKER_GATE; busy: that of a fork never looks, and
+ *                             computes half of the time
  *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
  *                             process alone. CALL: start, version, load, config, drive, vm, create,
  *                             machine-config, boot-source, interface, actions. WHEN: before (it is

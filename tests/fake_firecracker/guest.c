@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fake.h"
@@ -204,6 +205,21 @@ static void wait_at_gate(const struct fake *fake)
         fake_log(fake, "FAKE_FIRECRACKER_GATE cannot be read");
 }
 
+/* Computes half of the time, for ever. It may be paused meanwhile. */
+static void work(struct fake *fake)
+{
+    enum { HALF_NS = 2000000 };
+    pthread_mutex_unlock(&fake->running);
+    for (;;) {
+        struct timespec used, begun;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);
+        do
+            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+        while ((used.tv_sec - begun.tv_sec) * 1000000000L + used.tv_nsec - begun.tv_nsec < HALF_NS);
+        nanosleep(&(struct timespec){.tv_nsec = HALF_NS}, NULL);
+    }
+}
+
 /* Its memory is written to only while it is paused: so it looks once after each resume. */
 static void *run(void *argument)
 {
@@ -223,6 +239,8 @@ static void *run(void *argument)
             reuse(&guest);
         if (behaves("late") && fake->memory_fd >= 0)
             wait_at_gate(fake);
+        if (behaves("busy") && fake->memory_fd >= 0)
+            work(fake);
         while (!behaves("absent") && guest.count > 0 &&
                hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
             take(full);

@@ -18,6 +18,13 @@ static char *draft(struct harness *h, const char *fork, const char *file)
     return harness_path(h, "snapshots/base/forks/%s/%s", fork, file);
 }
 
+/* What the guests do; their VMMs start when the test lets them. */
+static void tell(struct harness *h, const char *guest)
+{
+    fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s\nread go < '%s/gate'", guest,
+                                h->directory));
+}
+
 static int setup(void **state)
 {
     int r = harness_setup(state);
@@ -26,8 +33,7 @@ static int setup(void **state)
         fake_mount_with(h, "--max-loads", "1");
         fake_publish(h, "mailboxes=m,a", "");
         assert_works(mkfifo(harness_format(h, "%s/gate", h->directory), 0600));
-        fake_tell(
-            h, harness_format(h, "FAKE_FIRECRACKER_GUEST=ack\nread go < '%s/gate'", h->directory));
+        tell(h, "ack");
     }
     return r;
 }
@@ -52,11 +58,15 @@ static bool one_is_made(void *store)
 
 /* The commit of a draft of that name is under way; "committing" is that of the one that has the
  * turn. */
-static struct harness_child commit(struct harness *h, const char *id, const char *status)
+static struct harness_child commit_within(struct harness *h, const char *id, const char *status,
+                                          int ack_ms)
 {
     assert_works(mkdir(draft(h, id, ""), 0755));
     harness_put(draft(h, id, "mailboxes/m"),
-                "{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack\":\"memory\"}");
+                harness_format(h,
+                               "{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack\":\"memory\","
+                               "\"ack_timeout_ms\":%d}",
+                               ack_ms));
     struct harness_child child = harness_start_shell(
         h, "bash", harness_format(h, "exec echo 1 > snapshots/base/forks/%s/commit", id));
     harness_await(h, draft(h, id, "status"), status);
@@ -65,6 +75,11 @@ static struct harness_child commit(struct harness *h, const char *id, const char
         harness_await_that(one_is_made, harness_format(h, "%s/instances", h->store),
                            "a VM is made");
     return child;
+}
+
+static struct harness_child commit(struct harness *h, const char *id, const char *status)
+{
+    return commit_within(h, id, status, 5000);
 }
 
 static void commits_over_the_limit_wait_for_their_turn_in_order(void **state)
@@ -87,6 +102,38 @@ static void commits_over_the_limit_wait_for_their_turn_in_order(void **state)
     }
     for (int i = 0; i < 3; i++)
         fake_drop(h, ids[i]);
+}
+
+/* Its hook sleeps, say: it does not need the processor that the next one does. */
+static void turn_passes_on_when_a_guest_that_has_not_acked_rests(void **state)
+{
+    struct harness *h = *state;
+    tell(h, "absent");
+    struct harness_child first = commit_within(h, "f1", "committing", 300000);
+    struct harness_child second = commit(h, "f2", "queued");
+    let_one_start(h);
+    harness_await(h, draft(h, "f2", "status"), "committing");
+    assert_string_equal(harness_get(h, draft(h, "f1", "status")), "waiting\n");
+    assert_works(kill(first.pid, SIGKILL));
+    assert_works(kill(second.pid, SIGKILL));
+}
+
+/* It has half of the processor that it could use: a second one would take it longer still. */
+static void turn_is_kept_while_a_guest_that_has_not_acked_works(void **state)
+{
+    struct harness *h = *state;
+    enum { ACK_MS = 3000 };
+    tell(h, "busy");
+    struct harness_child first = commit_within(h, "f1", "committing", ACK_MS);
+    struct harness_child second = commit_within(h, "f2", "queued", 1);
+    let_one_start(h);
+    assert_contains(harness_finish(h, &first).err, "timed out");
+    assert_file_contains(draft(h, "f1", "error"), "; its VM had a processor for ");
+    assert_null(strstr(harness_get(h, draft(h, "f1", "error")), "for 0 ms of them"));
+    let_one_start(h);
+    assert_contains(harness_finish(h, &second).err, "timed out");
+    const char *result = harness_get(h, draft(h, "f2", "result"));
+    assert_true(atof(harness_json(h, result, "timings_ms.queued")) >= ACK_MS);
 }
 
 static void queued_commit_whose_writer_is_interrupted_is_not_begun(void **state)
@@ -195,6 +242,8 @@ int main(void)
     harness_enter();
     const struct CMUnitTest tests[] = {
         test(commits_over_the_limit_wait_for_their_turn_in_order),
+        test(turn_passes_on_when_a_guest_that_has_not_acked_rests),
+        test(turn_is_kept_while_a_guest_that_has_not_acked_works),
         test(queued_commit_whose_writer_is_interrupted_is_not_begun),
         test(queued_commit_that_somebody_else_waits_for_goes_on),
         test(queued_commit_that_is_interrupted_and_written_again_fails_once),
