@@ -61,10 +61,12 @@ void fault_point(enum fault fault)
     pthread_mutex_lock(&plan.lock);
     if (!plan.armed)
         look_for_plan();
+    if (plan.armed && strcmp(plan.name, "trace") == 0)
+        dprintf(STDERR_FILENO, "fault point passed: %s\n", fault_names[fault]);
     bool meant =
         plan.armed && (strcmp(plan.name, "any") == 0 || strcmp(plan.name, fault_names[fault]) == 0);
     if (meant && plan.left > 0 && --plan.left == 0) {
-        dprintf(STDERR_FILENO, "fault point %s\n", fault_names[fault]);
+        dprintf(STDERR_FILENO, "fault point reached: %s\n", fault_names[fault]);
         raise(SIGKILL);
         kill(getpid(), SIGKILL);
     }

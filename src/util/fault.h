@@ -7,6 +7,8 @@
  *     HYPEFS_FAULT=NAME:N    when it is passed for the Nth time
  *     HYPEFS_FAULT=@FILE     as soon as there is that file, what it holds counts, from then on
  *
+ *     HYPEFS_FAULT=trace     never: each point that is passed is told on stderr
+ *
  * "any" is the name of all points. The one that ended the process is told on stderr. Any thread.
  */
 #ifndef HYPEFS_UTIL_FAULT_H

@@ -15,13 +15,14 @@
 #include "util/fault.h"
 
 enum {
-    POINTS_MAX = 200,  /* of one operation: more are a loop */
+    POINTS_MAX = 200,  /* that one operation passes: more are a loop */
     START_POINTS = 16, /* of a start: one of them is tried after each */
     START_EACH = 3,    /* third crash */
 };
 
 const char *crash_plan;
-static bool passed[FAULTS];
+static bool crashed[FAULTS];
+static int passes[FAULTS]; /* of the operation that was traced last */
 
 /* What the sanitizer keeps of memory that was freed is copied with each fork. */
 const char *__asan_default_options(void);
@@ -70,24 +71,32 @@ static void start_anew(struct harness *h)
     fail();
 }
 
+/* How often does the text have the line that begins so and ends with the name? */
+static int count_lines(const char *text, const char *start, const char *name)
+{
+    int count = 0;
+    size_t start_size = strlen(start), name_size = strlen(name);
+    for (const char *at = text; (at = strstr(at, start));) {
+        at += start_size;
+        count += strncmp(at, name, name_size) == 0 && at[name_size] == '\n';
+    }
+    return count;
+}
+
 void crash_note(const char *text)
 {
-    static const char words[] = "fault point ";
-    for (const char *at = text; (at = strstr(at, words)); at += sizeof words - 1)
-        for (size_t i = 0; i < FAULTS; i++) {
-            const char *name = at + sizeof words - 1;
-            if (strncmp(name, fault_names[i], strlen(fault_names[i])) == 0 &&
-                name[strlen(fault_names[i])] == '\n')
-                passed[i] = true;
-        }
+    for (size_t i = 0; i < FAULTS; i++) {
+        crashed[i] = crashed[i] || count_lines(text, "fault point reached: ", fault_names[i]) > 0;
+        passes[i] += count_lines(text, "fault point passed: ", fault_names[i]);
+    }
 }
 
 bool crash_passed_all(void)
 {
     bool all = true;
     for (size_t i = 0; i < FAULTS; i++)
-        if (!passed[i]) {
-            print_error("the point %s was never passed\n", fault_names[i]);
+        if (!crashed[i]) {
+            print_error("no daemon was ended at the point %s\n", fault_names[i]);
             all = false;
         }
     return all;
@@ -336,12 +345,11 @@ static void assert_same_life(struct harness *h, const struct life *before)
 }
 
 /* The errno of `run`; *ret_died when a point ended the daemon, or the other program. */
-static int run_to(struct harness *h, const struct crash_operation *operation, int point,
+static int run_to(struct harness *h, const struct crash_operation *operation, const char *plan,
                   bool *ret_died)
 {
     if (operation->stage)
         operation->stage(h);
-    const char *plan = harness_format(h, "any:%d", point);
     if (operation->elsewhere) {
         crash_plan = plan;
         int code = operation->run(h);
@@ -372,17 +380,19 @@ static void crash_start(struct harness *h, int point)
         assert_int_equal(status, 128 + SIGKILL);
 }
 
-static bool crash_at(struct harness *h, const struct crash_operation *operation, int point)
+/* True if the daemon was ended; `crash` counts those. */
+static bool crash_at(struct harness *h, const struct crash_operation *operation, const char *plan,
+                     int crash)
 {
     bool died;
     if (operation->prepare)
         operation->prepare(h);
     struct life before = life_of(h, "x");
-    int code = run_to(h, operation, point, &died);
+    int code = run_to(h, operation, plan, &died);
     if (died && operation->host_ends)
         processes(h, end_process);
-    if (died && point % START_EACH == 0)
-        crash_start(h, point / START_EACH);
+    if (died && crash % START_EACH == 0)
+        crash_start(h, crash / START_EACH);
     start_anew(h);
     check_world(h);
     assert_same_life(h, &before);
@@ -400,8 +410,18 @@ static bool crash_at(struct harness *h, const struct crash_operation *operation,
 
 void crash_everywhere(struct harness *h, const struct crash_operation *operation)
 {
-    int point = 1;
-    while (crash_at(h, operation, point))
-        assert_true(++point < POINTS_MAX);
-    print_message("crashed at %d points\n", point - 1);
+    int crashes = 0;
+    size_t before = strlen(harness_get(h, h->log));
+    memset(passes, 0, sizeof passes);
+    assert_false(crash_at(h, operation, "trace", 0));
+    if (!operation->elsewhere)
+        crash_note(harness_get(h, h->log) + before);
+    for (size_t i = 0; i < FAULTS; i++)
+        for (int pass = 1; pass <= passes[i]; pass++) {
+            const char *plan = harness_format(h, "%s:%d", fault_names[i], pass);
+            crashes += crash_at(h, operation, plan, crashes + 1);
+            assert_true(crashes < POINTS_MAX);
+        }
+    assert_true(crashes > 0);
+    print_message("crashed at %d points\n", crashes);
 }
