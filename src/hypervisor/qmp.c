@@ -248,7 +248,8 @@ static int read_greeting(struct qmp *qmp, const cJSON *body, struct error *err)
 static int greet(struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
 {
     struct qmp_message greeting;
-    int r = next_message(qmp, limits, &greeting, err);
+    /* QEMU tells events and gives answers by its main thread, but greets by another. */
+    int r = next_answer(qmp, limits, &greeting, err);
     if (r < 0)
         return r;
     if (greeting.kind == QMP_GREETING)

@@ -96,6 +96,16 @@ static void open_when_greeted_knows_the_version(void **state)
     qmp_close(qmp);
 }
 
+/* What the connection before has left is told between the connect and the greeting. */
+static void open_when_something_comes_before_the_greeting_passes_over_it(void **state)
+{
+    struct fixture *fixture = *state;
+    say(fixture, EVENT "{\"return\": {}, \"id\": \"of the connection before\"}\r\n");
+    struct qmp *qmp = open_greeted(fixture);
+    assert_string_equal(qmp_version(qmp), "7.2.22");
+    qmp_close(qmp);
+}
+
 static void open_when_the_greeting_is_wrong_is_eio(void **state)
 {
     static const char *const greetings[] = {
@@ -427,6 +437,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         WITH(open_when_greeted_knows_the_version),
+        WITH(open_when_something_comes_before_the_greeting_passes_over_it),
         cmocka_unit_test(open_when_the_greeting_is_wrong_is_eio),
         WITH(execute_when_events_come_first_returns_the_answer),
         WITH(execute_when_an_answer_to_another_command_comes_first_passes_over_it),
