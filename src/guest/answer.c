@@ -20,19 +20,6 @@ enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
 _Static_assert(GUEST_SUBJECT_MAX + GUEST_KEY_MAX + FRAME_REASON_MAX + 64 < DATAGRAM_MAX,
                "a refusal fits into one datagram");
 
-static uint16_t parse_port(struct guest_span value)
-{
-    unsigned port = 0;
-    if (value.size < 1 || value.size > 5)
-        return 0;
-    for (size_t i = 0; i < value.size; i++) {
-        if (value.text[i] < '0' || value.text[i] > '9')
-            return 0;
-        port = port * 10 + (unsigned)(value.text[i] - '0');
-    }
-    return port <= UINT16_MAX ? (uint16_t)port : 0;
-}
-
 static void prepare_key(struct hypefs_mailbox *box)
 {
     guest_member_word(box->payload, box->payload_size, "ack_key", box->ack_key, GUEST_KEY_MAX);
@@ -61,8 +48,10 @@ static void prepare_subject(struct hypefs_mailbox *box)
 void guest_answer_prepare(struct hypefs_mailbox *box)
 {
     struct guest_span value;
-    if (guest_member_find(box->payload, box->payload_size, "ack_port", &value))
-        box->ack_port = parse_port(value);
+    int64_t port;
+    if (guest_member_find(box->payload, box->payload_size, "ack_port", &value) &&
+        guest_number(value, UINT16_MAX, &port))
+        box->ack_port = (uint16_t)port;
     prepare_key(box);
     prepare_subject(box);
 }

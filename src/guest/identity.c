@@ -16,19 +16,6 @@
 
 enum { NS_PER_S = 1000000000 };
 
-static bool read_time(struct guest_span value, int64_t *ret)
-{
-    int64_t ns = 0;
-    for (size_t i = 0; i < value.size; i++) {
-        int digit = value.text[i] >= '0' && value.text[i] <= '9' ? value.text[i] - '0' : -1;
-        if (digit < 0 || __builtin_mul_overflow(ns, 10, &ns) ||
-            __builtin_add_overflow(ns, digit, &ns))
-            return false;
-    }
-    *ret = ns;
-    return value.size > 0;
-}
-
 static bool read_members(struct guest_span fork, struct hypefs_identity *ret)
 {
     char seed[2 * HYPEFS_IDENTITY_SEED_SIZE + 1];
@@ -42,7 +29,7 @@ static bool read_members(struct guest_span fork, struct hypefs_identity *ret)
         guest_member_word(fork.text, fork.size, "seed", seed, sizeof seed - 1) &&
         hex_decode(seed, ret->seed, sizeof ret->seed, &seed_size) &&
         seed_size == sizeof ret->seed && guest_member_find(fork.text, fork.size, "time", &time) &&
-        read_time(time, &ret->time_ns);
+        guest_number(time, INT64_MAX, &ret->time_ns);
     explicit_bzero(seed, sizeof seed);
     return read;
 }

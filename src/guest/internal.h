@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <time.h>
 
 #include "guest/hypefs-guest.h"
 #include "mailbox/frame.h"
@@ -65,6 +66,17 @@ bool guest_member_find(const char *text, size_t size, const char *name, struct g
  * not there or is anything else.
  */
 bool guest_member_word(const char *text, size_t size, const char *name, char *ret, size_t max);
+
+/* Is it a number as JSON has it, of digits alone, and at most `max`? */
+bool guest_number(struct guest_span value, int64_t max, int64_t *ret);
+
+/* CLOCK_MONOTONIC. */
+static inline int64_t guest_now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
 
 /* Takes ack_port, ack_key and the subject from the payload; a member that is not as the host makes
  * it counts as not there. */

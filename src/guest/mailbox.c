@@ -14,6 +14,7 @@
 #include <time.h>
 
 #include "guest/internal.h"
+#include "util/hex.h"
 
 enum {
     /* Between looks: in the first 10 ms after something happened, to which the kernel adds 50 us;
@@ -78,7 +79,6 @@ failed:;
 /* In hex digits: 128 bits, or as many as the layout has room for. */
 static int random_token(struct frame_marker *marker)
 {
-    static const char digits[] = "0123456789abcdef";
     uint8_t bytes[RANDOM_TOKEN_BYTES];
     size_t room = frame_layouts[marker->kind].token_max / 2;
     size_t count = room < sizeof bytes ? room : sizeof bytes;
@@ -89,10 +89,7 @@ static int random_token(struct frame_marker *marker)
     while (n < 0 && errno == EINTR);
     if (n != (ssize_t)count)
         return n < 0 ? -errno : -EIO;
-    for (size_t i = 0; i < count; i++) {
-        marker->token[2 * i] = (uint8_t)digits[bytes[i] >> 4];
-        marker->token[2 * i + 1] = (uint8_t)digits[bytes[i] & 15];
-    }
+    hex_encode(bytes, count, (char *)marker->token);
     marker->token_size = 2 * count;
     explicit_bzero(bytes, sizeof bytes);
     return 0;
@@ -163,13 +160,6 @@ const char *hypefs_mailbox_name(const struct hypefs_mailbox *box)
     return box->name;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 static void wipe_hand(struct hypefs_mailbox *box)
 {
     explicit_bzero(box->payload, sizeof box->payload);
@@ -189,7 +179,7 @@ void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason)
         area[i] = (uint8_t)reason[i];
     store(box, box->layout->length, FRAME_REFUSED);
     store(box, box->layout->sequence, 0);
-    box->happened_ms = now_ms();
+    box->happened_ms = guest_now_ms();
     wipe_hand(box);
 }
 
@@ -226,7 +216,7 @@ static bool is_fresh(const struct hypefs_mailbox *box, int64_t now)
 static int rest(struct hypefs_mailbox *const *boxes, size_t count, int64_t deadline_ms)
 {
     long ns = REST_MIN_NS;
-    int64_t now = now_ms();
+    int64_t now = guest_now_ms();
     bool fresh = false;
     for (size_t i = 0; i < count; i++) {
         long *own = &boxes[i]->rest_ns;
@@ -250,7 +240,7 @@ static int rest(struct hypefs_mailbox *const *boxes, size_t count, int64_t deadl
 static void look_often(struct hypefs_mailbox *const *boxes, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        boxes[i]->happened_ms = now_ms();
+        boxes[i]->happened_ms = guest_now_ms();
         boxes[i]->rest_ns = REST_MIN_NS;
     }
 }
@@ -266,7 +256,7 @@ static bool all_in_hand(struct hypefs_mailbox *const *boxes, size_t count)
 int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, size_t count, int timeout_ms,
                         struct hypefs_mailbox **ret)
 {
-    int64_t deadline_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    int64_t deadline_ms = timeout_ms < 0 ? -1 : guest_now_ms() + timeout_ms;
     int r = 0;
 
     if (!boxes || !ret || all_in_hand(boxes, count))
@@ -278,8 +268,8 @@ int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, size_t count, int t
                 *ret = boxes[i];
                 return 0;
             }
-        r = deadline_ms >= 0 && now_ms() >= deadline_ms ? -ETIMEDOUT
-                                                        : rest(boxes, count, deadline_ms);
+        r = deadline_ms >= 0 && guest_now_ms() >= deadline_ms ? -ETIMEDOUT
+                                                              : rest(boxes, count, deadline_ms);
     }
     return r;
 }
@@ -300,7 +290,7 @@ void hypefs_mailbox_rearm(struct hypefs_mailbox *box)
     zero(box->frame + box->layout->payload, guest_capacity(box));
     store(box, box->layout->length, 0);
     store(box, box->layout->sequence, 0);
-    box->happened_ms = now_ms(); /* who has waited for this may deliver the next */
+    box->happened_ms = guest_now_ms(); /* who has waited for this may deliver the next */
     wipe_hand(box);
 }
 

@@ -6,15 +6,13 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "guest/internal.h"
 
 extern char **environ;
 
@@ -26,17 +24,10 @@ struct target {
     int64_t deadline_ms; /* of all managers together */
 };
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* Not below 0, by which poll() would wait for ever. */
 static int left_ms(const struct target *target)
 {
-    int64_t left = target->deadline_ms - now_ms();
+    int64_t left = target->deadline_ms - guest_now_ms();
     return left > 0 ? (int)left : 0;
 }
 
@@ -160,7 +151,7 @@ int manager_release(const char *root, const char *interface, int index, int pati
     const struct target target = {.root = root,
                                   .interface = interface,
                                   .index = index,
-                                  .deadline_ms = now_ms() + patience_ms};
+                                  .deadline_ms = guest_now_ms() + patience_ms};
     int r = 0;
     for (size_t i = 0; i < sizeof managers / sizeof managers[0] && r == 0; i++)
         if (is_running(root, managers[i].unit))

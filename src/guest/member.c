@@ -95,3 +95,16 @@ bool guest_member_word(const char *text, size_t size, const char *name, char *re
     ret[value.size - 2] = '\0';
     return true;
 }
+
+bool guest_number(struct guest_span value, int64_t max, int64_t *ret)
+{
+    int64_t number = 0;
+    for (size_t i = 0; i < value.size; i++) {
+        const char c = value.text[i];
+        if (c < '0' || c > '9' || __builtin_mul_overflow(number, 10, &number) ||
+            __builtin_add_overflow(number, c - '0', &number))
+            return false;
+    }
+    *ret = number;
+    return value.size > 0 && (value.text[0] != '0' || value.size == 1) && number <= max;
+}

@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "guest/internal.h"
@@ -25,20 +24,6 @@ enum { MAC_TEXT_MAX = 3 * ADDRESS_MAC_SIZE - 1 };
 static const uint32_t events = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV4_ROUTE;
 
 /* ---- the payload ---- */
-
-static bool parse_prefix(struct guest_span value, unsigned *ret)
-{
-    unsigned prefix = 0;
-    if (value.size < 1 || value.size > 2 || (value.size == 2 && value.text[0] == '0'))
-        return false;
-    for (size_t i = 0; i < value.size; i++) {
-        if (value.text[i] < '0' || value.text[i] > '9')
-            return false;
-        prefix = prefix * 10 + (unsigned)(value.text[i] - '0');
-    }
-    *ret = prefix;
-    return prefix <= ADDRESS_PREFIX_MAX;
-}
 
 /* Not there and "" say both that there is none. */
 static bool parse_gateway(const char *payload, size_t size, struct network_identity *identity)
@@ -60,7 +45,8 @@ bool network_parse(const char *payload, size_t size, struct network_identity *re
 {
     char mac[MAC_TEXT_MAX + 1], address[INET_ADDRSTRLEN];
     struct network_identity identity = {0};
-    struct guest_span prefix;
+    struct guest_span value;
+    int64_t prefix = 0;
     const char *wrong = NULL;
 
     if (!guest_member_word(payload, size, "interface_name", identity.interface, IFNAMSIZ - 1) ||
@@ -72,13 +58,14 @@ bool network_parse(const char *payload, size_t size, struct network_identity *re
     else if (!guest_member_word(payload, size, "ipv4", address, sizeof address - 1) ||
              !address_parse_host(address, &identity.address))
         wrong = "ipv4 is not a host's IPv4 address";
-    else if (!guest_member_find(payload, size, "prefix", &prefix) ||
-             !parse_prefix(prefix, &identity.prefix))
+    else if (!guest_member_find(payload, size, "prefix", &value) ||
+             !guest_number(value, ADDRESS_PREFIX_MAX, &prefix))
         wrong = "prefix is not a whole number from 0 to 32";
-    else if (!address_is_host_in(identity.address, identity.prefix))
+    else if (!address_is_host_in(identity.address, (unsigned)prefix))
         wrong = "ipv4 is not a host's address in a network of that prefix";
     else if (!parse_gateway(payload, size, &identity))
         wrong = "gateway is not another host's IPv4 address";
+    identity.prefix = (unsigned)prefix;
     if (wrong)
         snprintf(ret_reason, NETWORK_REASON_MAX + 1, "%s", wrong);
     else
@@ -212,17 +199,10 @@ static int find_interface(int fd, const char *name, int *ret)
     return 0;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
 /* False when the time is over. */
 static bool wait_for_event(int events_fd, int64_t deadline)
 {
-    int64_t left = deadline - now_ms();
+    int64_t left = deadline - guest_now_ms();
     return left > 0 && netlink_wait(events_fd, (int)left) == 0;
 }
 
@@ -233,7 +213,7 @@ static bool wait_for_event(int events_fd, int64_t deadline)
  */
 static void wait_for_link(int fd, int interface, int events_fd)
 {
-    int64_t deadline = now_ms() + LINK_PATIENCE_MS;
+    int64_t deadline = guest_now_ms() + LINK_PATIENCE_MS;
     bool there = false;
 
     while (netlink_has_carrier(fd, interface, &there) == 0 && !there &&
@@ -299,7 +279,7 @@ static bool is_unreachable(int r)
 
 int network_ack(struct hypefs_mailbox *box, const char *address)
 {
-    int64_t deadline = now_ms() + ACK_PATIENCE_MS;
+    int64_t deadline = guest_now_ms() + ACK_PATIENCE_MS;
     int r = hypefs_mailbox_ack(box, address);
 
     if (!is_unreachable(r))
