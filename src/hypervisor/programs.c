@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/thread.h"
 
 enum { KNOWN_MAX = 8 }; /* a mount has one program for each backend; the oldest goes first */
 
@@ -94,21 +95,19 @@ static bool same(const struct known *a, const struct known *b)
 static bool recall(struct vmm_programs *programs, struct known *wanted)
 {
     bool found = false;
-    pthread_mutex_lock(&programs->lock);
+    auto_lock(&programs->lock);
     for (size_t i = 0; !found && i < KNOWN_MAX && i < programs->count; i++) {
         found = same(&programs->known[i], wanted);
         if (found)
             *wanted = programs->known[i];
     }
-    pthread_mutex_unlock(&programs->lock);
     return found;
 }
 
 static void keep(struct vmm_programs *programs, const struct known *known)
 {
-    pthread_mutex_lock(&programs->lock);
+    auto_lock(&programs->lock);
     programs->known[programs->count++ % KNOWN_MAX] = *known;
-    pthread_mutex_unlock(&programs->lock);
 }
 
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/thread.h"
 #include "util/utf8.h"
 
 enum {
@@ -205,9 +206,8 @@ static bool rests(struct ack_ports *ports, uint16_t port)
 {
     if (!ports)
         return false;
-    pthread_mutex_lock(&ports->lock);
+    auto_lock(&ports->lock);
     uint32_t closed = ports->closed_s[port];
-    pthread_mutex_unlock(&ports->lock);
     return closed != 0 && now_s() - closed < ACK_PORT_REST_S;
 }
 
@@ -276,9 +276,8 @@ void ack_socket_close(struct ack_socket *socket)
     close(steal_fd(&socket->fd));
     if (!socket->ports)
         return;
-    pthread_mutex_lock(&socket->ports->lock);
+    auto_lock(&socket->ports->lock);
     socket->ports->closed_s[socket->port] = now_s();
-    pthread_mutex_unlock(&socket->ports->lock);
 }
 
 /* The text without the word key=…, which is nobody's business. */

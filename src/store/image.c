@@ -20,18 +20,16 @@ void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
 
 void image_scans_stop(struct image_scans *scans)
 {
-    pthread_mutex_lock(&scans->lock);
+    auto_lock(&scans->lock);
     atomic_store(&scans->stop, true);
-    pthread_mutex_unlock(&scans->lock);
 }
 
 void image_scans_wait(struct image_scans *scans)
 {
     image_scans_stop(scans);
-    pthread_mutex_lock(&scans->lock);
+    auto_lock(&scans->lock);
     while (scans->running > 0)
         pthread_cond_wait(&scans->ended, &scans->lock);
-    pthread_mutex_unlock(&scans->lock);
 }
 
 void image_scans_finish(struct image_scans *scans)
@@ -43,19 +41,17 @@ void image_scans_finish(struct image_scans *scans)
 
 static bool begin(struct image_scans *scans)
 {
-    pthread_mutex_lock(&scans->lock);
+    auto_lock(&scans->lock);
     bool begun = !atomic_load(&scans->stop);
     scans->running += begun;
-    pthread_mutex_unlock(&scans->lock);
     return begun;
 }
 
 static void end(struct image_scans *scans)
 {
-    pthread_mutex_lock(&scans->lock);
+    auto_lock(&scans->lock);
     scans->running--;
     pthread_cond_broadcast(&scans->ended);
-    pthread_mutex_unlock(&scans->lock);
 }
 
 int image_create(int directory_fd, const char *kind, const char *id, struct image_scans *scans,
@@ -97,17 +93,15 @@ void image_unref(struct image *image)
 
 void image_drop(struct image *image)
 {
-    pthread_mutex_lock(&image->lock);
+    auto_lock(&image->lock);
     atomic_store(&image->dropped, true);
     pthread_cond_broadcast(&image->changed);
-    pthread_mutex_unlock(&image->lock);
 }
 
 void image_remove(struct image *image)
 {
     image_drop(image);
-    pthread_mutex_lock(&image->writing);
-    pthread_mutex_unlock(&image->writing);
+    auto_lock(&image->writing);
 }
 
 /* A list that cannot be kept is good all the same, for as long as the daemon runs. One that is
@@ -246,29 +240,25 @@ static int look(struct image *image, struct image_index **ret, struct error *err
 
 int image_index(struct image *image, struct image_index **ret, struct error *err)
 {
-    pthread_mutex_lock(&image->lock);
-    int r = look(image, ret, err);
-    pthread_mutex_unlock(&image->lock);
-    return r;
+    auto_lock(&image->lock);
+    return look(image, ret, err);
 }
 
 int image_index_wait(struct image *image, const atomic_bool *stop, struct image_index **ret,
                      struct error *err)
 {
-    pthread_mutex_lock(&image->lock);
     int r;
+    auto_lock(&image->lock);
     image->failure.code = 0;
     while (pending(r = look(image, ret, err)) && !(stop && atomic_load(stop)))
         pthread_cond_wait(&image->changed, &image->lock);
-    pthread_mutex_unlock(&image->lock);
     return pending(r) ? error_set(err, ECANCELED, "cancelled") : r;
 }
 
 void image_wake(struct image *image)
 {
-    pthread_mutex_lock(&image->lock);
+    auto_lock(&image->lock);
     pthread_cond_broadcast(&image->changed);
-    pthread_mutex_unlock(&image->lock);
 }
 
 /* ---- vouching ---- */
@@ -311,11 +301,9 @@ static int save_accepted(struct image *image, struct image_index *index, const c
     index->accepted = describe_acceptance(files);
     if (!json_is_whole(index->accepted))
         return error_set(err, ENOMEM, "out of memory");
-    pthread_mutex_lock(&image->writing);
-    int r = atomic_load(&image->dropped) ? error_set(err, ENODEV, "the memory image is removed")
-                                         : image_index_save(image->directory_fd, index, err);
-    pthread_mutex_unlock(&image->writing);
-    return r;
+    auto_lock(&image->writing);
+    return atomic_load(&image->dropped) ? error_set(err, ENODEV, "the memory image is removed")
+                                        : image_index_save(image->directory_fd, index, err);
 }
 
 /* Somebody vouches for it, until `stop` (may be NULL) is true. */

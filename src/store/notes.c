@@ -13,6 +13,7 @@
 
 #include "util/cleanup.h"
 #include "util/text.h"
+#include "util/thread.h"
 
 struct note {
     struct note *next;
@@ -88,7 +89,7 @@ static bool add(struct store_notes *notes, enum store_kind kind, const char *nam
 {
     if (!notes)
         return true;
-    pthread_mutex_lock(&notes->lock);
+    auto_lock(&notes->lock);
     struct note *before = find(notes, kind, name), *note = NULL;
     bool other = !before || strcmp(before->why.text, why->text) != 0;
     if (other && (note = create(kind, name, operation, why))) {
@@ -97,7 +98,6 @@ static bool add(struct store_notes *notes, enum store_kind kind, const char *nam
         if (before)
             drop(notes, before);
     }
-    pthread_mutex_unlock(&notes->lock);
     return other;
 }
 
@@ -126,11 +126,10 @@ void store_notes_remove(struct store_notes *notes, enum store_kind kind, const c
 {
     if (!notes)
         return;
-    pthread_mutex_lock(&notes->lock);
+    auto_lock(&notes->lock);
     struct note *note = find(notes, kind, name);
     if (note)
         drop(notes, note);
-    pthread_mutex_unlock(&notes->lock);
 }
 
 void store_notes_tidy(const struct store *store, enum store_kind kind)
@@ -140,13 +139,12 @@ void store_notes_tidy(const struct store *store, enum store_kind kind)
     struct stat st;
     if (!notes)
         return;
-    pthread_mutex_lock(&notes->lock);
+    auto_lock(&notes->lock);
     LL_FOREACH_SAFE (notes->list, note, next)
         if (note->kind == kind && note->name[0] &&
             fstatat(store->kind_fd[kind], note->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
             errno == ENOENT)
             drop(notes, note);
-    pthread_mutex_unlock(&notes->lock);
 }
 
 unsigned store_notes_changes(struct store_notes *notes)
@@ -159,14 +157,13 @@ void store_notes_print(struct store_notes *notes, FILE *out)
     const struct note *note;
     if (!notes)
         return;
-    pthread_mutex_lock(&notes->lock);
+    auto_lock(&notes->lock);
     LL_FOREACH (notes->list, note) {
         auto_free char *name = text_escaped(note->name, strlen(note->name), "");
         fprintf(out, "%s %d %s %s/%s: %s: %s\n", note->time, (int)getpid(), note->operation,
                 store_kind_names[note->kind], name ? name : "", error_name(note->why.code),
                 note->why.text);
     }
-    pthread_mutex_unlock(&notes->lock);
 }
 
 void store_notes_each(struct store_notes *notes, void (*tell)(void *context, const char *text),
@@ -176,10 +173,9 @@ void store_notes_each(struct store_notes *notes, void (*tell)(void *context, con
     struct error text;
     if (!notes)
         return;
-    pthread_mutex_lock(&notes->lock);
+    auto_lock(&notes->lock);
     LL_FOREACH (notes->list, note) {
         error_set(&text, 0, "%s/%s: %s", store_kind_names[note->kind], note->name, note->why.text);
         tell(context, text.text);
     }
-    pthread_mutex_unlock(&notes->lock);
 }

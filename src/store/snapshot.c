@@ -11,6 +11,7 @@
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/thread.h"
 
 static void snapshot_free(struct snapshot *snapshot)
 {
@@ -100,9 +101,8 @@ static int insert(struct snapshots *table, struct snapshot *snapshot, struct err
 static bool is_known(struct snapshots *table, const char *id)
 {
     struct snapshot *snapshot;
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     HASH_FIND_STR(table->by_id, id, snapshot);
-    pthread_mutex_unlock(&table->lock);
     return snapshot != NULL;
 }
 
@@ -162,7 +162,7 @@ static int look_at(void *context, const char *id, struct error *err)
 static void drop_vanished(struct snapshots *table)
 {
     struct snapshot *snapshot, *next;
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     HASH_ITER (hh, table->by_id, snapshot, next) {
         int r = store_entry_check(table->store, STORE_SNAPSHOTS, snapshot->id, snapshot->directory,
                                   NULL);
@@ -176,7 +176,6 @@ static void drop_vanished(struct snapshots *table)
         if (--snapshot->references == 0)
             snapshot_free(snapshot);
     }
-    pthread_mutex_unlock(&table->lock);
 }
 
 /*
@@ -209,7 +208,7 @@ static int look(struct snapshots *table, struct error *err)
 {
     struct error why;
     int r = 0;
-    pthread_mutex_lock(&table->looking);
+    auto_lock(&table->looking);
     if (!unchanged(table)) {
         drop_vanished(table);
         store_notes_tidy(table->store, STORE_SNAPSHOTS);
@@ -224,7 +223,6 @@ static int look(struct snapshots *table, struct error *err)
         else if (store_notes_unlisted(table->store->notes, STORE_SNAPSHOTS, &why))
             table->complain(table->context, why.text);
     }
-    pthread_mutex_unlock(&table->looking);
     return r;
 }
 
@@ -266,19 +264,17 @@ void snapshots_look(struct snapshots *snapshots)
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
 {
     struct snapshot *snapshot;
-    pthread_mutex_lock(&snapshots->lock);
+    auto_lock(&snapshots->lock);
     HASH_FIND_STR(snapshots->by_id, id, snapshot);
     if (snapshot)
         snapshot->references++;
-    pthread_mutex_unlock(&snapshots->lock);
     return snapshot;
 }
 
 struct snapshot *snapshot_ref(struct snapshot *snapshot)
 {
-    pthread_mutex_lock(&snapshot->table->lock);
+    auto_lock(&snapshot->table->lock);
     snapshot->references++;
-    pthread_mutex_unlock(&snapshot->table->lock);
     return snapshot;
 }
 
@@ -295,14 +291,13 @@ void snapshot_unref(struct snapshot *snapshot)
 
 struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count)
 {
-    pthread_mutex_lock(&snapshots->lock);
+    auto_lock(&snapshots->lock);
     struct snapshot_name *names = calloc(HASH_COUNT(snapshots->by_id) + 1, sizeof *names);
     size_t count = 0;
     for (struct snapshot *s = snapshots->by_id; s && names; s = s->hh.next, count++) {
         memcpy(names[count].id, s->id, sizeof s->id);
         names[count].serial = s->serial;
     }
-    pthread_mutex_unlock(&snapshots->lock);
     *ret_count = count;
     return names;
 }
@@ -409,18 +404,14 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
 
 bool snapshot_is_removed(struct snapshot *snapshot)
 {
-    pthread_mutex_lock(&snapshot->table->lock);
-    bool removed = snapshot->removed;
-    pthread_mutex_unlock(&snapshot->table->lock);
-    return removed;
+    auto_lock(&snapshot->table->lock);
+    return snapshot->removed;
 }
 
 const cJSON *snapshot_json(const struct snapshot *snapshot)
 {
-    pthread_mutex_lock(&snapshot->table->lock);
-    const cJSON *json = snapshot->json;
-    pthread_mutex_unlock(&snapshot->table->lock);
-    return json;
+    auto_lock(&snapshot->table->lock);
+    return snapshot->json;
 }
 
 const cJSON *snapshot_machine(const struct snapshot *snapshot)
@@ -428,48 +419,33 @@ const cJSON *snapshot_machine(const struct snapshot *snapshot)
     return cJSON_GetObjectItemCaseSensitive(snapshot_json(snapshot), "machine");
 }
 
-/* With the lock held. Takes `json`, unless it fails. */
-static int take_json(struct snapshot *snapshot, cJSON *json)
-{
-    if (!snapshot->former && !(snapshot->former = cJSON_CreateArray()))
-        return -ENOMEM;
-    json_append(snapshot->former, snapshot->json); /* needs no memory */
-    snapshot->json = json;
-    return 0;
-}
-
 int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err)
 {
-    struct snapshots *table = snapshot->table;
     auto_json cJSON *json = cJSON_Duplicate(snapshot_json(snapshot), true);
     cJSON_DeleteItemFromObjectCaseSensitive(json, "machine");
     json_add(json, "machine", cJSON_Duplicate(machine, true));
     int r = store_write_json(snapshot->image->directory_fd, "snapshot.json", json, err);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&table->lock);
-    r = take_json(snapshot, json);
-    pthread_mutex_unlock(&table->lock);
-    if (r < 0)
+    auto_lock(&snapshot->table->lock);
+    if (!snapshot->former && !(snapshot->former = cJSON_CreateArray()))
         return error_set(err, ENOMEM, "out of memory");
-    json = NULL;
+    json_append(snapshot->former, snapshot->json); /* needs no memory */
+    snapshot->json = steal_pointer(json);
     return 0;
 }
 
 int snapshot_use(struct snapshot *snapshot, struct error *err)
 {
-    pthread_mutex_lock(&snapshot->table->lock);
-    int r =
-        snapshot->removed ? error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id) : 0;
-    if (r == 0)
-        snapshot->users++;
-    pthread_mutex_unlock(&snapshot->table->lock);
-    return r;
+    auto_lock(&snapshot->table->lock);
+    if (snapshot->removed)
+        return error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id);
+    snapshot->users++;
+    return 0;
 }
 
 void snapshot_leave(struct snapshot *snapshot)
 {
-    pthread_mutex_lock(&snapshot->table->lock);
+    auto_lock(&snapshot->table->lock);
     snapshot->users--;
-    pthread_mutex_unlock(&snapshot->table->lock);
 }

@@ -14,4 +14,22 @@ int thread_start(void *(*run)(void *argument), void *argument, pthread_t *ret, s
 /* In one that nobody joins: who starts it counts it, and waits for the count before the end. */
 int thread_detach(void *(*run)(void *argument), void *argument, struct error *err);
 
+/* Locks the mutex until the block ends. */
+#define auto_lock(mutex) AUTO_LOCK(mutex, __COUNTER__)
+#define AUTO_LOCK(mutex, number) AUTO_LOCK_AS(mutex, number)
+#define AUTO_LOCK_AS(mutex, number)                                                                \
+    __attribute__((cleanup(thread_unlock), unused)) pthread_mutex_t *locked_##number =             \
+        thread_lock(mutex)
+
+static inline pthread_mutex_t *thread_lock(pthread_mutex_t *mutex)
+{
+    pthread_mutex_lock(mutex);
+    return mutex;
+}
+
+static inline void thread_unlock(pthread_mutex_t **mutex)
+{
+    pthread_mutex_unlock(*mutex);
+}
+
 #endif
