@@ -6,6 +6,7 @@
 #include <utlist.h>
 
 #include "fs/handle.h"
+#include "util/process.h"
 #include "util/stack.h"
 #include "util/thread.h"
 
@@ -128,12 +129,7 @@ static void *watch_interrupts(void *argument)
             pthread_cond_wait(&waiters->interrupted, &objects->lock);
             continue;
         }
-        struct timespec until;
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += CHECK_AGAIN_MS * 1000000L;
-        until.tv_sec += until.tv_nsec / 1000000000L;
-        until.tv_nsec %= 1000000000L;
-        pthread_cond_clockwait(&waiters->interrupted, &objects->lock, CLOCK_MONOTONIC, &until);
+        thread_wait_until(&waiters->interrupted, &objects->lock, process_now_ms() + CHECK_AGAIN_MS);
     }
     objects_unlock(objects);
     return NULL;

@@ -18,8 +18,9 @@
 
 #include "util/cleanup.h"
 #include "util/process.h"
+#include "util/timing.h"
 
-enum { UNMOUNT_TIMEOUT_MS = 10000, END_WAIT_MS = 2000, OUTPUT_MAX = 512 };
+enum { UNMOUNT_TIMEOUT_MS = 10000, OUTPUT_MAX = 512 };
 
 /* What look() finds, if it does not fail. */
 enum { ANSWERS, SILENT, NONE };
@@ -115,7 +116,7 @@ int stale_clear(const char *mountpoint, struct error *err)
 {
     auto_free char *path = canonical(mountpoint);
     auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
-    double deadline_ms = process_now_ms() + END_WAIT_MS, left_ms;
+    double deadline_ms = process_now_ms() + timing_ms(TIMING_UNMOUNT), left_ms;
     int r = path ? look(path, deadline_ms, err) : NONE;
     /* A daemon that was told to end unmounts in a moment. One that has answered is never called
      * silent, although the deadline leaves a later look no time. */

@@ -14,8 +14,7 @@
 #include "fork/internal.h"
 #include "util/process.h"
 #include "util/text.h"
-
-enum { NETWORK_WAIT_MS = 5000 };
+#include "util/timing.h"
 
 /* ---- before the VM is loaded ---- */
 
@@ -199,7 +198,7 @@ static int look_at_network(struct fork *fork, double *ret_deadline_ms, struct er
     struct fork_network *network = &fork->request->network;
     const struct ack_wait *ack = &network->mailbox.ack;
     (void)err;
-    *ret_deadline_ms = fork->resumed_at_ms + NETWORK_WAIT_MS;
+    *ret_deadline_ms = fork->resumed_at_ms + timing_ms(TIMING_NETWORK);
     bool late = fork->looked_at_ms >= *ret_deadline_ms;
     const struct fork_mailbox *failed = find_failed(fork, ret_deadline_ms);
     if (ack->state == ACK_REFUSED)
@@ -213,7 +212,8 @@ static int look_at_network(struct fork *fork, double *ret_deadline_ms, struct er
         return 0;
     else if (ack->state == ACK_WAITING) {
         struct error missing = {0};
-        missing_ack_text(fork, &network->mailbox, NETWORK_WAIT_MS, "the network", &missing);
+        missing_ack_text(fork, &network->mailbox, timing_ms(TIMING_NETWORK), "the network",
+                         &missing);
         memcpy(network->degraded, missing.text, sizeof network->degraded);
     }
     return 1;
@@ -237,7 +237,7 @@ static double keep_logs_short(struct fork *fork, double deadline_ms)
 {
     if (fork->looked_at_ms >= fork->logs_due_ms) {
         instance_shorten_logs(fork->instance, fork->entry.fd, machine_log_max(&fork->machine));
-        fork->logs_due_ms = fork->looked_at_ms + INSTANCE_LOGS_MS;
+        fork->logs_due_ms = fork->looked_at_ms + timing_ms(TIMING_LOOK);
     }
     return fork->logs_due_ms < deadline_ms ? fork->logs_due_ms : deadline_ms;
 }

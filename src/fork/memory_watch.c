@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 #include <utlist.h>
 
@@ -98,10 +97,7 @@ static void rest(struct memory_watch *watch, double begun_ms, double ended_ms)
     double until_ms = due_ms(watch, begun_ms, ended_ms);
     int code = 0;
     while (!watch->stop && code == 0) {
-        int64_t ns = (int64_t)(until_ms * 1e6);
-        const struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
-                                       .tv_nsec = (long)(ns % 1000000000)};
-        code = pthread_cond_clockwait(&watch->changed, &watch->lock, CLOCK_MONOTONIC, &until);
+        code = thread_wait_until(&watch->changed, &watch->lock, until_ms);
         double due = due_ms(watch, begun_ms, ended_ms);
         until_ms = due < until_ms ? due : until_ms;
     }

@@ -4,18 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <utlist.h>
 
 #include "fork/load.h"
 #include "fork/warm_internal.h"
 #include "util/meminfo.h"
 #include "util/process.h"
+#include "util/thread.h"
+#include "util/timing.h"
 
 enum {
-    LOOK_S = 1,            /* at the memory, and at the VMs */
-    RETRY_MIN_MS = 1000,   /* after a VM that could not be loaded, or has ended; */
-    RETRY_MAX_MS = 300000, /* doubled each time until there is a commit or a write */
+    RETRY_MAX_MS = 300000, /* at most, until there is a commit or a write */
     SHORT_PERCENT = 5,     /* of the memory available: all are ended; */
     ENOUGH_PERCENT = 10,   /* and loaded again */
 };
@@ -23,7 +22,7 @@ enum {
 /* It was told, and will not be again until there is a commit or a write. */
 static void put_off(struct warm_source *source)
 {
-    source->retry_ms = source->retry_ms == 0                 ? RETRY_MIN_MS
+    source->retry_ms = source->retry_ms == 0                 ? timing_ms(TIMING_RETRY)
                        : source->retry_ms > RETRY_MAX_MS / 2 ? RETRY_MAX_MS
                                                              : source->retry_ms * 2;
     source->retry_at_ms = process_now_ms() + source->retry_ms;
@@ -210,14 +209,10 @@ static bool has_nothing_to_do(const struct warm_pool *pool)
 
 static void rest(struct warm_pool *pool)
 {
-    struct timespec until;
-    if (has_nothing_to_do(pool)) {
+    if (has_nothing_to_do(pool))
         pthread_cond_wait(&pool->wake, &pool->lock);
-        return;
-    }
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += LOOK_S;
-    pthread_cond_clockwait(&pool->wake, &pool->lock, CLOCK_MONOTONIC, &until);
+    else
+        thread_wait_until(&pool->wake, &pool->lock, process_now_ms() + timing_ms(TIMING_LOOK));
 }
 
 void *warm_fill(void *argument)

@@ -17,8 +17,8 @@
 #include "util/limit.h"
 #include "util/process.h"
 #include "util/text.h"
+#include "util/timing.h"
 
-enum { TERMINATE_MS = 5000 }; /* for a VMM that was asked to end */
 enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
 enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
 
@@ -62,9 +62,9 @@ int vmm_stop(struct vmm *vmm, struct error *err)
         return 0;
     fault_point(FAULT_STOP);
     pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
-    if (!ends_within(vmm, TERMINATE_MS)) {
+    if (!ends_within(vmm, timing_ms(TIMING_STOP))) {
         pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
-        if (!ends_within(vmm, PROCESS_KILL_MS))
+        if (!ends_within(vmm, timing_ms(TIMING_KILL)))
             return error_set(err, EIO, "the VM's process %d " PROCESS_STUCK, (int)vmm->pid);
     }
     fault_point(FAULT_STOPPED);
@@ -162,7 +162,7 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
     fault_point(FAULT_SPAWNED);
     r = vmm_create(hypervisor, pid, pidfd, ret, err);
     if (r < 0)
-        process_kill(pid, pidfd, PROCESS_KILL_MS, err);
+        process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
     else
         pidfd = -1;
     return r;
@@ -263,7 +263,7 @@ int vmm_abandon(const struct vmm_context *context, const struct hypervisor *hype
 {
     if (vmm) {
         if (!vmm->exit.ended)
-            process_kill(vmm->pid, vmm->pidfd, PROCESS_KILL_MS, err);
+            process_kill(vmm->pid, vmm->pidfd, timing_ms(TIMING_KILL), err);
         vmm_close(vmm);
     }
     hypervisor_drop_sockets(hypervisor, context->directory_fd);

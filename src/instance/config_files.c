@@ -6,13 +6,13 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "store/own.h"
 #include "util/cleanup.h"
+#include "util/process.h"
 #include "util/thread.h"
 
 enum { WAIT_S = 5 };
@@ -94,13 +94,11 @@ static void *run(void *argument)
 /* Of a look that was begun. */
 static int await(struct look *look, struct error *err)
 {
-    struct timespec until;
+    double deadline_ms = process_now_ms() + WAIT_S * 1000;
     int code = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += WAIT_S;
     pthread_mutex_lock(&look->lock);
     while (!look->done && code == 0)
-        code = pthread_cond_clockwait(&look->ended, &look->lock, CLOCK_MONOTONIC, &until);
+        code = thread_wait_until(&look->ended, &look->lock, deadline_ms);
     int r = look->result;
     if (!look->done)
         r = error_set(err, ETIMEDOUT,

@@ -224,7 +224,6 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
  * fails is told to `complain`. For a fork that is not published; of all others the table sees to
  * it. */
 void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t max);
-enum { INSTANCE_LOGS_MS = 1000 }; /* between two looks */
 /* What its guest wrote so far goes. */
 int instance_empty_console(struct instance *instance, struct error *err);
 

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* instances: their table when the daemon starts, with the VMMs that run on, and its end. */
 #include <errno.h>
-#include <time.h>
 
 #include "instance/internal.h"
 #include "store/notes.h"
 #include "store/strays.h"
+#include "util/process.h"
 #include "util/thread.h"
-
-/* So long the start waits for VMs that have to go on: all of them together. */
-enum { GO_ON_S = 5 };
+#include "util/timing.h"
 
 struct load_context {
     struct instances *table;
@@ -77,16 +75,14 @@ static void tell_unrecovered(struct instances *table)
     }
 }
 
-/* What goes on by itself does so before anybody looks. */
+/* What goes on by itself does so before anybody looks. They have that time together. */
 static void await_recovered(struct instances *table)
 {
-    struct timespec until;
+    double deadline_ms = process_now_ms() + timing_ms(TIMING_RECOVER);
     int code = 0;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_sec += GO_ON_S;
     pthread_mutex_lock(&table->lock);
     while (table->recovering > 0 && code == 0)
-        code = pthread_cond_clockwait(&table->idle, &table->lock, CLOCK_MONOTONIC, &until);
+        code = thread_wait_until(&table->idle, &table->lock, deadline_ms);
     if (table->recovering > 0)
         tell_unrecovered(table);
     pthread_mutex_unlock(&table->lock);

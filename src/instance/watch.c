@@ -14,6 +14,7 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 #include "util/thread.h"
+#include "util/timing.h"
 
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
@@ -38,7 +39,7 @@ static void ended(struct instances *table, uint64_t serial)
 static void *run(void *argument)
 {
     struct instances *table = argument;
-    double look = process_now_ms() + INSTANCE_LOGS_MS;
+    double look = process_now_ms() + timing_ms(TIMING_LOOK);
     for (;;) {
         struct epoll_event event;
         double wait = look - process_now_ms();
@@ -53,7 +54,7 @@ static void *run(void *argument)
             continue;
         instances_shorten_logs(table);
         instances_look_for_vanished(table);
-        look = process_now_ms() + INSTANCE_LOGS_MS;
+        look = process_now_ms() + timing_ms(TIMING_LOOK);
     }
 }
 

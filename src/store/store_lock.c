@@ -11,8 +11,9 @@
 #include "util/cleanup.h"
 #include "util/limit.h"
 #include "util/process.h"
+#include "util/timing.h"
 
-enum { LOCK_WAIT_MS = 5000, LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
+enum { LOCK_LOOK_MS = 20, OWNER_SIZE = 24 };
 
 /* Returns when that one has ended, or soon if it is not known or has ended and another is next. */
 static void wait_for_end(pid_t pid, int timeout_ms)
@@ -40,7 +41,7 @@ static int try_lock(int fd, char owner[OWNER_SIZE])
 /* A daemon that was told to end may not be gone yet. */
 static int lock_patiently(int fd, char owner[OWNER_SIZE])
 {
-    double deadline_ms = process_now_ms() + LOCK_WAIT_MS, left_ms = LOCK_WAIT_MS;
+    double left_ms = timing_ms(TIMING_LOCK), deadline_ms = process_now_ms() + left_ms;
     int r;
     while ((r = try_lock(fd, owner)) == -EWOULDBLOCK && left_ms > 0) {
         wait_for_end((pid_t)strtol(owner, NULL, 10), (int)left_ms + 1);

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/timing.h"
 
 enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
 
@@ -191,7 +192,7 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
     if (pidfd < 0) {
         error_errno(err, r = errno, "no descriptor for the process of %s", spec->path);
         kill(-pid, SIGKILL);
-        reap_within(pid, PROCESS_KILL_MS);
+        reap_within(pid, timing_ms(TIMING_KILL));
         return -r;
     }
     *ret_pid = pid;
@@ -318,7 +319,7 @@ int process_output_in(int directory_fd, const char *path, char *const *argv, siz
     r = collect(pidfd, in, cancel_fd, text, max, process_now_ms() + timeout_ms);
     if (r < 0) {
         r = no_output(path, timeout_ms, r, err);
-        process_kill(pid, pidfd, PROCESS_KILL_MS, err);
+        process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
         return r;
     }
     siginfo_t info;

@@ -38,8 +38,6 @@ int process_has_mark(pid_t pid);
 /* Is it stopped, by a signal or a debugger, so that it answers nobody? */
 bool process_is_stopped(pid_t pid);
 
-/* So long a process that was killed is waited for: it may have much memory to give back. */
-enum { PROCESS_KILL_MS = 30000 };
 /* What a text says of a process that has not ended by then. */
 #define PROCESS_STUCK                                                                              \
     "was killed and does not end: the kernel holds it until a disk or file system that it uses "   \
@@ -64,7 +62,7 @@ double process_cpu_ms(pid_t pid);
 
 /* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
  * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED
- * if cancel_fd (-1: none) becomes readable: it is killed then, which may take PROCESS_KILL_MS. */
+ * if cancel_fd (-1: none) becomes readable: it is killed then, which may take TIMING_KILL. */
 int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
                    char **ret, struct error *err);
 /* The same in that directory (-1: ours). */

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/mman.h>
+#include <time.h>
 
 /* Is there no address space for the thread's stack? pthread_create() says EAGAIN then too. */
 static bool lacks_memory(const pthread_attr_t *attributes)
@@ -41,4 +43,12 @@ int thread_detach(void *(*run)(void *argument), void *argument, struct error *er
 {
     pthread_t thread;
     return start(PTHREAD_CREATE_DETACHED, run, argument, &thread, err);
+}
+
+int thread_wait_until(pthread_cond_t *changed, pthread_mutex_t *lock, double deadline_ms)
+{
+    int64_t ns = (int64_t)(deadline_ms * 1e6);
+    const struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
+                                   .tv_nsec = (long)(ns % 1000000000)};
+    return pthread_cond_clockwait(changed, lock, CLOCK_MONOTONIC, &until);
 }

@@ -14,6 +14,9 @@ int thread_start(void *(*run)(void *argument), void *argument, pthread_t *ret, s
 /* In one that nobody joins: who starts it counts it, and waits for the count before the end. */
 int thread_detach(void *(*run)(void *argument), void *argument, struct error *err);
 
+/* As pthread_cond_wait(), but ETIMEDOUT at the deadline (process_now_ms()). */
+int thread_wait_until(pthread_cond_t *changed, pthread_mutex_t *lock, double deadline_ms);
+
 /* Locks the mutex until the block ends. */
 #define auto_lock(mutex) AUTO_LOCK(mutex, __COUNTER__)
 #define AUTO_LOCK(mutex, number) AUTO_LOCK_AS(mutex, number)

@@ -276,8 +276,8 @@ static void store_that_a_daemon_has_is_not_accepted_beside_it(void **state)
 {
     struct harness *h = *state;
     assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/snapshots/base/memory", 0);
-    struct harness_result result =
-        assert_shell("bash", "$HYPEFS accept --store $S snapshots/base", 1);
+    struct harness_result result = assert_shell(
+        "bash", "HYPEFS_TEST_TIMING=lock:300 $HYPEFS accept --store $S snapshots/base", 1);
     assert_contains(result.err, harness_format(h, "in use by another hypefs (pid %d)", h->daemon));
     assert_contains(result.err, "through its mount: hypefs accept MOUNTPOINT/snapshots/ID");
     assert_string_equal(result.out, "");

@@ -209,6 +209,7 @@ int main(void)
         log_test(zero_written_to_console_empties_it),
         log_test(bound_is_the_sources_unless_options_say_another),
     };
+    setenv("HYPEFS_TEST_TIMING", "look:100", 1);
     harness_enter();
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;

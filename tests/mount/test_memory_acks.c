@@ -257,6 +257,7 @@ static void identity_that_just_fits_is_delivered(void **state)
 
 int main(void)
 {
+    setenv("HYPEFS_TEST_TIMING", "look:100", 1);
     harness_enter();
     const struct CMUnitTest tests[] = {
         test(consumed_payload_is_an_ack),

@@ -213,12 +213,16 @@ static char *line_of(int events, const char *word)
 static void network_when_nobody_acks_degrades_after_a_while(void **state)
 {
     struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    setenv("HYPEFS_TEST_TIMING", "network:500", 1);
+    harness_mount(h, NULL);
+    unsetenv("HYPEFS_TEST_TIMING");
     harness_put(in(h, "new", "network"), UDP_IDENTITY);
     auto_close int events = open(harness_path(h, "events"), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     assert_true(events >= 0);
     assert_errno(harness_write(in(h, "new", "commit"), "f"), 0);
     assert_string_equal(result_of(h, "f", "network.status"), "degraded");
-    assert_contains(result_of(h, "f", "network.message"), "no ack for the network within 5000 ms");
+    assert_contains(result_of(h, "f", "network.message"), "no ack for the network within 500 ms");
     char *line = line_of(events, "\"event\":\"committed\"");
     assert_string_equal(harness_json(h, line, "network.status"), "degraded");
     assert_contains(harness_json(h, line, "network.message"), "no ack for the network");

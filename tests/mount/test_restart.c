@@ -150,6 +150,7 @@ int main(void)
         test(stopped_when_a_vmm_hangs_ends_it),
         bare_test(start_when_others_are_in_a_mount_that_hangs_does_not_wait_for_it),
     };
+    setenv("HYPEFS_TEST_TIMING", "stop:300,recover:300", 1);
     harness_enter();
     return cmocka_run_group_tests_name("restart", tests, NULL, NULL);
 }

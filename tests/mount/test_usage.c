@@ -187,9 +187,10 @@ static void second_daemon_on_a_store_is_refused(void **state)
 {
     struct harness *h = *state;
     harness_mount(h, NULL);
-    static const char *const scripts[] = {"$HYPEFS mount --store $S $T/m2",
-                                          "$HYPEFS mount -f --store $S $T/m3",
-                                          "$HYPEFS mount --store $T/mount/../store $T/m4"};
+    static const char *const scripts[] = {
+        "HYPEFS_TEST_TIMING=lock:300 $HYPEFS mount --store $S $T/m2",
+        "HYPEFS_TEST_TIMING=lock:300 $HYPEFS mount -f --store $S $T/m3",
+        "HYPEFS_TEST_TIMING=lock:300 $HYPEFS mount --store $T/mount/../store $T/m4"};
     /* All at the same time, for each waits a while for the first to end. */
     struct harness_child children[array_length(scripts)];
     assert_shell("bash", "mkdir $T/m2 $T/m3 $T/m4", 0);
@@ -266,11 +267,12 @@ static void mount_over_one_whose_daemon_is_stopped_is_refused(void **state)
 {
     struct harness *h = *state;
     harness_mount(h, NULL);
-    struct harness_result result = assert_shell("bash",
-                                                "cd / && pid=$(cat $S/lock) && kill -STOP $pid\n"
-                                                "$HYPEFS mount --store $T/s2 $M; r=$?\n"
-                                                "kill -CONT $pid; exit $r",
-                                                1);
+    struct harness_result result =
+        assert_shell("bash",
+                     "cd / && pid=$(cat $S/lock) && kill -STOP $pid\n"
+                     "HYPEFS_TEST_TIMING=unmount:300 $HYPEFS mount --store $T/s2 $M; r=$?\n"
+                     "kill -CONT $pid; exit $r",
+                     1);
     assert_contains(result.err, "does not answer: if it is stopped, let it go on");
     assert_works(access(harness_path(h, "README"), F_OK));
     assert_fails(access(harness_format(h, "%s/s2", h->directory), F_OK), ENOENT);

@@ -146,6 +146,7 @@ int main(void)
         vanished_test(error_of_what_cannot_be_shown_goes_when_that_is_taken_out_of_the_store),
         vanished_test(rmdir_when_another_directory_lies_there_is_refused_and_erases_nothing),
     };
+    setenv("HYPEFS_TEST_TIMING", "look:100", 1);
     harness_enter();
     return cmocka_run_group_tests_name("vanished", tests, NULL, NULL);
 }

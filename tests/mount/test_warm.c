@@ -378,6 +378,7 @@ int main(void)
         test(vm_that_cannot_be_loaded_is_told_once),
         test(vms_when_the_image_was_changed_go_and_come_back_when_it_is_accepted),
     };
+    setenv("HYPEFS_TEST_TIMING", "look:100,retry:100", 1);
     harness_enter();
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
 }

@@ -416,7 +416,10 @@ static void stop_when_the_process_ignores_it_kills(void **state)
 
     (void)state;
     struct vmm *vmm = start_shell("trap '' TERM; echo ready; exec sleep 1000", line);
-    assert_int_equal(vmm_stop(vmm, &err), 0);
+    setenv("HYPEFS_TEST_TIMING", "stop:200", 1);
+    int r = vmm_stop(vmm, &err);
+    unsetenv("HYPEFS_TEST_TIMING");
+    assert_int_equal(r, 0);
     vmm_reap(vmm, &exit);
     assert_true(exit.ended);
     assert_int_equal(exit.code, -1);

@@ -289,7 +289,7 @@ static void children_and_theirs_are_known_and_others_are_not(void **state)
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
     assert_true(read(out[0], text, sizeof text - 1) > 0);
     bool own = process_has_mark(pid), grandchild = process_has_mark(atoi(text));
-    process_kill(pid, pidfd, PROCESS_KILL_MS, NULL);
+    process_kill(pid, pidfd, FAR_MS, NULL);
     close(out[0]);
     close(out[1]);
     assert_true(own);
@@ -309,7 +309,7 @@ static void kill_ends_and_reaps_a_child(void **state)
     (void)state;
     assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
     assert_int_equal(process_poll(&pidfd, 1, process_now_ms()), 0);
-    process_kill(pid, pidfd, PROCESS_KILL_MS, NULL);
+    process_kill(pid, pidfd, FAR_MS, NULL);
     assert_int_equal(kill(pid, 0), -1);
     assert_int_equal(errno, ESRCH);
 }
@@ -330,7 +330,7 @@ static void kill_when_the_child_does_not_end_gives_up_and_says_so(void **state)
     unkillable = true;
     int r = process_kill(pid, pidfd, 1, &err);
     unkillable = false;
-    assert_int_equal(process_kill(pid, pidfd, PROCESS_KILL_MS, NULL), 0);
+    assert_int_equal(process_kill(pid, pidfd, FAR_MS, NULL), 0);
     snprintf(want, sizeof want, "it does not answer; its process %d " PROCESS_STUCK, (int)pid);
     assert_int_equal(r, -ETIMEDOUT);
     assert_int_equal(err.code, EIO);

@@ -489,5 +489,6 @@ int main(void)
         IN_EMPTY(entry_when_it_is_a_link_is_not_followed),
         IN_EMPTY(list_when_called_names_all_but_the_hidden_and_stops_at_a_failure),
     };
+    setenv("HYPEFS_TEST_TIMING", "lock:300", 1);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -323,5 +323,6 @@ int main(void)
         test(snapshot_when_two_forget_it_has_nothing_left_for_either),
         test(snapshot_when_two_forget_it_while_it_is_loaded_is_gone),
     };
+    setenv("HYPEFS_TEST_TIMING", "look:50,retry:50", 1);
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
 }

@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <linux/fs.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
@@ -152,6 +153,7 @@ int main(void)
             vmm_that_not_even_sigkill_ends_is_told_and_keeps_nobody_waiting, setup,
             harness_teardown),
     };
+    setenv("HYPEFS_TEST_TIMING", "stop:500,kill:1000,recover:500", 1);
     vm_enter_with_network("{\"mode\":\"user\"}", find_tools);
     return cmocka_run_group_tests_name("stuck", tests, NULL, NULL);
 }
