@@ -172,7 +172,7 @@ static char *draft_error_text(const struct place *place)
     if (!out)
         return NULL;
     LL_FOREACH (draft->files, file)
-        if (!draft_scratch_name(file->name))
+        if (!file->scratch)
             print_document(out, draft, "mailboxes/", file->name, true, &file->document);
     print_document(out, draft, "", "network", true, &draft->network);
     print_document(out, draft, "", "options", false, &draft->options);

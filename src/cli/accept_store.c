@@ -176,8 +176,8 @@ int accept_store(const char *path, bool insecure, char *const *names, int count)
     signal(SIGXFSZ, SIG_IGN); /* a file that gets larger than the limit is an error of the write */
     if (open_store(&offline, path, insecure, &err) < 0)
         return fail(&err);
-    int status = open_layers(&offline, &err) < 0 ? fail(&err) : CLI_DONE;
-    for (int i = 0; i < count && err.code == 0; i++)
+    int r = open_layers(&offline, &err), status = r < 0 ? fail(&err) : CLI_DONE;
+    for (int i = 0; i < count && r == 0; i++)
         if (accept_one(&offline, names[i]) != CLI_DONE)
             status = CLI_FAILED;
     close_layers(&offline);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -14,7 +15,13 @@
 #include "cli/stale.h"
 #include "util/cleanup.h"
 #include "util/directory.h"
+#include "util/process.h"
 #include "util/trust.h"
+
+enum {
+    LOCK_MS = 10000, /* so long another one that is being mounted there is waited for */
+    LOOK_MS = 10,
+};
 
 /* Adds what is not there yet to a real path: such directories are made, so there are no links. */
 static bool append(char *real, const char *rest)
@@ -96,20 +103,18 @@ static int check_empty(const char *mountpoint, struct error *err)
     return r < 0 ? error_prefix(err, r, "cannot mount at %s", mountpoint) : 0;
 }
 
-/* Who has the lock is the only one that may mount there. Another who was faster has mounted by now,
- * or is about to. */
+/* Who has the lock is the only one that mounts there. Another who was faster has mounted by then.
+ * But anybody who can open the directory can lock it: so nobody waits for long. */
 static int lock_place(const char *mountpoint, int *ret, struct error *err)
 {
     auto_close int fd = open(mountpoint, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    double deadline_ms = process_now_ms() + LOCK_MS;
+    bool locked;
     if (fd < 0)
         return error_errno(err, errno, "cannot mount at %s", mountpoint);
-    bool locked = flock(fd, LOCK_EX | LOCK_NB) == 0;
-    if (!locked && errno == EWOULDBLOCK)
-        return error_set(err, EBUSY,
-                         "cannot mount at %s: another hypefs is being mounted there, or a program "
-                         "has a lock (flock) on that directory: wait until that has ended, or give "
-                         "another directory",
-                         mountpoint);
+    while (!(locked = flock(fd, LOCK_EX | LOCK_NB) == 0) && errno == EWOULDBLOCK &&
+           process_now_ms() < deadline_ms)
+        poll(NULL, 0, LOOK_MS);
     int r = stale_clear(mountpoint, err);
     if (r == 0)
         *ret = locked ? steal_fd(&fd) : -1;

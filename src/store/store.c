@@ -188,6 +188,8 @@ static int go_on_without_room(const struct store_leftovers *leftovers, int r, st
                       "some, by rmdir of instances and snapshots, say");
     if (leftovers && err)
         leftovers->warn(leftovers->context, err->text);
+    if (err)
+        *err = (struct error){0};
     return 0;
 }
 

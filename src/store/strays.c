@@ -40,12 +40,12 @@ static bool same(const struct place *one, const struct place *other)
            one->device_minor == other->device_minor;
 }
 
-/* 1; 0: it was not started by a daemon, or has ended; -errno: it may not be looked at. */
-static int is_stray(pid_t pid, struct place *ret)
+/* 1; 0: it has not the mark, or has ended; -errno: it may not be looked at. */
+static int find_thread(pid_t thread, struct place *ret)
 {
     char path[48];
-    snprintf(path, sizeof path, "/proc/%d/cwd", (int)pid);
-    int r = process_has_mark(pid);
+    snprintf(path, sizeof path, "/proc/%d/cwd", (int)thread);
+    int r = process_has_mark(thread);
     if (r > 0 && (r = place_of(AT_FDCWD, path, ret)) == 0)
         return 1;
     return r == -ENOENT || r == -ESRCH ? 0 : r;
@@ -58,26 +58,33 @@ static int look_at_thread(void *context, int task_fd, const char *name, struct e
     pid_t thread = (pid_t)strtol(name, NULL, 10);
     (void)task_fd;
     (void)err;
-    if (thread > 0 && is_stray(thread, &found->place) > 0)
+    if (found->pid == 0 && thread > 0 && find_thread(thread, &found->place) > 0)
         found->pid = thread;
     return 0;
 }
 
+/* The same of a process. Where it was killed and the kernel holds another of its threads, the first
+ * one has ended, and has neither directory nor environment any more. */
+static int is_stray(pid_t pid, struct place *ret)
+{
+    struct stray found = {0};
+    char path[48];
+    int r = find_thread(pid, ret);
+    if (r != 0 || !process_has_ended(pid))
+        return r;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    (void)!directory_walk(AT_FDCWD, path, look_at_thread, &found, NULL);
+    *ret = found.place;
+    return found.pid > 0;
+}
+
 int strays_is_in(pid_t pid, int directory_fd)
 {
-    struct place directory = {0};
-    struct stray found = {.pid = pid};
-    char path[48];
+    struct place directory = {0}, place = {0};
     int r = place_of(directory_fd, "", &directory);
-    if (r == 0 && (r = is_stray(pid, &found.place)) == 0) {
-        /* Where it was killed and the kernel holds another of its threads, the first one has ended,
-         * and has neither directory nor environment any more. */
-        found.pid = 0;
-        snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
-        (void)!directory_walk(AT_FDCWD, path, look_at_thread, &found, NULL);
-        r = found.pid > 0;
-    }
-    return r > 0 ? same(&found.place, &directory) : r;
+    if (r == 0)
+        r = is_stray(pid, &place);
+    return r > 0 ? same(&place, &directory) : r;
 }
 
 /* A directory_visit of /proc. */

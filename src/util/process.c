@@ -215,7 +215,8 @@ int process_has_mark(pid_t pid)
     return ferror(file) && errno != ESRCH ? -errno : 0;
 }
 
-bool process_is_stopped(pid_t pid)
+/* One of those letters is its state. */
+static bool is_in_state(pid_t pid, const char *letters)
 {
     char path[48], text[1024];
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
@@ -223,7 +224,17 @@ bool process_is_stopped(pid_t pid)
     size_t size = file ? fread(text, 1, sizeof text - 1, file) : 0;
     text[size] = 0;
     const char *name_end = strrchr(text, ')'); /* of field 2, of any bytes */
-    return name_end && (strncmp(name_end, ") T", 3) == 0 || strncmp(name_end, ") t", 3) == 0);
+    return name_end && name_end[1] == ' ' && name_end[2] && strchr(letters, name_end[2]);
+}
+
+bool process_is_stopped(pid_t pid)
+{
+    return is_in_state(pid, "Tt");
+}
+
+bool process_has_ended(pid_t pid)
+{
+    return is_in_state(pid, "ZX");
 }
 
 int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)

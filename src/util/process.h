@@ -38,6 +38,9 @@ int process_has_mark(pid_t pid);
 /* Is it stopped, by a signal or a debugger, so that it answers nobody? */
 bool process_is_stopped(pid_t pid);
 
+/* Has its first thread ended, though it is not reaped? Others of its threads may be left. */
+bool process_has_ended(pid_t pid);
+
 /* What a text says of a process that has not ended by then. */
 #define PROCESS_STUCK                                                                              \
     "was killed and does not end: the kernel holds it until a disk or file system that it uses "   \

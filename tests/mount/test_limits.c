@@ -295,6 +295,10 @@ static void store_on_a_full_disk_is_mounted_with_a_warning_and_can_be_cleared(vo
                      0);
     assert_contains(result.err, warning);
     assert_contains(result.out, "x\ny\n");
+    result = assert_shell("bash", "$HYPEFS accept --store $S instances/x instances/none", 1);
+    assert_contains(result.err, warning);
+    assert_contains(result.err, "instances/x: ");
+    assert_contains(result.err, "instances/none: ");
     harness_mount(h, NULL);
     assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
     harness_put(file(h, "state"), "stopped");

@@ -5,6 +5,9 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <pthread.h>
+#include <sys/syscall.h>
+
 #include "store/strays.h"
 #include "store_fixture.h"
 
@@ -185,13 +188,63 @@ static void we_ourselves_are_no_stray(void **state)
     strays_finish(&strays);
 }
 
-int main(void)
+static void *wait_for_ever(void *nothing)
 {
+    for (;;)
+        pause();
+    return nothing;
+}
+
+/* What this program is with an argument. */
+static int end_first_thread(void)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, wait_for_ever, NULL) == 0)
+        syscall(SYS_exit, 0);
+    return 1;
+}
+
+/* As a VMM that was killed while the kernel holds one of its threads. */
+static void stray_when_its_first_thread_has_ended_is_ended(void **state)
+{
+    struct world *world = *state;
+    struct strays strays;
+    auto_close int entry = make_directory(world, "entry");
+    auto_close int other = make_directory(world, "other");
+    char *argv[] = {(char[]){"/proc/self/exe"}, (char[]){"ends"}, NULL};
+    struct process_spec spec = {
+        .path = argv[0], .argv = argv, .directory_fd = entry, .output_fd = -1, .error_fd = -1};
+    pid_t pid;
+    int pidfd;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, &world->err), 0);
+    size_t child = world_adopt(world, pid, pidfd);
+    double deadline_ms = process_now_ms() + 10000;
+    while (!process_has_ended(pid) && process_now_ms() < deadline_ms)
+        process_poll(&pidfd, 1, process_now_ms() + 1);
+    assert_true(process_has_ended(pid));
+    assert_false(world_child_ended(world, child, 0));
+
+    assert_int_equal(strays_is_in(pid, entry), 1);
+    assert_int_equal(strays_is_in(pid, other), 0);
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(strays_end(&strays, other, 0, &world->err), 0);
+    assert_false(world_child_ended(world, child, 0));
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
+    assert_true(world_child_ended(world, child, 0));
+    strays_finish(&strays);
+}
+
+int main(int argc, char **argv)
+{
+    (void)argv;
+    if (argc > 1)
+        return end_first_thread();
     const struct CMUnitTest tests[] = {
         IN_EMPTY(strays_when_in_the_directory_are_ended_and_all_others_kept),
         IN_EMPTY(stray_when_its_directory_was_renamed_is_ended),
         IN_EMPTY(process_when_we_did_not_start_it_is_kept),
         IN_EMPTY(stray_when_it_has_left_the_directory_since_is_kept),
+        IN_EMPTY(stray_when_its_first_thread_has_ended_is_ended),
         IN_EMPTY(process_when_it_came_after_they_were_found_is_kept),
         IN_EMPTY(we_ourselves_are_no_stray),
     };
