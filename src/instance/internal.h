@@ -137,8 +137,10 @@ enum step_name {
     STEP_ACQUIRE, /* the taps and disks */
     STEP_BOOT,
     STEP_LOAD,    /* the image that was saved */
+    STEP_PAUSE,   /* of what is paused on record, and must not run now */
     STEP_HOLD,    /* the intent in the record, and the VM stands still; undone, it goes on */
-    STEP_RESUME,  /* the intent in the record, and the VM goes on; undone, it stands still */
+    STEP_RESUME,  /* the intent in the record, and the VM goes on; undone, it stands still, or keeps
+                     the intent and is one that runs: it is not known what the VMM does */
     STEP_GO_ON,   /* without an intent */
     STEP_SAVE,    /* the image, and its index */
     STEP_COPY,    /* what the caller does to the memory */
@@ -173,8 +175,7 @@ struct transit {
     instance_work *work; /* of a copy */
     void *context;
     bool has_turn;
-    int result;       /* why steps are undone, */
-    struct error why; /* and what fails then */
+    struct error why; /* what fails while steps are undone */
 };
 struct step {
     int (*run)(struct transit *transit, struct error *err);

@@ -138,11 +138,17 @@ static int record_intent(struct transit *transit, struct error *err)
     return r;
 }
 
-static int hold(struct transit *transit, struct error *err)
+/* Also of a VM that is paused on record: another program may have let it go on. */
+static int pause_vm(struct transit *transit, struct error *err)
 {
     struct vmm_context context = instance_own_context(transit->instance);
+    return vmm_pause(&context, transit->instance->vmm, err);
+}
+
+static int hold(struct transit *transit, struct error *err)
+{
     int r = record_intent(transit, err);
-    return r == 0 ? vmm_pause(&context, transit->instance->vmm, err) : r;
+    return r == 0 ? pause_vm(transit, err) : r;
 }
 
 static void unhold(struct transit *transit)
@@ -163,15 +169,30 @@ static int resume(struct transit *transit, struct error *err)
     return r;
 }
 
-/* A VMM may have done what it then did not answer. The record loses the intent at the end. */
+/* It is not known whether the VM runs. A save must not take it for one that stands still, so it is
+ * one that runs and has to be told to go on: by the next write to `state`, or the next daemon. */
+static void leave_to_go_on(struct instance *instance)
+{
+    pthread_mutex_lock(&instance->table->lock);
+    const enum instance_intent intent = instance->intent;
+    instance_reach(instance, INSTANCE_RUNNING);
+    instance->intent = intent;
+    pthread_mutex_unlock(&instance->table->lock);
+}
+
+/* A VMM may have done what it then did not answer, or may do it yet. The record loses the intent at
+ * the end. A VMM that is not the instance's yet is ended anyway. */
 static void pause_again(struct transit *transit)
 {
     struct instance *instance = transit->instance;
-    struct vmm_context context = instance_own_context(instance);
-    bool ask = instance->intent && !transit->vmm && transit->result != -ECANCELED;
-    instance_set_intent(instance, INTENT_NONE);
-    if (ask && vmm_pause(&context, instance->vmm, &transit->why) < 0)
-        error_prefix(&transit->why, 0, "it is not known whether the VM runs");
+    const bool may_run = instance->intent && !transit->vmm;
+    if (!may_run || pause_vm(transit, &transit->why) == 0) {
+        instance_set_intent(instance, INTENT_NONE);
+        return;
+    }
+    error_prefix(&transit->why, 0,
+                 "it is not known whether the VM runs: write running or paused to its state again");
+    leave_to_go_on(instance);
 }
 
 /* ---- standby, and back ---- */
@@ -324,19 +345,12 @@ static int remove_files(struct transit *transit, struct error *err)
 }
 
 const struct step instance_steps[STEPS] = {
-    [STEP_TURN] = {take_turn, NULL},
-    [STEP_CONFIG] = {read_config, NULL},
-    [STEP_ACQUIRE] = {acquire, unacquire},
-    [STEP_BOOT] = {boot, unboot},
-    [STEP_HOLD] = {hold, unhold},
-    [STEP_RESUME] = {resume, pause_again},
-    [STEP_GO_ON] = {go_on, NULL},
-    [STEP_SAVE] = {save, unsave},
-    [STEP_COPY] = {copy, NULL},
-    [STEP_LOAD] = {load, unload},
-    [STEP_RECORD] = {record, NULL},
-    [STEP_END] = {end_vmm, NULL},
-    [STEP_RELEASE] = {release_vmm, NULL},
-    [STEP_ARRIVE] = {arrive, NULL},
-    [STEP_REMOVE] = {remove_files, NULL},
+    [STEP_TURN] = {take_turn, NULL},       [STEP_CONFIG] = {read_config, NULL},
+    [STEP_ACQUIRE] = {acquire, unacquire}, [STEP_BOOT] = {boot, unboot},
+    [STEP_PAUSE] = {pause_vm, NULL},       [STEP_HOLD] = {hold, unhold},
+    [STEP_RESUME] = {resume, pause_again}, [STEP_GO_ON] = {go_on, NULL},
+    [STEP_SAVE] = {save, unsave},          [STEP_COPY] = {copy, NULL},
+    [STEP_LOAD] = {load, unload},          [STEP_RECORD] = {record, NULL},
+    [STEP_END] = {end_vmm, NULL},          [STEP_RELEASE] = {release_vmm, NULL},
+    [STEP_ARRIVE] = {arrive, NULL},        [STEP_REMOVE] = {remove_files, NULL},
 };

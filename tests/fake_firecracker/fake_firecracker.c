@@ -31,12 +31,11 @@
  *                             pipe FAKE_FIRECRACKER_GATE; busy: that of a fork never looks, and
  *                             computes half of the time
  *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
- *                             process alone. CALL: start, version, load, config, drive, vm, create,
- *                             machine-config, boot-source, interface, actions. WHEN: before (it is
- *                             carried out), during (the answer), after (the answer). WHAT: die,
- *                             hang, garbage, half, 400, 500, of which the last four take the
- *                             answer's place; late: it comes after LATE_MS, as from a VMM that the
- *                             host has no processor for
+ *                             process alone, CALL#N-M:WHEN:WHAT from the Nth to the Mth. CALL:
+ * start, version, load, config, drive, vm, create, machine-config, boot-source, interface, actions.
+ * WHEN: before (it is carried out), during (the answer), after (the answer). WHAT: die, hang,
+ * garbage, half, 400, 500, of which the last four take the answer's place; late: it comes after
+ * LATE_MS, as from a VMM that the host has no processor for
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -39,7 +39,9 @@ static enum when fault_of(const char *call, const char **ret_what)
     fault += size;
     seen++;
     if (fault[0] == '#') {
-        if (strtoul(fault + 1, &end, 10) != seen)
+        unsigned long first = strtoul(fault + 1, &end, 10);
+        unsigned long last = end[0] == '-' ? strtoul(end + 1, &end, 10) : first;
+        if (seen < first || seen > last)
             return NEVER;
         fault = end;
     }

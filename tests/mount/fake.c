@@ -4,10 +4,14 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "fixture.h"
+#include "util/cleanup.h"
+#include "util/process.h"
+#include "util/unix_socket.h"
 
 enum { STATE_SIZE = 1024 };
 
@@ -50,6 +54,41 @@ void fake_make(struct harness *h, const char *id, const char *cmdline, const cha
                                "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
                                "\"memory_mib\":8,\"cmdline\":\"%s\"%s}",
                                cmdline, members));
+}
+
+void fake_boot(struct harness *h, const char *fault)
+{
+    fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s", fault));
+    fake_make(h, "x", "mailboxes=m,a", "");
+    harness_put(fake_instance(h, "x", "state"), "running");
+    fake_tell(h, "FAKE_FIRECRACKER_FAULT=");
+}
+
+void fake_ask(struct harness *h, const char *request, const char *word)
+{
+    char answer[4096] = "";
+    struct error err = {0};
+    auto_close int fd = -1, directory = open(harness_store_path(h, "instances/x"),
+                                             O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_works(directory);
+    if (unix_socket_connect(directory, "vmm.sock", &fd, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(send(fd, request, strlen(request), MSG_NOSIGNAL), strlen(request));
+    assert_int_equal(process_poll(&fd, 1, process_now_ms() + HARNESS_DEADLINE_MS), 1);
+    assert_true(recv(fd, answer, sizeof answer - 1, 0) > 0);
+    assert_contains(answer, word);
+}
+
+void fake_assert_vm(struct harness *h, const char *word)
+{
+    fake_ask(h, "GET / HTTP/1.1\r\n\r\n", harness_format(h, "\"%s\"", word));
+}
+
+bool fake_has_intent(void *harness)
+{
+    struct harness *h = harness;
+    const char *record = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
+    return strstr(record, "\"intent\"");
 }
 
 void fake_publish(struct harness *h, const char *cmdline, const char *members)

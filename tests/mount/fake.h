@@ -17,6 +17,14 @@ void fake_mount_with(struct harness *h, const char *option, const char *value);
 
 /* An instance in state created; `members` go on in its config, from a comma on. */
 void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members);
+/* instances/x, which runs; what goes wrong with its process is told (FAKE_FIRECRACKER_FAULT). */
+void fake_boot(struct harness *h, const char *fault);
+/* The request of its VMM, past hypefs; the answer has that word. */
+void fake_ask(struct harness *h, const char *request, const char *word);
+/* The state of its VM, as the VMM has it. */
+void fake_assert_vm(struct harness *h, const char *word);
+/* Of its record. For harness_await_that(). */
+bool fake_has_intent(void *harness);
 /* Boots one, puts it to rest and publishes snapshots/base; the instance is gone. */
 void fake_publish(struct harness *h, const char *cmdline, const char *members);
 /* snapshots/base as an import leaves it, whose state is of that version and has these members more;

@@ -10,14 +10,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/pidfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "fake.h"
 #include "util/cleanup.h"
-#include "util/process.h"
-#include "util/unix_socket.h"
 
 static char *file(struct harness *h, const char *name)
 {
@@ -46,15 +43,6 @@ static int setup(void **state)
         return -1;
     fake_mount(*state);
     return 0;
-}
-
-/* instances/x, which runs; what goes wrong with its process is told. */
-static void boot(struct harness *h, const char *fault)
-{
-    fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s", fault));
-    fake_make(h, "x", "mailboxes=m,a", "");
-    harness_put(file(h, "state"), "running");
-    fake_tell(h, "FAKE_FIRECRACKER_FAULT=");
 }
 
 /* The fork of snapshots/… or instances/… that has taken its payload. */
@@ -101,13 +89,6 @@ static bool is_of_restore(const char *name)
     return is_one_of(name, names);
 }
 
-static bool has_intent(void *argument)
-{
-    struct harness *h = argument;
-    const char *record = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
-    return strstr(record, "\"intent\"");
-}
-
 static bool is_hidden(const char *name)
 {
     return name[0] == '.' && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
@@ -118,24 +99,7 @@ static void assert_no_leftovers(struct harness *h)
 {
     assert_none_of(harness_store_path(h, "instances/x"), is_of_save);
     assert_none_of(harness_store_path(h, "snapshots"), is_hidden);
-    assert_false(has_intent(h));
-}
-
-/* The state of the VM, as the VMM has it. */
-static void assert_vm(struct harness *h, const char *word)
-{
-    static const char request[] = "GET / HTTP/1.1\r\n\r\n";
-    char answer[4096] = "";
-    struct error err = {0};
-    auto_close int fd = -1, directory = open(harness_store_path(h, "instances/x"),
-                                             O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    assert_works(directory);
-    if (unix_socket_connect(directory, "vmm.sock", &fd, &err) < 0)
-        fail_msg("%s", err.text);
-    assert_int_equal(send(fd, request, sizeof request - 1, MSG_NOSIGNAL), sizeof request - 1);
-    assert_int_equal(process_poll(&fd, 1, process_now_ms() + HARNESS_DEADLINE_MS), 1);
-    assert_true(recv(fd, answer, sizeof answer - 1, 0) > 0);
-    assert_contains(answer, harness_format(h, "\"%s\"", word));
+    assert_false(fake_has_intent(h));
 }
 
 /* ---- what works ---- */
@@ -183,7 +147,7 @@ static void walk(struct harness *h)
 static void instance_that_was_booted_goes_through_all_states(void **state)
 {
     struct harness *h = *state;
-    boot(h, "");
+    fake_boot(h, "");
     walk(h);
     harness_put(file(h, "state"), "stopped");
     assert_shell("bash", "! ls $S/instances/x | grep -xE 'memory|state|base'", 0);
@@ -228,7 +192,7 @@ static void forks_of_forks_have_no_payload_of_those_before(void **state)
 static void forks_of_instances_are_made_of_each_state(void **state)
 {
     struct harness *h = *state;
-    boot(h, "");
+    fake_boot(h, "");
     const char *pid = info(h, "pid");
     assert_errno(harness_write(file(h, "forks/new/commit"), "f"), EOPNOTSUPP);
     assert_file_contains(file(h, "forks/new/error"), "from_running");
@@ -272,14 +236,14 @@ static void check_failing(struct harness *h, const char *call, const char *from,
 {
     for (size_t when = 0; when < array_length(whens); when++)
         for (size_t i = 0; i < array_length(faults); i++) {
-            boot(h, harness_format(h, "%s:%s:%s", call, whens[when], faults[i].what));
+            fake_boot(h, harness_format(h, "%s:%s:%s", call, whens[when], faults[i].what));
             const char *pid = info(h, "pid");
             if (strcmp(from, "running") != 0)
                 harness_put(file(h, "state"), from);
             assert_errno(harness_write(file(h, target), text), EIO);
             assert_file_contains(file(h, "error"), faults[i].words);
             assert_state(h, from);
-            assert_vm(h, strcmp(from, "paused") == 0 ? "Paused" : "Running");
+            fake_assert_vm(h, strcmp(from, "paused") == 0 ? "Paused" : "Running");
             assert_string_equal(info(h, "pid"), pid);
             assert_no_leftovers(h);
             harness_put(file(h, target), text);
@@ -313,7 +277,7 @@ static void resume_that_fails_leaves_it_paused(void **state)
 static void fork_of_one_that_cannot_be_saved_fails_and_it_goes_on(void **state)
 {
     struct harness *h = *state;
-    boot(h, "create#1:before:400");
+    fake_boot(h, "create#1:before:400");
     harness_put(file(h, "forks/new/options"), "{\"from_running\":true}");
     assert_errno(harness_write(file(h, "forks/new/commit"), "f"), EIO);
     assert_file_contains(file(h, "forks/new/error"), "told to refuse create with 400");
@@ -329,7 +293,7 @@ static void restore_that_fails_leaves_it_in_standby(void **state)
 {
     static const char *const calls[] = {"version", "load", "config", "vm"};
     struct harness *h = *state;
-    boot(h, "");
+    fake_boot(h, "");
     harness_put(file(h, "state"), "standby");
     const char *sum = "sha256sum < $S/instances/x/memory";
     const char *before = assert_shell("bash", sum, 0).out;
@@ -363,7 +327,7 @@ static void vmm_that_dies_meanwhile_is_a_stopped_instance(void **state)
         {"create#1:during:die", "snapshot", "s"},
     };
     for (size_t i = 0; i < array_length(cases); i++) {
-        boot(h, cases[i].fault);
+        fake_boot(h, cases[i].fault);
         assert_errno(harness_write(file(h, cases[i].target), cases[i].text), EIO);
         assert_file_contains(file(h, "error"), "status 3");
         assert_state(h, "stopped");
@@ -399,7 +363,7 @@ static void stopped_ends_what_hangs(void **state)
     struct harness *h = *state;
     for (size_t i = 0; i < array_length(cases); i++) {
         bool rests = cases[i].first && strcmp(cases[i].first, "standby") == 0;
-        boot(h, rests ? "" : cases[i].fault);
+        fake_boot(h, rests ? "" : cases[i].fault);
         if (cases[i].first)
             harness_put(file(h, "state"), cases[i].first);
         if (rests)
@@ -418,7 +382,7 @@ static void stopped_ends_what_hangs(void **state)
 static void stop_of_the_source_ends_a_fork_that_waits_for_its_copy(void **state)
 {
     struct harness *h = *state;
-    boot(h, "create:before:hang");
+    fake_boot(h, "create:before:hang");
     harness_put(file(h, "forks/new/options"), "{\"from_running\":true}");
     struct harness_child child =
         harness_start_shell(h, "bash", "echo f > instances/x/forks/new/commit");
@@ -457,14 +421,14 @@ static void write_that_is_interrupted_leaves_the_transition_to_go_on(void **stat
     struct harness *h = *state;
     const struct sigaction action = {.sa_handler = on_signal}; /* no SA_RESTART */
     pthread_t thread;
-    boot(h, "");
+    fake_boot(h, "");
     pid_t pid = atoi(info(h, "pid"));
     struct writer writer = {.fd = open(file(h, "state"), O_WRONLY | O_CLOEXEC)};
     assert_works(writer.fd);
     sigaction(SIGUSR1, &action, NULL);
     assert_works(kill(pid, SIGSTOP));
     assert_int_equal(pthread_create(&thread, NULL, write_standby, &writer), 0);
-    harness_await_that(has_intent, h, "the pause begins");
+    harness_await_that(fake_has_intent, h, "the pause begins");
     pthread_kill(thread, SIGUSR1);
     pthread_join(thread, NULL);
     assert_errno(writer.code, EINTR);

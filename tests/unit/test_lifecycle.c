@@ -89,8 +89,7 @@ static void transition_when_the_table_has_none_is_refused(void **state)
         {"standby", INSTANCE_PAUSED, EINVAL, "standby cannot become paused"},
         {"standby", INSTANCE_RUNNING, EIO, "the memory image is gone"},
         {"running", INSTANCE_PAUSED, EIO, "pausing the VM: "},
-        {"paused", INSTANCE_RUNNING, EIO, "resuming the VM: "},
-        {"paused", INSTANCE_STANDBY, EIO, "saving the VM: "},
+        {"paused", INSTANCE_STANDBY, EIO, "pausing the VM: "},
     };
     struct world *world = *state;
     leave(world, "created", "created", "\"config\":\"{}\"");
@@ -112,6 +111,24 @@ static void transition_when_the_table_has_none_is_refused(void **state)
     }
     assert_false(world_child_ended(world, running, 0));
     assert_false(world_child_ended(world, paused, 0));
+}
+
+/* Its VMM answers nothing. */
+static void resume_when_nobody_knows_what_came_of_it_leaves_a_vm_that_is_to_go_on(void **state)
+{
+    struct world *world = *state;
+    size_t paused = leave_with_vmm(world, "paused", "paused");
+    world_open_whole(world);
+    struct instance *instance = world_found(world, "paused");
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_non_null(strstr(world->err.text, "resuming the VM: "));
+    assert_non_null(strstr(world->err.text, "it is not known whether the VM runs"));
+    assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
+    assert_int_equal(instance->intent, INTENT_RESUME);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_string_equal(world->happenings, "state paused paused running\n");
+    assert_false(world_child_ended(world, paused, 0));
+    instance_unref(instance);
 }
 
 static void transition_when_it_is_there_already_does_nothing(void **state)
@@ -421,6 +438,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         IN_EMPTY(transition_when_the_table_has_none_is_refused),
+        IN_EMPTY(resume_when_nobody_knows_what_came_of_it_leaves_a_vm_that_is_to_go_on),
         IN_EMPTY(transition_when_it_is_there_already_does_nothing),
         IN_EMPTY(stop_when_from_any_state_ends_what_there_is),
         IN_EMPTY(boot_when_the_program_is_missing_or_dies_leaves_the_state),
