@@ -185,6 +185,10 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
     if (whole && hypervisor && strcmp(hypervisor, "qemu") != 0)
         return error_set(err, EINVAL, "this describes a snapshot of %.40s", hypervisor);
     int r = machine_from_json(whole ? machine : json, ret, err);
+    if (r == 0 && ret->in_firmware) /* a load would boot, from files of the host that it names */
+        r = error_set(err, EOPNOTSUPP,
+                      "the VM was saved before its firmware had read its kernel (\"boot\"), so "
+                      "there is no guest in it to fork: save it again when its guest runs");
     return r < 0 ? r : qemu_record_check_complete(ret, err);
 }
 

@@ -403,6 +403,10 @@ static const struct refusal {
      "$I --id a --hypervisor qemu --memory memory --state qemu --config newer",
      1,
      "newer: snapshot.json: \"version\" is 99, of a newer hypefs, and this one knows 1: use the"},
+    {"sed 's%\"machine\": *{%&\"boot\":{\"kernel\":\"/bin/sh\",\"initrd\":\"/etc/passwd\"},%' "
+     "qemu.json > early; grep -q passwd early || exit 9; "
+     "$I --id a --hypervisor qemu --memory memory --state qemu --config early --allow-disk /",
+     1, "early: the VM was saved before its firmware had read its kernel"},
     {"$I --id a --hypervisor qemu --memory . --state qemu --config qemu.json", 1, "regular file"},
     {"mkfifo f; $I --id a --hypervisor firecracker --memory f --state firecracker", 1, "regular"},
     {"$I --id a --hypervisor qemu --memory memory --state cloud --config qemu.json", 1, "QEVM"},

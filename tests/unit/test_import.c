@@ -185,6 +185,9 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
          "a snapshot of firecracker"},
         {QEMU_MACHINE("", "\"version\":null"), EIO, "does not say what the machine's version is"},
         {QEMU_MACHINE("", "\"more\":1"), EINVAL, "unknown member \"more\""},
+        {QEMU_MACHINE("", OF_7_2 ",\"boot\":{\"kernel\":\"@/kernel\"}"), EOPNOTSUPP,
+         "saved before its firmware had read its kernel"},
+        {QEMU_MACHINE("", OF_7_2 ",\"boot\":{}"), EINVAL, "boot: member \"kernel\" is missing"},
         {QEMU_MACHINE("{\"path\":\"/none\",\"format\":\"raw\",\"readonly\":true}", OF_7_2), ENOENT,
          "/none"},
     };
