@@ -16,12 +16,10 @@
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/process.h"
+#include "util/timing.h"
 #include "util/trust.h"
 
-enum {
-    LOCK_MS = 10000, /* so long another one that is being mounted there is waited for */
-    LOOK_MS = 10,
-};
+enum { LOOK_MS = 10 };
 
 /* Adds what is not there yet to a real path: such directories are made, so there are no links. */
 static bool append(char *real, const char *rest)
@@ -108,7 +106,7 @@ static int check_empty(const char *mountpoint, struct error *err)
 static int lock_place(const char *mountpoint, int *ret, struct error *err)
 {
     auto_close int fd = open(mountpoint, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    double deadline_ms = process_now_ms() + LOCK_MS;
+    double deadline_ms = process_now_ms() + timing_ms(TIMING_LOCK);
     bool locked;
     if (fd < 0)
         return error_errno(err, errno, "cannot mount at %s", mountpoint);

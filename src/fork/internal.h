@@ -5,6 +5,7 @@
 
 #include "fork/engine.h"
 #include "fork/memory_watch.h"
+#include "util/process.h"
 
 enum fork_phase {
     FORK_VALIDATE,
@@ -45,8 +46,9 @@ struct fork {
     bool warm;          /* which was loaded before the commit */
     bool starting;      /* warm_end() is to be called */
     bool has_turn;      /* loads_give() is to be called */
-    double turn_due_ms; /* process_now_ms() of the next look at whether it is needed; 0: none was */
-    double turn_cpu_ms, turn_first_cpu_ms; /* process_cpu_ms() at the last look, and the first */
+    double turn_due_ms; /* process_now_ms(): it is not needed from then on, at the least; 0: not
+                           known */
+    struct process_times at_resume; /* of the VMM */
 
     /* What is to be delivered: deliveries[i] of mailboxes[i], the network's first. */
     struct delivery deliveries[FORK_DELIVERIES_MAX];
@@ -80,12 +82,11 @@ static inline const char *fork_ack_address(const struct fork *fork)
  * resume no VM is loaded ahead, for this one comes first. ECANCELED. */
 int turn_take(struct fork *fork, void (*queued)(void *fork), struct error *err);
 void turn_end(struct fork *fork);
-/* After the resume: ends it if its guest, which has not acked, rests or has computed for long.
- * Returns when that is to be looked at next, if it is before the deadline, and else the deadline.
- */
+/* After the resume: ends it when its guest, which has not acked, has had a while to do it. Returns
+ * that moment, if it is still to come and before the deadline, and else the deadline. */
 double turn_limit(struct fork *fork, double deadline_ms);
-/* How long its VM, which runs, has had a processor since. */
-double turn_used_ms(const struct fork *fork);
+/* Of its VM, which runs, since then. */
+struct process_times turn_times(const struct fork *fork);
 
 /* handoff.c. In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the
  * machine. */

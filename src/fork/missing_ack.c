@@ -111,12 +111,15 @@ void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadl
                       const char *what, struct error *ret)
 {
     bool by_memory = mailbox->how == FORK_ACK_MEMORY;
+    const struct process_times times = turn_times(fork);
     /* One by memory is the watch's, which has just looked. */
     if (!by_memory)
         mailbox->looked = consume_look(&fork->watched.io, &mailbox->consume, NULL) == 0;
     error_set(ret, 0, "no ack for %s within %d ms: %s", what, deadline_ms,
               what_became_of_it(mailbox));
-    error_append(ret, "; its VM had a processor for %.0f ms of them", turn_used_ms(fork));
+    error_append(ret,
+                 "; its VM had a processor for %.0f ms of them, and waited for one for %.0f ms",
+                 times.ran_ms, times.waited_ms);
     if (!by_memory)
         add_datagrams(fork, mailbox, ret);
     add_console(fork, ret);

@@ -5,13 +5,8 @@
 #include "fork/internal.h"
 #include "util/process.h"
 
-/* Most guests ack within 2 s of computing, if they do. How long that takes is up to what else the
- * host does. */
-enum {
-    LOOK_MS = 2000,   /* so often it is looked at what a guest that has not acked does: */
-    REST_MS = 40,     /* one that has computed for less since the last look waits for something */
-    ENOUGH_MS = 2000, /* and one that has computed for so long since the first may go on for ever */
-};
+/* Most guests ack within it, if they do: not counted is what they wait for a processor. */
+enum { TURN_AFTER_RESUME_MS = 2000 };
 
 static struct loads *loads_of(const struct fork *fork)
 {
@@ -45,30 +40,22 @@ void turn_end(struct fork *fork)
     fork->has_turn = false;
 }
 
-/* Its guest does not need the processor that its turn keeps for it, or has had it for long enough.
- */
-static bool is_over(const struct fork *fork, double cpu_ms)
-{
-    return fork->turn_due_ms > 0 &&
-           (cpu_ms - fork->turn_cpu_ms < REST_MS || cpu_ms - fork->turn_first_cpu_ms >= ENOUGH_MS);
-}
-
 double turn_limit(struct fork *fork, double deadline_ms)
 {
     double now_ms = process_now_ms();
     if (fork->has_turn && now_ms >= fork->turn_due_ms) {
-        double cpu_ms = process_cpu_ms(fork->vmm->pid);
-        if (is_over(fork, cpu_ms))
-            turn_end(fork);
         if (fork->turn_due_ms == 0)
-            fork->turn_first_cpu_ms = cpu_ms;
-        fork->turn_cpu_ms = cpu_ms;
-        fork->turn_due_ms = now_ms + LOOK_MS;
+            fork->at_resume = process_times(fork->vmm->pid);
+        fork->turn_due_ms = fork->resumed_at_ms + TURN_AFTER_RESUME_MS + turn_times(fork).waited_ms;
+        if (now_ms >= fork->turn_due_ms)
+            turn_end(fork);
     }
     return fork->has_turn && fork->turn_due_ms < deadline_ms ? fork->turn_due_ms : deadline_ms;
 }
 
-double turn_used_ms(const struct fork *fork)
+struct process_times turn_times(const struct fork *fork)
 {
-    return process_cpu_ms(fork->vmm->pid) - fork->turn_first_cpu_ms;
+    const struct process_times now = process_times(fork->vmm->pid), *then = &fork->at_resume;
+    return (struct process_times){.ran_ms = now.ran_ms - then->ran_ms,
+                                  .waited_ms = now.waited_ms - then->waited_ms};
 }

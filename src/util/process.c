@@ -4,6 +4,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -17,28 +18,48 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/timing.h"
 
 enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
 
 static const char mark[] = "HYPEFS_CHILD=1";
 
-static double clock_ms(clockid_t clock)
+double process_now_ms(void)
 {
-    struct timespec now = {0};
-    clock_gettime(clock, &now);
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
-double process_now_ms(void)
+/* A directory_visit of a process's threads. */
+static int add_times(void *context, int task_fd, const char *name, struct error *err)
 {
-    return clock_ms(CLOCK_MONOTONIC);
+    struct process_times *times = context;
+    unsigned long long ran_ns, waited_ns;
+    char path[sizeof "/schedstat" + NAME_MAX];
+    (void)err;
+    snprintf(path, sizeof path, "%s/schedstat", name);
+    auto_close int fd = openat(task_fd, path, O_RDONLY | O_CLOEXEC);
+    auto_fclose FILE *file = fd >= 0 ? fdopen(fd, "r") : NULL;
+    if (!file)
+        return 0;
+    steal_fd(&fd);
+    if (fscanf(file, "%llu %llu", &ran_ns, &waited_ns) == 2) {
+        double waited_ms = (double)waited_ns / 1e6;
+        times->ran_ms += (double)ran_ns / 1e6;
+        times->waited_ms = waited_ms > times->waited_ms ? waited_ms : times->waited_ms;
+    }
+    return 0;
 }
 
-double process_cpu_ms(pid_t pid)
+struct process_times process_times(pid_t pid)
 {
-    clockid_t clock;
-    return clock_getcpuclockid(pid, &clock) == 0 ? clock_ms(clock) : 0;
+    struct process_times times = {0};
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    (void)!directory_walk(AT_FDCWD, path, add_times, &times, NULL);
+    return times;
 }
 
 int process_poll(const int *fds, size_t count, double deadline_ms)

@@ -59,9 +59,13 @@ int process_poll(const int *fds, size_t count, double deadline_ms);
 /* CLOCK_MONOTONIC, in ms. */
 double process_now_ms(void);
 
-/* How long the processors have worked for it, all its threads together, in ms; 0 if it has ended.
- */
-double process_cpu_ms(pid_t pid);
+/* Since the start of each thread of a process, in ms. */
+struct process_times {
+    double ran_ms;    /* a processor worked for it: all threads together */
+    double waited_ms; /* it could run and had no processor: the thread that waited longest */
+};
+/* Zeros if it has ended, or if the kernel does not count (CONFIG_SCHED_INFO). */
+struct process_times process_times(pid_t pid);
 
 /* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
  * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED

@@ -29,7 +29,7 @@
  *                             it never looks; reuse: its mailboxes' pages are zeros all at once;
  *                             late: it says "waits", and looks when somebody has written to the
  *                             pipe FAKE_FIRECRACKER_GATE; busy: that of a fork never looks, and
- *                             computes half of the time
+ *                             has one processor for four threads that compute
  *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
  *                             process alone, CALL#N-M:WHEN:WHAT from the Nth to the Mth. CALL:
  * start, version, load, config, drive, vm, create, machine-config, boot-source, interface, actions.

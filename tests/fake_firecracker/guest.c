@@ -2,10 +2,10 @@
 /* guest: what takes the guest's place: one thread that looks into the mailboxes. */
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "fake.h"
@@ -205,19 +205,27 @@ static void wait_at_gate(const struct fake *fake)
         fake_log(fake, "FAKE_FIRECRACKER_GATE cannot be read");
 }
 
-/* Computes half of the time, for ever. It may be paused meanwhile. */
+static void *spin(void *nothing)
+{
+    for (volatile bool on = true; on;)
+        ;
+    return nothing;
+}
+
+/* Computes for ever, with four threads on one processor, so that three of them wait for it. It may
+ * be paused meanwhile. */
 static void work(struct fake *fake)
 {
-    enum { HALF_NS = 2000000 };
+    pthread_t thread;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    sched_setaffinity(0, sizeof one, &one); /* theirs, too */
     pthread_mutex_unlock(&fake->running);
-    for (;;) {
-        struct timespec used, begun;
-        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &begun);
-        do
-            clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
-        while ((used.tv_sec - begun.tv_sec) * 1000000000L + used.tv_nsec - begun.tv_nsec < HALF_NS);
-        nanosleep(&(struct timespec){.tv_nsec = HALF_NS}, NULL);
-    }
+    for (int i = 0; i < 3; i++)
+        if (pthread_create(&thread, NULL, spin, NULL) != 0)
+            abort();
+    spin(NULL);
 }
 
 /* Its memory is written to only while it is paused: so it looks once after each resume. */

@@ -295,9 +295,10 @@ void harness_enter(void)
 void harness_enter_with(const char *(*prepare)(const char *base))
 {
     const char *text = getenv("HYPEFS_TEST_UID");
-    /* A shell that runs the tests in the background has these ignored. */
+    /* A shell that runs the tests in the background has these ignored, or nohup. */
     signal(SIGINT, SIG_DFL);
     signal(SIGQUIT, SIG_DFL);
+    signal(SIGHUP, SIG_DFL);
     uid_t uid = text ? (uid_t)strtoul(text, NULL, 10) : geteuid();
     if (text && geteuid() != 0)
         skip_all("this is an ordinary user already, for whom the test runs without this too");

@@ -19,6 +19,7 @@ static void become_command(const struct harness *h, int out, int err, const char
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     signal(SIGINT, SIG_DFL); /* who was started in the background ignores these */
     signal(SIGQUIT, SIG_DFL);
+    signal(SIGHUP, SIG_DFL);
     int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
     setpgid(0, 0);
     if (null < 0 || dup2(null, 0) < 0 || dup2(out, 1) < 0 || dup2(err, 2) < 0)

@@ -104,8 +104,8 @@ static void commits_over_the_limit_wait_for_their_turn_in_order(void **state)
         fake_drop(h, ids[i]);
 }
 
-/* Its hook sleeps, say: it does not need the processor that the next one does. */
-static void turn_passes_on_when_a_guest_that_has_not_acked_rests(void **state)
+/* Its hook sleeps, say. */
+static void turn_passes_on_when_a_guest_does_not_ack(void **state)
 {
     struct harness *h = *state;
     tell(h, "absent");
@@ -118,18 +118,18 @@ static void turn_passes_on_when_a_guest_that_has_not_acked_rests(void **state)
     assert_works(kill(second.pid, SIGKILL));
 }
 
-/* It has half of the processor that it could use: a second one would take it longer still. */
-static void turn_is_kept_while_a_guest_that_has_not_acked_works(void **state)
+/* A second one would make it wait longer still. */
+static void turn_is_kept_while_a_guest_waits_for_a_processor(void **state)
 {
     struct harness *h = *state;
-    enum { ACK_MS = 3000 };
+    enum { ACK_MS = 4000 };
     tell(h, "busy");
     struct harness_child first = commit_within(h, "f1", "committing", ACK_MS);
     struct harness_child second = commit_within(h, "f2", "queued", 1);
     let_one_start(h);
     assert_contains(harness_finish(h, &first).err, "timed out");
     assert_file_contains(draft(h, "f1", "error"), "; its VM had a processor for ");
-    assert_null(strstr(harness_get(h, draft(h, "f1", "error")), "for 0 ms of them"));
+    assert_null(strstr(harness_get(h, draft(h, "f1", "error")), "waited for one for 0 ms"));
     let_one_start(h);
     assert_contains(harness_finish(h, &second).err, "timed out");
     const char *result = harness_get(h, draft(h, "f2", "result"));
@@ -242,8 +242,8 @@ int main(void)
     harness_enter();
     const struct CMUnitTest tests[] = {
         test(commits_over_the_limit_wait_for_their_turn_in_order),
-        test(turn_passes_on_when_a_guest_that_has_not_acked_rests),
-        test(turn_is_kept_while_a_guest_that_has_not_acked_works),
+        test(turn_passes_on_when_a_guest_does_not_ack),
+        test(turn_is_kept_while_a_guest_waits_for_a_processor),
         test(queued_commit_whose_writer_is_interrupted_is_not_begun),
         test(queued_commit_that_somebody_else_waits_for_goes_on),
         test(queued_commit_that_is_interrupted_and_written_again_fails_once),

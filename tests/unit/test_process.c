@@ -298,6 +298,28 @@ static void children_and_theirs_are_known_and_others_are_not(void **state)
     assert_false(process_has_mark(getpid()));
 }
 
+static void times_of_a_process_grow_while_it_runs_and_are_none_when_it_has_ended(void **state)
+{
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"while :; do :; done"}, NULL};
+    struct process_spec spec = {
+        .path = shell, .argv = argv, .directory_fd = -1, .output_fd = -1, .error_fd = -1};
+    double deadline_ms = process_now_ms() + FAR_MS;
+    auto_close int pidfd = -1;
+    pid_t pid;
+
+    (void)state;
+    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    struct process_times times = {0};
+    while (times.ran_ms < 20 && process_poll(&pidfd, 1, process_now_ms() + 1) == 0 &&
+           process_now_ms() < deadline_ms)
+        times = process_times(pid);
+    process_kill(pid, pidfd, FAR_MS, NULL);
+    assert_true(times.ran_ms >= 20);
+    assert_true(times.waited_ms > 0);
+    times = process_times(pid);
+    assert_true(times.ran_ms == 0);
+}
+
 static void kill_ends_and_reaps_a_child(void **state)
 {
     char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
@@ -385,6 +407,7 @@ int main(void)
         cmocka_unit_test(spawn_starts_the_child_in_its_directory),
         cmocka_unit_test(spawn_keeps_stderr_apart_where_it_has_a_descriptor),
         cmocka_unit_test(children_and_theirs_are_known_and_others_are_not),
+        cmocka_unit_test(times_of_a_process_grow_while_it_runs_and_are_none_when_it_has_ended),
         cmocka_unit_test(kill_ends_and_reaps_a_child),
         cmocka_unit_test(kill_when_the_child_does_not_end_gives_up_and_says_so),
         cmocka_unit_test(poll_when_one_is_readable_names_it),
