@@ -178,7 +178,7 @@ static int removable(struct instance *instance, struct error *err)
     const struct instance *user;
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    if (instance->busy)
+    if (instance->busy || instance->ending)
         return instance_busy(instance, err);
     if (instance->vmm)
         return error_set(err, EBUSY, "the instance %s is %s: write stopped to its state first",

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "store/notes.h"
 #include "util/cleanup.h"
@@ -41,8 +42,18 @@ int instance_set_directory(struct instance *instance, int fd, struct error *err)
                         &instance->image, err);
 }
 
+void instance_finish_transit(struct transit *transit)
+{
+    machine_finish(&transit->booted);
+    disks_finish(&transit->saved);
+    image_index_unref(transit->index);
+}
+
 static void instance_free(struct instance *instance)
 {
+    if (instance->ending)
+        instance_finish_transit(instance->ending);
+    free(instance->ending);
     image_unref(instance->image);
     if (instance->mapped) {
         snapshot_leave(instance->mapped);

@@ -56,6 +56,7 @@ enum instance_intent {
 };
 
 struct instances;
+struct transit;
 
 /* Its logs: files of its directory, and their names in the tree. */
 enum instance_log_kind { INSTANCE_CONSOLE, INSTANCE_VMM_LOG, INSTANCE_LOGS };
@@ -86,7 +87,9 @@ struct instance {
     char *recorded;              /* instance.json as it was written last; NULL: not known */
     char *config;                /* as written; NULL: never written */
     struct machine machine;
-    struct vmm *vmm;                                        /* while there is a process */
+    struct transit
+        *ending;     /* owned; what goes on when its VMM, which was killed, has ended; or NULL */
+    struct vmm *vmm; /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
     struct instance_file {

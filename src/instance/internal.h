@@ -21,6 +21,8 @@ void instance_tell(const struct instance *instance, enum instance_happening what
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
 /* With the lock held: it has no owner any more. */
 void instance_release(struct instance *instance);
+/* What a transition has of its own. */
+void instance_finish_transit(struct transit *transit);
 struct vmm_context instance_own_context(const struct instance *instance);
 struct file_id instance_directory(const struct instance *instance);
 bool instance_has(const struct instance *instance, const char *name);
@@ -75,6 +77,8 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
 bool instance_begin_ended(struct instance *instance);
 /* Of a transition that was ended from outside: the errno and text that say by whom. */
 int instance_explain_cancel(struct instance *instance, int r, struct error *err);
+/* Of one whose VMM does not end, behind that. */
+#define INSTANCE_WILL_BE "; the instance becomes %s when it has ended"
 /* With the lock held: EBUSY, and what has it. */
 int instance_busy(const struct instance *instance, struct error *err);
 /* With the lock held: waits while it is being recorded. */
@@ -145,7 +149,7 @@ enum step_name {
     STEP_SAVE,    /* the image, and its index */
     STEP_COPY,    /* what the caller does to the memory */
     STEP_RECORD,  /* what the instance is about to become */
-    STEP_END,     /* of the VMM */
+    STEP_END,     /* of the VMM; if it does not end, what follows comes when it has ended */
     STEP_RELEASE, /* what the VMM had */
     STEP_ARRIVE,  /* everybody sees the state; cannot fail, nor can what comes after */
     STEP_REMOVE,  /* of the files, those of an image that is none any more */
@@ -168,6 +172,7 @@ typedef int instance_work(struct instance *instance, void *context, struct error
 struct transit {
     struct instance *instance;
     const struct transition *transition;
+    size_t done;               /* steps */
     struct instance_next next; /* for the record */
     struct machine booted, saved;
     struct vmm *vmm; /* one that is not the instance's yet */

@@ -7,6 +7,7 @@
 
 #include "instance/internal.h"
 #include "util/cleanup.h"
+#include "util/process.h"
 
 void instance_await_record(struct instance *instance)
 {
@@ -27,6 +28,10 @@ static void cancel(struct instance *instance)
 
 int instance_busy(const struct instance *instance, struct error *err)
 {
+    if (instance->ending)
+        return error_set(err, EBUSY, "the VM's process %d " PROCESS_STUCK INSTANCE_WILL_BE,
+                         (int)instance->vmm->pid,
+                         instance_state_names[instance->ending->transition->to]);
     return error_set(err, EBUSY,
                      instance->state == INSTANCE_WAITING
                          ? "the fork waits for its ack: wait until that has come, or write stopped "
@@ -49,7 +54,7 @@ static int may_begin(struct instance *instance, enum instance_begin how, struct 
         return error_set(err, ESHUTDOWN, "the daemon is stopping");
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    return instance->busy ? instance_busy(instance, err) : 0;
+    return instance->busy || instance->ending ? instance_busy(instance, err) : 0;
 }
 
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err)

@@ -67,10 +67,10 @@ enum instance_state instance_if_gone(enum instance_intent intent)
 }
 
 /* What fails then is told with the failure before, or is one itself. */
-static int undo(struct transit *transit, size_t count, int r, struct error *err)
+static int undo(struct transit *transit, int r, struct error *err)
 {
-    while (count-- > 0) {
-        const struct step *step = &instance_steps[transit->transition->steps[count]];
+    while (transit->done-- > 0) {
+        const struct step *step = &instance_steps[transit->transition->steps[transit->done]];
         if (step->undo)
             step->undo(transit);
     }
@@ -89,23 +89,28 @@ static void finish(struct transit *transit)
         loads_give(transit->instance->table->setup.loads);
     if (transit->instance->vmm)
         vmm_release(transit->instance->vmm);
-    machine_finish(&transit->booted);
-    disks_finish(&transit->saved);
-    image_index_unref(transit->index);
+    if (!transit->instance->ending) /* which has it now */
+        instance_finish_transit(transit);
+}
+
+static int go_through(struct transit *transit, struct error *err)
+{
+    const enum step_name *steps = transit->transition->steps;
+    int r = 0;
+    while (r == 0 && steps[transit->done] != STEP_NONE)
+        r = instance_steps[steps[transit->done++]].run(transit, err);
+    return r;
 }
 
 static int run(struct transit *transit, struct error *err)
 {
     const struct transition *transition = transit->transition;
     struct instance *instance = transit->instance;
-    size_t done = 0;
-    int r = 0;
     transit->next = (struct instance_next){transition->to, &instance->machine, instance->vmm,
                                            instance->loaded, INTENT_NONE};
-    while (r == 0 && transition->steps[done] != STEP_NONE)
-        r = instance_steps[transition->steps[done++]].run(transit, err);
-    if (r < 0 || transition->by == BY_COPY)
-        r = undo(transit, done, r, err);
+    int r = go_through(transit, err);
+    if (!instance->ending && (r < 0 || transition->by == BY_COPY))
+        r = undo(transit, r, err);
     finish(transit);
     return instance_explain_cancel(instance, r, err);
 }
@@ -137,6 +142,23 @@ static void tell_exit(struct instance *instance)
     table->setup.complain(table->setup.context, text.text);
 }
 
+/* It had ended already, or has now, so no step fails. */
+static void note_exit(struct instance *instance)
+{
+    struct transit transit = {.instance = instance,
+                              .transition = find(BY_VMM, instance->state, INSTANCE_STOPPED)};
+    pthread_mutex_lock(&instance->table->lock);
+    auto_free struct transit *ending = steal_pointer(instance->ending);
+    pthread_mutex_unlock(&instance->table->lock);
+    if (ending) {
+        go_through(ending, NULL);
+        finish(ending);
+    } else {
+        run(&transit, NULL);
+        tell_exit(instance);
+    }
+}
+
 void instance_end(struct instance *instance)
 {
     struct instances *table = instance->table;
@@ -144,13 +166,10 @@ void instance_end(struct instance *instance)
     struct error why = {0};
     if (instance->vmm)
         vmm_reap(instance->vmm, &exit);
-    if (exit.ended) {
-        struct transit transit = {.instance = instance,
-                                  .transition = find(BY_VMM, instance->state, INSTANCE_STOPPED)};
-        run(&transit, NULL);
-        tell_exit(instance);
-    }
-    if (instance_record(instance, &why) < 0)
+    if (exit.ended)
+        note_exit(instance);
+    /* What is put off is on record as far as it came. */
+    if (!instance->ending && instance_record(instance, &why) < 0)
         table->setup.complain(table->setup.context, why.text);
 
     pthread_mutex_lock(&table->lock);
@@ -176,7 +195,7 @@ static bool may_stand_still(const struct instance *instance)
 static bool is_there(struct instance *instance, enum instance_state target)
 {
     pthread_mutex_lock(&instance->table->lock);
-    bool there = instance->state == target && target != INSTANCE_STOPPED &&
+    bool there = instance->state == target && target != INSTANCE_STOPPED && !instance->ending &&
                  (instance->busy || !may_stand_still(instance));
     pthread_mutex_unlock(&instance->table->lock);
     return there;

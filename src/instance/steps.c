@@ -266,17 +266,37 @@ static int record(struct transit *transit, struct error *err)
                : r;
 }
 
-/* A VMM that shared the image may have touched it still when it ended: then it is scanned again. */
+/* A VMM that does not end has got SIGKILL: nothing can be undone any more, and what was saved is
+ * all that there is of the VM. The steps that follow come when it has ended. */
 static int end_vmm(struct transit *transit, struct error *err)
 {
-    const int directory_fd = transit->instance->image->directory_fd;
+    struct instance *instance = transit->instance;
+    auto_free struct transit *ending = malloc(sizeof *ending);
+    if (!ending)
+        return error_set(err, ENOMEM, "out of memory");
+    int r = vmm_stop(instance->vmm, err);
+    if (r == 0)
+        return 0;
+    *ending = *transit;
+    ending->next.machine = NULL; /* it may be a part of `transit` */
+    pthread_mutex_lock(&instance->table->lock);
+    instance->ending = steal_pointer(ending);
+    pthread_mutex_unlock(&instance->table->lock);
+    error_append(err, INSTANCE_WILL_BE, instance_state_names[transit->transition->to]);
+    return r;
+}
+
+/* A VMM that shared the image may have touched it still when it ended: then it is scanned again. */
+static void renew_saved(struct transit *transit)
+{
+    struct instance *instance = transit->instance;
+    const int directory_fd = instance->image->directory_fd;
     struct image_index *last;
     struct error why;
-    int r = vmm_stop(transit->instance->vmm, err);
-    if (r == 0 && transit->index && !image_is(directory_fd, transit->index) &&
-        image_scan(directory_fd, NULL, &last, &why) == 0)
+    if (!image_is(directory_fd, transit->index) && image_scan(directory_fd, NULL, &last, &why) == 0)
         image_index_unref(last); /* else `info` says it: the VM is gone */
-    return r;
+    disks_renew_keys(&transit->saved, &instance->machine, instance->vmm);
+    instance_swap_disks(instance, &transit->saved);
 }
 
 static int release_vmm(struct transit *transit, struct error *err)
@@ -284,10 +304,8 @@ static int release_vmm(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     struct vmm_exit exit;
     (void)err;
-    if (transit->index) { /* of the image that was saved */
-        disks_renew_keys(&transit->saved, &instance->machine, instance->vmm);
-        instance_swap_disks(instance, &transit->saved);
-    }
+    if (transit->index) /* of the image that was saved */
+        renew_saved(transit);
     vmm_reap(instance->vmm, &exit);
     instance_note_disks(instance);
     pthread_mutex_lock(&instance->table->lock);

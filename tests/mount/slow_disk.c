@@ -2,13 +2,17 @@
 /*
  * slow_disk: laid over the daemon with LD_PRELOAD. Reading a memory image waits for as long as
  * there is a file that HYPEFS_TEST_GATE names: so a test can look at what happens during a scan.
+ * And as long as there is a file that HYPEFS_TEST_HELD names, a VMM gets no signal, as if the
+ * kernel held it for a disk that does not answer.
  */
 #undef _FILE_OFFSET_BITS
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -39,4 +43,13 @@ __attribute__((visibility("default"))) ssize_t pread(int fd, void *bytes, size_t
 __attribute__((visibility("default"))) ssize_t pread64(int fd, void *bytes, size_t size, off64_t at)
 {
     return slow_read(fd, bytes, size, at);
+}
+
+__attribute__((visibility("default"))) int pidfd_send_signal(int fd, int number, siginfo_t *info,
+                                                             unsigned flags)
+{
+    const char *held = getenv("HYPEFS_TEST_HELD");
+    if (number != 0 && held && access(held, F_OK) == 0)
+        return 0;
+    return (int)syscall(SYS_pidfd_send_signal, fd, number, info, flags);
 }

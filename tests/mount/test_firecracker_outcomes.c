@@ -140,6 +140,94 @@ static void save_of_a_paused_vm_that_runs_pauses_it_first(void **state)
     }
 }
 
+/* ---- a VMM that does not end ---- */
+
+static char *held(struct harness *h)
+{
+    return harness_format(h, "%s/held", h->directory);
+}
+
+static int setup_held(void **state)
+{
+    if (harness_setup(state) < 0)
+        return -1;
+    struct harness *h = *state;
+    setenv("HYPEFS_TEST_HELD", held(h), 1);
+    setenv("HYPEFS_TEST_TIMING", "stop:1,kill:1", 1);
+    setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
+    setenv("LD_PRELOAD", getenv("HYPEFS_SLOW_DISK"), 1);
+    fake_mount(h);
+    unsetenv("LD_PRELOAD");
+    unsetenv("HYPEFS_TEST_TIMING");
+    return 0;
+}
+
+/* The fork of instances/x in standby gets its payload: the memory is that of the VM. */
+static void assert_saved(struct harness *h)
+{
+    harness_put(file(h, "forks/new/mailboxes/m"),
+                "{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
+    harness_put(file(h, "forks/new/commit"), "f");
+    fake_drop(h, "f");
+}
+
+static void vmm_that_does_not_end_leaves_what_was_to_be(void **state)
+{
+    static const struct {
+        const char *from, *to;
+    } cases[] = {{"running", "standby"},
+                 {"paused", "standby"},
+                 {"running", "stopped"},
+                 {"paused", "stopped"}};
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        const char *will_be = harness_format(h, "becomes %s when it has ended", cases[i].to);
+        fake_boot(h, "");
+        pid_t pid = pid_of(h);
+        if (strcmp(cases[i].from, "running") != 0)
+            harness_put(file(h, "state"), cases[i].from);
+        harness_put(held(h), "");
+        assert_errno(change(h, cases[i].to), EIO);
+        assert_file_contains(file(h, "error"), "was killed and does not end");
+        assert_file_contains(file(h, "error"), will_be);
+        assert_state(h, cases[i].from);
+        assert_int_equal(pid_of(h), pid);
+        for (size_t word = 0; word < 4; word++) {
+            static const char *const words[] = {"running", "paused", "standby", "stopped"};
+            assert_errno(change(h, words[word]), EBUSY);
+            assert_file_contains(file(h, "error"), will_be);
+        }
+        assert_errno(harness_write(file(h, "snapshot"), "s"), EBUSY);
+        assert_fails(rmdir(file(h, "")), EBUSY);
+        assert_works(unlink(held(h)));
+        assert_works(kill(pid, SIGKILL));
+        harness_await(h, file(h, "state"), cases[i].to);
+        if (strcmp(cases[i].to, "standby") == 0)
+            assert_saved(h);
+        fake_drop(h, "x");
+    }
+}
+
+/* The next daemon ends what the earlier one could not. */
+static void daemon_that_ends_before_the_vmm_leaves_the_image(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "");
+    pid_t pid = pid_of(h);
+    harness_put(held(h), "");
+    assert_errno(change(h, "standby"), EIO);
+    int status = harness_unmount(h);
+    assert_works(unlink(held(h)));
+    assert_int_equal(status, 0);
+    fake_mount(h);
+    assert_state(h, "standby");
+    assert_fails(kill(pid, 0), ESRCH);
+    assert_saved(h);
+    harness_put(file(h, "state"), "running");
+    fake_drop(h, "x");
+}
+
+#define held_test(name) cmocka_unit_test_setup_teardown(name, setup_held, harness_teardown)
 #define outcome_test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -148,6 +236,8 @@ int main(void)
         outcome_test(shutdown_while_a_vm_is_to_go_on_leaves_that_to_the_next_daemon),
         outcome_test(vm_that_may_have_gone_on_is_running),
         outcome_test(save_of_a_paused_vm_that_runs_pauses_it_first),
+        held_test(vmm_that_does_not_end_leaves_what_was_to_be),
+        held_test(daemon_that_ends_before_the_vmm_leaves_the_image),
     };
     harness_enter();
     return cmocka_run_group_tests_name("firecracker_outcomes", tests, NULL, NULL);

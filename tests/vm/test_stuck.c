@@ -92,7 +92,7 @@ static void assert_commit_and_stop_fail(struct harness *h)
     assert_told(h, file(h, "forks/new/error"), "ended by a write of stopped");
     assert_int_equal(rmdir(file(h, "")), -1);
     assert_int_equal(errno, EBUSY);
-    assert_told(h, file(h, "error"), "write stopped to its state first");
+    assert_told(h, file(h, "error"), "becomes stopped when it has ended");
 }
 
 /* Whatever ends the daemon, and the start of the next, does not wait for the VMM. */
