@@ -10,7 +10,6 @@
 
 #include "fork/internal.h"
 #include "fork/load.h"
-#include "hypervisor/disks.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
@@ -36,17 +35,18 @@ static struct label origin(const struct fork *fork)
     return label;
 }
 
-/* The id, and the taps and the bound of the logs of the machine as it will run. */
-static int reserve(struct fork *fork, struct error *err)
+static int read_machine(struct fork *fork, const cJSON *json, struct error *err)
 {
-    const struct fork_request *request = fork->request;
-    if (request->options.console_max_bytes > 0)
-        fork->machine.console_max_bytes = request->options.console_max_bytes;
-    int r = request->options.tap ? machine_set_tap(&fork->machine, request->options.tap, err) : 0;
+    const struct fork_options *options = &fork->request->options;
+    int r = load_machine(json, origin(fork).text, &fork->machine, err);
     if (r < 0)
-        return error_prefix(err, r, "options: \"tap\" cannot be used with %s", origin(fork).text);
-    return instances_reserve(fork->engine->instances, request->id, &fork->machine, &fork->instance,
-                             err);
+        return r;
+    if (options->console_max_bytes > 0)
+        fork->machine.console_max_bytes = options->console_max_bytes;
+    r = options->tap ? machine_set_tap(&fork->machine, options->tap, err) : 0;
+    return r < 0
+               ? error_prefix(err, r, "options: \"tap\" cannot be used with %s", origin(fork).text)
+               : 0;
 }
 
 /* Who is not resumed cannot take a payload. */
@@ -77,12 +77,6 @@ static int use_origin(struct fork *fork, struct error *err)
     return 0;
 }
 
-static int read_machine(struct fork *fork, struct error *err)
-{
-    const cJSON *json = fork->origin->instance ? fork->description : snapshot_json(fork->source);
-    return load_machine(json, origin(fork).text, &fork->machine, err);
-}
-
 /* Everything that the source's own words can tell, before any work. */
 static int validate(struct fork *fork, struct error *err)
 {
@@ -97,10 +91,13 @@ static int validate(struct fork *fork, struct error *err)
     if (r == 0)
         r = identity_check(fork, err);
     if (r == 0)
-        r = read_machine(fork, err);
+        r = read_machine(fork, fork->description ? fork->description : snapshot_json(fork->source),
+                         err);
     if (r == 0)
         r = handoff_check(fork, err);
-    return r < 0 ? r : reserve(fork, err);
+    return r < 0 ? r
+                 : instances_reserve(fork->engine->instances, fork->request->id, &fork->machine,
+                                     &fork->instance, err);
 }
 
 static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -140,26 +137,18 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
     return 0;
 }
 
-/* But for its disks, which have grown by the copy. */
+/* But for what belongs to the copy: its disks, and what it boots from if its firmware ran. */
 static bool is_same_machine(const struct fork *fork)
 {
+    static const char *const own[] = {"disks", "boot"};
     const cJSON *described = cJSON_GetObjectItemCaseSensitive(fork->description, "machine");
     auto_json cJSON *before = cJSON_Duplicate(described, true);
     auto_json cJSON *now = cJSON_Duplicate(snapshot_machine(fork->source), true);
-    cJSON_DeleteItemFromObjectCaseSensitive(before, "disks");
-    cJSON_DeleteItemFromObjectCaseSensitive(now, "disks");
+    for (size_t i = 0; i < array_length(own); i++) {
+        cJSON_DeleteItemFromObjectCaseSensitive(before, own[i]);
+        cJSON_DeleteItemFromObjectCaseSensitive(now, own[i]);
+    }
     return cJSON_Compare(before, now, true);
-}
-
-static int take_disks(struct fork *fork, struct error *err)
-{
-    struct machine copied;
-    int r = machine_from_json(snapshot_machine(fork->source), &copied, err);
-    if (r < 0)
-        return error_prefix(err, r, "the machine of %s", origin(fork).text);
-    disks_swap(&fork->machine, &copied);
-    machine_finish(&copied);
-    return 0;
 }
 
 /* The copy of an instance's memory; it may have become another machine meanwhile. */
@@ -173,7 +162,8 @@ static int take_copy(struct fork *fork, struct error *err)
     if (!is_same_machine(fork))
         return error_set(err, EBUSY, "the instance %s was booted anew meanwhile: commit again",
                          instance->id);
-    return take_disks(fork, err);
+    machine_finish(&fork->machine);
+    return read_machine(fork, snapshot_json(fork->source), err);
 }
 
 /* The image is there, is the one that was published, has the right size, has a place for each

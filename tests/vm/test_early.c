@@ -105,6 +105,37 @@ static void load_when_the_kernel_is_gone_is_eio_and_names_it(void **state)
     assert_non_null(strstr(error, "/no-kernel"));
 }
 
+static void fork_running(struct harness *h, const char *source, const char *id)
+{
+    harness_put(harness_path(h, "instances/%s/forks/new/options", source),
+                "{\"from_running\":true}");
+    if (harness_write(harness_path(h, "instances/%s/forks/new/commit", source), id) != 0)
+        fail_msg("%s", harness_get(h, harness_path(h, "instances/%s/forks/new/error", source)));
+    assert_string_equal(harness_get(h, harness_path(h, "instances/%s/state", id)), "running\n");
+}
+
+static void from_running_when_the_firmware_runs_has_forks_that_boot(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "microvm");
+    fork_running(h, "template", "f1");
+    await_ready(h, "f1");
+}
+
+/* The machine that is described before the copy differs from that of the copy by what it boots
+ * from. */
+static void from_running_of_a_fork_that_was_saved_in_its_firmware_succeeds(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "microvm");
+    harness_put(harness_path(h, "instances/template/snapshot"), "first");
+    harness_put(harness_path(h, "snapshots/first/forks/new/commit"), "f1");
+    await_ready(h, "f1");
+    fork_running(h, "f1", "g1");
+    fork_running(h, "f1", "g2");
+    fork_running(h, "g1", "g3");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, harness_setup, harness_teardown)
 
 int main(void)
@@ -113,6 +144,8 @@ int main(void)
         test(standby_when_the_firmware_runs_becomes_a_vm_that_boots),
         test(snapshot_when_the_firmware_runs_has_forks_that_boot),
         test(fork_when_saved_in_its_firmware_boots_later),
+        test(from_running_when_the_firmware_runs_has_forks_that_boot),
+        test(from_running_of_a_fork_that_was_saved_in_its_firmware_succeeds),
         test(load_when_the_kernel_is_gone_is_eio_and_names_it),
     };
     vm_enter();
