@@ -171,7 +171,7 @@ int instances_reserve(struct instances *instances, const char *id, const struct 
 
 void instance_release(struct instance *instance)
 {
-    instance->busy = instance->recording = false;
+    instance->busy = instance->changing = instance->recording = false;
     if (instance->cancel_fd >= 0)
         close(steal_fd(&instance->cancel_fd));
     pthread_cond_broadcast(&instance->table->idle);

@@ -79,6 +79,7 @@ struct instance {
     int vanished; /* at the last look at the store its directory was not there: -errno of
                      store_entry_check(); else 0 (vanished.c) */
     bool busy;
+    bool changing;  /* busy, and its owner is about to change the state */
     bool recording; /* busy, but in its new state: only recording that; who wants it waits */
     int cancel_fd;  /* eventfd of the transition under way, or -1; readable when `cancelled` */
     atomic_bool cancelled;

@@ -69,7 +69,8 @@ void instances_look_for_vanished(struct instances *table);
 
 enum instance_begin {
     BEGIN_OR_FAIL,  /* EBUSY while another transition is under way */
-    BEGIN_STOPPING, /* ends that one */
+    BEGIN_CHANGING, /* the same, by who is about to change its state */
+    BEGIN_STOPPING, /* the same, but ends the other one */
     BEGIN_WAITING,  /* waits for it */
 };
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err);

@@ -45,7 +45,8 @@ static int may_begin(struct instance *instance, enum instance_begin how, struct 
 {
     struct instances *table = instance->table;
     instance_await_record(instance);
-    while (how != BEGIN_OR_FAIL && instance->busy && !table->stopping) {
+    const bool waits = how == BEGIN_STOPPING || how == BEGIN_WAITING;
+    while (waits && instance->busy && !table->stopping) {
         if (how == BEGIN_STOPPING) /* each time: another may have begun before this one woke */
             cancel(instance);
         pthread_cond_wait(&table->idle, &table->lock);
@@ -66,6 +67,7 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
     int r = may_begin(instance, how, err);
     if (r == 0) {
         instance->busy = true;
+        instance->changing = how == BEGIN_CHANGING || how == BEGIN_STOPPING;
         instance->cancel_fd = steal_fd(&fd);
         atomic_store(&instance->cancelled, false);
     }
@@ -78,7 +80,7 @@ bool instance_begin_ended(struct instance *instance)
     pthread_mutex_lock(&instance->table->lock);
     bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
     if (begun)
-        instance->busy = instance->recording = true;
+        instance->busy = instance->changing = instance->recording = true;
     pthread_mutex_unlock(&instance->table->lock);
     return begun;
 }

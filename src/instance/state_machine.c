@@ -191,12 +191,12 @@ static bool may_stand_still(const struct instance *instance)
             (instance->machine.hypervisor->may_halt && disks_are_written(&instance->machine)));
 }
 
-/* What is under way with a VM that is to run sees to it that it does. */
+/* And stays there. What is under way with a VM that is to run sees to it that it does. */
 static bool is_there(struct instance *instance, enum instance_state target)
 {
     pthread_mutex_lock(&instance->table->lock);
     bool there = instance->state == target && target != INSTANCE_STOPPED && !instance->ending &&
-                 (instance->busy || !may_stand_still(instance));
+                 !instance->changing && (instance->busy || !may_stand_still(instance));
     pthread_mutex_unlock(&instance->table->lock);
     return there;
 }
@@ -206,7 +206,7 @@ int instance_change(struct instance *instance, enum instance_state target, struc
     if (is_there(instance, target))
         return 0;
     int r =
-        instance_begin(instance, target == INSTANCE_STOPPED ? BEGIN_STOPPING : BEGIN_OR_FAIL, err);
+        instance_begin(instance, target == INSTANCE_STOPPED ? BEGIN_STOPPING : BEGIN_CHANGING, err);
     if (r == -ENODEV && target == INSTANCE_STOPPED && instance->state == INSTANCE_WAITING)
         return 0; /* its commit has ended it, as was to be */
     if (r < 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* Transitions of Firecracker's VMs, played by tests/fake_firecracker, of which nobody knows how
- * they ended: what hypefs says then is never more than what is so. */
+/* Transitions of VMs, played by tests/fake_firecracker, that have not ended yet, or of which nobody
+ * knows how they did: what hypefs says then is never more than what is so. */
 #include "fixture.h"
 
 #include <fcntl.h>
@@ -140,6 +140,62 @@ static void save_of_a_paused_vm_that_runs_pauses_it_first(void **state)
     }
 }
 
+/* ---- a state that an instance is about to leave ---- */
+
+static void word_of_a_state_that_is_being_left_is_ebusy(void **state)
+{
+    static const struct {
+        const char *from, *to;
+    } cases[] = {{"running", "standby"}, {"running", "paused"}, {"paused", "running"}};
+    struct harness *h = *state;
+    struct writer writer;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        fake_boot(h, "");
+        pid_t pid = pid_of(h);
+        if (strcmp(cases[i].from, "running") != 0)
+            harness_put(file(h, "state"), cases[i].from);
+        assert_works(kill(pid, SIGSTOP));
+        begin(h, &writer, cases[i].to);
+        int code = change(h, cases[i].from);
+        assert_works(kill(pid, SIGCONT));
+        assert_errno(end(&writer), 0);
+        assert_errno(code, EBUSY);
+        assert_state(h, cases[i].to);
+        fake_drop(h, "x");
+    }
+}
+
+static void standby_that_is_being_left_is_ebusy(void **state)
+{
+    struct harness *h = *state;
+    struct writer writer;
+    fake_boot(h, "");
+    harness_put(file(h, "state"), "standby");
+    fake_tell(h, "FAKE_FIRECRACKER_FAULT=vm:before:hang");
+    begin(h, &writer, "running");
+    int code = change(h, "standby");
+    harness_put(file(h, "state"), "stopped");
+    assert_errno(end(&writer), ECANCELED);
+    assert_errno(code, EBUSY);
+}
+
+/* A snapshot keeps the state. */
+static void running_while_a_snapshot_is_taken_does_nothing(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "");
+    pid_t pid = pid_of(h);
+    assert_works(kill(pid, SIGSTOP));
+    struct harness_child child = harness_start_shell(h, "bash", "echo s > instances/x/snapshot");
+    harness_await_that(fake_has_intent, h, "the snapshot begins");
+    int code = change(h, "running");
+    assert_works(kill(pid, SIGCONT));
+    assert_int_equal(harness_finish(h, &child).status, 0);
+    assert_errno(code, 0);
+    fake_assert_vm(h, "Running");
+    fake_drop(h, "x");
+}
+
 /* ---- a VMM that does not end ---- */
 
 static char *held(struct harness *h)
@@ -162,13 +218,16 @@ static int setup_held(void **state)
     return 0;
 }
 
-/* The fork of instances/x in standby gets its payload: the memory is that of the VM. */
+/* The fork of instances/x in standby gets its payload: the memory is that of the VM. The time that
+ * its VMM has to end may be too short. */
 static void assert_saved(struct harness *h)
 {
     harness_put(file(h, "forks/new/mailboxes/m"),
                 "{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack_timeout_ms\":30000}");
     harness_put(file(h, "forks/new/commit"), "f");
-    fake_drop(h, "f");
+    harness_write(fake_instance(h, "f", "state"), "stopped");
+    harness_await(h, fake_instance(h, "f", "state"), "stopped");
+    assert_works(rmdir(fake_instance(h, "f", "")));
 }
 
 static void vmm_that_does_not_end_leaves_what_was_to_be(void **state)
@@ -236,6 +295,9 @@ int main(void)
         outcome_test(shutdown_while_a_vm_is_to_go_on_leaves_that_to_the_next_daemon),
         outcome_test(vm_that_may_have_gone_on_is_running),
         outcome_test(save_of_a_paused_vm_that_runs_pauses_it_first),
+        outcome_test(word_of_a_state_that_is_being_left_is_ebusy),
+        outcome_test(standby_that_is_being_left_is_ebusy),
+        outcome_test(running_while_a_snapshot_is_taken_does_nothing),
         held_test(vmm_that_does_not_end_leaves_what_was_to_be),
         held_test(daemon_that_ends_before_the_vmm_leaves_the_image),
     };
