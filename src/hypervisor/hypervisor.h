@@ -74,7 +74,8 @@ struct machine {
 
     /* For booting only; NULL when not given. Absolute paths. */
     char *kernel, *initrd, *cmdline;
-    bool in_firmware; /* at the save its firmware still ran: a load begins with that once more */
+    bool in_firmware; /* of an image: at the save its firmware still ran, and a load begins with
+                         that once more */
 
     /* Filled in by boot, repeated and checked by load; NULL before. */
     char *type;     /* the versioned machine type as the VMM names it */
@@ -189,10 +190,11 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused. `in_firmware` of `machine` is set anew. Afterwards the device state is in the new file "state" of save->directory, and guest
-     * memory in the new file "memory" there, with holes where it is zeros. Older files are not
-     * written into, for a snapshot may have them by a hard link. The VM stays paused. After a
-     * failure there is no "state", neither a part of the new one nor an older one.
+    /* Paused. `in_firmware` of `machine` is set anew. Afterwards the device state is in the new
+     * file "state" of save->directory, and guest memory in the new file "memory" there, with holes
+     * where it is zeros. Older files are not written into, for a snapshot may have them by a hard
+     * link. The VM stays paused. After a failure there is no "state", neither a part of the new one
+     * nor an older one.
      *
      * The disks of `machine` become those of the image: frozen, never to be written to again. A VM
      * that goes on has them too, with new files on top; that is so from some moment on, whether the

@@ -89,6 +89,18 @@ static int record_disks(struct instance *instance, struct machine *machine, stru
     return machine->disk_count > 0 ? instance_record(instance, err) : 0;
 }
 
+/* Firmware is taken for such by its registers only, and a guest that looks the same loses what it
+ * had done. */
+static void warn_of_firmware(struct instance *instance)
+{
+    struct error text;
+    error_set(&text, 0,
+              "%s was saved before its firmware had read its kernel: what was saved starts again "
+              "from the kernel when it is run",
+              instance->id);
+    instance->table->setup.complain(instance->table->setup.context, text.text);
+}
+
 int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
                          struct error *err)
 {
@@ -100,9 +112,8 @@ int instance_write_image(struct instance *instance, const char *directory, struc
         return r;
     instance_warn_of_taps(instance);
     r = vmm_save(&context, instance->vmm, &machine, &save, err);
-    pthread_mutex_lock(&instance->table->lock);
-    instance->machine.in_firmware = machine.in_firmware;
-    pthread_mutex_unlock(&instance->table->lock);
+    if (r == 0 && machine.in_firmware)
+        warn_of_firmware(instance);
     if (strcmp(directory, ".") != 0) {
         int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);
         r = r < 0 ? r : recorded;

@@ -10,7 +10,7 @@
 #include "util/json.h"
 #include "util/process.h"
 
-cJSON *instance_describe(struct instance *instance)
+static cJSON *describe(struct instance *instance, const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
     pthread_mutex_lock(&instance->table->lock);
@@ -20,9 +20,14 @@ cJSON *instance_describe(struct instance *instance)
         json_add_string(json, "hypervisor_version", instance->machine.version);
     json_add_number(json, "memory_bytes", (double)instance->machine.memory_bytes);
     json_add_string(json, "source_instance", instance->id);
-    json_add(json, "machine", machine_to_json(&instance->machine));
+    json_add(json, "machine", machine_to_json(machine));
     pthread_mutex_unlock(&instance->table->lock);
     return json;
+}
+
+cJSON *instance_describe(struct instance *instance)
+{
+    return describe(instance, &instance->machine);
 }
 
 /* An image that is being taken. */
@@ -33,12 +38,6 @@ struct taking {
     const struct store_entry *entry;
     double paused_at_ms;
 };
-
-static void describe(struct taking *taking)
-{
-    cJSON_Delete(taking->json);
-    taking->json = instance_describe(taking->instance);
-}
 
 static int link_image(const struct instance *instance, int directory_fd, struct error *err)
 {
@@ -67,7 +66,8 @@ static int write_copy(struct taking *taking, struct error *err)
     int r = instance_write_image(instance, path, &machine, err);
     if (r < 0)
         return r;
-    describe(taking); /* it has other disks now */
+    cJSON_Delete(taking->json);
+    taking->json = describe(instance, &machine);
     r = disks_link(&machine, instance->image->directory_fd, taking->entry->fd, false, err);
     disks_finish(&machine);
     return r;
@@ -79,7 +79,8 @@ static int take(struct instance *instance, void *context, struct error *err)
     struct taking *taking = context;
     if (instance->state != INSTANCE_STANDBY)
         return write_copy(taking, err);
-    describe(taking);
+    cJSON_Delete(taking->json);
+    taking->json = instance_describe(instance);
     return link_image(instance, taking->entry->fd, err);
 }
 

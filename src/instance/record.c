@@ -15,9 +15,9 @@
 #include "util/json.h"
 #include "util/process.h"
 
-/* A record with an intent is of version 2: whoever does not know what that means leaves it alone.
- */
-enum { FORMAT_VERSION = 1, INTENT_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+/* A record with an intent, or with what its image boots from, is of version 2: whoever does not
+ * know what that means leaves it alone. */
+enum { FORMAT_VERSION = 1, SECOND_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 static const char *const intent_names[INTENTS] = {"none",    "pause", "resume",
                                                   "standby", "copy",  "restore"};
@@ -148,8 +148,12 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     int r = vmm_to_json(next->vmm, next->machine, &vmm, err);
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
+    struct machine machine = *next->machine;
+    bool has_image = next->state == INSTANCE_STANDBY || next->intent == INTENT_RESTORE;
+    machine.in_firmware = machine.in_firmware && has_image;
     auto_json cJSON *json = cJSON_CreateObject();
-    json_add_number(json, "version", next->intent ? INTENT_VERSION : FORMAT_VERSION);
+    json_add_number(json, "version",
+                    next->intent || machine.in_firmware ? SECOND_VERSION : FORMAT_VERSION);
     json_add_string(json, "id", instance->id);
     json_add_string(json, "uuid", instance->uuid);
     json_add_string(json, "state", instance_state_names[next->state]);
@@ -159,7 +163,7 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     json_add_string(json, "hypervisor", next->machine->hypervisor->name);
     if (instance->config)
         json_add_string(json, "config", instance->config);
-    json_add(json, "machine", machine_to_json(next->machine));
+    json_add(json, "machine", machine_to_json(&machine));
     if (instance->source[0]) {
         cJSON *source = json_add_object(json, "source");
         json_add_string(source, instance->of_instance ? "instance" : "snapshot", instance->source);
@@ -279,7 +283,7 @@ static void read_exit(struct instance *instance, const cJSON *json)
 int instance_read(struct instance *instance, const cJSON *json, struct error *err)
 {
     const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
-    int r = format_check_version(json, "instance.json", INTENT_VERSION, err);
+    int r = format_check_version(json, "instance.json", SECOND_VERSION, err);
     if (r < 0)
         return r;
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");

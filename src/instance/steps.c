@@ -311,6 +311,8 @@ static int release_vmm(struct transit *transit, struct error *err)
     pthread_mutex_lock(&instance->table->lock);
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);
+    if (transit->index)
+        instance->machine.in_firmware = transit->saved.in_firmware;
     instance->loaded = false;
     instance->exit = exit;
     store_time_now(instance->exit_at);

@@ -52,7 +52,7 @@ int format_check_version(const cJSON *json, const char *name, int known, struct 
 {
     const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
     if (!is_number(version))
-        return error_set(err, EINVAL, "%s: \"version\" is not %d", name, known);
+        return error_set(err, EINVAL, "%s: \"version\" is not a number from 1 to %d", name, known);
     if (version->valuedouble <= known)
         return 0;
     return error_set(err, EOPNOTSUPP,

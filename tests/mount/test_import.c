@@ -402,7 +402,7 @@ static const struct refusal {
     {"sed 's/\"version\":[ \t]*1,/\"version\":99,/' qemu.json > newer; "
      "$I --id a --hypervisor qemu --memory memory --state qemu --config newer",
      1,
-     "newer: snapshot.json: \"version\" is 99, of a newer hypefs, and this one knows 1: use the"},
+     "newer: snapshot.json: \"version\" is 99, of a newer hypefs, and this one knows 2: use the"},
     {"sed 's%\"machine\": *{%&\"boot\":{\"kernel\":\"/bin/sh\",\"initrd\":\"/etc/passwd\"},%' "
      "qemu.json > early; grep -q passwd early || exit 9; "
      "$I --id a --hypervisor qemu --memory memory --state qemu --config early --allow-disk /",

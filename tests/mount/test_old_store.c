@@ -148,14 +148,14 @@ static void entries_when_a_newer_version_wrote_them_are_left_out_and_named(void 
     struct harness *h = *state;
     assert_shell(
         "bash",
-        "cd $S && sed -i 's/\"version\": 1,/\"version\": 2,/' snapshots/base/snapshot.json "
-        "instances/web-2/fork.json && "
-        "sed -i 's/\"version\": 1,/\"version\": 3,/' instances/web-1/instance.json",
+        "cd $S && sed -i 's/\"version\": 1,/\"version\": 2,/' instances/web-2/fork.json && "
+        "sed -i 's/\"version\": 1,/\"version\": 3,/' snapshots/base/snapshot.json "
+        "instances/web-1/instance.json",
         0);
     mount_it(h);
     const char *log = harness_get(h, h->log);
-    assert_contains(log, "snapshot base: snapshot.json: \"version\" is 2, of a newer hypefs, and "
-                         "this one knows 1");
+    assert_contains(log, "snapshot base: snapshot.json: \"version\" is 3, of a newer hypefs, and "
+                         "this one knows 2");
     assert_contains(log, "instance web-1: instance.json: \"version\" is 3");
     assert_contains(log, "the record of the fork web-2: fork.json: \"version\" is 2");
     assert_fails(access(harness_path(h, "snapshots/base"), F_OK), ENOENT);

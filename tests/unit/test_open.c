@@ -251,6 +251,39 @@ static void instance_when_its_restore_was_cut_short_stands_by(void **state)
     assert_stands_by(world);
 }
 
+/* What its image boots from is of the image, and is lost only with that. */
+static void instance_when_its_restore_from_firmware_was_cut_short_still_boots(void **state)
+{
+    struct world *world = *state;
+    auto_free char *json = NULL;
+    assert_true(asprintf(&json,
+                         "\"state\":\"running\",\"intent\":\"restore\",\"vmm\":null,%.*s,"
+                         "\"boot\":{\"kernel\":\"/kernel\",\"initrd\":null,\"cmdline\":\"a\"}}",
+                         (int)strlen(world_machine) - 1, world_machine) > 0);
+    world_leave_instance(world, "web-1", json);
+    world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
+    world_write_text(world_path(world, "store/instances/web-1/state"), "x");
+    for (int starts = 0; starts < 2; starts++) {
+        open_world(world);
+        struct instance *instance = world_found(world, "web-1");
+        assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
+        assert_true(instance->machine.in_firmware);
+        assert_string_equal(instance->machine.kernel, "/kernel");
+        instance_unref(instance);
+        world_close(world);
+    }
+    open_world(world);
+    struct instance *instance = world_found(world, "web-1");
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    instance_unref(instance);
+    auto_json cJSON *record = NULL;
+    auto_close int fd = open(world_path(world, "store/instances/web-1"), O_RDONLY | O_CLOEXEC);
+    assert_int_equal(store_read_json(fd, "instance.json", &record, &world->err), 0);
+    assert_true(cJSON_GetObjectItemCaseSensitive(record, "version")->valuedouble == 1);
+    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(record, "machine");
+    assert_null(cJSON_GetObjectItemCaseSensitive(machine, "boot"));
+}
+
 /* Whoever is told of a change may look for the forks of what has changed: all are there. */
 static void instances_when_they_are_loaded_are_all_there_before_one_changes(void **state)
 {
@@ -335,6 +368,7 @@ int main(void)
         OPENED(vmm_when_it_cannot_be_described_is_not_put_on_record),
         OPENED(memory_when_no_vmm_runs_and_none_was_saved_is_dropped),
         OPENED(instance_when_its_restore_was_cut_short_stands_by),
+        OPENED(instance_when_its_restore_from_firmware_was_cut_short_still_boots),
         OPENED(instances_when_they_are_loaded_are_all_there_before_one_changes),
         OPENED(vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed),
         OPENED(vmm_when_no_thread_can_look_after_it_is_watched),

@@ -374,7 +374,7 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
         {"empty", "", "ends too early"},
         {"array", "[]", "line 1"},
         {"cut", "{\"version\":1,\"id\":\"cut\",\"state\":\"cre", "ends too early"},
-        {"no-version", "{}", "\"version\" is not 2"},
+        {"no-version", "{}", "\"version\" is not a number from 1 to 2"},
         {"version-3", "{\"version\":3}",
          "\"version\" is 3, of a newer hypefs, and this one knows 2"},
         {"no-state", "{\"version\":1}", "\"state\" is not a state"},

@@ -221,9 +221,9 @@ static void snapshot_when_its_description_is_damaged_is_left_out_and_named(void 
     } damages[] = {
         {"", "line 1"},
         {"{\"version\":1", "ends too early"},
-        {"{}", "\"version\" is not 1"},
-        {"{\"version\":2}", "\"version\" is 2, of a newer hypefs, and this one knows 1"},
-        {"{\"version\":\"1\"}", "\"version\" is not 1"},
+        {"{}", "\"version\" is not a number from 1 to 2"},
+        {"{\"version\":3}", "\"version\" is 3, of a newer hypefs, and this one knows 2"},
+        {"{\"version\":\"1\"}", "\"version\" is not a number from 1 to 2"},
         {"{\"version\":1}", "\"memory_bytes\" is not a size"},
         {"{\"version\":1,\"memory_bytes\":0}", "\"memory_bytes\" is not a size"},
         {"{\"version\":1,\"memory_bytes\":-4096}", "\"memory_bytes\" is not a size"},
