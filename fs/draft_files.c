@@ -31,8 +31,9 @@ static struct draft *draft_of(const struct place *place)
 
 static int may_write(const struct place *place)
 {
+    struct draft *draft = draft_of(place);
     struct error err;
-    return draft_of(place) ? draft_check_writable(draft_of(place), &err) : 0;
+    return draft && draft_check_writable(draft, &err) < 0 ? draft_note(draft, &err) : 0;
 }
 
 static void changed(const struct place *place, bool complete)
@@ -451,19 +452,20 @@ static int forks_remove(const struct place *directory, const char *name, struct 
     if (!draft)
         return error_set(err, ENOENT, "there is no forks/%s", name);
     if (draft == drafts_of(directory)->by_id)
-        return error_set(err, EPERM, "forks/new is always there");
-    if (draft->job)
+        error_set(err, EPERM, "forks/new is always there");
+    else if (draft->job)
         error_set(err, EBUSY, "forks/%s is committing: wait until that has ended", name);
     else if (draft->record)
         error_set(
             err, EBUSY,
             "forks/%s is the record of a fork, and is removed together with it: rmdir instances/%s",
             name, draft->instance);
-    if (draft->job || draft->record)
-        return draft_note(draft, err);
-    draft_remove(draft);
-    object_changed(directory->object);
-    return 0;
+    else {
+        draft_remove(draft);
+        object_changed(directory->object);
+        return 0;
+    }
+    return draft_note(draft, err);
 }
 
 const struct directory forks_directory = {

@@ -302,7 +302,8 @@ int fs_mkdir(struct fs *fs, uint64_t parent, const char *name, pid_t tid, uint64
     int r = place_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
-    r = apply(directory.entry->directory->make, &(struct refusal){"mkdir", &directory, name, tid});
+    r = apply(directory.entry->directory->make,
+              &(struct refusal){"mkdir", &directory, name, tid, NULL});
     return r == 0
                ? enter_new(fs, &directory, name, directory.entry->directory->remove, ret_node, ret)
                : r;
@@ -323,7 +324,7 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     if (r == -ENOENT) {
         undo = directory.entry->directory->unlink;
         r = apply(directory.entry->directory->create,
-                  &(struct refusal){"create", &directory, name, tid});
+                  &(struct refusal){"create", &directory, name, tid, NULL});
     }
     return r == 0 ? enter_new(fs, &directory, name, undo, ret_node, ret) : r;
 }
@@ -338,7 +339,7 @@ int fs_change(struct fs *fs, const char *operation, uint64_t parent, const char 
     change *go = strcmp(operation, "rmdir") == 0    ? table->remove
                  : strcmp(operation, "unlink") == 0 ? table->unlink
                                                     : NULL;
-    return apply(go, &(struct refusal){operation, &directory, name, tid});
+    return apply(go, &(struct refusal){operation, &directory, name, tid, NULL});
 }
 
 int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_parent,
@@ -358,7 +359,8 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
         r = directory.entry->directory->rename(&directory, name, &node->place, new_name, flags,
                                                &err);
     err.code = -r;
-    return r < 0 ? refuse(&(struct refusal){"rename", &directory, name, tid}, &err) : 0;
+    const struct place *target = r == -ENODEV ? NULL : &node->place;
+    return r < 0 ? refuse(&(struct refusal){"rename", &directory, name, tid, target}, &err) : 0;
 }
 
 static int list(const struct place *place, struct waiter *waiter, struct handle *handle)

@@ -66,6 +66,15 @@ static void add_line(struct refusals *refusals, const struct refusal *refusal, c
     *place = line;
 }
 
+/* In its own `error`, if it has one. */
+static void note(struct object *object, const struct error *err)
+{
+    if (object->kind == OBJECT_DRAFT)
+        draft_note((struct draft *)object, err);
+    else if (object->kind == OBJECT_INSTANCE)
+        forkable_note((struct forkable *)object, err->text);
+}
+
 int refuse(const struct refusal *refusal, struct error *err)
 {
     char path[2 * STORE_ID_MAX + 64];
@@ -76,12 +85,9 @@ int refuse(const struct refusal *refusal, struct error *err)
     path_of(refusal->directory, path, sizeof path);
     add_line(&fs->refusals, refusal, path, err);
     object_changed(&fs->root);
-    if (err->code == EPERM) /* of a name at which nothing is possible: it is not about the object */
-        return -err->code;
-    if (object->kind == OBJECT_DRAFT)
-        draft_note((struct draft *)object, err);
-    else if (object->kind == OBJECT_INSTANCE)
-        forkable_note((struct forkable *)object, err->text);
+    note(object, err);
+    if (refusal->target && refusal->target->object != object)
+        note(refusal->target->object, err);
     return -err->code;
 }
 

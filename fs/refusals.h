@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * refusals: the reasons for which mkdir, rmdir, rm, mv, ln, mknod, the creation of a file or a
- * command was refused. Each is a line of `error` in the root, and if the directory that it was in
- * has an `error` of its own, it stands there, too. Before them stands what of the store is not
+ * command was refused. Each is a line of `error` in the root, and if it was in a draft or an
+ * instance, it stands in the `error` there, too. Before them stands what of the store is not
  * shown.
  *
  * Lock: objects.lock.
@@ -25,6 +25,7 @@ struct refusal {
     const struct place *directory; /* of what the operation was refused, */
     const char *name;              /* and its name there */
     pid_t tid;                     /* of the caller; 0: nobody knows */
+    const struct place *target;    /* of a rename: the other directory; else NULL */
 };
 /* Keeps the reason where it can be read. Without a text in `err`, it has words for the operation.
  * Returns -err->code. */

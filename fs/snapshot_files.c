@@ -70,7 +70,7 @@ static const struct entry snapshot_entry;
 static int refuse_command(const struct place *place, pid_t tid, struct error *err)
 {
     const struct place directory = {.object = place->object, .entry = &snapshot_entry};
-    return refuse(&(struct refusal){"write", &directory, place->entry->name, tid}, err);
+    return refuse(&(struct refusal){"write", &directory, place->entry->name, tid, NULL}, err);
 }
 
 static void finish(struct job *job)

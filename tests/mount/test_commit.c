@@ -77,6 +77,7 @@ static void record_of_a_fork_is_read_only_and_goes_with_its_instance(void **stat
     harness_put(fork_path(h, "new", "mailboxes/m"), "{}");
     harness_put(fork_path(h, "new", "commit"), "f1\n");
     assert_errno(harness_write(fork_path(h, "f1", "mailboxes/m"), "{}"), EPERM);
+    assert_file_contains(fork_path(h, "f1", "error"), "is the record of a fork and cannot be");
     assert_errno(harness_write(fork_path(h, "f1", "mailboxes/a"), "{}"), EPERM);
     assert_errno(harness_write(fork_path(h, "f1", "options"), "{}"), EPERM);
     assert_errno(harness_write(fork_path(h, "f1", "network"), "{}"), EPERM);
