@@ -137,7 +137,9 @@ clean_up() {
             [ ! -e "$instance/state" ] || echo stopped >"$instance/state" || true
         done
         fusermount3 -u "$mnt" || true
-        # The daemon has a lock on its store until it has ended.
+        # The daemon has a lock on its store until it has ended. If a mount namespace that was made
+        # meanwhile has the mount, too, it does not end by itself.
+        flock -w 5 "$work/store/lock" true || kill "$(cat "$work/store/lock")" || true
         flock -w $deadline_seconds "$work/store/lock" true ||
             echo "quickstart.sh: hypefs does not end" >&2
     fi

@@ -176,9 +176,9 @@ int cli_accept(int argc, char **argv)
         return CLI_USAGE;
     }
     if (store)
-        return accept_store(store, insecure, argv + optind, argc - optind);
-    for (int i = optind; i < argc; i++)
+        status = accept_store(store, insecure, argv + optind, argc - optind);
+    for (int i = optind; !store && i < argc; i++)
         if (accept_one(argv[i]) != CLI_DONE)
             status = CLI_FAILED;
-    return status;
+    return cli_flush("hypefs accept") == CLI_DONE ? status : CLI_FAILED;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <getopt.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -17,12 +18,20 @@ void cli_begin_options(char **argv, const char *name)
     argv[0] = (char *)(uintptr_t)name; /* getopt_long only prints it */
 }
 
+int cli_flush(const char *who)
+{
+    errno = 0;
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return CLI_DONE;
+    fprintf(stderr, "%s: standard output: %s\n", who,
+            errno ? strerrordesc_np(errno) : "cannot be written");
+    return CLI_FAILED;
+}
+
 int cli_print(const char *who, const char *text)
 {
-    if (fputs(text, stdout) >= 0 && fflush(stdout) == 0)
-        return CLI_DONE;
-    fprintf(stderr, "%s: standard output cannot be written\n", who);
-    return CLI_FAILED;
+    fputs(text, stdout);
+    return cli_flush(who);
 }
 
 char *cli_default_store(void)

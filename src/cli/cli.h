@@ -21,6 +21,9 @@ int cli_scan(int argc, char **argv);
  */
 void cli_begin_options(char **argv, const char *name);
 
+/* Has all that was printed on standard output arrived? CLI_DONE; CLI_FAILED: says why not. */
+int cli_flush(const char *who);
+
 /* What --help and --version do. */
 int cli_print(const char *who, const char *text);
 

@@ -19,6 +19,7 @@
 
 #include "cli/cli.h"
 #include "util/cleanup.h"
+#include "util/limit.h"
 #include "util/process.h"
 
 enum {
@@ -209,7 +210,10 @@ static bool check_within(bool (*check)(void *argument), void *argument)
         _exit(check(argument) ? CLI_DONE : CLI_FAILED);
     auto_close int pidfd = pid > 0 ? pidfd_open(pid, 0) : -1;
     if (pidfd < 0 || process_poll(&pidfd, 1, process_now_ms() + CHECK_MS) <= 0) {
-        fprintf(stderr, "hypefs mount: the mount does not answer\n");
+        char limit[LIMIT_TEXT_SIZE];
+        limit_explain(EAGAIN, limit);
+        fprintf(stderr, "hypefs mount: the mount does not answer (this may be the reason: %s)\n",
+                limit);
         return false;
     }
     return waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED) == 0 && info.si_code == CLD_EXITED &&

@@ -144,10 +144,7 @@ static int show_all(int count, char **paths, bool as_json)
         return fail("JSON", strerror(ENOMEM));
     if (text)
         fputs(text, stdout);
-    errno = 0;
-    if (fflush(stdout) != 0 || ferror(stdout))
-        return fail("standard output", errno ? strerror(errno) : "cannot be written");
-    return status;
+    return cli_flush("hypefs scan") == CLI_DONE ? status : CLI_FAILED;
 }
 
 int cli_scan(int argc, char **argv)

@@ -93,9 +93,10 @@ static const char *what_became_of_it(const struct fork_mailbox *mailbox)
                "still run when the VM was saved?";
     if (mailbox->how != FORK_ACK_MEMORY && !mailbox->looked)
         return "whether the payload was taken is not known";
-    return mailbox->consume.state == CONSUME_PENDING
-               ? "the payload was not taken: is its software running in the guest?"
-               : "the payload was taken nevertheless";
+    return mailbox->consume.state == CONSUME_PENDING ? "its mailbox was not armed again: does its "
+                                                       "software run in the guest, or is its hook "
+                                                       "still at work?"
+                                                     : "the payload was taken nevertheless";
 }
 
 static void add_datagrams(const struct fork *fork, const struct fork_mailbox *mailbox,

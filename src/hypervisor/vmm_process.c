@@ -223,20 +223,20 @@ int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)
     return error_prefix(err, -code, "%s", limit.text);
 }
 
-/* It has ended, and its last words are these: with a limit of address space, which VMMs do not know
- * of, that limit is told. Returns r, or -ENOMEM if they say that memory was lacking. */
-static int explain_memory(const char *words, int r, struct error *err)
+/* It has ended, and its last words are these: a limit of the host that they name is told, and one
+ * of address space, which VMMs do not know of, also if they name none. Returns r, or that errno. */
+static int explain_limit(const char *words, int r, struct error *err)
 {
     char limit[LIMIT_TEXT_SIZE];
-    bool says = strstr(words, strerrordesc_np(ENOMEM));
-    if (r != -EIO || (!says && !limit_has_memory()))
+    int code = limit_named(words);
+    if (r != -EIO || (!code && !limit_has_memory()))
         return r;
-    limit_explain(ENOMEM, limit);
-    error_append(err, says ? " (%s)" : " (this may be the reason: %s)", limit);
-    if (!says)
+    limit_explain(code ? code : ENOMEM, limit);
+    error_append(err, code ? " (%s)" : " (this may be the reason: %s)", limit);
+    if (!code)
         return r;
-    err->code = ENOMEM;
-    return -ENOMEM;
+    err->code = code;
+    return -code;
 }
 
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
@@ -253,7 +253,7 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
             snprintf(how, sizeof how, " (status %d)", exit.code);
         error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
         if (exit.ended)
-            r = explain_memory(words, r, err);
+            r = explain_limit(words, r, err);
     }
     return vmm_find_limit(context, r, err);
 }

@@ -290,6 +290,7 @@ static void vm_that_runs_when_another_is_accepted_without_a_mount_runs_on(void *
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
     const char *pid = harness_json(h, harness_get(h, harness_path(h, "instances/x/info")), "pid");
     assert_int_equal(harness_unmount(h), 0);
+    assert_shell("bash", "rm $S/format $S/lock", 0); /* an import alone makes neither */
     struct harness_result result =
         assert_shell("bash", "$HYPEFS accept --store $S snapshots/base instances/x", 1);
     assert_contains(result.out, "snapshots/base: accepted\n");

@@ -91,7 +91,7 @@ static void payload_that_nobody_takes_times_out(void **state)
     stage(h, "m", BY_MEMORY("150"));
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
     assert_file_contains(draft(h, "new", "error"),
-                         "no ack for mailbox m within 150 ms: the payload was not taken");
+                         "no ack for mailbox m within 150 ms: its mailbox was not armed again");
     assert_file_contains(draft(h, "new", "error"), "\"ack\": \"udp\" for a guest that answers by");
     assert_string_equal(result(h, "new", "mailboxes.0.acked"), "false");
     assert_string_equal(result(h, "new", "mailboxes.0.consumed"), "false");

@@ -78,7 +78,7 @@ static const struct usage {
     {"$H scan --frobnicate file", 2, "", "frobnicate"},
     {"$H scan nowhere", 1, "", "nowhere"},
     {"$H scan .", 1, "", "."},
-    {"$H --version > /dev/full", 1, "", ""},
+    {"$H --version > /dev/full", 1, "", "standard output: No space left on device"},
 };
 
 static void command_line_when_wrong_says_why_in_one_line(void **state)

@@ -50,7 +50,7 @@ static void commit_when_nobody_looks_into_the_mailbox_times_out(void **state)
     vm_stage(h, "new", asleep, BY_MEMORY("ack", "300"));
     char *result = vm_commit_fails(
         h, "new", "web-1", ETIMEDOUT,
-        (const char *const[]){asleep, "within 300 ms: the payload was not taken", NULL});
+        (const char *const[]){asleep, "within 300 ms: its mailbox was not armed again", NULL});
     assert_string_equal(harness_json(h, result, "mailboxes.0.consumed"), "false");
     vm_assert_running(h, (const char *const[]){NULL});
 }
