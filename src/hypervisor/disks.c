@@ -3,13 +3,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
-#include "hypervisor/block_device.h"
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
@@ -70,11 +71,72 @@ int disk_check_kind(const char *path, bool readonly, const struct stat *file, st
                      path);
 }
 
+/* ---- keys ---- */
+
+enum { SYS_PATH_SIZE = 64, SYS_TEXT_SIZE = 512 };
+
+/* One of the files that /sys has for it. */
+static int read_sys(const struct stat *device, const char *name, char ret[static SYS_TEXT_SIZE])
+{
+    char path[SYS_PATH_SIZE];
+    snprintf(path, sizeof path, "/sys/dev/block/%u:%u/%s", major(device->st_rdev),
+             minor(device->st_rdev), name);
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = fd < 0 ? -1 : read(fd, ret, SYS_TEXT_SIZE - 1);
+    if (size < 0)
+        return -errno;
+    ret[size] = '\0';
+    return 0;
+}
+
+/* A partition has that of its disk; 0: this kernel tells none. */
+static uintmax_t sequence_of(const struct stat *device)
+{
+    char text[SYS_TEXT_SIZE];
+    uintmax_t sequence = 0;
+    if (read_sys(device, "diskseq", text) < 0 && read_sys(device, "../diskseq", text) < 0)
+        return 0;
+    return sscanf(text, "%20ju", &sequence) == 1 ? sequence : 0;
+}
+
+static int read_numbers(const struct stat *device, uintmax_t *ret_sectors, uintmax_t *ret_written)
+{
+    char text[SYS_TEXT_SIZE];
+    int r = read_sys(device, "size", text);
+    if (r == 0 && sscanf(text, "%20ju", ret_sectors) != 1)
+        r = -EIO;
+    if (r == 0)
+        r = read_sys(device, "stat", text);
+    if (r == 0 && sscanf(text, "%*u %*u %*u %*u %*u %*u %20ju", ret_written) != 1)
+        r = -EIO;
+    return r;
+}
+
+/* Its number, its size, the number that the kernel gave to what is attached there (since 5.15), and
+ * the sectors that this host has written to it: its mtime does not change with what is written. The
+ * last two begin anew when the host starts. What waits to be written to it is written first. */
+static int device_key(const char *path, const struct stat *file, char ret[FILE_KEY_SIZE],
+                      struct error *err)
+{
+    uintmax_t sectors = 0, written = 0;
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0 || sync_file_range(fd, 0, 0,
+                                  SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                                      SYNC_FILE_RANGE_WAIT_AFTER) < 0)
+        return error_io(err, errno, "the block device %s", path);
+    int r = read_numbers(file, &sectors, &written);
+    if (r < 0)
+        return error_io(err, -r, "/sys says nothing about the block device %s", path);
+    snprintf(ret, FILE_KEY_SIZE, "device=%u:%u sectors=%ju sequence=%ju written=%ju",
+             major(file->st_rdev), minor(file->st_rdev), sectors, sequence_of(file), written);
+    return 0;
+}
+
 static int key_of(const struct machine_disk *disk, const struct stat *file, char ret[FILE_KEY_SIZE],
                   struct error *err)
 {
     if (S_ISBLK(file->st_mode))
-        return block_device_key(disk->path, file, ret, err);
+        return device_key(disk->path, file, ret, err);
     file_key(file, ret);
     return 0;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "hypervisor/firecracker.h"
-
+/* firecracker: the backend for Firecracker. docs/hypervisors.md says what is done to it, and why.
+ */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>

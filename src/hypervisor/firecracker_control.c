@@ -11,7 +11,7 @@
 #include <unistd.h>
 
 #include "hypervisor/http.h"
-#include "hypervisor/vmm_files.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -78,21 +78,13 @@ static int interpret(const struct http_reply *reply, cJSON **ret, struct error *
     return 0;
 }
 
-static double deadline_ms(const struct vmm_context *context, int timeout_ms)
-{
-    return process_now_ms() + (context->answer_ms > 0 ? context->answer_ms : timeout_ms);
-}
-
 /* ECONNREFUSED where there is no socket (yet). `*ret_told` is set when it was Firecracker that
  * answered. */
-static int request(const struct vmm_context *context, const struct vmm *vmm,
-                   const struct http_request *request, double deadline, cJSON **ret, bool *ret_told,
-                   struct error *err)
+static int request(const struct http_request *request, const struct process_limits *limits,
+                   cJSON **ret, bool *ret_told, struct error *err)
 {
-    struct http_limits limits = {
-        .pidfd = vmm->pidfd, .cancel_fd = context->cancel_fd, .deadline_ms = deadline};
     struct http_reply reply = {0};
-    int r = http_call(request, &limits, &reply, err);
+    int r = http_call(request, limits, &reply, err);
     *ret_told = r == 0;
     if (r == 0)
         r = interpret(&reply, ret, err);
@@ -115,8 +107,9 @@ int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
                                 .path = call->path,
                                 .body = body};
     off_t from = vmm_log_size(context);
-    int timeout_ms = call->timeout_ms > 0 ? call->timeout_ms : FIRECRACKER_ANSWER_MS;
-    int r = request(context, vmm, &http, deadline_ms(context, timeout_ms), ret, &told, err);
+    struct process_limits limits =
+        vmm_limits(context, vmm, call->timeout_ms > 0 ? call->timeout_ms : FIRECRACKER_ANSWER_MS);
+    int r = request(&http, &limits, ret, &told, err);
     if (r == -ECONNREFUSED) {
         if (process_poll(&vmm->pidfd, 1, process_now_ms() + FIRECRACKER_END_MS) > 0)
             error_set(err, EIO, "%s has ended", peer);
@@ -171,9 +164,9 @@ static int ask_version(const struct vmm_context *context, const struct vmm *vmm,
                                 .socket = FIRECRACKER_SOCKET_NAME,
                                 .method = "GET",
                                 .path = path};
-    double deadline = deadline_ms(context, START_MS);
+    struct process_limits limits = vmm_limits(context, vmm, START_MS);
     for (int pause_ms = RETRY_MIN_MS;; pause_ms *= 2) {
-        int r = request(context, vmm, &http, deadline, ret, ret_told, err);
+        int r = request(&http, &limits, ret, ret_told, err);
         if (r != -ECONNREFUSED)
             return r < 0 ? error_prefix(err, r, "GET %s", path) : 0;
         if (pause_ms > RETRY_MAX_MS)
@@ -186,7 +179,7 @@ static int ask_version(const struct vmm_context *context, const struct vmm *vmm,
             return error_set(err, ECANCELED, "given up while waiting for %s", peer);
         if (ready & 1)
             return error_set(err, EIO, "%s has ended before it listened at its socket", peer);
-        if (process_now_ms() > deadline)
+        if (process_now_ms() > limits.deadline_ms)
             return error_set(err, EIO, "%s does not listen at its socket %s", peer,
                              FIRECRACKER_SOCKET_NAME);
     }
@@ -210,7 +203,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     return error_set(err, EIO, "GET /version: %s answers without a version", peer);
 }
 
-/* A vmm_files_visit: the description that the VMM writes through is made to append, where the
+/* An opened_visit: the description that the VMM writes through is made to append, where the
  * kernel lets us at its descriptors. */
 static int make_append(pid_t pid, const char *descriptor, void *context)
 {
@@ -230,7 +223,7 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
     struct stat log;
     int r = 0;
     if (fstatat(context->directory_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
-        r = vmm_files_walk(vmm->pid, file_id_of(&log), make_append, vmm);
+        r = opened_walk(vmm->pid, file_id_of(&log), make_append, vmm);
     return r == 0 || r == -EACCES || r == -ESRCH /* the next call says it */
                ? 0
                : error_io(err, -r, "%s cannot be made to append", VMM_LOG_NAME);

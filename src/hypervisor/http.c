@@ -120,7 +120,7 @@ static bool set_up(struct call *call)
 }
 
 /* Waits until something has happened on the connection. 1 if the VMM has ended. */
-static int await(const struct call *call, const struct http_limits *limits, struct error *err)
+static int await(const struct call *call, const struct process_limits *limits, struct error *err)
 {
     const char *peer = call->request->peer;
     struct curl_waitfd fds[] = {{.fd = limits->pidfd, .events = CURL_WAIT_POLLIN},
@@ -138,7 +138,7 @@ static int await(const struct call *call, const struct http_limits *limits, stru
 }
 
 /* Until libcurl is done. A VMM that has ended may have answered before. */
-static int perform(struct call *call, const struct http_limits *limits, CURLcode *ret,
+static int perform(struct call *call, const struct process_limits *limits, CURLcode *ret,
                    struct error *err)
 {
     bool ended = false;
@@ -174,7 +174,7 @@ static const struct {
     {CURLE_WEIRD_SERVER_REPLY, false, "answers with something that is not HTTP"},
 };
 
-static int explain(const struct call *call, const struct http_limits *limits, CURLcode code,
+static int explain(const struct call *call, const struct process_limits *limits, CURLcode code,
                    struct error *err)
 {
     const char *peer = call->request->peer;
@@ -201,7 +201,7 @@ static int explain(const struct call *call, const struct http_limits *limits, CU
     return error_set(err, EIO, "talking to %s failed: %s", peer, curl_easy_strerror(code));
 }
 
-static int run(struct call *call, const struct http_limits *limits, struct error *err)
+static int run(struct call *call, const struct process_limits *limits, struct error *err)
 {
     CURLcode code = CURLE_OK;
     long status = 0;
@@ -224,7 +224,7 @@ static int run(struct call *call, const struct http_limits *limits, struct error
     return 0;
 }
 
-int http_call(const struct http_request *request, const struct http_limits *limits,
+int http_call(const struct http_request *request, const struct process_limits *limits,
               struct http_reply *ret, struct error *err)
 {
     struct call call = {.request = request, .easy = curl_easy_init(), .multi = curl_multi_init()};

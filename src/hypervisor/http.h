@@ -12,7 +12,7 @@
 
 #include <stddef.h>
 
-#include "util/error.h"
+#include "util/process.h"
 
 enum {
     HTTP_REPLY_MAX = 64 * 1024,  /* bytes of a reply's body */
@@ -27,13 +27,6 @@ struct http_request {
     const char *method; /* "GET", "PUT", "PATCH" */
     const char *path;   /* begins with '/'; only characters that need no escape */
     const char *body;   /* JSON; NULL: none */
-};
-
-/* What may end a wait. */
-struct http_limits {
-    int pidfd;          /* readable: the VMM has ended */
-    int cancel_fd;      /* readable: ECANCELED; -1: never */
-    double deadline_ms; /* process_now_ms() */
 };
 
 struct http_reply {
@@ -52,7 +45,7 @@ void http_close(void);
  * or there is none (yet). ECANCELED, ENOMEM. EIO: the VMM has ended, does not answer in time,
  * closed the connection before its reply was whole, or what it sent is no reply.
  */
-int http_call(const struct http_request *request, const struct http_limits *limits,
+int http_call(const struct http_request *request, const struct process_limits *limits,
               struct http_reply *ret, struct error *err);
 
 #endif

@@ -12,12 +12,9 @@
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
-#include "hypervisor/firecracker.h"
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/http.h"
 #include "hypervisor/opened.h"
-#include "hypervisor/qemu.h"
-#include "hypervisor/vmm_files.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
@@ -75,7 +72,7 @@ static int check_boot_disk(const struct machine_disk *disk, struct error *err)
 static int take(const struct vmm_context *context, const struct machine *machine,
                 const struct stat *image, struct vmm *vmm, struct vmm **ret, struct error *err)
 {
-    int r = image ? vmm_files_check_readonly(vmm->pid, image, "the memory image", err) : 0;
+    int r = image ? opened_check_readonly(vmm->pid, image, "the memory image", err) : 0;
     if (r == 0)
         r = opened_remember(context, vmm, machine, err);
     if (r == 0) {

@@ -214,6 +214,8 @@ struct hypervisor {
     void (*release)(struct vmm *vmm);
 };
 
+extern const struct hypervisor qemu_hypervisor, firecracker_hypervisor;
+
 /* What backends' libraries need before the first thread, and after the last. Calls are counted. */
 int hypervisors_open(struct error *err);
 void hypervisors_close(void); /* also after a failure to open */

@@ -11,14 +11,53 @@
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
-#include "hypervisor/vmm_files.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/text.h"
 
-enum { DESCRIPTOR_SIZE = 64 }; /* "/proc/PID/fd/N" */
+enum { PATH_SIZE = 64 }; /* of a file in /proc/PID */
 
 static const char deleted[] = " (deleted)";
+
+struct walk {
+    pid_t pid;
+    struct file_id id;
+    opened_visit *visit;
+    void *context; /* of that */
+    size_t count;
+};
+
+/* A directory_visit of /proc/PID/fd. */
+static int look_at(void *context, int directory_fd, const char *name, struct error *err)
+{
+    struct walk *walk = context;
+    struct stat file;
+    (void)err;
+    walk->count++;
+    if (fstatat(directory_fd, name, &file, 0) < 0 || !file_id_equal(file_id_of(&file), walk->id))
+        return 0;
+    return walk->visit(walk->pid, name, walk->context);
+}
+
+int opened_walk(pid_t pid, struct file_id file, opened_visit *visit, void *context)
+{
+    struct walk walk = {.pid = pid, .id = file, .visit = visit, .context = context};
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%d/fd", (int)pid);
+    int r = directory_walk(AT_FDCWD, path, look_at, &walk, NULL);
+    /* A process that ends closes all of its descriptors before it is gone. */
+    return r == -ENOENT || (r == 0 && walk.count == 0) ? -ESRCH : r;
+}
+
+/* What the walk has returned, in words: EIO, ESRCH. */
+static int explain_walk(pid_t pid, int r, struct error *err)
+{
+    if (r == -ESRCH)
+        return error_set(err, ESRCH, "process %d has ended", (int)pid);
+    return error_io(err, -r, "cannot find out which files process %d has open%s", (int)pid,
+                    r == -EACCES ? " (a VMM's program must have no file capabilities)" : "");
+}
 
 static bool is_same(int directory_fd, const char *name, struct file_id id)
 {
@@ -26,19 +65,19 @@ static bool is_same(int directory_fd, const char *name, struct file_id id)
     return fstatat(directory_fd, name, &file, 0) == 0 && file_id_equal(file_id_of(&file), id);
 }
 
-/* A vmm_files_visit of one descriptor. */
+/* An opened_visit of one descriptor. */
 static int take_path(pid_t pid, const char *descriptor, void *context)
 {
-    snprintf(context, DESCRIPTOR_SIZE, "/proc/%d/fd/%.16s", (int)pid, descriptor);
+    snprintf(context, PATH_SIZE, "/proc/%d/fd/%.16s", (int)pid, descriptor);
     return 1;
 }
 
 /* 1 and its path if the VMM has a descriptor of that file, 0 if not. */
-static int find(const struct vmm *vmm, struct file_id id, char ret[static DESCRIPTOR_SIZE],
+static int find(const struct vmm *vmm, struct file_id id, char ret[static PATH_SIZE],
                 struct error *err)
 {
-    int r = vmm_files_walk(vmm->pid, id, take_path, ret);
-    return r < 0 ? vmm_ended(vmm, "the VMM", vmm_files_explain(vmm->pid, r, err), err) : r;
+    int r = opened_walk(vmm->pid, id, take_path, ret);
+    return r < 0 ? vmm_ended(vmm, "the VMM", explain_walk(vmm->pid, r, err), err) : r;
 }
 
 /* The name of the file that the VMM was given, from the instance's directory. */
@@ -68,7 +107,7 @@ static struct file_id id_of(const struct vmm_context *context, const struct vmm 
 static int remember(const struct vmm_context *context, struct vmm *vmm,
                     const struct machine *machine, size_t index, struct error *err)
 {
-    char descriptor[DESCRIPTOR_SIZE], name[DISK_COPY_SIZE];
+    char descriptor[PATH_SIZE], name[DISK_COPY_SIZE];
     const char *path = given(machine, index, name);
     struct stat file;
     if (fstatat(context->directory_fd, path, &file, 0) < 0)
@@ -120,7 +159,7 @@ static int explain(const char *path, const char *descriptor, struct error *err)
 static int check(const struct vmm_context *context, const struct vmm *vmm,
                  const struct machine *machine, size_t index, struct error *err)
 {
-    char descriptor[DESCRIPTOR_SIZE];
+    char descriptor[PATH_SIZE];
     const char *path = machine->disks[index].path;
     struct file_id id = id_of(context, vmm, machine, index);
     int r = find(vmm, id, descriptor, err);
@@ -147,7 +186,7 @@ int opened_check(const struct vmm_context *context, const struct vmm *vmm,
 int opened_open(const struct vmm_context *context, const struct vmm *vmm,
                 const struct machine *machine, size_t index, int *ret, struct error *err)
 {
-    char descriptor[DESCRIPTOR_SIZE];
+    char descriptor[PATH_SIZE];
     int r = find(vmm, id_of(context, vmm, machine, index), descriptor, err);
     if (r == 0)
         return error_set(err, EIO, "the VMM does not have the file of the disk %s open",
@@ -165,7 +204,7 @@ int opened_open(const struct vmm_context *context, const struct vmm *vmm,
 int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                      struct error *err)
 {
-    char descriptor[DESCRIPTOR_SIZE];
+    char descriptor[PATH_SIZE];
     struct stat file;
     if (fstatat(context->directory_fd, name, &file, AT_SYMLINK_NOFOLLOW) < 0)
         return error_io(err, errno, "the VM's file %s in the store", name);
@@ -176,4 +215,33 @@ int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, c
                      "the file %s in the store is not the one that the VM has open: somebody "
                      "replaced it; put that back (mv, not cp) and try again",
                      name);
+}
+
+/* 1 or 0; -errno. A descriptor that is closed meanwhile writes nothing. */
+static int is_writable(pid_t pid, const char *descriptor, void *context)
+{
+    char path[PATH_SIZE], line[PATH_SIZE];
+    unsigned flags = 0;
+    (void)context;
+    snprintf(path, sizeof path, "/proc/%d/fdinfo/%.16s", (int)pid, descriptor);
+    auto_fclose FILE *file = fopen(path, "re");
+    if (!file)
+        return errno == ENOENT ? 0 : -errno;
+    while (fgets(line, sizeof line, file))
+        if (sscanf(line, "flags: %o", &flags) == 1)
+            return (flags & O_ACCMODE) != O_RDONLY && !(flags & O_PATH);
+    return -EIO;
+}
+
+int opened_check_readonly(pid_t pid, const struct stat *file, const char *what, struct error *err)
+{
+    int r = opened_walk(pid, file_id_of(file), is_writable, NULL);
+    if (r < 0)
+        return explain_walk(pid, r, err);
+    if (r > 0)
+        return error_set(err, EIO,
+                         "the VMM (process %d) has opened %s for writing, and its guest could "
+                         "change what others share",
+                         (int)pid, what);
+    return 0;
 }

@@ -7,7 +7,14 @@
 #ifndef HYPEFS_HYPERVISOR_OPENED_H
 #define HYPEFS_HYPERVISOR_OPENED_H
 
+#include <sys/stat.h>
+
 #include "hypervisor/hypervisor.h"
+
+/* Calls `visit` with each descriptor (its number) of the process that is of that file, until one
+ * returns something else than 0, and returns that. -ESRCH if the process has ended, or ends. */
+typedef int opened_visit(pid_t pid, const char *descriptor, void *context);
+int opened_walk(pid_t pid, struct file_id file, opened_visit *visit, void *context);
 
 /* The VMM has just started, and opened its disks and taps: remembers which files and interfaces
  * those are. EIO if a disk is none that its path names now, or not the one that its key tells of.
@@ -27,5 +34,9 @@ int opened_open(const struct vmm_context *context, const struct vmm *vmm,
 /* EIO unless the VMM has that file of the instance's directory open. */
 int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                      struct error *err);
+
+/* EIO if the process has a descriptor by which it could write to the file, which the text calls
+ * `what`, or if that cannot be told; ESRCH if it has ended. */
+int opened_check_readonly(pid_t pid, const struct stat *file, const char *what, struct error *err);
 
 #endif

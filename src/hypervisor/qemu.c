@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include "hypervisor/qemu.h"
-
+/* qemu: the QEMU backend. In the directory of an instance it uses the names qmp.sock, vmm.log,
+ * console.log, memory and base. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -15,7 +15,6 @@
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_disks.h"
-#include "hypervisor/qemu_kernel.h"
 #include "hypervisor/qemu_readonly.h"
 #include "hypervisor/qemu_record.h"
 #include "hypervisor/vmm_process.h"
@@ -185,6 +184,51 @@ static int start_booting(const struct vmm_context *context, const struct machine
     return 0;
 }
 
+/* ---- booting ---- */
+
+enum { KERNEL_HEADER_SIZE = 8192, LINUX_MAGIC_AT = 0x202, MULTIBOOT_ALIGNMENT = 4 };
+
+static bool has(const uint8_t *header, size_t size, size_t at, const char magic[static 4])
+{
+    return at + 4 <= size && memcmp(header + at, magic, 4) == 0;
+}
+
+static bool has_multiboot(const uint8_t *header, size_t size)
+{
+    for (size_t at = 0; at < size; at += MULTIBOOT_ALIGNMENT)
+        if (has(header, size, at, "\x02\xb0\xad\x1b"))
+            return true;
+    return false;
+}
+
+/* QEMU starts a file that is no kernel all the same, and its VM does nothing. EINVAL for one that
+ * is none of what it boots with -kernel: Linux's boot protocol (a bzImage), an ELF file (a vmlinux
+ * with PVH), or one with a multiboot header. 0 for what cannot be opened: QEMU says why. */
+static int check_kernel(const char *path, struct error *err)
+{
+    uint8_t header[KERNEL_HEADER_SIZE];
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return 0;
+    ssize_t got = pread(fd, header, sizeof header, 0);
+    if (got < 0)
+        return error_set(err, EINVAL,
+                         "QEMU cannot boot the kernel %s, which cannot be read (%s): give another "
+                         "in config",
+                         path, strerrordesc_np(errno));
+    const size_t size = (size_t)got;
+    if (has(header, size, LINUX_MAGIC_AT, "HdrS") ||
+        has(header, size, 0,
+            "\x7f"
+            "ELF") ||
+        has_multiboot(header, size))
+        return 0;
+    return error_set(err, EINVAL,
+                     "QEMU cannot boot the kernel %s, which is no bzImage of Linux, no ELF file "
+                     "and has no multiboot header: give another in config",
+                     path);
+}
+
 static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err)
 {
@@ -192,7 +236,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     auto_close int memory = -1;
     int r = find_program(context, &program, err);
     if (r == 0 && machine->kernel)
-        r = qemu_kernel_check(machine->kernel, err);
+        r = check_kernel(machine->kernel, err);
     if (r == 0)
         r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
     if (r < 0)

@@ -4,10 +4,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/limit.h"
-#include "util/process.h"
 #include "util/unix_socket.h"
 
 enum {
@@ -20,19 +20,9 @@ void qemu_control_release(struct vmm *vmm)
     qmp_close(steal_pointer(vmm->state));
 }
 
-struct qmp_limits qemu_control_limits(const struct vmm_context *context, const struct vmm *vmm,
-                                      int timeout_ms)
-{
-    return (struct qmp_limits){.pidfd = vmm->pidfd,
-                               .cancel_fd = context->cancel_fd,
-                               .deadline_ms =
-                                   process_now_ms() +
-                                   (context->answer_ms > 0 ? context->answer_ms : timeout_ms)};
-}
-
 int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd, struct error *err)
 {
-    struct qmp_limits wait = qemu_control_limits(context, vmm, GREETING_MS);
+    struct process_limits wait = vmm_limits(context, vmm, GREETING_MS);
     struct qmp *qmp;
     int r = qmp_open(fd, &wait, &qmp, err);
     if (r == 0)
@@ -56,7 +46,7 @@ int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, con
     int r = vmm->state ? 0 : connect_control(context, vmm, err);
     if (r < 0)
         return r;
-    struct qmp_limits wait = qemu_control_limits(context, vmm, COMMAND_MS);
+    struct process_limits wait = vmm_limits(context, vmm, COMMAND_MS);
     r = qmp_execute(vmm->state, &wait, command, steal_pointer(owned), send_fd, ret, err);
     if (r < 0)
         qemu_control_release(vmm);

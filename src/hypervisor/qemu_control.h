@@ -21,9 +21,6 @@ int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd
 /* Closes the connection, if there is one. */
 void qemu_control_release(struct vmm *vmm);
 
-struct qmp_limits qemu_control_limits(const struct vmm_context *context, const struct vmm *vmm,
-                                      int timeout_ms);
-
 /* qmp_execute(), which see; connects first if need be, and closes the connection after a failure.
  */
 int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, const char *command,
@@ -38,5 +35,9 @@ int qemu_control_execute_with(const struct vmm_context *context, struct vmm *vmm
 int qemu_control_execute_string(const struct vmm_context *context, struct vmm *vmm,
                                 const char *command, const char *name, const char *value,
                                 int send_fd, struct error *err);
+
+/* qemu_save.c: the slot `save`. */
+int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
+              const struct vmm_save *save, struct error *err);
 
 #endif

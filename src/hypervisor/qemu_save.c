@@ -13,7 +13,6 @@
 #include "hypervisor/disks.h"
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/opened.h"
-#include "hypervisor/qemu.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_disks.h"
 #include "hypervisor/vmm_process.h"

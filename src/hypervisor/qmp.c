@@ -57,7 +57,7 @@ void qmp_message_finish(struct qmp_message *message)
 }
 
 /* Waits until the socket can be read. */
-static int await(const struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+static int await(const struct qmp *qmp, const struct process_limits *limits, struct error *err)
 {
     int fds[] = {qmp->fd, limits->pidfd, limits->cancel_fd};
     int ready = process_poll(fds, array_length(fds), limits->deadline_ms);
@@ -73,7 +73,7 @@ static int await(const struct qmp *qmp, const struct qmp_limits *limits, struct 
 }
 
 /* A QEMU that ends closes its connection some moments before. */
-static int closed(const struct qmp_limits *limits, struct error *err)
+static int closed(const struct process_limits *limits, struct error *err)
 {
     if (process_poll(&limits->pidfd, 1, process_now_ms() + END_MS) > 0)
         return error_set(err, EIO, "QEMU has ended");
@@ -95,7 +95,7 @@ static int grow(struct qmp *qmp, struct error *err)
     return 0;
 }
 
-static int read_more(struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+static int read_more(struct qmp *qmp, const struct process_limits *limits, struct error *err)
 {
     int r = grow(qmp, err);
     if (r < 0)
@@ -116,8 +116,8 @@ static int read_more(struct qmp *qmp, const struct qmp_limits *limits, struct er
     }
 }
 
-static int next_message(struct qmp *qmp, const struct qmp_limits *limits, struct qmp_message *ret,
-                        struct error *err)
+static int next_message(struct qmp *qmp, const struct process_limits *limits,
+                        struct qmp_message *ret, struct error *err)
 {
     size_t searched = 0;
     for (;;) {
@@ -146,8 +146,8 @@ static bool is_to_another(const struct qmp *qmp, const struct qmp_message *messa
 }
 
 /* The answer to the last command: events and answers to others are passed over. */
-static int next_answer(struct qmp *qmp, const struct qmp_limits *limits, struct qmp_message *ret,
-                       struct error *err)
+static int next_answer(struct qmp *qmp, const struct process_limits *limits,
+                       struct qmp_message *ret, struct error *err)
 {
     for (;;) {
         int r = next_message(qmp, limits, ret, err);
@@ -159,7 +159,7 @@ static int next_answer(struct qmp *qmp, const struct qmp_limits *limits, struct 
 
 /* The whole line with one sendmsg: commands are far smaller than a socket's buffer, and one that
  * does not fit means a QEMU that has stopped reading. */
-static int transmit(struct qmp *qmp, const struct qmp_limits *limits, char *line, size_t size,
+static int transmit(struct qmp *qmp, const struct process_limits *limits, char *line, size_t size,
                     int send_fd, struct error *err)
 {
     union {
@@ -188,7 +188,7 @@ static int transmit(struct qmp *qmp, const struct qmp_limits *limits, char *line
     return 0;
 }
 
-static int put_command(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+static int put_command(struct qmp *qmp, const struct process_limits *limits, const char *command,
                        cJSON *arguments, int send_fd, struct error *err)
 {
     auto_json cJSON *message = cJSON_CreateObject();
@@ -210,7 +210,7 @@ static int refused(const char *command, const cJSON *body, struct error *err)
     return error_words(err, reason ? reason : "no reason given", "QEMU refused %s", command);
 }
 
-int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+int qmp_execute(struct qmp *qmp, const struct process_limits *limits, const char *command,
                 cJSON *arguments, int send_fd, cJSON **ret, struct error *err)
 {
     int r = put_command(qmp, limits, command, arguments, send_fd, err);
@@ -245,7 +245,7 @@ static int read_greeting(struct qmp *qmp, const cJSON *body, struct error *err)
     return 0;
 }
 
-static int greet(struct qmp *qmp, const struct qmp_limits *limits, struct error *err)
+static int greet(struct qmp *qmp, const struct process_limits *limits, struct error *err)
 {
     struct qmp_message greeting;
     /* QEMU tells events and gives answers by its main thread, but greets by another. */
@@ -260,7 +260,7 @@ static int greet(struct qmp *qmp, const struct qmp_limits *limits, struct error 
     return r < 0 ? r : qmp_execute(qmp, limits, "qmp_capabilities", NULL, -1, NULL, err);
 }
 
-int qmp_open(int fd, const struct qmp_limits *limits, struct qmp **ret, struct error *err)
+int qmp_open(int fd, const struct process_limits *limits, struct qmp **ret, struct error *err)
 {
     struct qmp *qmp = calloc(1, sizeof *qmp);
     if (!qmp) {

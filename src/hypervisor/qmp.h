@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qmp: one connection to a QEMU's control socket (the QEMU Machine Protocol: JSON objects, one a
- * line). Commands go one at a time; events are read past. Each command has an "id" that no other has,
- * which QEMU puts into its answer: answers with another are of a connection before, which gave up
- * waiting, and are read past, too.
+ * line). Commands go one at a time; events are read past. Each command has an "id" that no other
+ * has, which QEMU puts into its answer: answers with another are of a connection before, which gave
+ * up waiting, and are read past, too.
  *
  * What QEMU sends is not trusted: lines are bounded, strictly parsed, and what is quoted from them
  * in errors is cut short and made printable. Failures are EIO, but for ECANCELED and ENOMEM; after
@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <cjson/cJSON.h>
 
-#include "util/error.h"
+#include "util/process.h"
 
 enum {
     QMP_LINE_MAX = 1 << 23, /* bytes of one message: the longest tells of all layers of all disks,
@@ -36,17 +36,10 @@ struct qmp_message {
 int qmp_parse(const char *line, size_t size, struct qmp_message *ret, struct error *err);
 void qmp_message_finish(struct qmp_message *message);
 
-/* What may end a wait. */
-struct qmp_limits {
-    int pidfd;          /* readable: QEMU has ended, EIO */
-    int cancel_fd;      /* readable: ECANCELED; -1: never */
-    double deadline_ms; /* process_now_ms(): EIO */
-};
-
 struct qmp;
 
 /* Takes a connected, non-blocking socket, waits for the greeting and agrees on capabilities. */
-int qmp_open(int fd, const struct qmp_limits *limits, struct qmp **ret, struct error *err);
+int qmp_open(int fd, const struct process_limits *limits, struct qmp **ret, struct error *err);
 void qmp_close(struct qmp *qmp);
 
 /* As the greeting said, "7.2.22"; lives as long as the connection. */
@@ -56,7 +49,7 @@ const char *qmp_version(const struct qmp *qmp);
  * Runs a command and waits for its answer. Takes `arguments` (NULL: none) on every path. `send_fd`
  * (-1: none) goes along for getfd. `ret` (NULL: not wanted) is owned: what the command returned.
  */
-int qmp_execute(struct qmp *qmp, const struct qmp_limits *limits, const char *command,
+int qmp_execute(struct qmp *qmp, const struct process_limits *limits, const char *command,
                 cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
 
 #endif

@@ -15,7 +15,6 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/limit.h"
-#include "util/process.h"
 #include "util/text.h"
 #include "util/timing.h"
 
@@ -99,6 +98,14 @@ void vmm_close(struct vmm *vmm)
     vmm_release(vmm);
     close(vmm->pidfd);
     free(vmm);
+}
+
+struct process_limits vmm_limits(const struct vmm_context *context, const struct vmm *vmm,
+                                 int timeout_ms)
+{
+    if (context->answer_ms > 0)
+        timeout_ms = context->answer_ms;
+    return (struct process_limits){vmm->pidfd, context->cancel_fd, process_now_ms() + timeout_ms};
 }
 
 /* ---- its files ---- */

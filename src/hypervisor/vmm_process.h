@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include "hypervisor/hypervisor.h"
+#include "util/process.h"
 
 /* In the directory of an instance. */
 #define VMM_LOG_NAME "vmm.log"
@@ -51,6 +52,10 @@ int vmm_find_limit(const struct vmm_context *context, int r, struct error *err);
  * does. */
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err);
+
+/* For a VMM that has so long to answer, if the context does not say otherwise. */
+struct process_limits vmm_limits(const struct vmm_context *context, const struct vmm *vmm,
+                                 int timeout_ms);
 
 /* Ends a start that failed: no process and no socket stay behind, but for a process that cannot be
  * killed, which the text of the failure then names. `vmm` may be NULL. Returns r. */

@@ -59,6 +59,13 @@ int process_poll(const int *fds, size_t count, double deadline_ms);
 /* CLOCK_MONOTONIC, in ms. */
 double process_now_ms(void);
 
+/* What may end a wait for the answer of another process. */
+struct process_limits {
+    int pidfd;          /* readable: it has ended, EIO */
+    int cancel_fd;      /* readable: ECANCELED; -1: never */
+    double deadline_ms; /* of process_now_ms(): EIO */
+};
+
 /* Since the start of each thread of a process, in ms. */
 struct process_times {
     double ran_ms;    /* a processor worked for it: all threads together */

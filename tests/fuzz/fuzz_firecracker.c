@@ -5,7 +5,7 @@
 
 #include "fuzz.h"
 #include "http_peer.h"
-#include "hypervisor/firecracker.h"
+#include "hypervisor/hypervisor.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
 #include "util/json.h"

@@ -30,7 +30,7 @@ bool fuzz(const uint8_t *data, size_t size)
                                          .socket = HTTP_PEER_SOCKET,
                                          .method = "GET",
                                          .path = "/version"};
-    const struct http_limits limits = {
+    const struct process_limits limits = {
         .pidfd = peer.alive[0], .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
     int r = http_call(&request, &limits, &reply, &err);
     if (r == 0)

@@ -28,7 +28,7 @@ static void check_line(const uint8_t *data, size_t size)
 }
 
 /* True if QEMU was greeted and has answered the first command. */
-static bool converse(int fd, const struct qmp_limits *limits)
+static bool converse(int fd, const struct process_limits *limits)
 {
     struct qmp *qmp;
     struct error err = {0};
@@ -64,7 +64,7 @@ bool fuzz(const uint8_t *data, size_t size)
     close(ended[1]); /* readable from now on, as the pidfd of a process that has ended */
     MUST(size == 0 || write(qemu, data, size) == (ssize_t)size);
     shutdown(qemu, SHUT_WR);
-    struct qmp_limits limits = {
+    struct process_limits limits = {
         .pidfd = pidfd, .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
     return converse(ends[0], &limits);
 }

@@ -87,7 +87,7 @@ static const char *ask(struct harness *h, const char *id)
     auto_close int fd = open(directory, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     const struct http_request request = {
         .peer = "the fake", .directory_fd = fd, .socket = "vmm.sock", .method = "GET", .path = "/"};
-    const struct http_limits limits = {
+    const struct process_limits limits = {
         .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
     struct http_reply reply = {0};
     struct error err = {0};

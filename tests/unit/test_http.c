@@ -53,7 +53,7 @@ struct peer {
     struct vmm_context context;
     int alive[2];
     struct server server;
-    struct http_limits limits;
+    struct process_limits limits;
 };
 
 static struct peer listen_as(struct fixture *fixture, const char *name)
@@ -62,7 +62,7 @@ static struct peer listen_as(struct fixture *fixture, const char *name)
     assert_int_equal(pipe2(peer.alive, O_CLOEXEC), 0);
     assert_int_equal(
         unix_socket_listen(peer.context.directory_fd, "vmm.sock", &peer.server.listener, NULL), 0);
-    peer.limits = (struct http_limits){
+    peer.limits = (struct process_limits){
         .pidfd = peer.alive[0], .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
     return peer;
 }

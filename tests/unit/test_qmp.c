@@ -33,7 +33,7 @@ enum { FAR_MS = 20000, SOON_MS = 50 };
 struct fixture {
     int client, server;
     int alive[2]; /* readable when the "process" has ended */
-    struct qmp_limits limits;
+    struct process_limits limits;
 };
 
 static int setup(void **state)
@@ -45,7 +45,7 @@ static int setup(void **state)
         return -1;
     fixture->client = ends[0];
     fixture->server = ends[1];
-    fixture->limits = (struct qmp_limits){
+    fixture->limits = (struct process_limits){
         .pidfd = fixture->alive[0], .cancel_fd = -1, .deadline_ms = process_now_ms() + FAR_MS};
     *state = fixture;
     return 0;

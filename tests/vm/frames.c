@@ -27,7 +27,7 @@ bool vm_is_running(struct harness *h, const char *id)
 {
     auto_close int directory =
         open(harness_store_path(h, "instances/%s", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    const struct qmp_limits limits = {
+    const struct process_limits limits = {
         .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
     auto_json cJSON *status = NULL;
     struct qmp *qmp;
