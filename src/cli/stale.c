@@ -106,9 +106,8 @@ static int look(const char *path, double deadline_ms, struct error *err)
     if ((code != ENOTCONN && code != ECONNABORTED) || umount2(path, MNT_DETACH) == 0)
         return NONE;
     auto_free char *output = NULL;
-    char *argv[] = {(char[]){"fusermount3"}, (char[]){"-u"}, (char[]){"-z"},
-                    (char[]){"--"},          (char *)path,   NULL};
-    r = process_output("fusermount3", argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
+    const char *const argv[] = {"fusermount3", "-u", "-z", "--", path, NULL};
+    r = process_output(-1, argv, OUTPUT_MAX, UNMOUNT_TIMEOUT_MS, -1, &output, err);
     return r == 0 || is_ours(path, NULL) == 0 ? NONE : r;
 }
 

@@ -39,10 +39,10 @@ static const char vsock_name[] = "vsock.sock";
 
 static int probe(int cancel_fd, struct program *ret, struct error *err)
 {
-    char *arguments[] = {ret->path, (char[]){"--version"}, NULL};
+    const char *const arguments[] = {ret->path, "--version", NULL};
     auto_free char *text = NULL;
     struct firecracker firecracker;
-    int r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
+    int r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
     if (r < 0)
         return r;
     static const char before[] = "Firecracker ";

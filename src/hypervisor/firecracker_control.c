@@ -58,7 +58,7 @@ static int refused(const struct http_reply *reply, struct error *err)
     const char *fault = NULL;
     char words[ERROR_TEXT_SIZE];
     if (json_parse(reply->body, reply->size, &json, NULL) == 0)
-        fault = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "fault_message"));
+        fault = json_get_text(json, "fault_message");
     if (fault)
         snprintf(words, sizeof words, "%s", fault);
     else
@@ -192,8 +192,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     int r = ask_version(context, vmm, &answer, &told, err);
     if (r < 0)
         return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
-    const char *version =
-        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "firecracker_version"));
+    const char *version = json_get_text(answer, "firecracker_version");
     struct firecracker *firecracker = calloc(1, sizeof *firecracker);
     if (!firecracker)
         return error_set(err, ENOMEM, "no memory for a VMM's state");

@@ -23,7 +23,7 @@ enum { PATH_SIZE = 128, NAME_SIZE = 96 };
 
 static const char *text_of(const cJSON *json, const char *name)
 {
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
+    const char *text = json_get_text(json, name);
     return text ? text : "";
 }
 
@@ -54,19 +54,19 @@ static const struct machine_disk *find_frozen(const struct machine *machine, con
 /* What Firecracker says that the VM has: nothing of it is known for sure before the load. */
 static int check_config(const cJSON *config, const struct machine *machine, struct error *err)
 {
-    const cJSON *drive, *drives = cJSON_GetObjectItemCaseSensitive(config, "drives");
-    const cJSON *device, *pmem = cJSON_GetObjectItemCaseSensitive(config, "pmem");
+    const cJSON *drive, *drives = json_get(config, "drives");
+    const cJSON *device, *pmem = json_get(config, "pmem");
     if (!cJSON_IsArray(drives))
         return error_set(err, EIO, "GET /vm/config: Firecracker answers without drives");
     cJSON_ArrayForEach (drive, drives) {
-        if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(drive, "is_read_only")) &&
+        if (!cJSON_IsTrue(json_get(drive, "is_read_only")) &&
             !find_frozen(machine, text_of(drive, "drive_id")))
             return not_supported("drive", drive, "drive_id",
                                  "import the snapshot again with --config, which names its drives",
                                  err);
     }
     cJSON_ArrayForEach (device, pmem) {
-        if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(device, "read_only")))
+        if (!cJSON_IsTrue(json_get(device, "read_only")))
             return not_supported("pmem device", device, "id",
                                  "this is not supported yet; make it read-only before you save "
                                  "the VM",

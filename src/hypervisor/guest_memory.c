@@ -166,6 +166,14 @@ void guest_memory_destroy(struct guest_memory *memory)
     free(memory);
 }
 
+int guest_memory_check(pid_t pid, int image_fd, struct error *err)
+{
+    struct guest_memory *memory = NULL;
+    int r = guest_memory_create(pid, -1, image_fd, &memory, err);
+    guest_memory_destroy(memory);
+    return r;
+}
+
 /* What pread or pwrite returned: 0 of a process that has no memory any more. */
 static int access_failed(const char *what, ssize_t result, struct error *err)
 {
@@ -173,13 +181,9 @@ static int access_failed(const char *what, ssize_t result, struct error *err)
                      result < 0 ? ": " : "", result < 0 ? strerrordesc_np(errno) : "");
 }
 
-int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
-                      struct error *err)
+static int read_address(const struct guest_memory *memory, uint64_t address, void *bytes,
+                        size_t size, struct error *err)
 {
-    uint64_t address;
-    int r = mappings_translate(&memory->mappings, offset, size, &address, err);
-    if (r < 0)
-        return r;
     for (size_t done = 0; done < size;) {
         ssize_t got = pread(memory->fd, (char *)bytes + done, size - done, (off_t)(address + done));
         if (got < 0 && errno == EINTR)
@@ -189,6 +193,14 @@ int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *
         done += (size_t)got;
     }
     return 0;
+}
+
+int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
+                      struct error *err)
+{
+    uint64_t address;
+    int r = mappings_translate(&memory->mappings, offset, size, &address, err);
+    return r < 0 ? r : read_address(memory, address, bytes, size, err);
 }
 
 int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
@@ -227,16 +239,8 @@ static int copy_run(struct written *written, uint64_t address, uint64_t offset, 
                     struct error *err)
 {
     size_t size = count * written->page_size;
-    for (size_t done = 0; done < size;) {
-        ssize_t got =
-            pread(written->memory->fd, written->bytes + done, size - done, (off_t)(address + done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return access_failed("read", got, err);
-        done += (size_t)got;
-    }
-    return sparse_put(written->image_fd, written->bytes, size, offset, err);
+    int r = read_address(written->memory, address, written->bytes, size, err);
+    return r < 0 ? r : sparse_put(written->image_fd, written->bytes, size, offset, err);
 }
 
 /* The entries of `count` pages from `address` on, which are offset `offset` of the image. */

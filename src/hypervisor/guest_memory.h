@@ -27,6 +27,8 @@ int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err);
 int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
                         struct error *err);
 void guest_memory_destroy(struct guest_memory *memory);
+/* Only whether there are such mappings: 0, or what guest_memory_create() returns. */
+int guest_memory_check(pid_t pid, int image_fd, struct error *err);
 
 /* EIO unless the whole range lies in exactly one mapping, and that is private and writable.
  */

@@ -172,15 +172,14 @@ static int check_cloud_hypervisor_state(const struct import_file *state, struct 
 /* hypefs's own, and not what that has as its "machine": there "machine" is a word. */
 static bool is_snapshot_json(const cJSON *json)
 {
-    return cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(json, "machine"));
+    return cJSON_IsObject(json_get(json, "machine"));
 }
 
 /* A snapshot.json, or its "machine". */
 static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
 {
-    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
-    const char *hypervisor =
-        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
+    const cJSON *machine = json_get(json, "machine");
+    const char *hypervisor = json_get_text(json, "hypervisor");
     bool whole = is_snapshot_json(json);
     if (whole && hypervisor && strcmp(hypervisor, "qemu") != 0)
         return error_set(err, EINVAL, "this describes a snapshot of %.40s", hypervisor);
@@ -194,19 +193,19 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
 
 static double number_of(const cJSON *json, const char *name)
 {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    const cJSON *item = json_get(json, name);
     return cJSON_IsNumber(item) ? item->valuedouble : 0;
 }
 
 /* Memory that the guest had, be it in zones, plugged in later, or both. Nothing else is read. */
 static int read_cloud_hypervisor(const cJSON *json, struct machine *ret, struct error *err)
 {
-    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory"), *zone;
+    const cJSON *memory = json_get(json, "memory"), *zone;
     double size = number_of(memory, "size") + number_of(memory, "hotplugged_size");
     if (!cJSON_IsObject(memory))
         return error_set(err, EINVAL,
                          "this is no config.json of Cloud Hypervisor's: it has no \"memory\"");
-    cJSON_ArrayForEach (zone, cJSON_GetObjectItemCaseSensitive(memory, "zones"))
+    cJSON_ArrayForEach (zone, json_get(memory, "zones"))
         size += number_of(zone, "size") + number_of(zone, "hotplugged_size");
     if (!(size >= 0 && size < 0x1p53))
         return error_set(err, EINVAL, "\"memory\" has no size");

@@ -17,7 +17,7 @@ struct drive {
     bool readonly;
 };
 
-static int read_drive(const cJSON *json, struct machine_disk *ret, struct error *err)
+static int read_drive(const cJSON *json, void *item, struct error *err)
 {
     static const struct json_field fields[] = {
         {"drive_id", JSON_STRING, offsetof(struct drive, id), .required = true},
@@ -25,6 +25,7 @@ static int read_drive(const cJSON *json, struct machine_disk *ret, struct error 
         {"is_read_only", JSON_BOOL, offsetof(struct drive, readonly), .nullable = true},
     };
     struct drive drive = {0};
+    struct machine_disk *ret = item;
     int r = json_read_known(json, fields, array_length(fields), &drive, err);
     *ret = (struct machine_disk){.id = drive.id, .path = drive.path, .readonly = drive.readonly};
     if (r < 0)
@@ -42,50 +43,14 @@ static int read_drive(const cJSON *json, struct machine_disk *ret, struct error 
     return ret->format ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
-static int read_drives(const cJSON *json, struct machine *machine, struct error *err)
-{
-    int count = cJSON_GetArraySize(json);
-    const cJSON *item;
-    if (count == 0)
-        return 0;
-    if (count > DRIVES_MAX)
-        return error_set(err, EINVAL, "drives: more than %d", DRIVES_MAX);
-    machine->disks = calloc((size_t)count, sizeof *machine->disks);
-    if (!machine->disks)
-        return error_set(err, ENOMEM, "out of memory");
-    cJSON_ArrayForEach (item, json) {
-        size_t i = machine->disk_count++;
-        int r = read_drive(item, &machine->disks[i], err);
-        if (r < 0)
-            return error_prefix(err, r, "drives[%zu]", i);
-    }
-    return 0;
-}
-
-static int read_interfaces(const cJSON *json, struct machine *machine, struct error *err)
+static int read_interface(const cJSON *json, void *item, struct error *err)
 {
     static const struct json_field fields[] = {
         {"iface_id", JSON_STRING, offsetof(struct machine_interface, id), .required = true},
         {"host_dev_name", JSON_STRING, offsetof(struct machine_interface, tap), .required = true},
         {"guest_mac", JSON_STRING, offsetof(struct machine_interface, mac), .nullable = true},
     };
-    int count = cJSON_GetArraySize(json);
-    const cJSON *item;
-    if (count == 0)
-        return 0;
-    if (count > MACHINE_INTERFACES_MAX)
-        return error_set(err, EINVAL, "network-interfaces: more than %d", MACHINE_INTERFACES_MAX);
-    machine->network = NETWORK_TAP;
-    machine->interfaces = calloc((size_t)count, sizeof *machine->interfaces);
-    if (!machine->interfaces)
-        return error_set(err, ENOMEM, "out of memory");
-    cJSON_ArrayForEach (item, json) {
-        size_t i = machine->interface_count++;
-        int r = json_read_known(item, fields, array_length(fields), &machine->interfaces[i], err);
-        if (r < 0)
-            return error_prefix(err, r, "network-interfaces[%zu]", i);
-    }
-    return 0;
+    return json_read_known(json, fields, array_length(fields), item, err);
 }
 
 struct machine_config {
@@ -148,7 +113,7 @@ static int refuse_writable_pmem(const cJSON *json, struct error *err)
 {
     const cJSON *item;
     cJSON_ArrayForEach (item, json)
-        if (!cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(item, "read_only")))
+        if (!cJSON_IsTrue(json_get(item, "read_only")))
             return error_set(err, EOPNOTSUPP,
                              "pmem: a device that is not read_only cannot be forked");
     return 0;
@@ -170,6 +135,9 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
         {"pmem", JSON_ARRAY, FIELD(pmem), .nullable = true},
     };
 #undef FIELD
+    static const struct json_list drives = {"drives", DRIVES_MAX, sizeof *ret->disks, read_drive};
+    static const struct json_list interfaces = {"network-interfaces", MACHINE_INTERFACES_MAX,
+                                                sizeof *ret->interfaces, read_interface};
     struct members members = {0};
     int64_t hotplug_mib = 0;
     int r = json_read_known(json, fields, array_length(fields), &members, err);
@@ -178,9 +146,11 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
                       "this is no configuration of Firecracker's: it has neither \"drives\" nor "
                       "\"machine-config\"");
     if (r == 0)
-        r = read_drives(members.drives, ret, err);
+        r = json_read_list(members.drives, &drives, &ret->disks, &ret->disk_count, err);
     if (r == 0)
-        r = read_interfaces(members.interfaces, ret, err);
+        r = json_read_list(members.interfaces, &interfaces, &ret->interfaces, &ret->interface_count,
+                           err);
+    ret->network = ret->interface_count > 0 ? NETWORK_TAP : NETWORK_NONE;
     if (r == 0)
         r = read_hotplug(members.hotplug, &hotplug_mib, err);
     if (r == 0)

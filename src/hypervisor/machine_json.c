@@ -18,24 +18,16 @@ static const int64_t MEMORY_MIN = 4096, MEMORY_MAX = (int64_t)1 << 46;
 
 static const char *const format_names[] = {"raw", "qcow2", NULL};
 
-static void add_string(cJSON *object, const char *name, const char *value)
-{
-    if (value)
-        json_add_string(object, name, value);
-    else
-        json_add_null(object, name);
-}
-
 static void add_disk(cJSON *disks, const struct machine_disk *disk)
 {
     cJSON *object = cJSON_CreateObject();
-    add_string(object, "id", disk->id);
-    add_string(object, "path", disk->path);
-    add_string(object, "format", disk->format);
+    json_add_text(object, "id", disk->id);
+    json_add_text(object, "path", disk->path);
+    json_add_text(object, "format", disk->format);
     json_add_bool(object, "readonly", disk->readonly);
-    add_string(object, "frozen", disk->frozen);
+    json_add_text(object, "frozen", disk->frozen);
     if (disk->key[0]) {
-        add_string(object, "key", disk->key);
+        json_add_string(object, "key", disk->key);
         json_add_number(object, "layers", disk->layers);
     }
     json_append(disks, object);
@@ -44,9 +36,9 @@ static void add_disk(cJSON *disks, const struct machine_disk *disk)
 static void add_interface(cJSON *interfaces, const struct machine_interface *interface)
 {
     cJSON *object = cJSON_CreateObject();
-    add_string(object, "id", interface->id);
-    add_string(object, "tap", interface->tap);
-    add_string(object, "mac", interface->mac);
+    json_add_text(object, "id", interface->id);
+    json_add_text(object, "tap", interface->tap);
+    json_add_text(object, "mac", interface->mac);
     if (interface->replaced)
         json_add_bool(object, "replaced", true);
     json_append(interfaces, object);
@@ -55,15 +47,15 @@ static void add_interface(cJSON *interfaces, const struct machine_interface *int
 static void add_boot(cJSON *json, const struct machine *machine)
 {
     cJSON *boot = json_add_object(json, "boot");
-    add_string(boot, "kernel", machine->kernel);
-    add_string(boot, "initrd", machine->initrd);
-    add_string(boot, "cmdline", machine->cmdline);
+    json_add_text(boot, "kernel", machine->kernel);
+    json_add_text(boot, "initrd", machine->initrd);
+    json_add_text(boot, "cmdline", machine->cmdline);
 }
 
 static void add_network(cJSON *json, const struct machine *machine)
 {
     cJSON *network = json_add_object(json, "network");
-    add_string(network, "mode", machine_network_names[machine->network]);
+    json_add_text(network, "mode", machine_network_names[machine->network]);
     json_add_bool(network, "restrict", machine->network_restrict);
     cJSON *interfaces = json_add_array(network, "interfaces");
     for (size_t i = 0; i < machine->interface_count; i++)
@@ -75,20 +67,20 @@ cJSON *machine_to_json(const struct machine *machine)
     cJSON *json = cJSON_CreateObject();
     json_add_number(json, "memory_bytes", (double)machine->memory_bytes);
     json_add_number(json, "vcpus", machine->vcpus);
-    add_string(json, "machine", machine_board_names[machine->board]);
-    add_string(json, "accel", machine_accel_names[machine->accel]);
+    json_add_text(json, "machine", machine_board_names[machine->board]);
+    json_add_text(json, "accel", machine_accel_names[machine->accel]);
     add_network(json, machine);
     cJSON *disks = json_add_array(json, "disks");
     for (size_t i = 0; i < machine->disk_count; i++)
         add_disk(disks, &machine->disks[i]);
-    add_string(json, "type", machine->type);
-    add_string(json, "cpu", machine->cpu);
-    add_string(json, "host_cpu", machine->host_cpu);
-    add_string(json, "version", machine->version);
+    json_add_text(json, "type", machine->type);
+    json_add_text(json, "cpu", machine->cpu);
+    json_add_text(json, "host_cpu", machine->host_cpu);
+    json_add_text(json, "version", machine->version);
     if (machine->console_max_bytes)
         json_add_number(json, "console_max_bytes", (double)machine->console_max_bytes);
     if (machine->vsock)
-        add_string(json, "vsock", machine->vsock);
+        json_add_string(json, "vsock", machine->vsock);
     if (machine->in_firmware)
         add_boot(json, machine);
     return json;
@@ -194,56 +186,6 @@ static int read_interface(const cJSON *json, void *item, struct error *err)
     return r;
 }
 
-struct list {
-    const char *name;
-    int max;
-    size_t item_size;
-    int (*read)(const cJSON *json, void *item, struct error *err);
-};
-
-/* *ret is the machine's, after a failure too. */
-static int read_list(const cJSON *json, const struct list *list, void **ret, size_t *ret_count,
-                     struct error *err)
-{
-    int count = json ? cJSON_GetArraySize(json) : 0;
-    if (count > list->max)
-        return error_set(err, EINVAL, "%s: more than %d", list->name, list->max);
-    if (count == 0)
-        return 0;
-    char *items = calloc((size_t)count, list->item_size);
-    if (!items)
-        return error_set(err, ENOMEM, "no memory for a machine's description");
-    *ret = items;
-    const cJSON *item;
-    cJSON_ArrayForEach (item, json) {
-        size_t index = (*ret_count)++;
-        int r = list->read(item, items + index * list->item_size, err);
-        if (r < 0)
-            return error_prefix(err, r, "%s[%zu]", list->name, index);
-    }
-    return 0;
-}
-
-static int read_disks(const cJSON *json, struct machine *machine, struct error *err)
-{
-    static const struct list disks = {"disks", MACHINE_DISKS_MAX, sizeof *machine->disks,
-                                      read_disk};
-    void *items = NULL;
-    int r = read_list(json, &disks, &items, &machine->disk_count, err);
-    machine->disks = items;
-    return r;
-}
-
-static int read_interfaces(const cJSON *json, struct machine *machine, struct error *err)
-{
-    static const struct list interfaces = {"interfaces", MACHINE_INTERFACES_MAX,
-                                           sizeof *machine->interfaces, read_interface};
-    void *items = NULL;
-    int r = read_list(json, &interfaces, &items, &machine->interface_count, err);
-    machine->interfaces = items;
-    return r;
-}
-
 struct stored_network {
     int mode;
     bool restricted;
@@ -259,10 +201,13 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
         {"interfaces", JSON_ARRAY, FIELD(interfaces)},
     };
 #undef FIELD
+    static const struct json_list interfaces = {"interfaces", MACHINE_INTERFACES_MAX,
+                                                sizeof *machine->interfaces, read_interface};
     struct stored_network network = {0};
     int r = json_read(json, fields, array_length(fields), &network, err);
     if (r == 0)
-        r = read_interfaces(network.interfaces, machine, err);
+        r = json_read_list(network.interfaces, &interfaces, &machine->interfaces,
+                           &machine->interface_count, err);
     if (r == 0 && (network.mode == NETWORK_TAP) != (machine->interface_count > 0))
         r = error_set(err, EINVAL, "interfaces are for mode tap, which needs one");
     if (r < 0)
@@ -327,12 +272,14 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
 int machine_from_json(const cJSON *json, struct machine *ret, struct error *err)
 {
     struct stored_machine stored = {0};
-    int r = read_members(json, &stored, err);
     struct machine *machine = &stored.machine;
+    static const struct json_list disks = {"disks", MACHINE_DISKS_MAX, sizeof *machine->disks,
+                                           read_disk};
+    int r = read_members(json, &stored, err);
     if (r == 0)
         r = read_network(stored.network, machine, err);
     if (r == 0)
-        r = read_disks(stored.disks, machine, err);
+        r = json_read_list(stored.disks, &disks, &machine->disks, &machine->disk_count, err);
     if (r == 0)
         r = read_boot(stored.boot, machine, err);
     if (r < 0) {

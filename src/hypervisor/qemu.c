@@ -41,9 +41,9 @@ static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
 static int ask_version(const char *path, int cancel_fd, char ret[static PROGRAM_VERSION_SIZE],
                        struct error *err)
 {
-    char *arguments[] = {(char *)(uintptr_t)path, (char[]){"--version"}, NULL};
+    const char *const arguments[] = {path, "--version", NULL};
     auto_free char *text = NULL;
-    int r = process_output(path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
+    int r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
     if (r < 0)
         return r;
     static const char before[] = "version ";
@@ -60,11 +60,10 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
     int r = ask_version(ret->path, cancel_fd, ret->version, err);
     if (r < 0)
         return r;
-    char *arguments[] = {ret->path, (char[]){"-sandbox"}, (char[]){QEMU_SANDBOX},
-                         (char[]){"--version"}, NULL};
+    const char *const arguments[] = {ret->path, "-sandbox", QEMU_SANDBOX, "--version", NULL};
     auto_free char *text = NULL;
     struct error why;
-    r = process_output(ret->path, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, &why);
+    r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, &why);
     ret->sandbox = r == 0;
     return r == -ECANCELED ? error_set(err, ECANCELED, "%s", why.text) : 0;
 }
@@ -147,17 +146,6 @@ static int create_memory(int directory_fd, uint64_t size, int *ret, struct error
     return r;
 }
 
-/* That the process is QEMU itself, not a script that waits for it: else it could not be ended, and
- * that it took the memory file that we made. */
-static int check_process(struct vmm *vmm, int memory_fd, struct error *err)
-{
-    struct guest_memory *memory;
-    int r = guest_memory_create(vmm->pid, -1, memory_fd, &memory, err);
-    if (r == 0)
-        guest_memory_destroy(memory);
-    return vmm_ended(vmm, "QEMU", r, err);
-}
-
 /* `recorded` is filled in on success. */
 static int start_booting(const struct vmm_context *context, const struct machine *machine,
                          const struct program *program, int memory_fd, struct machine *recorded,
@@ -174,8 +162,10 @@ static int start_booting(const struct vmm_context *context, const struct machine
     struct vmm *vmm = NULL;
     off_t from = vmm_log_size(context);
     r = launch(context, &told, &start, &vmm, err);
+    /* That the process is QEMU itself, not a script that waits for it: else it could not be ended;
+     * and that it took the memory file that we made. */
     if (r == 0)
-        r = check_process(vmm, memory_fd, err);
+        r = vmm_ended(vmm, "QEMU", guest_memory_check(vmm->pid, memory_fd, err), err);
     if (r == 0)
         r = qemu_record_finish(context, vmm, recorded, err);
     if (r < 0)
@@ -269,7 +259,7 @@ static int loaded(const struct vmm_context *context, struct vmm *vmm, struct err
     int r = qemu_control_execute(context, vmm, "query-migrate", NULL, -1, &answer, err);
     if (r < 0)
         return r;
-    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(answer, "status"));
+    const char *status = json_get_text(answer, "status");
     if (status && strcmp(status, "completed") == 0)
         return 1;
     if (status && strcmp(status, "failed") == 0)
@@ -305,20 +295,6 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm, int st
         r = qemu_control_execute_string(context, vmm, "migrate-incoming", "uri", incoming_uri, -1,
                                         err);
     return r < 0 ? r : await_loaded(context, vmm, err);
-}
-
-/* After the greeting: before, the process may still be a script that is about to exec QEMU. And
- * before the state is loaded, which takes long and is in vain where this is refused. */
-static int open_process(struct vmm *vmm, struct error *err)
-{
-    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
-    return vmm_ended(vmm, "QEMU", r, err);
-}
-
-static int find_memory(struct vmm *vmm, int image_fd, struct error *err)
-{
-    int r = guest_memory_create(vmm->pid, vmm->memory_fd, image_fd, &vmm->memory, err);
-    return vmm_ended(vmm, "QEMU", r, err);
 }
 
 /* The image as QEMU gets it: memory by its path, the state by a descriptor. */
@@ -367,12 +343,16 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     int r = launch(context, machine, &start, &vmm, err);
     if (r == 0)
         r = qemu_record_check_greeting(machine, vmm, err);
+    /* Before the greeting, the process may still be a script that is about to exec QEMU; and
+     * loading the state takes long, and is in vain where this is refused. */
     if (r == 0)
-        r = open_process(vmm, err);
+        r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0 && !machine->in_firmware)
         r = load_state(context, vmm, image->state_fd, err);
     if (r == 0)
-        r = find_memory(vmm, image->memory_fd, err);
+        r = guest_memory_create(vmm->pid, vmm->memory_fd, image->memory_fd, &vmm->memory, err);
+    if (vmm)
+        r = vmm_ended(vmm, "QEMU", r, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
     *ret = vmm;
@@ -397,18 +377,22 @@ static int load(const struct vmm_context *context, const struct machine *machine
 
 /* ---- a VM's life ---- */
 
-static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+static int command(const struct vmm_context *context, struct vmm *vmm, const char *name,
+                   struct error *err)
 {
     off_t from = vmm_log_size(context);
-    int r = qemu_control_execute(context, vmm, "cont", NULL, -1, NULL, err);
+    int r = qemu_control_execute(context, vmm, name, NULL, -1, NULL, err);
     return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
+}
+
+static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    return command(context, vmm, "cont", err);
 }
 
 static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    off_t from = vmm_log_size(context);
-    int r = qemu_control_execute(context, vmm, "stop", NULL, -1, NULL, err);
-    return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
+    return command(context, vmm, "stop", err);
 }
 
 static const char *const sockets[] = {QEMU_SOCKET_NAME, NULL};

@@ -171,8 +171,8 @@ static int create(const struct vmm_context *context, const struct layer *below,
     auto_free char *output = NULL;
     if (unlinkat(context->directory_fd, layer->name, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", layer->name);
-    int r = process_output_in(context->directory_fd, img_name, (char *const *)(uintptr_t)arguments,
-                              IMG_OUTPUT_MAX, IMG_MS, context->cancel_fd, &output, err);
+    int r = process_output(context->directory_fd, arguments, IMG_OUTPUT_MAX, IMG_MS,
+                           context->cancel_fd, &output, err);
     if (r == -ENOENT)
         return error_set(err, EIO,
                          "qemu-img is not in PATH, and a writable disk needs it: install it (on "
@@ -270,7 +270,7 @@ static bool has_node(const cJSON *nodes, const char *name)
 {
     const cJSON *node;
     cJSON_ArrayForEach (node, nodes) {
-        const char *its = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(node, "node-name"));
+        const char *its = json_get_text(node, "node-name");
         if (its && strcmp(its, name) == 0)
             return true;
     }

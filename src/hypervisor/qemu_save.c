@@ -125,14 +125,12 @@ static int copy_written(const struct vmm_context *context, struct vmm *vmm, int 
 static int open_memory(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                        int *ret, struct error *err)
 {
-    struct guest_memory *memory;
     auto_close int fd = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return error_io(err, errno, "the VM's memory file %s", name);
-    int r = vmm_ended(vmm, "QEMU", guest_memory_create(vmm->pid, -1, fd, &memory, err), err);
+    int r = vmm_ended(vmm, "QEMU", guest_memory_check(vmm->pid, fd, err), err);
     if (r < 0)
         return error_prefix(err, r, "the file %s in the store is not the memory of the VM", name);
-    guest_memory_destroy(memory);
     *ret = steal_fd(&fd);
     return 0;
 }

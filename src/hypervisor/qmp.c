@@ -40,7 +40,7 @@ int qmp_parse(const char *line, size_t size, struct qmp_message *ret, struct err
     if (json_parse(line, size, &document, &why) < 0)
         return error_set(err, EIO, "QEMU's message is no JSON object: %s", why.text);
     for (size_t kind = 0; kind < array_length(kind_members); kind++) {
-        const cJSON *body = cJSON_GetObjectItemCaseSensitive(document, kind_members[kind]);
+        const cJSON *body = json_get(document, kind_members[kind]);
         if (!body)
             continue;
         *ret = (struct qmp_message){.kind = (enum qmp_kind)kind, .body = body};
@@ -141,7 +141,7 @@ static int next_message(struct qmp *qmp, const struct process_limits *limits,
 /* QEMU gives the answer to a command that the connection before did not wait for to this one. */
 static bool is_to_another(const struct qmp *qmp, const struct qmp_message *message)
 {
-    const cJSON *id = cJSON_GetObjectItemCaseSensitive(message->document, "id");
+    const cJSON *id = json_get(message->document, "id");
     return id && !(cJSON_IsString(id) && strcmp(id->valuestring, qmp->id) == 0);
 }
 
@@ -206,7 +206,7 @@ static int put_command(struct qmp *qmp, const struct process_limits *limits, con
 /* QEMU's reason, cut short and on one line. */
 static int refused(const char *command, const cJSON *body, struct error *err)
 {
-    const char *reason = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, "desc"));
+    const char *reason = json_get_text(body, "desc");
     return error_words(err, reason ? reason : "no reason given", "QEMU refused %s", command);
 }
 
@@ -232,11 +232,10 @@ int qmp_execute(struct qmp *qmp, const struct process_limits *limits, const char
 static int read_greeting(struct qmp *qmp, const cJSON *body, struct error *err)
 {
     static const char *const names[] = {"major", "minor", "micro"};
-    const cJSON *version =
-        cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(body, "version"), "qemu");
+    const cJSON *version = json_get(json_get(body, "version"), "qemu");
     int numbers[array_length(names)];
     for (size_t i = 0; i < array_length(names); i++) {
-        const cJSON *number = cJSON_GetObjectItemCaseSensitive(version, names[i]);
+        const cJSON *number = json_get(version, names[i]);
         if (!cJSON_IsNumber(number) || number->valueint < 0)
             return error_set(err, EIO, "QEMU's greeting has no version");
         numbers[i] = number->valueint;

@@ -202,20 +202,15 @@ int config_parse(const char *text, size_t size, struct machine *ret, struct erro
     return 0;
 }
 
-static void add_text(cJSON *json, const char *name, const char *text)
-{
-    json_add(json, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
-}
-
 cJSON *config_to_json(const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
     json_add_string(json, "hypervisor", machine->hypervisor->name);
     json_add_number(json, "memory_mib", (double)(machine->memory_bytes >> 20));
     json_add_number(json, "vcpus", machine->vcpus);
-    add_text(json, "kernel", machine->kernel);
-    add_text(json, "initrd", machine->initrd);
-    add_text(json, "cmdline", machine->cmdline);
+    json_add_text(json, "kernel", machine->kernel);
+    json_add_text(json, "initrd", machine->initrd);
+    json_add_text(json, "cmdline", machine->cmdline);
     cJSON *disks = json_add_array(json, "disks");
     for (size_t i = 0; i < machine->disk_count; i++) {
         cJSON *disk = cJSON_CreateObject();
@@ -228,8 +223,8 @@ cJSON *config_to_json(const struct machine *machine)
     json_add_string(network, "mode", machine_network_names[machine->network]);
     json_add_bool(network, "restrict", machine->network_restrict);
     if (machine->network == NETWORK_TAP) {
-        add_text(network, "tap", machine->interfaces[0].tap);
-        add_text(network, "mac", machine->interfaces[0].mac);
+        json_add_text(network, "tap", machine->interfaces[0].tap);
+        json_add_text(network, "mac", machine->interfaces[0].mac);
     }
     json_add_string(json, "machine", machine_board_names[machine->board]);
     json_add_string(json, "accel", machine_accel_names[machine->accel]);

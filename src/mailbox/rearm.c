@@ -50,13 +50,12 @@ struct record {
 
 static bool read_record(const cJSON *json, struct record *ret)
 {
-    const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
-    const cJSON *bytes = cJSON_GetObjectItemCaseSensitive(json, "bytes");
-    *ret = (struct record){
-        .kind = FRAME_KINDS,
-        .offsets = cJSON_GetObjectItemCaseSensitive(json, "offsets"),
-        .marker = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "marker")),
-        .payload = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "payload"))};
+    const char *kind = json_get_text(json, "kind");
+    const cJSON *bytes = json_get(json, "bytes");
+    *ret = (struct record){.kind = FRAME_KINDS,
+                           .offsets = json_get(json, "offsets"),
+                           .marker = json_get_text(json, "marker"),
+                           .payload = json_get_text(json, "payload")};
     for (int i = 0; i < FRAME_KINDS && kind; i++)
         if (strcmp(kind, kind_names[i]) == 0)
             ret->kind = (enum frame_kind)i;

@@ -23,7 +23,7 @@ int format_check(int store_fd, const char *path, struct error *err)
         return 0;
     if (r < 0)
         return error_prefix(err, r, "the format of the store %s is not known", path);
-    const cJSON *format = cJSON_GetObjectItemCaseSensitive(json, member);
+    const cJSON *format = json_get(json, member);
     if (!is_number(format))
         return error_set(err, EINVAL,
                          "the format of the store %s is not known: %s/%s must be {\"%s\": %d}, or "
@@ -50,7 +50,7 @@ int format_claim(int store_fd, const char *path, struct error *err)
 
 int format_check_version(const cJSON *json, const char *name, int known, struct error *err)
 {
-    const cJSON *version = cJSON_GetObjectItemCaseSensitive(json, "version");
+    const cJSON *version = json_get(json, "version");
     if (!is_number(version))
         return error_set(err, EINVAL, "%s: \"version\" is not a number from 1 to %d", name, known);
     if (version->valuedouble <= known)

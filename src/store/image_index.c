@@ -100,8 +100,8 @@ void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *
                         char ret_memory[FILE_KEY_CHANGE_SIZE], char ret_state[FILE_KEY_CHANGE_SIZE])
 {
     struct stat st;
-    const char *image = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "image"));
-    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
+    const char *image = json_get_text(json, "image");
+    const char *state = json_get_text(json, "state");
     ret_state[0] = '\0';
     file_key_tell(image ? image : "", memory, ret_memory);
     if (state && stat_state(directory_fd, &st))
@@ -113,8 +113,8 @@ static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
 {
     char memory[FILE_KEY_CHANGE_SIZE], state[FILE_KEY_CHANGE_SIZE];
     struct error why = {0};
-    const cJSON *found = cJSON_GetObjectItemCaseSensitive(json, "found");
-    const cJSON *accepted = cJSON_GetObjectItemCaseSensitive(json, "accepted");
+    const cJSON *found = json_get(json, "found");
+    const cJSON *accepted = json_get(json, "accepted");
     image_tell_changes(directory_fd, json, st, memory, state);
     if (memory[0])
         return not_as_it_was(memory_image, memory, err);

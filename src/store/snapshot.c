@@ -23,17 +23,12 @@ static void snapshot_free(struct snapshot *snapshot)
     free(snapshot);
 }
 
-static const char *text_of(const cJSON *json, const char *name)
-{
-    return cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
-}
-
 /* snapshot.json, checked for what every snapshot must have. */
 static int interpret(struct snapshot *snapshot, struct error *err)
 {
     const cJSON *json = snapshot->json;
-    const cJSON *memory = cJSON_GetObjectItemCaseSensitive(json, "memory_bytes");
-    const char *uuid = text_of(json, "uuid");
+    const cJSON *memory = json_get(json, "memory_bytes");
+    const char *uuid = json_get_text(json, "uuid");
 
     int r = snapshot_check_version(json, err);
     if (r < 0)
@@ -44,7 +39,8 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     if (!uuid || strlen(uuid) != sizeof snapshot->uuid - 1)
         return error_set(err, EINVAL, "snapshot.json: \"uuid\" is not 32 characters");
     memcpy(snapshot->uuid, uuid, sizeof snapshot->uuid);
-    if (!text_of(json, "kind") || !text_of(json, "hypervisor") || !text_of(json, "created_at"))
+    if (!json_get_text(json, "kind") || !json_get_text(json, "hypervisor") ||
+        !json_get_text(json, "created_at"))
         return error_set(err, EINVAL,
                          "snapshot.json: \"kind\", \"hypervisor\" or \"created_at\" is missing");
     return 0;
@@ -111,7 +107,7 @@ static void tell_undelivered(struct snapshots *table, const struct snapshot *sna
 {
     const cJSON *name;
     struct error text;
-    cJSON_ArrayForEach (name, cJSON_GetObjectItemCaseSensitive(snapshot->json, "undelivered")) {
+    cJSON_ArrayForEach (name, json_get(snapshot->json, "undelivered")) {
         error_set(&text, EBUSY,
                   "the snapshot %s holds a payload in mailbox %s that its guest has not taken",
                   snapshot->id, cJSON_IsString(name) ? name->valuestring : "(unnamed)");
@@ -416,7 +412,7 @@ const cJSON *snapshot_json(const struct snapshot *snapshot)
 
 const cJSON *snapshot_machine(const struct snapshot *snapshot)
 {
-    return cJSON_GetObjectItemCaseSensitive(snapshot_json(snapshot), "machine");
+    return json_get(snapshot_json(snapshot), "machine");
 }
 
 int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err)

@@ -25,16 +25,14 @@ static void describe_image(cJSON *info, const struct image_index *index)
 
 void snapshot_describe_trust(cJSON *info, const struct image_index *index, const struct error *why)
 {
-    const char *at = cJSON_GetStringValue(
-        cJSON_GetObjectItemCaseSensitive(index ? index->accepted : NULL, "at"));
-    json_add(info, "changed", why->code ? cJSON_CreateString(why->text) : cJSON_CreateNull());
-    json_add(info, "accepted", at ? cJSON_CreateString(at) : cJSON_CreateNull());
+    json_add_text(info, "changed", why->code ? why->text : NULL);
+    json_add_text(info, "accepted", json_get_text(index ? index->accepted : NULL, "at"));
 }
 
 /* Copies a member of snapshot.json into `info`, null where it is missing. */
 static void copy_member(cJSON *info, const cJSON *json, const char *name)
 {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    const cJSON *item = json_get(json, name);
     json_add(info, name, item ? cJSON_Duplicate(item, true) : cJSON_CreateNull());
 }
 

@@ -99,6 +99,18 @@ int json_read(const cJSON *object, const struct json_field *fields, size_t count
 int json_read_known(const cJSON *object, const struct json_field *fields, size_t count, void *base,
                     struct error *err);
 
+struct json_list {
+    const char *name; /* for texts */
+    int max;
+    size_t item_size;
+    int (*read)(const cJSON *json, void *item, struct error *err);
+};
+
+/* Reads the array `json` (NULL: an empty one) into as many items, zeroed before. `ret` is the
+ * address of a pointer to items, which are the caller's with what was read, after a failure too. */
+int json_read_list(const cJSON *json, const struct json_list *list, void *ret, size_t *ret_count,
+                   struct error *err);
+
 /*
  * Parses a text that must be one object, for json_read(): json_check() first (line and column in
  * the error), then cJSON; an escaped NUL (\u0000) is refused. Returns owned (cJSON_Delete).
@@ -119,6 +131,8 @@ void json_wipe_freed(void);
 void json_add(cJSON *to, const char *name, cJSON *item);
 void json_append(cJSON *to, cJSON *item);
 void json_add_string(cJSON *to, const char *name, const char *text);
+/* The same, but null where `text` is NULL. */
+void json_add_text(cJSON *to, const char *name, const char *text);
 void json_add_number(cJSON *to, const char *name, double number);
 void json_add_bool(cJSON *to, const char *name, bool value);
 void json_add_null(cJSON *to, const char *name);
@@ -133,6 +147,17 @@ bool json_is_whole(const cJSON *item);
 char *json_print(const cJSON *item);
 /* The same in one line, without a newline. */
 char *json_print_line(const cJSON *item);
+
+/* The member of that name, borrowed, and its text; NULL if there is none, or if it is no string. */
+static inline const cJSON *json_get(const cJSON *object, const char *name)
+{
+    return cJSON_GetObjectItemCaseSensitive(object, name);
+}
+
+static inline const char *json_get_text(const cJSON *object, const char *name)
+{
+    return cJSON_GetStringValue(json_get(object, name));
+}
 
 static inline void json_cleanup(cJSON **item)
 {

@@ -32,6 +32,11 @@ void json_add_string(cJSON *to, const char *name, const char *text)
     remember(to, cJSON_AddStringToObject(to, name, text));
 }
 
+void json_add_text(cJSON *to, const char *name, const char *text)
+{
+    json_add(to, name, text ? cJSON_CreateString(text) : cJSON_CreateNull());
+}
+
 void json_add_number(cJSON *to, const char *name, double number)
 {
     remember(to, cJSON_AddNumberToObject(to, name, number));

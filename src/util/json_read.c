@@ -177,3 +177,25 @@ int json_read_known(const cJSON *object, const struct json_field *fields, size_t
 {
     return read_members(object, fields, count, false, base, err);
 }
+
+int json_read_list(const cJSON *json, const struct json_list *list, void *ret, size_t *ret_count,
+                   struct error *err)
+{
+    int count = json ? cJSON_GetArraySize(json) : 0;
+    if (count > list->max)
+        return error_set(err, EINVAL, "%s: more than %d", list->name, list->max);
+    if (count == 0)
+        return 0;
+    char *items = calloc((size_t)count, list->item_size);
+    if (!items)
+        return error_set(err, ENOMEM, "out of memory");
+    memcpy(ret, &items, sizeof items);
+    const cJSON *item;
+    cJSON_ArrayForEach (item, json) {
+        size_t index = (*ret_count)++;
+        int r = list->read(item, items + index * list->item_size, err);
+        if (r < 0)
+            return error_prefix(err, r, "%s[%zu]", list->name, index);
+    }
+    return 0;
+}

@@ -321,15 +321,10 @@ static int no_output(const char *path, int timeout_ms, int r, struct error *err)
     return error_errno(err, -r, "the output of %s cannot be read", path);
 }
 
-int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
-                   char **ret, struct error *err)
+int process_output(int directory_fd, const char *const *argv, size_t max, int timeout_ms,
+                   int cancel_fd, char **ret, struct error *err)
 {
-    return process_output_in(-1, path, argv, max, timeout_ms, cancel_fd, ret, err);
-}
-
-int process_output_in(int directory_fd, const char *path, char *const *argv, size_t max,
-                      int timeout_ms, int cancel_fd, char **ret, struct error *err)
-{
+    const char *path = argv[0];
     auto_free char *text = calloc(1, max + 1);
     if (!text)
         return error_set(err, ENOMEM, "no memory for the output of %s", path);
@@ -340,8 +335,11 @@ int process_output_in(int directory_fd, const char *path, char *const *argv, siz
     if (fcntl(in, F_SETFL, O_NONBLOCK) < 0)
         return error_errno(err, errno, "no pipe for the output of %s", path);
 
-    struct process_spec spec = {
-        .path = path, .argv = argv, .directory_fd = directory_fd, .output_fd = out, .error_fd = -1};
+    struct process_spec spec = {.path = path,
+                                .argv = (char *const *)(uintptr_t)argv,
+                                .directory_fd = directory_fd,
+                                .output_fd = out,
+                                .error_fd = -1};
     pid_t pid;
     auto_close int pidfd = -1;
     int r = process_spawn(&spec, &pid, &pidfd, err);

@@ -74,13 +74,11 @@ struct process_times {
 /* Zeros if it has ended, or if the kernel does not count (CONFIG_SCHED_INFO). */
 struct process_times process_times(pid_t pid);
 
-/* Runs a program to its end and returns what it wrote to stdout and stderr (at most `max` bytes,
- * owned, with a NUL). EIO if it ends with another status than 0 or takes over timeout_ms, ECANCELED
- * if cancel_fd (-1: none) becomes readable: it is killed then, which may take TIMING_KILL. */
-int process_output(const char *path, char *const *argv, size_t max, int timeout_ms, int cancel_fd,
-                   char **ret, struct error *err);
-/* The same in that directory (-1: ours). */
-int process_output_in(int directory_fd, const char *path, char *const *argv, size_t max,
-                      int timeout_ms, int cancel_fd, char **ret, struct error *err);
+/* Runs argv[0] to its end, in that directory (-1: ours), and returns what it wrote to stdout and
+ * stderr (at most `max` bytes, owned, with a NUL). EIO if it ends with another status than 0 or
+ * takes over timeout_ms, ECANCELED if cancel_fd (-1: none) becomes readable: it is killed then,
+ * which may take TIMING_KILL. */
+int process_output(int directory_fd, const char *const *argv, size_t max, int timeout_ms,
+                   int cancel_fd, char **ret, struct error *err);
 
 #endif

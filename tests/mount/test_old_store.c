@@ -16,11 +16,11 @@ static const char *bring_store(const char *base)
     auto_free char *output = NULL, *more = NULL;
     char *from = getenv("HYPEFS_OLD_STORE");
     snprintf(copy, sizeof copy, "%.400s/store-0.1", base);
-    char *const argv[] = {(char[]){"cp"}, (char[]){"-r"}, from, copy, NULL};
-    char *const open_argv[] = {(char[]){"chmod"}, (char[]){"-R"}, (char[]){"a+rX"}, copy, NULL};
+    const char *const argv[] = {"cp", "-r", from, copy, NULL};
+    const char *const open_argv[] = {"chmod", "-R", "a+rX", copy, NULL};
     struct error why;
-    if (!from || process_output("cp", argv, 512, HARNESS_DEADLINE_MS, -1, &output, &why) < 0 ||
-        process_output("chmod", open_argv, 512, HARNESS_DEADLINE_MS, -1, &more, &why) < 0)
+    if (!from || process_output(-1, argv, 512, HARNESS_DEADLINE_MS, -1, &output, &why) < 0 ||
+        process_output(-1, open_argv, 512, HARNESS_DEADLINE_MS, -1, &more, &why) < 0)
         return "HYPEFS_OLD_STORE cannot be copied";
     setenv("HYPEFS_OLD_STORE", copy, 1);
     return NULL;

@@ -163,11 +163,11 @@ static const struct {
 
 static void run(const char *directory, const char *script)
 {
-    char *argv[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)script, NULL};
+    const char *const argv[] = {"sh", "-c", script, NULL};
     auto_close int fd = open(directory, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     auto_free char *output = NULL;
     struct error err = {0};
-    if (process_output_in(fd, "sh", argv, 4096, 10000, -1, &output, &err) < 0)
+    if (process_output(fd, argv, 4096, 10000, -1, &output, &err) < 0)
         fail_msg("%s: %s", script, err.text);
 }
 

@@ -39,10 +39,10 @@ static char shell[] = "/bin/sh";
 /* What a shell's command prints, which also proves what the shell was started with. */
 static char *output_of(const char *command, size_t max)
 {
-    char *argv[] = {shell, (char[]){"-c"}, (char *)(uintptr_t)command, NULL};
+    const char *const argv[] = {shell, "-c", command, NULL};
     char *text = NULL;
     struct error err = {0};
-    int r = process_output(shell, argv, max, FAR_MS, -1, &text, &err);
+    int r = process_output(-1, argv, max, FAR_MS, -1, &text, &err);
     if (r < 0)
         fail_msg("%s: %s", command, err.text);
     return text;
@@ -73,12 +73,12 @@ static void output_when_longer_than_allowed_is_cut_and_the_program_ends(void **s
 
 static void output_when_the_program_fails_is_eio_with_its_words(void **state)
 {
-    char *argv[] = {shell, (char[]){"-c"}, (char[]){"echo no luck; exit 3"}, NULL};
+    const char *const argv[] = {shell, "-c", "echo no luck; exit 3", NULL};
     char *text = NULL;
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -EIO);
+    assert_int_equal(process_output(-1, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -EIO);
     assert_int_equal(err.code, EIO);
     assert_non_null(strstr(err.text, "status 3"));
     assert_non_null(strstr(err.text, "no luck"));
@@ -88,26 +88,25 @@ static void output_when_the_program_fails_is_eio_with_its_words(void **state)
 
 static void output_when_the_program_names_a_limit_is_its_errno_with_the_remedy(void **state)
 {
-    char *argv[] = {shell, (char[]){"-c"},
-                    (char[]){"echo 'x: No space left on device' >&2; exit 1"}, NULL};
+    const char *const argv[] = {shell, "-c", "echo 'x: No space left on device' >&2; exit 1", NULL};
     char *text = NULL;
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_output(shell, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -ENOSPC);
+    assert_int_equal(process_output(-1, argv, OUTPUT_MAX, FAR_MS, -1, &text, &err), -ENOSPC);
     assert_int_equal(err.code, ENOSPC);
     assert_non_null(strstr(err.text, "status 1: x: No space left on device (its file system"));
 }
 
 static void output_when_the_program_does_not_end_kills_it(void **state)
 {
-    char *argv[] = {(char[]){"sleep"}, (char[]){"1000"}, NULL};
+    const char *const argv[] = {"sleep", "1000", NULL};
     char *text = NULL;
     struct error err = {0};
 
     (void)state;
     double start_ms = process_now_ms();
-    assert_int_equal(process_output("sleep", argv, OUTPUT_MAX, 50, -1, &text, &err), -EIO);
+    assert_int_equal(process_output(-1, argv, OUTPUT_MAX, 50, -1, &text, &err), -EIO);
     assert_true(process_now_ms() - start_ms < FAR_MS);
     assert_non_null(strstr(err.text, "50 ms"));
     assert_int_equal(waitpid(-1, NULL, WNOHANG), -1); /* nobody is left to reap */
@@ -116,7 +115,7 @@ static void output_when_the_program_does_not_end_kills_it(void **state)
 
 static void output_when_it_is_cancelled_kills_the_program(void **state)
 {
-    char *argv[] = {shell, (char[]){"-c"}, (char[]){"echo; exec sleep 1000"}, NULL};
+    const char *const argv[] = {shell, "-c", "echo; exec sleep 1000", NULL};
     char *text = NULL;
     struct error err = {0};
     int ends[2];
@@ -124,7 +123,7 @@ static void output_when_it_is_cancelled_kills_the_program(void **state)
     (void)state;
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     assert_int_equal(write(ends[1], "x", 1), 1);
-    int r = process_output(shell, argv, OUTPUT_MAX, 1000 * FAR_MS, ends[0], &text, &err);
+    int r = process_output(-1, argv, OUTPUT_MAX, 1000 * FAR_MS, ends[0], &text, &err);
     close(ends[0]);
     close(ends[1]);
     assert_int_equal(r, -ECANCELED);
@@ -146,12 +145,12 @@ static void output_when_a_grandchild_keeps_the_pipe_does_not_wait_for_it(void **
 
 static void output_when_there_is_no_program_is_enoent(void **state)
 {
-    char *argv[] = {(char[]){"no-such-program"}, NULL};
+    const char *const argv[] = {"/no/such/program", NULL};
     char *text = NULL;
     struct error err = {0};
 
     (void)state;
-    assert_int_equal(process_output("/no/such/program", argv, 1, FAR_MS, -1, &text, &err), -ENOENT);
+    assert_int_equal(process_output(-1, argv, 1, FAR_MS, -1, &text, &err), -ENOENT);
     assert_non_null(strstr(err.text, "/no/such/program"));
 }
 
