@@ -7,7 +7,6 @@
 
 #include "fs/handle.h"
 #include "util/process.h"
-#include "util/stack.h"
 #include "util/thread.h"
 
 enum { CHECK_AGAIN_MS = 100 };
@@ -45,7 +44,7 @@ static void *job_thread(void *argument)
     struct jobs *jobs = job->jobs;
     struct objects *objects = jobs->waiters->objects;
     int result = job->type->run(job);
-    stack_wipe(); /* threads' stacks are kept for the next ones */
+    thread_wipe_stack(); /* threads' stacks are kept for the next ones */
 
     objects_lock(objects);
     job->result = result;

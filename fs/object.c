@@ -6,7 +6,7 @@
 #include <utlist.h>
 
 #include "util/cleanup.h"
-#include "util/stack.h"
+#include "util/thread.h"
 
 void objects_lock(struct objects *objects)
 {
@@ -17,7 +17,7 @@ void objects_unlock(struct objects *objects)
 {
     struct deferred *all = steal_pointer(objects->deferred);
     pthread_mutex_unlock(&objects->lock); /* they may be gone, when the last job has unlocked */
-    stack_wipe();                         /* of whatever texts were handled with the lock */
+    thread_wipe_stack();                  /* of whatever texts were handled with the lock */
     while (all) {
         struct deferred *deferred = all;
         DL_DELETE(all, deferred);

@@ -4,8 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "store/image_internal.h"
-#include "store/store.h"
+#include "store/image.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/thread.h"

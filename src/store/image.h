@@ -53,6 +53,22 @@ struct image_index {
 struct image_index *image_index_ref(struct image_index *index);
 void image_index_unref(struct image_index *index);
 
+/* For image.c: */
+extern const char image_memory_name[], image_index_name[];
+/* The kept list. ENOENT: there is none; EIO: it is of another image, or damaged. */
+int image_index_load(int directory_fd, struct image_index **ret, struct error *err);
+int image_index_save(int directory_fd, const struct image_index *index, struct error *err);
+/* Scans the image, without keeping the list. */
+int image_index_scan(int directory_fd, scan_progress *progress, void *context,
+                     struct image_index **ret, struct error *err);
+/* How the files "memory", given, and "state" differ from what the kept list says; "" if they do
+ * not, or nobody can tell. */
+void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *memory,
+                        char ret_memory[FILE_KEY_CHANGE_SIZE],
+                        char ret_state[FILE_KEY_CHANGE_SIZE]);
+/* ESHUTDOWN, in words. */
+int image_stopping(struct error *err);
+
 /* The image is complete: nobody is to write into "memory" of the directory any more, and its mode
  * says so. A file that has other links as well is left as it is: it may be somebody else's, which
  * hypefs import --link has taken. */

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "store/image_internal.h"
+#include "store/image.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/limit.h"
@@ -126,7 +126,6 @@ static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
     return 0;
 }
 
-/* The kept list. ENOENT: there is none; EIO: it is of another image, or damaged. */
 int image_index_load(int directory_fd, struct image_index **ret, struct error *err)
 {
     struct stat st;
@@ -160,7 +159,6 @@ static bool go_on(void *context, uint64_t done, uint64_t size)
     return !atomic_load(stop);
 }
 
-/* Without keeping the list. */
 int image_index_scan(int directory_fd, scan_progress *progress, void *context,
                      struct image_index **ret, struct error *err)
 {

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdbool.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <time.h>
 
@@ -51,4 +52,10 @@ int thread_wait_until(pthread_cond_t *changed, pthread_mutex_t *lock, double dea
     const struct timespec until = {.tv_sec = (time_t)(ns / 1000000000),
                                    .tv_nsec = (long)(ns % 1000000000)};
     return pthread_cond_clockwait(changed, lock, CLOCK_MONOTONIC, &until);
+}
+
+__attribute__((noinline)) void thread_wipe_stack(void)
+{
+    char bytes[16 * 1024];
+    explicit_bzero(bytes, sizeof bytes);
 }

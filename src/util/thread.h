@@ -17,6 +17,11 @@ int thread_detach(void *(*run)(void *argument), void *argument, struct error *er
 /* As pthread_cond_wait(), but ETIMEDOUT at the deadline (process_now_ms()). */
 int thread_wait_until(pthread_cond_t *changed, pthread_mutex_t *lock, double deadline_ms);
 
+/* Zeroes the part of this thread's stack that is free now, as deep as our calls go. After work on a
+ * secret: locals are zeroed by who has them, but the compiler, the dynamic linker and signals also
+ * save registers there, and a copy of 64 bytes goes through two of them. */
+void thread_wipe_stack(void);
+
 /* Locks the mutex until the block ends. */
 #define auto_lock(mutex) AUTO_LOCK(mutex, __COUNTER__)
 #define AUTO_LOCK(mutex, number) AUTO_LOCK_AS(mutex, number)
