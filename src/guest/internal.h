@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * internal: what the guest library's files share with each other and with its tests. Not installed.
- *
+/* internal: what the guest library's files share with each other and with its tests. Not installed.
  * The library needs libc only and links statically; of the host's files it has mailbox/frame,
- * util/utf8 and util/hex, which need no more.
- */
+ * util/utf8, util/hex and util/json_walk, which need no more. */
 #ifndef HYPEFS_GUEST_INTERNAL_H
 #define HYPEFS_GUEST_INTERNAL_H
 
@@ -52,19 +49,15 @@ struct guest_span {
     size_t size;
 };
 
-/*
- * The value of a member of the object text[0..size), as written; of several with that name the
+/* The value of a member of the object text[0..size), as written; of several with that name the
  * last. Only the object's own members count, not those of objects inside it. `name` is compared
  * with the bytes between the quotes, escapes are not resolved. The text is known to be JSON: of
- * another text the answer may be anything inside it.
- */
+ * another text the answer may be anything inside it. */
 bool guest_member_find(const char *text, size_t size, const char *name, struct guest_span *ret);
 
-/*
- * Copies a member that is a string of at most `max` visible ASCII characters, none of them escaped:
+/* Copies a member that is a string of at most `max` visible ASCII characters, none of them escaped:
  * what a datagram can repeat as it is. `ret` has room for max + 1. False, and "" in `ret`, if it is
- * not there or is anything else.
- */
+ * not there or is anything else. */
 bool guest_member_word(const char *text, size_t size, const char *name, char *ret, size_t max);
 
 /* Is it a number as JSON has it, of digits alone, and at most `max`? */
@@ -78,15 +71,13 @@ static inline int64_t guest_now_ms(void)
     return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-/* Takes ack_port, ack_key and the subject from the payload; a member that is not as the host makes
- * it counts as not there. */
+/* Takes ack_port, ack_key and the subject from the payload, if they are as the host makes them. */
 void guest_answer_prepare(struct hypefs_mailbox *box);
 
 /* The gateway of the default route with the lowest metric in a file like /proc/net/route. */
 bool guest_gateway_read(FILE *routes, struct in_addr *ret);
 
-/* Makes a reason fit for frames and datagrams: see hypefs_mailbox_fail(). `ret` has room for
- * FRAME_REASON_MAX bytes and a NUL. */
+/* Makes a reason fit for frames and datagrams (hypefs_mailbox_fail()), FRAME_REASON_MAX at most. */
 void guest_reason_clean(const char *reason, char *ret);
 
 #endif

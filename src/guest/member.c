@@ -1,82 +1,28 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * One member of a JSON object, found without a JSON library: the guest has to read the two members
- * that the host appends to payloads, and the few of a network payload, and nothing else.
- */
+/* One member of a JSON object, found without a JSON library: the guest has to read the two members
+ * that the host appends to payloads, and the few of a network payload, and nothing else. */
 #include <string.h>
 
 #include "guest/internal.h"
-
-static bool is_space(char c)
-{
-    return c == ' ' || c == '\t' || c == '\n' || c == '\r';
-}
-
-static size_t skip_space(const char *text, size_t size, size_t at)
-{
-    while (at < size && is_space(text[at]))
-        at++;
-    return at;
-}
-
-/* text[at] is the opening quote. Returns the place behind the closing one. */
-static size_t skip_string(const char *text, size_t size, size_t at)
-{
-    for (at++; at < size && text[at] != '"'; at++)
-        if (text[at] == '\\')
-            at++;
-    return at < size ? at + 1 : size;
-}
-
-/* Returns the place of the comma or closing bracket that ends the value. */
-static size_t skip_value(const char *text, size_t size, size_t at)
-{
-    size_t depth = 0;
-    while (at < size) {
-        char c = text[at];
-        if (c == '"') {
-            at = skip_string(text, size, at);
-            continue;
-        }
-        if (depth == 0 && (c == ',' || c == '}' || c == ']'))
-            break;
-        if (c == '{' || c == '[')
-            depth++;
-        else if (c == '}' || c == ']')
-            depth--;
-        at++;
-    }
-    return at;
-}
+#include "util/json_walk.h"
 
 bool guest_member_find(const char *text, size_t size, const char *name, struct guest_span *ret)
 {
-    size_t name_size = strlen(name);
+    const struct json_span object = {json_skip(text, 0, size, " \t\n\r"), size};
+    const size_t name_size = strlen(name);
+    struct json_member member;
     bool found = false;
-    size_t at = skip_space(text, size, 0);
 
-    if (at >= size || text[at] != '{')
+    if (object.start == size || text[object.start] != '{')
         return false;
-    for (;;) {
-        size_t key = skip_space(text, size, at + 1);
-        if (key >= size || text[key] != '"')
-            return found;
-        size_t key_end = skip_string(text, size, key);
-        size_t value = skip_space(text, size, key_end);
-        if (value >= size || text[value] != ':')
-            return found;
-        value = skip_space(text, size, value + 1);
-        at = skip_value(text, size, value);
-        if (key_end - key == name_size + 2 && memcmp(text + key + 1, name, name_size) == 0) {
-            size_t end = at;
-            while (end > value && is_space(text[end - 1]))
-                end--;
-            *ret = (struct guest_span){.text = text + value, .size = end - value};
+    for (size_t at = object.start; json_next_member(text, object, &at, &member);)
+        if (member.name.end - member.name.start == name_size &&
+            memcmp(text + member.name.start, name, name_size) == 0) {
+            *ret = (struct guest_span){.text = text + member.value.start,
+                                       .size = member.value.end - member.value.start};
             found = true;
         }
-        if (at >= size || text[at] != ',')
-            return found;
-    }
+    return found;
 }
 
 bool guest_member_word(const char *text, size_t size, const char *name, char *ret, size_t max)

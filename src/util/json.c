@@ -250,58 +250,6 @@ enum json_status json_check(const char *text, size_t size, struct json_check *re
     return status;
 }
 
-/* The rest walks text that json_check() found complete; it only needs to see where things end. */
-
-static size_t skip_string(const char *text, size_t at, size_t end)
-{
-    for (at++; at < end && text[at] != '"'; at++)
-        if (text[at] == '\\')
-            at++;
-    return at < end ? at + 1 : end;
-}
-
-static size_t skip_any(const char *text, size_t at, size_t end, const char *any)
-{
-    while (at < end && text[at] && strchr(any, text[at]))
-        at++;
-    return at;
-}
-
-static size_t skip_value(const char *text, size_t at, size_t end)
-{
-    size_t depth = 0;
-    do {
-        char c = text[at];
-        if (c == '"') {
-            at = skip_string(text, at, end);
-            continue;
-        }
-        if (c == '{' || c == '[')
-            depth++;
-        else if (c == '}' || c == ']')
-            depth--;
-        at++;
-    } while (at < end && (depth > 0 || !strchr(",} \t\n\r", text[at])));
-    return at;
-}
-
-bool json_next_member(const char *text, struct json_span object, size_t *position,
-                      struct json_member *ret)
-{
-    size_t at = *position == object.start ? object.start + 1 : *position;
-    at = skip_any(text, at, object.end, " \t\n\r,");
-    if (at >= object.end || text[at] != '"')
-        return false;
-    size_t behind = skip_string(text, at, object.end);
-    size_t value = skip_any(text, behind, object.end, " \t\n\r:");
-    if (value >= object.end)
-        return false;
-    ret->name = (struct json_span){at + 1, behind - 1};
-    ret->value = (struct json_span){value, skip_value(text, value, object.end)};
-    *position = ret->value.end;
-    return true;
-}
-
 /* One UTF-16 unit of an escape at text[*at] = '\\', or the byte itself. */
 static unsigned next_unit(const char *text, size_t *at)
 {
@@ -354,8 +302,7 @@ static const char *escape_flaw(const char *text, size_t at, size_t *next)
     return unit < 0xDC00 || unit > 0xDFFF ? half : NULL;
 }
 
-/* What is JSON, and not to be had: cJSON refuses it, or cuts the string. NULL: nothing; or why, and
- * *at is where. */
+/* What is JSON, but cJSON refuses it, or cuts the string: why, and *at is where; else NULL. */
 static const char *find_flaw(const char *text, size_t size, size_t *at)
 {
     enum { NUMBER_MAX = 63 }; /* cJSON's */
@@ -368,7 +315,7 @@ static const char *find_flaw(const char *text, size_t size, size_t *at)
         else if (in_string && text[*at] == '\\')
             why = escape_flaw(text, *at, &next);
         else if (!in_string && (text[*at] == '-' || is_digit((uint8_t)text[*at])))
-            next = skip_any(text, *at, size, "+-.0123456789eE");
+            next = json_skip(text, *at, size, "+-.0123456789eE");
         if (!in_string && next - *at > NUMBER_MAX)
             why = "a number of over 63 characters";
     }

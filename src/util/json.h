@@ -2,14 +2,12 @@
 /*
  * json: what hypefs needs beyond cJSON.
  *
- * 1. A checker for text that is still arriving. cJSON cannot tell a text that is not finished from
- *    one that is wrong, and prints numbers anew; json_check() can tell, and gives positions in the
- *    source text, so that a payload is delivered byte for byte.
+ * 1. A checker for text that is still arriving: cJSON cannot tell a text that is not finished from
+ *    one that is wrong, nor where; and it prints numbers anew, but payloads go byte for byte.
  * 2. A strict reader: members of a cJSON object into a struct, by a table. Unknown members, members
  *    given twice, wrong types and values out of range are refused by name.
  * 3. A builder: trees that remember that memory ran out for a part of them, so that it is asked for
  *    once, where the tree is printed.
- *
  * Pure functions: any thread.
  */
 #ifndef HYPEFS_UTIL_JSON_H
@@ -21,6 +19,7 @@
 #include <cjson/cJSON.h>
 
 #include "util/error.h"
+#include "util/json_walk.h"
 
 enum { JSON_DEPTH_MAX = 128 }; /* objects and arrays inside each other; one more is refused */
 
@@ -30,11 +29,6 @@ enum json_status {
     JSON_INVALID,    /* whatever follows, this never becomes an object */
 };
 
-/* Bytes [start, end) of the checked text. */
-struct json_span {
-    size_t start, end;
-};
-
 struct json_check {
     struct json_span object; /* JSON_COMPLETE: from its { to behind its } */
     size_t offset;           /* where the text ends or is wrong, and the same as line and column, */
@@ -42,24 +36,9 @@ struct json_check {
     const char *why;         /* JSON_INVALID: what is wrong there, a constant; else "" */
 };
 
-/*
- * Is text[0..size) a JSON object (RFC 8259)? Raw NUL bytes, invalid UTF-8,
- * control characters in strings and nesting deeper than JSON_DEPTH_MAX are invalid.
- * `ret` is always filled.
- */
+/* Is text[0..size) a JSON object (RFC 8259)? Raw NUL bytes, invalid UTF-8, control characters in
+ * strings and nesting deeper than JSON_DEPTH_MAX are invalid. `ret` is always filled. */
 enum json_status json_check(const char *text, size_t size, struct json_check *ret);
-
-struct json_member {
-    struct json_span name;  /* as written, without the quotes: escapes are still there */
-    struct json_span value; /* as written, no white space around it */
-};
-
-/*
- * Walks the members of an object that json_check() found complete, in order. Start with
- * *position = object.start; false when there are no more.
- */
-bool json_next_member(const char *text, struct json_span object, size_t *position,
-                      struct json_member *ret);
 
 /* Is the member's name, its escapes resolved, equal to `name` (plain ASCII)? */
 bool json_name_is(const char *text, struct json_span name, const char *ascii);
@@ -87,11 +66,9 @@ struct json_field {
     const char *const *words; /* ends with NULL */
 };
 
-/*
- * Reads the members of `object` into the struct at `base`, by a table of `count` fields. Members
+/* Reads the members of `object` into the struct at `base`, by a table of `count` fields. Members
  * that are not given leave their field as it was: fill in defaults first. A JSON_STRING field frees
- * what it replaces. EINVAL with the member's name; fields read before the failing one may be set.
- */
+ * what it replaces. EINVAL with the member's name; fields before that may be set. */
 int json_read(const cJSON *object, const struct json_field *fields, size_t count, void *base,
               struct error *err);
 
@@ -111,23 +88,18 @@ struct json_list {
 int json_read_list(const cJSON *json, const struct json_list *list, void *ret, size_t *ret_count,
                    struct error *err);
 
-/*
- * Parses a text that must be one object, for json_read(): json_check() first (line and column in
- * the error), then cJSON; an escaped NUL (\u0000) is refused. Returns owned (cJSON_Delete).
- */
+/* Parses a text that must be one object, for json_read(): json_check() first (line and column in
+ * the error), then cJSON; an escaped NUL (\u0000) is refused. Returns owned (cJSON_Delete). */
 int json_parse(const char *text, size_t size, cJSON **ret, struct error *err);
 
 /* From now on all memory that cJSON frees is zeroed before: trees that hold a secret leave none of
  * it, and nobody has to know which these are. To be called before the first thread is started. */
 void json_wipe_freed(void);
 
-/*
- * Building. A tree that could not get a part of it is not whole, and so are a copy of it and each
+/* Building. A tree that could not get a part of it is not whole, and so are a copy of it and each
  * tree that it becomes a part of: nothing needs to be checked before json_is_whole() or the
  * printing. `to` is an object or an array, or NULL for one that could not be made; `item` is taken,
- * and NULL if it could not be made. Nothing else adds to a tree of hypefs
- * (tests/unit/check_json.sh).
- */
+ * and NULL if it could not be made. Nothing else adds to a tree. */
 void json_add(cJSON *to, const char *name, cJSON *item);
 void json_append(cJSON *to, cJSON *item);
 void json_add_string(cJSON *to, const char *name, const char *text);

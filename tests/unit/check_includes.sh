@@ -25,7 +25,7 @@ BEGIN {
     may["fs"] = "util mailbox hypervisor store instance fork fs"
     may["cli"] = "util mailbox hypervisor store instance fork fs cli"
     # What guests are built from, too.
-    for_guests = "^src/(mailbox/(frame|address)|util/(hex|utf8))[.]"
+    for_guests = "^src/(mailbox/(frame|address)|util/(hex|json_walk|utf8))[.]"
     # A backend is these files and knows no other.
     split("qemu qmp firecracker http", names)
     backend[names[1]] = backend[names[2]] = "QEMU"
