@@ -1,11 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * hypefs-guest: mailboxes for guests whose identity is set by a script.
- *
- * Arms mailboxes, waits, and runs a hook for each payload, one at a time: a payload that comes
- * while a hook runs waits in its frame. The network's payloads it applies itself, before others.
- * Can be the first process of an initramfs.
- */
+/* hypefs-guest: mailboxes for guests whose identity is set by a script. Arms mailboxes, waits, and
+ * runs a hook for each payload, one at a time: the next one waits in its frame. Applies the
+ * network's payloads itself, before others. Can be the first process of an initramfs. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
@@ -209,8 +205,7 @@ static int arm(struct agent *agent, const char *spec)
     return EXIT_SUCCESS;
 }
 
-/* What became of the payload, on the console: before the mailbox is armed again, which may be the
- * ack that the host waits for. */
+/* Called before the mailbox is armed again, which may be the ack that the host waits for. */
 static void report(const char *name, const char *reason, int told)
 {
     if (reason)
@@ -241,8 +236,7 @@ static void deliver_network(struct agent *agent)
     }
 }
 
-/* Before anything else that this clone does: what it is must not be any other's. 0 too if the host
- * was not asked for it. */
+/* Called before all else: no two clones may be alike. 0, too, if the host was not asked for it. */
 static int become(struct agent *agent, const struct hypefs_mailbox *box)
 {
     struct hypefs_identity identity;

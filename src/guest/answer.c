@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * What the guest tells the host about a payload: "applied" or "failed", in one UDP datagram.
- * The grammar of datagrams is the host's: whatever is put in here must leave them well-formed.
- */
+/* What the guest tells the host about a payload: "applied" or "failed", in one UDP datagram. The
+ * grammar of datagrams is the host's: whatever is put in here must leave them well-formed. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <net/route.h>

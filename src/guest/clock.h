@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * clock: the guest's wall clock, which stands still while its VM is paused, in standby or a
+/* clock: the guest's wall clock, which stands still while its VM is paused, in standby or a
  * snapshot. The host's time can be read off the VM's real-time clock, or, under KVM, off its PTP
- * clock. Part of the agent program, not of the library.
- */
+ * clock. Part of the agent program, not of the library. */
 #ifndef HYPEFS_GUEST_CLOCK_H
 #define HYPEFS_GUEST_CLOCK_H
 

@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * hook: runs the agent's hook for one payload, and reaps children. Part of the agent program, not
- * of the library.
- */
+/* hook: runs the agent's hook for one payload, and reaps children. Part of the agent program. */
 #ifndef HYPEFS_GUEST_HOOK_H
 #define HYPEFS_GUEST_HOOK_H
 
@@ -31,11 +28,9 @@ struct hook_result {
 /* Can it be run, as hook_run() looks for it? 0 or -errno. */
 int hook_check(const char *program);
 
-/*
- * Runs `program` (looked for in PATH if it has no slash) with the payload on stdin and
+/* Runs `program` (looked for in PATH if it has no slash) with the payload on stdin and
  * HYPEFS_MAILBOX=mailbox, and waits until it ends. Its stdout and stderr go to our stdout as they
- * come. A process that it leaves in the background is not waited for.
- */
+ * come. A process that it leaves in the background is not waited for. */
 void hook_run(const char *program, const char *mailbox, const char *payload, size_t size,
               struct signals *signals, struct hook_result *ret);
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * What makes a clone another than its siblings: the kernel's random pool and its wall clock, both
- * of which all clones have from their snapshot.
- */
+/* What makes a clone another than its siblings: the kernel's random pool and its wall clock, both
+ * of which all clones have from their snapshot. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>

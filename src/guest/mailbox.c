@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The frame in memory: where it lives, and the order in which it is read and written.
- *
- * While the guest runs, nobody but this file writes to a frame: the host does so only while the VM
- * is paused. Still all accesses are volatile or atomic, since no compiler can see that writer.
- */
+/* The frame in memory: where it lives, and the order in which it is read and written. While the
+ * guest runs, only this file writes to it: the host does so while the VM is paused. Still all
+ * accesses are volatile or atomic, since no compiler can see that writer. */
 #include <endian.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -48,11 +45,8 @@ static void zero(volatile uint8_t *bytes, size_t size)
         bytes[i] = 0;
 }
 
-/*
- * A page that stays where it is: a child of fork() would leave the page that the host knows to one
- * side and move the other to a copy, KSM would merge frames that are alike, and swapped out it
- * would not be in the memory image at all.
- */
+/* A page that stays where it is: fork() would leave it to one process and give the other a copy,
+ * KSM would merge frames that are alike, and swapped out it would not be in the memory image. */
 static int map_page(void **ret)
 {
     void *page = mmap(NULL, FRAME_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -207,12 +201,10 @@ static bool is_fresh(const struct hypefs_mailbox *box, int64_t now)
     return box->rest_ns > 0 && now - box->happened_ms < FRESH_MS;
 }
 
-/*
- * A template is looked at often, for its clones look as it did. One that has had a payload is a
+/* A template is looked at often, for its clones look as it did. One that has had a payload is a
  * clone: it may get the next one at once, or not for days; were it looked at so often for ever, a
  * host could do nothing else than that for some dozens of them where the processor is emulated.
- * Until `deadline` at most, if it is not negative.
- */
+ * Until `deadline` at most, if it is not negative. */
 static int rest(struct hypefs_mailbox *const *boxes, size_t count, int64_t deadline_ms)
 {
     long ns = REST_MIN_NS;

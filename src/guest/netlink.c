@@ -58,8 +58,7 @@ void netlink_add(struct netlink_message *message, uint16_t type, const void *dat
     append(message, data, size);
 }
 
-/* The message there in what was received, NULL at the end. (The macros for this cast pointers in a
- * way that compilers warn of.) */
+/* The message at `at`; NULL at the end. (Compilers warn of the macros for this.) */
 static const struct nlmsghdr *part_at(const uint8_t *bytes, size_t size, size_t at)
 {
     const struct nlmsghdr *part = (const void *)(bytes + at);

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * netlink: the few requests of rtnetlink(7) that a change of addresses takes. Part of the agent
- * program, not of the library. libc and the kernel's headers only.
- *
- * All return 0 or -errno, the kernel's own where it refused.
- */
+/* netlink: the few requests of rtnetlink(7) that a change of addresses takes. Part of the agent
+ * program, not of the library. All return 0 or -errno, the kernel's own where it refused. */
 #ifndef HYPEFS_GUEST_NETLINK_H
 #define HYPEFS_GUEST_NETLINK_H
 
@@ -36,11 +32,8 @@ void netlink_begin(struct netlink_message *ret, uint16_t type, uint16_t flags, c
                    size_t size);
 void netlink_add(struct netlink_message *message, uint16_t type, const void *data, size_t size);
 
-/*
- * Goes through one piece of an answer: `visit` (or NULL) gets each part of it before its end. True
- * if it ends there, with what the request came to: 0 or -errno. `bytes` is aligned as a struct
- * nlmsghdr.
- */
+/* Goes through one piece of an answer: `visit` (or NULL) gets each part of it. True if the answer
+ * ends there, with its result: 0 or -errno. `bytes` is aligned as a struct nlmsghdr. */
 bool netlink_visit(const uint8_t *bytes, size_t size,
                    void (*visit)(const struct nlmsghdr *part, void *context), void *context,
                    int *ret);

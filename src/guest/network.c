@@ -206,11 +206,9 @@ static bool wait_for_event(int events_fd, int64_t deadline)
     return left > 0 && netlink_wait(events_fd, (int)left) == 0;
 }
 
-/*
- * What is sent before a link has its carrier is dropped, and the question for the gateway's address
+/* What is sent before a link has its carrier is dropped, and the question for the gateway's address
  * is only repeated after a second. IFF_RUNNING would be too late: the kernel may set it a second
- * after the carrier. A link that does not come is the host's concern: it gets no ack.
- */
+ * after the carrier. A link that does not come is the host's concern: it gets no ack. */
 static void wait_for_link(int fd, int interface, int events_fd)
 {
     int64_t deadline = guest_now_ms() + LINK_PATIENCE_MS;

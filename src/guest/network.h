@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * network: gives an interface the addresses that a resume-network payload asks for, and tells the
- * host when that is done. Part of the agent program, not of the library.
- */
+/* network: gives an interface the addresses that a resume-network payload asks for, and tells the
+ * host when that is done. Part of the agent program, not of the library. */
 #ifndef HYPEFS_GUEST_NETWORK_H
 #define HYPEFS_GUEST_NETWORK_H
 
@@ -26,8 +24,7 @@ struct network_identity {
     char gateway_text[INET_ADDRSTRLEN]; /* "": there is none */
 };
 
-/* False, with a reason, unless all members are there and valid. Pure. `ret_reason` has room for
- * NETWORK_REASON_MAX bytes and a NUL. */
+/* False, with a reason (NETWORK_REASON_MAX and a NUL), unless all members are valid. Pure. */
 bool network_parse(const char *payload, size_t size, struct network_identity *ret,
                    char *ret_reason);
 
@@ -38,19 +35,15 @@ struct network_result {
         gateway[INET_ADDRSTRLEN]; /* where the host is now; "": not known, or nothing was changed */
 };
 
-/*
- * Takes the interface from what manages it, removes all its addresses, and with them its routes,
- * sets its MAC address, adds the new address and replaces the default route, then waits for the
- * link, but not for long. The link is only set down where the kernel wants that. What
- * can be checked is checked before anything is changed; if the kernel refuses a step after that,
- * the reason says what the interface is like now.
- */
+/* Takes the interface from what manages it, removes its addresses, and with them its routes, sets
+ * its MAC address, adds the new address, replaces the default route, and waits for the link, but
+ * not for long. The link is only set down where the kernel wants that. What can be checked is
+ * checked first; if the kernel refuses a later step, the reason says what the interface is like
+ * now. */
 void network_apply(const char *payload, size_t size, struct network_result *ret);
 
-/*
- * hypefs_mailbox_ack(), and once more after each change of links and routes while the kernel says
- * that the host cannot be reached, but not for long.
- */
+/* hypefs_mailbox_ack(), and once more after each change of links and routes while the kernel says
+ * that the host cannot be reached, but not for long. */
 int network_ack(struct hypefs_mailbox *box, const char *address);
 
 #endif

@@ -8,12 +8,11 @@
  *     the user's file ◄─ disk0.1.qcow2 ◄─ … ◄─ disk0.N.qcow2 ◄─ disk0.(N+1).qcow2
  *     frozen             frozen overlays, N = layers            the top: while a VM runs
  *
- * 0 is the disk's number. The top of a VM that has ended is what a boot goes on with. Nothing ever
- * writes to what is frozen. The overlays lie in the directory of the instance, or of the snapshot,
- * each of which has hard links of its own; the user's file stays where it is, and its key tells
- * whether it is still as it was. A VMM that knows no overlays has copies instead
- * (machine_disk.frozen). Which overlays and copies are a disk's is in the record of its machine: a
- * file that none tells of is what a daemon that was killed has left. No state; any thread.
+ * 0 is the disk's number. A boot goes on with the top of a VM that has ended. Nothing ever writes
+ * to what is frozen. The instance's or snapshot's directory has the overlays, by hard links; the
+ * user's file stays where it is, and its key tells whether it has changed. A VMM that knows no
+ * overlays has copies instead (machine_disk.frozen). The record of a machine tells its overlays and
+ * copies: others are what a killed daemon has left. Any thread.
  */
 #ifndef HYPEFS_HYPERVISOR_DISKS_H
 #define HYPEFS_HYPERVISOR_DISKS_H
@@ -65,9 +64,9 @@ int disks_check_readonly(const struct machine *machine, struct error *err);
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
 
-/* The VM that wrote to what `before` tells, and is frozen in `machine`, has ended: its VMM may have
- * written to a qcow2 of the user's even when it closed it. Of a path that names another file by now
- * the key stays what it is. */
+/* To be called when a VM has ended whose disks are as in `before`, and frozen in `machine`: its VMM
+ * may have written to a user's qcow2 even on closing it. The key of a file that was replaced
+ * stays. */
 void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm);
 
 /* Hard links of all frozen files of `machine` that lie in the one directory, for the other.

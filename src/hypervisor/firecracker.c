@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* firecracker: the backend for Firecracker. docs/hypervisors.md says what is done to it, and why.
- */
+/* The backend for Firecracker. docs/hypervisors.md says what is done to it, and why. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -270,8 +269,7 @@ static int add_network(const struct firecracker *firecracker, const struct machi
     return 0;
 }
 
-/* In this fork's directory, where the saved state's would be the same for all. Before 1.16 it is as
- * it was saved. */
+/* In this fork's directory, for the saved one is the same for all. Impossible before 1.16. */
 static void add_vsock(const struct firecracker *firecracker, const struct machine *machine,
                       cJSON *body)
 {

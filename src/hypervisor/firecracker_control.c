@@ -78,8 +78,7 @@ static int interpret(const struct http_reply *reply, cJSON **ret, struct error *
     return 0;
 }
 
-/* ECONNREFUSED where there is no socket (yet). `*ret_told` is set when it was Firecracker that
- * answered. */
+/* ECONNREFUSED where there is no socket (yet). *ret_told: Firecracker itself has answered. */
 static int request(const struct http_request *request, const struct process_limits *limits,
                    cJSON **ret, bool *ret_told, struct error *err)
 {
@@ -202,8 +201,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     return error_set(err, EIO, "GET /version: %s answers without a version", peer);
 }
 
-/* An opened_visit: the description that the VMM writes through is made to append, where the
- * kernel lets us at its descriptors. */
+/* An opened_visit: makes the VMM's descriptor append, if the kernel lets us have it. */
 static int make_append(pid_t pid, const char *descriptor, void *context)
 {
     const struct vmm *vmm = context;

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * firecracker_control: starting a Firecracker, and calling its API through the socket in its
- * directory. For the Firecracker backend only; one thread at a time per struct vmm.
- *
- * The API is that of src/firecracker/swagger/firecracker.yaml in Firecracker's sources. It refuses
- * members that it does not know, so what is sent depends on the version.
- */
+/* firecracker_control: starting a Firecracker, and calling its API
+ * (src/firecracker/swagger/firecracker.yaml in its sources) through the socket in its directory. It
+ * refuses members that it does not know, so what is sent depends on its version. For the
+ * Firecracker backend only; one thread at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_FIRECRACKER_CONTROL_H
 #define HYPEFS_HYPERVISOR_FIRECRACKER_CONTROL_H
 
@@ -34,9 +31,8 @@ struct firecracker {
 bool firecracker_parse_version(const char *text, struct firecracker *ret);
 bool firecracker_is_at_least(const struct firecracker *firecracker, unsigned major, unsigned minor);
 
-/* Starts `program` and waits until it has told its version. Its output goes to console.log, for
- * that is its guest's serial console, and what it says itself to vmm.log. EIO, and nothing is left.
- */
+/* Starts `program` and waits for its version. Its output is the guest's serial console and goes to
+ * console.log; what it says itself goes to vmm.log. EIO, and nothing is left. */
 int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
                       const char *program, struct vmm **ret, struct error *err);
 

@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * guest_memory: the memory of a guest by offset of its image, in a VMM that maps the image
- * privately.
- *
- * The image's pages lie somewhere in the VMM's address space; /proc/PID/maps tells where, and
- * /proc/PID/mem reaches them. What is written there is the VMM's own copy of a page: the image
- * stays as it is. The mappings are read once, while the VMM is paused and maps nothing anew. One
- * thread at a time.
- */
+/* guest_memory: the memory of a guest by offset of its image, in a VMM that maps the image
+ * privately: /proc/PID/maps tells where, and /proc/PID/mem reaches it. What is written there is the
+ * VMM's own copy of a page: the image stays as it is. The mappings are read once, while the VMM is
+ * paused and maps nothing anew. One thread at a time. */
 #ifndef HYPEFS_HYPERVISOR_GUEST_MEMORY_H
 #define HYPEFS_HYPERVISOR_GUEST_MEMORY_H
 
@@ -30,18 +25,15 @@ void guest_memory_destroy(struct guest_memory *memory);
 /* Only whether there are such mappings: 0, or what guest_memory_create() returns. */
 int guest_memory_check(pid_t pid, int image_fd, struct error *err);
 
-/* EIO unless the whole range lies in exactly one mapping, and that is private and writable.
- */
+/* EIO unless the whole range lies in exactly one mapping, and that is private and writable. */
 int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *bytes, size_t size,
                       struct error *err);
 int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
                        size_t size, struct error *err);
 
-/*
- * Writes into `fd`, a copy of the image, the pages that the VMM has written to: those that
+/* Writes into `fd`, a copy of the image, the pages that the VMM has written to: those that
  * /proc/PID/pagemap shows to be the process's own. What became zeros becomes a hole. The VM is
- * paused. ECANCELED when `cancel_fd` (-1: never) becomes readable.
- */
+ * paused. ECANCELED when `cancel_fd` (-1: never) becomes readable. */
 int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
                               struct error *err);
 

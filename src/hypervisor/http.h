@@ -1,12 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * http: one request to a VMM that is controlled by HTTP over a Unix socket, and its reply (RFC
- * 9112). Each request has a connection of its own: nothing is ever sent twice, and a VMM that was
- * left alone for days is reached as one that has just started.
- *
- * What the VMM sends is not trusted: a reply is bounded, and is bytes until the caller has parsed
- * it. Any thread.
- */
+/* http: one request to a VMM that is controlled by HTTP over a Unix socket, and its reply (RFC
+ * 9112), by a connection of its own: nothing is sent twice, and it does not matter how long the VMM
+ * was left alone. What the VMM sends is not trusted: a reply is bounded, and is bytes until the
+ * caller has parsed it. Any thread. */
 #ifndef HYPEFS_HYPERVISOR_HTTP_H
 #define HYPEFS_HYPERVISOR_HTTP_H
 
@@ -40,11 +36,9 @@ struct http_reply {
 int http_open(struct error *err);
 void http_close(void);
 
-/*
- * 0 when there was a whole reply, whatever its status. ECONNREFUSED: nobody listens at the socket,
+/* 0 when there was a whole reply, whatever its status. ECONNREFUSED: nobody listens at the socket,
  * or there is none (yet). ECANCELED, ENOMEM. EIO: the VMM has ended, does not answer in time,
- * closed the connection before its reply was whole, or what it sent is no reply.
- */
+ * closed the connection before its reply was whole, or what it sent is no reply. */
 int http_call(const struct http_request *request, const struct process_limits *limits,
               struct http_reply *ret, struct error *err);
 

@@ -98,8 +98,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     return r < 0 ? r : take(context, machine, NULL, vmm, ret, err);
 }
 
-/* A VMM's words may be about "the kernel", or about a disk by the name that it was given: which
- * file that is, if they do not tell it. */
+/* A VMM's words may only say "the kernel", or the name that a disk was given: adds the path. */
 static void name_file(const char *word, const char *path, struct error *err)
 {
     static const char *const hosts[] = {" module", " holds "}; /* behind the host's kernel */

@@ -107,10 +107,8 @@ bool machine_mac_valid(const char *mac);
 /* KVM if /dev/kvm opens and the CPU has vmx or svm (or is not x86), else TCG. */
 enum machine_accel machine_resolve_accel(enum machine_accel wanted);
 
-/*
- * What is known of VMM programs: asked once, and again when the program's file has changed. Made at
- * the start, locked inside, any thread. NULL wherever one is taken: ask every time.
- */
+/* What is known of VMM programs: asked once, and again when the program's file has changed. Made at
+ * the start, locked inside, any thread. NULL wherever one is taken: ask every time. */
 struct vmm_programs;
 int vmm_programs_create(struct vmm_programs **ret, struct error *err);
 void vmm_programs_destroy(struct vmm_programs *programs);
@@ -172,8 +170,7 @@ struct hypervisor {
                                              of its guest; each resume makes it try again */
     enum machine_network default_network; /* of a config that names none */
 
-    /* NULL: whatever a config may ask for is possible. EINVAL, EOPNOTSUPP: it is not, as this
-     * machine that is to be booted. */
+    /* NULL: it can boot whatever a config may ask for. EINVAL, EOPNOTSUPP: not this machine. */
     int (*check)(const struct machine *machine, struct error *err);
 
     /* NULL: cannot. Boots `machine`; with `shares_memory` the guest's memory is the new file
@@ -190,23 +187,21 @@ struct hypervisor {
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 
-    /* Paused. `in_firmware` of `machine` is set anew. Afterwards the device state is in the new
-     * file "state" of save->directory, and guest memory in the new file "memory" there, with holes
-     * where it is zeros. Older files are not written into, for a snapshot may have them by a hard
-     * link. The VM stays paused. After a failure there is no "state", neither a part of the new one
-     * nor an older one.
+    /*
+     * Paused. Sets `in_firmware` of `machine`. Afterwards the device state is in the new file
+     * "state" of save->directory, and guest memory in the new file "memory" there, with holes where
+     * it is zeros. Older files are replaced, not written into, for a snapshot may have links of
+     * them. The VM stays paused. After a failure there is no "state", not even an older one.
      *
      * The disks of `machine` become those of the image: frozen, never to be written to again. A VM
-     * that goes on has them too, with new files on top; that is so from some moment on, whether the
-     * save succeeds or not, and the machine tells it either way. A VM that is to end has them once
-     * it has ended. */
+     * that goes on has them too, with new files on top, from some moment on, whether the save
+     * succeeds or not; the machine tells it. A VM that is to end has them once it has ended.
+     */
     int (*save)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                 const struct vmm_save *save, struct error *err);
 
-    /* NULL: never needed. Of a VM found again, or (`vmm` is NULL) of one that has ended meanwhile,
-     * by its files: corrects the disks of a machine whose record may be older than what a save
-     * began.
-     */
+    /* NULL: never needed. Corrects the disks of a machine whose record may be older than what a
+     * save began: by its VM, or, if that has ended (`vmm` is NULL), by its files. */
     int (*find_disks)(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 
@@ -259,9 +254,8 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 /* Closes control connection and memory, which a running VM needs no more. */
 void vmm_release(struct vmm *vmm);
 
-/* Ends the process: SIGTERM, after 5 s SIGKILL; waits until it is gone, and reaps it if it is our
- * child. EIO if it cannot be killed (process_kill()). Never fails for a process that has ended
- * already. */
+/* Ends the process, if it runs: SIGTERM, after 5 s SIGKILL. Waits until it is gone, and reaps it if
+ * it is our child. EIO if it cannot be killed (process_kill()). */
 int vmm_stop(struct vmm *vmm, struct error *err);
 
 /* Reaps the process if it has ended; never blocks. May be called again: the answer is kept. */
@@ -270,8 +264,7 @@ void vmm_reap(struct vmm *vmm, struct vmm_exit *ret);
 /* Frees memory and descriptors. The process lives on. NULL is fine. */
 void vmm_close(struct vmm *vmm);
 
-/* Removes the sockets that a VMM has made in its directory and does not listen at any more: another
- * could not make them anew. */
+/* Removes the sockets of a VMM that has ended: another could not make them anew. */
 void hypervisor_drop_sockets(const struct hypervisor *hypervisor, int directory_fd);
 
 #endif

@@ -119,11 +119,9 @@ enum { HOST_ARCHITECTURE = 1 };
 enum { HOST_ARCHITECTURE = 0 };
 #endif
 
-/*
- * The magic is the state's first number, little-endian; its last 16 bits were a version before 1.7.
+/* The magic is the state's first number, little-endian; its last 16 bits were a version before 1.7.
  * Firecracker wrote it with bincode, which puts it at the beginning; what replaced that in 2026,
- * bitcode, puts the width of the numbers before it: a zero, for 64 bits.
- */
+ * bitcode, puts the width of the numbers before it: a zero, for 64 bits. */
 static int check_firecracker_state(const struct import_file *state, struct error *err)
 {
     static const struct {
@@ -270,8 +268,7 @@ static int check_disk_file(const char *path, bool readonly, struct error *err)
     return disk_check_kind(path, readonly, &st, err);
 }
 
-/* The file that a writable disk's content is in: a name beside the configuration, if it was frozen
- * before. */
+/* Where a writable disk's content is: beside the configuration, if it was frozen before. */
 static char *find_content(const struct machine_disk *disk, const char *config_path)
 {
     const char *slash = strrchr(config_path, '/');

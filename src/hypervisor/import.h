@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * import: files that another tool saved as a snapshot, looked at before anything is made of them.
- *
- * There is a table with a row for each hypervisor whose snapshots are known: how its state file
- * begins, and what its configuration tells of the machine. What is read is untrusted, and opened
- * for reading only. Texts name the file at fault. No state; any thread.
- */
+/* import: files that another tool saved as a snapshot, checked before anything is made of them: for
+ * each known hypervisor, how its state file begins, and what its configuration tells of the
+ * machine. What is read is untrusted, and opened for reading only. Texts name the file at fault.
+ * Any thread. */
 #ifndef HYPEFS_HYPERVISOR_IMPORT_H
 #define HYPEFS_HYPERVISOR_IMPORT_H
 
@@ -41,10 +38,8 @@ struct import {
     char **frozen_from;     /* for each disk the file whose copy is to have that name, or NULL */
 };
 
-/*
- * Checks all files and reads the configuration. EINVAL: a file is not what it should be, they do
- * not fit each other, a disk is not there; EOPNOTSUPP: they are right, but could never be forked.
- */
+/* Checks all files and reads the configuration. EINVAL: a file is not what it should be, they do
+ * not fit each other, a disk is missing; EOPNOTSUPP: it could never be forked. */
 int import_check(const char *hypervisor, const struct import_files *files, struct import *ret,
                  struct error *err);
 void import_finish(struct import *import);

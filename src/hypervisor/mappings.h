@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * mappings: what the kernel says of a process's memory, understood: lines of /proc/PID/maps, and
- * entries of /proc/PID/pagemap. Pure; any thread.
- */
+/* mappings: what the kernel says of a process's memory, understood: lines of /proc/PID/maps, and
+ * entries of /proc/PID/pagemap. Pure; any thread. */
 #ifndef HYPEFS_HYPERVISOR_MAPPINGS_H
 #define HYPEFS_HYPERVISOR_MAPPINGS_H
 
@@ -38,8 +36,7 @@ struct mappings {
 int mappings_add(struct mappings *mappings, const struct mapping *mapping);
 void mappings_finish(struct mappings *mappings);
 
-/* The address of `size` bytes (not 0) at an offset of the file. EIO unless they lie in exactly one
- * mapping, and that is usable. */
+/* The address of `size` bytes (not 0) of the file. EIO unless one usable mapping has them all. */
 int mappings_translate(const struct mappings *mappings, uint64_t offset, size_t size, uint64_t *ret,
                        struct error *err);
 

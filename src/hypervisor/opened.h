@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * opened: which files a VMM has open. A path may name another file at any time (mv), and the VM
+/* opened: which files a VMM has open. A path may name another file at any time (mv), and the VM
  * reads and writes what its VMM has open. So the file behind each disk is remembered when the VMM
- * has opened it, and found again in /proc/PID/fd. Any thread, one at a time per struct vmm.
- */
+ * has opened it, and found again in /proc/PID/fd. Any thread, one at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_OPENED_H
 #define HYPEFS_HYPERVISOR_OPENED_H
 
@@ -16,14 +14,12 @@
 typedef int opened_visit(pid_t pid, const char *descriptor, void *context);
 int opened_walk(pid_t pid, struct file_id file, opened_visit *visit, void *context);
 
-/* The VMM has just started, and opened its disks and taps: remembers which files and interfaces
- * those are. EIO if a disk is none that its path names now, or not the one that its key tells of.
- */
+/* Remembers which disks and taps a VMM that has just started has opened. EIO if a disk is not the
+ * file that its path names now, or not the one that its key tells of. */
 int opened_remember(const struct vmm_context *context, struct vmm *vmm,
                     const struct machine *machine, struct error *err);
 
-/* EIO, with words that name the file and what to do, unless the paths of all disks that a save does
- * not copy name what the VMM has open. */
+/* EIO, with the remedy, unless the paths of disks that a save does not copy name the open files. */
 int opened_check(const struct vmm_context *context, const struct vmm *vmm,
                  const struct machine *machine, struct error *err);
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * programs: what backends know of their VMM's program by asking it, kept as long as its file is the
- * same (struct vmm_programs of hypervisor.h). For backends only.
- */
+/* programs: what backends know of their VMM's program by asking it, kept as long as its file is the
+ * same (struct vmm_programs of hypervisor.h). For backends only. */
 #ifndef HYPEFS_HYPERVISOR_PROGRAMS_H
 #define HYPEFS_HYPERVISOR_PROGRAMS_H
 
@@ -22,11 +20,9 @@ struct program {
 /* Runs ret->path to learn the other members. ECANCELED when cancel_fd becomes readable. */
 typedef int program_probe(int cancel_fd, struct program *ret, struct error *err);
 
-/*
- * Looks for `binary` (in PATH if it has no slash), and probes it unless that was done. No lock is
- * held while probing: two threads may both do it. EIO if there is none that can be executed.
- * cancel_fd is the probe's, -1: none.
- */
+/* Looks for `binary` (in PATH if it has no slash), and probes it, unless that was done, without a
+ * lock: two threads may both do it. EIO if it cannot be executed. cancel_fd (-1: none) is the
+ * probe's. */
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,
                   int cancel_fd, struct program *ret, struct error *err);
 

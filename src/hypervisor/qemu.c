@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* qemu: the QEMU backend. In the directory of an instance it uses the names qmp.sock, vmm.log,
- * console.log, memory and base. */
+/* The backend for QEMU. Its files in an instance's directory: qmp.sock, *.log, memory, base. */
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>

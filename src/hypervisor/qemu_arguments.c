@@ -176,13 +176,11 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
     add_json(list, "-device", device);
 }
 
-/*
- * What a microvm's kernel must know, as QEMU itself appends the devices for one without ACPI. Linux
+/* What a microvm's kernel must know, as QEMU itself appends the devices for one without ACPI. Linux
  * finds out the speed of its CPU's time stamp counter (under TCG that of the host's) by a timer,
  * there an emulated PIT, which it distrusts when the host is busy; then it has no clock at all and
  * hangs. And to reboot it asks devices that a microvm does not have, for minutes, before it makes
- * the triple fault that works.
- */
+ * the triple fault that works. */
 static void add_cmdline(struct list *list, const struct machine *machine)
 {
     static const char speed[] = "tsc_early_khz=", reboot[] = "reboot=";

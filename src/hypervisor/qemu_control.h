@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * qemu_control: talking to a running QEMU through the socket in its directory. For the QEMU backend
- * only; one thread at a time per struct vmm.
- */
+/* qemu_control: talking to a running QEMU through the socket in its directory. For the QEMU backend
+ * only; one thread at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_QEMU_CONTROL_H
 #define HYPEFS_HYPERVISOR_QEMU_CONTROL_H
 
@@ -21,8 +19,7 @@ int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd
 /* Closes the connection, if there is one. */
 void qemu_control_release(struct vmm *vmm);
 
-/* qmp_execute(), which see; connects first if need be, and closes the connection after a failure.
- */
+/* As qmp_execute(); connects first if need be, and closes the connection after a failure. */
 int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, const char *command,
                          cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
 

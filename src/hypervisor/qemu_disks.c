@@ -191,8 +191,7 @@ static int add_overlay(const struct vmm_context *context, const struct machine_d
     return r < 0 ? r : create(context, &below, &layer, size, err);
 }
 
-/* 1 if there is one to go on with, 0. One that others have links of is frozen, whatever the record
- * says: it could not be written, then. */
+/* Is there one to go on with? 1 or 0. One with other links is frozen, whatever the record says. */
 static int find_overlay(const struct vmm_context *context, size_t index, unsigned number,
                         struct error *err)
 {
@@ -225,8 +224,7 @@ int qemu_disks_make(const struct vmm_context *context, const struct machine *mac
 
 /* ---- a running VM ---- */
 
-/* QEMU opens the file as what it is said to be, and does not look for what lies below it: that is
- * the node that it has. */
+/* QEMU does not probe the file, nor open what lies below it: that is the node that it has. */
 static void add_action(cJSON *actions, size_t index, unsigned top)
 {
     char old[QEMU_NODE_SIZE], new[QEMU_NODE_SIZE], file[DISK_NAME_SIZE];

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * qemu_disks: the chains of disks.h for QEMU. A file of a chain is the node "disk0" (the user's) or
+/* qemu_disks: the chains of disks.h for QEMU. A file of a chain is the node "disk0" (the user's) or
  * "disk0.1" and so on. Formats are named, headers are never probed, and what is frozen is opened
- * for reading only. For the QEMU backend only; one thread at a time per struct vmm.
- */
+ * for reading only. For the QEMU backend only; one thread at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_QEMU_DISKS_H
 #define HYPEFS_HYPERVISOR_QEMU_DISKS_H
 
@@ -24,9 +22,8 @@ int qemu_disks_check(const struct machine *machine, bool restore, struct error *
 int qemu_disks_make(const struct vmm_context *context, const struct machine *machine, bool restore,
                     struct error *err);
 
-/* Of a paused VM, whose machine tells what it writes to: it writes into new tops, what it wrote to
- * before is frozen. Changes `machine`, or fails with everything as it was; only a VMM that does not
- * answer may have done it. */
+/* Lets a paused VM write into new tops, and freezes what it wrote to before, which `machine` tells.
+ * After a failure all is as it was; only a VMM that does not answer may have done it. */
 int qemu_disks_switch(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
                       struct error *err);
 

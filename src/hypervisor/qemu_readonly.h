@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * qemu_readonly: how a QEMU is made to open a shared memory image for reading only. From 8.2 on it
+/* qemu_readonly: how a QEMU is made to open a shared memory image for reading only. From 8.2 on it
  * has options for that; an older one gets the library src/preload/readonly.c by its environment,
- * and only then. For the QEMU backend only. No state; any thread.
- */
+ * and only then. For the QEMU backend only. No state; any thread. */
 #ifndef HYPEFS_HYPERVISOR_QEMU_READONLY_H
 #define HYPEFS_HYPERVISOR_QEMU_READONLY_H
 

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * qemu_record: what a boot records of a machine, and a load checks. QEMU checks next to nothing
- * itself when it loads a state: with another CPU model or half the memory it reports success.
- * Any thread.
- */
+/* qemu_record: what a boot records of a machine, and a load checks. QEMU checks next to nothing:
+ * with another CPU model or half the memory it still reports success. Any thread. */
 #ifndef HYPEFS_HYPERVISOR_QEMU_RECORD_H
 #define HYPEFS_HYPERVISOR_QEMU_RECORD_H
 
@@ -21,8 +18,8 @@ void qemu_record_put(struct machine *machine, struct machine *recorded);
 
 /* That there is all that a load must know. EIO: a member is missing. */
 int qemu_record_check_complete(const struct machine *machine, struct error *err);
-/* Before anything is spawned. EIO: a member is missing, another host CPU; EOPNOTSUPP: the program
- * is of another version. */
+/* Before a VMM is started. EIO: a member is missing, or another CPU; EOPNOTSUPP: another
+ * version. */
 int qemu_record_check(const struct machine *machine, const struct program *program,
                       struct error *err);
 /* What it says itself then: EOPNOTSUPP. */

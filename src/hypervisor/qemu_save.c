@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * qemu_save: a paused VM as files. QEMU writes the state of its devices; guest memory is copied
- * from the files that it maps, with the pages laid over that the VM has written to by itself.
- */
+/* qemu_save: a paused VM as files. QEMU writes the state of its devices; guest memory is copied
+ * from the files that it maps, with the pages laid over that the VM has written to by itself. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -54,13 +52,11 @@ static uint64_t register_of(const char *registers, const char *name, int skip)
     return value;
 }
 
-/*
- * Is that CPU in the firmware, or in a kernel's code for real mode, which calls the firmware? Both
- * lie below 1 MiB and at the end of the 4 GiB, but for a part of the firmware that runs at the end
- * of memory, with segments that are described below 1 MiB, in the last 64 KiB. Neither uses paging.
- * A kernel that never does lies higher, and has described its segments elsewhere, or its loader
- * has. The system management mode uses no paging either, and may serve any kernel.
- */
+/* Is that CPU in the firmware, or in a kernel's code for real mode, which calls the firmware?
+ * Neither uses paging. Both lie below 1 MiB and at the end of the 4 GiB; but a part of the firmware
+ * runs at the end of memory, with segments that are described in the last 64 KiB below 1 MiB. Other
+ * kernels lie higher, and have segments described elsewhere. The system management mode serves any
+ * kernel. */
 static bool tells_firmware(const char *registers)
 {
     uint64_t segments = register_of(registers, "GDT=", 0);
@@ -120,8 +116,7 @@ static int copy_written(const struct vmm_context *context, struct vmm *vmm, int 
     return vmm_ended(vmm, "QEMU", r, err);
 }
 
-/* The file that the VM has as its memory, or was loaded from: what it maps, not whatever has got
- * that name. */
+/* The file that the VM maps as its memory, or was loaded from, not whatever has got that name. */
 static int open_memory(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                        int *ret, struct error *err)
 {

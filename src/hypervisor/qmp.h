@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * qmp: one connection to a QEMU's control socket (the QEMU Machine Protocol: JSON objects, one a
- * line). Commands go one at a time; events are read past. Each command has an "id" that no other
- * has, which QEMU puts into its answer: answers with another are of a connection before, which gave
- * up waiting, and are read past, too.
+ * line). Commands go one at a time, each with an "id" of its own, which QEMU repeats in its answer.
+ * Events are skipped, and so are answers with another id: a connection before gave up waiting for
+ * them.
  *
- * What QEMU sends is not trusted: lines are bounded, strictly parsed, and what is quoted from them
- * in errors is cut short and made printable. Failures are EIO, but for ECANCELED and ENOMEM; after
- * one the connection is of no more use: close it. One thread at a time.
+ * What QEMU sends is not trusted: lines are bounded, strictly parsed, and quoted in errors cut
+ * short and printable. Failures are EIO, but for ECANCELED and ENOMEM; after one, close the
+ * connection. One thread at a time.
  */
 #ifndef HYPEFS_HYPERVISOR_QMP_H
 #define HYPEFS_HYPERVISOR_QMP_H
@@ -45,10 +45,8 @@ void qmp_close(struct qmp *qmp);
 /* As the greeting said, "7.2.22"; lives as long as the connection. */
 const char *qmp_version(const struct qmp *qmp);
 
-/*
- * Runs a command and waits for its answer. Takes `arguments` (NULL: none) on every path. `send_fd`
- * (-1: none) goes along for getfd. `ret` (NULL: not wanted) is owned: what the command returned.
- */
+/* Runs a command and waits for its answer. Takes `arguments` (NULL: none) on every path. `send_fd`
+ * (-1: none) goes along for getfd. `ret` (NULL: not wanted) is owned: what the command returned. */
 int qmp_execute(struct qmp *qmp, const struct process_limits *limits, const char *command,
                 cJSON *arguments, int send_fd, cJSON **ret, struct error *err);
 

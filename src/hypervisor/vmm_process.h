@@ -1,8 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * vmm_process: a VMM's process and the log of what it says, for the backends. One thread at a time
- * per struct vmm.
- */
+/* A VMM's process and its log, for the backends. One thread at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_VMM_PROCESS_H
 #define HYPEFS_HYPERVISOR_VMM_PROCESS_H
 
@@ -40,16 +37,15 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
 /* Of what guest_memory returned: ESRCH becomes EIO, when the end of the VMM can be explained. */
 int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err);
 
-/* After a failure of a VMM's: where r is EIO and a limit of the host (a full disk, a quota, a file
- * size) keeps files of the directory from being written, the errno of that, and the text says so.
- * VMMs do not say why a file could not be written; and one that writes to a mapping of a file which
- * finds no room is killed. So it is tried. */
+/* After a VMM's failure r: for EIO, tries whether a limit of the host (a full disk, a quota, a file
+ * size) keeps files of the directory from being written, for VMMs do not say why they could not,
+ * and are killed if a mapping of a file finds no room. Returns that limit's errno, and the text
+ * says so. */
 int vmm_find_limit(const struct vmm_context *context, int r, struct error *err);
 
-/* Puts behind the text of a failure how the VMM ended and the last it said since vmm.log had
- * `log_size` bytes, as one line; of one that ended where address space is limited, also that limit,
- * with ENOMEM for EIO if its words say that memory was lacking. Else returns what vmm_find_limit()
- * does. */
+/* Puts behind the text of a failure how the VMM ended and what it said last since vmm.log had
+ * `log_size` bytes; where address space is limited, also that limit, with ENOMEM for EIO if it said
+ * that memory was lacking. Else returns what vmm_find_limit() does. */
 int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_size, int r,
                 struct error *err);
 

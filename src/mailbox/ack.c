@@ -164,8 +164,7 @@ int ack_address_check(const char *what, const char *address, struct error *err)
                                 : 0;
 }
 
-/* Of a network of this host: only the kernel knows, which lets nobody send there who did not ask.
- */
+/* Only the kernel knows the networks of this host: it refuses who did not ask to broadcast. */
 static bool is_broadcast(const union address *address, socklen_t size)
 {
     auto_close int fd = socket(address->any.sa_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);

@@ -62,9 +62,8 @@ struct ack_socket {
     struct ack_ports *ports;
 };
 
-/* Can it be an address of this host, by which a guest finds it? EINVAL unless it is an IPv4 or IPv6
- * address in numbers, and neither the one for any nor that of a group. The text begins with `what`.
- */
+/* EINVAL unless a guest could find this host by it: an IPv4 or IPv6 address in numbers, neither the
+ * one for any nor that of a group. The text begins with `what`. */
 int ack_address_check(const char *what, const char *address, struct error *err);
 
 /* A UDP socket bound to that address (in numbers) and a free port that has rested. `ports`
@@ -89,10 +88,8 @@ struct ack_wait {
     char reason[ACK_DATAGRAM_MAX + 1]; /* ACK_REFUSED */
 };
 
-/*
- * Reads the datagrams that are there and updates the waits; never blocks. `since_resume_ms` is put
- * into `ms`. `*ignored` grows by the datagrams that were invalid, or for nobody here.
- */
+/* Reads the datagrams that are there and updates the waits; never blocks. `since_resume_ms` is put
+ * into `ms`. `*ignored` grows by the datagrams that were invalid, or for nobody here. */
 void ack_receive(const struct ack_socket *socket, struct ack_wait *const *waits, size_t count,
                  double since_resume_ms, unsigned *ignored);
 

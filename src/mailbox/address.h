@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * address: the names and addresses that a resume-network payload may give to an interface: one rule
- * for the host, which refuses others before a fork, and for the guest.
- *
- * Pure, libc and util/hex only: the guests' program is built from this file too.
- */
+/* address: the names and addresses that a resume-network payload may give to an interface: one rule
+ * for the host, which refuses others before a fork, and for the guest. Pure, libc and util/hex
+ * only, for the guests' program has it too. */
 #ifndef HYPEFS_MAILBOX_ADDRESS_H
 #define HYPEFS_MAILBOX_ADDRESS_H
 
@@ -17,8 +14,7 @@ enum { ADDRESS_PREFIX_MAX = 32, ADDRESS_MAC_SIZE = 6, ADDRESS_INTERFACE_MAX = 15
 /* [A-Za-z0-9_.-]{1,15}, but neither "." nor "..". */
 bool address_is_interface(const char *name);
 
-/* Six pairs of hex digits with colons between them: of one interface, neither all zeros nor a
- * group's. */
+/* Six pairs of hex digits with colons between them; neither all zeros nor a group's address. */
 bool address_parse_mac(const char *text, uint8_t ret[ADDRESS_MAC_SIZE]);
 
 /* Of one host, reached through an interface: not of this network, loopback, a group or reserved. */

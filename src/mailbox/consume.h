@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * consume: did the guest take what was delivered to it? Read off its memory while it runs, without
- * any word of it.
- *
- * A payload is in every copy of its frame. A copy is consumed when its sequence reads 0 and the
- * whole page, read after that, still shows the marker; with the length FRAME_REFUSED it is a
- * refusal, with its reason. One whose marker has changed is a stale page that the guest has put to
- * another use: it is looked at no more, whatever its sequence reads.
- *
- * No state but the caller's; the memory is behind the same functions as in deliver.h.
- */
+/* consume: did the guest take what was delivered to it? Read off its memory while it runs. A
+ * payload is in every copy of its frame. A copy is consumed when its sequence reads 0 and the whole
+ * page, read after that, still shows the marker; with the length FRAME_REFUSED it is a refusal,
+ * with its reason. A copy whose marker has changed is a stale page that the guest has put to
+ * another use, and not read again. No state but the caller's; the memory is behind the functions of
+ * deliver.h. */
 #ifndef HYPEFS_MAILBOX_CONSUME_H
 #define HYPEFS_MAILBOX_CONSUME_H
 
@@ -30,8 +25,7 @@ struct consume {
     char reason[FRAME_REASON_MAX + 1]; /* CONSUME_REFUSED: as the guest wrote it, up to a NUL */
 };
 
-/* Looks once, unless all is known already. The memory may change meanwhile. Errors of io->read,
- * with the state as it was. */
+/* Looks once, unless all is known. The memory may change meanwhile. Errors of io->read. */
 int consume_look(const struct memory_io *io, struct consume *consume, struct error *err);
 
 #endif

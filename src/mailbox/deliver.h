@@ -40,12 +40,9 @@ struct delivery {
     size_t target_count;
 };
 
-/*
- * ENOENT no such mailbox; EKEYREJECTED not under that token; ENOTUNIQ several tokens and none
- * given, more than DELIVER_COPIES_MAX copies, or several unaligned candidates; EBUSY pending, or an
- * unaligned one that is not clean; EFBIG over the capacity. The text names the mailbox, never a
- * token or a payload.
- */
+/* ENOENT no such mailbox; EKEYREJECTED not with that token; ENOTUNIQ several tokens and none given,
+ * over DELIVER_COPIES_MAX copies, or several unaligned ones; EBUSY pending, or unaligned and not
+ * clean; EFBIG over the capacity. The text never has a token or a payload. */
 int deliver_locate(const struct scan *scan, struct delivery *delivery, struct error *err);
 
 /* EIO if a marker is not there any more, EBUSY if one is pending. */

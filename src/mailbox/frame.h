@@ -67,16 +67,12 @@ struct frame_marker {
 bool frame_name_valid(const char *name, size_t size);
 bool frame_token_valid(enum frame_kind kind, const void *token, size_t size);
 
-/*
- * Writes the marker and the zeros up to the sequence field. `bytes` has room for
- * frame_layouts[kind].sequence. Returns the marker's size, or 0 if name or token is not valid.
- */
+/* Writes the marker and the zeros up to the sequence field. `bytes` has room for
+ * frame_layouts[kind].sequence. Returns the marker's size, or 0 if name or token is not valid. */
 size_t frame_encode_marker(const struct frame_marker *marker, uint8_t *bytes);
 
-/*
- * Reads a marker of that kind at bytes[0..size). False unless there are at least
- * frame_layouts[kind].sequence bytes, with magic, a valid name and token and only zeros behind.
- */
+/* Reads a marker of that kind at bytes[0..size). False unless there are at least
+ * frame_layouts[kind].sequence bytes, with magic, a valid name and token and only zeros behind. */
 bool frame_decode_marker(enum frame_kind kind, const uint8_t *bytes, size_t size,
                          struct frame_marker *ret);
 

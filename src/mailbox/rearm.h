@@ -2,14 +2,14 @@
 /*
  * rearm: what payloads leave behind in the memory image of a fork that is saved again.
  *
- * A payload is written to every copy of its frame, for the live page and its stale twins cannot be
- * told apart from outside. The guest consumes the live one; a twin keeps the payload, and would
- * both block the next delivery and hand the secret on. So of the copies that were patched, if one
- * was consumed, those that still hold the same marker, sequence 1 and exactly that payload are
- * zeroed and armed again. If none was, the payload has not been taken yet and stays.
+ * A payload is written to every copy of its frame, for the live page and its stale twins look alike
+ * from outside. The guest consumes the live one; a twin keeps the payload, and would both block the
+ * next delivery and hand the secret on. So if one of the copies was consumed, those that still hold
+ * the same marker, sequence 1 and exactly that payload are zeroed and armed again. If none was, the
+ * payload has not been taken yet and stays.
  *
  * The record of a delivery tells where it went, and SHA-256 sums of marker and payload, never these
- * themselves. It lies in the store, so what is read of it is not trusted. No state; any thread.
+ * themselves. It lies in the store, so it is not trusted. Any thread.
  */
 #ifndef HYPEFS_MAILBOX_REARM_H
 #define HYPEFS_MAILBOX_REARM_H
@@ -18,8 +18,7 @@
 
 #include "mailbox/deliver.h"
 
-/* {"kind", "offsets", "bytes", "marker", "payload"} of what was delivered. Returns owned, or NULL
- * without memory. */
+/* {"kind", "offsets", "bytes", "marker", "payload"} of a delivery, owned. */
 cJSON *rearm_record(const struct delivery *delivery);
 
 /* Goes through an array of records and the image that `fd` is open on for reading and writing. A

@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * scan: finds candidates for mailboxes in a raw memory image, and keeps the list.
- *
- * A candidate is a marker (mailbox/frame.h) that lies, with its sequence and length fields, within
- * one 4096-byte page of the image; guest-virtual neighbours are not neighbours in the image, so
- * nothing beyond that page is looked at. All else that begins with the magic is noise: counted,
- * skipped. What may be written is decided later (mailbox/deliver.h), not here.
- *
- * Images are untrusted. Holes (SEEK_DATA) are skipped. No locks; any thread.
- */
+/* scan: finds candidates for mailboxes in a raw memory image, and keeps the list. A candidate is a
+ * marker (mailbox/frame.h) that lies, with its sequence and length fields, within one 4096-byte
+ * page of the image: what lies beyond it there need not be next to it for the guest. All else that
+ * begins with the magic is noise: counted, skipped. What may be written is decided later
+ * (mailbox/deliver.h). Images are untrusted. Holes (SEEK_DATA) are skipped. No locks; any
+ * thread. */
 #ifndef HYPEFS_MAILBOX_SCAN_H
 #define HYPEFS_MAILBOX_SCAN_H
 
@@ -41,17 +37,12 @@ struct scan {
 /* Called now and then while scanning, with bytes of the image done; may be NULL. False: stop. */
 typedef bool scan_progress(void *context, uint64_t done, uint64_t size);
 
-/*
- * Reads the image `fd` from its start to its end (fstat). Where the file's offset stands does not
- * matter, but it is moved. EIO and what pread gives, EIO too if the file gets shorter meanwhile;
- * EINVAL if it is not a regular file, EFBIG over 512 TiB, ECANCELED if `progress` said so.
- * Overwrites *ret.
- */
+/* Reads the whole image and moves the file's offset. EIO, and what pread gives, EINVAL if it is not
+ * a regular file, EFBIG over 512 TiB, ECANCELED if `progress` said so. Overwrites *ret. */
 int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err);
 
-/* The candidates of one page-sized or shorter piece of an image; what scan_image() is made of, and
- * what the fuzzer calls. `offset` is where bytes[0] lies in the image, a multiple of FRAME_SIZE.
- * Adds to *scan. -ENOMEM. */
+/* Adds the candidates of a piece of an image, a page or less, to *scan. `offset` is where bytes[0]
+ * lies in the image, a multiple of FRAME_SIZE. -ENOMEM. */
 int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan);
 
 /* NULL and a zeroed struct are fine. */

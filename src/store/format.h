@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * format: which hypefs may use a store. STORE/format is { "format": N }; a store without it is one
+/* format: which hypefs may use a store. STORE/format is { "format": N }; a store without it is one
  * that version 0.1 made, whose format is 1. It grows when what a store has cannot be understood, or
  * would be damaged, by the version before, and with it the `version` of what is in the store: of
- * that alone 0.1 knows. What is there only for moments, or is rare, grows
- * that alone: the version before leaves that entry out, and can read all else.
- */
+ * that alone 0.1 knows. What is there only for moments, or is rare, grows that alone: the version
+ * before leaves that entry out, and can read all else. */
 #ifndef HYPEFS_STORE_FORMAT_H
 #define HYPEFS_STORE_FORMAT_H
 

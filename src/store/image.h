@@ -6,20 +6,18 @@
  *     image "size=… inode=… mtime=…"   of the file "memory" when it was scanned
  *     state "size=… inode=… mtime=…"   of the file "state" at that time; may be missing
  *     found { … }                      scan_json
- *     accepted { at, files [ … ] }     when somebody vouched for it, and for what; may be missing
+ *     accepted { at, files [ … ] }     when somebody accepted it, and which changes; may be missing
  *
- * An image whose size, inode or mtime is another than in its list was changed, or whose state's is
- * (one that is missing, or no file, is left to who loads it): it is not scanned
- * again until somebody vouches for it (image_accept), and everything that needs it fails with EIO.
- * Only an image that has no list at all, as one that somebody made by hand, is scanned when it is
- * seen first.
+ * If size, inode or mtime of the image or of its state differ from the list's, it was changed: all
+ * that needs it fails with EIO until somebody accepts it (image_accept), which scans it again. (A
+ * state that is missing, or no file, is left to who loads it.) An image that has no list at all, as
+ * one that somebody made by hand, is scanned when it is seen first.
  *
- * A thread of its own reads the kept list, or scans; until then image_index() says so. The thread
- * counts a reference of the image, so that whoever lets go of one never waits for a scan. All
- * threads are waited for once, when the daemon ends.
+ * A thread of its own reads the list, or scans; until then image_index() says so. It counts a
+ * reference of the image, so that nobody waits for a scan but the end of the daemon.
  *
- * Locks: image.writing, then image.lock, then image_scans.lock, innermost; with the latter two
- * nothing is called.
+ * Locks: image.writing, then image.lock, then image_scans.lock; with the latter two nothing is
+ * called.
  */
 #ifndef HYPEFS_STORE_IMAGE_H
 #define HYPEFS_STORE_IMAGE_H
@@ -61,17 +59,15 @@ int image_index_save(int directory_fd, const struct image_index *index, struct e
 /* Scans the image, without keeping the list. */
 int image_index_scan(int directory_fd, scan_progress *progress, void *context,
                      struct image_index **ret, struct error *err);
-/* How the files "memory", given, and "state" differ from what the kept list says; "" if they do
- * not, or nobody can tell. */
+/* How the files "memory", given, and "state" differ from the kept list; "" if they do not. */
 void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *memory,
                         char ret_memory[FILE_KEY_CHANGE_SIZE],
                         char ret_state[FILE_KEY_CHANGE_SIZE]);
 /* ESHUTDOWN, in words. */
 int image_stopping(struct error *err);
 
-/* The image is complete: nobody is to write into "memory" of the directory any more, and its mode
- * says so. A file that has other links as well is left as it is: it may be somebody else's, which
- * hypefs import --link has taken. */
+/* The image is complete: makes "memory" of the directory read-only. A file that has other links is
+ * left as it is: hypefs import --link may have taken it from somebody. */
 int image_seal(int directory_fd, struct error *err);
 
 /* Scans "memory" of the directory and writes "mailboxes.json" (fsynced). Returns a reference.
@@ -137,22 +133,18 @@ int image_create(int directory_fd, const char *kind, const char *id, struct imag
 /* NULL is fine. */
 void image_unref(struct image *image);
 
-/* What it is of is removed: who waits gets ENODEV at once, a scan under way ends
- * soon. What is known stays. */
+/* Its snapshot or instance is removed: who waits gets ENODEV, and a scan ends soon. */
 void image_drop(struct image *image);
 /* The same; when it returns, nothing is written into the directory any more. */
 void image_remove(struct image *image);
 
-/*
- * Returns a reference to the list that fits the image as it is now. IMAGE_READING, for a moment, or
+/* Returns a reference to the list that fits the image as it is now. IMAGE_READING, for a moment, or
  * IMAGE_SCANNING: it is being found out, `scanned` will be called. ENODEV: dropped. EIO and others:
  * there is no readable image, or it is not the one that the list is of. A look that failed is not
- * tried again until the image is another one or somebody waits for it.
- */
+ * tried again until the image is another one or somebody waits for it. */
 int image_index(struct image *image, struct image_index **ret, struct error *err);
 
-/* The same, but waits: ECANCELED as soon as `stop` (may be NULL) is true, which is looked at after
- * each image_wake(). */
+/* The same, but waits: ECANCELED if `stop` (may be NULL) is true, also after an image_wake(). */
 int image_index_wait(struct image *image, const atomic_bool *stop, struct image_index **ret,
                      struct error *err);
 void image_wake(struct image *image);

@@ -1,11 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * notes: what of a store nobody is shown, and why: entries that cannot be read, and leftovers that
- * cannot be removed. They are lines of the root's `error` for as long as it is so.
- *
- * Lock: its own, which may be taken with any other held; nothing is called with it held but tell().
- * Every function takes NULL notes, of a store that is attached.
- */
+/* notes: entries of a store that cannot be read, and leftovers that cannot be removed, and why:
+ * lines of the root's `error` for as long as it is so. The lock is its own, and may be taken with
+ * any other held; nothing but tell() is called with it. Every function takes NULL notes, of a store
+ * that is attached. */
 #ifndef HYPEFS_STORE_NOTES_H
 #define HYPEFS_STORE_NOTES_H
 
@@ -19,8 +16,7 @@ struct store_notes;
 int store_notes_create(struct store_notes **ret, struct error *err);
 void store_notes_destroy(struct store_notes *notes);
 
-/* An entry that cannot be shown. `why` gets the remedy behind it. True: nobody was told of it yet,
- * or of another reason. */
+/* An entry that cannot be shown. Adds the remedy to `why`. True: that is not known yet. */
 bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
                         struct error *why);
 /* What lies there cannot be listed. Its name is "". True as before. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* own: is a file that somebody names hypefs's own? A VM that had it as a disk would destroy what is
- * saved. No state; any thread. */
+/* own: is a file hypefs's own? A VM with it as a disk would destroy what is saved. Any thread. */
 #ifndef HYPEFS_STORE_OWN_H
 #define HYPEFS_STORE_OWN_H
 

@@ -8,12 +8,10 @@
 #include "store/store.h"
 
 /* Tries, in a hidden entry of `kind_fd`, all that a store's file system must be able to do.
- * EOPNOTSUPP, with what it cannot; the errno of a limit, such as EROFS. `path` is how to call the
- * store. */
+ * EOPNOTSUPP, with what it cannot; the errno of a limit, such as EROFS. `path` is for texts. */
 int probe_file_system(int kind_fd, const char *path, struct error *err);
 
-/* EPERM if another user owns one of the store's directories or may write to it, or if one of them
- * is a symbolic link. */
+/* EPERM if one of the store's directories is another user's, or writable to one, or a link. */
 int probe_trust(int store_fd, const char *path, struct error *err);
 
 /* Of the file system with that device, as /proc/self/mountinfo has it; "unknown" where that has

@@ -153,8 +153,7 @@ static int look_at(void *context, const char *id, struct error *err)
     return 0;
 }
 
-/* Those whose directory is gone, or another, by somebody else's hand. Whoever has one keeps it, but
- * it cannot be forked any more. */
+/* Those whose directory somebody else removed or replaced. They cannot be forked any more. */
 static void drop_vanished(struct snapshots *table)
 {
     struct snapshot *snapshot, *next;
@@ -174,13 +173,10 @@ static void drop_vanished(struct snapshots *table)
     }
 }
 
-/*
- * Is the list of ids as it was when it was looked at last? A change shows in the directory's times,
- * unless it comes within the grain of the file system's clock after the one before: so young times
- * are not relied upon. The kernel's clock for files ticks 100 times a second or more often, or, on
- * a processor that is held up, later: so it is this clock that is asked. A file system that keeps
- * whole seconds shows it by times that are.
- */
+/* Is the list of ids as it was when it was read last? A change shows in the directory's ctime,
+ * unless it comes within a tick of the file system's clock after the one before: so young times do
+ * not count. That clock ticks 100 times a second, or later on a processor that is held up: so it is
+ * asked itself. A file system that keeps whole seconds shows it by its times. */
 static bool unchanged(struct snapshots *table)
 {
     enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };

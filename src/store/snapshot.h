@@ -7,13 +7,13 @@
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
  *     source_instance, undelivered [ … ], pause_ms
  *
- * Others may add snapshots to the store (hypefs import) or take some away: snapshots_look() looks
- * at the store's directory, and loads what is new when it has changed. Finding and listing do not.
+ * Others may add snapshots to the store (hypefs import) or take some away: snapshots_look() reads
+ * the store's directory, if it has changed. Finding and listing do not.
  *
  * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
- * constant after loading. It may be taken with any lock of instance/ and fs/ held; nothing is
- * called with it held but image's lock. snapshots.looking comes before it, and is held while small
- * files of the store are read; `complain` is called with it, and takes no lock.
+ * constant after loading. It may be taken with any lock of instance/ and fs/ held; only image's
+ * lock is taken with it. snapshots.looking comes before it, and is held while small files of the
+ * store are read; `complain` is called with it, and takes no lock.
  */
 #ifndef HYPEFS_STORE_SNAPSHOT_H
 #define HYPEFS_STORE_SNAPSHOT_H
@@ -62,8 +62,7 @@ struct snapshots {
     struct image_scans scans; /* of instances' images too */
     void (*complain)(void *context, const char *text);
     void *context; /* of complain() */
-    /* One has come or gone: called with the lock held, at that moment; takes no other. NULL, or set
-     * after opening: nobody is told. */
+    /* Called when one has come or gone, with the lock held, and takes no other. May be NULL. */
     void (*happened)(void *listener, const char *id, bool removed);
     void *listener;
 };
@@ -94,12 +93,10 @@ struct snapshot_name {
 };
 struct snapshot_name *snapshots_list(struct snapshots *snapshots, size_t *ret_count);
 
-/*
- * Publishes a new snapshot. `fill` puts "memory" and "state" (fsynced) into the directory; the
+/* Publishes a new snapshot. `fill` puts "memory" and "state" (fsynced) into the directory; the
  * image is scanned, unless it puts a "mailboxes.json" there that fits; snapshot.json is written
  * from *json, which `fill` may make or change (completed here: version, uuid, created_at,
- * undelivered). EEXIST for a taken id, EINVAL for a bad one.
- */
+ * undelivered). EEXIST for a taken id, EINVAL for a bad one. */
 int snapshots_publish(struct snapshots *snapshots, const char *id, cJSON *const *json,
                       snapshot_fill *fill, void *context, struct error *err);
 
@@ -121,8 +118,7 @@ const cJSON *snapshot_machine(const struct snapshot *snapshot);
 /* Writes snapshot.json with that machine in it, which takes the place of the one before. */
 int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err);
 
-/* Counts a user of the memory: ENODEV if it is removed. Each snapshot_use needs a snapshot_leave.
- */
+/* Counts a user of the memory, until snapshot_leave(). ENODEV if it is removed. */
 int snapshot_use(struct snapshot *snapshot, struct error *err);
 void snapshot_leave(struct snapshot *snapshot);
 

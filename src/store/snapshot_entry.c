@@ -9,8 +9,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 
-/* Names of mailboxes whose frame holds a payload that no guest has taken; "network" for that of the
- * network. Returns owned. */
+/* Names (owned) of mailboxes with a payload that is not consumed; "network" for the network's. */
 static cJSON *undelivered(const struct scan *scan)
 {
     cJSON *names = cJSON_CreateArray();

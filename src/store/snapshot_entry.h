@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * snapshot_entry: the directory of one snapshot while it is made, before anybody sees it; and
- * snapshots made in a store without a daemon's table of them. No state; any thread.
- */
+/* snapshot_entry: the directory of one snapshot while it is made, before anybody sees it; and
+ * snapshots made in a store without a daemon's table of them. No state; any thread. */
 #ifndef HYPEFS_STORE_SNAPSHOT_ENTRY_H
 #define HYPEFS_STORE_SNAPSHOT_ENTRY_H
 
@@ -39,11 +37,8 @@ struct snapshot_import {
     void *context;           /* of these two */
 };
 
-/*
- * Makes it, scans its image and publishes it; a daemon that runs sees it at the next look. EEXIST
- * for an id that is taken, EINVAL for a bad one, ECANCELED if `progress` said so. After a failure
- * nothing is left.
- */
+/* Makes it, scans its image and publishes it; a daemon that runs sees it at the next look. EEXIST:
+ * the id is taken; EINVAL: it is none; ECANCELED: `progress` said so. A failure leaves nothing. */
 int snapshot_import(const struct store *store, const struct snapshot_import *import,
                     struct error *err);
 

@@ -47,11 +47,9 @@ static int remove_flat(int parent_fd, const char *name, struct error *err)
     return r;
 }
 
-/*
- * An entry that is written is locked, so that it is not taken for a leftover: an import needs no
+/* An entry that is written is locked, so that it is not taken for a leftover: an import needs no
  * lock of the store, and a daemon may start meanwhile. True too where a file system has no locks on
- * directories; false if somebody else holds it.
- */
+ * directories; false if somebody else holds it. */
 static bool lock_entry(int fd)
 {
     return flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
@@ -411,8 +409,7 @@ struct listing {
     void *context;
 };
 
-/* A directory_visit. What is hidden is hidden by whoever made it; a file system of its own has a
- * lost+found. */
+/* A directory_visit. Hidden entries are left out, and lost+found of a file system of its own. */
 static int list_entry(void *context, int kind_fd, const char *name, struct error *err)
 {
     const struct listing *listing = context;

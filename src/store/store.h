@@ -7,12 +7,10 @@
  *     STORE/instances/<id>/          instance.json fork.json vmm.log console.log memory state …
  *     STORE/{snapshots,instances}/.new-*    being written; .gone-*: being removed
  *
- * An entry is written under a hidden name and appears whole, by one rename; it disappears by one
- * rename too. Who writes one holds a lock (flock) on its directory, and what nobody holds is a
- * leftover. Directories are 0700 and files 0600 (the process's umask is 077). Knows names and
- * bytes; what the files mean is said by snapshot.h and the instance layer. What is read from a
- * store is untrusted. Functions may be called from any thread; they share no state but the
- * directory.
+ * An entry is written under a hidden name, and appears and disappears whole, by one rename. Who
+ * writes one holds a lock (flock) on its directory: what nobody holds is a leftover. Directories
+ * are 0700 and files 0600 (the process's umask is 077). What the files mean is said by snapshot.h
+ * and the instance layer. What is read from a store is untrusted. Any thread.
  */
 #ifndef HYPEFS_STORE_STORE_H
 #define HYPEFS_STORE_STORE_H
@@ -64,8 +62,7 @@ struct store {
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
 
-/* Who is told of entries that were never published, just before they are removed; and that the
- * store has no room. */
+/* Who is told of unpublished entries, just before they are removed, and of lack of room. */
 struct store_leftovers {
     bool (*describe)(enum store_kind kind, int directory_fd, struct error *ret); /* in words */
     void (*complain)(void *context, const char *text);
@@ -73,19 +70,15 @@ struct store_leftovers {
     void *context;
 };
 
-/*
- * Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
- * another daemon holds it. EOPNOTSUPP for one of another format (format.h). EOPNOTSUPP, or the
- * errno of a limit, if its file system cannot do what a store needs (probe.h). One without room is
- * opened, for VMs may run that need a manager, and what is removed makes room. What an interrupted
- * daemon left half-done is removed, VMMs in it ended; what of that cannot be done is in the notes
- * (notes.h); `leftovers` may be NULL. `insecure`: also where others can change it, which is else
- * EPERM to root.
- */
+/* Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
+ * another daemon holds it. EOPNOTSUPP for another format (format.h); EOPNOTSUPP, or the errno of a
+ * limit, for an unfit file system (probe.h). A store without room is opened all the same, for its
+ * VMs may run. Removes what a killed daemon left half-done, and ends VMMs in it; what cannot be
+ * removed is in the notes. `leftovers` may be NULL. `insecure`: no EPERM to root where others can
+ * change it. */
 int store_open(const char *path, bool insecure, const struct store_leftovers *leftovers,
                struct store *ret, struct error *err);
-/* The same for who adds an entry beside a daemon that may run: without the lock, and nothing is
- * removed. */
+/* The same for who adds an entry while a daemon may run: takes no lock, and removes nothing. */
 int store_attach(const char *path, bool insecure, struct store *ret, struct error *err);
 /* The lock's file then holds no pid any more. */
 void store_close(struct store *store);
@@ -99,8 +92,7 @@ struct store_entry {
 
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
                        struct error *err) __attribute__((warn_unused_result));
-/* Sets EEXIST for an id of that directory of the store. What has it may be nothing that can be read
- * and shown: the text names its path. */
+/* EEXIST for an id of that directory, with the path: an unreadable entry is not shown. */
 int store_taken(int kind_fd, const char *id, struct error *err);
 /* EEXIST if the id is taken. The entry's files are fsynced by who wrote them, directories here. */
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
@@ -133,10 +125,9 @@ int store_list(const struct store *store, enum store_kind kind,
                struct error *err) __attribute__((warn_unused_result));
 
 /* store_json.c: */
-/* Writes `name` in the directory as a whole (temporary file, fsync, rename). What was written
- * outlives a power cut. ENOMEM for a tree that is not whole (json.h) or cannot be printed. After a
- * failure the old file is there; but if the directory could not be synced, the new one is, and the
- * old one may come back with a power cut. */
+/* Writes `name` in the directory as a whole (temporary file, fsync, rename), safe from a power cut.
+ * ENOMEM for a tree that is not whole (json.h). After a failure the old file is there; but if the
+ * directory could not be synced, the new one is, and a power cut may bring the old one back. */
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
 /* The same, but after a power cut it may be the old one: for an entry that is published next, which

@@ -5,8 +5,7 @@
 
 #include "util/error.h"
 
-/* Returns the descriptor that has the lock, or -errno: EBUSY, with the other's pid, when another
- * daemon has it still after some seconds. */
+/* Returns the descriptor that has the lock. EBUSY, with its pid, if another daemon keeps it. */
 int store_lock_take(int store_fd, const char *path, struct error *err);
 
 /* The file holds nothing then. */

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * strays: processes that an earlier daemon started in a directory of the store and could not put on
- * record before it was killed. A VMM's working directory is its entry, and it has the mark of
- * process.h; who else is there (a shell, tail -f vmm.log) has no business with us.
- *
- * No start is missed: until its exec, from when on it has the mark, a child holds the lock of the
- * store, by which the next daemon waits for it.
+ * record before it was killed. They have the mark of process.h; others there (a shell, tail -f
+ * vmm.log) are left alone. No start is missed: until its exec, from when on it has the mark, a
+ * child holds the lock of the store, by which the next daemon waits for it.
  *
  * A process may be in a directory of a network file system that hangs. So only those with the mark
- * are asked for their directory, and of that only what the kernel knows already: its device and
- * inode, for which no file system is asked to answer.
+ * are asked for their directory, and only for its device and inode, which the kernel knows.
  */
 #ifndef HYPEFS_STORE_STRAYS_H
 #define HYPEFS_STORE_STRAYS_H
@@ -25,8 +22,7 @@ struct strays {
     size_t count;
 };
 
-/* Processes that may not be looked at are left out: they are not ours. `ret` is to be finished,
- * also after a failure. */
+/* Leaves out those that may not be read: they are not ours. `ret` is to be finished in any case. */
 int strays_find(struct strays *ret, struct error *err) __attribute__((warn_unused_result));
 void strays_finish(struct strays *strays);
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * cleanup: variables that release what they hold when they go out of scope, and steal_*() for
- * handing it on. Header only; no module state.
- */
+/* cleanup: variables that release what they hold when they go out of scope, and steal_*() for
+ * handing it on. Header only; no module state. */
 #ifndef HYPEFS_UTIL_CLEANUP_H
 #define HYPEFS_UTIL_CLEANUP_H
 

@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * directory: the names in a directory, all of them or a failure. readdir() returns the same for the
- * end and for a directory that cannot be read any further; only here is that told apart, so nothing
- * else calls it. No state; any thread.
- */
+/* directory: the names in a directory, all of them or a failure. readdir() returns the same for the
+ * end and for a failure; only here is that told apart, so nothing else calls it. Any thread. */
 #ifndef HYPEFS_UTIL_DIRECTORY_H
 #define HYPEFS_UTIL_DIRECTORY_H
 
@@ -12,9 +9,8 @@
 /* Called for a name in the directory, which it may remove. Anything but 0 ends the walk. */
 typedef int directory_visit(void *context, int directory_fd, const char *name, struct error *err);
 
-/* Visits each name in the directory `path` below `parent_fd` but "." and "..", in no order.
- * Symbolic links are not followed. Returns what the last visit returned, or the directory's own
- * failure. */
+/* Visits each name in the directory `path` (no symbolic link) below `parent_fd` but "." and "..",
+ * in no order. Returns what the last visit returned, or the directory's own failure. */
 int directory_walk(int parent_fd, const char *path, directory_visit *visit, void *context,
                    struct error *err) __attribute__((warn_unused_result));
 

@@ -2,11 +2,11 @@
 /*
  * error: why something failed, for a person to read.
  *
- * The caller owns a `struct error`, usually on its stack, and passes its address down. The function
- * that knows the failure sets code and text; each caller on the way up may prefix what it was
- * doing. Functions return 0 or -errno and leave all other outputs untouched on failure. Every
- * function here takes a NULL error, for callers who want only the number. Texts are UTF-8 whatever
- * is put into them, in whole or with a precision, and what a terminal would act on is escaped.
+ * The caller owns a `struct error`, usually on its stack. The function that knows the failure sets
+ * code and text; each caller on the way up may prefix what it was doing. Functions return 0 or
+ * -errno and leave all other outputs untouched on failure. Every function here takes a NULL error,
+ * for callers who want only the number. Texts are always UTF-8, with escapes for what a terminal
+ * would act on.
  */
 #ifndef HYPEFS_UTIL_ERROR_H
 #define HYPEFS_UTIL_ERROR_H
@@ -18,8 +18,7 @@ struct error {
     char text[ERROR_TEXT_SIZE];
 };
 
-/* Sets code and text. Returns -code, so that failing is one line: return error_set(err, EINVAL, …);
- */
+/* Sets code and text. Returns -code, so that failing is one line: return error_set(err, …); */
 int error_set(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
@@ -28,8 +27,7 @@ int error_set(struct error *err, int code, const char *format, ...)
 int error_errno(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
-/* The same, of what must succeed where nothing is damaged: but for the errnos of limits, it is EIO.
- */
+/* The same, of what only fails where something is damaged: EIO, but for the errnos of limits. */
 int error_io(struct error *err, int code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 

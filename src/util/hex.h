@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* hex: bytes as hexadecimal digits. Pure, libc only: the guests' library is
- * built from this file too. */
+/* hex: bytes as hexadecimal digits. Pure, libc only, for the guests' library has it too. */
 #ifndef HYPEFS_UTIL_HEX_H
 #define HYPEFS_UTIL_HEX_H
 

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * limit: what an errno tells of a limit that the host sets: which one, its value, and what raises
- * it. error.c puts that behind the system's words; nobody else needs to.
- */
+/* limit: what an errno tells of a limit that the host sets: which one, its value, and what raises
+ * it. error.c puts that behind the system's words; nobody else needs to. */
 #ifndef HYPEFS_UTIL_LIMIT_H
 #define HYPEFS_UTIL_LIMIT_H
 

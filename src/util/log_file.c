@@ -64,8 +64,7 @@ static ssize_t write_note(int fd, off_t at, off_t max)
     return pwrite(fd, note, (size_t)replaced, at) < 0 ? -errno : replaced;
 }
 
-/* The bytes from `from` on go to the front, also those that come meanwhile, but no more than `max`.
- */
+/* The bytes from `from` on, also those that come meanwhile, go to the front, `max` at most. */
 static int move_to_front(int fd, off_t from, off_t max, struct error *err)
 {
     char bytes[COPY_SIZE];

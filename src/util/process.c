@@ -90,8 +90,7 @@ static bool is_named(const struct process_spec *spec, int fd)
     return false;
 }
 
-/* Libraries have descriptors that are not CLOEXEC: libcurl's, for one. Closing one that is not open
- * is no mistake here. */
+/* Libraries have descriptors that are not CLOEXEC: libcurl's, for one. Some are not open at all. */
 static int close_others(posix_spawn_file_actions_t *actions, const struct process_spec *spec)
 {
     int last = STDERR_FILENO, r = 0;

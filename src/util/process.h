@@ -2,10 +2,10 @@
 /*
  * process: starting a program and knowing when it ends. Never a shell, never a bare pid.
  *
- * The daemon has set umask 077, RLIMIT_CORE 0 and blocked its signals before; a child starts in a
+ * The daemon has set umask 077 and RLIMIT_CORE 0 and blocked its signals; a child starts in a
  * session of its own with no signal blocked, none ignored (but SIGXFSZ, where we ignore it), and
- * only the descriptors named. Each has a mark in its environment, and what it starts inherits that:
- * so a later daemon can tell what an earlier one started from everything else.
+ * only the descriptors named. Each has a mark in its environment, and so has what it starts, by
+ * which a later daemon can tell them from everything else.
  */
 #ifndef HYPEFS_UTIL_PROCESS_H
 #define HYPEFS_UTIL_PROCESS_H
@@ -75,9 +75,8 @@ struct process_times {
 struct process_times process_times(pid_t pid);
 
 /* Runs argv[0] to its end, in that directory (-1: ours), and returns what it wrote to stdout and
- * stderr (at most `max` bytes, owned, with a NUL). EIO if it ends with another status than 0 or
- * takes over timeout_ms, ECANCELED if cancel_fd (-1: none) becomes readable: it is killed then,
- * which may take TIMING_KILL. */
+ * stderr (at most `max` bytes, owned, with a NUL). EIO if its status is not 0 or it takes over
+ * timeout_ms, ECANCELED if cancel_fd (-1: none) becomes readable: then it is killed (TIMING_KILL). */
 int process_output(int directory_fd, const char *const *argv, size_t max, int timeout_ms,
                    int cancel_fd, char **ret, struct error *err);
 

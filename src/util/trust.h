@@ -1,21 +1,17 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * trust: may a path or a directory be used by who can do more than others? What another user can
+/* trust: may a path or a directory be used by who can do more than others? What another user can
  * replace would make root mount, read or write elsewhere than was asked for. Trusted are root and
- * the user that this process runs as.
- */
+ * the user that this process runs as. */
 #ifndef HYPEFS_UTIL_TRUST_H
 #define HYPEFS_UTIL_TRUST_H
 
 #include "util/error.h"
 
-/* EPERM if a component of the path is a symbolic link that belongs to somebody else; what
- * is not there is no fault. */
+/* EPERM if a component of the path is somebody else's symbolic link. It need not be there. */
 int trust_path(const char *path, struct error *err);
 
 /* EPERM if the directory is a symbolic link, somebody else owns it, or others may write to it. What
- * is no directory is no fault. `name` is looked up in `parent_fd`, "" is that itself; `path` is how
- * to call it. */
+ * is no directory is no fault. `name` is in `parent_fd`, "" is that itself; `path` is for texts. */
 int trust_directory(int parent_fd, const char *name, const char *path, struct error *err);
 
 #endif

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * unix_socket: stream sockets by a name in an open directory.
- *
- * An address holds 107 bytes of path and store paths may be longer, so the directory is reached
- * through its descriptor in /proc. Names have no slash and are short. Any thread.
- */
+/* unix_socket: stream sockets by a name in an open directory, which is reached through its
+ * descriptor in /proc: a store's path may be longer than the 107 bytes of an address. Names have no
+ * slash and are short. Any thread. */
 #ifndef HYPEFS_UTIL_UNIX_SOCKET_H
 #define HYPEFS_UTIL_UNIX_SOCKET_H
 

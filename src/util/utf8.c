@@ -3,8 +3,7 @@
 
 #include <stdint.h>
 
-/* RFC 3629, table 3-7 of Unicode: how many bytes follow a first byte, and what the second may be.
- */
+/* Table 3-7 of Unicode: how many bytes follow a first byte, and what the second may be. */
 static const struct form {
     uint8_t first, last, follow, low, high;
 } forms[] = {

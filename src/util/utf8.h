@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* utf8: where characters begin and end in bytes that may be no UTF-8 (RFC 3629: no surrogates, no
- * overlong forms; NUL counts as a character). Pure, libc only: the guests' library is built from
- * this file too. */
+ * overlong forms; NUL is a character). Pure, libc only, for the guests' library has it too. */
 #ifndef HYPEFS_UTIL_UTF8_H
 #define HYPEFS_UTIL_UTF8_H
 
@@ -16,8 +15,7 @@ enum utf8_end {
     UTF8_WRONG,
 };
 
-/* Steps over the character at bytes[*at], which is before the end. `*at` becomes where it ends, or
- * else where the bytes are wrong or end. */
+/* Steps over the character at bytes[*at], not the end: to its end, or to what is wrong. */
 enum utf8_end utf8_step(const void *bytes, size_t size, size_t *at);
 
 /* How many of the bytes, from the first, are whole characters. */
