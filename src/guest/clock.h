@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* clock: the guest's wall clock, which stands still while its VM is paused, in standby or a
- * snapshot. The host's time can be read off the VM's real-time clock, or, under KVM, off its PTP
- * clock. Part of the agent program, not of the library. */
+ * snapshot. The VM's real-time clock tells the host's time, or, under KVM, its PTP clock. */
 #ifndef HYPEFS_GUEST_CLOCK_H
 #define HYPEFS_GUEST_CLOCK_H
 

@@ -21,8 +21,7 @@ void signals_handle(struct signals *signals);
 
 struct hook_result {
     bool applied;
-    char reason[HYPEFS_MAILBOX_REASON_MAX + 1]; /* if not applied: the hook's last line, or what
-                                                   became of it */
+    char reason[HYPEFS_MAILBOX_REASON_MAX + 1]; /* else: its last line, or what became of it */
 };
 
 /* Can it be run, as hook_run() looks for it? 0 or -errno. */

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What makes a clone another than its siblings: the kernel's random pool and its wall clock, both
- * of which all clones have from their snapshot. */
+/* What makes a clone another than its siblings: the kernel's random pool and its wall clock. */
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>

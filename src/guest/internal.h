@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* internal: what the guest library's files share with each other and with its tests. Not installed.
- * The library needs libc only and links statically; of the host's files it has mailbox/frame,
- * util/utf8, util/hex and util/json_walk, which need no more. */
+ * The library needs libc only, as do the host's files that it has (meson.build). */
 #ifndef HYPEFS_GUEST_INTERNAL_H
 #define HYPEFS_GUEST_INTERNAL_H
 
@@ -50,9 +49,8 @@ struct guest_span {
 };
 
 /* The value of a member of the object text[0..size), as written; of several with that name the
- * last. Only the object's own members count, not those of objects inside it. `name` is compared
- * with the bytes between the quotes, escapes are not resolved. The text is known to be JSON: of
- * another text the answer may be anything inside it. */
+ * last. Only the object's own members count, not those of objects inside it. Escapes in names are
+ * not resolved. Of a text that is not JSON the answer may be anything inside it. */
 bool guest_member_find(const char *text, size_t size, const char *name, struct guest_span *ret);
 
 /* Copies a member that is a string of at most `max` visible ASCII characters, none of them escaped:

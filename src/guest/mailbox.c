@@ -14,8 +14,7 @@
 #include "util/hex.h"
 
 enum {
-    /* Between looks: in the first 10 ms after something happened, to which the kernel adds 50 us;
-     */
+    /* Between looks: in the first 10 ms after an event, to which the kernel adds 50 us; */
     FRESH_MS = 10,
     REST_FRESH_NS = 50000,
     REST_MIN_NS = 2000000,  /* then, and always before the first payload; */

@@ -64,8 +64,7 @@ int netlink_has_carrier(int fd, int interface, bool *ret);
 int netlink_remove_addresses(int fd, int interface);
 int netlink_add_address(int fd, int interface, struct in_addr address, unsigned prefix);
 
-/* Puts this default route into the place of the one with the same metric, 0, if there is one.
- * `onlink`: the gateway is there though no route leads to it. */
+/* Replaces the default route with metric 0. `onlink`: the gateway is there, but no route to it. */
 int netlink_replace_default_route(int fd, int interface, struct in_addr gateway, bool onlink);
 
 /* Waits until something has changed in the groups of `fd`, and forgets what. -ETIMEDOUT. */

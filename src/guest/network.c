@@ -125,8 +125,7 @@ static int remove_ipv6_addresses(struct change *change)
                : netlink_set_link(change->fd, change->interface, false);
 }
 
-/* Most interfaces take it while they are up. One that is set down looks to others, managers of
- * networks above all, like one that was unplugged. */
+/* Most interfaces take it while they are up. Set down, one looks unplugged to network managers. */
 static int set_mac(struct change *change)
 {
     const uint8_t *mac = change->identity->mac;

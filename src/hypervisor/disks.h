@@ -64,13 +64,11 @@ int disks_check_readonly(const struct machine *machine, struct error *err);
 void disk_freeze(struct machine_disk *disk);
 void disks_freeze(struct machine *machine);
 
-/* To be called when a VM has ended whose disks are as in `before`, and frozen in `machine`: its VMM
- * may have written to a user's qcow2 even on closing it. The key of a file that was replaced
- * stays. */
+/* For a VM that has ended, whose disks are as in `before`, and frozen in `machine`: its VMM may
+ * have written to a user's qcow2 even on closing it. The key of a replaced file stays. */
 void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm);
 
-/* Hard links of all frozen files of `machine` that lie in the one directory, for the other.
- * `copies`: of those in machine_disk.frozen too. EIO. */
+/* Links the frozen files of `machine`, with `copies` also those in machine_disk.frozen. EIO. */
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
                struct error *err);
 

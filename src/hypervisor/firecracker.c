@@ -415,11 +415,10 @@ static void remove_saved(const struct vmm_context *context, const char *state, c
 /* Firecracker writes all bytes. */
 static int dig_holes(const struct vmm_context *context, const char *memory, struct error *err)
 {
-    struct vmm_context copy = *context;
     auto_close int fd = openat(context->directory_fd, memory, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
     if (fd < 0)
         return error_errno(err, errno, "Firecracker has written no %s", memory);
-    return sparse_dig(fd, vmm_copy_goes_on, &copy, err);
+    return sparse_dig(fd, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
 }
 
 static int save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,

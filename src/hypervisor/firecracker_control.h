@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* firecracker_control: starting a Firecracker, and calling its API
  * (src/firecracker/swagger/firecracker.yaml in its sources) through the socket in its directory. It
- * refuses members that it does not know, so what is sent depends on its version. For the
- * Firecracker backend only; one thread at a time per struct vmm. */
+ * refuses unknown members. One thread at a time per struct vmm. */
 #ifndef HYPEFS_HYPERVISOR_FIRECRACKER_CONTROL_H
 #define HYPEFS_HYPERVISOR_FIRECRACKER_CONTROL_H
 

@@ -96,8 +96,7 @@ static int copy(const struct vmm_context *context, const char *what, int from, c
     int r = vmm_new_file(context, to_path, &to, err);
     if (r < 0)
         return r;
-    struct vmm_context going_on = *context;
-    r = sparse_copy(from, to, &file, vmm_copy_goes_on, &going_on, err);
+    r = sparse_copy(from, to, &file, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
     if (r == 0 && fsync(to) < 0)
         r = error_errno(err, errno, "%s cannot be written", to_path);
     if (r < 0)

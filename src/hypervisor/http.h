@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* http: one request to a VMM that is controlled by HTTP over a Unix socket, and its reply (RFC
- * 9112), by a connection of its own: nothing is sent twice, and it does not matter how long the VMM
- * was left alone. What the VMM sends is not trusted: a reply is bounded, and is bytes until the
- * caller has parsed it. Any thread. */
+ * 9112), by a connection of its own: nothing is sent twice, however long the VMM was left alone.
+ * What the VMM sends is not trusted, but bounded, and for the caller to parse. Any thread. */
 #ifndef HYPEFS_HYPERVISOR_HTTP_H
 #define HYPEFS_HYPERVISOR_HTTP_H
 

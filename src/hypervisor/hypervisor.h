@@ -28,10 +28,9 @@ struct machine_disk {
     char *path;   /* absolute */
     char *format; /* "raw" or "qcow2" */
     bool readonly;
-    char *frozen; /* of a writable one: the file in the snapshot's directory with what was on the
-                     disk at the save; NULL: there is none */
-    char key[FILE_KEY_SIZE]; /* what the file at `path` is to stay for ever, for something was saved
-                                with it: of a writable one, a chain of files (disks.h); "": none */
+    char *frozen; /* of a writable one: the copy of it in the snapshot's directory; or NULL */
+    char key[FILE_KEY_SIZE]; /* that `path` must keep, since something was saved with it: then a
+                                writable one is a chain of files (disks.h); "": none */
     unsigned layers;         /* frozen overlays over it, of a chain */
 };
 
@@ -120,8 +119,7 @@ int vmm_program_check(const char *binary, struct error *err);
 struct vmm_context {
     const char *binary; /* path of the VMM's program; NULL: the backend's own from PATH */
     struct vmm_programs *programs;
-    int directory_fd; /* the instance's directory: the VMM's working directory, for its socket,
-                         vmm.log and console.log, which are created 0600 or appended to */
+    int directory_fd; /* the instance's, where the VMM works, with its socket and logs */
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
     const char *id;   /* the instance's, which a VMM that wants one is told; NULL: none */
     int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */
@@ -131,8 +129,7 @@ struct vmm_context {
 struct vmm_save {
     const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
                               the memory that a booted one shares with its file is not copied */
-    bool loaded;           /* the VM was not booted but loaded from an image, whose memory is the
-                              file "base" in the context's directory */
+    bool loaded; /* from an image, whose memory is the file "base" in the context's directory */
 };
 
 /* How a VMM ended. */
@@ -159,13 +156,11 @@ struct vmm {
 
 struct hypervisor {
     const char *name;                     /* "qemu" */
-    const char *const *sockets;           /* that it makes in the instance's directory; ends with
-                                             NULL */
+    const char *const *sockets;           /* that it makes in the directory; ends with NULL */
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */
-    bool copies_disks;                    /* a save copies those that are written to; else they
-                                             become chains (disks.h) */
+    bool copies_disks;                    /* at a save; else they become chains (disks.h) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
     enum machine_network default_network; /* of a config that names none */
@@ -225,8 +220,7 @@ struct vmm_binary {
 };
 
 int vmm_check(const struct machine *machine, struct error *err);
-/* By the machine's hypervisor, as vmm_load() too. EINVAL, before anything is spawned, if kernel,
- * initrd or a disk is there and no regular file. */
+/* EINVAL, before a VMM is started, if kernel, initrd or a disk is there and no regular file. */
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err);
 /* `image` is a snapshot's directory, by its path from the context's. EIO, before anything is

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* import: files that another tool saved as a snapshot, checked before anything is made of them: for
- * each known hypervisor, how its state file begins, and what its configuration tells of the
- * machine. What is read is untrusted, and opened for reading only. Texts name the file at fault.
- * Any thread. */
+/* import: files that another tool saved as a snapshot, checked before use: for each known
+ * hypervisor, how its state file begins, and what its configuration tells of the machine. What is
+ * read is untrusted, and opened for reading only. Texts name the file at fault. Any thread. */
 #ifndef HYPEFS_HYPERVISOR_IMPORT_H
 #define HYPEFS_HYPERVISOR_IMPORT_H
 
@@ -47,8 +46,7 @@ void import_finish(struct import *import);
 /* The members of snapshot.json that are known. Returns owned; NULL without memory. */
 cJSON *import_describe(const struct import *import, const struct import_files *files);
 
-/* import_firecracker.c: Firecracker's own configuration, as its --config-file or GET /vm/config
- * give it. `ret` is to be finished, after a failure too. */
+/* import_firecracker.c: a --config-file, or GET /vm/config. `ret` is to be finished in any case. */
 int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err);
 
 #endif

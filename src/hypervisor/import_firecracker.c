@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* import_firecracker: Firecracker's configuration, of which all is passed over that a fork does not
- * need to know. Its names are those of firecracker.yaml. */
+/* Firecracker's configuration (firecracker.yaml): members that a fork does not need are ignored. */
 #include <errno.h>
 #include <stddef.h>
 #include <stdlib.h>

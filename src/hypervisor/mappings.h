@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* mappings: what the kernel says of a process's memory, understood: lines of /proc/PID/maps, and
- * entries of /proc/PID/pagemap. Pure; any thread. */
+/* mappings: lines of /proc/PID/maps, and entries of /proc/PID/pagemap. Pure; any thread. */
 #ifndef HYPEFS_HYPERVISOR_MAPPINGS_H
 #define HYPEFS_HYPERVISOR_MAPPINGS_H
 

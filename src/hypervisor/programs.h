@@ -21,8 +21,7 @@ struct program {
 typedef int program_probe(int cancel_fd, struct program *ret, struct error *err);
 
 /* Looks for `binary` (in PATH if it has no slash), and probes it, unless that was done, without a
- * lock: two threads may both do it. EIO if it cannot be executed. cancel_fd (-1: none) is the
- * probe's. */
+ * lock: two threads may both do it. EIO: it cannot be run. cancel_fd is the probe's. */
 int programs_find(struct vmm_programs *programs, const char *binary, program_probe *probe,
                   int cancel_fd, struct program *ret, struct error *err);
 

@@ -161,8 +161,7 @@ static int start_booting(const struct vmm_context *context, const struct machine
     struct vmm *vmm = NULL;
     off_t from = vmm_log_size(context);
     r = launch(context, &told, &start, &vmm, err);
-    /* That the process is QEMU itself, not a script that waits for it: else it could not be ended;
-     * and that it took the memory file that we made. */
+    /* The process must be QEMU itself, not a script that waits for it, and have our memory file. */
     if (r == 0)
         r = vmm_ended(vmm, "QEMU", guest_memory_check(vmm->pid, memory_fd, err), err);
     if (r == 0)
@@ -342,8 +341,7 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     int r = launch(context, machine, &start, &vmm, err);
     if (r == 0)
         r = qemu_record_check_greeting(machine, vmm, err);
-    /* Before the greeting, the process may still be a script that is about to exec QEMU; and
-     * loading the state takes long, and is in vain where this is refused. */
+    /* After the greeting the process is QEMU; loading the state would be in vain if this fails. */
     if (r == 0)
         r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0 && !machine->in_firmware)

@@ -23,8 +23,7 @@ struct qemu_start {
     const struct program *program;
     const char *type;   /* the machine type: a word, no commas in it */
     const char *memory; /* path of the guest's memory file */
-    bool restore;       /* paused, over a private memory, from a state that comes by QMP; or, of a
-                           machine that was saved in its firmware, from that */
+    bool restore;       /* paused, over a private memory; its state comes by QMP, if it has one */
     int qmp_fd;         /* a listening socket */
 };
 

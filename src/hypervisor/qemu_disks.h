@@ -12,9 +12,8 @@ enum { QEMU_NODE_SIZE = 32 };
 /* The name of the node of a file of the disk with that index; layer 0: the user's. */
 void qemu_disk_node(size_t index, unsigned layer, char ret[QEMU_NODE_SIZE]);
 
-/* That the user's files are what QEMU can be given. EIO: one is not there, or not as it was.
- * EINVAL: no regular file, or no qcow2 that stands alone. EOPNOTSUPP: it would be written to by a
- * VM that is restored, and so by all of its kind. */
+/* Can QEMU be given the user's files? EIO: one is missing, or not as it was. EINVAL: no regular
+ * file, or no qcow2 that stands alone. EOPNOTSUPP: VMs that are restored would all write to it. */
 int qemu_disks_check(const struct machine *machine, bool restore, struct error *err);
 
 /* Makes the tops for a VM that is about to start, in the context's directory; one that is booted

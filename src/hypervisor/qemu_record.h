@@ -18,8 +18,7 @@ void qemu_record_put(struct machine *machine, struct machine *recorded);
 
 /* That there is all that a load must know. EIO: a member is missing. */
 int qemu_record_check_complete(const struct machine *machine, struct error *err);
-/* Before a VMM is started. EIO: a member is missing, or another CPU; EOPNOTSUPP: another
- * version. */
+/* Before a VMM is started. EIO: a member is missing, or another CPU; EOPNOTSUPP: the version. */
 int qemu_record_check(const struct machine *machine, const struct program *program,
                       struct error *err);
 /* What it says itself then: EOPNOTSUPP. */

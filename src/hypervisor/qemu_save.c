@@ -55,8 +55,7 @@ static uint64_t register_of(const char *registers, const char *name, int skip)
 /* Is that CPU in the firmware, or in a kernel's code for real mode, which calls the firmware?
  * Neither uses paging. Both lie below 1 MiB and at the end of the 4 GiB; but a part of the firmware
  * runs at the end of memory, with segments that are described in the last 64 KiB below 1 MiB. Other
- * kernels lie higher, and have segments described elsewhere. The system management mode serves any
- * kernel. */
+ * kernels lie higher, and have segments described elsewhere. SMM may serve any kernel. */
 static bool tells_firmware(const char *registers)
 {
     uint64_t segments = register_of(registers, "GDT=", 0);
@@ -133,14 +132,13 @@ static int open_memory(const struct vmm_context *context, const struct vmm *vmm,
 static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
                        int from, bool loaded, struct error *err)
 {
-    struct vmm_context copy = *context;
     struct stat known;
     auto_close int to = -1;
     if (fstat(from, &known) < 0)
         return error_errno(err, errno, "the VM's memory file");
     int r = vmm_new_file(context, path, &to, err);
     if (r == 0)
-        r = sparse_copy(from, to, &known, vmm_copy_goes_on, &copy, err);
+        r = sparse_copy(from, to, &known, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
     if (r < 0)
         return error_prefix(err, r, "copying the VM's memory");
     return loaded ? copy_written(context, vmm, from, to, err) : 0;

@@ -19,9 +19,9 @@
 #include "util/process.h"
 
 enum {
-    QMP_LINE_MAX = 1 << 23, /* bytes of one message: the longest tells of all layers of all disks,
-                               2 KB of each and more where paths are long */
-    QMP_VERSION_SIZE = 32,  /* "MAJOR.MINOR.MICRO" with the NUL */
+    QMP_LINE_MAX =
+        1 << 23, /* bytes of a message: all layers of all disks, each with 2 KB and more */
+    QMP_VERSION_SIZE = 32, /* "MAJOR.MINOR.MICRO" with the NUL */
 };
 
 enum qmp_kind { QMP_GREETING, QMP_RETURN, QMP_ERROR, QMP_EVENT };

@@ -38,9 +38,8 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
 int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err);
 
 /* After a VMM's failure r: for EIO, tries whether a limit of the host (a full disk, a quota, a file
- * size) keeps files of the directory from being written, for VMMs do not say why they could not,
- * and are killed if a mapping of a file finds no room. Returns that limit's errno, and the text
- * says so. */
+ * size) keeps files of the directory from being written, for VMMs do not say why, and are killed if
+ * a mapping of a file finds no room. Returns that limit's errno, and the text says so. */
 int vmm_find_limit(const struct vmm_context *context, int r, struct error *err);
 
 /* Puts behind the text of a failure how the VMM ended and what it said last since vmm.log had

@@ -50,8 +50,7 @@ struct ack_message {
 /* False: invalid, to be ignored. Pure. `ret` points into the datagram. */
 bool ack_parse(const char *datagram, size_t size, struct ack_message *ret);
 
-/* The ports that were used lately: an ack that comes late must not be taken for another fork's. One
- * for all sockets of a daemon; locked inside. */
+/* Ports that were used lately must rest: a late ack is not another fork's. Locked inside. */
 struct ack_ports;
 int ack_ports_create(struct ack_ports **ret, struct error *err);
 void ack_ports_destroy(struct ack_ports *ports);
@@ -83,8 +82,7 @@ struct ack_wait {
     enum { ACK_WAITING, ACK_OK, ACK_REFUSED } state;
     bool lost;                         /* waiting, but nothing is left that could answer */
     double ms;                         /* from the resume to the ack */
-    char text[ACK_DATAGRAM_MAX + 1];   /* the answer, trimmed, without its key; until then the last
-                                          progress */
+    char text[ACK_DATAGRAM_MAX + 1];   /* the answer or last progress, trimmed, without its key */
     char reason[ACK_DATAGRAM_MAX + 1]; /* ACK_REFUSED */
 };
 

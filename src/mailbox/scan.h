@@ -21,9 +21,8 @@ struct candidate {
     uint32_t capacity; /* payload bytes up to the page's, the frame's or the image's end */
     bool page_aligned;
     bool pending; /* sequence is not 0 */
-    bool clean;   /* behind the marker, to the end of the page: zeros, an earlier payload
-                     (a JSON object of the length given, then zeros) or a refusal */
-    bool first;   /* a fork candidate whose name none before it has */
+    bool clean; /* the page behind the marker: zeros, an earlier payload or a refusal, and zeros */
+    bool first; /* a fork candidate whose name none before it has */
 };
 
 struct scan {
@@ -41,15 +40,13 @@ typedef bool scan_progress(void *context, uint64_t done, uint64_t size);
  * a regular file, EFBIG over 512 TiB, ECANCELED if `progress` said so. Overwrites *ret. */
 int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err);
 
-/* Adds the candidates of a piece of an image, a page or less, to *scan. `offset` is where bytes[0]
- * lies in the image, a multiple of FRAME_SIZE. -ENOMEM. */
+/* Adds candidates of a page of an image, or less, to *scan. `offset` is the page's. -ENOMEM. */
 int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan);
 
 /* NULL and a zeroed struct are fine. */
 void scan_finish(struct scan *scan);
 
-/* Sets `first` of all; scan_image() and scan_from_json() have done it. A guest may have planted
- * thousands of names, and users walk them often. -ENOMEM. */
+/* Sets `first` of all, as scan_image() and scan_from_json() do: names may be thousands. -ENOMEM. */
 int scan_mark_first(struct scan *scan);
 
 /* The list as JSON, to be kept beside an image, and back. The text from the store is untrusted:

@@ -13,8 +13,7 @@
 
 enum { STORE_FORMAT = 1 };
 
-/* EOPNOTSUPP for the format of another version, EINVAL for a file that is none; `path` is the
- * store's, for the text. A store without the file is fine. */
+/* EOPNOTSUPP: another format; EINVAL: a bad file. A store (at `path`) without the file is fine. */
 int format_check(int store_fd, const char *path, struct error *err)
     __attribute__((warn_unused_result));
 /* The same, and then there is one. With the store's lock. */

@@ -103,8 +103,7 @@ void image_remove(struct image *image)
     auto_lock(&image->writing);
 }
 
-/* A list that cannot be kept is good all the same, for as long as the daemon runs. One that is
- * dropped is not kept, or the directory could not be erased. */
+/* A list that cannot be kept is good until the daemon ends. That of a removed image is not kept. */
 static void keep(struct image *image, const struct image_index *index)
 {
     struct image_scans *scans = image->scans;

@@ -34,8 +34,7 @@
 #include "util/error.h"
 #include "util/file_key.h"
 
-/* What tells that an image is still the one that was looked at: size, inode and mtime of the files
- * "memory", given, and "state" of the directory, in a text. */
+/* A text by which an image is known: size, inode, mtime of "memory" (given) and "state". */
 enum { IMAGE_KEY_SIZE = 2 * FILE_KEY_SIZE };
 void image_key(int directory_fd, const struct stat *memory, char ret[IMAGE_KEY_SIZE]);
 

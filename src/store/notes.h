@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* notes: entries of a store that cannot be read, and leftovers that cannot be removed, and why:
- * lines of the root's `error` for as long as it is so. The lock is its own, and may be taken with
- * any other held; nothing but tell() is called with it. Every function takes NULL notes, of a store
- * that is attached. */
+ * lines of the root's `error` for as long as it is so. The lock may be taken with any other held;
+ * only tell() is called with it. Every function takes NULL notes, of a store that is attached. */
 #ifndef HYPEFS_STORE_NOTES_H
 #define HYPEFS_STORE_NOTES_H
 

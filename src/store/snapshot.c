@@ -115,8 +115,7 @@ static void tell_undelivered(struct snapshots *table, const struct snapshot *sna
     }
 }
 
-/* With `looking` held: puts what lies under that id into the table, unless it is there. Nothing
- * there is no failure, for it may just have been removed. */
+/* With `looking` held: loads that id, unless it is in the table. 0 too if it was just removed. */
 static int take_in(struct snapshots *table, const char *id, struct error *err)
 {
     struct snapshot *snapshot;

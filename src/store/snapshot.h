@@ -67,9 +67,8 @@ struct snapshots {
     void *listener;
 };
 
-/* Loads all. One that cannot be read is left out and named by `complain` and the store's notes,
- * with the reason, now or when it turns up later; so is a list that cannot be kept. `scanned` is
- * called when what is known of some image has changed. */
+/* Loads all. `complain` and the store's notes name those that cannot be read, now or later, and
+ * lists that cannot be kept. `scanned` is called when what is known of some image has changed. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
                    void (*complain)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);

@@ -76,8 +76,7 @@ static void tell_leftover(const struct removal *removal, const char *name, int d
         leftovers->complain(leftovers->context, text.text);
 }
 
-/* What was left between two renames by who was killed: a directory_visit. What cannot be removed
- * now is a leftover for the next start, too. */
+/* A directory_visit. What cannot be removed now is a leftover for the next start, too. */
 static int remove_leftover(void *context, int kind_fd, const char *name, struct error *err)
 {
     const struct removal *removal = context;

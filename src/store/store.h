@@ -72,10 +72,9 @@ struct store_leftovers {
 
 /* Opens the store, makes what is missing and takes its lock: EBUSY, with the other's pid, while
  * another daemon holds it. EOPNOTSUPP for another format (format.h); EOPNOTSUPP, or the errno of a
- * limit, for an unfit file system (probe.h). A store without room is opened all the same, for its
- * VMs may run. Removes what a killed daemon left half-done, and ends VMMs in it; what cannot be
- * removed is in the notes. `leftovers` may be NULL. `insecure`: no EPERM to root where others can
- * change it. */
+ * limit, for an unfit file system (probe.h). One without room is opened, too, for its VMs may run.
+ * Removes what a killed daemon left half-done, and ends VMMs in it; what cannot be removed is in
+ * the notes. `leftovers` may be NULL. `insecure`: no EPERM to root where others can change it. */
 int store_open(const char *path, bool insecure, const struct store_leftovers *leftovers,
                struct store *ret, struct error *err);
 /* The same for who adds an entry while a daemon may run: takes no lock, and removes nothing. */
@@ -118,8 +117,7 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
 int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
                 struct error *err) __attribute__((warn_unused_result));
 
-/* Calls `each` for every entry but hidden ones; its name may be no id. Stops at the first failure
- * of `each` and returns it, or that of reading the directory. */
+/* Calls `each` for every entry (its name may be no id) but hidden ones, until the first failure. */
 int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *name, struct error *err), void *context,
                struct error *err) __attribute__((warn_unused_result));
@@ -130,8 +128,7 @@ int store_list(const struct store *store, enum store_kind kind,
  * directory could not be synced, the new one is, and a power cut may bring the old one back. */
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
-/* The same, but after a power cut it may be the old one: for an entry that is published next, which
- * syncs its directory, and for what can be made again. */
+/* The same, but a power cut may bring the old one back, unless the entry is published next. */
 int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
 /* Removes what was left of that by who was killed. Nobody may be writing. */

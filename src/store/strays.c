@@ -6,47 +6,38 @@
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "util/cleanup.h"
 #include "util/directory.h"
+#include "util/file_key.h"
 #include "util/process.h"
 
 enum { END_MS = 5000 };
 
-struct place {
-    unsigned device_major, device_minor;
-    unsigned long long inode;
-};
-
 struct stray {
     pid_t pid;
-    struct place place;
+    struct file_id directory;
 };
 
 /* Without asking the file system. */
-static int place_of(int parent_fd, const char *path, struct place *ret)
+static int directory_of(int parent_fd, const char *path, struct file_id *ret)
 {
     struct statx st;
     int flags = AT_STATX_DONT_SYNC | (path[0] ? 0 : AT_EMPTY_PATH);
     if (statx(parent_fd, path, flags, STATX_INO, &st) < 0)
         return -errno;
-    *ret = (struct place){st.stx_dev_major, st.stx_dev_minor, st.stx_ino};
+    *ret = (struct file_id){makedev(st.stx_dev_major, st.stx_dev_minor), st.stx_ino};
     return 0;
 }
 
-static bool same(const struct place *one, const struct place *other)
-{
-    return one->inode == other->inode && one->device_major == other->device_major &&
-           one->device_minor == other->device_minor;
-}
-
 /* 1; 0: it has not the mark, or has ended; -errno: it may not be looked at. */
-static int find_thread(pid_t thread, struct place *ret)
+static int find_thread(pid_t thread, struct file_id *ret)
 {
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/cwd", (int)thread);
     int r = process_has_mark(thread);
-    if (r > 0 && (r = place_of(AT_FDCWD, path, ret)) == 0)
+    if (r > 0 && (r = directory_of(AT_FDCWD, path, ret)) == 0)
         return 1;
     return r == -ENOENT || r == -ESRCH ? 0 : r;
 }
@@ -58,14 +49,14 @@ static int look_at_thread(void *context, int task_fd, const char *name, struct e
     pid_t thread = (pid_t)strtol(name, NULL, 10);
     (void)task_fd;
     (void)err;
-    if (found->pid == 0 && thread > 0 && find_thread(thread, &found->place) > 0)
+    if (found->pid == 0 && thread > 0 && find_thread(thread, &found->directory) > 0)
         found->pid = thread;
     return 0;
 }
 
 /* The same of a process. Where it was killed and the kernel holds another of its threads, the first
  * one has ended, and has neither directory nor environment any more. */
-static int is_stray(pid_t pid, struct place *ret)
+static int is_stray(pid_t pid, struct file_id *ret)
 {
     struct stray found = {0};
     char path[48];
@@ -74,17 +65,17 @@ static int is_stray(pid_t pid, struct place *ret)
         return r;
     snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
     (void)!directory_walk(AT_FDCWD, path, look_at_thread, &found, NULL);
-    *ret = found.place;
+    *ret = found.directory;
     return found.pid > 0;
 }
 
 int strays_is_in(pid_t pid, int directory_fd)
 {
-    struct place directory = {0}, place = {0};
-    int r = place_of(directory_fd, "", &directory);
+    struct file_id directory = {0}, place = {0};
+    int r = directory_of(directory_fd, "", &directory);
     if (r == 0)
         r = is_stray(pid, &place);
-    return r > 0 ? same(&place, &directory) : r;
+    return r > 0 ? file_id_equal(place, directory) : r;
 }
 
 /* A directory_visit of /proc. */
@@ -93,7 +84,7 @@ static int look_at(void *context, int proc_fd, const char *name, struct error *e
     struct strays *strays = context;
     struct stray stray = {.pid = (pid_t)strtol(name, NULL, 10)};
     (void)proc_fd;
-    if (stray.pid <= 0 || stray.pid == getpid() || is_stray(stray.pid, &stray.place) <= 0)
+    if (stray.pid <= 0 || stray.pid == getpid() || is_stray(stray.pid, &stray.directory) <= 0)
         return 0;
     struct stray *longer = reallocarray(strays->items, strays->count + 1, sizeof *longer);
     if (!longer)
@@ -119,14 +110,14 @@ void strays_finish(struct strays *strays)
 /* The pid may be another process's by now: so it is looked at again. */
 static int end(const struct stray *stray, struct error *err)
 {
-    struct place place;
+    struct file_id place;
     auto_close int pidfd = pidfd_open(stray->pid, 0);
     if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT))
         return 0;
     if (pidfd < 0)
         return error_errno(err, errno, "the process %d, left by an earlier daemon, cannot be ended",
                            (int)stray->pid);
-    if (is_stray(stray->pid, &place) <= 0 || !same(&place, &stray->place))
+    if (is_stray(stray->pid, &place) <= 0 || !file_id_equal(place, stray->directory))
         return 0;
     pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
     if (process_poll(&pidfd, 1, process_now_ms() + END_MS) > 0)
@@ -137,14 +128,14 @@ static int end(const struct stray *stray, struct error *err)
 
 int strays_end(const struct strays *strays, int directory_fd, pid_t keep, struct error *err)
 {
-    struct place place;
-    int r = place_of(directory_fd, "", &place);
+    struct file_id place;
+    int r = directory_of(directory_fd, "", &place);
     if (r < 0)
         return error_errno(err, -r,
                            "cannot find out which processes are in a directory of the store");
     for (size_t i = 0; i < strays->count && r == 0; i++) {
         const struct stray *stray = &strays->items[i];
-        if (same(&stray->place, &place) && stray->pid != keep)
+        if (file_id_equal(stray->directory, place) && stray->pid != keep)
             r = end(stray, err);
     }
     return r;

@@ -322,25 +322,19 @@ static const char *find_flaw(const char *text, size_t size, size_t *at)
     return why;
 }
 
-static int refuse_at(const struct scanner *s, struct error *err)
-{
-    struct json_check check;
-    place(s, &check);
-    return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column, check.why);
-}
-
 int json_parse(const char *text, size_t size, cJSON **ret, struct error *err)
 {
     struct json_check check;
     enum json_status status = json_check(text, size, &check);
 
-    if (status != JSON_COMPLETE)
-        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
-                         status == JSON_INVALID ? check.why : "the JSON object ends too early");
     struct scanner s = {.text = (const uint8_t *)text, .size = size};
-    s.why = find_flaw(text, size, &s.at);
-    if (s.why)
-        return refuse_at(&s, err);
+    if (status == JSON_INCOMPLETE)
+        check.why = "the JSON object ends too early";
+    else if (status == JSON_COMPLETE && (s.why = find_flaw(text, size, &s.at)))
+        place(&s, &check);
+    if (check.why[0])
+        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+                         check.why);
     cJSON *json = cJSON_ParseWithLength(text, size);
     if (!json)
         return error_set(err, ENOMEM, "out of memory");

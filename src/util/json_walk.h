@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* json_walk: the members of a JSON object, as they are written. It only sees where things end.
- * Pure, libc only, for the guests' library has it too. */
+/* json_walk: the members of a JSON object, as written. Pure, libc only, for guests have it too. */
 #ifndef HYPEFS_UTIL_JSON_WALK_H
 #define HYPEFS_UTIL_JSON_WALK_H
 

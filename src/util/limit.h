@@ -13,8 +13,7 @@ bool limit_is(int code);
 /* Is it that a file system has no room, or its user no quota? */
 bool limit_is_room(int code);
 
-/* -EIO, but what is of a limit stays what it is: of a function that failed where only the host's
- * limits, or damage, can be the reason. `r` is negative. */
+/* r (negative) if it is of a limit, else -EIO: of what only fails for that, or for damage. */
 int limit_or_io(int r);
 
 /* The errno of such a limit that a program's words name; 0: they name none. */

@@ -270,8 +270,8 @@ int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)
     return 0;
 }
 
-/* Takes what is in the pipe: at most `max` bytes are kept, the rest is thrown away.
- * 1 at the end of the pipe, 0 when it is empty for now, or -errno. */
+/* Takes what is in the pipe: at most `max` bytes are kept, the rest is thrown away. 1 at the end of
+ * the pipe, 0 when it is empty for now, or -errno. */
 static int drain(int fd, char *text, size_t max, size_t *used)
 {
     for (;;) {

@@ -23,8 +23,7 @@ struct process_spec {
     int error_fd;           /* stderr; -1: where stdout goes */
     const int *inherit_fds; /* stay open in the child under their own numbers */
     size_t inherit_count;
-    const char *const *environment; /* "NAME=value" in place of ours of that name; ends with NULL;
-                                       NULL: none */
+    const char *const *environment; /* "NAME=value" in place of ours; ends with NULL; or NULL */
 };
 
 /* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */
@@ -76,7 +75,7 @@ struct process_times process_times(pid_t pid);
 
 /* Runs argv[0] to its end, in that directory (-1: ours), and returns what it wrote to stdout and
  * stderr (at most `max` bytes, owned, with a NUL). EIO if its status is not 0 or it takes over
- * timeout_ms, ECANCELED if cancel_fd (-1: none) becomes readable: then it is killed (TIMING_KILL). */
+ * timeout_ms, ECANCELED if cancel_fd (-1: none) becomes readable: it is killed then. */
 int process_output(int directory_fd, const char *const *argv, size_t max, int timeout_ms,
                    int cancel_fd, char **ret, struct error *err);
 

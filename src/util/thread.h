@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* thread: how each thread of the daemon is started. ENOMEM where it is the address space that does
- * not suffice; EAGAIN and others of pthread_create. */
+/* thread: the daemon's threads. ENOMEM if the address space does not suffice; EAGAIN and others. */
 #ifndef HYPEFS_UTIL_THREAD_H
 #define HYPEFS_UTIL_THREAD_H
 

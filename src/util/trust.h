@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* trust: may a path or a directory be used by who can do more than others? What another user can
- * replace would make root mount, read or write elsewhere than was asked for. Trusted are root and
- * the user that this process runs as. */
+/* trust: what another user can replace would make root mount, read or write elsewhere than was
+ * asked for. Trusted are root and the user that this process runs as. */
 #ifndef HYPEFS_UTIL_TRUST_H
 #define HYPEFS_UTIL_TRUST_H
 

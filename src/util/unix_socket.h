@@ -10,8 +10,7 @@
 /* A listening socket under `name`, which replaces an older one. The descriptor is CLOEXEC. */
 int unix_socket_listen(int directory_fd, const char *name, int *ret, struct error *err);
 
-/* Connects to it: CLOEXEC and non-blocking. Does not wait for accept: EIO where
- * more wait for that already than its owner lets. */
+/* Connects to it: CLOEXEC, non-blocking. Does not wait for accept: EIO if too many wait already. */
 int unix_socket_connect(int directory_fd, const char *name, int *ret, struct error *err);
 
 #endif
