@@ -3,6 +3,7 @@
  * knows how they did: what hypefs says then is never more than what is so. */
 #include "fixture.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
@@ -117,6 +118,43 @@ static void vm_that_may_have_gone_on_is_running(void **state)
             fake_assert_vm(h, i == 0 ? "Running" : "Paused");
         fake_drop(h, "x");
     }
+}
+
+static bool is_of_save(const char *name)
+{
+    return strcmp(name, "memory") == 0 || strcmp(name, "state") == 0 ||
+           strcmp(name, "mailboxes.json") == 0;
+}
+
+static void assert_no_image(struct harness *h)
+{
+    auto_closedir DIR *entries = opendir(harness_store_path(h, "instances/x"));
+    assert_non_null(entries);
+    for (struct dirent *entry; (entry = readdir(entries));)
+        if (is_of_save(entry->d_name))
+            fail_msg("%s was left", entry->d_name);
+}
+
+/* As if the daemon had been killed when the VM had come out of standby; the next one's request that
+ * it go on fails. */
+static void running_after_a_start_that_failed_leaves_no_image(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "vm#1:after:garbage");
+    harness_kill(h);
+    assert_shell("bash",
+                 "cd $S/instances/x && jq '.version=2|.intent=\"restore\"' instance.json > j && "
+                 "mv j instance.json && touch memory state mailboxes.json",
+                 0);
+    fake_mount(h);
+    assert_contains(harness_get(h, h->log), "x is paused, because work on it was cut short");
+    assert_state(h, "running");
+    assert_true(fake_has_intent(h));
+    harness_put(file(h, "state"), "running");
+    assert_false(fake_has_intent(h));
+    fake_assert_vm(h, "Running");
+    assert_no_image(h);
+    fake_drop(h, "x");
 }
 
 /* ---- a VM that somebody else has let go on ---- */
@@ -294,6 +332,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         outcome_test(shutdown_while_a_vm_is_to_go_on_leaves_that_to_the_next_daemon),
         outcome_test(vm_that_may_have_gone_on_is_running),
+        outcome_test(running_after_a_start_that_failed_leaves_no_image),
         outcome_test(save_of_a_paused_vm_that_runs_pauses_it_first),
         outcome_test(word_of_a_state_that_is_being_left_is_ebusy),
         outcome_test(standby_that_is_being_left_is_ebusy),
