@@ -114,14 +114,9 @@ int instance_go_on(struct instance *instance, int cancel_fd, struct error *err)
     return r;
 }
 
-/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
 static int go_on(struct transit *transit, struct error *err)
 {
-    struct instance *instance = transit->instance;
-    pthread_mutex_lock(&instance->table->lock);
-    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
-    pthread_mutex_unlock(&instance->table->lock);
-    return instance_go_on(instance, fd, err);
+    return instance_go_on(transit->instance, transit->instance->cancel_fd, err);
 }
 
 /* In the record first: whoever finds it there lets the VM go on. */
@@ -151,9 +146,14 @@ static int hold(struct transit *transit, struct error *err)
     return r == 0 ? pause_vm(transit, err) : r;
 }
 
+/* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
 static void unhold(struct transit *transit)
 {
-    if (transit->instance->intent && go_on(transit, &transit->why) < 0)
+    struct instance *instance = transit->instance;
+    pthread_mutex_lock(&instance->table->lock);
+    int fd = instance->table->stopping ? -1 : instance->cancel_fd;
+    pthread_mutex_unlock(&instance->table->lock);
+    if (instance->intent && instance_go_on(instance, fd, &transit->why) < 0)
         error_prefix(&transit->why, 0, "the VM does not go on");
 }
 
