@@ -132,9 +132,12 @@ static int write_changed(struct instance *instance, const cJSON *json, struct er
         instance->recorded = steal_pointer(text);
         return 0;
     }
-    int r = !text                 ? error_set(err, ENOMEM, "out of memory")
-            : instance->published ? store_write_json(directory_fd, "instance.json", json, err)
-                                  : store_stage_json(directory_fd, "instance.json", json, err);
+    int r = text ? store_stage_json(directory_fd, "instance.json", json, err)
+                 : error_set(err, ENOMEM, "out of memory");
+    if (r < 0)
+        instance->recorded = steal_pointer(before); /* it is still there */
+    else if (instance->published)
+        r = store_sync_json(directory_fd, "instance.json", err); /* else either may be there */
     if (r < 0)
         return error_prefix(err, r, "instance %s", instance->id);
     instance->recorded = steal_pointer(text);

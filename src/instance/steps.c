@@ -212,11 +212,14 @@ static int save(struct transit *transit, struct error *err)
     return r;
 }
 
-/* The record first: one of standby that did not get to the disk may be there, too. */
+/* The record first: one of standby may be on the disk, although its write has failed. As long as
+ * that is so, the image must stay; the next save or the next start removes it. */
 static void unsave(struct transit *transit)
 {
-    instance_record(transit->instance, NULL);
-    instance_remove_saved(transit->instance);
+    if (instance_record(transit->instance, &transit->why) == 0)
+        instance_remove_saved(transit->instance);
+    else
+        error_prefix(&transit->why, 0, "the saved memory stays in the store");
 }
 
 static int copy(struct transit *transit, struct error *err)

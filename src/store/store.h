@@ -131,6 +131,8 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
 /* The same, but a power cut may bring the old one back, unless the entry is published next. */
 int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
+/* What makes the second the first. */
+int store_sync_json(int directory_fd, const char *name, struct error *err);
 /* Removes what was left of that by who was killed. Nobody may be writing. */
 void store_tidy_entry(int directory_fd);
 /* Parsed and known to be an object. Returns owned. */

@@ -56,8 +56,13 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
 {
     int r = store_stage_json(directory_fd, name, json, err);
-    if (r == 0 && fsync(directory_fd) < 0)
-        r = error_errno(err, errno, "cannot write %s in the store", name);
+    return r == 0 ? store_sync_json(directory_fd, name, err) : r;
+}
+
+int store_sync_json(int directory_fd, const char *name, struct error *err)
+{
+    int r =
+        fsync(directory_fd) < 0 ? error_errno(err, errno, "cannot write %s in the store", name) : 0;
     fault_point(FAULT_JSON_SYNCED);
     return r;
 }

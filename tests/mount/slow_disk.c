@@ -1,11 +1,17 @@
-/* SPDX-License-Identifier: MIT */
+/* SPDX-License-Identifier: MIT, and no
+ * directory with a saved device state is synced.
+ */
 /*
- * slow_disk: laid over the daemon with LD_PRELOAD. Reading a memory image waits for as long as
- * there is a file that HYPEFS_TEST_GATE names: so a test can look at what happens during a scan.
- * And as long as there is a file that HYPEFS_TEST_HELD names, a VMM gets no signal, as if the
- * kernel held it for a disk that does not answer.
+ * slow_disk: laid over the daemon with LD_PRELOAD, for tests to look at what happens meanwhile. As
+ * long as there is a file that the variable names:
+ *
+ *   HYPEFS_TEST_GATE      reading a memory image waits
+ *   HYPEFS_TEST_HELD      a VMM gets no signal, as if the kernel held it for a disk
+ *   HYPEFS_TEST_UNSYNCED  no directory is synced that has a saved device state
  */
 #undef _FILE_OFFSET_BITS
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -26,11 +32,16 @@ static bool is_image(int fd)
     return name && (strcmp(name, "/memory") == 0 || strcmp(name, "/memory (deleted)") == 0);
 }
 
+static bool is_there(const char *variable)
+{
+    const char *path = getenv(variable);
+    return path && access(path, F_OK) == 0;
+}
+
 static ssize_t slow_read(int fd, void *bytes, size_t size, off64_t at)
 {
     enum { LOOK_AGAIN_MS = 5 };
-    const char *gate = getenv("HYPEFS_TEST_GATE");
-    while (gate && is_image(fd) && access(gate, F_OK) == 0)
+    while (is_image(fd) && is_there("HYPEFS_TEST_GATE"))
         poll(NULL, 0, LOOK_AGAIN_MS);
     return syscall(SYS_pread64, fd, bytes, size, at);
 }
@@ -48,8 +59,16 @@ __attribute__((visibility("default"))) ssize_t pread64(int fd, void *bytes, size
 __attribute__((visibility("default"))) int pidfd_send_signal(int fd, int number, siginfo_t *info,
                                                              unsigned flags)
 {
-    const char *held = getenv("HYPEFS_TEST_HELD");
-    if (number != 0 && held && access(held, F_OK) == 0)
-        return 0;
-    return (int)syscall(SYS_pidfd_send_signal, fd, number, info, flags);
+    return number != 0 && is_there("HYPEFS_TEST_HELD")
+               ? 0
+               : (int)syscall(SYS_pidfd_send_signal, fd, number, info, flags);
+}
+
+__attribute__((visibility("default"))) int fsync(int fd)
+{
+    if (is_there("HYPEFS_TEST_UNSYNCED") && faccessat(fd, "state", F_OK, 0) == 0) {
+        errno = EIO;
+        return -1;
+    }
+    return (int)syscall(SYS_fsync, fd);
 }

@@ -241,12 +241,18 @@ static char *held(struct harness *h)
     return harness_format(h, "%s/held", h->directory);
 }
 
+static char *unsynced(struct harness *h)
+{
+    return harness_format(h, "%s/unsynced", h->directory);
+}
+
 static int setup_held(void **state)
 {
     if (harness_setup(state) < 0)
         return -1;
     struct harness *h = *state;
     setenv("HYPEFS_TEST_HELD", held(h), 1);
+    setenv("HYPEFS_TEST_UNSYNCED", unsynced(h), 1);
     setenv("HYPEFS_TEST_TIMING", "stop:1,kill:1", 1);
     setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
     setenv("LD_PRELOAD", getenv("HYPEFS_SLOW_DISK"), 1);
@@ -305,6 +311,24 @@ static void vmm_that_does_not_end_leaves_what_was_to_be(void **state)
     }
 }
 
+/* Which record is on the disk, nobody knows: it may be that of standby. */
+static void image_whose_record_may_be_on_the_disk_stays(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "");
+    harness_put(unsynced(h), "");
+    assert_errno(change(h, "standby"), EIO);
+    assert_file_contains(file(h, "error"), "the saved memory stays in the store");
+    assert_state(h, "running");
+    fake_assert_vm(h, "Running");
+    assert_works(access(harness_store_path(h, "instances/x/memory"), F_OK));
+    assert_works(access(harness_store_path(h, "instances/x/state"), F_OK));
+    assert_works(unlink(unsynced(h)));
+    harness_write(file(h, "state"), "standby"); /* its VMM may have too little time to end */
+    harness_await(h, file(h, "state"), "standby");
+    assert_saved(h);
+}
+
 /* The next daemon ends what the earlier one could not. */
 static void daemon_that_ends_before_the_vmm_leaves_the_image(void **state)
 {
@@ -338,6 +362,7 @@ int main(void)
         outcome_test(standby_that_is_being_left_is_ebusy),
         outcome_test(running_while_a_snapshot_is_taken_does_nothing),
         held_test(vmm_that_does_not_end_leaves_what_was_to_be),
+        held_test(image_whose_record_may_be_on_the_disk_stays),
         held_test(daemon_that_ends_before_the_vmm_leaves_the_image),
     };
     harness_enter();
