@@ -83,6 +83,8 @@ struct instance {
     bool recording; /* busy, but in its new state: only recording that; who wants it waits */
     int cancel_fd;  /* eventfd of the transition under way, or -1; readable when `cancelled` */
     atomic_bool cancelled;
+    unsigned stops, stoppers; /* writes of stopped so far, and those of them that wait for the
+                                 transition under way to end */
     enum instance_state state;
     enum instance_intent intent; /* one that did not come to its end, or is under way */
     char *recorded;              /* instance.json as it was written last; NULL: not known */

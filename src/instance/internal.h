@@ -71,7 +71,7 @@ enum instance_begin {
     BEGIN_OR_FAIL,  /* EBUSY while another transition is under way */
     BEGIN_CHANGING, /* the same, by who is about to change its state */
     BEGIN_STOPPING, /* the same, but ends the other one */
-    BEGIN_WAITING,  /* waits for it */
+    BEGIN_WAITING,  /* waits for it; ECANCELED if the instance is to be stopped meanwhile */
 };
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err);
 /* The same for the end of a VMM, if there is one and nobody else looks after it. */

@@ -9,6 +9,8 @@
 #include "util/cleanup.h"
 #include "util/process.h"
 
+#define ENDED "ended by a write of stopped"
+
 void instance_await_record(struct instance *instance)
 {
     while (instance->recording)
@@ -40,22 +42,55 @@ int instance_busy(const struct instance *instance, struct error *err)
                            "it");
 }
 
+/* With the lock held. Whoever is to stop it comes before all others that wait or would begin: these
+ * would find a VMM whose last owner was cut short. */
+static bool is_taken(const struct instance *instance, enum instance_begin how)
+{
+    return instance->busy || (instance->stoppers > 0 && how != BEGIN_STOPPING);
+}
+
+/* With the lock held: until it is free, or there is no use in waiting any more. */
+static int await_turn(struct instance *instance, enum instance_begin how, struct error *err)
+{
+    struct instances *table = instance->table;
+    const unsigned stops = instance->stops;
+    while (is_taken(instance, how) && !table->stopping) {
+        if (how == BEGIN_STOPPING) /* each time: another may have begun before this one came */
+            cancel(instance);
+        pthread_cond_wait(&table->idle, &table->lock);
+        if (how == BEGIN_WAITING && instance->stops != stops && !table->stopping)
+            return error_set(err, ECANCELED, ENDED);
+    }
+    return 0;
+}
+
+/* With the lock held. */
+static int await_stop(struct instance *instance, struct error *err)
+{
+    instance->stops++;
+    instance->stoppers++;
+    int r = await_turn(instance, BEGIN_STOPPING, err);
+    instance->stoppers--;
+    pthread_cond_broadcast(&instance->table->idle);
+    return r;
+}
+
 /* With the lock held. */
 static int may_begin(struct instance *instance, enum instance_begin how, struct error *err)
 {
-    struct instances *table = instance->table;
+    int r = 0;
     instance_await_record(instance);
-    const bool waits = how == BEGIN_STOPPING || how == BEGIN_WAITING;
-    while (waits && instance->busy && !table->stopping) {
-        if (how == BEGIN_STOPPING) /* each time: another may have begun before this one woke */
-            cancel(instance);
-        pthread_cond_wait(&table->idle, &table->lock);
-    }
-    if (table->stopping)
+    if (how == BEGIN_STOPPING)
+        r = await_stop(instance, err);
+    else if (how == BEGIN_WAITING)
+        r = await_turn(instance, how, err);
+    if (r < 0)
+        return r;
+    if (instance->table->stopping)
         return error_set(err, ESHUTDOWN, "the daemon is stopping");
     if (instance->removed)
         return error_set(err, ENODEV, "the instance %s is removed", instance->id);
-    return instance->busy || instance->ending ? instance_busy(instance, err) : 0;
+    return is_taken(instance, how) || instance->ending ? instance_busy(instance, err) : 0;
 }
 
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err)
@@ -93,7 +128,7 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
     bool stopping = instance->table->stopping;
     pthread_mutex_unlock(&instance->table->lock);
     return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
-                    : error_set(err, ECANCELED, "ended by a write of stopped");
+                    : error_set(err, ECANCELED, ENDED);
 }
 
 void instance_reach(struct instance *instance, enum instance_state state)

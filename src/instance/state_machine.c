@@ -103,6 +103,14 @@ static int go_through(struct transit *transit, struct error *err)
     return r;
 }
 
+/* What fails when somebody has had it ended fails because of that, however it looks: a VMM that was
+ * cut short in a command does not take the next one. But a stop that fails is a failure. */
+static bool is_cut_short(const struct transit *transit)
+{
+    return atomic_load(&transit->instance->cancelled) && !transit->instance->ending &&
+           transit->transition->to != INSTANCE_STOPPED;
+}
+
 static int run(struct transit *transit, struct error *err)
 {
     const struct transition *transition = transit->transition;
@@ -112,6 +120,8 @@ static int run(struct transit *transit, struct error *err)
     int r = go_through(transit, err);
     if (!instance->ending && (r < 0 || transition->by == BY_COPY))
         r = undo(transit, r, err);
+    if (r < 0 && is_cut_short(transit))
+        r = -ECANCELED;
     finish(transit);
     return instance_explain_cancel(instance, r, err);
 }
