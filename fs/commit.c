@@ -121,12 +121,12 @@ static struct forkable *forkable_of(const struct commit *commit)
 }
 
 /* Called by the engine, without the lock. */
-static void commit_step(void *listener, const char *phase, bool waiting)
+static void commit_step(void *listener, enum fork_step step, bool waiting)
 {
     struct commit *commit = listener;
     struct draft *draft = draft_of(commit);
     struct objects *objects = draft->object.objects;
-    bool queued = strcmp(phase, fork_queued_name) == 0;
+    bool queued = step == FORK_QUEUED;
     objects_lock(objects);
     if (draft->queued != queued || draft->waiting != waiting) {
         object_changed(&draft->object);
@@ -135,7 +135,7 @@ static void commit_step(void *listener, const char *phase, bool waiting)
     draft->queued = queued;
     draft->waiting = waiting;
     objects_unlock(objects);
-    event_commit(&commit->event, "commit-step", phase, NULL);
+    event_commit(&commit->event, "commit-step", fork_step_names[step], NULL);
 }
 
 static int commit_run(struct job *job)
@@ -149,7 +149,7 @@ static int commit_run(struct job *job)
                                        .warm = fs->setup.warm,
                                        .cancel_fd = fs->stop_fd,
                                        .abandoned = &commit->abandoned,
-                                       .begun = commit_step,
+                                       .on_step = commit_step,
                                        .listener = commit};
     event_commit(&commit->event, "commit-begun", NULL, NULL);
     return fork_run(&engine, &forkable_of(commit)->of, &commit->request, &commit->outcome,
@@ -255,7 +255,7 @@ static int begin(const struct place *place, const char *text, struct job **ret, 
     choose_id(draft, text, &commit->request);
     commit->event.events = fs->setup.events;
     commit->event.instance = commit->request.id;
-    forkable_name(forkable_of(commit), commit->event.source);
+    forkable_path(forkable_of(commit), commit->event.source);
     int r = job_start(&commit->job, err);
     if (r < 0)
         return r;

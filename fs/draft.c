@@ -175,7 +175,7 @@ int draft_note(struct draft *draft, const struct error *err)
 /* NULL if it is none, because the store is not trusted. */
 static const char *recorded_status(const cJSON *result)
 {
-    const char *status = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(result, "status"));
+    const char *status = json_get_text(result, "status");
     bool known = status && (strcmp(status, "committed") == 0 || strcmp(status, "failed") == 0);
     return known ? status : NULL;
 }
@@ -219,7 +219,7 @@ int draft_check_writable(const struct draft *draft, struct error *err)
 
 bool draft_become_record(struct draft *draft, const char *instance, cJSON *result)
 {
-    const cJSON *mailboxes = cJSON_GetObjectItemCaseSensitive(result, "mailboxes"), *item;
+    const cJSON *mailboxes = json_get(result, "mailboxes"), *item;
     struct staged *file, *next;
     bool whole = true;
     LL_FOREACH_SAFE (draft->files, file, next) {
@@ -230,12 +230,12 @@ bool draft_become_record(struct draft *draft, const char *instance, cJSON *resul
             object_changed(&file->object);
     }
     cJSON_ArrayForEach (item, mailboxes) {
-        const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(item, "name"));
+        const char *name = json_get_text(item, "name");
         if (name && frame_name_valid(name, strlen(name)) && !draft_file(draft, name))
             whole = draft_add_file(draft, name) && whole;
     }
     document_finish(&draft->network);
-    draft->has_network = cJSON_IsObject(cJSON_GetObjectItemCaseSensitive(result, "network"));
+    draft->has_network = cJSON_IsObject(json_get(result, "network"));
     snprintf(draft->instance, sizeof draft->instance, "%s", instance);
     free(draft->result);
     draft->result = json_print(result);
@@ -251,11 +251,10 @@ void draft_set_failure(struct draft *draft, const char *text)
 
 int draft_load_record(struct drafts *drafts, struct instance *instance)
 {
-    const cJSON *result = cJSON_GetObjectItemCaseSensitive(instance->fork, "result");
-    const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
-    const char *options =
-        cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(instance->fork, "options"));
-    const char *failure = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "message"));
+    const cJSON *result = json_get(instance->fork, "result");
+    const cJSON *error = json_get(result, "error");
+    const char *options = json_get_text(instance->fork, "options");
+    const char *failure = json_get_text(error, "message");
     if (!recorded_status(result))
         return 0;
     cJSON *copy = cJSON_Duplicate(result, true);
@@ -272,8 +271,8 @@ int draft_load_record(struct drafts *drafts, struct instance *instance)
 
 int draft_recorded_outcome(const struct draft *draft)
 {
-    const cJSON *error = cJSON_GetObjectItemCaseSensitive(draft->record, "error");
-    const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(error, "code"));
+    const cJSON *error = json_get(draft->record, "error");
+    const char *name = json_get_text(error, "code");
     for (int code = 1; name && code < ERRNO_MAX; code++)
         if (strcmp(error_name(code), name) == 0)
             return -code;

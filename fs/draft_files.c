@@ -52,18 +52,17 @@ static char *staged_text(const struct place *place)
 {
     const struct staged *file = staged_of(place);
     const cJSON *record = file->draft ? file->draft->record : NULL, *item;
-    cJSON_ArrayForEach (item, cJSON_GetObjectItemCaseSensitive(record, "mailboxes")) {
-        const cJSON *name = cJSON_GetObjectItemCaseSensitive(item, "name");
+    cJSON_ArrayForEach (item, json_get(record, "mailboxes")) {
+        const cJSON *name = json_get(item, "name");
         if (cJSON_IsString(name) && strcmp(name->valuestring, file->name) == 0)
             return json_print(item);
     }
     return strdup("");
 }
 
-static int staged_check(const struct place *place, const char *text, size_t size,
-                        struct json_span object, struct error *err)
+static int staged_check(const struct place *place, const char *text, struct json_span object,
+                        struct error *err)
 {
-    (void)size;
     return fork_parse_mailbox(text, object, &fs_of(place)->setup.rules, NULL, err);
 }
 
@@ -81,12 +80,11 @@ static char *options_text(const struct place *place)
     return strdup(fork_options_default);
 }
 
-static int options_check(const struct place *place, const char *text, size_t size,
-                         struct json_span object, struct error *err)
+static int options_check(const struct place *place, const char *text, struct json_span object,
+                         struct error *err)
 {
     (void)place;
-    (void)object;
-    return fork_parse_options(text, size, NULL, err);
+    return fork_parse_options(text, object.end, NULL, err);
 }
 
 static const struct file_type options_file = {.text = options_text,
@@ -100,14 +98,13 @@ static const struct file_type options_file = {.text = options_text,
 static char *network_text(const struct place *place)
 {
     const cJSON *record = draft_of(place)->record;
-    return record ? json_print(cJSON_GetObjectItemCaseSensitive(record, "network")) : strdup("");
+    return record ? json_print(json_get(record, "network")) : strdup("");
 }
 
-static int network_check(const struct place *place, const char *text, size_t size,
-                         struct json_span object, struct error *err)
+static int network_check(const struct place *place, const char *text, struct json_span object,
+                         struct error *err)
 {
-    (void)object;
-    return fork_parse_network(text, size, &fs_of(place)->setup.rules, NULL, err);
+    return fork_parse_network(text, object.end, &fs_of(place)->setup.rules, NULL, err);
 }
 
 static const struct file_type network_file = {.text = network_text,
@@ -274,18 +271,16 @@ static int staged_unlink(const struct place *directory, const char *name, struct
 }
 
 /* An editor's scratch file may hold anything; under a mailbox's name it must be acceptable. */
-static int check_content(const struct staged *file, const struct fork_rules *rules,
-                         struct error *err)
+static int check_content(struct staged *file, struct error *err)
 {
-    struct json_check check;
-    if (file->document.unfinished || file->document.refused)
+    const struct place place = {.object = &file->object, .entry = &staged_entry};
+    const struct document *document = &file->document;
+    if (document->unfinished || document->refused)
         return 0; /* and stays so */
-    if (file->document.size > DOCUMENT_MAX)
+    if (document->size > DOCUMENT_MAX)
         return error_set(err, EFBIG, "more than %d bytes", DOCUMENT_MAX);
-    if (json_check(file->document.text, file->document.size, &check) != JSON_COMPLETE)
-        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
-                         check.why[0] ? check.why : "the JSON object is not complete");
-    return fork_parse_mailbox(file->document.text, check.object, rules, NULL, err);
+    int r = place_check(&place, document->text, document->size, err);
+    return r == 0 ? -EINVAL : r;
 }
 
 static int check_rename(struct draft *draft, const struct staged *file, const char *name,
@@ -317,7 +312,7 @@ static int staged_rename(const struct place *directory, const char *name,
         return r;
     bool scratch = is_scratch(draft, new_name);
     if (file->scratch && !scratch)
-        r = check_content(file, &fs_of(directory)->setup.rules, err);
+        r = check_content(file, err);
     if (r < 0)
         return error_prefix(err, r, "mailboxes/%s cannot become %s", name, new_name);
     if (target)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "fs/entry.h"
 
+#include <errno.h>
 #include <string.h>
 
 ino_t entry_ino(const struct object *object, const struct entry *entry, const struct marker *marker)
@@ -13,6 +14,19 @@ struct document *place_document(const struct place *place)
 {
     size_t at = place->entry->file->document;
     return at ? (void *)((char *)place->object + at) : NULL;
+}
+
+int place_check(const struct place *place, const char *text, size_t size, struct error *err)
+{
+    struct json_check check;
+    enum json_status status = json_check(text, size, &check);
+    if (status != JSON_COMPLETE)
+        error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+                  status == JSON_INVALID ? check.why : "the JSON object is not complete");
+    if (status != JSON_COMPLETE)
+        return status == JSON_INVALID ? -EINVAL : 0;
+    int r = place->entry->file->check(place, text, check.object, err);
+    return r < 0 ? r : 1;
 }
 
 char *place_text(const struct place *place, size_t *ret_size)

@@ -49,8 +49,8 @@ struct file_type {
     /* Collected: where in its object's struct the document is; 0: it has none. */
     size_t document;
     int (*may_write)(const struct place *place);
-    /* Is the complete text (its object's span is given) acceptable? */
-    int (*check)(const struct place *place, const char *text, size_t size, struct json_span object,
+    /* Is the text acceptable, which is complete and whose object that is? */
+    int (*check)(const struct place *place, const char *text, struct json_span object,
                  struct error *err);
     /* A text that is not complete yet comes line by line, or in buffers: a write that stops short
      * of both is refused, because shells ignore the error of the close. */
@@ -107,6 +107,9 @@ ino_t entry_ino(const struct object *object, const struct entry *entry,
                 const struct marker *marker);
 /* Of a collected file; NULL: it is none. */
 struct document *place_document(const struct place *place);
+/* What can be known from that much of a collected file's text. 1: it is complete and acceptable; 0: it
+ * is incomplete so far, and the error says where. */
+int place_check(const struct place *place, const char *text, size_t size, struct error *err);
 /* The content of a file that has `text`. Returns owned; NULL without memory. */
 char *place_text(const struct place *place, size_t *ret_size);
 

@@ -22,14 +22,13 @@ static void add_text(cJSON *line, const char *name, const char *text)
 
 static void add_source(cJSON *line, const struct instance *instance)
 {
-    char text[STORE_ID_MAX + 16] = "";
-    if (instance->source[0])
-        snprintf(text, sizeof text, "%s/%s", instance->of_instance ? "instances" : "snapshots",
-                 instance->source);
+    char text[INSTANCE_SOURCE_PATH_SIZE] = "";
+    if (instance->source.id[0])
+        instance_source_path(&instance->source, text);
     add_text(line, "source", text);
 }
 
-void event_instance(void *listener, const struct instance *instance, enum instance_happening what,
+void event_instance(void *listener, const struct instance *instance, enum instance_event what,
                     enum instance_state from)
 {
     static const char *const names[] = {
@@ -68,8 +67,8 @@ void event_snapshot(void *listener, const char *id, bool removed)
 /* Why a fork that was made may not be reached: by the network's status and message. */
 static void add_degraded_network(cJSON *line, const cJSON *network)
 {
-    const cJSON *message = cJSON_GetObjectItemCaseSensitive(network, "message");
-    const cJSON *status = cJSON_GetObjectItemCaseSensitive(network, "status");
+    const cJSON *message = json_get(network, "message");
+    const cJSON *status = json_get(network, "status");
     if (!cJSON_IsString(message) || !cJSON_IsString(status))
         return;
     cJSON *degraded = json_add_object(line, "network");
@@ -77,21 +76,21 @@ static void add_degraded_network(cJSON *line, const cJSON *network)
     json_add_string(degraded, "message", message->valuestring);
 }
 
-void event_commit(const struct event_commit *commit, const char *event, const char *phase,
+void event_commit(const struct event_commit *commit, const char *event, const char *step,
                   const cJSON *result)
 {
-    const cJSON *error = cJSON_GetObjectItemCaseSensitive(result, "error");
+    const cJSON *error = json_get(result, "error");
     bool failed = cJSON_IsObject(error);
     cJSON *line = begin(commit->events, event ? event : failed ? "commit-failed" : "committed");
     if (!line)
         return;
     add_text(line, "instance", commit->instance);
     json_add_string(line, "source", commit->source);
-    if (phase)
-        json_add_string(line, "phase", phase);
+    if (step)
+        json_add_string(line, "phase", step);
     if (failed)
         json_add(line, "error", cJSON_Duplicate(error, true));
-    add_degraded_network(line, cJSON_GetObjectItemCaseSensitive(result, "network"));
+    add_degraded_network(line, json_get(result, "network"));
     event_ring_add(commit->events, line);
 }
 

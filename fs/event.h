@@ -10,18 +10,18 @@
 #include "instance/instance.h"
 
 /* For instances_setup and struct snapshots: the listener is a struct event_ring. */
-void event_instance(void *listener, const struct instance *instance, enum instance_happening what,
+void event_instance(void *listener, const struct instance *instance, enum instance_event what,
                     enum instance_state from);
 void event_snapshot(void *listener, const char *id, bool removed);
 
 /* A commit, as far as it can be told of. */
 struct event_commit {
     struct event_ring *events;
-    char source[STORE_ID_MAX + 16]; /* "snapshots/base" */
-    const char *instance;           /* "" when no id was chosen */
+    char source[INSTANCE_SOURCE_PATH_SIZE];
+    const char *instance; /* "" when no id was chosen */
 };
-/* "commit-begun", "commit-step" with its phase, or NULL: it has ended, with that result. */
-void event_commit(const struct event_commit *commit, const char *event, const char *phase,
+/* "commit-begun", "commit-step" with its step, or NULL: it has ended, with that result. */
+void event_commit(const struct event_commit *commit, const char *event, const char *step,
                   const cJSON *result);
 
 /* A write to an instance's `state` or `snapshot` has failed: which of the two, and what was

@@ -9,9 +9,9 @@
 #include <string.h>
 
 #include "store/store.h"
-#include "util/json.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/thread.h"
 
 struct line {
     char *text; /* owned; ends with a newline; NULL: was lost */
@@ -101,45 +101,39 @@ void event_ring_add(struct event_ring *events, cJSON *members)
 {
     auto_free char *text = members ? json_print_line(members) : NULL;
     cJSON_Delete(members);
-    pthread_mutex_lock(&events->lock);
+    auto_lock(&events->lock);
     if (event_ring_wanted(events)) {
         keep(events, text);
         pthread_cond_broadcast(&events->more);
     }
-    pthread_mutex_unlock(&events->lock);
 }
 
 void event_ring_end(struct event_ring *events)
 {
-    pthread_mutex_lock(&events->lock);
+    auto_lock(&events->lock);
     events->ended = true;
     pthread_cond_broadcast(&events->more);
-    pthread_mutex_unlock(&events->lock);
 }
 
 bool event_ring_ended(struct event_ring *events)
 {
-    pthread_mutex_lock(&events->lock);
-    bool ended = events->ended;
-    pthread_mutex_unlock(&events->lock);
-    return ended;
+    auto_lock(&events->lock);
+    return events->ended;
 }
 
 void event_ring_join(struct event_ring *events, struct event_ring_reader *ret)
 {
-    pthread_mutex_lock(&events->lock);
+    auto_lock(&events->lock);
     ret->next = events->next;
     atomic_fetch_add(&events->readers, 1);
-    pthread_mutex_unlock(&events->lock);
 }
 
 void event_ring_leave(struct event_ring *events)
 {
-    pthread_mutex_lock(&events->lock);
+    auto_lock(&events->lock);
     if (atomic_fetch_sub(&events->readers, 1) == 1)
         while (events->oldest < events->next)
             drop_oldest(events);
-    pthread_mutex_unlock(&events->lock);
 }
 
 /* With the lock held: the lines [reader->next, *ret_end) that fit, and their size; one at least. */
@@ -189,28 +183,23 @@ static int take_lines(struct event_ring *events, struct event_ring_reader *reade
 int event_ring_take(struct event_ring *events, struct event_ring_reader *reader, size_t max,
                     char **ret, size_t *ret_size)
 {
-    pthread_mutex_lock(&events->lock);
-    int r = reader->next < events->oldest ? take_lost(events, reader, ret, ret_size)
-                                          : take_lines(events, reader, max, ret, ret_size);
-    pthread_mutex_unlock(&events->lock);
-    return r;
+    auto_lock(&events->lock);
+    return reader->next < events->oldest ? take_lost(events, reader, ret, ret_size)
+                                         : take_lines(events, reader, max, ret, ret_size);
 }
 
 bool event_ring_pending(struct event_ring *events, const struct event_ring_reader *reader)
 {
-    pthread_mutex_lock(&events->lock);
-    bool pending = reader->next < events->next;
-    pthread_mutex_unlock(&events->lock);
-    return pending;
+    auto_lock(&events->lock);
+    return reader->next < events->next;
 }
 
 bool event_ring_wait(struct event_ring *events, uint64_t *seen)
 {
-    pthread_mutex_lock(&events->lock);
+    auto_lock(&events->lock);
     while (events->next == *seen && !events->ended)
         pthread_cond_wait(&events->more, &events->lock);
     *seen = events->next;
     bool ended = events->ended;
-    pthread_mutex_unlock(&events->lock);
     return !ended;
 }

@@ -92,24 +92,11 @@ static int check_files(struct fs *fs, struct handle *handle, struct waiter *wait
     return FS_LATER;
 }
 
-/* What can be known from the bytes so far. 1: complete and acceptable, 0: incomplete. */
-static int check_text(struct handle *handle, struct error *err)
+/* As place_check(). An editor's scratch file may hold anything. */
+static int check_text(const struct handle *handle, struct error *err)
 {
-    struct json_check check;
-    if (scratch(&handle->place))
-        return 1;
-    switch (json_check(handle->text, handle->size, &check)) {
-    case JSON_INCOMPLETE:
-        return 0;
-    case JSON_INVALID:
-        return error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
-                         check.why);
-    case JSON_COMPLETE:
-        break;
-    }
-    int r = handle->place.entry->file->check(&handle->place, handle->text, handle->size,
-                                             check.object, err);
-    return r < 0 ? r : 1;
+    return scratch(&handle->place) ? 1
+                                   : place_check(&handle->place, handle->text, handle->size, err);
 }
 
 /* realloc() would leave a copy behind. */

@@ -13,16 +13,10 @@ static struct forkable **table_of(struct fs *fs, enum object_kind kind)
     return kind == OBJECT_SNAPSHOT ? &fs->snapshots : &fs->instances;
 }
 
-void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE])
+void forkable_path(const struct forkable *forkable, char ret[INSTANCE_SOURCE_PATH_SIZE])
 {
-    bool snapshot = forkable->of.snapshot;
-    snprintf(ret, FORKABLE_NAME_SIZE, snapshot ? "snapshots/%s" : "instances/%s",
-             snapshot ? forkable->of.snapshot->id : forkable->of.instance->id);
-}
-
-const char *forkable_uuid(const struct forkable *forkable)
-{
-    return forkable->of.snapshot ? forkable->of.snapshot->uuid : forkable->of.instance->uuid;
+    const struct instance_source id = fork_source_id(&forkable->of);
+    instance_source_path(&id, ret);
 }
 
 int forkable_index(const struct forkable *forkable, struct image_index **ret)
@@ -75,7 +69,7 @@ static int open_drafts(struct fs *fs, struct forkable *forkable)
     if (!draft_create(&forkable->drafts, "new"))
         return -ENOMEM;
     auto_free struct snapshot_name *names =
-        instances_list(fs->setup.instances, forkable_uuid(forkable), &count);
+        instances_list(fs->setup.instances, fork_source_id(&forkable->of).uuid, &count);
     int r = names ? 0 : -ENOMEM;
     for (size_t i = 0; i < count && r == 0; i++) {
         struct instance *instance = instances_find(fs->setup.instances, names[i].id);

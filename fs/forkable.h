@@ -34,10 +34,8 @@ static inline struct forkable *forkable_at(const struct place *place)
 {
     return (struct forkable *)place->object;
 }
-const char *forkable_uuid(const struct forkable *forkable);
 /* As the tree names it: "snapshots/base". */
-enum { FORKABLE_NAME_SIZE = STORE_ID_MAX + 16 };
-void forkable_name(const struct forkable *forkable, char ret[FORKABLE_NAME_SIZE]);
+void forkable_path(const struct forkable *forkable, char ret[INSTANCE_SOURCE_PATH_SIZE]);
 
 /* A reference to what is known of its image now, as by image_index(). An instance that has left
  * standby has none (ENOENT), whatever lies there: it is the memory of a VM that runs, or of one

@@ -100,8 +100,6 @@ void fs_interrupt(struct fs *fs, const void *key)
 void fs_changed(struct fs *fs, enum object_kind kind, const char *id)
 {
     struct forkable *forkable;
-    if (!fs)
-        return;
     objects_lock(&fs->objects);
     if (!id)
         object_changed(&fs->root);
@@ -114,8 +112,6 @@ void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial)
 {
     struct error why;
     struct forkable *instance;
-    if (!fs)
-        return;
     objects_lock(&fs->objects);
     if (forkable_find(fs, OBJECT_INSTANCE, id, &instance) == 0 &&
         instance->object.serial == serial) {
@@ -130,8 +126,6 @@ void fs_instance_vanished(struct fs *fs, const char *id, uint64_t serial)
 void fs_image_scanned(struct fs *fs)
 {
     struct forkable *snapshot, *next;
-    if (!fs)
-        return;
     objects_lock(&fs->objects);
     waiters_answer(&fs->waiters, NULL, 0);
     HASH_ITER (hh, fs->snapshots, snapshot, next)

@@ -43,7 +43,7 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
 void fs_stop(struct fs *fs);
 void fs_close(struct fs *fs);
 
-/* For the layers below, which may call them before `fs` is there. A snapshot or an instance
+/* For the layers below. A snapshot or an instance
  * changed; NULL: what the store's notes say. */
 void fs_changed(struct fs *fs, enum object_kind kind, const char *id);
 /* That one of the id is removed, if it can be. */

@@ -42,13 +42,12 @@ static int config_may_write(const struct place *place)
     return r;
 }
 
-static int config_check(const struct place *place, const char *text, size_t size,
-                        struct json_span object, struct error *err)
+static int config_check(const struct place *place, const char *text, struct json_span object,
+                        struct error *err)
 {
     struct machine machine;
     (void)place;
-    (void)object;
-    int r = config_parse(text, size, &machine, err);
+    int r = config_parse(text, object.end, &machine, err);
     if (r == 0)
         machine_finish(&machine);
     return r;
@@ -272,10 +271,11 @@ static struct draft *record_of(const struct place *place)
 {
     const struct instance *instance = instance_of(place);
     struct forkable *source;
-    if (!instance->source[0] ||
-        forkable_find(fs_of(place), instance->of_instance ? OBJECT_INSTANCE : OBJECT_SNAPSHOT,
-                      instance->source, &source) < 0 ||
-        strcmp(forkable_uuid(source), instance->source_uuid) != 0)
+    const bool of_snapshot = instance->source.kind == STORE_SNAPSHOTS;
+    if (!instance->source.id[0] ||
+        forkable_find(fs_of(place), of_snapshot ? OBJECT_SNAPSHOT : OBJECT_INSTANCE,
+                      instance->source.id, &source) < 0 ||
+        strcmp(fork_source_id(&source->of).uuid, instance->source.uuid) != 0)
         return NULL;
     struct draft *draft = draft_find(&source->drafts, instance->id);
     return draft && draft->record ? draft : NULL;
@@ -289,8 +289,9 @@ static bool has_record(const struct place *place)
 static void fork_link(const struct place *place, char ret[256])
 {
     const struct instance *instance = instance_of(place);
-    snprintf(ret, 256, "../../%s/%s/forks/%s", instance->of_instance ? "instances" : "snapshots",
-             instance->source, instance->id);
+    char source[INSTANCE_SOURCE_PATH_SIZE];
+    instance_source_path(&instance->source, source);
+    snprintf(ret, 256, "../../%s/forks/%s", source, instance->id);
 }
 
 static const struct entry instance_entries[] = {

@@ -33,11 +33,6 @@ static struct node *node_by_id(struct fs *fs, uint64_t id)
     return node;
 }
 
-static bool is_ended(const struct node *node)
-{
-    return !node->place.object || node->place.object->removed;
-}
-
 /* It stays until the kernel forgets it, and is ENODEV. */
 static void node_end(struct fs *fs, struct node *node)
 {
@@ -105,7 +100,7 @@ int place_acquire(struct fs *fs, uint64_t id, struct place *ret)
     struct node *node = node_by_id(fs, id);
     if (!node && id == 1)
         node = node_of(fs, &(struct place){.object = &fs->root, .entry = fs->root_entry});
-    if (!node || is_ended(node)) {
+    if (!node || !node->place.object) {
         int r = node || id != 1 ? -ENODEV : -ENOMEM;
         objects_unlock(&fs->objects);
         return r;
@@ -351,7 +346,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
     if (r < 0)
         return r;
     const struct node *node = node_by_id(fs, new_parent);
-    if (!node || is_ended(node))
+    if (!node || !node->place.object)
         r = -ENODEV;
     else if (!directory.entry->directory->rename || !node->place.entry->directory->rename)
         r = -EPERM;

@@ -17,13 +17,13 @@ static void path_of(const struct place *place, char *ret, size_t room)
     const struct object *object = place->object;
     const char *entry = place->entry->name;
     const struct draft *draft = NULL;
-    char name[FORKABLE_NAME_SIZE] = "";
+    char name[INSTANCE_SOURCE_PATH_SIZE] = "";
     if (object->kind == OBJECT_DRAFT) {
         draft = (const struct draft *)object;
         object = draft->drafts->owner;
     }
     if (object->kind == OBJECT_SNAPSHOT || object->kind == OBJECT_INSTANCE)
-        forkable_name((const struct forkable *)object, name);
+        forkable_path((const struct forkable *)object, name);
     snprintf(ret, room, "%s%s%s%s%s%s%s", name, name[0] ? "/" : "", draft ? "forks/" : "",
              draft ? draft->id : "", draft ? "/" : "", entry ? entry : "", entry ? "/" : "");
 }

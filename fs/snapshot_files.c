@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "fork/accept.h"
 #include "fs/forkable.h"
 #include "fs/handle.h"
 #include "fs/state.h"
@@ -115,7 +114,7 @@ static const struct file_type warm_file = {
 
 static int accept_run(struct job *job)
 {
-    return accept_snapshot(snapshot_of(&job->place), &job->error);
+    return snapshot_accept(snapshot_of(&job->place), &job->error);
 }
 
 static const struct job_type accept_job = {.run = accept_run, .finish = finish};
@@ -214,7 +213,7 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
     if (r == 0)
         r = snapshot_remove(snapshot->of.snapshot, err);
     if (r == 0)
-        warm_forget(setup->warm, snapshot->of.snapshot);
+        warm_remove(setup->warm, snapshot->of.snapshot);
     objects_lock(objects);
     if (r == 0)
         forkable_remove(snapshot);

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* accept: vouches for the files of snapshots and instances of a mount, as they are now. The daemon
- * does it, by the file `accept` in their directories. Without one: accept_store.c. */
+/* accept: accepts the files of snapshots and instances of a mount, as they are now. The daemon
+ * does it, by the file `accept` in their directories. Without one, the layers do it here. */
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "cli/accept_store.h"
 #include "cli/cli.h"
+#include "instance/instance.h"
 #include "store/probe.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -34,6 +35,8 @@ static const char help[] =
     "  --store DIR        accept in this store, without a mount; no daemon may have it open\n"
     "  --insecure-store   as root, also use a store that others can change\n"
     "  -h, --help         print this\n";
+
+static const struct cli_command command = {"hypefs accept", help};
 
 enum { INFO_MAX = 1024 * 1024 };
 
@@ -114,13 +117,23 @@ static void explain(const char *path, int directory_fd, int code)
                 path, strerrordesc_np(code));
 }
 
+/* What was accepted of that name: `accepted` as an index has it, or NULL. */
+static void print_files(const char *name, const cJSON *accepted)
+{
+    const cJSON *file, *files = json_get(accepted, "files");
+    if (cJSON_GetArraySize(files) == 0)
+        cli_say(stdout, "%s: accepted", name);
+    cJSON_ArrayForEach (file, files)
+        cli_say(stdout, "%s: accepted %s", name, cJSON_IsString(file) ? file->valuestring : "");
+}
+
 static void print_accepted(const char *path, int directory_fd)
 {
     auto_free char *text = read_file(directory_fd, "accept");
     auto_json cJSON *accepted = NULL;
     if (text && json_parse(text, strlen(text), &accepted, NULL) < 0)
         accepted = NULL;
-    accept_print(path, accepted);
+    print_files(path, accepted);
 }
 
 static int accept_one(const char *path)
@@ -145,40 +158,181 @@ static int accept_one(const char *path)
     return CLI_FAILED;
 }
 
+/* ---- without a mount: entries of a store that no daemon has open ---- */
+
+/* What a daemon has, but for the tree. */
+struct offline {
+    struct store store;
+    struct snapshots snapshots;
+    struct instances instances;
+    bool opened; /* what goes wrong from here on is told by who asked for it */
+};
+
+static void warn(void *context, const char *text)
+{
+    const struct offline *offline = context;
+    if (!offline->opened)
+        cli_say(stderr, "hypefs accept: %s", text);
+}
+
+static void on_scan(void *context)
+{
+    (void)context;
+}
+
+static void on_change(void *context, const char *id)
+{
+    (void)context;
+    (void)id;
+}
+
+/* The id, if that is the name of an entry of that kind; a slash behind it is a glob's. */
+static bool is_entry(const char *name, enum store_kind kind, char ret[static STORE_ID_MAX + 1])
+{
+    const char *kind_name = store_kind_names[kind];
+    size_t size = strlen(kind_name);
+    if (strncmp(name, kind_name, size) != 0 || name[size] != '/')
+        return false;
+    const char *id = name + size + 1;
+    snprintf(ret, STORE_ID_MAX + 1, "%.*s", (int)strcspn(id, "/"), id);
+    size = strlen(ret);
+    return store_id_valid(ret) && id[size + strspn(id + size, "/")] == '\0';
+}
+
+static void print_accepted_image(const char *name, struct image *image)
+{
+    struct image_index *index = NULL;
+    bool known = image_index_wait(image, NULL, &index, NULL) == 0;
+    print_files(name, known ? index->accepted : NULL);
+    image_index_unref(index);
+}
+
+static int no_entry(const char *id, const char *kind, struct error *err)
+{
+    return error_set(err, ENOENT, "there is no %s %s in the store, or it cannot be read", kind, id);
+}
+
+static int accept_snapshot(struct offline *offline, const char *name, const char *id,
+                           struct error *err)
+{
+    struct snapshot *snapshot = snapshots_find(&offline->snapshots, id);
+    if (!snapshot)
+        return no_entry(id, "snapshot", err);
+    int r = snapshot_accept(snapshot, err);
+    if (r == 0)
+        print_accepted_image(name, snapshot->image);
+    snapshot_unref(snapshot);
+    return r;
+}
+
+static int accept_instance(struct offline *offline, const char *name, const char *id,
+                           struct error *err)
+{
+    struct instance *instance = instances_find(&offline->instances, id);
+    if (!instance)
+        return no_entry(id, "instance", err);
+    int r = instance_accept(instance, err);
+    if (r == 0)
+        print_accepted_image(name, instance->image);
+    instance_unref(instance);
+    return r;
+}
+
+static int accept_entry(struct offline *offline, const char *name)
+{
+    struct error err = {0};
+    char id[STORE_ID_MAX + 1];
+    int r;
+    if (is_entry(name, STORE_SNAPSHOTS, id))
+        r = accept_snapshot(offline, name, id, &err);
+    else if (is_entry(name, STORE_INSTANCES, id))
+        r = accept_instance(offline, name, id, &err);
+    else
+        r = error_set(&err, EINVAL, "with --store it must be snapshots/ID or instances/ID");
+    if (r < 0)
+        cli_say(stderr, "hypefs accept: %s: %s", name, err.text);
+    return r < 0 ? CLI_FAILED : CLI_DONE;
+}
+
+/* One that is not there is not made. */
+static int open_store(struct offline *offline, const char *path, bool insecure, struct error *err)
+{
+    const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
+                                              .complain = warn,
+                                              .warn = warn,
+                                              .context = offline};
+    struct stat st;
+    auto_free char *snapshots = NULL;
+    if (asprintf(&snapshots, "%s/%s", path, store_kind_names[STORE_SNAPSHOTS]) < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    if (stat(snapshots, &st) < 0)
+        return error_errno(err, errno, "%s is no store", path);
+    int r = store_open(path, insecure, &leftovers, &offline->store, err);
+    if (r == -EBUSY)
+        error_append(err, "; or let it run and accept through its mount: hypefs accept "
+                          "MOUNTPOINT/snapshots/ID");
+    return r;
+}
+
+static int open_layers(struct offline *offline, struct error *err)
+{
+    const struct instances_setup setup = {.store = &offline->store,
+                                          .snapshots = &offline->snapshots,
+                                          .on_change = on_change,
+                                          .warn = warn,
+                                          .context = offline};
+    int r = hypervisors_open(err);
+    if (r == 0)
+        r = snapshots_open(&offline->store, on_scan, warn, offline, &offline->snapshots, err);
+    if (r == 0)
+        r = instances_open(&setup, &offline->instances, err);
+    offline->opened = true;
+    return r;
+}
+
+static void close_layers(struct offline *offline)
+{
+    if (offline->instances.setup.store)
+        instances_close(&offline->instances);
+    if (offline->snapshots.store)
+        snapshots_close(&offline->snapshots);
+    hypervisors_close();
+    store_close(&offline->store);
+}
+
+static int accept_in_store(const char *path, bool insecure, char *const *names, int count)
+{
+    struct offline offline = {.store = {.lock_fd = -1, .kind_fd = {-1, -1}}};
+    struct error err = {0};
+    umask(077);
+    signal(SIGXFSZ, SIG_IGN); /* a file that gets larger than the limit is an error of the write */
+    if (open_store(&offline, path, insecure, &err) < 0)
+        return cli_fail(&command, err.text);
+    int r = open_layers(&offline, &err);
+    int status = r < 0 ? cli_fail(&command, err.text) : CLI_DONE;
+    for (int i = 0; i < count && r == 0; i++)
+        if (accept_entry(&offline, names[i]) != CLI_DONE)
+            status = CLI_FAILED;
+    close_layers(&offline);
+    return status;
+}
+
 int cli_accept(int argc, char **argv)
 {
-    static const struct option options[] = {{"store", required_argument, NULL, 's'},
-                                            {"insecure-store", no_argument, NULL, 'i'},
-                                            {"help", no_argument, NULL, 'h'},
-                                            {NULL, 0, NULL, 0}};
-    int status = CLI_DONE;
     const char *store = NULL;
     bool insecure = false;
-    cli_begin_options(argv, "hypefs accept");
-    for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
-        if (option == 'h')
-            return cli_print("hypefs accept", help);
-        if (option == '?') {
-            fputs("try: hypefs accept --help\n", stderr);
-            return CLI_USAGE;
-        }
-        insecure |= option == 'i';
-        store = option == 's' ? optarg : store;
-    }
-    if (insecure && !store) {
-        fputs("hypefs accept: --insecure-store can only be given with --store; try: hypefs accept "
-              "--help\n",
-              stderr);
-        return CLI_USAGE;
-    }
-    if (optind == argc) {
-        fputs("hypefs accept: no directory given; try: hypefs accept --help\n", stderr);
-        return CLI_USAGE;
-    }
-    if (store)
-        status = accept_store(store, insecure, argv + optind, argc - optind);
+    const struct cli_option options[] = {{"store", .text = &store},
+                                         {"insecure-store", .flag = &insecure}};
+    int status = cli_read_options(&command, argc, argv, options, array_length(options), NULL);
+    if (status != CLI_GO_ON)
+        return status;
+    if (insecure && !store)
+        return cli_misuse(&command, "--insecure-store can only be given with --store");
+    if (optind == argc)
+        return cli_misuse(&command, "no directory given");
+    status = store ? accept_in_store(store, insecure, argv + optind, argc - optind) : CLI_DONE;
     for (int i = optind; !store && i < argc; i++)
         if (accept_one(argv[i]) != CLI_DONE)
             status = CLI_FAILED;
-    return cli_flush("hypefs accept") == CLI_DONE ? status : CLI_FAILED;
+    return cli_flush(command.name) == CLI_DONE ? status : CLI_FAILED;
 }

@@ -12,10 +12,70 @@
 #include "util/cleanup.h"
 #include "util/text.h"
 
-void cli_begin_options(char **argv, const char *name)
+enum { OPTIONS_MAX = 16, UNLETTERED = 256 };
+
+static int value_of(const struct cli_option *options, size_t index)
 {
-    optind = 0;                        /* glibc: begin anew, whatever was parsed before */
-    argv[0] = (char *)(uintptr_t)name; /* getopt_long only prints it */
+    return options[index].letter ? options[index].letter : UNLETTERED + (int)index;
+}
+
+static int take(const struct cli_option *option, void *arguments)
+{
+    if (option->flag)
+        *option->flag = true;
+    if (option->text)
+        *option->text = optarg;
+    return option->read ? option->read(arguments, optarg) : CLI_GO_ON;
+}
+
+int cli_read_options(const struct cli_command *command, int argc, char **argv,
+                     const struct cli_option *options, size_t count, void *arguments)
+{
+    struct option list[OPTIONS_MAX + 2] = {{"help", no_argument, NULL, 'h'}}, *next = &list[1];
+    char letters[2 * OPTIONS_MAX + 2] = "h";
+    int status = CLI_GO_ON;
+    for (size_t i = 0; i < count && i < OPTIONS_MAX; i++) {
+        const struct cli_option *option = &options[i];
+        if (option->letter)
+            strcat(strncat(letters, &option->letter, 1), option->flag ? "" : ":");
+        if (option->name)
+            *next++ = (struct option){option->name, option->flag ? no_argument : required_argument,
+                                      NULL, value_of(options, i)};
+    }
+    optind = 0;                                 /* glibc: begin anew, whatever was parsed before */
+    argv[0] = (char *)(uintptr_t)command->name; /* getopt_long only prints it */
+    for (int found;
+         status == CLI_GO_ON && (found = getopt_long(argc, argv, letters, list, NULL)) >= 0;) {
+        if (found == 'h')
+            return cli_print(command->name, command->help);
+        if (found == '?') {
+            fprintf(stderr, "try: %s --help\n", command->name);
+            return CLI_USAGE;
+        }
+        for (size_t i = 0; i < count; i++)
+            if (value_of(options, i) == found)
+                status = take(&options[i], arguments);
+    }
+    return status;
+}
+
+static void print_line(const struct cli_command *command, const char *text, const char *hint)
+{
+    auto_free char *line = text_escaped(text, strlen(text), "");
+    fprintf(stderr, "%s: %s", command->name, line ? line : "out of memory");
+    fprintf(stderr, hint ? "; try: %s --help\n" : "\n", hint);
+}
+
+int cli_fail(const struct cli_command *command, const char *text)
+{
+    print_line(command, text, NULL);
+    return CLI_FAILED;
+}
+
+int cli_misuse(const struct cli_command *command, const char *text)
+{
+    print_line(command, text, command->name);
+    return CLI_USAGE;
 }
 
 int cli_flush(const char *who)

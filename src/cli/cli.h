@@ -1,25 +1,47 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * cli: the program's subcommands. Each gets its own arguments, its name first, and returns the exit
- * status: 0 done, 1 failed (one line on stderr says why), 2 usage.
+ * cli: the program's subcommands, and how each reads its options and says what is wrong. A
+ * subcommand gets its own arguments, its name first, and returns the exit status: 0 done, 1 failed
+ * (one line on stderr says why), 2 usage.
  */
 #ifndef HYPEFS_CLI_CLI_H
 #define HYPEFS_CLI_CLI_H
 
+#include <stdbool.h>
+#include <stddef.h>
 #include <stdio.h>
 
-enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
+enum { CLI_GO_ON = -1, CLI_DONE = 0, CLI_FAILED = 1, CLI_USAGE = 2 };
 
 int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_accept(int argc, char **argv);
 int cli_scan(int argc, char **argv);
 
-/*
- * Begins to read a subcommand's options: from here on, getopt_long's own messages begin with
- * `name`, which lives as long as the program.
- */
-void cli_begin_options(char **argv, const char *name);
+struct cli_command {
+    const char *name; /* "hypefs import"; lives as long as the program, as the help does */
+    const char *help;
+};
+
+/* An option, with a value unless it is a flag. What it is told goes to one of the last three. */
+struct cli_option {
+    const char *name; /* NULL: it has only a letter */
+    char letter;      /* or 0 */
+    bool *flag;
+    const char **text;
+    /* CLI_GO_ON, or the exit status. */
+    int (*read)(void *arguments, const char *value);
+};
+
+/* Reads the options, --help too, up to the first argument that is none, which is argv[optind] then.
+ * CLI_GO_ON, or the exit status. */
+int cli_read_options(const struct cli_command *command, int argc, char **argv,
+                     const struct cli_option *options, size_t count, void *arguments);
+
+/* A line on stderr. What it returns is the exit status: CLI_FAILED; CLI_USAGE, with a hint at
+ * --help. */
+int cli_fail(const struct cli_command *command, const char *text);
+int cli_misuse(const struct cli_command *command, const char *text);
 
 /* Has all that was printed on standard output arrived? CLI_DONE; CLI_FAILED: says why not. */
 int cli_flush(const char *who);

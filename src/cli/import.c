@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <libgen.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,14 +15,12 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
-#include "cli/import_paths.h"
 #include "cli/progress.h"
 #include "hypervisor/import.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/sparse.h"
-#include "util/text.h"
 
 static const char help[] =
     "Usage: hypefs import --id ID --hypervisor NAME --memory FILE --state FILE [OPTION]…\n"
@@ -50,10 +49,13 @@ static const char help[] =
     "as\n"
     "you. hypefs import prints the files of this host that the machine names.\n";
 
+enum { ALLOWED_MAX = 64 };
+
 struct arguments {
     const char *id, *hypervisor, *memory, *state, *config, *store;
     bool link, copy, insecure_store;
-    struct import_allowed allowed;
+    const char *allowed[ALLOWED_MAX]; /* folders, with what lies below them */
+    size_t allowed_count;
 };
 
 struct work {
@@ -63,35 +65,9 @@ struct work {
     struct progress progress;
 };
 
-/* Names of files may be in the text. */
-static int say(const char *text, const char *more)
-{
-    auto_free char *line = text_escaped(text, strlen(text), "");
-    fprintf(stderr, "hypefs import: %s%s\n", line ? line : "out of memory", more);
-    return *more ? CLI_USAGE : CLI_FAILED;
-}
+static const struct cli_command command = {"hypefs import", help};
 
-static int misuse(const char *text)
-{
-    return say(text, "; try: hypefs import --help");
-}
-
-static const struct option options[] = {
-    {"id", required_argument, NULL, 'i'},
-    {"hypervisor", required_argument, NULL, 'y'},
-    {"memory", required_argument, NULL, 'm'},
-    {"state", required_argument, NULL, 's'},
-    {"config", required_argument, NULL, 'c'},
-    {"store", required_argument, NULL, 'd'},
-    {"allow-disk", required_argument, NULL, 'a'},
-    {"link", no_argument, NULL, 'l'},
-    {"copy", no_argument, NULL, 'k'},
-    {"insecure-store", no_argument, NULL, 'u'},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
-};
-
-/* What was given is complete and can be meant. -1: go on; else the exit status. */
+/* What was given is complete and can be meant. CLI_GO_ON, or the exit status. */
 static int check_arguments(const struct arguments *arguments)
 {
     const struct {
@@ -105,50 +81,109 @@ static int check_arguments(const struct arguments *arguments)
     struct error err;
     for (size_t i = 0; i < array_length(needed); i++)
         if (!needed[i].value)
-            return misuse(needed[i].why);
+            return cli_misuse(&command, needed[i].why);
     if (arguments->link && arguments->copy)
-        return misuse("--link and --copy exclude each other");
+        return cli_misuse(&command, "--link and --copy exclude each other");
     if (arguments->store && !arguments->store[0])
-        return misuse("--store needs a directory");
+        return cli_misuse(&command, "--store needs a directory");
     if (store_check_id(arguments->id, &err) < 0)
-        return misuse(err.text);
-    if (!import_is_known(arguments->hypervisor)) {
-        error_set(&err, EINVAL, "--hypervisor \"%.40s\" is not one of %s", arguments->hypervisor,
-                  import_names);
-        return misuse(err.text);
-    }
-    return -1;
+        return cli_misuse(&command, err.text);
+    if (import_is_known(arguments->hypervisor))
+        return CLI_GO_ON;
+    error_set(&err, EINVAL, "--hypervisor \"%.40s\" is not one of %s", arguments->hypervisor,
+              import_names);
+    return cli_misuse(&command, err.text);
 }
 
-/* -1: go on; else the exit status. */
+static int allow_disk(void *arguments, const char *value)
+{
+    struct arguments *ret = arguments;
+    if (ret->allowed_count == ALLOWED_MAX)
+        return cli_misuse(&command, "--allow-disk is given too often");
+    ret->allowed[ret->allowed_count++] = value;
+    return CLI_GO_ON;
+}
+
 static int read_arguments(int argc, char **argv, struct arguments *ret)
 {
-    cli_begin_options(argv, "hypefs import");
-    for (int option; (option = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
-        const struct {
-            int option;
-            const char **place;
-        } texts[] = {{'i', &ret->id},    {'y', &ret->hypervisor}, {'m', &ret->memory},
-                     {'s', &ret->state}, {'c', &ret->config},     {'d', &ret->store}};
-        if (option == 'h')
-            return cli_print("hypefs import", help);
-        if (option == '?') {
-            fputs("try: hypefs import --help\n", stderr);
-            return CLI_USAGE;
-        }
-        if (option == 'a') {
-            if (ret->allowed.count == IMPORT_ALLOWED_MAX)
-                return misuse("--allow-disk is given too often");
-            ret->allowed.folders[ret->allowed.count++] = optarg;
-        }
-        ret->link |= option == 'l';
-        ret->copy |= option == 'k';
-        ret->insecure_store |= option == 'u';
-        for (size_t i = 0; i < array_length(texts); i++)
-            if (texts[i].option == option)
-                *texts[i].place = optarg;
+    const struct cli_option options[] = {
+        {"id", .text = &ret->id},           {"hypervisor", .text = &ret->hypervisor},
+        {"memory", .text = &ret->memory},   {"state", .text = &ret->state},
+        {"config", .text = &ret->config},   {"store", .text = &ret->store},
+        {"allow-disk", .read = allow_disk}, {"link", .flag = &ret->link},
+        {"copy", .flag = &ret->copy},       {"insecure-store", .flag = &ret->insecure_store},
+    };
+    int status = cli_read_options(&command, argc, argv, options, array_length(options), ret);
+    if (status != CLI_GO_ON)
+        return status;
+    return optind < argc ? cli_misuse(&command, "every file is given with an option")
+                         : check_arguments(ret);
+}
+
+/* ---- the files of the host that the machine names: what names them came with the snapshot,
+ * perhaps from a stranger ---- */
+
+static bool is_below(const char *path, const char *folder)
+{
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    return strncmp(path, folder, length) == 0 && (path[length] == '/' || strcmp(folder, "/") == 0);
+}
+
+/* `folder` as the user gave it; one that is not there has nothing in it. */
+static bool is_in(const char *path, const char *folder)
+{
+    auto_free char *real = realpath(folder, NULL);
+    return real && is_below(path, real);
+}
+
+static int check_path(const char *path, const char *own_folder, const struct arguments *arguments,
+                      struct error *err)
+{
+    auto_free char *real = realpath(path, NULL);
+    if (!real)
+        return error_errno(err, errno, "the disk %s cannot be found", path);
+    bool found = is_in(real, own_folder);
+    for (size_t i = 0; i < arguments->allowed_count && !found; i++)
+        found = is_in(real, arguments->allowed[i]);
+    if (found)
+        return 0;
+    auto_free char *folder = strdup(real);
+    return error_set(err, EPERM,
+                     "the machine would open %s%s%s, which lies outside the folder of its "
+                     "configuration: allow it with --allow-disk %s if you trust where the snapshot "
+                     "comes from",
+                     path, strcmp(path, real) ? ", that is " : "", strcmp(path, real) ? real : "",
+                     folder ? dirname(folder) : "DIR");
+}
+
+/* EPERM unless each disk lies, wherever links lead, below the folder of the configuration or one
+ * that is allowed. There are no disks without a configuration. */
+static int check_paths(const struct import *import, const struct arguments *arguments,
+                       struct error *err)
+{
+    auto_free char *copy = strdup(arguments->config ? arguments->config : "");
+    int r = copy ? 0 : error_set(err, ENOMEM, "out of memory");
+    const char *own_folder = copy ? dirname(copy) : NULL;
+    for (size_t i = 0; i < import->machine.disk_count && r == 0; i++) {
+        const char *from = import->frozen_from[i];
+        r = check_path(from ? from : import->machine.disks[i].path, own_folder, arguments, err);
     }
-    return optind < argc ? misuse("every file is given with an option") : check_arguments(ret);
+    return r;
+}
+
+static void print_paths(const struct import *import)
+{
+    for (size_t i = 0; i < import->machine.disk_count; i++) {
+        const char *from = import->frozen_from[i];
+        cli_say(stdout, "%s: %s",
+                from ? "copied into the snapshot" : "opened by each clone, for reading",
+                from ? from : import->machine.disks[i].path);
+    }
+    if (import->machine.vsock)
+        cli_say(stdout, "made by each clone, or in the clone's own folder: %s",
+                import->machine.vsock);
 }
 
 /* ---- being interrupted ---- */
@@ -268,8 +303,7 @@ static int open_files(struct work *work, struct error *err)
         r = import_file_open(arguments->config, &work->files.config, err);
     if (r == 0)
         r = import_check(arguments->hypervisor, &work->files, &work->import, err);
-    return r < 0 ? r
-                 : import_paths_check(&work->import, arguments->config, &arguments->allowed, err);
+    return r < 0 ? r : check_paths(&work->import, arguments, err);
 }
 
 static int import_into(struct work *work, const char *store_path, struct error *err)
@@ -298,16 +332,16 @@ int cli_import(int argc, char **argv)
     };
     struct error err = {0};
     int status = read_arguments(argc, argv, &arguments);
-    if (status >= 0)
+    if (status != CLI_GO_ON)
         return status;
     auto_free char *store = arguments.store ? strdup(arguments.store) : cli_default_store();
     if (!store)
-        return misuse("no HOME that the store could be in: give --store DIR");
+        return cli_misuse(&command, "no HOME that the store could be in: give --store DIR");
     umask(077);
     take_signals();
-    status = import_into(&work, store, &err) < 0 ? say(err.text, "") : CLI_DONE;
+    status = import_into(&work, store, &err) < 0 ? cli_fail(&command, err.text) : CLI_DONE;
     if (status == CLI_DONE)
-        import_paths_print(&work.import);
+        print_paths(&work.import);
     import_finish(&work.import);
     import_file_close(&work.files.memory);
     import_file_close(&work.files.state);

@@ -50,20 +50,13 @@ struct daemon {
     pthread_t main_thread, signal_thread;
     pthread_mutex_t lock; /* of `loop_ended` */
     bool loop_ended;
-    bool greeted;               /* by the kernel; known when the loop has ended */
-    pthread_rwlock_t tree_lock; /* of ops.fs: read by the layers' callbacks; before objects.lock */
+    bool greeted; /* by the kernel; known when the loop has ended */
 };
-
-static int fail(const char *text)
-{
-    fprintf(stderr, "hypefs mount: %s\n", text);
-    return CLI_FAILED;
-}
 
 static const char no_memory[] = "out of memory";
 
 /* In the background the log goes to syslog: a daemon's stderr leads nowhere. */
-static void complain(void *context, const char *text)
+static void warn(void *context, const char *text)
 {
     const struct daemon *daemon = context;
     auto_free char *line = text_escaped(text, strlen(text), "");
@@ -74,12 +67,12 @@ static void complain(void *context, const char *text)
 }
 
 /* What the user is to know at once. */
-static void warn(void *context, const char *text)
+static void warn_user(void *context, const char *text)
 {
     const struct daemon *daemon = context;
     if (!daemon->arguments.foreground)
         fprintf(stderr, "hypefs mount: %s\n", text);
-    complain(context, text);
+    warn(context, text);
 }
 
 /* The log has it. */
@@ -89,45 +82,26 @@ static void print(void *context, const char *text)
     fprintf(stderr, "hypefs mount: %s\n", text);
 }
 
-/* Scans and VMs may end when the tree is closed already. */
-static void on_scanned(void *context)
+/* The layers below call these while the tree is there: it is opened before them, and closed when
+ * none of their threads runs any more. */
+static void on_scan(void *context)
 {
-    struct daemon *daemon = context;
-    pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_image_scanned(daemon->ops.fs);
-    pthread_rwlock_unlock(&daemon->tree_lock);
+    fs_image_scanned(((struct daemon *)context)->ops.fs);
 }
 
 static void on_vanished(void *context, const char *id, uint64_t serial)
 {
-    struct daemon *daemon = context;
-    pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_instance_vanished(daemon->ops.fs, id, serial);
-    pthread_rwlock_unlock(&daemon->tree_lock);
+    fs_instance_vanished(((struct daemon *)context)->ops.fs, id, serial);
 }
 
-static void on_changed(void *context, const char *id)
+static void on_change(void *context, const char *id)
 {
-    struct daemon *daemon = context;
-    pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_changed(daemon->ops.fs, OBJECT_INSTANCE, id);
-    pthread_rwlock_unlock(&daemon->tree_lock);
+    fs_changed(((struct daemon *)context)->ops.fs, OBJECT_INSTANCE, id);
 }
 
-static void on_warm(void *context, const char *id)
+static void on_warm_change(void *context, const char *id)
 {
-    struct daemon *daemon = context;
-    pthread_rwlock_rdlock(&daemon->tree_lock);
-    fs_changed(daemon->ops.fs, OBJECT_SNAPSHOT, id);
-    pthread_rwlock_unlock(&daemon->tree_lock);
-}
-
-static void close_tree(struct daemon *daemon)
-{
-    pthread_rwlock_wrlock(&daemon->tree_lock);
-    struct fs *fs = steal_pointer(daemon->ops.fs);
-    pthread_rwlock_unlock(&daemon->tree_lock);
-    fs_close(fs);
+    fs_changed(((struct daemon *)context)->ops.fs, OBJECT_SNAPSHOT, id);
 }
 
 /* The kernel has greeted us: who waits for the mount may look at it. */
@@ -160,10 +134,8 @@ static bool answers(void *argument)
 
 static bool loop_ended(struct daemon *daemon)
 {
-    pthread_mutex_lock(&daemon->lock);
-    bool ended = daemon->loop_ended;
-    pthread_mutex_unlock(&daemon->lock);
-    return ended;
+    auto_lock(&daemon->lock);
+    return daemon->loop_ended;
 }
 
 /* Ends the loop in an orderly way: who waits for a commit is answered first. */
@@ -175,8 +147,7 @@ static void *take_signals(void *argument)
     if (loop_ended(daemon))
         return NULL;
     if (number == SIGXCPU)
-        complain(daemon,
-                 "the limit of processor time (RLIMIT_CPU) is nearly used up: the daemon ends");
+        warn(daemon, "the limit of processor time (RLIMIT_CPU) is nearly used up: the daemon ends");
     fs_stop(daemon->ops.fs);
     fuse_session_exit(daemon->session);
     while (!loop_ended(daemon)) { /* the loop may just be about to wait */
@@ -242,67 +213,68 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
 static int open_layers(struct daemon *daemon, struct error *err)
 {
     const struct mount_arguments *arguments = &daemon->arguments;
-    struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
-                                .instances = &daemon->instances,
-                                .warm = &daemon->warm,
-                                .ack_address =
-                                    arguments->ack_address ? arguments->ack_address : "127.0.0.1",
-                                .rules = arguments->rules,
-                                .wake = ops_wake,
-                                .release = ops_release};
-    const struct instances_setup instances_setup = {.store = &daemon->store,
-                                                    .snapshots = &daemon->snapshots,
-                                                    .binaries = daemon->binaries,
-                                                    .binary_count = array_length(daemon->binaries),
-                                                    .changed = on_changed,
-                                                    .vanished = on_vanished,
-                                                    .complain = complain,
-                                                    .context = daemon,
-                                                    .happened = event_instance};
     daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
     daemon->binaries[1] = (struct vmm_binary){"firecracker", arguments->firecracker};
     int r = ack_ports_create(&daemon->ack_ports, err);
-    fs_setup.ack_ports = daemon->ack_ports;
     if (r == 0)
         r = memory_watch_create(&daemon->watch, err);
-    fs_setup.watch = daemon->watch;
     if (r == 0)
         r = loads_create(arguments->max_loads, &daemon->loads, err);
     if (r == 0)
         r = event_ring_create(&daemon->events, err);
-    fs_setup.events = daemon->events;
-    if (r == 0)
-        r = fs_open(&fs_setup, &daemon->ops.fs, err);
     if (r == 0)
         r = vmm_programs_create(&daemon->programs, err);
-    if (r == 0)
-        r = snapshots_open(&daemon->store, on_scanned, complain, daemon, &daemon->snapshots, err);
     if (r < 0)
         return r;
-    struct instances_setup setup = instances_setup;
-    setup.programs = daemon->programs;
-    setup.loads = daemon->loads;
-    setup.listener = daemon->snapshots.listener = daemon->events;
-    daemon->snapshots.happened = event_snapshot;
-    r = instances_open(&setup, &daemon->instances, err);
+    const struct fs_setup fs_setup = {.snapshots = &daemon->snapshots,
+                                      .instances = &daemon->instances,
+                                      .warm = &daemon->warm,
+                                      .ack_address = arguments->ack_address ? arguments->ack_address
+                                                                            : "127.0.0.1",
+                                      .ack_ports = daemon->ack_ports,
+                                      .watch = daemon->watch,
+                                      .events = daemon->events,
+                                      .rules = arguments->rules,
+                                      .wake = ops_wake,
+                                      .release = ops_release};
+    const struct instances_setup instances_setup = {.store = &daemon->store,
+                                                    .snapshots = &daemon->snapshots,
+                                                    .programs = daemon->programs,
+                                                    .loads = daemon->loads,
+                                                    .binaries = daemon->binaries,
+                                                    .binary_count = array_length(daemon->binaries),
+                                                    .on_change = on_change,
+                                                    .on_vanished = on_vanished,
+                                                    .warn = warn,
+                                                    .context = daemon,
+                                                    .on_event = event_instance,
+                                                    .listener = daemon->events};
     const struct warm_setup warm_setup = {.instances = &daemon->instances,
                                           .meminfo = "/proc/meminfo",
-                                          .changed = on_warm,
+                                          .on_change = on_warm_change,
                                           .context = daemon};
+    r = fs_open(&fs_setup, &daemon->ops.fs, err);
+    if (r == 0)
+        r = snapshots_open(&daemon->store, on_scan, warn, daemon, &daemon->snapshots, err);
+    if (r < 0)
+        return r;
+    daemon->snapshots.happened = event_snapshot;
+    daemon->snapshots.listener = daemon->events;
+    r = instances_open(&instances_setup, &daemon->instances, err);
     return r < 0 ? r : warm_open(&warm_setup, &daemon->warm, err);
 }
 
 static int run(struct daemon *daemon, struct error *err)
 {
     const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
-                                              .complain = complain,
-                                              .warn = warn,
+                                              .complain = warn,
+                                              .warn = warn_user,
                                               .context = daemon};
     int r = store_open(daemon->arguments.store, daemon->arguments.insecure_store, &leftovers,
                        &daemon->store, err);
     if (r < 0)
         return r;
-    store_notes_each(daemon->store.notes, complain, daemon); /* of leftovers, by now */
+    store_notes_each(daemon->store.notes, warn, daemon); /* of leftovers, by now */
     daemon->ops.store_fd = daemon->store.kind_fd[STORE_INSTANCES];
     r = hypervisors_open(err);
     if (r == 0)
@@ -311,8 +283,11 @@ static int run(struct daemon *daemon, struct error *err)
         store_notes_each(daemon->store.notes, print, daemon);
     if (r == 0)
         r = serve_mounted(daemon, err);
-    close_tree(daemon);
     warm_close(&daemon->warm);
+    instances_stop(&daemon->instances);
+    instances_join(&daemon->instances);
+    image_scans_wait(&daemon->snapshots.scans);
+    fs_close(daemon->ops.fs);
     if (daemon->instances.setup.store)
         instances_close(&daemon->instances);
     if (daemon->snapshots.store)
@@ -363,15 +338,16 @@ static int check_ack_address(const struct mount_arguments *arguments, struct err
 }
 
 /* What is wrong with the host and does not keep the tree from being served. */
-static void tell_of_host(struct daemon *daemon)
+static void warn_of_host(struct daemon *daemon)
 {
     struct error err;
-    process_setup_tell_limits(warn, daemon);
+    process_setup_warn_of_limits(warn_user, daemon);
     if (daemon->arguments.qemu || vmm_program_check("qemu-system-x86_64", &err) == 0)
         return;
-    warn(daemon,
-         "there is no qemu-system-x86_64 in PATH, so no VM of QEMU can be booted, restored or "
-         "forked: install it (Debian: qemu-system-x86), or give hypefs mount its path with --qemu");
+    warn_user(
+        daemon,
+        "there is no qemu-system-x86_64 in PATH, so no VM of QEMU can be booted, restored or "
+        "forked: install it (Debian: qemu-system-x86), or give hypefs mount its path with --qemu");
 }
 
 /* Up to where the shell gets its answer; in the background this returns in the daemon. */
@@ -386,7 +362,7 @@ static int start(struct daemon *daemon, struct error *err)
         return r;
     if (!daemon->arguments.foreground)
         openlog("hypefs", LOG_PID, LOG_DAEMON);
-    tell_of_host(daemon);
+    warn_of_host(daemon);
     if (!daemon->arguments.foreground)
         r = daemon->ready_fd = process_setup_background(answers, daemon, err);
     return r < 0 ? r : process_setup_leave_directory(err);
@@ -398,21 +374,20 @@ int cli_mount(int argc, char **argv)
                             .ready_fd = -1,
                             .store = {.lock_fd = -1, .kind_fd = {-1, -1}},
                             .ops = {.ready = on_ready},
-                            .lock = PTHREAD_MUTEX_INITIALIZER,
-                            .tree_lock = PTHREAD_RWLOCK_INITIALIZER};
+                            .lock = PTHREAD_MUTEX_INITIALIZER};
     struct error err = {0};
     daemon.ops.argument = &daemon;
     if (process_setup(&daemon.ending_signals, &err) < 0)
-        return fail(err.text);
+        return cli_fail(&cli_mount_command, err.text);
     json_wipe_freed();
     int status = mount_arguments_read(argc, argv, &daemon.arguments);
-    if (status < 0)
+    if (status == CLI_GO_ON)
         status = mount_arguments_open_session(&daemon.arguments, &daemon.ops, &daemon.session);
-    if (status < 0) {
+    if (status == CLI_GO_ON) {
         int r = start(&daemon, &err);
         if (r == 0)
             r = run(&daemon, &err);
-        status = r < 0 ? fail(err.text) : CLI_DONE;
+        status = r < 0 ? cli_fail(&cli_mount_command, err.text) : CLI_DONE;
     }
     if (daemon.session)
         fuse_session_destroy(daemon.session);

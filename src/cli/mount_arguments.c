@@ -32,19 +32,8 @@ static const char help[] =
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
     "  -h, --help           print this\n";
 
-static int fail(const char *text)
-{
-    fprintf(stderr, "hypefs mount: %s\n", text);
-    return CLI_FAILED;
-}
-
-static const char hint[] = "try: hypefs mount --help\n";
-
-static int misuse(const char *text)
-{
-    fprintf(stderr, "hypefs mount: %s; %s", text, hint);
-    return CLI_USAGE;
-}
+const struct cli_command cli_mount_command = {"hypefs mount", help};
+#define COMMAND (&cli_mount_command)
 
 static const char no_directory[] = "the current directory is gone: give absolute paths";
 
@@ -58,128 +47,107 @@ static char *absolute(const char *path)
     return here && asprintf(&ret, "%s/%s", here, path) >= 0 ? ret : NULL;
 }
 
-enum {
-    OPTION_STORE = 256,
-    OPTION_ACK,
-    OPTION_ACK_ADDRESS,
-    OPTION_QEMU,
-    OPTION_FIRECRACKER,
-    OPTION_MAX_LOADS,
-    OPTION_REQUIRE_TOKEN,
-    OPTION_INSECURE_STORE
-};
+/* The readers of options: `value` is read into a struct mount_arguments. */
 
-static const struct option options[] = {
-    {"store", required_argument, NULL, OPTION_STORE},
-    {"foreground", no_argument, NULL, 'f'},
-    {"ack", required_argument, NULL, OPTION_ACK},
-    {"ack-address", required_argument, NULL, OPTION_ACK_ADDRESS},
-    {"qemu", required_argument, NULL, OPTION_QEMU},
-    {"firecracker", required_argument, NULL, OPTION_FIRECRACKER},
-    {"max-loads", required_argument, NULL, OPTION_MAX_LOADS},
-    {"require-token", no_argument, NULL, OPTION_REQUIRE_TOKEN},
-    {"insecure-store", no_argument, NULL, OPTION_INSECURE_STORE},
-    {"help", no_argument, NULL, 'h'},
-    {NULL, 0, NULL, 0},
-};
-
-/* -1: go on; else the exit status. */
-static int take_program(const char *value, const char *if_empty, char **ret)
+static int read_store(void *arguments, const char *value)
 {
+    struct mount_arguments *ret = arguments;
+    free(ret->store);
+    ret->store = absolute(value);
     if (!value[0])
-        return misuse(if_empty);
-    free(*ret);
-    *ret = strchr(value, '/') ? absolute(value) : strdup(value);
-    return *ret ? -1 : fail(no_directory);
+        return cli_misuse(COMMAND, "--store needs a directory");
+    return ret->store ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
-static int take_max_loads(const char *value, unsigned *ret)
+static int read_program(const char *value, const char *if_empty, char **ret)
+{
+    if (!value[0])
+        return cli_misuse(COMMAND, if_empty);
+    free(*ret);
+    *ret = strchr(value, '/') ? absolute(value) : strdup(value);
+    return *ret ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
+}
+
+static int read_qemu(void *arguments, const char *value)
+{
+    return read_program(value, "--qemu needs a program",
+                        &((struct mount_arguments *)arguments)->qemu);
+}
+
+static int read_firecracker(void *arguments, const char *value)
+{
+    return read_program(value, "--firecracker needs a program",
+                        &((struct mount_arguments *)arguments)->firecracker);
+}
+
+static int read_max_loads(void *arguments, const char *value)
 {
     char text[64];
     size_t digits = strspn(value, "0123456789");
     unsigned long number = strtoul(value, NULL, 10);
     snprintf(text, sizeof text, "--max-loads must be a number from 1 to %d", LOADS_MAX);
     if (digits == 0 || value[digits] || number < 1 || number > LOADS_MAX)
-        return misuse(text);
-    *ret = (unsigned)number;
-    return -1;
+        return cli_misuse(COMMAND, text);
+    ((struct mount_arguments *)arguments)->max_loads = (unsigned)number;
+    return CLI_GO_ON;
 }
 
-/* The same. */
-static int take_ack(const char *value, enum fork_ack *ret)
+static int read_ack(void *arguments, const char *value)
 {
     for (int i = 0; fork_ack_words[i]; i++)
         if (strcmp(value, fork_ack_words[i]) == 0) {
-            *ret = (enum fork_ack)i;
-            return -1;
+            ((struct mount_arguments *)arguments)->rules.ack = (enum fork_ack)i;
+            return CLI_GO_ON;
         }
-    return misuse("--ack is one of memory, udp and keyed");
+    return cli_misuse(COMMAND, "--ack is one of memory, udp and keyed");
 }
 
-/* The same. */
-static int take_option(int option, const char *value, struct mount_arguments *ret)
+static int read_ack_address(void *arguments, const char *value)
 {
-    struct error err = {0};
-    switch (option) {
-    case OPTION_STORE:
-        free(ret->store);
-        ret->store = absolute(value);
-        return !value[0]    ? misuse("--store needs a directory")
-               : ret->store ? -1
-                            : fail(no_directory);
-    case OPTION_ACK:
-        return take_ack(value, &ret->rules.ack);
-    case OPTION_ACK_ADDRESS:
-        ret->ack_address = value;
-        return ack_address_check("--ack-address", value, &err) < 0 ? misuse(err.text) : -1;
-    case OPTION_QEMU:
-        return take_program(value, "--qemu needs a program", &ret->qemu);
-    case OPTION_FIRECRACKER:
-        return take_program(value, "--firecracker needs a program", &ret->firecracker);
-    case OPTION_MAX_LOADS:
-        return take_max_loads(value, &ret->max_loads);
-    case OPTION_REQUIRE_TOKEN:
-        ret->rules.require_token = true;
-        return -1;
-    case OPTION_INSECURE_STORE:
-        ret->insecure_store = true;
-        return -1;
-    case 'f':
-        ret->foreground = true;
-        return -1;
-    case 'o':
-        fuse_opt_add_arg(&ret->fuse, "-o");
-        fuse_opt_add_arg(&ret->fuse, value);
-        return -1;
-    case 'h':
-        return cli_print("hypefs mount", help);
-    default:
-        fputs(hint, stderr);
-        return CLI_USAGE;
-    }
+    struct error err;
+    ((struct mount_arguments *)arguments)->ack_address = value;
+    return ack_address_check("--ack-address", value, &err) < 0 ? cli_misuse(COMMAND, err.text)
+                                                               : CLI_GO_ON;
+}
+
+static int add_fuse_option(void *arguments, const char *value)
+{
+    struct fuse_args *fuse = &((struct mount_arguments *)arguments)->fuse;
+    fuse_opt_add_arg(fuse, "-o");
+    fuse_opt_add_arg(fuse, value);
+    return CLI_GO_ON;
 }
 
 int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
 {
-    int option, status = -1;
+    const struct cli_option options[] = {
+        {"store", .read = read_store},
+        {"foreground", 'f', .flag = &ret->foreground},
+        {"ack", .read = read_ack},
+        {"ack-address", .read = read_ack_address},
+        {"qemu", .read = read_qemu},
+        {"firecracker", .read = read_firecracker},
+        {"max-loads", .read = read_max_loads},
+        {"require-token", .flag = &ret->rules.require_token},
+        {"insecure-store", .flag = &ret->insecure_store},
+        {.letter = 'o', .read = add_fuse_option},
+    };
     ret->max_loads = loads_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
-    cli_begin_options(argv, "hypefs mount");
-    while (status < 0 && (option = getopt_long(argc, argv, "fho:", options, NULL)) >= 0)
-        status = take_option(option, optarg, ret);
-    if (status >= 0)
+    int status = cli_read_options(COMMAND, argc, argv, options, array_length(options), ret);
+    if (status != CLI_GO_ON)
         return status;
     if (optind + 1 < argc)
-        return misuse("more than one MOUNTPOINT given");
+        return cli_misuse(COMMAND, "more than one MOUNTPOINT given");
     if (optind == argc || !argv[optind][0])
-        return misuse("no MOUNTPOINT given");
+        return cli_misuse(COMMAND, "no MOUNTPOINT given");
     if (!ret->store)
         ret->store = cli_default_store();
     if (!ret->store)
-        return misuse("no HOME to keep the store in: give --store DIR");
+        return cli_misuse(COMMAND, "no HOME to keep the store in: give --store DIR");
     ret->mountpoint = absolute(argv[optind]);
-    return ret->mountpoint ? -1 : fail(no_directory);
+    return ret->mountpoint ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
 __attribute__((format(printf, 2, 0))) static void say_nothing(enum fuse_log_level level,
@@ -195,8 +163,8 @@ int mount_arguments_open_session(struct mount_arguments *arguments, struct ops_c
                                  struct fuse_session **ret)
 {
     struct fuse_args *args = &arguments->fuse;
-    char text[ERROR_TEXT_SIZE] = "";
-    size_t used = 0;
+    char text[ERROR_TEXT_SIZE] = "libfuse does not know or cannot use something in";
+    size_t used = strlen(text);
     for (int i = 0; i < args->argc && used < sizeof text; i++)
         if (i > 0 && strcmp(args->argv[i - 1], "-o") == 0)
             used += (size_t)snprintf(text + used, sizeof text - used, " -o %s", args->argv[i]);
@@ -205,11 +173,7 @@ int mount_arguments_open_session(struct mount_arguments *arguments, struct ops_c
     fuse_set_log_func(say_nothing);
     *ret = fuse_session_new(args, &ops_callbacks, sizeof ops_callbacks, ops);
     fuse_set_log_func(NULL);
-    if (*ret)
-        return -1;
-    fprintf(stderr, "hypefs mount: libfuse does not know or cannot use something in%s; %s", text,
-            hint);
-    return CLI_USAGE;
+    return *ret ? CLI_GO_ON : cli_misuse(COMMAND, text);
 }
 
 void mount_arguments_finish(struct mount_arguments *arguments)

@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 
+#include "cli/cli.h"
 #include "fs/ops.h"
 
 struct mount_arguments {
@@ -17,7 +18,9 @@ struct mount_arguments {
     struct fuse_args fuse;
 };
 
-/* -1: go on; else the exit status. `ret` is zeroed before, and to be finished in any case. */
+extern const struct cli_command cli_mount_command;
+
+/* CLI_GO_ON, or the exit status. `ret` is zeroed before, and to be finished in any case. */
 int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret);
 void mount_arguments_finish(struct mount_arguments *arguments);
 

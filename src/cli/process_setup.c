@@ -118,7 +118,7 @@ static int set_stacks(struct error *err)
     return code == 0 ? 0 : error_errno(err, code, "cannot set the size of threads' stacks");
 }
 
-void process_setup_tell_limits(void (*tell)(void *context, const char *text), void *context)
+void process_setup_warn_of_limits(void (*warn)(void *context, const char *text), void *context)
 {
     struct rlimit cpu;
     char text[300];
@@ -129,7 +129,7 @@ void process_setup_tell_limits(void (*tell)(void *context, const char *text), vo
         "processor time is limited to %ju s (RLIMIT_CPU; ulimit -t, LimitCPU=): the daemon ends "
         "in order after %ju s of it, and the kernel kills each VM that has used it up",
         (uintmax_t)cpu.rlim_max, (uintmax_t)cpu.rlim_cur);
-    tell(context, text);
+    warn(context, text);
 }
 
 /* ---- environment ---- */

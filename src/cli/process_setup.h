@@ -18,8 +18,8 @@
  */
 int process_setup(sigset_t *ret_ending, struct error *err);
 
-/* A limit that this process cannot lift and that will end it or its VMs is told by `tell`. */
-void process_setup_tell_limits(void (*tell)(void *context, const char *text), void *context);
+/* Warns of a limit that this process cannot lift and that will end it or its VMs. */
+void process_setup_warn_of_limits(void (*warn)(void *context, const char *text), void *context);
 
 /* The working directory that the daemon was started in is let go of. */
 int process_setup_leave_directory(struct error *err);

@@ -3,7 +3,6 @@
  * no daemon, and changes nothing. */
 #include <errno.h>
 #include <fcntl.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -24,7 +23,7 @@ static const char help[] =
     "  --json      print JSON, not a table\n"
     "  -h, --help  print this\n";
 
-static const char hint[] = "try: hypefs scan --help\n";
+static const struct cli_command command = {"hypefs scan", help};
 
 static bool draw(void *context, uint64_t done, uint64_t size)
 {
@@ -144,28 +143,17 @@ static int show_all(int count, char **paths, bool as_json)
         return fail("JSON", strerror(ENOMEM));
     if (text)
         fputs(text, stdout);
-    return cli_flush("hypefs scan") == CLI_DONE ? status : CLI_FAILED;
+    return cli_flush(command.name) == CLI_DONE ? status : CLI_FAILED;
 }
 
 int cli_scan(int argc, char **argv)
 {
-    static const struct option options[] = {
-        {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
     bool json = false;
-
-    cli_begin_options(argv, "hypefs scan");
-    for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) != -1;) {
-        if (c == 'h')
-            return cli_print("hypefs scan", help);
-        if (c != 'j') {
-            fputs(hint, stderr);
-            return CLI_USAGE;
-        }
-        json = true;
-    }
-    if (optind == argc) {
-        fprintf(stderr, "hypefs scan: no FILE given; %s", hint);
-        return CLI_USAGE;
-    }
+    const struct cli_option options[] = {{"json", .flag = &json}};
+    int status = cli_read_options(&command, argc, argv, options, array_length(options), NULL);
+    if (status != CLI_GO_ON)
+        return status;
+    if (optind == argc)
+        return cli_misuse(&command, "no FILE given");
     return show_all(argc - optind, argv + optind, json);
 }

@@ -15,37 +15,19 @@
 #include "util/json.h"
 #include "util/process.h"
 
-static const char *origin_id(const struct fork *fork)
-{
-    return fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id;
-}
-
 enum { UNSEEN_WAIT_MS = 30000 }; /* who may wait for longer is shown meanwhile */
-
-/* "the snapshot base", for texts. */
-struct label {
-    char text[STORE_ID_MAX + 16];
-};
-
-static struct label origin(const struct fork *fork)
-{
-    struct label label;
-    snprintf(label.text, sizeof label.text, "the %s %s",
-             fork->origin->instance ? "instance" : "snapshot", origin_id(fork));
-    return label;
-}
 
 static int read_machine(struct fork *fork, const cJSON *json, struct error *err)
 {
     const struct fork_options *options = &fork->request->options;
-    int r = load_machine(json, origin(fork).text, &fork->machine, err);
+    int r = load_machine(json, fork->source_name, &fork->machine, err);
     if (r < 0)
         return r;
     if (options->console_max_bytes > 0)
         fork->machine.console_max_bytes = options->console_max_bytes;
     r = options->tap ? machine_set_tap(&fork->machine, options->tap, err) : 0;
     return r < 0
-               ? error_prefix(err, r, "options: \"tap\" cannot be used with %s", origin(fork).text)
+               ? error_prefix(err, r, "options: \"tap\" cannot be used with %s", fork->source_name)
                : 0;
 }
 
@@ -60,20 +42,20 @@ static int check_target(const struct fork_request *request, struct error *err)
 }
 
 /* From here on the snapshot is not removed; of an instance a copy will be made. */
-static int use_origin(struct fork *fork, struct error *err)
+static int use_source(struct fork *fork, struct error *err)
 {
-    const struct fork_source *origin = fork->origin;
-    if (origin->instance) {
-        int r = instance_check_fork(origin->instance, fork->request->options.from_running, err);
-        fork->description = r == 0 ? instance_describe(origin->instance) : NULL;
+    const struct fork_source *source = fork->source;
+    if (source->instance) {
+        int r = instance_check_fork(source->instance, fork->request->options.from_running, err);
+        fork->description = r == 0 ? instance_describe(source->instance) : NULL;
         return r < 0 || json_is_whole(fork->description) ? r
                                                          : error_set(err, ENOMEM, "out of memory");
     }
-    int r = snapshot_use(origin->snapshot, err);
+    int r = snapshot_use(source->snapshot, err);
     if (r < 0)
         return r;
-    fork->using_source = true;
-    fork->source = snapshot_ref(origin->snapshot);
+    fork->using_snapshot = true;
+    fork->snapshot = snapshot_ref(source->snapshot);
     return 0;
 }
 
@@ -85,14 +67,14 @@ static int validate(struct fork *fork, struct error *err)
             fork->failed_mailbox = fork->request->refused_mailbox;
         return error_set(err, fork->request->refused.code, "%s", fork->request->refused.text);
     }
-    int r = use_origin(fork, err);
+    int r = use_source(fork, err);
     if (r == 0)
         r = check_target(fork->request, err);
-    if (r == 0)
+    if (r == 0 && fork->request->options.identity)
         r = identity_check(fork, err);
     if (r == 0)
-        r = read_machine(fork, fork->description ? fork->description : snapshot_json(fork->source),
-                         err);
+        r = read_machine(
+            fork, fork->description ? fork->description : snapshot_json(fork->snapshot), err);
     if (r == 0)
         r = handoff_check(fork, err);
     return r < 0 ? r
@@ -122,17 +104,17 @@ static int preflight(struct fork *fork, const struct memory_io *io, struct error
 
 static int open_image(const struct fork *fork, int *ret, struct error *err)
 {
-    const struct snapshot *source = fork->source;
+    const struct snapshot *snapshot = fork->snapshot;
     struct stat st;
-    auto_close int fd = openat(source->image->directory_fd, "memory",
+    auto_close int fd = openat(snapshot->image->directory_fd, "memory",
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
-        return error_io(err, errno, "the memory image of %s cannot be opened", origin(fork).text);
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != source->memory_bytes)
+        return error_io(err, errno, "the memory image of %s cannot be opened", fork->source_name);
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != snapshot->memory_bytes)
         return error_set(err, EIO,
                          "the memory image of %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",
-                         origin(fork).text, (intmax_t)st.st_size, source->memory_bytes);
+                         fork->source_name, (intmax_t)st.st_size, snapshot->memory_bytes);
     *ret = steal_fd(&fd);
     return 0;
 }
@@ -141,9 +123,9 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
 static bool is_same_machine(const struct fork *fork)
 {
     static const char *const own[] = {"disks", "boot"};
-    const cJSON *described = cJSON_GetObjectItemCaseSensitive(fork->description, "machine");
+    const cJSON *described = json_get(fork->description, "machine");
     auto_json cJSON *before = cJSON_Duplicate(described, true);
-    auto_json cJSON *now = cJSON_Duplicate(snapshot_machine(fork->source), true);
+    auto_json cJSON *now = cJSON_Duplicate(snapshot_machine(fork->snapshot), true);
     for (size_t i = 0; i < array_length(own); i++) {
         cJSON_DeleteItemFromObjectCaseSensitive(before, own[i]);
         cJSON_DeleteItemFromObjectCaseSensitive(now, own[i]);
@@ -154,16 +136,16 @@ static bool is_same_machine(const struct fork *fork)
 /* The copy of an instance's memory; it may have become another machine meanwhile. */
 static int take_copy(struct fork *fork, struct error *err)
 {
-    struct instance *instance = fork->origin->instance;
-    int r = instance_take_private(instance, fork->request->options.from_running, &fork->copy,
-                                  &fork->source, err);
+    struct instance *instance = fork->source->instance;
+    int r = instance_snapshot_private(instance, fork->request->options.from_running, &fork->copy,
+                                      &fork->snapshot, err);
     if (r < 0)
         return r;
     if (!is_same_machine(fork))
         return error_set(err, EBUSY, "the instance %s was booted anew meanwhile: commit again",
                          instance->id);
     machine_finish(&fork->machine);
-    return read_machine(fork, snapshot_json(fork->source), err);
+    return read_machine(fork, snapshot_json(fork->snapshot), err);
 }
 
 /* The image is there, is the one that was published, has the right size, has a place for each
@@ -171,27 +153,27 @@ static int take_copy(struct fork *fork, struct error *err)
 static int locate(struct fork *fork, struct error *err)
 {
     auto_close int fd = -1;
-    int r = fork->origin->instance ? take_copy(fork, err) : 0;
+    int r = fork->source->instance ? take_copy(fork, err) : 0;
     if (r == 0)
         r = open_image(fork, &fd, err);
-    if (r == 0 && (r = image_index_wait(fork->source->image, NULL, &fork->index, err)) < 0)
-        error_prefix(err, r, "%s", origin(fork).text);
+    if (r == 0 && (r = image_index_wait(fork->snapshot->image, NULL, &fork->index, err)) < 0)
+        error_prefix(err, r, "%s", fork->source_name);
     if (r == 0)
         r = handoff_prepare(fork, err);
     struct memory_io io = {.read = read_image, .context = &fd};
     return r < 0 ? r : preflight(fork, &io, err);
 }
 
-static void notify(const struct fork *fork, const char *phase)
+static void notify(const struct fork *fork, enum fork_step step)
 {
-    if (fork->engine->begun)
-        fork->engine->begun(fork->engine->listener, phase,
-                            fork->instance && fork->instance->state == INSTANCE_WAITING);
+    if (fork->engine->on_step)
+        fork->engine->on_step(fork->engine->listener, step,
+                              fork->instance && fork->instance->state == INSTANCE_WAITING);
 }
 
 static void notify_queued(void *context)
 {
-    notify(context, fork_queued_name);
+    notify(context, FORK_QUEUED);
 }
 
 static int await_turn(struct fork *fork, struct error *err)
@@ -201,22 +183,18 @@ static int await_turn(struct fork *fork, struct error *err)
 
 static struct vmm_context context_of(const struct fork *fork)
 {
-    return instance_context(fork->instance, fork->machine.hypervisor, fork->entry.fd,
-                            fork->engine->cancel_fd);
-}
-
-static int link_file(struct fork *fork, const char *name, struct error *err)
-{
-    return load_link(fork->source, origin(fork).text, name, fork->entry.fd, name, err);
+    return instances_context(fork->engine->instances, fork->request->id, fork->machine.hypervisor,
+                             fork->entry.fd, fork->engine->cancel_fd);
 }
 
 static int stand_by(struct fork *fork, struct error *err)
 {
-    int r = link_file(fork, "memory", err);
-    if (r == 0)
-        r = link_file(fork, "state", err);
+    static const char *const names[] = {"memory", "state"};
+    int r = 0;
+    for (size_t i = 0; i < array_length(names) && r == 0; i++)
+        r = load_link(fork->snapshot, fork->source_name, names[i], fork->entry.fd, names[i], err);
     if (r == 0) /* else the image is scanned again */
-        linkat(fork->source->image->directory_fd, "mailboxes.json", fork->entry.fd,
+        linkat(fork->snapshot->image->directory_fd, "mailboxes.json", fork->entry.fd,
                "mailboxes.json", 0);
     return r;
 }
@@ -226,44 +204,29 @@ static int load(struct fork *fork, struct error *err)
 {
     bool standby = fork->request->options.standby;
     fork->warm =
-        !standby && fork->origin->snapshot &&
-        warm_take(fork->engine->warm, fork->source, &fork->machine, &fork->entry, &fork->vmm);
+        !standby && fork->source->snapshot &&
+        warm_acquire(fork->engine->warm, fork->snapshot, &fork->machine, &fork->entry, &fork->vmm);
     if (fork->warm)
         return 0;
-    const struct label label = origin(fork);
-    int r = load_entry(fork->engine->instances->setup.store, fork->source, label.text,
+    int r = load_entry(fork->engine->instances->setup.store, fork->snapshot, fork->source_name,
                        &fork->machine, standby, &fork->entry, err);
     if (r < 0 || standby)
         return r < 0 ? r : stand_by(fork, err);
     struct vmm_context context = context_of(fork);
-    return load_vm(&context, fork->source, label.text, &fork->machine, &fork->vmm, err);
-}
-
-static int read_vmm(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
-{
-    return vmm_read_memory(context, offset, bytes, size, err);
-}
-
-static int write_vmm(void *context, uint64_t offset, const void *bytes, size_t size,
-                     struct error *err)
-{
-    return vmm_write_memory(context, offset, bytes, size, err);
-}
-
-static struct memory_io memory_of(const struct fork *fork)
-{
-    return (struct memory_io){.read = read_vmm, .write = write_vmm, .context = fork->vmm};
+    return load_vm(&context, fork->snapshot, fork->source_name, &fork->machine, &fork->vmm, err);
 }
 
 static int patch(struct fork *fork, struct error *err)
 {
-    struct memory_io io = memory_of(fork);
-    int r = preflight(fork, &io, err);
+    struct memory_io *io = &fork->watched.io;
+    *io = (struct memory_io){vmm_read_memory, vmm_write_memory, fork->vmm};
+    int r = preflight(fork, io, err);
     if (r < 0)
         return r;
     fault_point(FAULT_PATCH);
-    identity_set_time(fork);
-    r = deliver_write(&io, fork->deliveries, fork->count, err);
+    if (fork->request->options.identity)
+        identity_set_time(fork);
+    r = deliver_write(io, fork->deliveries, fork->count, err);
     fault_point(FAULT_PATCHED);
     for (size_t i = 0; i < fork->count && r == 0; i++)
         fork->mailboxes[i]->delivered = true;
@@ -280,38 +243,30 @@ static void end_start(struct fork *fork)
 
 static struct instance_fork handed_over(struct fork *fork, cJSON **record)
 {
-    const struct fork_source *origin = fork->origin;
     return (struct instance_fork){.entry = &fork->entry,
                                   .vmm = &fork->vmm,
                                   .machine = &fork->machine,
-                                  .mapped = fork->using_source && fork->vmm ? fork->source : NULL,
-                                  .source = origin_id(fork),
-                                  .source_uuid = origin->instance ? origin->instance->uuid
-                                                                  : origin->snapshot->uuid,
-                                  .of_instance = origin->instance != NULL,
+                                  .mapped =
+                                      fork->using_snapshot && fork->vmm ? fork->snapshot : NULL,
+                                  .source = fork->source_id,
                                   .record = record};
 }
 
-static bool may_wait_long(const struct fork_request *request)
-{
-    bool longer = false;
-    for (size_t i = 0; i < request->count; i++)
-        longer = longer || (request->mailboxes[i].wait_for_ack &&
-                            request->mailboxes[i].ack_timeout_ms > UNSEEN_WAIT_MS);
-    return longer;
-}
-
-/* Its user can read its console, and end it. */
+/* The user of one that may wait for long can read its console, and end it. */
 static int show(struct fork *fork, struct error *err)
 {
     const struct instance_fork parts = handed_over(fork, NULL);
-    return may_wait_long(fork->request) ? instance_show_fork(fork->instance, &parts, err) : 0;
+    for (size_t i = 0; i < fork->request->count; i++) {
+        const struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
+        if (mailbox->wait_for_ack && mailbox->ack_timeout_ms > UNSEEN_WAIT_MS)
+            return instance_show_fork(fork->instance, &parts, err);
+    }
+    return 0;
 }
 
 static int resume(struct fork *fork, struct error *err)
 {
     struct vmm_context context = context_of(fork);
-    fork->watched.io = memory_of(fork);
     int r =
         fork->watched.count > 0 ? memory_watch_add(fork->engine->watch, &fork->watched, err) : 0;
     fork->resuming_at_ms = process_now_ms();
@@ -324,18 +279,12 @@ static int resume(struct fork *fork, struct error *err)
     return r == 0 ? show(fork, err) : r;
 }
 
-static int await(struct fork *fork, struct error *err)
-{
-    fault_point(FAULT_ACK);
-    int r = handoff_await(fork, err);
-    fault_point(FAULT_ACKED);
-    return r;
-}
-
-static int (*const steps[FORK_PHASES])(struct fork *, struct error *) = {
-    [FORK_VALIDATE] = validate, [FORK_LOCATE] = locate, [FORK_QUEUED] = await_turn,
-    [FORK_LOAD] = load,         [FORK_PATCH] = patch,   [FORK_RESUME] = resume,
-    [FORK_NETWORK] = await,     [FORK_ACK] = await,
+/* But the last, which has a result to publish. */
+static int (*const steps[FORK_PUBLISH])(struct fork *, struct error *) = {
+    [FORK_VALIDATE] = validate,     [FORK_LOCATE] = locate,
+    [FORK_QUEUED] = await_turn,     [FORK_LOAD] = load,
+    [FORK_PATCH] = patch,           [FORK_RESUME] = resume,
+    [FORK_NETWORK] = handoff_await, [FORK_ACK] = handoff_await,
 };
 
 /* The last look at its memory: which payloads it has taken. Why it cannot be read, if so, is told
@@ -351,25 +300,20 @@ static void end_watching(struct fork *fork)
     vmm_release(fork->vmm);
 }
 
-/* Nobody runs who could be patched, resumed or waited for. */
-static bool has_step(const struct fork *fork, int phase)
-{
-    return phase == FORK_QUEUED ? !fork->request->options.standby : phase <= FORK_LOAD || fork->vmm;
-}
-
 static int run_steps(struct fork *fork, struct error *err)
 {
+    const bool standby = fork->request->options.standby;
     double begun = process_now_ms(), before = begun;
     int r = 0;
-    for (int phase = 0; phase < FORK_PHASES && r == 0; phase++) {
-        if (has_step(fork, phase)) {
-            fork->phase = (enum fork_phase)phase;
-            if (phase != FORK_QUEUED) /* that it is told when it has to wait */
-                notify(fork, fork_phase_names[phase]);
-            r = steps[phase](fork, err);
-        }
+    for (enum fork_step step = 0; step < FORK_PUBLISH && r == 0; step++) {
+        if (standby && (step == FORK_QUEUED || step > FORK_LOAD))
+            continue; /* there is no VM that could be loaded, patched or waited for */
+        fork->step = step;
+        if (step != FORK_QUEUED) /* who has to wait notifies */
+            notify(fork, step);
+        r = steps[step](fork, err);
         double now = process_now_ms();
-        fork->phase_ms[phase] = now - before;
+        fork->step_ms[step] = now - before;
         fork->total_ms = now - begun;
         before = now;
     }
@@ -380,13 +324,13 @@ static int run_steps(struct fork *fork, struct error *err)
 
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
 {
-    notify(fork, fork_publish_name);
+    notify(fork, FORK_PUBLISH);
     cJSON *record = fork_record(fork, result);
     struct instance_fork parts = handed_over(fork, &record);
     int r = instance_publish_fork(fork->instance, &parts, err);
     cJSON_Delete(record);
     if (r == 0 && parts.mapped)
-        fork->using_source = false;
+        fork->using_snapshot = false;
     return r;
 }
 
@@ -395,11 +339,11 @@ static void undo(struct fork *fork)
     instance_withdraw_fork(fork->instance, &fork->machine);
     load_discard(&fork->entry, fork->vmm);
     instance_abandon(fork->instance);
-    if (fork->using_source)
-        snapshot_leave(fork->source);
+    if (fork->using_snapshot)
+        snapshot_leave(fork->snapshot);
     ack_socket_close(&fork->socket);
     image_index_unref(fork->index);
-    snapshot_unref(fork->source);
+    snapshot_unref(fork->snapshot);
     store_entry_discard(&fork->copy);
     cJSON_Delete(fork->description);
     machine_finish(&fork->machine);
@@ -410,26 +354,30 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
              struct fork_request *request, struct fork_outcome *ret, struct error *err)
 {
     struct fork fork = {.engine = engine,
-                        .origin = source,
                         .request = request,
+                        .source = source,
+                        .source_id = fork_source_id(source),
                         .copy = {.fd = -1},
                         .socket = {.fd = -1},
                         .watched = {.event_fd = -1},
                         .entry = {.fd = -1}};
     struct error why = {0};
+    snprintf(fork.source_name, sizeof fork.source_name, "the %s %s",
+             source->instance ? "instance" : "snapshot", fork.source_id.id);
     int r = run_steps(&fork, &why);
     turn_end(&fork);
     end_watching(&fork);
     end_start(&fork);
-    bool acks_failed = r < 0 && fork.phase >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO;
+    bool acks_failed = r < 0 && fork.step >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;
 
     if (r == 0 || (acks_failed && request->options.keep)) {
         struct error not_published = {0};
+        if (r == 0)
+            fork.step = FORK_PUBLISH;
         published = publish(&fork, result, &not_published) == 0;
         if (!published) {
-            fork.publishing = r == 0;
             if (r == 0)
                 why = not_published;
             else

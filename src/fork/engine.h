@@ -23,6 +23,20 @@
 #include "fork/warm.h"
 #include "instance/instance.h"
 
+enum fork_step {
+    FORK_VALIDATE,
+    FORK_LOCATE,
+    FORK_QUEUED, /* until it may load */
+    FORK_LOAD,
+    FORK_PATCH,
+    FORK_RESUME,
+    FORK_NETWORK,
+    FORK_ACK,
+    FORK_PUBLISH, /* in the store */
+    FORK_STEPS
+};
+extern const char *const fork_step_names[FORK_STEPS]; /* as `result` has them: "validate" */
+
 struct fork_engine {
     struct instances *instances;
     const char *ack_address;     /* the mount's; a fork's options may name another */
@@ -33,21 +47,21 @@ struct fork_engine {
     /* Becomes true, with a loads_wake(): nobody waits for it any more, and it fails with ECANCELED
      * if it is queued. NULL: it never does. */
     const atomic_bool *abandoned;
-    /* Called at the beginning of each step, without any lock, with its name in `result` ("validate"
-     * … "ack", and "publish" when the fork goes into the store); of "queued" only if it has to
+    /* Called at the beginning of each step, without any lock; of FORK_QUEUED only if it has to
      * wait. `waiting`: everybody sees the instance already (instance_show_fork). NULL: nobody is
      * told. */
-    void (*begun)(void *listener, const char *phase, bool waiting);
+    void (*on_step)(void *listener, enum fork_step step, bool waiting);
     void *listener;
 };
-
-extern const char fork_queued_name[];
 
 /* What is forked: one of the two, borrowed. */
 struct fork_source {
     struct snapshot *snapshot;
     struct instance *instance; /* in standby, or with the option from_running */
 };
+
+/* The same, as the fork's record has it. */
+struct instance_source fork_source_id(const struct fork_source *source);
 
 struct fork_outcome {
     cJSON *result;   /* the tree's `result`; owned; also on failure */

@@ -12,6 +12,7 @@
 #include <string.h>
 
 #include "fork/internal.h"
+#include "util/fault.h"
 #include "util/process.h"
 #include "util/text.h"
 #include "util/timing.h"
@@ -79,18 +80,31 @@ static int append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct er
     return r;
 }
 
-/* Finds its frames in the image. One that is to ack by memory is looked for from the resume on. */
-static int add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
-               struct error *err)
+/* Completes the payload and finds its frames in the image. A mailbox that is to ack by memory is
+ * watched from the resume on. */
+static int prepare(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
+                   struct error *err)
 {
     struct delivery *delivery = &fork->deliveries[fork->count];
+    bool by_datagram = fork_waits_for_datagram(mailbox);
+    fork->failed_mailbox = NULL;
+    int r = by_datagram ? open_socket(fork, err) : 0;
+    if (r < 0)
+        return r;
+    fork->failed_mailbox = kind == FRAME_FORK ? mailbox->name : NULL;
+    if (by_datagram)
+        r = append_ack(fork, mailbox, err);
+    if (r == 0 && kind == FRAME_FORK && fork->request->options.identity)
+        r = identity_append(fork, mailbox, err);
+    if (r < 0)
+        return r;
     *delivery = (struct delivery){.kind = kind,
                                   .name = mailbox->name,
                                   .token = mailbox->token,
                                   .token_size = mailbox->token_size,
                                   .payload = mailbox->payload,
                                   .payload_size = mailbox->payload_size};
-    int r = deliver_locate(&fork->index->scan, delivery, err);
+    r = deliver_locate(&fork->index->scan, delivery, err);
     if (r < 0)
         return r;
     mailbox->located = true;
@@ -102,22 +116,6 @@ static int add(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mai
         fork->watched.frames[fork->watched.count++] =
             (struct watched_frame){.consume = &mailbox->consume, .wait = &mailbox->ack};
     return 0;
-}
-
-static int prepare(struct fork *fork, enum frame_kind kind, struct fork_mailbox *mailbox,
-                   struct error *err)
-{
-    bool by_datagram = fork_waits_for_datagram(mailbox);
-    fork->failed_mailbox = NULL;
-    int r = by_datagram ? open_socket(fork, err) : 0;
-    if (r < 0)
-        return r;
-    fork->failed_mailbox = kind == FRAME_FORK ? mailbox->name : NULL;
-    if (by_datagram)
-        r = append_ack(fork, mailbox, err);
-    if (r == 0 && kind == FRAME_FORK && fork->request->options.identity)
-        r = identity_append(fork, mailbox, err);
-    return r < 0 ? r : add(fork, kind, mailbox, err);
 }
 
 int handoff_prepare(struct fork *fork, struct error *err)
@@ -161,7 +159,7 @@ static struct fork_mailbox *find_failed(struct fork *fork, double *deadline_ms)
         double deadline = fork->resumed_at_ms + mailbox->ack_timeout_ms;
         if (!mailbox->wait_for_ack || mailbox->ack.state == ACK_OK)
             continue;
-        if (mailbox->ack.state == ACK_REFUSED || fork->looked_at_ms >= deadline)
+        if (mailbox->ack.state == ACK_REFUSED || fork->checked_at_ms >= deadline)
             return mailbox;
         if (deadline < *deadline_ms)
             *deadline_ms = deadline;
@@ -170,7 +168,7 @@ static struct fork_mailbox *find_failed(struct fork *fork, double *deadline_ms)
 }
 
 /* 1: all have acked; 0: some are waited for, until *ret_deadline_ms; -errno. */
-static int look_at_mailboxes(struct fork *fork, double *ret_deadline_ms, struct error *err)
+static int check_mailboxes(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     *ret_deadline_ms = INFINITY;
     struct fork_mailbox *failed = find_failed(fork, ret_deadline_ms);
@@ -193,13 +191,13 @@ static void degrade(struct fork_network *network, const char *reason)
 
 /* 1: its ack has come, or is not waited for any more. A mailbox that fails ends the commit, or
  * keeps a fork that has failed: either way nothing is left to wait for. */
-static int look_at_network(struct fork *fork, double *ret_deadline_ms, struct error *err)
+static int check_network(struct fork *fork, double *ret_deadline_ms, struct error *err)
 {
     struct fork_network *network = &fork->request->network;
     const struct ack_wait *ack = &network->mailbox.ack;
     (void)err;
     *ret_deadline_ms = fork->resumed_at_ms + timing_ms(TIMING_NETWORK);
-    bool late = fork->looked_at_ms >= *ret_deadline_ms;
+    bool late = fork->checked_at_ms >= *ret_deadline_ms;
     const struct fork_mailbox *failed = find_failed(fork, ret_deadline_ms);
     if (ack->state == ACK_REFUSED)
         degrade(network, ack->reason);
@@ -235,9 +233,9 @@ static void receive(struct fork *fork)
  * at that is due, if it is before the deadline, and else the deadline. */
 static double keep_logs_short(struct fork *fork, double deadline_ms)
 {
-    if (fork->looked_at_ms >= fork->logs_due_ms) {
+    if (fork->checked_at_ms >= fork->logs_due_ms) {
         instance_shorten_logs(fork->instance, fork->entry.fd, machine_log_max(&fork->machine));
-        fork->logs_due_ms = fork->looked_at_ms + timing_ms(TIMING_LOOK);
+        fork->logs_due_ms = fork->checked_at_ms + timing_ms(TIMING_LOOK);
     }
     return fork->logs_due_ms < deadline_ms ? fork->logs_due_ms : deadline_ms;
 }
@@ -245,23 +243,26 @@ static double keep_logs_short(struct fork *fork, double deadline_ms)
 int handoff_await(struct fork *fork, struct error *err)
 {
     enum { SOCKET, MEMORY, PROCESS, CANCEL, STOPPED, COUNT };
-    int (*look)(struct fork *, double *, struct error *) =
-        fork->phase == FORK_NETWORK ? look_at_network : look_at_mailboxes;
+    int (*check)(struct fork *, double *, struct error *) =
+        fork->step == FORK_NETWORK ? check_network : check_mailboxes;
     double deadline_ms = 0;
-    if (fork->phase == FORK_NETWORK && !fork->request->network.mailbox.wait_for_ack)
+    if (fork->step == FORK_NETWORK && !fork->request->network.mailbox.wait_for_ack)
         return 0;
+    fault_point(FAULT_ACK);
     for (;;) {
-        fork->looked_at_ms = process_now_ms();
+        fork->checked_at_ms = process_now_ms();
         if (fork->socket.fd >= 0)
             receive(fork);
         /* At a deadline the last look is our own: the watch may have been stopped with us. */
-        if (fork->watched.event_fd >= 0 && fork->looked_at_ms >= deadline_ms)
-            memory_watch_look(fork->engine->watch, &fork->watched);
+        if (fork->watched.event_fd >= 0 && fork->checked_at_ms >= deadline_ms)
+            memory_watch_check(fork->engine->watch, &fork->watched);
         if (fork->watched.event_fd >= 0)
             memory_watch_receive(fork->engine->watch, &fork->watched, fork->resuming_at_ms);
-        int r = look(fork, &deadline_ms, err);
-        if (r != 0)
+        int r = check(fork, &deadline_ms, err);
+        if (r != 0) {
+            fault_point(FAULT_ACKED);
             return r < 0 ? r : 0;
+        }
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
                                 fork->engine->cancel_fd, fork->instance->cancel_fd};
         double until_ms = keep_logs_short(fork, turn_limit(fork, deadline_ms));

@@ -18,7 +18,7 @@
 int identity_check(struct fork *fork, struct error *err)
 {
     struct fork_request *request = fork->request;
-    for (size_t i = 0; i < request->count && request->options.identity; i++) {
+    for (size_t i = 0; i < request->count; i++) {
         struct fork_mailbox *mailbox = &request->mailboxes[i];
         struct json_span all = {.start = 0, .end = mailbox->payload_size};
         int r = fork_check_payload(mailbox->payload, all, mailbox, true, err);
@@ -55,7 +55,7 @@ void identity_set_time(struct fork *fork)
     clock_gettime(CLOCK_REALTIME, &now);
     int64_t ns = (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
     snprintf(digits, sizeof digits, "%*" PRId64, FORK_TIME_SIZE, ns);
-    for (size_t i = 0; i < fork->request->count && fork->request->options.identity; i++) {
+    for (size_t i = 0; i < fork->request->count; i++) {
         struct fork_mailbox *mailbox = &fork->request->mailboxes[i];
         char *end = mailbox->payload + mailbox->payload_size - (sizeof "}}" - 1);
         memcpy(end - FORK_TIME_SIZE, digits, FORK_TIME_SIZE);

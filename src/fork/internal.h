@@ -7,20 +7,6 @@
 #include "fork/memory_watch.h"
 #include "util/process.h"
 
-enum fork_phase {
-    FORK_VALIDATE,
-    FORK_LOCATE,
-    FORK_QUEUED, /* until it may load */
-    FORK_LOAD,
-    FORK_PATCH,
-    FORK_RESUME,
-    FORK_NETWORK,
-    FORK_ACK,
-    FORK_PHASES
-};
-extern const char *const fork_phase_names[FORK_PHASES];
-extern const char fork_publish_name[]; /* behind the last */
-
 enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
 
 /* What tells clones apart, if options.identity says so. */
@@ -31,13 +17,15 @@ struct fork_identity {
 
 struct fork {
     const struct fork_engine *engine;
-    const struct fork_source *origin;
     struct fork_request *request;
+    const struct fork_source *source;
+    struct instance_source source_id;
+    char source_name[STORE_ID_MAX + 16]; /* "the snapshot base", for texts */
 
-    struct snapshot *source; /* whose files the fork is made of; a reference */
-    bool using_source;       /* snapshot_use() is to be undone */
-    struct store_entry copy; /* of an instance's memory, of which `source` is then */
-    cJSON *description;      /* what snapshot.json would say of an instance; NULL: of a snapshot */
+    struct snapshot *snapshot; /* whose files the fork is made of; a reference */
+    bool using_snapshot;       /* snapshot_use() is to be undone */
+    struct store_entry copy;   /* of an instance's memory, of which `snapshot` is then */
+    cJSON *description; /* what snapshot.json would say of an instance; NULL: of a snapshot */
     struct instance *instance;
     struct machine machine;
     struct image_index *index;
@@ -58,17 +46,16 @@ struct fork {
     struct ack_socket socket; /* for acks by datagram; fd -1: none is to come */
     double resuming_at_ms;    /* process_now_ms(): from then on its guest may ack, */
     double resumed_at_ms;     /* and from then on deadlines count */
-    double looked_at_ms;    /* the same, before the last answers were taken in: who is late was not
-                               heard of until then */
+    double checked_at_ms;   /* the same, before the last answers were taken in: who is late was not
+                              heard of until then */
     double logs_due_ms;     /* the next look at how long its logs are */
     unsigned ignored;       /* datagrams */
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;
 
-    enum fork_phase phase;
-    bool publishing; /* all phases are done, but the store did not take it */
-    double phase_ms[FORK_PHASES], total_ms;
-    const char *failed_mailbox; /* whose fault the failure is, or NULL */
+    enum fork_step step;                    /* under way, or that has failed */
+    double step_ms[FORK_PUBLISH], total_ms; /* of those before the publishing */
+    const char *failed_mailbox;             /* whose fault the failure is, or NULL */
 };
 
 /* Where acks by datagram are received. */
@@ -102,8 +89,8 @@ int handoff_await(struct fork *fork, struct error *err);
 void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadline_ms,
                       const char *what, struct error *ret);
 
-/* identity.c: does each payload take it; makes it and appends it; as late as possible, the time in
- * what was appended. */
+/* identity.c, with the option `identity`: does each payload take it; makes it and appends it; as
+ * late as possible, the time in what was appended. */
 int identity_check(struct fork *fork, struct error *err);
 void identity_make(struct fork_identity *identity);
 int identity_append(const struct fork *fork, struct fork_mailbox *mailbox, struct error *err);

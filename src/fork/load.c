@@ -10,11 +10,12 @@
 
 #include "hypervisor/disks.h"
 #include "util/fault.h"
+#include "util/json.h"
 
 int load_machine(const cJSON *json, const char *name, struct machine *ret, struct error *err)
 {
-    const char *vmm = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "hypervisor"));
-    const char *kind = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "kind"));
+    const char *vmm = json_get_text(json, "hypervisor");
+    const char *kind = json_get_text(json, "kind");
     const struct hypervisor *hypervisor = vmm ? hypervisor_find(vmm) : NULL;
     struct error why;
     if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
@@ -23,7 +24,7 @@ int load_machine(const cJSON *json, const char *name, struct machine *ret, struc
     if (!kind || strcmp(kind, "standby") != 0)
         return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
                          kind ? kind : "");
-    if (machine_from_json(cJSON_GetObjectItemCaseSensitive(json, "machine"), ret, &why) < 0)
+    if (machine_from_json(json_get(json, "machine"), ret, &why) < 0)
         return error_set(err, EIO, "the machine of %s: %s", name, why.text);
     ret->hypervisor = hypervisor;
     return 0;

@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <utlist.h>
 
+#include "util/cleanup.h"
 #include "util/process.h"
 #include "util/text.h"
 #include "util/thread.h"
@@ -37,7 +38,7 @@ static void freshen(struct memory_watch *watch, struct watched *watched)
 }
 
 /* With the lock held. */
-static void look(struct memory_watch *watch, struct watched *watched)
+static void check(struct memory_watch *watch, struct watched *watched)
 {
     bool news = false, pending = false;
     for (size_t i = 0; i < watched->count && !watched->gone; i++) {
@@ -65,7 +66,7 @@ static double all_due_ms(const struct memory_watch *watch, double now_ms)
 }
 
 /* With the lock held. */
-static void look_at_those_due(struct memory_watch *watch, double begun_ms)
+static void check_those_due(struct memory_watch *watch, double begun_ms)
 {
     struct watched *watched;
     bool all = begun_ms >= all_due_ms(watch, begun_ms);
@@ -74,7 +75,7 @@ static void look_at_those_due(struct memory_watch *watch, double begun_ms)
         bool fresh = begun_ms - watched->happened_ms < fresh_ms;
         watch->fresh = watch->fresh || fresh;
         if (all || fresh)
-            look(watch, watched);
+            check(watch, watched);
     }
     if (!all)
         return;
@@ -106,17 +107,16 @@ static void rest(struct memory_watch *watch, double begun_ms, double ended_ms)
 static void *run(void *argument)
 {
     struct memory_watch *watch = argument;
-    pthread_mutex_lock(&watch->lock);
+    auto_lock(&watch->lock);
     while (!watch->stop) {
         if (!watch->list) {
             pthread_cond_wait(&watch->changed, &watch->lock);
             continue;
         }
         double begun_ms = process_now_ms();
-        look_at_those_due(watch, begun_ms);
+        check_those_due(watch, begun_ms);
         rest(watch, begun_ms, process_now_ms());
     }
-    pthread_mutex_unlock(&watch->lock);
     return NULL;
 }
 
@@ -152,10 +152,9 @@ void memory_watch_destroy(struct memory_watch *watch)
 
 void memory_watch_freshen(struct memory_watch *watch, struct watched *watched)
 {
-    pthread_mutex_lock(&watch->lock);
+    auto_lock(&watch->lock);
     freshen(watch, watched);
     pthread_cond_broadcast(&watch->changed);
-    pthread_mutex_unlock(&watch->lock);
 }
 
 int memory_watch_add(struct memory_watch *watch, struct watched *watched, struct error *err)
@@ -181,11 +180,10 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched)
     watched->event_fd = -1;
 }
 
-void memory_watch_look(struct memory_watch *watch, struct watched *watched)
+void memory_watch_check(struct memory_watch *watch, struct watched *watched)
 {
-    pthread_mutex_lock(&watch->lock);
-    look(watch, watched);
-    pthread_mutex_unlock(&watch->lock);
+    auto_lock(&watch->lock);
+    check(watch, watched);
 }
 
 static void answer(const struct watched_frame *frame, double since_ms)
@@ -207,9 +205,8 @@ void memory_watch_receive(struct memory_watch *watch, struct watched *watched, d
 {
     eventfd_t count;
     eventfd_read(watched->event_fd, &count);
-    pthread_mutex_lock(&watch->lock);
+    auto_lock(&watch->lock);
     for (size_t i = 0; i < watched->count; i++)
         if (watched->frames[i].wait->state == ACK_WAITING)
             answer(&watched->frames[i], since_ms);
-    pthread_mutex_unlock(&watch->lock);
 }

@@ -45,7 +45,7 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
 /* Something has happened to it: its VM was resumed. */
 void memory_watch_freshen(struct memory_watch *watch, struct watched *watched);
 /* Looks now, without waiting for the thread. */
-void memory_watch_look(struct memory_watch *watch, struct watched *watched);
+void memory_watch_check(struct memory_watch *watch, struct watched *watched);
 
 /* Updates the waits of `watched`; never blocks. Their `ms` count from `since_ms`. */
 void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms);

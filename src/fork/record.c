@@ -6,13 +6,21 @@
 #include "mailbox/rearm.h"
 #include "util/json.h"
 
-const char *const fork_phase_names[FORK_PHASES] = {
-    [FORK_VALIDATE] = "validate", [FORK_LOCATE] = "locate", [FORK_QUEUED] = fork_queued_name,
+const char *const fork_step_names[FORK_STEPS] = {
+    [FORK_VALIDATE] = "validate", [FORK_LOCATE] = "locate", [FORK_QUEUED] = "queued",
     [FORK_LOAD] = "load",         [FORK_PATCH] = "patch",   [FORK_RESUME] = "resume",
-    [FORK_NETWORK] = "network",   [FORK_ACK] = "ack",
+    [FORK_NETWORK] = "network",   [FORK_ACK] = "ack",       [FORK_PUBLISH] = "publish",
 };
 
-const char fork_publish_name[] = "publish", fork_queued_name[] = "queued";
+struct instance_source fork_source_id(const struct fork_source *source)
+{
+    struct instance_source ret = {.kind = source->instance ? STORE_INSTANCES : STORE_SNAPSHOTS};
+    snprintf(ret.id, sizeof ret.id, "%s",
+             source->instance ? source->instance->id : source->snapshot->id);
+    snprintf(ret.uuid, sizeof ret.uuid, "%s",
+             source->instance ? source->instance->uuid : source->snapshot->uuid);
+    return ret;
+}
 
 static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
 {
@@ -31,20 +39,30 @@ static cJSON *consumed_result(const struct fork_mailbox *mailbox)
     return known ? cJSON_CreateBool(state != CONSUME_PENDING) : cJSON_CreateNull();
 }
 
-static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
+static void add_place(cJSON *json, const struct fork_mailbox *mailbox)
 {
-    cJSON *json = cJSON_CreateObject();
-    bool answered = mailbox->wait_for_ack && mailbox->ack.state != ACK_WAITING;
-    json_add_string(json, "name", mailbox->name);
     add_if(json, "offset", mailbox->located, cJSON_CreateNumber((double)mailbox->offset));
     add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
     add_if(json, "payload_bytes", mailbox->delivered,
            cJSON_CreateNumber((double)mailbox->payload_size));
-    add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
+}
+
+static void add_ack(cJSON *json, const struct fork_mailbox *mailbox)
+{
     add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
     add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
-    add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
+    add_if(json, "ack_ms", mailbox->wait_for_ack && mailbox->ack.state != ACK_WAITING,
+           json_milliseconds(mailbox->ack.ms));
     json_add(json, "consumed", consumed_result(mailbox));
+}
+
+static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
+{
+    cJSON *json = cJSON_CreateObject();
+    json_add_string(json, "name", mailbox->name);
+    add_place(json, mailbox);
+    add_if(json, "acked", mailbox->wait_for_ack, cJSON_CreateBool(mailbox->ack.state == ACK_OK));
+    add_ack(json, mailbox);
     return json;
 }
 
@@ -56,19 +74,12 @@ static cJSON *network_result(const struct fork_network *network)
     if (!network->staged)
         return cJSON_CreateNull();
     cJSON *json = cJSON_CreateObject();
-    bool answered = mailbox->ack.state != ACK_WAITING;
     const char *status = network->degraded[0]           ? "degraded"
                          : mailbox->ack.state == ACK_OK ? "applied"
                                                         : "delivered";
     add_if(json, "status", mailbox->delivered, cJSON_CreateString(status));
-    add_if(json, "offset", mailbox->located, cJSON_CreateNumber((double)mailbox->offset));
-    add_if(json, "copies", mailbox->located, cJSON_CreateNumber((double)mailbox->copies));
-    add_if(json, "payload_bytes", mailbox->delivered,
-           cJSON_CreateNumber((double)mailbox->payload_size));
-    add_if(json, "ack", mailbox->wait_for_ack, cJSON_CreateString(fork_ack_words[mailbox->how]));
-    add_if(json, "ack_text", mailbox->ack.text[0], cJSON_CreateString(mailbox->ack.text));
-    add_if(json, "ack_ms", answered, json_milliseconds(mailbox->ack.ms));
-    json_add(json, "consumed", consumed_result(mailbox));
+    add_place(json, mailbox);
+    add_ack(json, mailbox);
     add_if(json, "message", network->degraded[0], cJSON_CreateString(network->degraded));
     return json;
 }
@@ -79,8 +90,7 @@ static cJSON *error_result(const struct fork *fork, const struct error *err)
         return cJSON_CreateNull();
     cJSON *json = cJSON_CreateObject();
     json_add_string(json, "code", error_name(err->code));
-    json_add_string(json, "phase",
-                    fork->publishing ? fork_publish_name : fork_phase_names[fork->phase]);
+    json_add_string(json, "phase", fork_step_names[fork->step]);
     if (fork->failed_mailbox)
         json_add_string(json, "mailbox", fork->failed_mailbox);
     else
@@ -91,10 +101,9 @@ static cJSON *error_result(const struct fork *fork, const struct error *err)
 
 cJSON *fork_result(const struct fork *fork, const struct error *err)
 {
-    char source[STORE_ID_MAX + 16];
+    char source[INSTANCE_SOURCE_PATH_SIZE];
     cJSON *json = cJSON_CreateObject();
-    snprintf(source, sizeof source, fork->origin->instance ? "instances/%s" : "snapshots/%s",
-             fork->origin->instance ? fork->origin->instance->id : fork->origin->snapshot->id);
+    instance_source_path(&fork->source_id, source);
     json_add_string(json, "status", err ? "failed" : "committed");
     json_add_string(json, "source", source);
     add_if(json, "instance", fork->request->id[0], cJSON_CreateString(fork->request->id));
@@ -105,8 +114,8 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
         json_append(mailboxes, mailbox_result(&fork->request->mailboxes[i]));
     json_add(json, "network", network_result(&fork->request->network));
     cJSON *timings = json_add_object(json, "timings_ms");
-    for (int phase = 0; phase < FORK_PHASES; phase++)
-        json_add(timings, fork_phase_names[phase], json_milliseconds(fork->phase_ms[phase]));
+    for (int step = 0; step < FORK_PUBLISH; step++)
+        json_add(timings, fork_step_names[step], json_milliseconds(fork->step_ms[step]));
     json_add(timings, "total", json_milliseconds(fork->total_ms));
     return json;
 }

@@ -34,7 +34,7 @@ void fork_request_finish(struct fork_request *request)
 
 /* The members of a mailbox request; the payload's own text is never given to cJSON. */
 struct mailbox_members {
-    const cJSON *payload, *timeout;
+    const cJSON *payload, *ack_timeout_ms;
     char *token, *token_hex;
     bool wait_for_ack;
     int ack;
@@ -43,24 +43,12 @@ struct mailbox_members {
 const char *const fork_ack_words[] = {"memory", "udp", "keyed", NULL};
 
 static const struct json_field mailbox_fields[] = {
-    {.name = "payload",
-     .kind = JSON_OBJECT,
-     .offset = offsetof(struct mailbox_members, payload),
-     .required = true},
-    {.name = "token", .kind = JSON_STRING, .offset = offsetof(struct mailbox_members, token)},
-    {.name = "token_hex",
-     .kind = JSON_STRING,
-     .offset = offsetof(struct mailbox_members, token_hex)},
-    {.name = "wait_for_ack",
-     .kind = JSON_BOOL,
-     .offset = offsetof(struct mailbox_members, wait_for_ack)},
-    {.name = "ack",
-     .kind = JSON_WORD,
-     .offset = offsetof(struct mailbox_members, ack),
-     .words = fork_ack_words},
-    {.name = "ack_timeout_ms",
-     .kind = JSON_ANY,
-     .offset = offsetof(struct mailbox_members, timeout)},
+    {JSON_MEMBER(struct mailbox_members, payload), .kind = JSON_OBJECT, .required = true},
+    {JSON_MEMBER(struct mailbox_members, token), .kind = JSON_STRING},
+    {JSON_MEMBER(struct mailbox_members, token_hex), .kind = JSON_STRING},
+    {JSON_MEMBER(struct mailbox_members, wait_for_ack), .kind = JSON_BOOL},
+    {JSON_MEMBER(struct mailbox_members, ack), .kind = JSON_WORD, .words = fork_ack_words},
+    {JSON_MEMBER(struct mailbox_members, ack_timeout_ms), .kind = JSON_ANY},
 };
 
 /* The first member of the object that only a request has, or NULL. */
@@ -147,7 +135,7 @@ static int read_members(const cJSON *json, enum fork_ack how, struct fork_mailbo
     mailbox->wait_for_ack = members.wait_for_ack;
     mailbox->how = (enum fork_ack)members.ack;
     if (r == 0 && members.wait_for_ack)
-        r = read_timeout(members.timeout, mailbox->how, &mailbox->ack_timeout_ms, err);
+        r = read_timeout(members.ack_timeout_ms, mailbox->how, &mailbox->ack_timeout_ms, err);
     free_text(members.token);
     free_text(members.token_hex);
     return r;
@@ -283,35 +271,15 @@ static const char *const target_words[] = {"running", "standby", NULL};
 static const char *const failure_words[] = {"destroy", "keep", NULL};
 
 static const struct json_field option_fields[] = {
-    {.name = "target_state",
-     .kind = JSON_WORD,
-     .offset = offsetof(struct option_members, target_state),
-     .words = target_words},
-    {.name = "wait_for_network",
-     .kind = JSON_BOOL,
-     .offset = offsetof(struct option_members, wait_for_network)},
-    {.name = "from_running",
-     .kind = JSON_BOOL,
-     .offset = offsetof(struct option_members, from_running)},
-    {.name = "on_ack_failure",
-     .kind = JSON_WORD,
-     .offset = offsetof(struct option_members, on_ack_failure),
-     .words = failure_words},
-    {.name = "tap",
-     .kind = JSON_STRING,
-     .offset = offsetof(struct option_members, tap),
-     .nullable = true},
-    {.name = "ack_address",
-     .kind = JSON_STRING,
-     .offset = offsetof(struct option_members, ack_address),
-     .nullable = true},
-    {.name = "identity", .kind = JSON_BOOL, .offset = offsetof(struct option_members, identity)},
-    {.name = "console_max_bytes",
-     .kind = JSON_INTEGER,
-     .offset = offsetof(struct option_members, console_max_bytes),
-     .nullable = true,
-     .min = MACHINE_LOG_MAX_LEAST,
-     .max = MACHINE_LOG_MAX_MOST},
+    {JSON_MEMBER(struct option_members, target_state), .kind = JSON_WORD, .words = target_words},
+    {JSON_MEMBER(struct option_members, wait_for_network), .kind = JSON_BOOL},
+    {JSON_MEMBER(struct option_members, from_running), .kind = JSON_BOOL},
+    {JSON_MEMBER(struct option_members, on_ack_failure), .kind = JSON_WORD, .words = failure_words},
+    {JSON_MEMBER(struct option_members, tap), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct option_members, ack_address), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct option_members, identity), .kind = JSON_BOOL},
+    {JSON_MEMBER(struct option_members, console_max_bytes), .kind = JSON_INTEGER, .nullable = true,
+     .min = MACHINE_LOG_MAX_LEAST, .max = MACHINE_LOG_MAX_MOST},
 };
 
 static int check_options(const struct option_members *members, struct error *err)

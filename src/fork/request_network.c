@@ -18,7 +18,7 @@ struct network_members {
     int ack;
 };
 
-#define MEMBER(member) .name = #member, .offset = offsetof(struct network_members, member)
+#define MEMBER(member) JSON_MEMBER(struct network_members, member)
 static const struct json_field network_fields[] = {
     {MEMBER(interface_name), .kind = JSON_STRING, .required = true},
     {MEMBER(mac), .kind = JSON_STRING, .required = true},

@@ -15,10 +15,8 @@
 
 #include "fork/load.h"
 #include "hypervisor/disks.h"
-#include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
-#include "util/thread.h"
 
 static const char file_name[] = "warm.json", member[] = "wanted";
 
@@ -43,11 +41,13 @@ static void retry_at_once(struct warm_source *source)
 static int check(const struct snapshot *snapshot, struct error *err)
 {
     struct machine machine = {0};
-    int r = load_machine(snapshot_json(snapshot), warm_label(snapshot).text, &machine, err);
+    char name[STORE_ID_MAX + 16];
+    snprintf(name, sizeof name, "the snapshot %s", snapshot->id);
+    int r = load_machine(snapshot_json(snapshot), name, &machine, err);
     if (r == 0 && machine.network == NETWORK_TAP)
         r = error_set(err, EOPNOTSUPP,
                       "%s is on a tap, which a VM that is loaded ahead would not have to itself",
-                      warm_label(snapshot).text);
+                      name);
     machine_finish(&machine);
     return r;
 }
@@ -73,12 +73,13 @@ int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct erro
     int r = store_read_json(snapshot->image->directory_fd, file_name, &json, err);
     *ret = 0;
     if (r < 0)
-        return r == -ENOENT ? 0 : error_prefix(err, r, "%s", warm_label(snapshot).text);
-    const cJSON *wanted = cJSON_GetObjectItemCaseSensitive(json, member);
+        return r == -ENOENT ? 0 : error_prefix(err, r, "the snapshot %s", snapshot->id);
+    const cJSON *wanted = json_get(json, member);
     double number = cJSON_IsNumber(wanted) ? wanted->valuedouble : -1;
     if (!(number >= 0 && number <= WARM_MAX) || number != (unsigned)number)
-        return error_set(err, EINVAL, "%s: %s: \"%s\" is not a whole number from 0 to %d",
-                         warm_label(snapshot).text, file_name, member, WARM_MAX);
+        return error_set(err, EINVAL,
+                         "the snapshot %s: %s: \"%s\" is not a whole number from 0 to %d",
+                         snapshot->id, file_name, member, WARM_MAX);
     *ret = (unsigned)number;
     return 0;
 }
@@ -95,12 +96,12 @@ static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned want
 {
     struct warm_vm *surplus = NULL;
     int r = 0;
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     struct warm_source *source = find_or_add(pool, snapshot);
     if (!source) {
         r = error_set(err, ENOMEM, "out of memory");
-    } else if (source->forgotten) { /* somebody took it out of the store */
-        r = error_set(err, ENODEV, "%s is removed", warm_label(snapshot).text);
+    } else if (source->removing) { /* somebody took it out of the store */
+        r = error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id);
     } else {
         source->wanted = wanted;
         retry_at_once(source);
@@ -112,7 +113,6 @@ static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned want
         while (is_loading_too_many(pool, snapshot))
             pthread_cond_wait(&pool->idle, &pool->lock);
     }
-    pthread_mutex_unlock(&pool->lock);
     return r;
 }
 
@@ -126,7 +126,7 @@ int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
     pthread_mutex_lock(&pool->writing);
     r = save(snapshot, wanted, err);
     if (r == 0 && wanted == 0)
-        warm_forget(pool, snapshot);
+        warm_remove(pool, snapshot);
     else if (r == 0)
         r = want(pool, snapshot, wanted, err);
     pthread_mutex_unlock(&pool->writing);
@@ -139,22 +139,20 @@ int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
 struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot)
 {
     struct warm_count count = {0};
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     const struct warm_source *source = warm_find(pool, snapshot);
     if (source)
         count =
             (struct warm_count){.wanted = source->wanted, .ready = source->count + source->leaving};
-    pthread_mutex_unlock(&pool->lock);
     return count;
 }
 
-void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
+void warm_remove(struct warm_pool *pool, const struct snapshot *snapshot)
 {
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     struct warm_source *source = warm_find(pool, snapshot);
     if (source)
-        warm_forget_source(pool, source);
-    pthread_mutex_unlock(&pool->lock);
+        warm_remove_source(pool, source);
 }
 
 /* ---- commits ---- */
@@ -163,19 +161,17 @@ void warm_begin(struct warm_pool *pool)
 {
     if (!pool)
         return;
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     pool->commits++;
-    pthread_mutex_unlock(&pool->lock);
 }
 
 void warm_end(struct warm_pool *pool)
 {
     if (!pool)
         return;
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     if (--pool->commits == 0)
         pthread_cond_signal(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
 }
 
 /* Would it be the same if it was loaded now? Not if the image was replaced; and a disk that was
@@ -199,28 +195,27 @@ static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
 static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapshot,
                            struct warm_source **ret)
 {
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     struct warm_source *source = *ret = warm_find(pool, snapshot);
     struct warm_vm *vm = source ? source->ready : NULL;
     if (source)
         retry_at_once(source);
     if (vm)
         warm_leave(source, vm);
-    pthread_mutex_unlock(&pool->lock);
     return vm;
 }
 
 /* What pop() gave was taken or has ended. */
 static void has_left(struct warm_pool *pool, struct warm_source *source)
 {
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     source->leaving--;
     pthread_cond_broadcast(&pool->idle);
-    pthread_mutex_unlock(&pool->lock);
 }
 
-bool warm_take(struct warm_pool *pool, const struct snapshot *snapshot,
-               const struct machine *machine, struct store_entry *ret_entry, struct vmm **ret_vmm)
+bool warm_acquire(struct warm_pool *pool, const struct snapshot *snapshot,
+                  const struct machine *machine, struct store_entry *ret_entry,
+                  struct vmm **ret_vmm)
 {
     struct warm_source *source;
     struct warm_vm *vm;
@@ -253,7 +248,7 @@ static void open_source(struct warm_pool *pool, struct snapshot *snapshot)
     if (r == 0 && wanted > 0)
         r = want(pool, snapshot, wanted, &why);
     if (r < 0)
-        warm_complain(pool, why.text);
+        instances_warn(pool->setup.instances, "%s", why.text);
 }
 
 int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct error *err)
@@ -295,7 +290,7 @@ void warm_close(struct warm_pool *pool)
         pthread_join(pool->filler, NULL);
     pthread_mutex_lock(&pool->lock);
     while (pool->sources)
-        warm_forget_source(pool, pool->sources);
+        warm_remove_source(pool, pool->sources);
     pthread_mutex_unlock(&pool->lock);
     if (pool->cancel_fd >= 0)
         close(pool->cancel_fd);

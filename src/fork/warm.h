@@ -13,8 +13,8 @@
  * needs of the snapshot and is no user of it: it goes when the snapshot goes.
  *
  * Locks: warm_pool.writing (how many there are to be, in the store and here), then warm_pool.lock,
- * then snapshots.lock. No VMM is waited for with warm_pool.lock held. `changed` is called without
- * any; the instances' `complain` perhaps with warm_pool.lock.
+ * then snapshots.lock. No VMM is waited for with warm_pool.lock held. `on_change` is called without
+ * any; the instances' `warn` perhaps with warm_pool.lock.
  */
 #ifndef HYPEFS_FORK_WARM_H
 #define HYPEFS_FORK_WARM_H
@@ -30,7 +30,7 @@ struct warm_setup {
     struct instances *instances;
     const char *meminfo; /* the file that tells how much memory is left: /proc/meminfo */
     /* How many are ready of that snapshot has changed. NULL: nobody is told. */
-    void (*changed)(void *context, const char *id);
+    void (*on_change)(void *context, const char *id);
     void *context;
 };
 
@@ -67,7 +67,7 @@ struct warm_count {
 struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot);
 
 /* The snapshot is removed: returns when nothing of it is left here, whoever else forgets it. */
-void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot);
+void warm_remove(struct warm_pool *pool, const struct snapshot *snapshot);
 
 /* A commit begins; and it has resumed its VM, or has none. NULL: there is no pool. */
 void warm_begin(struct warm_pool *pool);
@@ -75,7 +75,8 @@ void warm_end(struct warm_pool *pool);
 
 /* A VM of the snapshot, as it would be loaded now; the caller uses that (snapshot_use). False:
  * there is none. The entry and the VM are the caller's then. */
-bool warm_take(struct warm_pool *pool, const struct snapshot *snapshot,
-               const struct machine *machine, struct store_entry *ret_entry, struct vmm **ret_vmm);
+bool warm_acquire(struct warm_pool *pool, const struct snapshot *snapshot,
+                  const struct machine *machine, struct store_entry *ret_entry,
+                  struct vmm **ret_vmm);
 
 #endif

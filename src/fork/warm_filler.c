@@ -1,9 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* The filler. Its functions are called with the lock held, but where something else is said. */
+/* warm_filler: the VMs of one snapshot, as the pool and the filler handle them; and the filler, the
+ * thread that loads them. */
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <utlist.h>
 
 #include "fork/load.h"
@@ -19,6 +25,106 @@ enum {
     ENOUGH_PERCENT = 10,   /* and loaded again */
 };
 
+void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    if (pool->setup.on_change)
+        pool->setup.on_change(pool->setup.context, snapshot->id);
+}
+
+void warm_discard(struct warm_vm *vm)
+{
+    load_discard(&vm->entry, vm->vmm);
+    free(vm);
+}
+
+/* They end side by side: there may be many, and somebody waits. */
+void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct warm_vm *list)
+{
+    struct warm_vm *vm, *next;
+    unsigned count;
+    LL_COUNT(list, vm, count);
+    if (count == 0)
+        return;
+    pthread_mutex_unlock(&pool->lock);
+    LL_FOREACH (list, vm)
+        pidfd_send_signal(vm->vmm->pidfd, SIGKILL, NULL, 0);
+    LL_FOREACH_SAFE (list, vm, next)
+        warm_discard(vm);
+    pthread_mutex_lock(&pool->lock);
+    source->leaving -= count;
+    pthread_cond_broadcast(&pool->idle);
+}
+
+bool warm_is_alive(const struct warm_vm *vm)
+{
+    return process_poll(&vm->vmm->pidfd, 1, 0) == 0;
+}
+
+int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err)
+{
+    struct stat st;
+    if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return error_errno(err, errno, "cannot stat the memory image");
+    image_key(snapshot->image->directory_fd, &st, ret);
+    return 0;
+}
+
+/* ---- with the lock held ---- */
+
+struct warm_source *warm_find(const struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    struct warm_source *source = pool->sources;
+    while (source && source->snapshot != snapshot)
+        source = source->next;
+    return source;
+}
+
+void warm_leave(struct warm_source *source, struct warm_vm *vm)
+{
+    LL_DELETE(source->ready, vm);
+    source->count--;
+    source->leaving++;
+}
+
+static void drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list)
+{
+    warm_leave(source, vm);
+    LL_PREPEND(*list, vm);
+}
+
+/* The oldest. */
+void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
+{
+    while (source->count > keep)
+        drop_one(source, source->ready, list);
+}
+
+/* Who comes second waits for the first. */
+void warm_remove_source(struct warm_pool *pool, struct warm_source *source)
+{
+    struct snapshot *snapshot = source->snapshot;
+    struct warm_vm *list = NULL;
+    if (source->removing) {
+        while (warm_find(pool, snapshot))
+            pthread_cond_wait(&pool->idle, &pool->lock);
+        return;
+    }
+    source->removing = true;
+    source->wanted = 0;
+    if (pool->loading == source)
+        eventfd_write(pool->cancel_fd, 1);
+    warm_drop(source, 0, &list);
+    warm_end_dropped(pool, source, list);
+    while (pool->loading == source || source->leaving > 0)
+        pthread_cond_wait(&pool->idle, &pool->lock);
+    LL_DELETE(pool->sources, source);
+    free(source);
+    pthread_cond_broadcast(&pool->idle);
+    snapshot_unref(snapshot);
+}
+
+/* ---- the filler: called with the lock held, but where something else is said ---- */
+
 /* It was told, and will not be again until there is a commit or a write. */
 static void put_off(struct warm_source *source)
 {
@@ -28,27 +134,20 @@ static void put_off(struct warm_source *source)
     source->retry_at_ms = process_now_ms() + source->retry_ms;
 }
 
-static void complain_once(const struct warm_pool *pool, const struct warm_source *source,
-                          const char *text)
-{
-    if (source->retry_ms == 0)
-        warm_complain(pool, text);
-}
-
 /* Those that have ended by themselves go to `list`: one failure, however many they are. */
 static void drop_ended(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
 {
     struct warm_vm *vm, *next;
-    struct error text;
     unsigned before = source->count;
     LL_FOREACH_SAFE (source->ready, vm, next)
         if (!warm_is_alive(vm))
-            warm_drop_one(source, vm, list);
+            drop_one(source, vm, list);
     if (source->count == before)
         return;
-    error_set(&text, EIO, "a VM that was loaded ahead from %s has ended by itself",
-              warm_label(source->snapshot).text);
-    complain_once(pool, source, text.text);
+    if (source->retry_ms == 0)
+        instances_warn(pool->setup.instances,
+                       "a VM that was loaded ahead from the snapshot %s has ended by itself",
+                       source->snapshot->id);
     put_off(source);
 }
 
@@ -60,7 +159,7 @@ static void drop_outdated(struct warm_source *source, struct warm_vm **list)
     bool known = source->ready && warm_image(source->snapshot, image, NULL) == 0;
     LL_FOREACH_SAFE (source->ready, vm, next)
         if (!known || strcmp(vm->image, image) != 0)
-            warm_drop_one(source, vm, list);
+            drop_one(source, vm, list);
 }
 
 /* Without the lock. */
@@ -71,15 +170,13 @@ static void look_at_memory(struct warm_pool *pool)
     bool unknown = meminfo_available(pool->setup.meminfo, &percent, &why) < 0;
     bool was_short = pool->memory_short;
     if (unknown && !pool->memory_unknown)
-        warm_complain(pool, why.text);
+        instances_warn(pool->setup.instances, "%s", why.text);
     pool->memory_unknown = unknown;
     pool->memory_short = !unknown && percent < (was_short ? ENOUGH_PERCENT : SHORT_PERCENT);
-    if (pool->memory_short && !was_short) {
-        error_set(&why, ENOMEM,
-                  "memory is short: no VM is loaded ahead until %d %% of it is available",
-                  ENOUGH_PERCENT);
-        warm_complain(pool, why.text);
-    }
+    if (pool->memory_short && !was_short)
+        instances_warn(pool->setup.instances,
+                       "memory is short: no VM is loaded ahead until %d %% of it is available",
+                       ENOUGH_PERCENT);
 }
 
 /* Of one source; false if there is nothing that has to go. Lets go of the lock if so. */
@@ -92,12 +189,12 @@ static bool tidy(struct warm_pool *pool, struct warm_source *source)
     drop_outdated(source, &list);
     if (pool->memory_short)
         warm_drop(source, 0, &list);
-    if (source->forgotten || (!list && !removed))
+    if (source->removing || (!list && !removed))
         return false;
     snapshot_ref(snapshot);
     warm_end_dropped(pool, source, list);
     if (removed) /* by somebody else's hand */
-        warm_forget_source(pool, source);
+        warm_remove_source(pool, source);
     pthread_mutex_unlock(&pool->lock);
     if (!removed)
         warm_tell(pool, snapshot);
@@ -135,24 +232,25 @@ static struct warm_source *choose(const struct warm_pool *pool)
 static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct warm_vm **ret,
                 struct error *err)
 {
-    const struct warm_label label = warm_label(snapshot);
+    char name[STORE_ID_MAX + 16];
     struct machine machine = {0};
     struct warm_vm *vm = calloc(1, sizeof *vm);
     if (!vm)
         return error_set(err, ENOMEM, "out of memory");
     vm->entry.fd = -1;
+    snprintf(name, sizeof name, "the snapshot %s", snapshot->id);
     int r = warm_image(snapshot, vm->image, err);
     if (r == 0)
         r = image_check(snapshot->image->directory_fd, err);
     if (r == 0)
-        r = load_machine(snapshot_json(snapshot), label.text, &machine, err);
+        r = load_machine(snapshot_json(snapshot), name, &machine, err);
     if (r == 0)
-        r = load_entry(pool->setup.instances->setup.store, snapshot, label.text, &machine, false,
+        r = load_entry(pool->setup.instances->setup.store, snapshot, name, &machine, false,
                        &vm->entry, err);
     if (r == 0) {
-        struct vmm_context context = instances_context(pool->setup.instances, machine.hypervisor,
-                                                       vm->entry.fd, pool->cancel_fd);
-        r = load_vm(&context, snapshot, label.text, &machine, &vm->vmm, err);
+        struct vmm_context context = instances_context(
+            pool->setup.instances, NULL, machine.hypervisor, vm->entry.fd, pool->cancel_fd);
+        r = load_vm(&context, snapshot, name, &machine, &vm->vmm, err);
     }
     machine_finish(&machine);
     if (r == 0)
@@ -182,9 +280,10 @@ static void load_one(struct warm_pool *pool, struct warm_source *source)
         source->count++;
         vm = NULL;
     } else if (r < 0 && is_wanted(pool, source) && !snapshot_is_removed(source->snapshot)) {
-        error_prefix(&why, r, "no VM can be loaded ahead from %s",
-                     warm_label(source->snapshot).text);
-        complain_once(pool, source, why.text);
+        if (source->retry_ms == 0)
+            instances_warn(pool->setup.instances,
+                           "no VM can be loaded ahead from the snapshot %s: %s",
+                           source->snapshot->id, why.text);
         put_off(source);
     }
     pthread_mutex_unlock(&pool->lock);
@@ -218,7 +317,7 @@ static void rest(struct warm_pool *pool)
 void *warm_fill(void *argument)
 {
     struct warm_pool *pool = argument;
-    pthread_mutex_lock(&pool->lock);
+    auto_lock(&pool->lock);
     while (!pool->stopping) {
         if (!has_nothing_to_do(pool))
             look_around(pool);
@@ -228,6 +327,5 @@ void *warm_fill(void *argument)
         else if (!pool->stopping)
             rest(pool);
     }
-    pthread_mutex_unlock(&pool->lock);
     return NULL;
 }

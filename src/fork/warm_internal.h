@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* warm_internal: what warm.c, the filler and what stands below both share, and nobody else may use.
- */
+/* warm_internal: what warm.c uses of the filler's file, and nobody else may. */
 #ifndef HYPEFS_FORK_WARM_INTERNAL_H
 #define HYPEFS_FORK_WARM_INTERNAL_H
 
 #include "fork/warm.h"
+#include "util/cleanup.h"
+#include "util/thread.h"
 
 struct warm_vm {
     struct store_entry entry;
@@ -18,21 +19,13 @@ struct warm_source {
     unsigned wanted, count;
     struct warm_vm *ready; /* the oldest first */
     unsigned leaving;      /* that are not in `ready` any more, and neither ended nor taken yet */
-    bool forgotten;        /* a thread takes it out of the pool: nothing is begun with it */
+    bool removing;         /* a thread takes it out of the pool: nothing is begun with it */
     double retry_at_ms;
     int retry_ms; /* 0: nothing went wrong */
     struct warm_source *next;
 };
 
-/* "the snapshot base", for texts. */
-struct warm_label {
-    char text[STORE_ID_MAX + 16];
-};
-
-/* warm_source.c: */
-struct warm_label warm_label(const struct snapshot *snapshot);
-
-void warm_complain(const struct warm_pool *pool, const char *text);
+/* warm_filler.c: */
 /* Without the lock. */
 void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot);
 
@@ -49,14 +42,13 @@ int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct
 struct warm_source *warm_find(const struct warm_pool *pool, const struct snapshot *snapshot);
 /* With the lock held: it is not ready any more, but to be taken or ended. */
 void warm_leave(struct warm_source *source, struct warm_vm *vm);
-/* With the lock held: one of them, or all but `keep`, go to `list`, for warm_end_dropped(). */
-void warm_drop_one(struct warm_source *source, struct warm_vm *vm, struct warm_vm **list);
+/* With the lock held: all but `keep` go to `list`, for warm_end_dropped(). */
 void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list);
 
 /* With the lock held, which is let go of meanwhile: returns when nothing of the source is left. */
-void warm_forget_source(struct warm_pool *pool, struct warm_source *source);
+void warm_remove_source(struct warm_pool *pool, struct warm_source *source);
 
-/* warm_filler.c: the thread, of the pool. */
+/* The thread, of the pool. */
 void *warm_fill(void *pool);
 
 /* warm.c: how many there are to be of it, as the store says; 0 where it does not. EINVAL, EIO. */

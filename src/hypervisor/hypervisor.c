@@ -196,15 +196,17 @@ int vmm_load(const struct vmm_context *context, const struct machine *machine, c
     return done("loading the VM", FAULT_LOADED, load(context, machine, image, ret, err), err);
 }
 
-int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err)
+int vmm_read_memory(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
 {
+    const struct vmm *vmm = context;
     assert(vmm->memory && vmm->hypervisor->can_patch);
     return guest_memory_read(vmm->memory, offset, bytes, size, err);
 }
 
-int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
+int vmm_write_memory(void *context, uint64_t offset, const void *bytes, size_t size,
                      struct error *err)
 {
+    const struct vmm *vmm = context;
     assert(vmm->memory && vmm->hypervisor->can_patch);
     return guest_memory_write(vmm->memory, offset, bytes, size, err);
 }

@@ -228,11 +228,11 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
  * memory_bytes; EIO and EOPNOTSUPP when what is recorded of the machine does not fit. */
 int vmm_load(const struct vmm_context *context, const struct machine *machine, const char *image,
              struct vmm **ret, struct error *err);
-/* Guest memory of a loaded, paused VMM, by image offset. EIO unless exactly one private and
- * writable mapping of the image lies over the whole range. */
-int vmm_read_memory(struct vmm *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
-int vmm_write_memory(struct vmm *vmm, uint64_t offset, const void *bytes, size_t size,
-                     struct error *err);
+/* For struct memory_io, whose context is the struct vmm: guest memory of a loaded, paused VMM, by
+ * image offset. EIO unless exactly one private and writable mapping of the image lies over the
+ * whole range. */
+int vmm_read_memory(void *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
+int vmm_write_memory(void *vmm, uint64_t offset, const void *bytes, size_t size, struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* at_rest: what is done to an instance that has no VMM: it is made, configured, vouched for as it
- * is now, and removed. */
+/* at_rest: what is done to an instance that has no VMM: it is made, configured and removed. */
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
@@ -9,7 +8,6 @@
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "store/notes.h"
-#include "util/cleanup.h"
 #include "util/json.h"
 
 int instances_create(struct instances *instances, const char *id, struct error *err)
@@ -68,10 +66,8 @@ static int config_writable(const struct instance *instance, struct error *err)
 
 int instance_check_config_writable(struct instance *instance, struct error *err)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    int r = config_writable(instance, err);
-    pthread_mutex_unlock(&instance->table->lock);
-    return r;
+    auto_lock(&instance->table->lock);
+    return config_writable(instance, err);
 }
 
 /* With the lock held. What was there goes to where the new came from. */
@@ -111,53 +107,10 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
         pthread_mutex_lock(&table->lock);
         if (r < 0)
             swap_config(instance, &machine, &copy);
-        instance_release(instance);
+        instance_release_owner(instance);
         pthread_mutex_unlock(&table->lock);
     }
     machine_finish(&machine);
-    return r;
-}
-
-static int accept_disks(struct instance *instance, cJSON *files, struct error *err)
-{
-    struct machine machine = instance->machine;
-    int r = disks_copy(&machine, err);
-    if (r < 0)
-        return r;
-    r = disks_accept(&machine, files, err);
-    if (r == 0 && cJSON_GetArraySize(files) > 0) {
-        instance_swap_disks(instance, &machine);
-        r = instance_record(instance, err);
-        if (r < 0)
-            instance_swap_disks(instance, &machine);
-    }
-    disks_finish(&machine);
-    return r;
-}
-
-/* A VM that runs has its files open, whatever lies at their names. */
-static int accept(struct instance *instance, cJSON *files, struct error *err)
-{
-    if (instance->state != INSTANCE_STANDBY && instance->state != INSTANCE_STOPPED)
-        return error_set(
-            err, EINVAL,
-            "an instance that is %s has nothing to accept: only one in standby or stopped has",
-            instance_state_names[instance->state]);
-    int r = accept_disks(instance, files, err);
-    if (r == 0 && instance->state == INSTANCE_STANDBY)
-        r = image_accept(instance->image, &instance->cancelled, instance->machine.memory_bytes,
-                         files, err);
-    return r;
-}
-
-int instance_accept(struct instance *instance, struct error *err)
-{
-    auto_json cJSON *files = cJSON_CreateArray();
-    int r = instance_begin(instance, BEGIN_OR_FAIL, err);
-    if (r < 0)
-        return r;
-    r = instance_explain_cancel(instance, accept(instance, files, err), err);
-    instance_end(instance);
     return r;
 }
 
@@ -166,7 +119,7 @@ static const struct instance *mapped_by(const struct instance *instance)
 {
     for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
         if (other->published && other->vmm && other->loaded &&
-            strcmp(other->source_uuid, instance->uuid) == 0 &&
+            strcmp(other->source.uuid, instance->uuid) == 0 &&
             instance_shares_file(other, "base", instance->image->directory_fd, "memory"))
             return other;
     return NULL;
@@ -213,7 +166,7 @@ static int remove_from_table(struct instance *instance, bool vanished,
                              char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
 {
     struct instances *table = instance->table;
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     instance_await_record(instance);
     int r = removable(instance, err);
     if (r == 0 && vanished)
@@ -225,9 +178,8 @@ static int remove_from_table(struct instance *instance, bool vanished,
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
-        instance_tell(instance, INSTANCE_REMOVED, instance->state);
+        instance_notify(instance, INSTANCE_REMOVED, instance->state);
     }
-    pthread_mutex_unlock(&table->lock);
     return r;
 }
 
@@ -242,7 +194,7 @@ static int remove_instance(struct instance *instance, bool vanished, struct erro
     store_notes_tidy(setup->store, STORE_INSTANCES); /* of its record */
     image_remove(instance->image);
     if (hidden[0] && store_erase(setup->store, STORE_INSTANCES, hidden, &why) < 0)
-        setup->complain(setup->context, why.text);
+        instances_warn(instance->table, "%s", why.text);
     instance_unref(instance);
     return 0;
 }

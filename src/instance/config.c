@@ -32,36 +32,33 @@ static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hyp
 static const char *const format_words[] = {"raw", "qcow2", NULL};
 
 static const struct json_field config_fields[] = {
-    {"hypervisor", JSON_WORD, .offset = offsetof(struct config, hypervisor),
-     .words = hypervisor_words},
-    {"memory_mib", JSON_INTEGER, .offset = offsetof(struct config, memory_mib), .min = 1,
+    {JSON_MEMBER(struct config, hypervisor), .kind = JSON_WORD, .words = hypervisor_words},
+    {JSON_MEMBER(struct config, memory_mib), .kind = JSON_INTEGER, .min = 1,
      .max = CONFIG_MEMORY_MIB_MAX},
-    {"vcpus", JSON_INTEGER, .offset = offsetof(struct config, vcpus), .min = 1,
-     .max = CONFIG_VCPUS_MAX},
-    {"kernel", JSON_STRING, .offset = offsetof(struct config, kernel), .nullable = true},
-    {"initrd", JSON_STRING, .offset = offsetof(struct config, initrd), .nullable = true},
-    {"cmdline", JSON_STRING, .offset = offsetof(struct config, cmdline), .nullable = true},
-    {"disks", JSON_ARRAY, .offset = offsetof(struct config, disks)},
-    {"network", JSON_OBJECT, .offset = offsetof(struct config, network)},
+    {JSON_MEMBER(struct config, vcpus), .kind = JSON_INTEGER, .min = 1, .max = CONFIG_VCPUS_MAX},
+    {JSON_MEMBER(struct config, kernel), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct config, initrd), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct config, cmdline), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct config, disks), .kind = JSON_ARRAY},
+    {JSON_MEMBER(struct config, network), .kind = JSON_OBJECT},
     {"machine", JSON_WORD, .offset = offsetof(struct config, board), .words = machine_board_names},
-    {"accel", JSON_WORD, .offset = offsetof(struct config, accel), .words = machine_accel_names},
-    {"console_max_bytes", JSON_INTEGER, .offset = offsetof(struct config, console_max_bytes),
+    {JSON_MEMBER(struct config, accel), .kind = JSON_WORD, .words = machine_accel_names},
+    {JSON_MEMBER(struct config, console_max_bytes), .kind = JSON_INTEGER,
      .min = MACHINE_LOG_MAX_LEAST, .max = MACHINE_LOG_MAX_MOST},
 };
 
 static const struct json_field disk_fields[] = {
-    {"path", JSON_STRING, .offset = offsetof(struct disk_config, path), .required = true},
-    {"format", JSON_WORD, .offset = offsetof(struct disk_config, format), .words = format_words,
+    {JSON_MEMBER(struct disk_config, path), .kind = JSON_STRING, .required = true},
+    {JSON_MEMBER(struct disk_config, format), .kind = JSON_WORD, .words = format_words,
      .required = true},
-    {"readonly", JSON_BOOL, .offset = offsetof(struct disk_config, readonly)},
+    {JSON_MEMBER(struct disk_config, readonly), .kind = JSON_BOOL},
 };
 
 static const struct json_field network_fields[] = {
-    {"mode", JSON_WORD, .offset = offsetof(struct network_config, mode),
-     .words = machine_network_names},
+    {JSON_MEMBER(struct network_config, mode), .kind = JSON_WORD, .words = machine_network_names},
     {"restrict", JSON_BOOL, .offset = offsetof(struct network_config, restrict_)},
-    {"tap", JSON_STRING, .offset = offsetof(struct network_config, tap), .nullable = true},
-    {"mac", JSON_STRING, .offset = offsetof(struct network_config, mac), .nullable = true},
+    {JSON_MEMBER(struct network_config, tap), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct network_config, mac), .kind = JSON_STRING, .nullable = true},
 };
 
 static int check_path(const char *name, const char *path, struct error *err)

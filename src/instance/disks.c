@@ -14,7 +14,7 @@
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "store/own.h"
-#include "util/cleanup.h"
+#include "util/json.h"
 
 static bool is_written_to(const struct machine_disk *disk)
 {
@@ -42,10 +42,10 @@ static int frozen(const char *path, const char *kind, const char *id, struct err
 
 static bool is_frozen_by_json(const struct stat *file, const cJSON *machine)
 {
-    const cJSON *disk, *disks = cJSON_GetObjectItemCaseSensitive(machine, "disks");
+    const cJSON *disk, *disks = json_get(machine, "disks");
     cJSON_ArrayForEach (disk, disks) {
-        const char *key = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(disk, "key"));
-        const char *path = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(disk, "path"));
+        const char *key = json_get_text(disk, "key");
+        const char *path = json_get_text(disk, "path");
         if (key && path && is_frozen_in(file, path, key))
             return true;
     }
@@ -117,7 +117,7 @@ static int take(struct instance *instance, const struct stat *st, const struct m
     struct instances *table = instance->table;
     const struct instance_file file = {file_id_of(st), is_written_to(disk)};
     int r = file.written ? check_snapshots(table->setup.snapshots, st, disk->path, err) : 0;
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     if (r == 0)
         r = check_own(instance, file, disk->path, err);
     for (struct instance *other = table->by_id; other && r == 0; other = other->hh.next)
@@ -125,7 +125,6 @@ static int take(struct instance *instance, const struct stat *st, const struct m
             r = check_instance(other, file, st, disk->path, err);
     if (r == 0)
         instance->files[instance->file_count++] = file;
-    pthread_mutex_unlock(&table->lock);
     return r;
 }
 
@@ -165,16 +164,14 @@ void instance_adopt_disks(struct instance *instance)
 
 void instance_release_disks(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     instance->file_count = 0;
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 void instance_swap_disks(struct instance *instance, struct machine *machine)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     disks_swap(&instance->machine, machine);
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 static bool has_top(const struct instance *instance, size_t index)
@@ -202,7 +199,7 @@ const struct instance *instances_overlay_locked(const struct instances *table, c
                                                 const struct machine *machine)
 {
     for (const struct instance *fork = table->by_id; fork; fork = fork->hh.next)
-        if (fork->published && strcmp(fork->source_uuid, uuid) == 0 && is_overlaid(fork, machine))
+        if (fork->published && strcmp(fork->source.uuid, uuid) == 0 && is_overlaid(fork, machine))
             return fork;
     return NULL;
 }

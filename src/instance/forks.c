@@ -11,7 +11,6 @@
 #include <sys/eventfd.h>
 
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
 
@@ -24,9 +23,7 @@ static int furnish(struct instance *instance, const struct instance_fork *fork, 
     int r = instance_set_directory(instance, fd, err);
     if (r < 0)
         return r;
-    instance->of_instance = fork->of_instance;
-    snprintf(instance->source, sizeof instance->source, "%s", fork->source);
-    snprintf(instance->source_uuid, sizeof instance->source_uuid, "%s", fork->source_uuid);
+    instance->source = fork->source;
     return instance_make_logs(fd, err);
 }
 
@@ -60,7 +57,7 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
     instance->cancel_fd = steal_fd(&cancel_fd);
     instance_publish(instance);
     pthread_mutex_unlock(&table->lock);
-    table->setup.changed(table->setup.context, instance->id);
+    table->setup.on_change(table->setup.context, instance->id);
     return 0;
 }
 
@@ -68,14 +65,13 @@ void instance_withdraw_fork(struct instance *instance, struct machine *machine)
 {
     if (!instance)
         return;
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     if (instance->state == INSTANCE_WAITING) {
         instance->published = false;
         instance->vmm = NULL;
         *machine = (struct machine){0};
-        instance_tell(instance, INSTANCE_REMOVED, instance->state);
+        instance_notify(instance, INSTANCE_REMOVED, instance->state);
     }
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 /* All that can fail: nobody sees it yet, or it is waiting. */
@@ -112,18 +108,18 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
     r = instance->vmm ? instance_watch(instance, &why) : 0;
     instance->state = instance->vmm ? INSTANCE_RUNNING : INSTANCE_STANDBY;
     if (waited)
-        instance_tell(instance, INSTANCE_STATE, INSTANCE_WAITING);
+        instance_notify(instance, INSTANCE_STATE, INSTANCE_WAITING);
     else
         instance_publish(instance);
-    instance_release(instance);
+    instance_release_owner(instance);
     pthread_mutex_unlock(&table->lock);
     *fork->vmm = NULL;
     *fork->machine = (struct machine){0};
     *fork->record = NULL;
     if (r < 0)
-        table->setup.complain(table->setup.context, why.text);
+        instances_warn(table, "%s", why.text);
     if (waited)
-        table->setup.changed(table->setup.context, instance->id);
+        table->setup.on_change(table->setup.context, instance->id);
     return 0;
 }
 
@@ -132,8 +128,8 @@ bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct
     auto_json cJSON *json = NULL;
     if (kind != STORE_INSTANCES || store_read_json(directory_fd, "instance.json", &json, NULL) < 0)
         return false;
-    const char *id = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "id"));
-    const char *state = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state"));
+    const char *id = json_get_text(json, "id");
+    const char *state = json_get_text(json, "state");
     if (!id || !state || !store_id_valid(id))
         return false;
     bool waiting = strcmp(state, instance_state_names[INSTANCE_WAITING]) == 0;

@@ -13,18 +13,17 @@
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "mailbox/rearm.h"
-#include "util/cleanup.h"
 #include "util/fault.h"
+#include "util/json.h"
 
 void instance_remove_file(struct instance *instance, const char *name)
 {
-    struct instances *table = instance->table;
     struct error why;
     fault_point(FAULT_UNLINK);
     if (unlinkat(instance->image->directory_fd, name, 0) < 0 && errno != ENOENT) {
         error_errno(&why, errno, "%s of the instance %s cannot be removed from the store", name,
                     instance->id);
-        table->setup.complain(table->setup.context, why.text);
+        instances_warn(instance->table, "%s", why.text);
     }
     fault_point(FAULT_UNLINKED);
 }
@@ -57,7 +56,7 @@ static int sync_file(int directory_fd, const char *name, struct error *err)
 
 const cJSON *instance_delivered(const struct instance *instance)
 {
-    return instance->loaded ? cJSON_GetObjectItemCaseSensitive(instance->fork, "delivered") : NULL;
+    return instance->loaded ? json_get(instance->fork, "delivered") : NULL;
 }
 
 static int arm_again(int directory_fd, const cJSON *delivered, struct error *err)
@@ -91,20 +90,18 @@ static int record_disks(struct instance *instance, struct machine *machine, stru
 
 /* Firmware is taken for such by its registers only, and a guest that looks the same loses what it
  * had done. */
-static void warn_of_firmware(struct instance *instance)
+static void warn_of_firmware(const struct instance *instance)
 {
-    struct error text;
-    error_set(&text, 0,
-              "%s was saved before its firmware had read its kernel: what was saved starts again "
-              "from the kernel when it is run",
-              instance->id);
-    instance->table->setup.complain(instance->table->setup.context, text.text);
+    instances_warn(instance->table,
+                   "%s was saved before its firmware had read its kernel: what was saved starts "
+                   "again from the kernel when it is run",
+                   instance->id);
 }
 
 int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
                          struct error *err)
 {
-    struct vmm_context context = instance_own_context(instance);
+    struct vmm_context context = instance_context(instance);
     const struct vmm_save save = {.directory = directory, .loaded = instance->loaded};
     struct machine machine = instance->machine;
     int r = disks_copy(&machine, err);
@@ -127,7 +124,7 @@ int instance_write_image(struct instance *instance, const char *directory, struc
 
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err)
 {
-    struct vmm_context context = instance_own_context(instance);
+    struct vmm_context context = instance_context(instance);
     struct machine machine = instance->machine;
     if (!machine.hypervisor->find_disks) /* its VMs write to what is on record */
         return 0;
@@ -141,15 +138,12 @@ int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error
     return r;
 }
 
-void instance_note_disks(struct instance *instance)
+void instance_refresh_disks(struct instance *instance)
 {
-    struct instances *table = instance->table;
     struct error why;
-    if (instance_find_disks(instance, NULL, &why) == 0)
-        return;
-    error_prefix(
-        &why, 0,
-        "cannot find out which files the disks of %s are now: those in its record are used",
-        instance->id);
-    table->setup.complain(table->setup.context, why.text);
+    if (instance_find_disks(instance, NULL, &why) < 0)
+        instances_warn(instance->table,
+                       "cannot find out which files the disks of %s are now: those in its record "
+                       "are used: %s",
+                       instance->id, why.text);
 }

@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "instance/config.h"
-#include "instance/instance.h"
+#include "instance/internal.h"
 #include "util/json.h"
 
 cJSON *instance_exit(const struct instance *instance)
@@ -94,9 +94,9 @@ char *instance_info(struct instance *instance)
     else
         json_add_null(info, "pid");
     json_add_string(info, "created_at", instance->created_at);
-    if (instance->source[0]) {
+    if (instance->source.id[0]) {
         source = json_add_object(info, "source");
-        json_add_string(source, instance->of_instance ? "instance" : "snapshot", instance->source);
+        json_add_string(source, instance_source_words[instance->source.kind], instance->source.id);
     } else {
         json_add_null(info, "source");
     }

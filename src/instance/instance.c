@@ -9,10 +9,16 @@
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "store/notes.h"
-#include "util/cleanup.h"
 
 const char *const instance_state_names[INSTANCE_STATES + 1] = {
     "created", "running", "paused", "standby", "stopped", "waiting", NULL};
+
+const char *const instance_source_words[STORE_KINDS] = {"snapshot", "instance"};
+
+void instance_source_path(const struct instance_source *source, char ret[INSTANCE_SOURCE_PATH_SIZE])
+{
+    snprintf(ret, INSTANCE_SOURCE_PATH_SIZE, "%s/%s", store_kind_names[source->kind], source->id);
+}
 
 struct instance *instance_create(struct instances *table, const char *id)
 {
@@ -28,12 +34,12 @@ struct instance *instance_create(struct instances *table, const char *id)
     return instance;
 }
 
-void instance_tell(const struct instance *instance, enum instance_happening what,
-                   enum instance_state from)
+void instance_notify(const struct instance *instance, enum instance_event what,
+                     enum instance_state from)
 {
     const struct instances_setup *setup = &instance->table->setup;
-    if (setup->happened)
-        setup->happened(setup->listener, instance, what, from);
+    if (setup->on_event)
+        setup->on_event(setup->listener, instance, what, from);
 }
 
 int instance_set_directory(struct instance *instance, int fd, struct error *err)
@@ -80,30 +86,26 @@ static int insert(struct instance *instance, struct error *err)
 
 int instance_insert(struct instance *instance, struct error *err)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    int r = insert(instance, err);
-    pthread_mutex_unlock(&instance->table->lock);
-    return r;
+    auto_lock(&instance->table->lock);
+    return insert(instance, err);
 }
 
 struct instance *instances_find(struct instances *instances, const char *id)
 {
-    pthread_mutex_lock(&instances->lock);
+    auto_lock(&instances->lock);
     struct instance *instance;
     HASH_FIND_STR(instances->by_id, id, instance);
     if (instance && instance->published)
         instance->references++;
     else
         instance = NULL;
-    pthread_mutex_unlock(&instances->lock);
     return instance;
 }
 
 struct instance *instance_ref(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     instance->references++;
-    pthread_mutex_unlock(&instance->table->lock);
     return instance;
 }
 
@@ -125,7 +127,7 @@ struct snapshot_name *instances_list(struct instances *instances, const char *so
     struct snapshot_name *names = calloc(HASH_COUNT(instances->by_id) + 1, sizeof *names);
     size_t count = 0;
     for (struct instance *i = instances->by_id; i && names; i = i->hh.next) {
-        if (!i->published || (source_uuid && strcmp(i->source_uuid, source_uuid) != 0))
+        if (!i->published || (source_uuid && strcmp(i->source.uuid, source_uuid) != 0))
             continue;
         memcpy(names[count].id, i->id, sizeof i->id);
         names[count++].serial = i->serial;
@@ -169,7 +171,7 @@ int instances_reserve(struct instances *instances, const char *id, const struct 
     return r;
 }
 
-void instance_release(struct instance *instance)
+void instance_release_owner(struct instance *instance)
 {
     instance->busy = instance->changing = instance->recording = false;
     if (instance->cancel_fd >= 0)
@@ -187,7 +189,7 @@ void instance_abandon(struct instance *instance)
     if (reserved) {
         HASH_DEL(table->by_id, instance);
         instance->removed = true;
-        instance_release(instance);
+        instance_release_owner(instance);
     }
     pthread_mutex_unlock(&instance->table->lock);
     if (reserved)
@@ -198,11 +200,11 @@ void instance_abandon(struct instance *instance)
 void instance_publish(struct instance *instance)
 {
     instance->published = true;
-    instance_tell(instance, INSTANCE_MADE, instance->state);
+    instance_notify(instance, INSTANCE_MADE, instance->state);
     store_notes_remove(instance->table->setup.store->notes, STORE_INSTANCES, instance->id);
 }
 
-struct vmm_context instances_context(const struct instances *instances,
+struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
                                      int cancel_fd)
 {
@@ -211,34 +213,23 @@ struct vmm_context instances_context(const struct instances *instances,
     for (size_t i = 0; i < setup->binary_count; i++)
         if (strcmp(setup->binaries[i].hypervisor, hypervisor->name) == 0)
             binary = setup->binaries[i].path;
-    return (struct vmm_context){.binary = binary,
+    return (struct vmm_context){.id = id,
+                                .binary = binary,
                                 .programs = setup->programs,
                                 .directory_fd = directory_fd,
                                 .cancel_fd = cancel_fd};
 }
 
-struct vmm_context instance_context(const struct instance *instance,
-                                    const struct hypervisor *hypervisor, int directory_fd,
-                                    int cancel_fd)
+struct vmm_context instance_context(const struct instance *instance)
 {
-    struct vmm_context context =
-        instances_context(instance->table, hypervisor, directory_fd, cancel_fd);
-    context.id = instance->id;
-    return context;
-}
-
-struct vmm_context instance_own_context(const struct instance *instance)
-{
-    return instance_context(instance, instance->machine.hypervisor, instance->image->directory_fd,
-                            instance->cancel_fd);
+    return instances_context(instance->table, instance->id, instance->machine.hypervisor,
+                             instance->image->directory_fd, instance->cancel_fd);
 }
 
 enum instance_state instance_state(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    enum instance_state state = instance->state;
-    pthread_mutex_unlock(&instance->table->lock);
-    return state;
+    auto_lock(&instance->table->lock);
+    return instance->state;
 }
 
 bool instance_is_standby(struct instance *instance)

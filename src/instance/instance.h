@@ -17,8 +17,8 @@
  *
  * Locks: instances.lock guards the table and every member of struct instance that is not constant.
  * While `busy` is set one thread, that of the transition, owns vmm and the instance's files; it
- * runs without the lock. Lock order: fs/ before instances.lock before snapshots.lock. `changed` is
- * called without any lock.
+ * runs without the lock. Lock order: fs/ before instances.lock before snapshots.lock. `on_change`
+ * is called without any lock.
  */
 #ifndef HYPEFS_INSTANCE_INSTANCE_H
 #define HYPEFS_INSTANCE_INSTANCE_H
@@ -54,6 +54,17 @@ enum instance_intent {
     INTENT_RESTORE,
     INTENTS
 };
+
+/* What a fork was made of, when it was made. */
+struct instance_source {
+    enum store_kind kind;
+    char id[STORE_ID_MAX + 1]; /* "": of what is no fork */
+    char uuid[33];
+};
+enum { INSTANCE_SOURCE_PATH_SIZE = STORE_ID_MAX + 16 };
+/* As the tree names it: "snapshots/base". */
+void instance_source_path(const struct instance_source *source,
+                          char ret[INSTANCE_SOURCE_PATH_SIZE]);
 
 struct instances;
 struct transit;
@@ -100,11 +111,9 @@ struct instance {
         bool written;
     } files[MACHINE_DISKS_MAX]; /* of disks, those that are not frozen (disks.c) */
     size_t file_count;
-    bool loaded;                   /* the VMM maps the file "base", rather than share "memory" */
-    struct snapshot *mapped;       /* of which that is the memory; a user of it */
-    bool of_instance;              /* `source` is an instance, not a snapshot */
-    char source[STORE_ID_MAX + 1]; /* what it was forked from, or "" */
-    char source_uuid[33];
+    bool loaded;             /* the VMM maps the file "base", rather than share "memory" */
+    struct snapshot *mapped; /* of which that is the memory; a user of it */
+    struct instance_source source;
     bool logs_grew;                /* a VMM was there at the last look at its logs (logs.c) */
     bool shortened[INSTANCE_LOGS]; /* or could not be, which was told */
     struct vmm_exit exit;
@@ -114,7 +123,7 @@ struct instance {
 };
 
 /* What happened to an instance, at the moment from which others can see it. */
-enum instance_happening {
+enum instance_event {
     INSTANCE_MADE,      /* by mkdir or a fork */
     INSTANCE_STATE,     /* its state is another than `from` */
     INSTANCE_VMM_ENDED, /* by itself; the state follows */
@@ -131,15 +140,15 @@ struct instances_setup {
     struct loads *loads;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
-    void (*changed)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
-    void (*complain)(void *context, const char *text);
+    void (*on_change)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
+    void (*warn)(void *context, const char *text);
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
      * instance_remove_vanished(). Called again until it is. NULL: nobody removes it. */
-    void (*vanished)(void *context, const char *id, uint64_t serial);
+    void (*on_vanished)(void *context, const char *id, uint64_t serial);
     void *context;
     /* Called with the lock held, so that what is told comes in the order in which it happened: may
      * read the instance, takes no lock of fs/ or here. NULL: nobody is told. */
-    void (*happened)(void *listener, const struct instance *instance, enum instance_happening what,
+    void (*on_event)(void *listener, const struct instance *instance, enum instance_event what,
                      enum instance_state from);
     void *listener;
 };
@@ -155,14 +164,21 @@ struct instances {
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
     bool watched;           /* that thread runs; the next two are its own (vanished.c) */
-    struct timespec looked; /* the ctime of instances/ in the store at its last look */
-    bool gone;              /* it is to look again in any case */
+    struct store_seen seen; /* of instances/ in the store */
+    bool check_vanished;    /* also if nothing has changed there */
 };
+
+/* Writes a sentence to the daemon's log. Any lock may be held. */
+void instances_warn(const struct instances *instances, const char *format, ...)
+    __attribute__((format(printf, 2, 3)));
 
 /* Loads all, finds the VMMs that run, begins to watch them. */
 int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err);
 /* Ends every transition under way with ESHUTDOWN and refuses new ones. VMs run on. */
 void instances_stop(struct instances *instances);
+/* After that: returns when no thread of the table runs any more that could call what is in its
+ * setup. */
+void instances_join(struct instances *instances);
 void instances_close(struct instances *instances);
 
 /* Returns a reference, or NULL. Only what is published. */
@@ -193,8 +209,7 @@ struct instance_fork {
     struct machine *machine;   /* taken when it succeeds */
     struct snapshot *mapped;   /* whose memory the VMM maps, or NULL; borrowed; the caller's use of
                                   it becomes the instance's */
-    const char *source, *source_uuid;
-    bool of_instance;
+    struct instance_source source;
     cJSON **record; /* fork.json; taken when it succeeds */
 };
 /* Shows a reserved instance as waiting. All of `fork` but `record` counts, and is only lent until
@@ -210,14 +225,11 @@ bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct
 /* Publishes a reserved instance, or one that waits. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
-/* Where a VMM runs that is of no instance yet, in that directory, with the setup's programs. */
-struct vmm_context instances_context(const struct instances *instances,
+/* Where a VMM runs, in that directory, with the setup's programs. `id` is borrowed, and NULL of a
+ * VMM that is of no instance yet. */
+struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
                                      int cancel_fd);
-/* The same of an instance's. Valid as long as the instance. */
-struct vmm_context instance_context(const struct instance *instance,
-                                    const struct hypervisor *hypervisor, int directory_fd,
-                                    int cancel_fd);
 
 /* The config's text, as written or with all defaults. Returns owned. */
 char *instance_config(struct instance *instance);
@@ -227,7 +239,7 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
                         struct error *err);
 
 /* Each log in that directory, which is the instance's or will be, is kept to `max` bytes; what
- * fails is told to `complain`. For a fork that is not published; of all others the table sees to
+ * fails is a warning. For a fork that is not published; of all others the table sees to
  * it. */
 void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t max);
 /* What its guest wrote so far goes. */
@@ -243,9 +255,12 @@ int instance_change(struct instance *instance, enum instance_state target, struc
 /* Publishes a snapshot of an instance that is running (it is paused for as long as the copy takes),
  * paused or in standby. Blocks. Errors as before; EINVAL in other states, EEXIST. */
 int instance_snapshot(struct instance *instance, const char *id, struct error *err);
-/* Somebody vouches for the image and the disks of one in standby, or the disks of one that is
- * stopped, as they are now. Blocks. EINVAL in other states, EBUSY, EIO. */
+/* Somebody accepts the image and the disks of one in standby, or the disks of one that is stopped,
+ * as they are now. Blocks. EINVAL in other states, EBUSY, EIO. */
 int instance_accept(struct instance *instance, struct error *err);
+/* The same of a snapshot's image and disks. EIO: a file is not there, or the image has another size
+ * than the machine's memory. A failure goes to the log, too. */
+int snapshot_accept(struct snapshot *snapshot, struct error *err);
 
 /* EOPNOTSUPP: it cannot be forked in its state, or only if asked to be copied while it runs. */
 int instance_check_fork(struct instance *instance, bool from_running, struct error *err);
@@ -253,8 +268,8 @@ int instance_check_fork(struct instance *instance, bool from_running, struct err
 cJSON *instance_describe(struct instance *instance);
 /* A snapshot of it that nobody else sees, for one fork: snapshots_make_private(). Waits for a
  * transition under way, blocks. */
-int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
-                          struct snapshot **ret, struct error *err);
+int instance_snapshot_private(struct instance *instance, bool from_running,
+                              struct store_entry *entry, struct snapshot **ret, struct error *err);
 /* EBUSY while a fork of it has an overlay over its disks. */
 int instances_check_overlays(struct instances *instances, struct snapshot *snapshot,
                              struct error *err);
@@ -269,7 +284,7 @@ char *instance_info(struct instance *instance);
 /* Puts into `ret` which signal has ended its VMM, if that was by itself and for lack of memory or
  * room, so that neither vmm.log nor a write that waited tells; else false. */
 bool instance_describe_end(struct instance *instance, struct error *ret);
-/* Its member `exit`: for happened(). Returns owned. */
+/* Its member `exit`: for on_event(). Returns owned. */
 cJSON *instance_exit(const struct instance *instance);
 
 #endif

@@ -6,7 +6,6 @@
 #include "store/notes.h"
 #include "store/strays.h"
 #include "util/process.h"
-#include "util/thread.h"
 #include "util/timing.h"
 
 struct load_context {
@@ -24,18 +23,17 @@ static void *recover(void *argument)
     struct error why = {0};
     int r = instance_recover_vmm(instance, &why);
     if (r < 0 && r != -ECANCELED)
-        table->setup.complain(table->setup.context, why.text);
+        instances_warn(table, "%s", why.text);
     instance_end(instance);
     instance_unref(instance);
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     table->recovering--;
     pthread_cond_broadcast(&table->idle);
-    pthread_mutex_unlock(&table->lock);
     return NULL;
 }
 
 /* After a failure its VMM is watched, as that of any other instance. */
-static int begin_to_recover(struct instance *instance, struct error *err)
+static int begin_recovery(struct instance *instance, struct error *err)
 {
     struct instances *table = instance->table;
     struct error why;
@@ -61,18 +59,14 @@ static int begin_to_recover(struct instance *instance, struct error *err)
 }
 
 /* With the lock held. */
-static void tell_unrecovered(struct instances *table)
+static void warn_of_unrecovered(struct instances *table)
 {
-    struct error text;
-    for (struct instance *i = table->by_id; i; i = i->hh.next) {
-        if (!i->busy)
-            continue;
-        error_set(&text, EIO,
-                  "the VM %s %s, and its VMM does not answer yet: hypefs goes on waiting; write "
-                  "stopped to its state to end the VM",
-                  i->id, instance_unrecovered(i));
-        table->setup.complain(table->setup.context, text.text);
-    }
+    for (struct instance *i = table->by_id; i; i = i->hh.next)
+        if (i->busy)
+            instances_warn(table,
+                           "the VM %s %s, and its VMM does not answer yet: hypefs goes on waiting; "
+                           "write stopped to its state to end the VM",
+                           i->id, instance_unrecovered(i));
 }
 
 /* What goes on by itself does so before anybody looks. They have that time together. */
@@ -80,12 +74,11 @@ static void await_recovered(struct instances *table)
 {
     double deadline_ms = process_now_ms() + timing_ms(TIMING_RECOVER);
     int code = 0;
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     while (table->recovering > 0 && code == 0)
         code = thread_wait_until(&table->idle, &table->lock, deadline_ms);
     if (table->recovering > 0)
-        tell_unrecovered(table);
-    pthread_mutex_unlock(&table->lock);
+        warn_of_unrecovered(table);
 }
 
 /* ---- the table ---- */
@@ -93,7 +86,7 @@ static void await_recovered(struct instances *table)
 static void leave_out(struct instances *table, const char *name, struct error *why)
 {
     store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
-    table->setup.complain(table->setup.context, why->text);
+    instances_warn(table, "%s", why->text);
 }
 
 static int load_one(void *context, const char *id, struct error *err)
@@ -134,9 +127,9 @@ static void begin_lives(struct instances *table)
     for (struct instance *i = table->by_id; i; i = i->hh.next) {
         if (!i->vmm)
             continue;
-        int r = instance_must_recover(i) ? begin_to_recover(i, &why) : instance_watch(i, &why);
+        int r = instance_must_recover(i) ? begin_recovery(i, &why) : instance_watch(i, &why);
         if (r < 0)
-            table->setup.complain(table->setup.context, why.text);
+            instances_warn(table, "%s", why.text);
     }
 }
 
@@ -160,14 +153,21 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     return 0;
 }
 
-void instances_close(struct instances *instances)
+void instances_join(struct instances *instances)
 {
-    instances_stop(instances);
     pthread_mutex_lock(&instances->lock);
     while (instances->recovering > 0)
         pthread_cond_wait(&instances->idle, &instances->lock);
     pthread_mutex_unlock(&instances->lock);
     instances_unwatch(instances);
+}
+
+void instances_close(struct instances *instances)
+{
+    instances_stop(instances);
+    instances_join(instances);
+    cleanup_close(&instances->stop_fd);
+    cleanup_close(&instances->epoll_fd);
     struct instance *instance, *next;
     HASH_ITER (hh, instances->by_id, instance, next) {
         HASH_DEL(instances->by_id, instance);

@@ -7,23 +7,27 @@
 #define HYPEFS_INSTANCE_INTERNAL_H
 
 #include "instance/instance.h"
+#include "util/cleanup.h"
+#include "util/thread.h"
 
 /* ---- instance.c: the struct, references, the table ---- */
 
+/* "snapshot", "instance": the member of a record's or info's `source`. */
+extern const char *const instance_source_words[STORE_KINDS];
 struct instance *instance_create(struct instances *table, const char *id);
 int instance_insert(struct instance *instance, struct error *err);
 /* With the lock held: others see it from here on. */
 void instance_publish(struct instance *instance);
 /* With the lock held. */
-void instance_tell(const struct instance *instance, enum instance_happening what,
-                   enum instance_state from);
+void instance_notify(const struct instance *instance, enum instance_event what,
+                     enum instance_state from);
 /* Takes the descriptor, also when it fails. */
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
 /* With the lock held: it has no owner any more. */
-void instance_release(struct instance *instance);
+void instance_release_owner(struct instance *instance);
 /* What a transition has of its own. */
 void instance_finish_transit(struct transit *transit);
-struct vmm_context instance_own_context(const struct instance *instance);
+struct vmm_context instance_context(const struct instance *instance);
 struct file_id instance_directory(const struct instance *instance);
 bool instance_has(const struct instance *instance, const char *name);
 /* Are these two one file? */
@@ -63,7 +67,7 @@ const struct instance *instances_overlay_locked(const struct instances *table, c
 /* The logs are there from the first moment, for who looks with tail -f. */
 int instance_make_logs(int directory_fd, struct error *err);
 void instances_shorten_logs(struct instances *table);
-void instances_look_for_vanished(struct instances *table);
+void instances_find_vanished(struct instances *table);
 
 /* ---- owner.c: begin makes the caller the owner (busy) or fails ---- */
 
@@ -85,7 +89,7 @@ int instance_busy(const struct instance *instance, struct error *err);
 /* With the lock held: waits while it is being recorded. */
 void instance_await_record(struct instance *instance);
 /* With the lock held: from here on others see the state, and may act on it. */
-void instance_reach(struct instance *instance, enum instance_state state);
+void instance_set_state(struct instance *instance, enum instance_state state);
 void instance_set_intent(struct instance *instance, enum instance_intent intent);
 /* The watch is told when its VMM ends. */
 int instance_watch(struct instance *instance, struct error *err);
@@ -122,7 +126,7 @@ void instance_remove_saved(struct instance *instance);
  * (NULL), however old their record. */
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
 /* The same for a VM that has ended; a failure is told in the log. */
-void instance_note_disks(struct instance *instance);
+void instance_refresh_disks(struct instance *instance);
 /* The files memory and state of a paused VM, in that directory (by its path from the instance's).
  * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM
  * that goes on has them too, on record, whatever came of it. */
@@ -191,9 +195,9 @@ struct step {
 extern const struct step instance_steps[STEPS];
 
 /* The VM goes on, and has no intent any more. */
-int instance_go_on(struct instance *instance, int cancel_fd, struct error *err);
+int instance_resume(struct instance *instance, int cancel_fd, struct error *err);
 /* With the lock held, or by the owner: was it held, and does not run since? */
-bool instance_must_go_on(const struct instance *instance);
+bool instance_must_resume(const struct instance *instance);
 
 /* ---- state_machine.c: by the owner ---- */
 

@@ -9,7 +9,6 @@
 #include <sys/stat.h>
 
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/log_file.h"
 
 const struct instance_log instance_logs[INSTANCE_LOGS] = {
@@ -23,21 +22,22 @@ static int open_log(int directory_fd, const char *name)
 }
 
 /* The first time it is told; of a fork that nobody sees yet, only what failed. */
-static void tell(struct instance *instance, enum instance_log_kind kind, const struct error *err)
+static void notify(struct instance *instance, enum instance_log_kind kind, const struct error *err)
 {
     struct instances *table = instance->table;
     pthread_mutex_lock(&table->lock);
     bool first = !instance->shortened[kind] && (instance->published || err);
     instance->shortened[kind] = instance->shortened[kind] || first;
     if (first && !err)
-        instance_tell(instance, kind == INSTANCE_CONSOLE ? INSTANCE_CONSOLE_CUT : INSTANCE_LOG_CUT,
-                      instance->state);
+        instance_notify(instance,
+                        kind == INSTANCE_CONSOLE ? INSTANCE_CONSOLE_CUT : INSTANCE_LOG_CUT,
+                        instance->state);
     pthread_mutex_unlock(&table->lock);
     if (first && err)
-        table->setup.complain(table->setup.context, err->text);
+        instances_warn(table, "%s", err->text);
 }
 
-static void look_at(struct instance *instance, int directory_fd, enum instance_log_kind kind,
+static void shorten(struct instance *instance, int directory_fd, enum instance_log_kind kind,
                     off_t max)
 {
     const char *name = instance_logs[kind].name;
@@ -54,13 +54,13 @@ static void look_at(struct instance *instance, int directory_fd, enum instance_l
         error_prefix(&err, r, "%s of the instance %s cannot be kept short",
                      instance_logs[kind].shown, instance->id);
     if (r < 0 || gone > 0)
-        tell(instance, kind, r < 0 ? &err : NULL);
+        notify(instance, kind, r < 0 ? &err : NULL);
 }
 
 void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t max)
 {
     for (enum instance_log_kind kind = 0; kind < INSTANCE_LOGS; kind++)
-        look_at(instance, directory_fd, kind, (off_t)max);
+        shorten(instance, directory_fd, kind, (off_t)max);
 }
 
 /* Those whose VMM lives, by their state, for `vmm` is the owner's; and once more those whose has

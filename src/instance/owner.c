@@ -6,7 +6,6 @@
 #include <sys/eventfd.h>
 
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/process.h"
 
 #define ENDED "ended by a write of stopped"
@@ -98,7 +97,7 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
     auto_close int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (fd < 0)
         return error_errno(err, errno, "cannot make an event descriptor");
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     int r = may_begin(instance, how, err);
     if (r == 0) {
         instance->busy = true;
@@ -106,17 +105,15 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
         instance->cancel_fd = steal_fd(&fd);
         atomic_store(&instance->cancelled, false);
     }
-    pthread_mutex_unlock(&instance->table->lock);
     return r;
 }
 
 bool instance_begin_ended(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     bool begun = instance->vmm && !instance->busy && !instance->table->stopping;
     if (begun)
         instance->busy = instance->changing = instance->recording = true;
-    pthread_mutex_unlock(&instance->table->lock);
     return begun;
 }
 
@@ -124,28 +121,26 @@ int instance_explain_cancel(struct instance *instance, int r, struct error *err)
 {
     if (r != -ECANCELED && r != -ESHUTDOWN) /* a scan knows only of the latter */
         return r;
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     bool stopping = instance->table->stopping;
-    pthread_mutex_unlock(&instance->table->lock);
     return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping")
                     : error_set(err, ECANCELED, ENDED);
 }
 
-void instance_reach(struct instance *instance, enum instance_state state)
+void instance_set_state(struct instance *instance, enum instance_state state)
 {
     enum instance_state from = instance->state;
     instance->state = state;
     instance->intent = INTENT_NONE;
     instance->recording = true;
     if (state != from)
-        instance_tell(instance, INSTANCE_STATE, from);
+        instance_notify(instance, INSTANCE_STATE, from);
 }
 
 void instance_set_intent(struct instance *instance, enum instance_intent intent)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     instance->intent = intent;
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 int instance_watch(struct instance *instance, struct error *err)

@@ -5,7 +5,6 @@
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -13,7 +12,7 @@
 static cJSON *describe(struct instance *instance, const struct machine *machine)
 {
     cJSON *json = cJSON_CreateObject();
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     json_add_string(json, "kind", "standby");
     json_add_string(json, "hypervisor", instance->machine.hypervisor->name);
     if (instance->machine.version)
@@ -21,7 +20,6 @@ static cJSON *describe(struct instance *instance, const struct machine *machine)
     json_add_number(json, "memory_bytes", (double)instance->machine.memory_bytes);
     json_add_string(json, "source_instance", instance->id);
     json_add(json, "machine", machine_to_json(machine));
-    pthread_mutex_unlock(&instance->table->lock);
     return json;
 }
 
@@ -88,9 +86,7 @@ static int take(struct instance *instance, void *context, struct error *err)
 static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
-    struct instances *table = instance->table;
     bool running = instance->state == INSTANCE_RUNNING;
-    struct error text;
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r == 0)
         r = instance_copy(instance, take, taking, err);
@@ -98,8 +94,8 @@ static int take_image(struct taking *taking, struct error *err)
         return r;
     double pause_ms = process_now_ms() - taking->paused_at_ms;
     json_add(taking->json, "pause_ms", json_milliseconds(pause_ms));
-    error_set(&text, 0, "%s was paused for %.1f ms to be saved", instance->id, pause_ms);
-    table->setup.complain(table->setup.context, text.text);
+    instances_warn(instance->table, "%s was paused for %.1f ms to be saved", instance->id,
+                   pause_ms);
     return 0;
 }
 
@@ -150,8 +146,8 @@ int instance_check_fork(struct instance *instance, bool from_running, struct err
     return 0;
 }
 
-int instance_take_private(struct instance *instance, bool from_running, struct store_entry *entry,
-                          struct snapshot **ret, struct error *err)
+int instance_snapshot_private(struct instance *instance, bool from_running,
+                              struct store_entry *entry, struct snapshot **ret, struct error *err)
 {
     struct taking taking = {.instance = instance, .for_fork = true, .from_running = from_running};
     int r = snapshots_make_private(instance->table->setup.snapshots, &taking.json, fill, &taking,

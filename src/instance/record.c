@@ -11,7 +11,6 @@
 #include "instance/internal.h"
 #include "store/format.h"
 #include "store/strays.h"
-#include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -76,8 +75,8 @@ static void opened_to_json(const struct vmm *vmm, const struct machine *machine,
 
 static void read_opened(const cJSON *json, struct vmm *vmm)
 {
-    const cJSON *item, *disks = cJSON_GetObjectItemCaseSensitive(json, "disks");
-    const cJSON *taps = cJSON_GetObjectItemCaseSensitive(json, "taps");
+    const cJSON *item, *disks = json_get(json, "disks");
+    const cJSON *taps = json_get(json, "taps");
     size_t i = 0;
     cJSON_ArrayForEach (item, disks) {
         const char *text = cJSON_GetStringValue(item);
@@ -167,10 +166,10 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     if (instance->config)
         json_add_string(json, "config", instance->config);
     json_add(json, "machine", machine_to_json(&machine));
-    if (instance->source[0]) {
+    if (instance->source.id[0]) {
         cJSON *source = json_add_object(json, "source");
-        json_add_string(source, instance->of_instance ? "instance" : "snapshot", instance->source);
-        json_add_string(source, "uuid", instance->source_uuid);
+        json_add_string(source, instance_source_words[instance->source.kind], instance->source.id);
+        json_add_string(source, "uuid", instance->source.uuid);
     }
     json_add(json, "vmm", vmm);
     json_add_bool(json, "loaded", next->loaded);
@@ -186,13 +185,13 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
 /* "" for what is not there, or too long to be ours: cut, it might end within a character. */
 static void copy_text(char *ret, size_t size, const cJSON *json, const char *name)
 {
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
+    const char *text = json_get_text(json, name);
     snprintf(ret, size, "%s", text && strlen(text) < size ? text : "");
 }
 
 static int number_of(const cJSON *json, const char *name)
 {
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(json, name);
+    const cJSON *item = json_get(json, name);
     return cJSON_IsNumber(item) ? item->valueint : 0;
 }
 
@@ -212,7 +211,7 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
     int state, intent = INTENT_NONE;
     int r =
         read_word(json, "state", instance_state_names, INSTANCE_WAITING, "a state", &state, err);
-    if (r == 0 && cJSON_GetObjectItemCaseSensitive(json, "intent"))
+    if (r == 0 && json_get(json, "intent"))
         r = read_word(json, "intent", intent_names, INTENTS, "an intent", &intent, err);
     if (r == 0) {
         instance->state = (enum instance_state)state;
@@ -254,8 +253,8 @@ static int read_boot(const char *config, struct machine *machine, struct error *
 
 static int read_machine(struct instance *instance, const cJSON *json, struct error *err)
 {
-    const char *config = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "config"));
-    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(json, "machine");
+    const char *config = json_get_text(json, "config");
+    const cJSON *machine = json_get(json, "machine");
     char name[HYPERVISOR_NAME_SIZE];
     if (config && !(instance->config = strdup(config)))
         return error_set(err, ENOMEM, "out of memory");
@@ -275,7 +274,7 @@ static int read_machine(struct instance *instance, const cJSON *json, struct err
 
 static void read_exit(struct instance *instance, const cJSON *json)
 {
-    const cJSON *exit = cJSON_GetObjectItemCaseSensitive(json, "exit");
+    const cJSON *exit = json_get(json, "exit");
     if (!cJSON_IsObject(exit))
         return;
     instance->exit = (struct vmm_exit){
@@ -285,18 +284,19 @@ static void read_exit(struct instance *instance, const cJSON *json)
 
 int instance_read(struct instance *instance, const cJSON *json, struct error *err)
 {
-    const cJSON *source = cJSON_GetObjectItemCaseSensitive(json, "source");
+    const cJSON *source = json_get(json, "source");
     int r = format_check_version(json, "instance.json", SECOND_VERSION, err);
     if (r < 0)
         return r;
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");
-    instance->of_instance = cJSON_GetObjectItemCaseSensitive(source, "instance") != NULL;
-    copy_text(instance->source, sizeof instance->source, source,
-              instance->of_instance ? "instance" : "snapshot");
-    if (cJSON_GetObjectItemCaseSensitive(json, "uuid")) /* else it keeps the new one */
+    if (json_get(source, instance_source_words[STORE_INSTANCES]))
+        instance->source.kind = STORE_INSTANCES;
+    copy_text(instance->source.id, sizeof instance->source.id, source,
+              instance_source_words[instance->source.kind]);
+    if (json_get(json, "uuid")) /* else it keeps the new one */
         copy_text(instance->uuid, sizeof instance->uuid, json, "uuid");
-    copy_text(instance->source_uuid, sizeof instance->source_uuid, source, "uuid");
-    if (source && !store_id_valid(instance->source))
+    copy_text(instance->source.uuid, sizeof instance->source.uuid, source, "uuid");
+    if (source && !store_id_valid(instance->source.id))
         return error_set(err, EINVAL, "instance.json: \"source\" is no id");
     read_exit(instance, json);
     r = read_state(instance, json, err);
@@ -332,7 +332,7 @@ static int identify(const cJSON *json, int directory_fd, int pid, int *ret_pidfd
 int instance_read_vmm(const struct instance *instance, const cJSON *record, struct vmm **ret,
                       struct error *err)
 {
-    const cJSON *json = cJSON_GetObjectItemCaseSensitive(record, "vmm");
+    const cJSON *json = json_get(record, "vmm");
     auto_close int pidfd = -1;
     int pid = number_of(json, "pid");
     int r = identify(json, instance->image->directory_fd, pid, &pidfd);

@@ -9,7 +9,6 @@
 #include "instance/internal.h"
 #include "store/format.h"
 #include "store/notes.h"
-#include "util/cleanup.h"
 #include "util/json.h"
 
 enum { FORK_VERSION = 1 };
@@ -18,10 +17,10 @@ enum { FORK_VERSION = 1 };
 static void find_mapped(struct instance *instance)
 {
     struct snapshot *source =
-        instance->loaded && instance->source[0] && !instance->of_instance
-            ? snapshots_find(instance->table->setup.snapshots, instance->source)
+        instance->loaded && instance->source.id[0] && instance->source.kind == STORE_SNAPSHOTS
+            ? snapshots_find(instance->table->setup.snapshots, instance->source.id)
             : NULL;
-    if (source && strcmp(source->uuid, instance->source_uuid) == 0 &&
+    if (source && strcmp(source->uuid, instance->source.uuid) == 0 &&
         instance_shares_file(instance, "base", source->image->directory_fd, "memory") &&
         snapshot_use(source, NULL) == 0)
         instance->mapped = source;
@@ -33,7 +32,7 @@ static void find_mapped(struct instance *instance)
  * save that did not come to its end. */
 static void note_end(struct instance *instance)
 {
-    instance_note_disks(instance);
+    instance_refresh_disks(instance);
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
     instance->state = INSTANCE_STOPPED;
     instance->intent = INTENT_NONE;
@@ -87,7 +86,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         note_end(instance);
         return 0;
     }
-    instance->loaded = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(json, "loaded"));
+    instance->loaded = cJSON_IsTrue(json_get(json, "loaded"));
     instance_adopt_taps(instance, &instance->machine);
     instance_adopt_disks(instance);
     find_mapped(instance);
@@ -106,12 +105,12 @@ static int read_fork(int directory_fd, cJSON **ret, struct error *err)
 }
 
 /* The instance is shown, but not what its fork was like. */
-static void tell_record(const struct instances *table, const char *id, struct error *why)
+static void warn_of_record(const struct instances *table, const char *id, struct error *why)
 {
     char name[STORE_ID_MAX + 16];
     snprintf(name, sizeof name, "%s/fork.json", id);
     store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
-    table->setup.complain(table->setup.context, why->text);
+    instances_warn(table, "%s", why->text);
 }
 
 int instance_load(struct instances *table, const char *id, struct instance **ret, struct error *err)
@@ -134,9 +133,9 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
         r = adopt(instance, json, err);
     }
     /* A record that cannot be read must not hide a VM that runs. */
-    if (r >= 0 && instance->source[0] && read_fork(fd, &instance->fork, &why) < 0) {
+    if (r >= 0 && instance->source.id[0] && read_fork(fd, &instance->fork, &why) < 0) {
         error_prefix(&why, 0, "the record of the fork %s", id);
-        tell_record(table, id, &why);
+        warn_of_record(table, id, &why);
     }
     if (r < 0) {
         instance_unref(instance);
@@ -180,20 +179,20 @@ static int mend_record(struct instance *instance, struct error *err)
 
 bool instance_must_recover(const struct instance *instance)
 {
-    return instance_must_go_on(instance) || may_write_elsewhere(instance);
+    return instance_must_resume(instance) || may_write_elsewhere(instance);
 }
 
 const char *instance_unrecovered(const struct instance *instance)
 {
-    return instance_must_go_on(instance) ? "is paused, because work on it was cut short"
-                                         : "may write to other disks than its record says";
+    return instance_must_resume(instance) ? "is paused, because work on it was cut short"
+                                          : "may write to other disks than its record says";
 }
 
 int instance_recover_vmm(struct instance *instance, struct error *err)
 {
     int r = mend_record(instance, err);
-    if (r == 0 && instance_must_go_on(instance))
-        r = instance_go_on(instance, instance->cancel_fd, err);
+    if (r == 0 && instance_must_resume(instance))
+        r = instance_resume(instance, instance->cancel_fd, err);
     if (r < 0)
         return error_prefix(err, r, "%s %s", instance->id, instance_unrecovered(instance));
     instance_remove_saved(instance);
@@ -204,7 +203,7 @@ void instance_recover_files(struct instance *instance)
 {
     store_tidy_entry(instance->image->directory_fd);
     replace_marks(instance);
-    if (instance_must_go_on(instance))
+    if (instance_must_resume(instance))
         return;
     if (instance->vmm) {
         instance_remove_saved(instance);

@@ -6,7 +6,6 @@
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
-#include "util/cleanup.h"
 
 /*
  * All there are. The steps are run in this order; if one fails, it and those before are undone, the
@@ -141,16 +140,12 @@ int instance_copy(struct instance *instance, instance_work *work, void *context,
 }
 
 /* A VMM that ended by itself with a signal: nobody waits for it who could be told. */
-static void tell_exit(struct instance *instance)
+static void warn_of_exit(const struct instance *instance)
 {
-    struct instances *table = instance->table;
-    struct error text;
-    if (instance->exit.signal == 0)
-        return;
-    error_set(&text, EIO, "the VMM of %s was ended by %s%s", instance->id,
-              strsignal(instance->exit.signal),
-              instance->exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
-    table->setup.complain(table->setup.context, text.text);
+    if (instance->exit.signal != 0)
+        instances_warn(instance->table, "the VMM of %s was ended by %s%s", instance->id,
+                       strsignal(instance->exit.signal),
+                       instance->exit.signal == SIGBUS ? ": is the disk of the store full?" : "");
 }
 
 /* It had ended already, or has now, so no step fails. */
@@ -166,7 +161,7 @@ static void note_exit(struct instance *instance)
         finish(ending);
     } else {
         run(&transit, NULL);
-        tell_exit(instance);
+        warn_of_exit(instance);
     }
 }
 
@@ -181,16 +176,16 @@ void instance_end(struct instance *instance)
         note_exit(instance);
     /* What is put off is on record as far as it came. */
     if (!instance->ending && instance_record(instance, &why) < 0)
-        table->setup.complain(table->setup.context, why.text);
+        instances_warn(table, "%s", why.text);
 
     pthread_mutex_lock(&table->lock);
     /* In one step with `busy`: the end of a VMM is told once, and must find the instance idle. */
     int r = instance->vmm ? instance_watch(instance, &why) : 0;
-    instance_release(instance);
+    instance_release_owner(instance);
     pthread_mutex_unlock(&table->lock);
     if (r < 0)
-        table->setup.complain(table->setup.context, why.text);
-    table->setup.changed(table->setup.context, instance->id);
+        instances_warn(table, "%s", why.text);
+    table->setup.on_change(table->setup.context, instance->id);
 }
 
 /* With the lock held, or by the owner: a VM that is to run may have halted by itself where disks
@@ -198,18 +193,16 @@ void instance_end(struct instance *instance)
 static bool may_stand_still(const struct instance *instance)
 {
     return instance->state == INSTANCE_RUNNING &&
-           (instance_must_go_on(instance) ||
+           (instance_must_resume(instance) ||
             (instance->machine.hypervisor->may_halt && disks_are_written(&instance->machine)));
 }
 
 /* And stays there. What is under way with a VM that is to run sees to it that it does. */
 static bool is_there(struct instance *instance, enum instance_state target)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    bool there = instance->state == target && target != INSTANCE_STOPPED && !instance->ending &&
-                 !instance->changing && (instance->busy || !may_stand_still(instance));
-    pthread_mutex_unlock(&instance->table->lock);
-    return there;
+    auto_lock(&instance->table->lock);
+    return instance->state == target && target != INSTANCE_STOPPED && !instance->ending &&
+           !instance->changing && (instance->busy || !may_stand_still(instance));
 }
 
 int instance_change(struct instance *instance, enum instance_state target, struct error *err)

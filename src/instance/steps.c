@@ -8,7 +8,6 @@
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/fault.h"
 
 static bool is_cancelled(void *context)
@@ -29,7 +28,7 @@ static int take_turn(struct transit *transit, struct error *err)
 
 static int nothing_to_boot(const struct instance *instance, struct error *err)
 {
-    if (instance->source[0])
+    if (instance->source.id[0])
         return error_set(err, EOPNOTSUPP,
                          "this fork has nothing to boot from: give its config a \"kernel\"");
     return error_set(err, EINVAL,
@@ -71,8 +70,9 @@ static void unacquire(struct transit *transit)
 static int boot(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
-    struct vmm_context context = instance_context(
-        instance, transit->booted.hypervisor, instance->image->directory_fd, instance->cancel_fd);
+    struct vmm_context context =
+        instances_context(instance->table, instance->id, transit->booted.hypervisor,
+                          instance->image->directory_fd, instance->cancel_fd);
     transit->next.loaded = false;
     int r = vmm_boot(&context, &transit->booted, &transit->vmm, err);
     if (r == 0)
@@ -98,14 +98,14 @@ static void unboot(struct transit *transit)
 
 /* ---- holding ---- */
 
-bool instance_must_go_on(const struct instance *instance)
+bool instance_must_resume(const struct instance *instance)
 {
     return instance->vmm && instance->state == INSTANCE_RUNNING && instance->intent != INTENT_NONE;
 }
 
-int instance_go_on(struct instance *instance, int cancel_fd, struct error *err)
+int instance_resume(struct instance *instance, int cancel_fd, struct error *err)
 {
-    struct vmm_context context = instance_own_context(instance);
+    struct vmm_context context = instance_context(instance);
     context.cancel_fd = cancel_fd;
     int r = vmm_resume(&context, instance->vmm, err);
     vmm_release(instance->vmm);
@@ -116,7 +116,7 @@ int instance_go_on(struct instance *instance, int cancel_fd, struct error *err)
 
 static int go_on(struct transit *transit, struct error *err)
 {
-    return instance_go_on(transit->instance, transit->instance->cancel_fd, err);
+    return instance_resume(transit->instance, transit->instance->cancel_fd, err);
 }
 
 /* In the record first: whoever finds it there lets the VM go on. */
@@ -136,7 +136,7 @@ static int record_intent(struct transit *transit, struct error *err)
 /* Also of a VM that is paused on record: another program may have let it go on. */
 static int pause_vm(struct transit *transit, struct error *err)
 {
-    struct vmm_context context = instance_own_context(transit->instance);
+    struct vmm_context context = instance_context(transit->instance);
     return vmm_pause(&context, transit->instance->vmm, err);
 }
 
@@ -153,14 +153,14 @@ static void unhold(struct transit *transit)
     pthread_mutex_lock(&instance->table->lock);
     int fd = instance->table->stopping ? -1 : instance->cancel_fd;
     pthread_mutex_unlock(&instance->table->lock);
-    if (instance->intent && instance_go_on(instance, fd, &transit->why) < 0)
+    if (instance->intent && instance_resume(instance, fd, &transit->why) < 0)
         error_prefix(&transit->why, 0, "the VM does not go on");
 }
 
 /* A loaded VMM is not the instance's yet. */
 static int resume(struct transit *transit, struct error *err)
 {
-    struct vmm_context context = instance_own_context(transit->instance);
+    struct vmm_context context = instance_context(transit->instance);
     int r = record_intent(transit, err);
     if (r < 0 || !transit->vmm)
         return r < 0 ? r : go_on(transit, err);
@@ -175,7 +175,7 @@ static void leave_to_go_on(struct instance *instance)
 {
     pthread_mutex_lock(&instance->table->lock);
     const enum instance_intent intent = instance->intent;
-    instance_reach(instance, INSTANCE_RUNNING);
+    instance_set_state(instance, INSTANCE_RUNNING);
     instance->intent = intent;
     pthread_mutex_unlock(&instance->table->lock);
 }
@@ -231,7 +231,7 @@ static int load(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
-    struct vmm_context context = instance_own_context(instance);
+    struct vmm_context context = instance_context(instance);
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
     transit->next.loaded = true;
@@ -310,7 +310,7 @@ static int release_vmm(struct transit *transit, struct error *err)
     if (transit->index) /* of the image that was saved */
         renew_saved(transit);
     vmm_reap(instance->vmm, &exit);
-    instance_note_disks(instance);
+    instance_refresh_disks(instance);
     pthread_mutex_lock(&instance->table->lock);
     struct vmm *vmm = steal_pointer(instance->vmm);
     struct snapshot *mapped = steal_pointer(instance->mapped);
@@ -336,7 +336,7 @@ static int arrive(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     const struct transition *transition = transit->transition;
     (void)err;
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     if (transit->next.machine == &transit->booted) {
         struct machine before = instance->machine;
         instance->machine = transit->booted;
@@ -350,9 +350,8 @@ static int arrive(struct transit *transit, struct error *err)
     if (transition->to != INSTANCE_STOPPED)
         instance->exit = (struct vmm_exit){0};
     if (transition->by == BY_VMM)
-        instance_tell(instance, INSTANCE_VMM_ENDED, instance->state);
-    instance_reach(instance, transition->to);
-    pthread_mutex_unlock(&instance->table->lock);
+        instance_notify(instance, INSTANCE_VMM_ENDED, instance->state);
+    instance_set_state(instance, transition->to);
     return 0;
 }
 

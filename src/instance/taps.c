@@ -43,32 +43,26 @@ void instance_adopt_taps(struct instance *instance, const struct machine *machin
 int instance_acquire_taps(struct instance *instance, const struct machine *machine,
                           struct error *err)
 {
-    pthread_mutex_lock(&instance->table->lock);
-    int r = instance_acquire_taps_locked(instance, machine, err);
-    pthread_mutex_unlock(&instance->table->lock);
-    return r;
+    auto_lock(&instance->table->lock);
+    return instance_acquire_taps_locked(instance, machine, err);
 }
 
 void instance_release_taps(struct instance *instance)
 {
-    pthread_mutex_lock(&instance->table->lock);
+    auto_lock(&instance->table->lock);
     instance->tap_count = 0;
-    pthread_mutex_unlock(&instance->table->lock);
 }
 
 void instance_warn_of_taps(const struct instance *instance)
 {
-    const struct instances_setup *setup = &instance->table->setup;
-    struct error text;
     for (size_t i = 0; i < instance->machine.interface_count; i++) {
         char name[IF_NAMESIZE]; /* it may have got another */
         if (instance->vmm->taps[i] == 0 || if_indextoname(instance->vmm->taps[i], name))
             continue;
-        error_set(&text, EIO,
-                  "the tap %s of %s was removed after its VM had opened it: the VM has no network "
-                  "now, even if there is a tap of that name again; write standby and then running "
-                  "to its state to open that",
-                  instance->machine.interfaces[i].tap, instance->id);
-        setup->complain(setup->context, text.text);
+        instances_warn(instance->table,
+                       "the tap %s of %s was removed after its VM had opened it: the VM has no "
+                       "network now, even if there is a tap of that name again; write standby and "
+                       "then running to its state to open that",
+                       instance->machine.interfaces[i].tap, instance->id);
     }
 }

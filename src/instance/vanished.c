@@ -7,12 +7,9 @@
  */
 #include <errno.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <time.h>
 
 #include "instance/internal.h"
 #include "store/notes.h"
-#include "util/cleanup.h"
 
 /* With the lock held. Who is busy is looked at later, and who waits for an ack is hidden yet. */
 static int check(const struct instance *instance, struct error *err)
@@ -25,24 +22,24 @@ static int check(const struct instance *instance, struct error *err)
 }
 
 /* With the lock held. */
-static void tell(const struct instance *instance, struct error *why)
+static void warn(const struct instance *instance, const struct error *why)
 {
-    const struct instances_setup *setup = &instance->table->setup;
-    if (why->code == ENOENT)
-        error_set(why, ENOENT,
-                  "the directory of the instance %s was taken out of the store while its VM runs: "
-                  "put it back (mv), or write stopped to its state, which ends the VM and removes "
-                  "the instance",
-                  instance->id);
-    setup->complain(setup->context, why->text);
+    if (why->code != ENOENT)
+        instances_warn(instance->table, "%s", why->text);
+    else
+        instances_warn(instance->table,
+                       "the directory of the instance %s was taken out of the store while its VM "
+                       "runs: put it back (mv), or write stopped to its state, which ends the VM "
+                       "and removes the instance",
+                       instance->id);
 }
 
 /* Those of which nothing runs. Returns owned, NULL if there is none. */
-static struct snapshot_name *find_vanished(struct instances *table, size_t *ret_count)
+static struct snapshot_name *find_all(struct instances *table, size_t *ret_count)
 {
     size_t count = 0;
     struct error why;
-    table->gone = false;
+    table->check_vanished = false;
     pthread_mutex_lock(&table->lock);
     struct snapshot_name *names = calloc(HASH_COUNT(table->by_id) + 1, sizeof *names);
     for (struct instance *i = table->by_id; i && names; i = i->hh.next) {
@@ -51,29 +48,14 @@ static struct snapshot_name *find_vanished(struct instances *table, size_t *ret_
             memcpy(names[count].id, i->id, sizeof i->id);
             names[count++].serial = i->serial;
         } else if (r < 0 && r != i->vanished) {
-            tell(i, &why);
+            warn(i, &why);
         }
         i->vanished = r;
-        table->gone = table->gone || r < 0 || i->busy;
+        table->check_vanished = table->check_vanished || r < 0 || i->busy;
     }
     pthread_mutex_unlock(&table->lock);
     *ret_count = count;
     return names;
-}
-
-/* A change within the grain of the clock after a look does not show in the folder's times. */
-static bool may_have_changed(struct instances *table)
-{
-    enum { GRAIN_S = 2 };
-    struct stat st;
-    struct timespec now;
-    if (fstat(table->setup.store->kind_fd[STORE_INSTANCES], &st) < 0)
-        return false;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    bool same =
-        table->looked.tv_sec == st.st_ctim.tv_sec && table->looked.tv_nsec == st.st_ctim.tv_nsec;
-    table->looked = now.tv_sec - st.st_ctim.tv_sec > GRAIN_S ? st.st_ctim : (struct timespec){0};
-    return !same;
 }
 
 /* Of what could not be shown, and is not there any more. */
@@ -83,18 +65,18 @@ static void tidy_notes(struct instances *table)
     unsigned before = store_notes_changes(store->notes);
     store_notes_tidy(store, STORE_INSTANCES);
     if (store_notes_changes(store->notes) != before)
-        table->setup.changed(table->setup.context, NULL);
+        table->setup.on_change(table->setup.context, NULL);
 }
 
-void instances_look_for_vanished(struct instances *table)
+void instances_find_vanished(struct instances *table)
 {
     size_t count;
-    bool changed = may_have_changed(table);
+    bool changed = store_may_have_changed(table->setup.store, STORE_INSTANCES, &table->seen);
     if (changed)
         tidy_notes(table);
-    if (!table->setup.vanished || (!changed && !table->gone))
+    if (!table->setup.on_vanished || (!changed && !table->check_vanished))
         return;
-    auto_free struct snapshot_name *names = find_vanished(table, &count);
+    auto_free struct snapshot_name *names = find_all(table, &count);
     for (size_t i = 0; names && i < count; i++)
-        table->setup.vanished(table->setup.context, names[i].id, names[i].serial);
+        table->setup.on_vanished(table->setup.context, names[i].id, names[i].serial);
 }

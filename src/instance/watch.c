@@ -11,20 +11,17 @@
 #include <sys/eventfd.h>
 
 #include "instance/internal.h"
-#include "util/cleanup.h"
 #include "util/process.h"
-#include "util/thread.h"
 #include "util/timing.h"
 
 static struct instance *find_serial(struct instances *table, uint64_t serial)
 {
-    pthread_mutex_lock(&table->lock);
+    auto_lock(&table->lock);
     struct instance *instance = table->by_id;
     while (instance && instance->serial != serial)
         instance = instance->hh.next;
     if (instance)
         instance->references++;
-    pthread_mutex_unlock(&table->lock);
     return instance;
 }
 
@@ -53,7 +50,7 @@ static void *run(void *argument)
         if (process_now_ms() < look)
             continue;
         instances_shorten_logs(table);
-        instances_look_for_vanished(table);
+        instances_find_vanished(table);
         look = process_now_ms() + timing_ms(TIMING_LOOK);
     }
 }
@@ -73,10 +70,9 @@ int instances_watch(struct instances *table, struct error *err)
 
 void instances_unwatch(struct instances *table)
 {
-    if (table->watched) {
-        eventfd_write(table->stop_fd, 1);
-        pthread_join(table->watch, NULL);
-    }
-    cleanup_close(&table->stop_fd);
-    cleanup_close(&table->epoll_fd);
+    if (!table->watched)
+        return;
+    eventfd_write(table->stop_fd, 1);
+    pthread_join(table->watch, NULL);
+    table->watched = false;
 }

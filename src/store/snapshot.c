@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "store/notes.h"
 #include "store/snapshot_entry.h"
@@ -172,27 +171,6 @@ static void drop_vanished(struct snapshots *table)
     }
 }
 
-/* Is the list of ids as it was when it was read last? A change shows in the directory's ctime,
- * unless it comes within a tick of the file system's clock after the one before: so young times do
- * not count. That clock ticks 100 times a second, or later on a processor that is held up: so it is
- * asked itself. A file system that keeps whole seconds shows it by its times. */
-static bool unchanged(struct snapshots *table)
-{
-    enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };
-    struct stat st;
-    struct timespec now;
-    if (fstat(table->store->kind_fd[STORE_SNAPSHOTS], &st) < 0)
-        return true;
-    bool same = table->reliable && table->changed.tv_sec == st.st_ctim.tv_sec &&
-                table->changed.tv_nsec == st.st_ctim.tv_nsec;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    table->changed = st.st_ctim;
-    int64_t age_ms = (int64_t)(now.tv_sec - st.st_ctim.tv_sec) * 1000 +
-                     (now.tv_nsec - st.st_ctim.tv_nsec) / 1000000;
-    table->reliable = age_ms > (st.st_ctim.tv_nsec ? GRAIN_MS : COARSE_GRAIN_MS);
-    return same;
-}
-
 /* What others have put into the store, or taken out of it. When it cannot be looked at, what is
  * known stays, and the next look tries again. */
 static int look(struct snapshots *table, struct error *err)
@@ -200,7 +178,7 @@ static int look(struct snapshots *table, struct error *err)
     struct error why;
     int r = 0;
     auto_lock(&table->looking);
-    if (!unchanged(table)) {
+    if (store_may_have_changed(table->store, STORE_SNAPSHOTS, &table->seen)) {
         drop_vanished(table);
         store_notes_tidy(table->store, STORE_SNAPSHOTS);
         r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
@@ -208,7 +186,7 @@ static int look(struct snapshots *table, struct error *err)
             store_notes_remove(table->store->notes, STORE_SNAPSHOTS, "");
     }
     if (r < 0) {
-        table->reliable = false;
+        table->seen.reliable = false;
         if (!table->open)
             error_set(err, why.code, "%s", why.text);
         else if (store_notes_unlisted(table->store->notes, STORE_SNAPSHOTS, &why))

@@ -54,8 +54,7 @@ struct snapshots {
     uint64_t last_serial;
 
     pthread_mutex_t looking; /* at the store; of what follows, and of adding to the table */
-    struct timespec changed; /* the directory's ctime at the last look, */
-    bool reliable;           /* and whether every later change shows in it */
+    struct store_seen seen;  /* at the last look */
     bool open;               /* what turns up is new */
     atomic_uint vanished;    /* how many were taken out of the store by others so far */
 

@@ -425,3 +425,25 @@ int store_list(const struct store *store, enum store_kind kind,
     int r = directory_walk(store->kind_fd[kind], ".", list_entry, &listing, err);
     return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", store_kind_names[kind]) : 0;
 }
+
+/* A change shows in the directory's ctime, unless it comes within a tick of the file system's clock
+ * after the one before: so young times do not count. That clock ticks 100 times a second, or later
+ * on a processor that is held up: so it is asked itself. A file system that keeps whole seconds
+ * shows it by its times. */
+bool store_may_have_changed(const struct store *store, enum store_kind kind,
+                            struct store_seen *seen)
+{
+    enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };
+    struct stat st;
+    struct timespec now;
+    if (fstat(store->kind_fd[kind], &st) < 0)
+        return false;
+    bool same = seen->reliable && seen->changed.tv_sec == st.st_ctim.tv_sec &&
+                seen->changed.tv_nsec == st.st_ctim.tv_nsec;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    seen->changed = st.st_ctim;
+    int64_t age_ms = (int64_t)(now.tv_sec - st.st_ctim.tv_sec) * 1000 +
+                     (now.tv_nsec - st.st_ctim.tv_nsec) / 1000000;
+    seen->reliable = age_ms > (st.st_ctim.tv_nsec ? GRAIN_MS : COARSE_GRAIN_MS);
+    return !same;
+}

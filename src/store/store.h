@@ -17,6 +17,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <time.h>
 #include <cjson/cJSON.h>
 
 #include "util/error.h"
@@ -121,6 +122,15 @@ int store_erase(const struct store *store, enum store_kind kind, const char *hid
 int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *name, struct error *err), void *context,
                struct error *err) __attribute__((warn_unused_result));
+
+/* When a directory of the store was read last. */
+struct store_seen {
+    struct timespec changed; /* its ctime then, */
+    bool reliable;           /* and whether every later change shows in it */
+};
+/* May an entry have come or gone since the last call? Zero `seen` before the first. */
+bool store_may_have_changed(const struct store *store, enum store_kind kind,
+                            struct store_seen *seen);
 
 /* store_json.c: */
 /* Writes `name` in the directory as a whole (temporary file, fsync, rename), safe from a power cut.

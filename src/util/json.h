@@ -66,6 +66,9 @@ struct json_field {
     const char *const *words; /* ends with NULL */
 };
 
+/* A field that is called as the member is. */
+#define JSON_MEMBER(type, member) .name = #member, .offset = offsetof(type, member)
+
 /* Reads the members of `object` into the struct at `base`, by a table of `count` fields. Members
  * that are not given leave their field as it was: fill in defaults first. A JSON_STRING field frees
  * what it replaces. EINVAL with the member's name; fields before that may be set. */

@@ -184,7 +184,7 @@ static cJSON *rewrite(struct instances *instances, bool *ret_record)
 static bool check_instance(struct snapshots *snapshots, bool *ret_record)
 {
     struct instances instances = {
-        .setup = {.store = &world.store, .snapshots = snapshots, .complain = complain},
+        .setup = {.store = &world.store, .snapshots = snapshots, .warn = complain},
         .lock = PTHREAD_MUTEX_INITIALIZER};
     *ret_record = false;
     auto_json cJSON *given = rewrite(&instances, ret_record);

@@ -52,7 +52,7 @@ struct world {
     void (*on_scanned)(struct world *world); /* before `scanned` is posted */
     void (*on_changed)(struct world *world, const char *id);
     void *context; /* of these two */
-    void (*on_happened)(void *events, const struct instance *instance, enum instance_happening what,
+    void (*on_happened)(void *events, const struct instance *instance, enum instance_event what,
                         enum instance_state from);
     void (*on_snapshot)(void *events, const char *id, bool removed);
     void *events; /* of these two; NULL: they are not called */
@@ -122,7 +122,7 @@ __attribute__((format(printf, 2, 3))) static inline void world_note(struct world
 }
 
 static inline void world_happened(void *listener, const struct instance *instance,
-                                  enum instance_happening what, enum instance_state from)
+                                  enum instance_event what, enum instance_state from)
 {
     static const char *const words[] = {"made", "state", "ended", "removed"};
     const struct world *world = listener;
@@ -214,10 +214,10 @@ static inline void world_open_layers(struct world *world)
                                           .snapshots = &world->snapshots,
                                           .binaries = &world->binary,
                                           .binary_count = 1,
-                                          .changed = world_changed,
-                                          .complain = world_complain,
+                                          .on_change = world_changed,
+                                          .warn = world_complain,
                                           .context = world,
-                                          .happened = world_happened,
+                                          .on_event = world_happened,
                                           .listener = world};
     struct instances_setup complete = setup;
     world->binary = (struct vmm_binary){"qemu", world->qemu};

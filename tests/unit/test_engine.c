@@ -25,9 +25,9 @@ struct attempt {
     const char *told; /* the step that began last */
 };
 
-static void begun(void *listener, const char *phase, bool waiting)
+static void begun(void *listener, enum fork_step step, bool waiting)
 {
-    ((struct attempt *)listener)->told = waiting ? "waiting" : phase;
+    ((struct attempt *)listener)->told = waiting ? "waiting" : fork_step_names[step];
 }
 
 static void prepare(struct world *world, struct attempt *attempt)
@@ -37,7 +37,7 @@ static void prepare(struct world *world, struct attempt *attempt)
                                 .engine = {.instances = &world->instances,
                                            .ack_address = "127.0.0.1",
                                            .cancel_fd = -1,
-                                           .begun = begun,
+                                           .on_step = begun,
                                            .listener = attempt}};
     world->complaints[0] = 0; /* publishing may have told of pending mailboxes */
     assert_non_null(attempt->source);
@@ -369,12 +369,12 @@ static void ack_address_when_not_this_hosts_fails(void **state)
 }
 
 /* How many commits keep the filler waiting when a step begins. */
-static void note_commits(void *listener, const char *phase, bool waiting)
+static void note_commits(void *listener, enum fork_step step, bool waiting)
 {
     struct attempt *attempt = listener;
     struct warm_pool *pool = attempt->engine.warm;
-    bool locating = strcmp(phase, "validate") == 0 || strcmp(phase, "locate") == 0;
-    begun(listener, phase, waiting);
+    bool locating = step == FORK_VALIDATE || step == FORK_LOCATE;
+    begun(listener, step, waiting);
     pthread_mutex_lock(&pool->lock);
     assert_int_equal(pool->commits, locating ? 0 : 1);
     pthread_mutex_unlock(&pool->lock);
@@ -391,7 +391,7 @@ static void filler_waits_for_a_commit_from_its_load_on(void **state)
     world_publish_box(world, "base");
     prepare(world, &attempt);
     attempt.engine.warm = &pool;
-    attempt.engine.begun = note_commits;
+    attempt.engine.on_step = note_commits;
     stage(&attempt, "box", "{}");
     assert_fails(&attempt, EIO, "load", NULL, "");
     assert_int_equal(pool.commits, 0);

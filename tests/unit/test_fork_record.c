@@ -14,8 +14,8 @@
 
 /* A fork of "base" to "web-1" with two mailboxes; nothing was done yet. */
 struct scene {
-    struct snapshot source;
-    struct fork_source origin;
+    struct snapshot snapshot;
+    struct fork_source source;
     struct fork_request request;
     struct fork fork;
 };
@@ -26,7 +26,7 @@ static int setup(void **state)
     if (!scene)
         return -1;
     *state = scene;
-    memcpy(scene->source.id, "base", 5);
+    memcpy(scene->snapshot.id, "base", 5);
     memcpy(scene->request.id, "web-1", 6);
     scene->request.options_text = strdup("{ \"identity\":false }\n");
     scene->request.count = 2;
@@ -41,8 +41,10 @@ static int setup(void **state)
                                                         .wait_for_ack = true,
                                                         .how = FORK_ACK_UDP,
                                                         .ack_timeout_ms = 5000};
-    scene->origin.snapshot = &scene->source;
-    scene->fork = (struct fork){.origin = &scene->origin, .request = &scene->request};
+    scene->source.snapshot = &scene->snapshot;
+    scene->fork = (struct fork){.source = &scene->source,
+                                .source_id = fork_source_id(&scene->source),
+                                .request = &scene->request};
     return 0;
 }
 
@@ -74,9 +76,9 @@ static void result_when_committed_tells_what_was_delivered_and_acked(void **stat
     fox->ack.state = ACK_OK;
     fox->ack.ms = 33.12345;
     snprintf(fox->ack.text, sizeof fox->ack.text, "stage=applied mailbox=fox");
-    scene->fork.phase = FORK_ACK;
-    for (int phase = 0; phase < FORK_PHASES; phase++)
-        scene->fork.phase_ms[phase] = phase * 1.00049;
+    scene->fork.step = FORK_ACK;
+    for (int step = 0; step < FORK_PUBLISH; step++)
+        scene->fork.step_ms[step] = step * 1.00049;
     scene->fork.total_ms = 83;
     auto_json cJSON *result = fork_result(&scene->fork, NULL);
     assert_same(result,
@@ -101,7 +103,7 @@ static void result_when_refused_by_the_guest_keeps_its_words(void **state)
     fox->ack.state = ACK_REFUSED;
     fox->ack.ms = 1;
     snprintf(fox->ack.text, sizeof fox->ack.text, "stage=failed mailbox=fox reason=no");
-    scene->fork.phase = FORK_ACK;
+    scene->fork.step = FORK_ACK;
     scene->fork.failed_mailbox = "fox";
     error_set(&err, EREMOTEIO, "the guest could not apply it");
     auto_json cJSON *result = fork_result(&scene->fork, &err);
@@ -120,7 +122,7 @@ static void result_when_it_failed_early_says_null_to_what_is_not_known(void **st
     struct scene *scene = *state;
     struct error err;
     scene->request.id[0] = 0;
-    scene->fork.phase = FORK_VALIDATE;
+    scene->fork.step = FORK_VALIDATE;
     error_set(&err, EINVAL, "mailboxes/fox is unfinished");
     auto_json cJSON *result = fork_result(&scene->fork, &err);
     assert_same(cJSON_GetObjectItemCaseSensitive(result, "status"), "\"failed\"");

@@ -253,9 +253,9 @@ static void make_parts(struct world *world, struct parts *parts)
                                          .vmm = &parts->vmm,
                                          .machine = &parts->machine,
                                          .mapped = parts->source,
-                                         .source = parts->source->id,
-                                         .source_uuid = parts->source->uuid,
+                                         .source.id = "base",
                                          .record = &parts->record};
+    memcpy(parts->fork.source.uuid, parts->source->uuid, sizeof parts->source->uuid);
 }
 
 static void look_for_fork(void *context)

@@ -178,12 +178,12 @@ static int publish_fork(struct world *world, struct error *err)
     struct machine machine = {.hypervisor = hypervisor_find("qemu")};
     struct vmm *vmm = NULL;
     cJSON *record = cJSON_CreateObject();
-    struct instance_fork fork = {.entry = &entry,
-                                 .vmm = &vmm,
-                                 .machine = &machine,
-                                 .source = "base",
-                                 .source_uuid = "00000000000000000000000000000000",
-                                 .record = &record};
+    struct instance_fork fork = {
+        .entry = &entry,
+        .vmm = &vmm,
+        .machine = &machine,
+        .source = {.id = "base", .uuid = "00000000000000000000000000000000"},
+        .record = &record};
     json_add_number(record, "version", 1);
     int r = instances_reserve(&world->instances, "more", NULL, &instance, err);
     if (r == 0)
@@ -203,8 +203,8 @@ static int start(struct world *world, struct error *err)
     const struct instances_setup setup = {.store = &world->store,
                                           .snapshots = &world->snapshots,
                                           .programs = world->programs,
-                                          .changed = world_changed,
-                                          .complain = world_complain,
+                                          .on_change = world_changed,
+                                          .warn = world_complain,
                                           .context = world};
     struct instances *instances = &world->instances;
     struct snapshots *snapshots = &world->snapshots;

@@ -231,8 +231,7 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
                                  .vmm = &vmm,
                                  .machine = &machine,
                                  .mapped = base,
-                                 .source = base->id,
-                                 .source_uuid = base->uuid,
+                                 .source = fork_source_id(&(struct fork_source){.snapshot = base}),
                                  .record = &record};
     assert_int_equal(instance_publish_fork(instance, &fork, &world->err), 0);
     instance_abandon(instance);

@@ -89,7 +89,7 @@ static void changed(void *context, const char *id)
 static void open_pool(struct world *world, const char *meminfo)
 {
     const struct warm_setup pool = {
-        .instances = &world->instances, .meminfo = meminfo, .changed = changed, .context = world};
+        .instances = &world->instances, .meminfo = meminfo, .on_change = changed, .context = world};
     assert_int_equal(warm_open(&pool, pool_of(world), &world->err), 0);
 }
 
@@ -231,7 +231,7 @@ struct forgetter {
 static void *forget(void *argument)
 {
     struct forgetter *forgetter = argument;
-    warm_forget(forgetter->pool, forgetter->snapshot);
+    warm_remove(forgetter->pool, forgetter->snapshot);
     forgetter->left = world_count(forgetter->instances);
     return NULL;
 }
