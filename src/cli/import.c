@@ -131,7 +131,7 @@ static bool is_below(const char *path, const char *folder)
     return strncmp(path, folder, length) == 0 && (path[length] == '/' || strcmp(folder, "/") == 0);
 }
 
-/* `folder` as the user gave it; one that is not there has nothing in it. */
+/* `folder` as the user gave it. */
 static bool is_in(const char *path, const char *folder)
 {
     auto_free char *real = realpath(folder, NULL);
@@ -158,13 +158,26 @@ static int check_path(const char *path, const char *own_folder, const struct arg
                      folder ? dirname(folder) : "DIR");
 }
 
+static int check_folders(const struct arguments *arguments, struct error *err)
+{
+    struct stat st;
+    for (size_t i = 0; i < arguments->allowed_count; i++) {
+        if (stat(arguments->allowed[i], &st) < 0)
+            return error_errno(err, errno, "--allow-disk %s", arguments->allowed[i]);
+        if (!S_ISDIR(st.st_mode))
+            return error_set(err, ENOTDIR, "--allow-disk %s: it is not a folder",
+                             arguments->allowed[i]);
+    }
+    return 0;
+}
+
 /* EPERM unless each disk lies, wherever links lead, below the folder of the configuration or one
  * that is allowed. There are no disks without a configuration. */
 static int check_paths(const struct import *import, const struct arguments *arguments,
                        struct error *err)
 {
     auto_free char *copy = strdup(arguments->config ? arguments->config : "");
-    int r = copy ? 0 : error_set(err, ENOMEM, "out of memory");
+    int r = copy ? check_folders(arguments, err) : error_set(err, ENOMEM, "out of memory");
     const char *own_folder = copy ? dirname(copy) : NULL;
     for (size_t i = 0; i < import->machine.disk_count && r == 0; i++) {
         const char *from = import->frozen_from[i];

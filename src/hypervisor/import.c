@@ -173,6 +173,20 @@ static bool is_snapshot_json(const cJSON *json)
     return cJSON_IsObject(json_get(json, "machine"));
 }
 
+/* The overlays of a disk are in the store in which hypefs froze them; and whether any other file is
+ * as it was when the memory was saved, nobody knows. */
+static int check_qemu_disks(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (!machine->disks[i].readonly)
+            return error_set(err, EOPNOTSUPP,
+                             "the disk %s can be written to, and with QEMU only snapshots whose "
+                             "disks are all read-only can be imported: boot a VM from a copy of "
+                             "that disk with hypefs, and make the snapshot there",
+                             machine->disks[i].path);
+    return 0;
+}
+
 /* A snapshot.json, or its "machine". */
 static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
 {
@@ -186,6 +200,8 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
         r = error_set(err, EOPNOTSUPP,
                       "the VM was saved before its firmware had read its kernel (\"boot\"), so "
                       "there is no guest in it to fork: save it again when its guest runs");
+    if (r == 0)
+        r = check_qemu_disks(ret, err);
     return r < 0 ? r : qemu_record_check_complete(ret, err);
 }
 
@@ -268,22 +284,8 @@ static int check_disk_file(const char *path, bool readonly, struct error *err)
     return disk_check_kind(path, readonly, &st, err);
 }
 
-/* Where a writable disk's content is: beside the configuration, if it was frozen before. */
-static char *find_content(const struct machine_disk *disk, const char *config_path)
-{
-    const char *slash = strrchr(config_path, '/');
-    char *path;
-    if (!disk->frozen)
-        return strdup(disk->path);
-    return asprintf(&path, "%.*s%s", slash ? (int)(slash - config_path) + 1 : 0, config_path,
-                    disk->frozen) < 0
-               ? NULL
-               : path;
-}
-
-/* Gives each writable disk the name that its copy will have. */
-static int freeze_disk(struct import *import, size_t index, const char *config_path,
-                       struct error *err)
+/* Gives each writable disk, which is one of Firecracker's, the name that its copy will have. */
+static int freeze_disk(struct import *import, size_t index, struct error *err)
 {
     struct machine_disk *disk = &import->machine.disks[index];
     char name[DISK_COPY_SIZE];
@@ -291,25 +293,14 @@ static int freeze_disk(struct import *import, size_t index, const char *config_p
         disk->key[0] = 0; /* of where it was saved */
         return check_disk_file(disk->path, true, err);
     }
-    if (disk->key[0])
-        return error_set(err, EOPNOTSUPP,
-                         "the disk %s has overlays, which are in the store that it was saved in: "
-                         "make one file of them with qemu-img convert",
-                         disk->path);
-    import->frozen_from[index] = find_content(disk, config_path);
-    if (!import->frozen_from[index])
-        return error_set(err, ENOMEM, "out of memory");
-    if (disk->id)
-        disk_copy_name(disk, name);
-    else
-        snprintf(name, sizeof name, "frozen-%zu", index);
-    free(disk->frozen);
+    disk_copy_name(disk, name);
+    import->frozen_from[index] = strdup(disk->path);
     disk->frozen = strdup(name);
-    if (!disk->frozen)
+    if (!import->frozen_from[index] || !disk->frozen)
         return error_set(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < index; i++)
         if (import->machine.disks[i].frozen && strcmp(import->machine.disks[i].frozen, name) == 0)
-            return error_set(err, EINVAL, "two disks are called %s", disk->id ? disk->id : name);
+            return error_set(err, EINVAL, "two disks are called %s", disk->id);
     return check_disk_file(import->frozen_from[index], false, err);
 }
 
@@ -335,7 +326,7 @@ static int complete_machine(struct import *import, const char *config_path, stru
     if (!import->frozen_from)
         return error_set(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
-        r = freeze_disk(import, i, config_path, err);
+        r = freeze_disk(import, i, err);
     disks_note_readonly(machine);
     if (r == 0)
         r = check_machine(machine, err);

@@ -358,7 +358,7 @@ static void disk_outside_the_configurations_folder_is_refused_unless_it_is_allow
             h, "bash",
             harness_format(
                 h,
-                "cd $T && rm -rf foreign $S && mkdir -p foreign other && { %s; } && " FIRECRACKER
+                "cd $T && rm -rf foreign $S && mkdir -p foreign other i && { %s; } && " FIRECRACKER
                 "fc --config foreign/vm.json %s",
                 foreign_disks[i].script, foreign_disks[i].options));
         if (result.status != (foreign_disks[i].allowed ? 0 : 1))
@@ -407,6 +407,17 @@ static const struct refusal {
      "qemu.json > early; grep -q passwd early || exit 9; "
      "$I --id a --hypervisor qemu --memory memory --state qemu --config early --allow-disk /",
      1, "early: the VM was saved before its firmware had read its kernel"},
+    {"sed 's%\"disks\": *\\[%&{\"path\":\"/data\",\"format\":\"raw\",\"readonly\":false}%' "
+     "qemu.json > "
+     "disk; grep -q /data disk || exit 9; "
+     "$I --id a --hypervisor qemu --memory memory --state qemu --config disk",
+     1, "disk: the disk /data can be written to, and with QEMU only snapshots whose disks are all"},
+    {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json --allow-disk "
+     "/nope",
+     1, "--allow-disk /nope: No such file or directory"},
+    {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json --allow-disk . "
+     "--allow-disk memory",
+     1, "--allow-disk memory: it is not a folder"},
     {"$I --id a --hypervisor qemu --memory . --state qemu --config qemu.json", 1, "regular file"},
     {"mkfifo f; $I --id a --hypervisor firecracker --memory f --state firecracker", 1, "regular"},
     {"$I --id a --hypervisor qemu --memory memory --state cloud --config qemu.json", 1, "QEVM"},

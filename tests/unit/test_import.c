@@ -150,25 +150,7 @@ static void qemu_when_its_machine_is_told_becomes_one(void **state)
     }
 }
 
-static void qemu_when_its_disk_is_writable_is_frozen_from_where_it_is(void **state)
-{
 #define DISK(more) "{\"path\":\"@/data.img\",\"format\":\"raw\",\"readonly\":false" more "}"
-    struct bench *bench = *state;
-    char path[PATH_SIZE];
-    put_memory(bench, 16 * MIB);
-    put(bench, "state", QEMU_STATE, sizeof QEMU_STATE);
-    put(bench, "data.img", "now", 3);
-    put(bench, "disk-0", "then", 4);
-    put_config(bench, QEMU_MACHINE(DISK(""), OF_7_2));
-    assert_checked(bench, "qemu", true);
-    assert_string_equal(bench->import.frozen_from[0], path_of(bench, "data.img", path));
-    assert_string_equal(bench->import.machine.disks[0].frozen, "frozen-0");
-    put_config(bench, QEMU_MACHINE(DISK(",\"frozen\":\"disk-0\""), OF_7_2));
-    assert_checked(bench, "qemu", true);
-    assert_string_equal(bench->import.frozen_from[0], path_of(bench, "disk-0", path));
-    assert_string_equal(bench->import.machine.disks[0].frozen, "frozen-0");
-}
-
 static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
 {
     static const struct {
@@ -190,6 +172,10 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
         {QEMU_MACHINE("", OF_7_2 ",\"boot\":{}"), EINVAL, "boot: member \"kernel\" is missing"},
         {QEMU_MACHINE("{\"path\":\"/none\",\"format\":\"raw\",\"readonly\":true}", OF_7_2), ENOENT,
          "/none"},
+        {QEMU_MACHINE(DISK(""), OF_7_2), EOPNOTSUPP, "/data.img can be written to, and with QEMU"},
+        {QEMU_MACHINE(DISK(",\"frozen\":\"disk-0\""), OF_7_2), EOPNOTSUPP, "can be written to"},
+        {QEMU_MACHINE(DISK(",\"key\":\"1\",\"layers\":1"), OF_7_2), EOPNOTSUPP,
+         "can be written to"},
     };
     struct bench *bench = *state;
     put_memory(bench, 16 * MIB);
@@ -269,7 +255,6 @@ int main(void)
         TEST(file_when_it_is_none_is_refused),
         TEST(hypervisor_when_not_known_is_refused_with_those_that_are),
         TEST(qemu_when_its_machine_is_told_becomes_one),
-        TEST(qemu_when_its_disk_is_writable_is_frozen_from_where_it_is),
         TEST(qemu_when_its_configuration_is_wrong_is_refused),
         TEST(cloud_hypervisor_when_its_memory_is_told_must_have_it),
         TEST(description_when_made_has_what_a_snapshot_needs),
