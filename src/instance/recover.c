@@ -152,31 +152,6 @@ static bool may_write_elsewhere(const struct instance *instance)
            disks_are_written(&instance->machine);
 }
 
-/* Of all disks together: it grows whenever one gets another top, and never shrinks. */
-static unsigned count_tops(const struct machine *machine)
-{
-    unsigned count = 0;
-    for (size_t i = 0; i < machine->disk_count; i++)
-        count += disk_top(&machine->disks[i]);
-    return count;
-}
-
-/* A save may have been cut short between what the VM writes to and the record of it; or the store
- * had no room for that. */
-static int mend_record(struct instance *instance, struct error *err)
-{
-    if (!may_write_elsewhere(instance))
-        return 0;
-    unsigned recorded = count_tops(&instance->machine);
-    int r = instance_find_disks(instance, instance->vmm, err);
-    vmm_release(instance->vmm);
-    if (r == 0 && count_tops(&instance->machine) != recorded)
-        r = instance_record(instance, err);
-    if (r == 0)
-        disks_tidy(&instance->machine, instance->image->directory_fd);
-    return r;
-}
-
 bool instance_must_recover(const struct instance *instance)
 {
     return instance_must_resume(instance) || may_write_elsewhere(instance);
@@ -188,14 +163,24 @@ const char *instance_unrecovered(const struct instance *instance)
                                           : "may write to other disks than its record says";
 }
 
+/* A save may have been cut short between what the VM writes to and the record of it; or the store
+ * had no room for that. What the save has left goes first, for it may be what takes the room, and
+ * the VM does not wait for the record: without it, the next start finds the disks, too. */
 int instance_recover_vmm(struct instance *instance, struct error *err)
 {
-    int r = mend_record(instance, err);
+    const bool must_find = may_write_elsewhere(instance);
+    int r = must_find ? instance_find_disks(instance, instance->vmm, err) : 0;
+    vmm_release(instance->vmm);
     if (r == 0 && instance_must_resume(instance))
         r = instance_resume(instance, instance->cancel_fd, err);
+    if (r == 0) {
+        instance_remove_saved(instance);
+        r = must_find ? instance_record(instance, err) : 0;
+    }
     if (r < 0)
         return error_prefix(err, r, "%s %s", instance->id, instance_unrecovered(instance));
-    instance_remove_saved(instance);
+    if (must_find)
+        disks_tidy(&instance->machine, instance->image->directory_fd);
     return 0;
 }
 

@@ -225,10 +225,8 @@ static void check_commit(struct harness *h, const char *id)
     make_room();
 }
 
-/* Of a VM that is paused nothing is put on record first: an overlay is made, by qemu-img. */
-static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state)
+static void boot_with_a_disk(struct harness *h)
 {
-    struct harness *h = *state;
     char *disk = harness_format(h, "%s/own.img", h->directory);
     harness_put(disk, "");
     assert_works(truncate(disk, CHUNK));
@@ -241,6 +239,13 @@ static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state
                     config, disk));
     harness_put(file(h, "state"), "running");
     harness_await(h, file(h, "console"), "ready\n");
+}
+
+/* Of a VM that is paused nothing is put on record first: an overlay is made, by qemu-img. */
+static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state)
+{
+    struct harness *h = *state;
+    boot_with_a_disk(h);
     harness_put(file(h, "state"), "paused");
     fill();
     assert_errno(harness_write(file(h, "snapshot"), "s"), ENOSPC);
@@ -253,6 +258,30 @@ static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state
     assert_fails(access(harness_store_path(h, "instances/x/disk0.1.qcow2"), F_OK), ENOENT);
     make_room();
     harness_put(file(h, "snapshot"), "s");
+}
+
+/* As a daemon leaves it that was killed in a snapshot, whose disks could not be put on record. */
+static void vm_that_is_held_at_a_start_on_a_full_disk_goes_on(void **state)
+{
+    struct harness *h = *state;
+    boot_with_a_disk(h);
+    assert_shell("bash", "cp $S/instances/x/instance.json $T/before", 0);
+    harness_put(file(h, "snapshot"), "s");
+    harness_put(file(h, "state"), "paused");
+    harness_kill(h);
+    assert_shell("bash",
+                 "jq '.version=2|.intent=\"copy\"' $T/before > $S/instances/x/instance.json", 0);
+    fill();
+    harness_mount(h, NULL);
+    assert_contains(harness_get(h, h->log), "x may write to other disks than its record says");
+    assert_contains(harness_get(h, h->log), no_space);
+    assert_string_equal(harness_get(h, file(h, "state")), "running\n");
+    plant(h, "{\"n\":1}", 7);
+    harness_await(h, file(h, "console"), "ready\nm {\"n\":1}\n");
+    make_room();
+    harness_put(file(h, "snapshot"), "t");
+    const char *record = harness_get(h, harness_store_path(h, "instances/x/instance.json"));
+    assert_string_equal(harness_json(h, record, "machine.disks.0.layers"), "1");
 }
 
 static void commit_on_a_full_disk_leaves_the_draft(void **state)
@@ -315,6 +344,7 @@ int main(void)
         full_test(vm_on_a_full_disk_can_be_stopped_and_removed),
         full_test(snapshot_on_a_full_disk_is_not_made),
         full_test(snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made),
+        full_test(vm_that_is_held_at_a_start_on_a_full_disk_goes_on),
         full_test(commit_on_a_full_disk_leaves_the_draft),
         full_test(guest_that_needs_memory_which_the_disk_has_not_is_ended),
         full_test(boot_on_a_full_disk_leaves_no_vm),
