@@ -5,6 +5,7 @@
 #include "instance/internal.h"
 #include "store/notes.h"
 #include "store/strays.h"
+#include "util/cleanup.h"
 #include "util/process.h"
 #include "util/timing.h"
 
@@ -119,18 +120,26 @@ static int load_one(void *context, const char *id, struct error *err)
 /*
  * The VMs' lives begin when all instances are in the table: who is told that one has changed may
  * look for its forks. Once it is recovered or watched, an instance is another thread's: what
- * recovers has it watched at the end (instance_end), and nothing here touches it after that.
+ * recovers has it watched at the end (instance_end), and nothing here touches it after that. The
+ * watch may remove others from the table by then.
  */
-static void begin_lives(struct instances *table)
+static int begin_lives(struct instances *table, struct error *err)
 {
+    size_t count;
     struct error why;
-    for (struct instance *i = table->by_id; i; i = i->hh.next) {
-        if (!i->vmm)
-            continue;
-        int r = instance_must_recover(i) ? begin_recovery(i, &why) : instance_watch(i, &why);
+    auto_free struct snapshot_name *names = instances_list(table, NULL, &count);
+    if (!names)
+        return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < count; i++) {
+        struct instance *instance = instances_find(table, names[i].id);
+        int r = !instance || !instance->vmm       ? 0
+                : instance_must_recover(instance) ? begin_recovery(instance, &why)
+                                                  : instance_watch(instance, &why);
         if (r < 0)
             instances_warn(table, "%s", why.text);
+        instance_unref(instance);
     }
+    return 0;
 }
 
 int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err)
@@ -146,11 +155,11 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
     if (r == 0)
         r = store_list(setup->store, STORE_INSTANCES, load_one, &context, err);
     strays_finish(&context.strays);
-    if (r < 0)
-        return r;
-    begin_lives(ret);
-    await_recovered(ret);
-    return 0;
+    if (r == 0)
+        r = begin_lives(ret, err);
+    if (r == 0)
+        await_recovered(ret);
+    return r;
 }
 
 void instances_join(struct instances *instances)

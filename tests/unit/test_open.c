@@ -18,6 +18,7 @@ static struct world *loading;
 static unsigned looked_for;
 /* Whose VMMs die as soon as they are watched. */
 static struct world *dying;
+static bool removing; /* and they are removed then */
 
 int __real_pidfd_open(pid_t pid, unsigned flags);
 int __wrap_pidfd_open(pid_t pid, unsigned flags);
@@ -96,6 +97,8 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
         pidfd_send_signal(fd, SIGKILL, NULL, 0);
         while (instance_state(instance) != INSTANCE_STOPPED) /* others change as well */
             assert_true(gate_wait(&dying->changed, FIXTURE_FAR_MS));
+        if (removing)
+            assert_int_equal(instance_remove(instance, &dying->err), 0);
     }
     return r;
 }
@@ -103,7 +106,7 @@ int __wrap_epoll_ctl(int epoll_fd, int operation, int fd, struct epoll_event *ev
 static int setup(void **state)
 {
     loading = dying = NULL; /* a test that failed */
-    fail_thread = false;
+    fail_thread = removing = false;
     return world_setup_empty(state);
 }
 
@@ -318,6 +321,20 @@ static void vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed(void **state)
     instance_unref(instance);
 }
 
+/* As others do who take its directory out of the store. */
+static void instance_that_is_removed_while_it_is_found_is_no_matter(void **state)
+{
+    struct world *world = *state;
+    leave_running(world, "web-1");
+    leave_running(world, "web-2");
+    world_open_store(world);
+    dying = world;
+    removing = true;
+    world_open_layers(world);
+    dying = NULL;
+    assert_int_equal(world_count(world_path(world, "store/instances")), 0);
+}
+
 /* Its VMM ends as soon as it is told that it has changed. */
 static void end_vmm(struct world *world, const char *id)
 {
@@ -371,6 +388,7 @@ int main(void)
         OPENED(instance_when_its_restore_from_firmware_was_cut_short_still_boots),
         OPENED(instances_when_they_are_loaded_are_all_there_before_one_changes),
         OPENED(vmm_when_it_dies_as_soon_as_it_is_watched_is_noticed),
+        OPENED(instance_that_is_removed_while_it_is_found_is_no_matter),
         OPENED(vmm_when_no_thread_can_look_after_it_is_watched),
         OPENED(vmm_when_it_ended_and_was_not_reaped_has_ended),
     };
