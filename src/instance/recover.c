@@ -109,7 +109,9 @@ static void warn_of_record(const struct instances *table, const char *id, struct
 {
     char name[STORE_ID_MAX + 16];
     snprintf(name, sizeof name, "%s/fork.json", id);
-    store_notes_unread(table->setup.store->notes, STORE_INSTANCES, name, why);
+    error_append(why, "; the instance is shown, but neither its link fork nor its record: put the "
+                      "file back as it was, and mount again");
+    store_notes_lacking(table->setup.store->notes, STORE_INSTANCES, name, why);
     instances_warn(table, "%s", why->text);
 }
 

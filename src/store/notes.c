@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -110,6 +111,12 @@ bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const c
     return add(notes, kind, name, "load", why);
 }
 
+void store_notes_lacking(struct store_notes *notes, enum store_kind kind, const char *name,
+                         const struct error *why)
+{
+    add(notes, kind, name, "load", why);
+}
+
 bool store_notes_unlisted(struct store_notes *notes, enum store_kind kind, const struct error *why)
 {
     return add(notes, kind, "", "list", why);
@@ -132,18 +139,25 @@ void store_notes_remove(struct store_notes *notes, enum store_kind kind, const c
         drop(notes, note);
 }
 
+/* The entry that it is about, or of whose file. */
+static bool is_gone(const struct store *store, const struct note *note)
+{
+    char entry[NAME_MAX + 1];
+    struct stat st;
+    snprintf(entry, sizeof entry, "%.*s", (int)strcspn(note->name, "/"), note->name);
+    return entry[0] && fstatat(store->kind_fd[note->kind], entry, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
+           errno == ENOENT;
+}
+
 void store_notes_tidy(const struct store *store, enum store_kind kind)
 {
     struct store_notes *notes = store->notes;
     struct note *note, *next;
-    struct stat st;
     if (!notes)
         return;
     auto_lock(&notes->lock);
     LL_FOREACH_SAFE (notes->list, note, next)
-        if (note->kind == kind && note->name[0] &&
-            fstatat(store->kind_fd[kind], note->name, &st, AT_SYMLINK_NOFOLLOW) < 0 &&
-            errno == ENOENT)
+        if (note->kind == kind && is_gone(store, note))
             drop(notes, note);
 }
 

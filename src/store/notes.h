@@ -18,6 +18,10 @@ void store_notes_destroy(struct store_notes *notes);
 /* An entry that cannot be shown. Adds the remedy to `why`. True: that is not known yet. */
 bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
                         struct error *why);
+/* A file of an entry that is shown without it, for as long as the entry is there. `name` is
+ * ENTRY/FILE. */
+void store_notes_lacking(struct store_notes *notes, enum store_kind kind, const char *name,
+                         const struct error *why);
 /* What lies there cannot be listed. Its name is "". True as before. */
 bool store_notes_unlisted(struct store_notes *notes, enum store_kind kind, const struct error *why);
 /* A leftover that cannot be removed. */

@@ -168,6 +168,33 @@ static void entries_when_a_newer_version_wrote_them_are_left_out_and_named(void 
     assert_null(strstr(harness_get(h, harness_path(h, "error")), line));
 }
 
+static bool entry_is_told_of_no_more(void *context)
+{
+    struct harness *h = context;
+    return !strstr(harness_get(h, harness_path(h, "error")), "load instances/Upper");
+}
+
+/* Whoever looks for what is not told of any more finds the instance, but not that file. */
+static void record_of_a_fork_when_missing_is_told_of_for_as_long_as_the_fork_is_there(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "rm $S/instances/web-2/fork.json && mkdir $S/instances/Upper", 0);
+    mount_it(h);
+    const char *error = harness_path(h, "error");
+    static const char line[] = " load instances/web-2/fork.json: ENOENT: ";
+    assert_file_contains(error, line);
+    assert_file_contains(error, "load instances/Upper");
+    assert_shell("bash", "rmdir $S/instances/Upper", 0);
+    harness_await_that(entry_is_told_of_no_more, h, "the line of the entry is gone");
+    const char *told = strstr(harness_get(h, error), line);
+    assert_non_null(told);
+    assert_contains(told, "; the instance is shown, but neither its link fork nor its record");
+    assert_null(strstr(told, "move it out"));
+    assert_says(h, "instances/web-2/state", "stopped\n");
+    assert_works(rmdir(harness_path(h, "instances/web-2")));
+    assert_string_equal(harness_get(h, error), "");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -177,6 +204,7 @@ int main(void)
         test(store_when_a_newer_version_has_used_it_is_refused),
         test(store_when_its_format_is_damaged_is_refused),
         test(entries_when_a_newer_version_wrote_them_are_left_out_and_named),
+        test(record_of_a_fork_when_missing_is_told_of_for_as_long_as_the_fork_is_there),
     };
     harness_enter_with(bring_store);
     return cmocka_run_group_tests_name("old_store", tests, NULL, NULL);
