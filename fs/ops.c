@@ -97,14 +97,20 @@ static void call_again(struct waiter *waiter, int result)
     pending_free(pending);
 }
 
+/* Answers what has failed. */
+static bool failed(fuse_req_t req, int r)
+{
+    if (r < 0)
+        fuse_reply_err(req, -r);
+    return r < 0;
+}
+
 static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st)
 {
     struct fs *fs = fs_of(req);
     struct fuse_entry_param entry = {.ino = node};
-    if (r < 0) {
-        fuse_reply_err(req, -r);
+    if (failed(req, r))
         return;
-    }
     entry.attr = *st;
     if (fuse_reply_entry(req, &entry) < 0)
         fs_forget(fs, node, 1);
@@ -149,10 +155,7 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
 static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct stat st;
-    int r = fs_getattr(fs_of(req), node, handle_of(fi), &st);
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    else
+    if (!failed(req, fs_getattr(fs_of(req), node, handle_of(fi), &st)))
         fuse_reply_attr(req, &st, 0);
 }
 
@@ -160,23 +163,15 @@ static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *f
 static void op_setattr(fuse_req_t req, fuse_ino_t node, struct stat *attr, int to_set,
                        struct fuse_file_info *fi)
 {
-    if (to_set & FUSE_SET_ATTR_SIZE) {
-        int r = fs_truncate(fs_of(req), node, handle_of(fi), attr->st_size);
-        if (r < 0) {
-            fuse_reply_err(req, -r);
-            return;
-        }
-    }
-    op_getattr(req, node, fi);
+    if (!(to_set & FUSE_SET_ATTR_SIZE) ||
+        !failed(req, fs_truncate(fs_of(req), node, handle_of(fi), attr->st_size)))
+        op_getattr(req, node, fi);
 }
 
 static void op_readlink(fuse_req_t req, fuse_ino_t node)
 {
     char target[256];
-    int r = fs_readlink(fs_of(req), node, target);
-    if (r < 0)
-        fuse_reply_err(req, -r);
-    else
+    if (!failed(req, fs_readlink(fs_of(req), node, target)))
         fuse_reply_readlink(req, target);
 }
 
@@ -243,11 +238,9 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     struct handle *handle;
     uint64_t node;
     (void)mode;
-    int r = fs_create(fs, parent, name, fi->flags, tid_of(req), &node, &entry.attr, &handle);
-    if (r < 0) {
-        fuse_reply_err(req, -r);
+    if (failed(req,
+               fs_create(fs, parent, name, fi->flags, tid_of(req), &node, &entry.attr, &handle)))
         return;
-    }
     entry.ino = node;
     fi->fh = (uintptr_t)handle;
     fi->direct_io = 1;
@@ -272,11 +265,8 @@ static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
     struct handle *handle;
-    int r = fs_open_file(fs, node, fi->flags, tid_of(req), &handle);
-    if (r < 0) {
-        fuse_reply_err(req, -r);
+    if (failed(req, fs_open_file(fs, node, fi->flags, tid_of(req), &handle)))
         return;
-    }
     fi->fh = (uintptr_t)handle;
     fi->direct_io = 1;
     spare_flush(fi);
@@ -292,9 +282,7 @@ static void call_read(struct pending *pending)
                     &pending->waiter, &bytes, &count);
     if (r == FS_LATER)
         return;
-    if (r < 0)
-        fuse_reply_err(pending->req, -r);
-    else
+    if (!failed(pending->req, r))
         fuse_reply_buf(pending->req, bytes, count);
     free_wiped(bytes, count);
     pending_free(pending);
@@ -317,9 +305,7 @@ static void write_done(struct waiter *waiter, int result)
 {
     struct pending *pending = (struct pending *)waiter;
     fault_point(FAULT_REPLY);
-    if (result < 0)
-        fuse_reply_err(pending->req, -result);
-    else
+    if (!failed(pending->req, result))
         fuse_reply_write(pending->req, pending->size);
     fault_point(FAULT_REPLIED);
     pending_free(pending);
@@ -367,9 +353,7 @@ static void call_opendir(struct pending *pending)
     int r = fs_opendir(fs, pending->node, &pending->waiter, &handle);
     if (r == FS_LATER)
         return;
-    if (r < 0) {
-        fuse_reply_err(pending->req, -r);
-    } else {
+    if (!failed(pending->req, r)) {
         pending->fi.fh = (uintptr_t)handle;
         if (fuse_reply_open(pending->req, &pending->fi) < 0)
             fs_release(fs, handle);

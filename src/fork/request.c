@@ -204,32 +204,25 @@ int fork_check_payload(const char *text, struct json_span payload,
                      size, more, names, FRAME_CAPACITY);
 }
 
-/* `mailbox` is the caller's to wipe. */
-static int parse(const char *text, struct json_span object, const struct fork_rules *rules,
-                 struct fork_mailbox *mailbox, struct json_span *ret_payload, struct error *err)
-{
-    const char *member = request_member(text, object);
-    int r = 0;
-    *ret_payload = object;
-    if (member && !json_has_member(text, object, "payload"))
-        return error_set(err, EINVAL,
-                         "\"%s\" is given without \"payload\": a mailbox request is {\"payload\": "
-                         "{…}, …}; a payload must not have such a member",
-                         member);
-    if (member)
-        r = read_request(text, object, rules->ack, mailbox, ret_payload, err);
-    if (r == 0 && rules->require_token && mailbox->token_size == 0)
-        r = error_set(err, EINVAL,
-                      "this mount requires tokens: write {\"payload\": {…}, \"token\": \"…\"}");
-    return r < 0 ? r : fork_check_payload(text, *ret_payload, mailbox, false, err);
-}
-
 int fork_parse_mailbox(const char *text, struct json_span object, const struct fork_rules *rules,
                        struct fork_mailbox *ret, struct error *err)
 {
     struct fork_mailbox mailbox = {0};
-    struct json_span payload;
-    int r = parse(text, object, rules, &mailbox, &payload, err);
+    struct json_span payload = object;
+    const char *member = request_member(text, object);
+    int r = 0;
+    if (member && !json_has_member(text, object, "payload"))
+        r = error_set(err, EINVAL,
+                      "\"%s\" is given without \"payload\": a mailbox request is {\"payload\": "
+                      "{…}, …}; a payload must not have such a member",
+                      member);
+    else if (member)
+        r = read_request(text, object, rules->ack, &mailbox, &payload, err);
+    if (r == 0 && rules->require_token && mailbox.token_size == 0)
+        r = error_set(err, EINVAL,
+                      "this mount requires tokens: write {\"payload\": {…}, \"token\": \"…\"}");
+    if (r == 0)
+        r = fork_check_payload(text, payload, &mailbox, false, err);
     if (r == 0 && ret) {
         mailbox.payload_size = payload.end - payload.start;
         mailbox.payload = strndup(text + payload.start, mailbox.payload_size);
