@@ -24,8 +24,9 @@ int forkable_index(const struct forkable *forkable, struct image_index **ret)
     const struct fork_source *of = &forkable->of;
     if (of->snapshot)
         return image_index(of->snapshot->image, ret, NULL);
-    return instance_is_standby(of->instance) ? image_index(of->instance->image, ret, NULL)
-                                             : -ENOENT;
+    return instance_state(of->instance) == INSTANCE_STANDBY
+               ? image_index(of->instance->image, ret, NULL)
+               : -ENOENT;
 }
 
 /* Reads each candidate once and no more: a guest may have planted thousands, and every name of

@@ -262,7 +262,7 @@ static const struct file_type vmm_log_file = {.log = "vmm.log"};
 
 static bool is_standby(const struct place *place)
 {
-    return instance_is_standby(instance_of(place));
+    return instance_state(instance_of(place)) == INSTANCE_STANDBY;
 }
 
 /* NULL if there is none: of no fork, of one whose record could not be read, or whose source is

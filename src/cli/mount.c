@@ -18,7 +18,6 @@
 #include "cli/mount_arguments.h"
 #include "cli/mountpoint.h"
 #include "cli/process_setup.h"
-#include "cli/stale.h"
 #include "fork/memory_watch.h"
 #include "fork/warm.h"
 #include "fs/ops.h"
@@ -186,7 +185,7 @@ static int serve(struct daemon *daemon, struct error *err)
 /* Somebody may have put a link into the place of what was looked at. */
 static int check_place(const char *mountpoint, struct error *err)
 {
-    int r = stale_is_mounted(mountpoint, "fuse", err);
+    int r = mountpoint_has(mountpoint, "fuse", err);
     return r > 0   ? 0
            : r < 0 ? r
                    : error_set(err, EPERM,
@@ -365,7 +364,9 @@ static int start(struct daemon *daemon, struct error *err)
     warn_of_host(daemon);
     if (!daemon->arguments.foreground)
         r = daemon->ready_fd = process_setup_background(answers, daemon, err);
-    return r < 0 ? r : process_setup_leave_directory(err);
+    if (r >= 0 && chdir("/") < 0)
+        r = error_errno(err, errno, "cannot leave the directory");
+    return r < 0 ? r : 0;
 }
 
 int cli_mount(int argc, char **argv)

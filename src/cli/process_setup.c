@@ -194,11 +194,6 @@ int process_setup(sigset_t *ret_ending, struct error *err)
     return r == 0 ? set_stacks(err) : r;
 }
 
-int process_setup_leave_directory(struct error *err)
-{
-    return chdir("/") == 0 ? 0 : error_errno(err, errno, "cannot leave the directory");
-}
-
 /* ---- background ---- */
 
 /* In a process of its own: what does not answer would hang the one that the shell waits for. */

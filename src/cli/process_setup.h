@@ -21,9 +21,6 @@ int process_setup(sigset_t *ret_ending, struct error *err);
 /* Warns of a limit that this process cannot lift and that will end it or its VMs. */
 void process_setup_warn_of_limits(void (*warn)(void *context, const char *text), void *context);
 
-/* The working directory that the daemon was started in is let go of. */
-int process_setup_leave_directory(struct error *err);
-
 /*
  * Goes on in the background. Returns in the daemon, which has no terminal, with a descriptor: the
  * daemon says there, by process_setup_ready(), that it serves. The process that was started, which

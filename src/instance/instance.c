@@ -232,11 +232,6 @@ enum instance_state instance_state(struct instance *instance)
     return instance->state;
 }
 
-bool instance_is_standby(struct instance *instance)
-{
-    return instance_state(instance) == INSTANCE_STANDBY;
-}
-
 struct file_id instance_directory(const struct instance *instance)
 {
     struct stat st = {0};

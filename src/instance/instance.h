@@ -246,8 +246,6 @@ void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t
 int instance_empty_console(struct instance *instance, struct error *err);
 
 enum instance_state instance_state(struct instance *instance);
-/* Is there a memory image of its own (standby)? */
-bool instance_is_standby(struct instance *instance);
 
 /* Blocks until the instance is there. EINVAL no such transition, EOPNOTSUPP not supported, EBUSY
  * another one is under way, ECANCELED ended by "stopped", ESHUTDOWN, EIO. */

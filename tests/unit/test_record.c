@@ -72,7 +72,8 @@ static void instance_when_it_was_at_rest_is_at_rest(void **state)
         struct instance *instance = world_found(world, states[i]);
         assert_string_equal(instance_state_names[instance_state(instance)], states[i]);
         assert_string_equal(instance->machine.type, "pc-q35-7.2");
-        assert_true(instance_is_standby(instance) == (strcmp(states[i], "standby") == 0));
+        assert_true((instance_state(instance) == INSTANCE_STANDBY) ==
+                    (strcmp(states[i], "standby") == 0));
         instance_unref(instance);
         assert_info(info, "created_at", "\"2024-01-02T03:04:05.678Z\"");
         assert_info(info, "memory_bytes", "268435456");

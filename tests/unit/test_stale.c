@@ -21,7 +21,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include "cli/stale.h"
+#include "cli/mountpoint.h"
 #include "util/cleanup.h"
 #include "util/text.h"
 
@@ -145,7 +145,7 @@ static void mount_when_its_daemon_is_gone_is_cleared(void **state)
     kill_daemon(place);
     assert_int_equal(stat(place->path, &st), -1);
     assert_int_equal(errno, ENOTCONN);
-    assert_int_equal(stale_clear(place->path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(place->path, &place->err), 0);
     assert_int_equal(mounted(place, "fuse.hypefs"), 0);
     assert_int_equal(stat(place->path, &st), 0);
 }
@@ -159,7 +159,7 @@ static void mount_when_named_in_another_way_is_cleared(void **state)
     snprintf(other, sizeof other, "%s/./..//%s//" NAME "///", link, basename(place->base));
     mount_fuse(place, "fuse.hypefs");
     kill_daemon(place);
-    assert_int_equal(stale_clear(other, &place->err), 0);
+    assert_int_equal(mountpoint_clear(other, &place->err), 0);
     remove(link);
     assert_int_equal(mounted(place, "fuse.hypefs"), 0);
 }
@@ -169,11 +169,11 @@ static void mount_when_it_is_not_ours_is_left_alone(void **state)
     struct place *place = *state;
     mount_fuse(place, "fuse.other");
     kill_daemon(place);
-    assert_int_equal(stale_clear(place->path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(place->path, &place->err), 0);
     assert_int_equal(mounted(place, "fuse.other"), 1);
     umount2(place->path, MNT_DETACH);
     assert_int_equal(mount("none", place->path, "tmpfs", 0, NULL), 0);
-    assert_int_equal(stale_clear(place->path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(place->path, &place->err), 0);
     assert_int_equal(mounted(place, "tmpfs"), 1);
 }
 
@@ -185,7 +185,7 @@ static void mount_when_ours_lies_below_another_is_left_alone(void **state)
     /* Some kernels look at the root first: then nothing can lie over one that is gone. */
     bool covered = mount("none", place->path, "tmpfs", 0, NULL) == 0;
     assert_true(covered || errno == ENOTCONN);
-    assert_int_equal(stale_clear(place->path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(place->path, &place->err), 0);
     assert_int_equal(mounted(place, "tmpfs"), covered);
     assert_int_equal(mounted(place, "fuse.hypefs"), covered);
 }
@@ -195,13 +195,13 @@ static void path_when_nothing_is_mounted_there_is_left_alone(void **state)
     struct place *place = *state;
     char path[2048];
     struct stat st;
-    assert_int_equal(stale_clear(place->path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(place->path, &place->err), 0);
     assert_int_equal(stat(place->path, &st), 0);
     snprintf(path, sizeof path, "%s/missing", place->path);
-    assert_int_equal(stale_clear(path, &place->err), 0);
+    assert_int_equal(mountpoint_clear(path, &place->err), 0);
     snprintf(path, sizeof path, "%s/missing/below", place->path);
-    assert_int_equal(stale_clear(path, &place->err), 0);
-    assert_int_equal(stale_clear("/", &place->err), 0);
+    assert_int_equal(mountpoint_clear(path, &place->err), 0);
+    assert_int_equal(mountpoint_clear("/", &place->err), 0);
     assert_int_equal(place->err.code, 0);
 }
 
@@ -245,7 +245,7 @@ static void mount_when_its_daemon_answers_is_busy(void **state)
     pthread_t thread;
     mount_fuse(place, "fuse.hypefs");
     assert_int_equal(pthread_create(&thread, NULL, serve, &place->fuse), 0);
-    int r = stale_clear(place->path, &place->err);
+    int r = mountpoint_clear(place->path, &place->err);
     int count = mounted(place, "fuse.hypefs");
     umount2(place->path, MNT_DETACH);
     pthread_join(thread, NULL);
@@ -263,7 +263,7 @@ static void mount_when_its_daemon_does_not_answer_is_busy_in_other_words(void **
     struct place *place = *state;
     mount_fuse(place, "fuse.hypefs");
     setenv("HYPEFS_TEST_TIMING", "unmount:200", 1);
-    int r = stale_clear(place->path, &place->err);
+    int r = mountpoint_clear(place->path, &place->err);
     unsetenv("HYPEFS_TEST_TIMING");
     assert_int_equal(r, -EBUSY);
     assert_int_equal(mounted(place, "fuse.hypefs"), 1);
@@ -290,7 +290,7 @@ static void mount_when_descriptors_are_missing_is_not_taken_for_none(void **stat
     for (missing = ENOUGH; missing > 0 && r == -EMFILE && !child_is_left; missing--) {
         limit = (struct rlimit){(rlim_t)(free_fd + ENOUGH - missing), before.rlim_max};
         setrlimit(RLIMIT_NOFILE, &limit);
-        r = stale_clear(place->path, &place->err);
+        r = mountpoint_clear(place->path, &place->err);
         child_is_left = r != -EBUSY && waitpid(-1, NULL, WNOHANG) >= 0;
     }
     held_up_ms = 0;
@@ -311,7 +311,7 @@ static void wait_when_it_is_held_up_ends(void **state)
     mount_fuse(place, "fuse.hypefs");
     assert_int_equal(pthread_create(&thread, NULL, serve, &place->fuse), 0);
     held_up_ms = 1500; /* the second look is within the time, the third is not */
-    int r = stale_clear(place->path, &place->err);
+    int r = mountpoint_clear(place->path, &place->err);
     held_up_ms = 0;
     umount2(place->path, MNT_DETACH);
     pthread_join(thread, NULL);

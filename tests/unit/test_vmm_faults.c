@@ -85,7 +85,7 @@ static void await_lists(struct world *world)
     struct instance *fire = world_found(world, "fire");
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     struct image_index *index;
-    if (instance_is_standby(fire)) {
+    if (instance_state(fire) == INSTANCE_STANDBY) {
         assert_int_equal(image_index_wait(fire->image, NULL, &index, &world->err), 0);
         image_index_unref(index);
     }
