@@ -211,9 +211,15 @@ static void forks_of_instances_are_made_of_each_state(void **state)
     assert_string_equal(harness_get(h, fake_instance(h, "f4", "state")), "standby\n");
     harness_put(fake_instance(h, "f4", "state"), "running");
     fake_drop(h, "f3");
-    fake_drop(h, "f4");
     assert_fails(access(file(h, "forks/f3"), F_OK), ENOENT);
+    /* The source gives its memory up, which f4 keeps, and takes the record of f4 along. */
+    assert_fails(rmdir(file(h, "")), EBUSY);
+    harness_put(file(h, "state"), "stopped");
+    assert_string_equal(harness_get(h, fake_instance(h, "f4", "fork/status")), "committed\n");
     assert_works(rmdir(file(h, "")));
+    assert_fails(access(fake_instance(h, "f4", "fork"), F_OK), ENOENT);
+    assert_string_equal(harness_get(h, fake_instance(h, "f4", "state")), "running\n");
+    harness_put(fake_instance(h, "f4", "snapshot"), "after");
     assert_string_equal(harness_get(h, fake_instance(h, "f1", "state")), "running\n");
 }
 
