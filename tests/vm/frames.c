@@ -23,19 +23,25 @@
             fail_msg("%s: %s", #call, err.text);                                                   \
     } while (0)
 
-bool vm_is_running(struct harness *h, const char *id)
+cJSON *vm_ask(struct harness *h, const char *id, const char *command)
 {
     auto_close int directory =
         open(harness_store_path(h, "instances/%s", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     const struct process_limits limits = {
         .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
-    auto_json cJSON *status = NULL;
+    cJSON *answer = NULL;
     struct qmp *qmp;
     int fd;
     MUST(unix_socket_connect(directory, "qmp.sock", &fd, &err));
     MUST(qmp_open(fd, &limits, &qmp, &err));
-    MUST(qmp_execute(qmp, &limits, "query-status", NULL, -1, &status, &err));
+    MUST(qmp_execute(qmp, &limits, command, NULL, -1, &answer, &err));
     qmp_close(qmp);
+    return answer;
+}
+
+bool vm_is_running(struct harness *h, const char *id)
+{
+    auto_json cJSON *status = vm_ask(h, id, "query-status");
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(status, "running"));
 }
 

@@ -165,6 +165,21 @@ static void fork_goes_through_all_states(void **state)
     vm_assert_running(h, (const char *const[]){NULL});
 }
 
+/* Another program has let it go on: what is saved must be of one moment. */
+static void paused_vm_that_runs_is_paused_before_it_is_saved(void **state)
+{
+    struct harness *h = *state;
+    vm_boot(h, "microvm", parameters);
+    change(h, "template", "paused");
+    cJSON_Delete(vm_ask(h, "template", "cont"));
+    assert_true(vm_is_running(h, "template"));
+    harness_put(in(h, "template", "snapshot"), "s");
+    assert_false(vm_is_running(h, "template"));
+    change(h, "template", "running");
+    goes_on(h, "template");
+    change(h, "template", "stopped");
+}
+
 static void fork_in_standby_when_stopped_drops_its_memory_alone(void **state)
 {
     struct harness *h = *state;
@@ -246,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(template_goes_through_all_states),
         test(fork_goes_through_all_states),
+        test(paused_vm_that_runs_is_paused_before_it_is_saved),
         test(fork_in_standby_when_stopped_drops_its_memory_alone),
         test(fork_that_is_paused_when_its_vmm_is_killed_is_stopped),
         test(states_when_the_daemon_starts_again_are_as_they_were),

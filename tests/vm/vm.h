@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <cjson/cJSON.h>
 
 #include "harness/harness.h"
 #include "mailbox/frame.h"
@@ -88,7 +89,9 @@ void vm_await_pending_line(struct harness *h, const char *line);
 char *vm_console(struct harness *h, const char *id);
 char *vm_info(struct harness *h, const char *id, const char *member);
 int vm_pid(struct harness *h, const char *id);
-/* Does its guest, as QEMU itself says? */
+/* What its QEMU answers, past hypefs. Returns owned. */
+cJSON *vm_ask(struct harness *h, const char *id, const char *command);
+/* Does its guest run, as QEMU itself says? */
 bool vm_is_running(struct harness *h, const char *id);
 /* Waits until the process has ended. */
 void vm_await_end(int pidfd);
