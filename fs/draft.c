@@ -168,7 +168,6 @@ int draft_note(struct draft *draft, const struct error *err)
 {
     free(draft->note);
     draft->note = strdup(err->text);
-    object_changed(&draft->object);
     return -err->code;
 }
 

@@ -155,7 +155,6 @@ void forkable_note_outcome(struct forkable *instance, uint64_t number, const cha
         free(instance->error);
         instance->error = text ? strdup(text) : NULL;
     }
-    object_changed(&instance->object);
 }
 
 void forkable_note(struct forkable *instance, const char *text)

@@ -52,7 +52,8 @@ void forkable_remove(struct forkable *forkable);
 /* The same of the instance with that serial, if anybody has seen it. */
 void forkable_remove_instance(struct fs *fs, uint64_t serial);
 
-/* What the `error` of an instance says from now on; NULL: nothing. */
+/* What the `error` of an instance says from now on; NULL: nothing. No time changes by that: an
+ * editor that may not make its swap file would take the file that it edits for changed. */
 void forkable_note(struct forkable *instance, const char *text);
 /* The outcome of the write of that number: of one that is answered after a later one, nothing. */
 void forkable_note_outcome(struct forkable *instance, uint64_t number, const char *text);

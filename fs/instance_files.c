@@ -81,6 +81,7 @@ static void config_changed(const struct place *place, bool complete)
 {
     (void)complete;
     forkable_note(forkable_at(place), NULL);
+    object_changed(place->object);
 }
 
 static const struct file_type config_file = {.text = config_text,
@@ -129,6 +130,7 @@ static void finish(struct job *job)
     if (instance->job == job)
         instance->job = NULL;
     forkable_note_outcome(instance, command->number, job->result < 0 ? job->error.text : NULL);
+    object_changed(&instance->object);
     if (job->result < 0)
         event_command_failed(fs->setup.events, job->place.entry->name, instance->of.instance,
                              command->text, &job->error);

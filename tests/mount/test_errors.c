@@ -123,6 +123,23 @@ static void refusal_when_nothing_is_beside_it_is_told_in_the_root(void **state)
     assert_null(strstr(error(h), "s3cret"));
 }
 
+/* Editors try to make a swap file, and ask what to do about a file that changes meanwhile. */
+static void refusal_changes_no_time_of_the_files_beside_it(void **state)
+{
+    struct harness *h = *state;
+    static const char *const files[] = {"instances/x/config", "snapshots/base/forks/d/options"};
+    struct stat before, after;
+    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
+    assert_works(mkdir(harness_path(h, "snapshots/base/forks/d"), 0755));
+    for (size_t i = 0; i < array_length(files); i++) {
+        const char *path = harness_path(h, "%s", files[i]);
+        assert_works(stat(path, &before));
+        assert_errno(harness_write(harness_format(h, "%s.swp", path), "x"), EPERM);
+        assert_works(stat(path, &after));
+        assert_memory_equal(&before.st_mtim, &after.st_mtim, sizeof before.st_mtim);
+    }
+}
+
 static void line_when_told_has_time_and_pid(void **state)
 {
     struct harness *h = *state;
@@ -213,6 +230,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         mounted_test(refusal_when_nothing_is_beside_it_is_told_in_the_root),
+        mounted_test(refusal_changes_no_time_of_the_files_beside_it),
         mounted_test(line_when_told_has_time_and_pid),
         mounted_test(rmdir_that_is_busy_says_why),
         mounted_test(names_when_they_would_move_a_terminal_are_escaped),
