@@ -55,6 +55,7 @@ inside() {
     mount -t proc proc "$chroot/proc"
     mount --rbind /sys "$chroot/sys"
     mount --rbind /dev "$chroot/dev"
+    mount -t tmpfs tmpfs "$chroot/dev/shm" # goes with the namespace, whatever tests leave in it
     exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
         ${http_proxy:+http_proxy="$http_proxy"} chroot "$chroot" /root/hypefs/tests/run.sh "$@"
 }

@@ -20,6 +20,8 @@
 # --soak     only the soak, for long, plain and with the sanitizer for threads
 # --bench    only the benchmark, in a release build
 # --debian   on Debian 12 or 13, in a chroot: debian.sh tells more
+# Builds go on behind the suites before them. With enough memory, the tests in the last two builds have
+# their stores in it (/dev/shm): they would wait for the disk most of the time. With TMPDIR all are there.
 # The last lines name what failed and what was skipped; the very last is "N passed, N failed, N
 # skipped". The exit status is not 0 if anything failed, or was skipped though this machine could have
 # run it.
@@ -36,7 +38,7 @@ fuzz_seconds=2
 fuzz_seed=1
 sanitize_timeouts=2 # times those of a plain build
 thread_timeouts=4
-soak_times=40 # as much as the soak of every run
+soak_times=80 # as much as the soak of every run
 # Units that start no programs.
 valgrind_units="json_read scan deliver http qmp"
 valgrind_more="error json sparse frame scan_json ack machine import import_firecracker config programs
@@ -48,6 +50,7 @@ passed=0 failed=0 skipped=0
 mode=all
 complaints= # why the exit status is not 0, where no test says it
 skips=
+behind= # before a command: what is done behind the suites waits for them
 
 fail() {
     echo "run.sh: $*" >&2
@@ -84,10 +87,10 @@ skip() {
 check() {
     name=$1
     shift
-    if "$@" >"$work/log" 2>&1; then
+    if "$@" >"$output" 2>&1; then
         passed=$((passed + 1))
     else
-        tail -n 100 "$work/log"
+        tail -n 100 "$output"
         wrong "$name"
     fi
 }
@@ -110,8 +113,8 @@ is_installed() {
 install() {
     heading "Installing: $*"
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q -y install --no-install-recommends "$@" >"$work/log" 2>&1 || {
-        cat "$work/log" >&2
+        apt-get -q -y install --no-install-recommends "$@" >"$output" 2>&1 || {
+        cat "$output" >&2
         fail "cannot install: $*"
     }
 }
@@ -138,7 +141,7 @@ install_missing() {
         [ -z "$missing" ] || fail "please run as root: apt-get install$missing $runtime"
         return 0
     fi
-    as_root apt-get -q update >"$work/log" 2>&1 || cat "$work/log" >&2
+    as_root apt-get -q update >"$output" 2>&1 || cat "$output" >&2
     [ -z "$missing" ] || install $missing
     runtime=libclang-rt-$(apt-cache depends clang |
         sed -n 's/^ *Depends: clang-\([0-9]*\)$/\1/p' | head -n 1)-dev
@@ -158,11 +161,11 @@ prepare() {
     heading "Building in ${folder##*/}: meson setup $*"
     # A folder of an earlier run may have been made with other options.
     if [ -f "$folder/build.ninja" ]; then
-        meson configure "$folder" "$@"
+        $behind meson configure "$folder" "$@"
     else
-        meson setup "$folder" "$root" "$@"
-    fi >"$work/log" 2>&1 || {
-        cat "$work/log" >&2
+        $behind meson setup "$folder" "$root" "$@"
+    fi >"$output" 2>&1 || {
+        cat "$output" >&2
         fail "meson setup failed"
     }
 }
@@ -171,17 +174,37 @@ prepare() {
 compile() {
     folder=$root/$1
     shift
-    ninja -k 0 -C "$folder" "$@" >"$work/log" 2>&1 || {
-        grep -v '^\[[0-9]*/[0-9]*\] [A-Z]' "$work/log" >&2
+    $behind ninja -k 0 -C "$folder" "$@" >"$output" 2>&1 || {
+        grep -v '^\[[0-9]*/[0-9]*\] [A-Z]' "$output" >&2
         fail "the build failed"
     }
-    tail -n 1 "$work/log"
+    tail -n 1 "$output"
 }
 
 # build FOLDER MESON-OPTION…
 build() {
     prepare "$@"
     compile "$1"
+}
+
+# Does that while suites run, and says at await_behind what it said. One at a time.
+do_behind() {
+    (
+        behind="nice -n 19" output=$work/output.behind passed=0 failed=0
+        "$@"
+        echo "$passed $failed" >"$work/counts.behind"
+    ) >"$work/said.behind" 2>&1 &
+    done_behind=$!
+}
+
+await_behind() {
+    status=0
+    wait $done_behind || status=$?
+    cat "$work/said.behind"
+    [ $status = 0 ] || exit $status
+    read -r more_passed more_failed <"$work/counts.behind"
+    passed=$((passed + more_passed)) failed=$((failed + more_failed))
+    complaints=$complaints$(sed -n 's/^FAILED: /    /p' "$work/said.behind" | sed '1s/^/\n/')
 }
 
 # ---- suites ----
@@ -219,9 +242,10 @@ suites() {
     for name in $names; do
         set -- --suite "hypefs:$name" "$@"
     done
-    log=$folder/meson-logs/suites.json
+    log=$folder/meson-logs/suites.json stores=$memory
+    [ "$folder" != "$root/build-gcc" ] || stores=$work
     rm -f "$log"
-    meson test -C "$folder" --print-errorlogs --logbase suites --num-processes "$processes" "$@" 2>&1 |
+    TMPDIR=$stores/tmp meson test -C "$folder" --print-errorlogs --logbase suites --num-processes "$processes" "$@" 2>&1 |
         grep --line-buffered -Ev '^(ninja: |\[[0-9]+/[0-9]+\] [A-Z]|$|Full log|Expected Fail|Unexpected Pass)' || true
     if [ ! -f "$log" ]; then
         wrong "suites $names in ${folder##*/} did not run"
@@ -262,21 +286,23 @@ check_reports() {
 # What tests left behind: files, mounts, processes. The sanitizer for threads makes tsan.rodata.PID when
 # a program starts, and removes it at once: a program that a test kills in between leaves it.
 check_leftovers() {
-    left=$(find "$work/tmp" -mindepth 1 ! -name 'tsan.rodata.*' | head -n 20)
-    [ -z "$left" ] || wrong "files left behind: $left"
-    left=$(grep -F " $work/tmp" /proc/self/mountinfo || true)
-    [ -z "$left" ] || wrong "mounts left behind: $left"
-    # VMMs run in their instances' folders.
-    left=$(pgrep -a -f -- "$work/tmp" || true)$(find /proc/[0-9]*/cwd -prune \
-        -lname "$work/tmp/*" 2>/dev/null || true)
-    [ -z "$left" ] || wrong "processes left running: $left"
+    for tmp in $(printf '%s\n' "$work/tmp" "$memory/tmp" | sort -u); do
+        left=$(find "$tmp" -mindepth 1 ! -name 'tsan.rodata.*' | head -n 20)
+        [ -z "$left" ] || wrong "files left behind: $left"
+        left=$(grep -F " $tmp" /proc/self/mountinfo || true)
+        [ -z "$left" ] || wrong "mounts left behind: $left"
+        # VMMs run in their instances' folders.
+        left=$(pgrep -a -f -- "$tmp" || true)$(find /proc/[0-9]*/cwd -prune \
+            -lname "$tmp/*" 2>/dev/null || true)
+        [ -z "$left" ] || wrong "processes left running: $left"
+    done
 }
 
 # ---- valgrind and fuzzers ----
 
 valgrind_unit() {
     logs=$work/valgrind.$1
-    valgrind -q --leak-check=full --errors-for-leak-kinds=definite,indirect --error-exitcode=99 \
+    $behind valgrind -q --leak-check=full --errors-for-leak-kinds=definite,indirect --error-exitcode=99 \
         --log-file="$logs.%p" "$root/build-gcc/tests/unit/test_$1" || {
         cat "$logs".*
         return 1
@@ -298,7 +324,7 @@ run_valgrind() {
 has_libfuzzer() {
     echo 'int LLVMFuzzerTestOneInput(const char *d, unsigned long n) { return d == 0 && n > 9; }' \
         >"$work/probe.c"
-    clang -fsanitize=fuzzer,address "$work/probe.c" -o "$work/probe" 2>"$work/log"
+    clang -fsanitize=fuzzer,address "$work/probe.c" -o "$work/probe" 2>/dev/null
 }
 
 # One fuzzer, on a copy of its corpus. What decides whether a change lands begins with the same seed
@@ -338,12 +364,23 @@ run_fuzzers() {
 clean_up() {
     status=$?
     trap - EXIT HUP INT TERM
-    rm -rf "$work"
+    rm -rf "$work" "$memory"
     exit $status
+}
+
+# Is there as much memory as the tests need, and may programs be started from there?
+has_memory() {
+    need=$((processes * 1024 * 1024))
+    [ -z "${TMPDIR-}" ] && df -P -k /dev/shm 2>/dev/null |
+        awk -v need=$need '$1 == "tmpfs" && $4 > need { found = 1 } END { exit !found }' &&
+        awk -v need=$need '$1 == "MemAvailable:" && $2 > 2 * need { found = 1 } END { exit !found }' \
+            /proc/meminfo &&
+        ! grep -q ' /dev/shm [^ ]* [^ ]*noexec' /proc/mounts
 }
 
 prepare_environment() {
     mkdir -m 1777 "$work/tmp" "$work/reports"
+    [ -d "$memory/tmp" ] || mkdir -m 1777 "$memory/tmp"
     export TMPDIR="$work/tmp"
     export ASAN_OPTIONS="log_path=$work/reports/asan:detect_leaks=1"
     export UBSAN_OPTIONS="log_path=$work/reports/ubsan:halt_on_error=1:print_stacktrace=1"
@@ -380,9 +417,28 @@ all_suites() {
     else
         plain=self sanitized=user
     fi
+    # Sanitizers make gcc warn of what cannot happen.
+    do_behind build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
     suites build-gcc "$in_plain" --no-suite hypefs:$plain
+    await_behind
+    [ $mode = suites ] || do_behind beside_suites
     suites build-sanitize "unit mount vm" --no-suite hypefs:$sanitized \
         --timeout-multiplier $sanitize_timeouts
+    [ $mode = suites ] || await_behind
+}
+
+beside_suites() {
+    prepare build-thread -Db_sanitize=thread
+    # What its suites need: `true` is run in the place of each test. What fails is told by the suites.
+    $behind meson test -C "$root/build-thread" --wrapper true --logbase build --suite hypefs:unit \
+        --suite hypefs:soak --no-suite hypefs:user >"$output" 2>&1 || true
+    run_valgrind
+    ! has_libfuzzer || build_fuzzers
+}
+
+build_fuzzers() {
+    CC=clang prepare build-clang --werror -Dfuzzers=true
+    if [ $mode = long ]; then compile build-clang; else compile build-clang programs; fi
 }
 
 bench() {
@@ -423,11 +479,13 @@ esac
 [ "$(uname -m)" = x86_64 ] || fail "the VM tests' guests are x86-64 ones"
 began=$(date +%s)
 work=$(mktemp -d "${TMPDIR:-/tmp}/hypefs-tests.XXXXXX")
-chmod 711 "$work"
+output=$work/output memory=$work
 trap clean_up EXIT
 trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
+! has_memory || memory=$(mktemp -d /dev/shm/hypefs-tests.XXXXXX)
+chmod 711 "$work" "$memory"
 install_missing
 heading "The guests' kernel"
 "$root/examples/guest/fetch-kernel.sh" || fail "cannot fetch a kernel for the guests"
@@ -451,11 +509,8 @@ long)
     ;;
 esac
 build build-gcc --werror -Dbench=true
-# Sanitizers make gcc warn of what cannot happen.
-build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
 all_suites
 [ $mode != suites ] || finish
-prepare build-thread -Db_sanitize=thread
 suites build-thread "unit soak" --no-suite hypefs:user --timeout-multiplier $thread_timeouts
 installed
 if ! can_mount; then
@@ -464,10 +519,7 @@ else
     if [ $mode = long ]; then bench; else bench --build "$root/build-gcc" --quick; fi
     quickstart
 fi
-run_valgrind
 if has_libfuzzer; then
-    CC=clang prepare build-clang --werror -Dfuzzers=true
-    if [ $mode = long ]; then compile build-clang; else compile build-clang programs; fi
     run_fuzzers
 else
     skip 1 "the fuzzers: clang's runtime is not there"
