@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -15,6 +10,7 @@
 #include <unistd.h>
 
 #include "mailbox/ack.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 enum { DEADLINE_MS = 10000, WAITS_MAX = 4 };

@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -11,6 +6,7 @@
 
 #include "cli/cli.h"
 #include "frames.h"
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

@@ -1,10 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Commits and what they leave. VMs are not needed: QEMU is missing, dies, or hangs. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
+#include <sys/prctl.h>
 
 #include "fs/state.h"
 #include "tree_fixture.h"

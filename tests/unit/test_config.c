@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "instance/config.h"
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

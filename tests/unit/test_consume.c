@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 
 #include "frames.h"
 #include "mailbox/consume.h"
+#include "test.h"
 
 enum { PAGES = 3 };
 static const char payload[] = "{\"a\":1}";

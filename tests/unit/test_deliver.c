@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "frames.h"
 #include "mailbox/deliver.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 enum { PAGES = 70, IMAGE_SIZE = PAGES * FRAME_SIZE, WRITES_MAX = 8 };

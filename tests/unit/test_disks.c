@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* The files that a machine's disks are made of. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <cmocka.h>
 
 #include "hypervisor/disks.h"
 #include "util/cleanup.h"

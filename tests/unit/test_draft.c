@@ -1,19 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* What a commit leaves in the place of its draft. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "fork/request.h"
+#include "place.h"
 #include "tree_fixture.h"
 
 /* Leaves the fork "web-1" of "base" with this record, and starts again. */
 static void leave_fork(struct tree *tree, const char *record)
 {
     struct world *world = tree->world;
-    nftw(world_path(world, "store/instances/web-1"), world_remove, 16, FTW_DEPTH | FTW_PHYS);
+    place_remove(world_path(world, "store/instances/web-1"));
     tree_leave_fork(tree, record);
     tree_restart(tree);
     assert_string_equal(world->complaints, "");

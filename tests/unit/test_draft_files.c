@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Files in a draft's mailboxes/: which there may be, and what they are called. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "fs/node.h"
 #include "tree_fixture.h"
 

@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Forks that fail before a VM is there, and that nothing is left of them. Those that succeed need a
  * VM: see the suite vm. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/eventfd.h>
 
 #include "fork/engine.h"
-#include "store_fixture.h"
+#include "world.h"
 
 #define SECRET "s3cr3t-v4lu3"
 
@@ -32,6 +27,7 @@ static void begun(void *listener, enum fork_step step, bool waiting)
 
 static void prepare(struct world *world, struct attempt *attempt)
 {
+    struct image_index *index;
     *attempt = (struct attempt){.world = world,
                                 .source = snapshots_find(&world->snapshots, "base"),
                                 .engine = {.instances = &world->instances,
@@ -41,6 +37,9 @@ static void prepare(struct world *world, struct attempt *attempt)
                                            .listener = attempt}};
     world->complaints[0] = 0; /* publishing may have told of pending mailboxes */
     assert_non_null(attempt->source);
+    /* A scan under way has the image open. */
+    if (image_index_wait(attempt->source->image, NULL, &index, NULL) == 0)
+        image_index_unref(index);
     snprintf(attempt->request.id, sizeof attempt->request.id, "fork-1");
     attempt->request.options_text = strdup("{}");
     attempt->instances = world_count(world_path(world, "store/instances"));

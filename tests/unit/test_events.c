@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* `events`: the lines that are kept for readers, the file that they are read from, and what they
  * say. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <inttypes.h>
 #include <poll.h>
 

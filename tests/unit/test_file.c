@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Open files of the tree: what writes, flushes, truncations and reads do. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <poll.h>
 
 #include "fork/request.h"

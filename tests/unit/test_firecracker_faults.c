@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* A Firecracker that refuses, dies, hangs or answers nonsense. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/eventfd.h>
 
 #include "firecracker_fixture.h"

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The bytes below are the contract with guests: they are written out, not computed. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <string.h>
 
 #include "mailbox/frame.h"
+#include "test.h"
 
 #define FORK_MAGIC "HYPEMAN_FORK_MAILBOX_V1\0"
 #define NETWORK_MAGIC "HYPEMAN_RESUME_NETWORK_MAILBOX_V1\0"

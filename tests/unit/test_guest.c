@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The guest library on the host: the test plays the host and writes into the frame itself. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +15,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "test.h"
 
 enum { DEADLINE_MS = 10000, SCAN_CHUNK = 1 << 20, SCAN_MAPPING_MAX = 64 << 20 };
 

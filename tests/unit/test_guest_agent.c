@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The agent, but for what it does to networks (test_guest_netns.c); the test plays the host. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>

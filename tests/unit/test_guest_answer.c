@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* What the guest library tells the host, and the parsing behind it. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
@@ -17,6 +11,7 @@
 #include <unistd.h>
 
 #include "guest/internal.h"
+#include "test.h"
 
 enum { DEADLINE_MS = 10000 };
 

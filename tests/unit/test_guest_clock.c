@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What the agent reads of the VM's clocks. That it sets its own is tested in a VM
  * (vm/test_agent.c). */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +8,7 @@
 #include <unistd.h>
 
 #include "guest/clock.h"
+#include "test.h"
 
 static const char *const directories[] = {"/sys", "/sys/class", "/sys/class/rtc",
                                           "/sys/class/rtc/rtc0"};

@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The agent's hook: what it is started with, and what is kept of what it says. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +15,7 @@
 #include <unistd.h>
 
 #include "guest/hook.h"
+#include "test.h"
 
 enum { DEADLINE_MS = 20000, PAYLOAD_MAX = 3832 };
 

@@ -1,17 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* What the guest library reads of an identity. Applying one changes the machine that it runs on:
  * that is tested in a VM (vm/test_memory.c). */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "guest/internal.h"
+#include "test.h"
 
 #define GENERATION "00112233445566778899aabbccddeeff"
 #define SEED GENERATION "ffeeddccbbaa99887766554433221100"

@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What manages a guest's networks is told to leave an interface alone: with tools of the test's
  * own. With real ones in check_debian_guest.sh. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
@@ -16,6 +10,7 @@
 #include <unistd.h>
 
 #include "guest/manager.h"
+#include "test.h"
 
 enum { INDEX = 7, TEXT_MAX = 512, PATIENCE_MS = 30000, SHORT_PATIENCE_MS = 700 };
 

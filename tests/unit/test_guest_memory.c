@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* This process maps the images itself, as a VMM would. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -20,6 +15,7 @@
 #include <unistd.h>
 
 #include "hypervisor/guest_memory.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 enum { PAGE = 4096, PAGES = 16, SIZE = PAGES * PAGE };

@@ -3,12 +3,6 @@
  * What the agent does to a network, in networks of the test's own. Where a user may not have any,
  * nothing here can be tried; all that needs none is in test_guest_agent.c and test_guest_network.c.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <linux/capability.h>
 
 #include "agent_fixture.h"

@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The resume-network mailbox of the guest library, and what the agent takes for a valid payload:
  * the test plays the host. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
-
 #include <arpa/inet.h>
 #include <endian.h>
 #include <errno.h>
@@ -18,6 +12,7 @@
 
 #include "guest/internal.h"
 #include "guest/network.h"
+#include "test.h"
 
 enum { DEADLINE_MS = 10000 };
 

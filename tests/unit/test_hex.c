@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
+#include "test.h"
 #include "util/hex.h"
 
 static void digit_is_one_of_either_case_and_nothing_else(void **state)

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* One request and what a thread that takes a VMM's place answers. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sys/socket.h>

@@ -1,11 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What needs no QEMU: the checks before one is spawned, and how VMMs end. Scripts stand for QEMU.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/pidfd.h>
 
 #include "vmm_fixture.h"
@@ -341,7 +336,7 @@ static void boot_of_what_is_no_regular_file_is_refused_before_anything_is_spawne
     struct fixture *fixture = *state;
     auto_free char *fake = fixture_script(fixture, "fake", "#!/bin/sh\necho > \"$0.started\"\n");
     struct vmm_context context = fixture_context(fixture, "vm", fake);
-    char fifo[256];
+    char fifo[BASE_SIZE + 8];
     snprintf(fifo, sizeof fifo, "%s/fifo", fixture->base);
     assert_int_equal(mkfifo(fifo, 0600), 0);
 #define MACHINE .hypervisor = fixture->qemu, .memory_bytes = MEMORY_BYTES, .vcpus = 1

@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
-#include "store_fixture.h"
+#include "world.h"
 
 /* Scans, see scan_image in the build file: how many there were, whether they fail, and whether they
  * go on until they are told to stop. */

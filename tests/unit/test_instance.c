@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
 
-#include "store_fixture.h"
+#include "world.h"
 
 /* Called with each descriptor before it is watched; see epoll_ctl in the build file. */
 static void (*on_watch)(void *context);

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The files of an instance: config, state, snapshot, error, info and the logs. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <poll.h>
 
 #include "tree_fixture.h"

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Trees that are built while memory runs out, at each place in turn. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

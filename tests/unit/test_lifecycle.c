@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The transitions that need no VM: those that are refused, and those that end or fail. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 /* The child that dies as soon as its descriptor is watched again; see epoll_ctl in the build file.
  */

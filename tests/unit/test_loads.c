@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Turns to start or load a VMM: how many there are, in which order, and who gives up. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -12,6 +7,7 @@
 
 #include "gate.h"
 #include "instance/loads.h"
+#include "test.h"
 
 enum { FAR_MS = 30000, CALLERS = 5 };
 

@@ -1,15 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
 
 #include "fork/memory_watch.h"
 #include "frames.h"
 #include "gate.h"
+#include "test.h"
 #include "util/process.h"
 
 enum { FORKS = 1000, BOXES = 2, DEADLINE_MS = 20000 };

@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The tree as the kernel sees it: names, numbers, modes, and what may be made and removed where. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "tree_fixture.h"
 
 static void tree_when_listed_has_the_names_of_its_tables(void **state)

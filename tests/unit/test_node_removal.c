@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* What is removed is gone with all that is in it, also for who has it open. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "tree_fixture.h"
 
 static void assert_gone(struct tree *tree, uint64_t node, struct handle *handle)

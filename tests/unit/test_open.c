@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* What a start of the daemon makes of VMs whose end, or life, it cannot see. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/epoll.h>
 
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 /* What fails with `failing`: pidfd_open(), or open() of a process's stat. See the build file. */
 static int failing;

@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Stores on file systems that cannot do what others can: what is done otherwise, what is refused.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
-#include "store_fixture.h"
+#include "world.h"
 
 /* The call that fails, and with what; see the build file. */
 static const char *failing = "";

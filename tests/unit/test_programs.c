@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Where VMM programs are looked for, and how often they are asked. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "hypervisor/programs.h"
 #include "vmm_fixture.h"
 

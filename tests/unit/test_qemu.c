@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The QEMU backend with a real QEMU. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/pidfd.h>
 
 #include "qemu_fixture.h"

@@ -1,10 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/qemu_arguments.h"

@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Talking to a QEMU that is none: a thread that answers, and a log that somebody wrote. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <pthread.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>

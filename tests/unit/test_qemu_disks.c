@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Disks that a real QEMU writes to. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 

@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -16,6 +11,7 @@
 #include "hypervisor/disks.h"
 #include "hypervisor/qmp.h"
 #include "instance/config.h"
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"

@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +7,7 @@
 
 #include "frames.h"
 #include "mailbox/rearm.h"
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 

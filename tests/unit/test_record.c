@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a daemon finds of instances when it starts: instance.json, and VMMs that ran on. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "hypervisor/disks.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 static void open_world(struct world *world)
 {

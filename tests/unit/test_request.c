@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "fork/request.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 static int parse_sized(const char *text, size_t size, bool require_token, struct fork_mailbox *ret,

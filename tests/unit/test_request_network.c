@@ -1,14 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 #include <errno.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 #include "fork/request.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 #define ADDRESSES "\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:0A\",\"ipv4\":\"10.0.0.7\""

@@ -1,13 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <string.h>
 
 #include "fork/request.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 static struct fork_options options_of(const char *text)

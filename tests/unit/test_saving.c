@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* What a start of the daemon makes of a VM that runs on, and of what was being done with it. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 static const char *const images[] = {"state", "mailboxes.json", "memory", "base"};
 

@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,6 +7,7 @@
 
 #include "frames.h"
 #include "mailbox/scan.h"
+#include "test.h"
 #include "util/cleanup.h"
 
 enum { PAGES = 8, IMAGE_SIZE = PAGES * FRAME_SIZE };

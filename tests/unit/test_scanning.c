@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* The tree while a memory image is scanned anew: who looks at its mailboxes waits, no one else. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <poll.h>
 
 #include "tree_fixture.h"

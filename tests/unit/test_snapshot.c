@@ -1,11 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
-#include "list_fixture.h"
+#include "world.h"
 
 static const char *text_of(const cJSON *json, const char *name)
 {

@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Snapshots that others make in the store, or take out of it, while a daemon has it. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include <sys/resource.h>
 
-#include "list_fixture.h"
+#include "world.h"
 #include "store/notes.h"
 #include "store/snapshot_entry.h"
 

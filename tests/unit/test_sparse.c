@@ -1,9 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -12,6 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/sparse.h"
 

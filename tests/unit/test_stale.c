@@ -1,10 +1,5 @@
 /* SPDX-License-Identifier: MIT */
 /* Mounts whose daemon is gone, made by hand in a mount namespace of this process's own. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -22,6 +17,7 @@
 #include <sys/wait.h>
 
 #include "cli/mountpoint.h"
+#include "test.h"
 #include "util/cleanup.h"
 #include "util/text.h"
 

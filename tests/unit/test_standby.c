@@ -1,13 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* What becomes of the saved memory of an instance in standby. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
-#include "instance_fixture.h"
-#include "list_fixture.h"
+#include "world.h"
 
 /* The state on record when the memory was unlinked. */
 static char state_on_record[16];

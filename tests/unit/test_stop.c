@@ -1,13 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a write of stopped ends is cancelled, whatever it says. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 static void leave(struct world *world, const char *state)
 {

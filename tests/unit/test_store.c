@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "store/notes.h"
-#include "store_fixture.h"
+#include "world.h"
 
 /* What flock() fails with, or 0, and how often, if not always; see the build file. */
 static int flock_errno, flock_failures;

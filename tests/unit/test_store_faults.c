@@ -5,15 +5,9 @@
  * and a text, nothing is left open, and after a restart the store is as before or as after. A write
  * or fsync that fails is a failure, or is told of.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "faults_fixture.h"
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 /* Memory of an instance that is in standby on record is all that there is of it. Only where the
  * store is full it goes all the same, for that makes room. */

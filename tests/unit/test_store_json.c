@@ -1,13 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Files of JSON in the store: written as a whole, read with suspicion. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/resource.h>
 
-#include "store_fixture.h"
+#include "world.h"
 
 static int open_directory(struct world *world, const char *name)
 {

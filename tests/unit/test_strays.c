@@ -1,15 +1,9 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include <pthread.h>
 #include <sys/syscall.h>
 
 #include "store/strays.h"
-#include "store_fixture.h"
+#include "world.h"
 
 /* A new directory beside the store, opened. */
 static int make_directory(const struct world *world, const char *name)

@@ -1,14 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Which instance has which tap: forks, boots, VMMs that a daemon finds running. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "fork/engine.h"
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 #define ON_TAP(tap) "{\"mode\":\"tap\",\"restrict\":false,\"interfaces\":[{\"tap\":\"" tap "\"}]}"
 #define CONFIG_ON_TAP(tap) "{\"kernel\":\"/k\",\"network\":{\"mode\":\"tap\",\"tap\":\"" tap "\"}}"

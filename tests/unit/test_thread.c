@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <errno.h>
 #include <pthread.h>
 #include <string.h>
 #include <sys/mman.h>
 
-#include "store_fixture.h"
+#include "world.h"
 #include "util/thread.h"
 
 /* What the next pthread_create() fails with, and how it was called last; see the build file. */

@@ -4,12 +4,6 @@
  * operation. The operation then succeeds or says ENOMEM, the daemon lives, and nothing is missing
  * from the tree afterwards.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "faults.h"
 #include "tree_fixture.h"
 

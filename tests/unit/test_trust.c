@@ -1,12 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Only root can make what belongs to others; for an ordinary user nothing is looked at. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
-#include "store_fixture.h"
+#include "world.h"
 #include "util/trust.h"
 
 enum { SOMEBODY = 12345 };

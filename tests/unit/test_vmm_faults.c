@@ -5,16 +5,10 @@
  * and no process is left, the state is what it was, the same succeeds if it is tried again, and so
  * it does after a restart, by which nothing is lost.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
-
 #include "faults_fixture.h"
 #include "fork/engine.h"
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 #include "util/thread.h"
 
 enum { MEMORY = 1 << 20, SHOWN_SIZE = 256 };

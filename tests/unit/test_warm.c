@@ -1,14 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* The pool of VMs that are loaded ahead. The VMs are played by tests/fake_firecracker. */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <utlist.h>
 
 #include "fork/warm_internal.h"
-#include "store_fixture.h"
+#include "world.h"
 
 enum { MEMORY_BYTES = 8 << 20 };
 

@@ -1,15 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* The thread that notices VMMs which end: held where it has been told of one, see the build file.
  */
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <setjmp.h>
-#include <cmocka.h>
 #include <sys/epoll.h>
 
 #include "instance/internal.h"
-#include "instance_fixture.h"
+#include "world.h"
 
 static atomic_bool holding;
 static struct gate told, let_go; /* while holding */

@@ -1,74 +1,23 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * store_fixture: what the tests of store, instance, fork and the tree share: a store in a directory
- * of its own (with a comma and a space in its path), the layers over it, snapshots without a VM,
- * and processes that stand for VMMs. Header only; it needs cmocka included before.
- */
-#ifndef HYPEFS_TESTS_UNIT_STORE_FIXTURE_H
-#define HYPEFS_TESTS_UNIT_STORE_FIXTURE_H
+#include "world.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <ftw.h>
-#include <limits.h>
 #include <sched.h>
-#include <signal.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <time.h>
-#include <unistd.h>
 
-#include "frames.h"
-#include "gate.h"
-#include "instance/instance.h"
-#include "store/snapshot.h"
-#include "util/cleanup.h"
-#include "util/json.h"
-#include "util/process.h"
+#include "place.h"
 
-enum {
-    FIXTURE_FAR_MS = 30000, /* nothing takes this long */
-    FIXTURE_CHILDREN = 16,
-    FIXTURE_PAGES = 8,
-    FIXTURE_MEMORY = FIXTURE_PAGES * FRAME_SIZE,
-};
+const char world_qemu_that_dies[] =
+    "#!/bin/sh\n"
+    "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22 (Debian)'; exit 0;; esac\n"
+    "echo 'qemu: no such luck' >&2\n"
+    "exit 3\n";
 
-struct world {
-    char base[PATH_MAX / 4], path[PATH_MAX / 2], qemu[PATH_MAX / 2];
-    struct store store;
-    struct vmm_programs *programs;
-    struct vmm_binary binary; /* `qemu` */
-    struct snapshots snapshots;
-    struct instances instances;
-    bool store_is_open, layers_are_open;
-    struct error err;
+const char world_machine[] =
+    "\"machine\":{\"memory_bytes\":268435456,\"vcpus\":2,\"machine\":\"q35\",\"accel\":\"tcg\","
+    "\"network\":{\"mode\":\"none\",\"restrict\":false},\"disks\":[],\"type\":\"pc-q35-7.2\","
+    "\"cpu\":\"max\",\"host_cpu\":null,\"version\":\"7.2.22\"}";
 
-    struct gate scanned, changed;
-    void (*on_scanned)(struct world *world); /* before `scanned` is posted */
-    void (*on_changed)(struct world *world, const char *id);
-    void *context; /* of these two */
-    void (*on_happened)(void *events, const struct instance *instance, enum instance_event what,
-                        enum instance_state from);
-    void (*on_snapshot)(void *events, const char *id, bool removed);
-    void *events; /* of these two; NULL: they are not called */
-    char complaints[4096];
-    char happenings[1024];    /* of instances and snapshots */
-    struct image_scans scans; /* of images that the test makes itself */
-
-    struct {
-        pid_t pid;
-        int pidfd;
-    } children[FIXTURE_CHILDREN];
-    size_t child_count;
-};
-
-/* Waits until a thread of this process is asleep: it is held up, or has nothing more to do. */
-static inline void world_await_asleep(pid_t tid)
+void world_await_asleep(pid_t tid)
 {
     double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
     char path[64], text[512];
@@ -83,7 +32,7 @@ static inline void world_await_asleep(pid_t tid)
     }
 }
 
-static inline void world_scanned(void *context)
+void world_scanned(void *context)
 {
     struct world *world = context;
     if (world->on_scanned)
@@ -91,7 +40,7 @@ static inline void world_scanned(void *context)
     gate_post(&world->scanned);
 }
 
-static inline void world_changed(void *context, const char *id)
+void world_changed(void *context, const char *id)
 {
     struct world *world = context;
     if (world->on_changed)
@@ -99,8 +48,7 @@ static inline void world_changed(void *context, const char *id)
     gate_post(&world->changed);
 }
 
-/* Locks of its own, in these two: the layers call with theirs, and from any thread. */
-static inline void world_complain(void *context, const char *text)
+void world_complain(void *context, const char *text)
 {
     struct world *world = context;
     pthread_mutex_lock(&world->scanned.lock);
@@ -109,8 +57,7 @@ static inline void world_complain(void *context, const char *text)
     pthread_mutex_unlock(&world->scanned.lock);
 }
 
-__attribute__((format(printf, 2, 3))) static inline void world_note(struct world *world,
-                                                                    const char *format, ...)
+__attribute__((format(printf, 2, 3))) static void note(struct world *world, const char *format, ...)
 {
     va_list args;
     pthread_mutex_lock(&world->changed.lock);
@@ -121,38 +68,27 @@ __attribute__((format(printf, 2, 3))) static inline void world_note(struct world
     pthread_mutex_unlock(&world->changed.lock);
 }
 
-static inline void world_happened(void *listener, const struct instance *instance,
-                                  enum instance_event what, enum instance_state from)
+static void happened(void *listener, const struct instance *instance, enum instance_event what,
+                     enum instance_state from)
 {
     static const char *const words[] = {"made", "state", "ended", "removed"};
     const struct world *world = listener;
     if (world->events)
         world->on_happened(world->events, instance, what, from);
-    world_note(listener, "%s %s %s %s\n", words[what], instance->id, instance_state_names[from],
-               instance_state_names[instance->state]);
+    note(listener, "%s %s %s %s\n", words[what], instance->id, instance_state_names[from],
+         instance_state_names[instance->state]);
 }
 
-static inline void world_snapshot_happened(void *listener, const char *id, bool removed)
+static void snapshot_happened(void *listener, const char *id, bool removed)
 {
     const struct world *world = listener;
     if (world->events)
         world->on_snapshot(world->events, id, removed);
-    world_note(listener, "%s %s\n", removed ? "gone" : "published", id);
+    note(listener, "%s %s\n", removed ? "gone" : "published", id);
 }
 
-static inline int world_remove(const char *path, const struct stat *file, int type,
-                               struct FTW *walk)
+int world_setup_empty(void **state)
 {
-    (void)file;
-    (void)type;
-    (void)walk;
-    return remove(path);
-}
-
-/* The directory, and nothing in it yet. */
-static inline int world_setup_empty(void **state)
-{
-    const char *tmp = getenv("TMPDIR");
     struct world *world = calloc(1, sizeof *world);
     if (!world)
         return -1;
@@ -160,17 +96,15 @@ static inline int world_setup_empty(void **state)
     gate_init(&world->changed);
     image_scans_init(&world->scans, world_scanned, world_complain, world);
     world->store = (struct store){.lock_fd = -1, .kind_fd = {-1, -1}};
-    snprintf(world->base, sizeof world->base, "%.512s/hypefs store,x=y-XXXXXX",
-             tmp && tmp[0] == '/' ? tmp : "/tmp");
     *state = world;
-    if (!mkdtemp(world->base))
+    if (place_make(world->base, sizeof world->base, "hypefs store,x=y") < 0)
         return -1;
     snprintf(world->path, sizeof world->path, "%s/store", world->base);
     snprintf(world->qemu, sizeof world->qemu, "%s/qemu", world->base);
     return 0;
 }
 
-static inline void world_close(struct world *world)
+void world_close(struct world *world)
 {
     if (world->layers_are_open) {
         instances_close(&world->instances);
@@ -182,7 +116,7 @@ static inline void world_close(struct world *world)
     world->layers_are_open = world->store_is_open = false;
 }
 
-static inline int world_teardown(void **state)
+int world_teardown(void **state)
 {
     struct world *world = *state;
     world_close(world);
@@ -192,14 +126,14 @@ static inline int world_teardown(void **state)
         waitid(P_PIDFD, (id_t)world->children[i].pidfd, &(siginfo_t){0}, WEXITED);
         close(world->children[i].pidfd);
     }
-    nftw(world->base, world_remove, 16, FTW_DEPTH | FTW_PHYS);
+    place_remove(world->base);
     gate_finish(&world->scanned);
     gate_finish(&world->changed);
     free(world);
     return 0;
 }
 
-static inline void world_open_store(struct world *world)
+void world_open_store(struct world *world)
 {
     int r = store_open(world->path, false, NULL, &world->store, &world->err);
     if (r < 0)
@@ -207,8 +141,7 @@ static inline void world_open_store(struct world *world)
     world->store_is_open = true;
 }
 
-/* The layers over an open store. */
-static inline void world_open_layers(struct world *world)
+void world_open_layers(struct world *world)
 {
     const struct instances_setup setup = {.store = &world->store,
                                           .snapshots = &world->snapshots,
@@ -217,7 +150,7 @@ static inline void world_open_layers(struct world *world)
                                           .on_change = world_changed,
                                           .warn = world_complain,
                                           .context = world,
-                                          .on_event = world_happened,
+                                          .on_event = happened,
                                           .listener = world};
     struct instances_setup complete = setup;
     world->binary = (struct vmm_binary){"qemu", world->qemu};
@@ -227,12 +160,12 @@ static inline void world_open_layers(struct world *world)
                                     &world->snapshots, &world->err),
                      0);
     world->snapshots.listener = world;
-    world->snapshots.happened = world_snapshot_happened;
+    world->snapshots.happened = snapshot_happened;
     assert_int_equal(instances_open(&complete, &world->instances, &world->err), 0);
     world->layers_are_open = true;
 }
 
-static inline int world_setup(void **state)
+int world_setup(void **state)
 {
     int r = world_setup_empty(state);
     if (r == 0) {
@@ -242,17 +175,14 @@ static inline int world_setup(void **state)
     return r;
 }
 
-/* As a daemon that ends and is started again. */
-static inline void world_restart(struct world *world)
+void world_restart(struct world *world)
 {
     world_close(world);
     world_open_store(world);
     world_open_layers(world);
 }
 
-/* The path of something in the base directory; valid until the next call. */
-__attribute__((format(printf, 2, 3))) static inline const char *
-world_path(const struct world *world, const char *format, ...)
+const char *world_path(const struct world *world, const char *format, ...)
 {
     static char path[PATH_MAX];
     va_list args;
@@ -263,20 +193,19 @@ world_path(const struct world *world, const char *format, ...)
     return path;
 }
 
-static inline void world_write(const char *path, mode_t mode, const void *bytes, size_t size)
+void world_write(const char *path, mode_t mode, const void *bytes, size_t size)
 {
     auto_close int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, bytes, size), (ssize_t)size);
 }
 
-static inline void world_write_text(const char *path, const char *text)
+void world_write_text(const char *path, const char *text)
 {
     world_write(path, 0600, text, strlen(text));
 }
 
-/* The whole file with a NUL behind it; NULL if there is none. Owned. */
-static inline char *world_read(const char *path)
+char *world_read(const char *path)
 {
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
     struct stat file;
@@ -290,21 +219,20 @@ static inline char *world_read(const char *path)
     return text;
 }
 
-static inline bool world_has(const char *path)
+bool world_has(const char *path)
 {
     struct stat file;
     return lstat(path, &file) == 0;
 }
 
-static inline mode_t world_mode(const char *path)
+mode_t world_mode(const char *path)
 {
     struct stat st;
     assert_int_equal(lstat(path, &st), 0);
     return st.st_mode;
 }
 
-/* How many names there are in a directory of the base, hidden ones too. */
-static inline int world_count(const char *path)
+int world_count(const char *path)
 {
     auto_closedir DIR *dir = opendir(path);
     int count = 0;
@@ -314,14 +242,12 @@ static inline int world_count(const char *path)
     return count;
 }
 
-/* How many descriptors this process has. */
-static inline int world_descriptors(void)
+int world_descriptors(void)
 {
     return world_count("/proc/self/fd");
 }
 
-/* What a snapshot of a microvm with that much memory says of it, without what publishing adds. */
-static inline cJSON *world_snapshot_json(size_t memory_bytes)
+cJSON *world_snapshot_json(size_t memory_bytes)
 {
     char text[512];
     cJSON *json = NULL;
@@ -338,17 +264,12 @@ static inline cJSON *world_snapshot_json(size_t memory_bytes)
     return json;
 }
 
-struct world_image {
-    uint8_t bytes[FIXTURE_MEMORY];
-    size_t size;
-};
-
-static inline uint8_t *world_page(struct world_image *image, size_t number)
+uint8_t *world_page(struct world_image *image, size_t number)
 {
     return image->bytes + number * FRAME_SIZE;
 }
 
-static inline int world_fill(void *context, const struct store_entry *entry, struct error *err)
+int world_fill(void *context, const struct store_entry *entry, struct error *err)
 {
     int directory_fd = entry->fd;
     const struct world_image *image = context;
@@ -362,9 +283,7 @@ static inline int world_fill(void *context, const struct store_entry *entry, str
     return 0;
 }
 
-/* Publishes a snapshot with that image. */
-static inline void world_publish(struct world *world, const char *id,
-                                 const struct world_image *image)
+void world_publish(struct world *world, const char *id, const struct world_image *image)
 {
     struct world_image copy = *image;
     auto_json cJSON *json = world_snapshot_json(image->size);
@@ -372,28 +291,19 @@ static inline void world_publish(struct world *world, const char *id,
         fail_msg("snapshots_publish: %s", world->err.text);
 }
 
-/* One page-aligned, armed mailbox: "box", token "token", at page 1. */
-static inline void world_publish_box(struct world *world, const char *id)
+void world_publish_box(struct world *world, const char *id)
 {
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     world_publish(world, id, &image);
 }
 
-/* A program in QEMU's place. */
-static inline void world_install_qemu(const struct world *world, const char *script)
+void world_install_qemu(const struct world *world, const char *script)
 {
     world_write(world->qemu, 0700, script, strlen(script));
 }
 
-/* Of the version that the snapshots here were saved by; ends at once when it is to run a VM. */
-static const char world_qemu_that_dies[] =
-    "#!/bin/sh\n"
-    "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22 (Debian)'; exit 0;; esac\n"
-    "echo 'qemu: no such luck' >&2\n"
-    "exit 3\n";
-
-static inline size_t world_adopt(struct world *world, pid_t pid, int pidfd)
+size_t world_adopt(struct world *world, pid_t pid, int pidfd)
 {
     assert_true(world->child_count < FIXTURE_CHILDREN);
     world->children[world->child_count].pid = pid;
@@ -401,9 +311,7 @@ static inline size_t world_adopt(struct world *world, pid_t pid, int pidfd)
     return world->child_count++;
 }
 
-/* A process that lives until it is ended, in that directory, with no descriptor of ours (the
- * store's lock is one). Returns its index in `children`. Nothing tells that it is ours. */
-static inline size_t world_spawn(struct world *world, const char *directory)
+size_t world_spawn(struct world *world, const char *directory)
 {
     enum { READY = STDERR_FILENO + 1 };
     int ends[2];
@@ -429,8 +337,7 @@ static inline size_t world_spawn(struct world *world, const char *directory)
     return world_adopt(world, pid, pidfd);
 }
 
-/* The same, started as VMMs are. */
-static inline size_t world_spawn_vmm(struct world *world, const char *directory)
+size_t world_spawn_vmm(struct world *world, const char *directory)
 {
     char *argv[] = {(char[]){"tail"}, (char[]){"-f"}, (char[]){"/dev/null"}, NULL};
     auto_close int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -449,12 +356,113 @@ static inline size_t world_spawn_vmm(struct world *world, const char *directory)
     return world_adopt(world, pid, pidfd);
 }
 
-static inline bool world_child_ended(const struct world *world, size_t child, int timeout_ms)
+bool world_child_ended(const struct world *world, size_t child, int timeout_ms)
 {
     return process_poll(&world->children[child].pidfd, 1, process_now_ms() + timeout_ms) > 0;
 }
 
-#define IN_WORLD(test) cmocka_unit_test_setup_teardown(test, world_setup, world_teardown)
-#define IN_EMPTY(test) cmocka_unit_test_setup_teardown(test, world_setup_empty, world_teardown)
+void world_describe_child(const struct world *world, size_t child, char *ret, size_t size)
+{
+    char path[64], text[1024], booted[64], *field;
+    snprintf(path, sizeof path, "/proc/%d/stat", (int)world->children[child].pid);
+    auto_fclose FILE *stat = fopen(path, "re");
+    auto_fclose FILE *boot = fopen("/proc/sys/kernel/random/boot_id", "re");
+    assert_true(stat && boot && fgets(text, sizeof text, stat) &&
+                fgets(booted, sizeof booted, boot));
+    booted[strcspn(booted, "\n")] = 0;
+    field = strrchr(text, ')');
+    for (int i = 2; i < 22; i++)
+        field = strchr(field + 1, ' ');
+    snprintf(ret, size, "{\"pid\":%d,\"start_time\":\"%.*s\",\"boot_id\":\"%s\"}",
+             (int)world->children[child].pid, (int)strcspn(field + 1, " "), field + 1, booted);
+}
 
-#endif
+void world_make_instance(const struct world *world, const char *id)
+{
+    mkdir(world_path(world, "store"), 0700);
+    mkdir(world_path(world, "store/instances"), 0700);
+    mkdir(world_path(world, "store/instances/%s", id), 0700);
+}
+
+size_t world_spawn_in_instance(struct world *world, const char *id, char *ret, size_t size)
+{
+    world_make_instance(world, id);
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", id));
+    world_describe_child(world, child, ret, size);
+    return child;
+}
+
+void world_leave_instance(const struct world *world, const char *id, const char *json)
+{
+    auto_free char *text = NULL;
+    assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",\"hypervisor\":\"qemu\",%s}\n", id,
+                         json) > 0);
+    world_make_instance(world, id);
+    world_write_text(world_path(world, "store/instances/%s/instance.json", id), text);
+    world_write_text(world_path(world, "store/instances/%s/console.log", id), "");
+    world_write_text(world_path(world, "store/instances/%s/vmm.log", id), "");
+}
+
+void world_remove_instance(const struct world *world, const char *id)
+{
+    place_remove(world_path(world, "store/instances/%s", id));
+}
+
+size_t world_leave_with_vmm(struct world *world, const char *id, const char *json)
+{
+    char vmm[256];
+    auto_free char *more = NULL;
+    size_t child = world_spawn_in_instance(world, id, vmm, sizeof vmm);
+    assert_true(asprintf(&more, "%s,\"vmm\":%s", json, vmm) > 0);
+    world_leave_instance(world, id, more);
+    return child;
+}
+
+void world_leave_overlay(struct world *world, const char *id)
+{
+    /* A qcow2 file's header, and the name of the file below. */
+    static const char overlay[] = "QFI\xfb\0\0\0\3\0\0\0\0\0\0\0\x68\0\0\0\5";
+    char header[0x68] = {0};
+    auto_fclose FILE *file = fopen(world_path(world, "store/instances/%s/disk0.1.qcow2", id), "we");
+    assert_non_null(file);
+    memcpy(header, overlay, sizeof overlay);
+    assert_int_equal(fwrite(header, sizeof header, 1, file), 1);
+    assert_true(fputs("/none", file) >= 0);
+}
+
+void world_open_whole(struct world *world)
+{
+    world_open_store(world);
+    world_open_layers(world);
+    assert_string_equal(world->complaints, "");
+}
+
+struct instance *world_found(struct world *world, const char *id)
+{
+    struct instance *instance = instances_find(&world->instances, id);
+    if (!instance)
+        fail_msg("%s is not there: %s", id, world->complaints);
+    return instance;
+}
+
+ino_t world_kept_list(const struct world *world, const char *id)
+{
+    struct stat st;
+    assert_int_equal(stat(world_path(world, "store/snapshots/%s/mailboxes.json", id), &st), 0);
+    return st.st_ino;
+}
+
+char *world_info_now(struct snapshot *snapshot)
+{
+    auto_json cJSON *info = snapshot_info(snapshot);
+    return json_print(info);
+}
+
+char *world_info(struct world *world, struct snapshot *snapshot)
+{
+    struct image_index *index;
+    if (image_index_wait(snapshot->image, NULL, &index, &world->err) < 0)
+        fail_msg("image_index_wait: %s", world->err.text);
+    image_index_unref(index);
+    return world_info_now(snapshot);
+}
