@@ -128,7 +128,7 @@ static void snapshot_that_cannot_be_read_is_left_out_and_named_in_the_log(void *
     struct harness *h = *state;
     static const char *const scripts[] = {
         "jq 'del(.uuid)' $T/kept > snapshot.json",
-        "jq '.version=2' $T/kept > snapshot.json",
+        "jq '.version=3' $T/kept > snapshot.json",
         "jq 'del(.memory_bytes)' $T/kept > snapshot.json",
         "head -c 50 $T/kept > snapshot.json",
         "echo '[]' > snapshot.json",
