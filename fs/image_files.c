@@ -64,7 +64,7 @@ static int marker_ready(const struct place *place, struct waiter *waiter)
 
 static const struct file_type marker_file = {.text = marker_text, .ready = marker_ready};
 static const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
-static const struct entry network_entry = {NULL, S_IFREG | 0400, 6, .file = &marker_file};
+static const struct entry network_entry = {NULL, S_IFREG | 0400, 14, .file = &marker_file};
 static const char network_name[] = "network";
 
 static int mailboxes_find(const struct place *directory, const char *name, struct waiter *waiter,

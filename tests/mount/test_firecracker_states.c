@@ -189,6 +189,18 @@ static void forks_of_forks_have_no_payload_of_those_before(void **state)
     }
 }
 
+static void inodes_are_unique_in_an_instance_that_shows_its_mailboxes(void **state)
+{
+    struct harness *h = *state;
+    fake_make(h, "x", "mailboxes=m,a network", "");
+    harness_put(file(h, "state"), "running");
+    harness_await(h, file(h, "console"), "ready");
+    harness_put(file(h, "state"), "standby");
+    assert_works(access(file(h, "network"), F_OK));
+    assert_string_equal(
+        assert_shell("bash", "find instances/x -printf '%i\\n' | sort | uniq -d", 0).out, "");
+}
+
 static void forks_of_instances_are_made_of_each_state(void **state)
 {
     struct harness *h = *state;
@@ -456,6 +468,7 @@ int main(void)
         state_test(instance_that_was_booted_goes_through_all_states),
         state_test(fork_goes_through_all_states),
         state_test(forks_of_forks_have_no_payload_of_those_before),
+        state_test(inodes_are_unique_in_an_instance_that_shows_its_mailboxes),
         state_test(forks_of_instances_are_made_of_each_state),
         state_test(pause_that_fails_leaves_it_running),
         state_test(save_that_fails_leaves_the_state_before),

@@ -48,6 +48,26 @@ static void remove_places_of(pid_t pid)
     globfree(&found);
 }
 
+static pid_t first_child(void)
+{
+    FILE *children = fopen("/proc/thread-self/children", "re");
+    int pid = 0;
+    if (children && fscanf(children, "%d", &pid) != 1)
+        pid = 0;
+    if (children)
+        fclose(children);
+    return pid;
+}
+
+/* Those of a test that failed: they are ours when it has ended. */
+static void end_children(void)
+{
+    for (pid_t pid; (pid = first_child()) > 0;) {
+        kill(pid, SIGKILL);
+        waitpid(pid, NULL, 0);
+    }
+}
+
 /* What a test starts again of its own program is not kept. */
 __attribute__((constructor)) static void run_in_a_child(void)
 {
@@ -56,6 +76,7 @@ __attribute__((constructor)) static void run_in_a_child(void)
     if (getenv(mark))
         return;
     setenv(mark, "1", 1);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     pid_t pid = fork();
     if (pid == 0)
         prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -63,6 +84,7 @@ __attribute__((constructor)) static void run_in_a_child(void)
         return;
     while (waitid(P_PID, (id_t)pid, &info, WEXITED) < 0 && errno == EINTR)
         ;
+    end_children();
     remove_places_of(pid);
     if (info.si_code == CLD_EXITED)
         _exit(info.si_status);

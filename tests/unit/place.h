@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * place: a directory for a test. A test removes it at its end. Whatever else ends the program
- * (abort(), a sanitizer, a signal), its directories go, too: the tests of a program that is linked
- * with this run in a child of the process that was started, which looks after them.
+ * (abort(), a sanitizer, a signal), its directories go, too, and what it started ends: the tests of a
+ * program that is linked with this run in a child of the process that was started, which looks after
+ * them.
  */
 #ifndef HYPEFS_TESTS_UNIT_PLACE_H
 #define HYPEFS_TESTS_UNIT_PLACE_H

@@ -47,8 +47,8 @@ struct world {
     struct error err;
 
     struct gate scanned, changed;
-    void (*on_scanned)(struct world *world); /* before `scanned` is posted */
-    void (*on_changed)(struct world *world, const char *id);
+    void (*_Atomic on_scanned)(struct world *world); /* before `scanned` is posted */
+    void (*_Atomic on_changed)(struct world *world, const char *id);
     void *context; /* of these two */
     void (*on_happened)(void *events, const struct instance *instance, enum instance_event what,
                         enum instance_state from);
