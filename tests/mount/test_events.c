@@ -23,6 +23,12 @@ static struct harness_child start_reader(struct harness *h, const char *shell, c
     return child;
 }
 
+/* It has read that far. What nobody has read when the daemon ends is gone. */
+static void await_read(struct harness *h, const struct harness_child *reader, const char *text)
+{
+    harness_await(h, harness_format(h, "/proc/self/fd/%d", reader->out), text);
+}
+
 static int open_events(struct harness *h, int flags)
 {
     int fd = open(harness_path(h, "events"), O_RDONLY | O_CLOEXEC | flags);
@@ -58,6 +64,8 @@ static void cat_when_an_instance_is_forked_and_killed_tells_its_life(void **stat
     harness_await(h, harness_path(h, "instances/f1/state"), "stopped");
     assert_works(rmdir(harness_path(h, "instances/f1")));
     assert_works(rmdir(harness_path(h, "snapshots/s1")));
+    await_read(h, &reader, "snapshot-removed");
+    harness_await_blocked(h, reader.pid);
     assert_int_equal(harness_unmount(h), 0);
     struct harness_result result = harness_finish(h, &reader);
     assert_int_equal(result.status, 0);
@@ -147,6 +155,8 @@ static void readers_when_two_get_the_same(void **state)
     struct harness_child first = start_reader(h, "bash", "exec cat events");
     struct harness_child second = start_reader(h, "dash", "exec cat events");
     make(h, "y");
+    await_read(h, &first, "instance-made");
+    await_read(h, &second, "instance-made");
     assert_int_equal(harness_unmount(h), 0);
     struct harness_result one = harness_finish(h, &first), two = harness_finish(h, &second);
     assert_string_equal(one.out, two.out);
@@ -222,6 +232,7 @@ static void slow_reader_loses_the_oldest_lines_and_is_told(void **state)
     const char *sum = assert_shell("bash", "jq -s \"map(.count // 1) | add\" $T/lines", 0).out;
     assert_int_equal(atoi(sum), LINES);
     assert_contains(harness_format(h, "%.100s", text), "\"event\":\"lost\"");
+    harness_await_blocked(h, fast.pid); /* it has read all */
     assert_int_equal(harness_unmount(h), 0);
     assert_int_equal(harness_finish(h, &fast).status, 0);
     assert_shell("bash",
@@ -269,6 +280,7 @@ static void shell_that_reads_line_by_line_misses_none(void **state)
         "< events");
     for (int i = 0; i < 20; i++)
         make(h, harness_format(h, "y%d", i));
+    await_read(h, &reader, "y19");
     assert_int_equal(harness_unmount(h), 0);
     const char *seen = filtered(h, harness_finish(h, &reader).out, ".instance");
     for (int i = 0; i < 20; i++) {
