@@ -39,6 +39,7 @@ struct call {
     struct http_reply reply;
     size_t header_size; /* trailers and earlier replies' too */
     bool whole_header;  /* up to its empty line */
+    bool other_version; /* than HTTP/1 */
     bool too_long, no_memory;
 };
 
@@ -77,9 +78,12 @@ static size_t collect(char *bytes, size_t one, size_t size, void *context)
  * libcurl keeps lines, and has no limit for those behind the body. */
 static size_t watch_header(char *line, size_t one, size_t size, void *context)
 {
+    static const char version[] = "HTTP/1.";
     struct call *call = context;
     (void)one;
     call->header_size += size;
+    call->other_version |= size >= sizeof version - 1 && memcmp(line, "HTTP/", 5) == 0 &&
+                           memcmp(line, version, sizeof version - 1) != 0;
     call->whole_header = size > 0 && (line[0] == '\r' || line[0] == '\n');
     return call->header_size <= HTTP_HEADER_MAX ? size : 0;
 }
@@ -213,8 +217,9 @@ static int run(struct call *call, const struct process_limits *limits, struct er
     if (code == CURLE_OK && !call->whole_header)
         code = CURLE_PARTIAL_FILE;
     curl_easy_getinfo(call->easy, CURLINFO_RESPONSE_CODE, &status);
-    /* From a line such as "HTTP/25x9 204 OK" libcurl takes no status at all. */
-    if (code == CURLE_OK && status < STATUS_MIN)
+    /* A line such as "HTTP/25x9 204 OK" has no status for some versions of libcurl, and 204 for
+     * others. */
+    if (code == CURLE_OK && (call->other_version || status < STATUS_MIN))
         code = CURLE_WEIRD_SERVER_REPLY;
     if (code != CURLE_OK)
         return explain(call, limits, code, err);
