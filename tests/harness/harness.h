@@ -99,6 +99,9 @@ struct harness_result harness_shell(struct harness *h, const char *shell, const 
 struct harness_child harness_start_shell(struct harness *h, const char *shell, const char *script);
 /* Is the program in PATH? */
 bool harness_has(const char *program);
+/* Waits until there is no such process any more: one that is not our child may be a zombie for a
+ * moment. */
+void harness_await_gone(pid_t pid);
 /* Waits until the process (a command) sleeps in a system call whose answer the daemon puts off. */
 void harness_await_blocked(struct harness *h, pid_t pid);
 

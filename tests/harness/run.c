@@ -104,3 +104,13 @@ bool harness_has(const char *program)
     }
     return false;
 }
+
+static bool is_gone(void *pid)
+{
+    return kill(*(pid_t *)pid, 0) < 0 && errno == ESRCH;
+}
+
+void harness_await_gone(pid_t pid)
+{
+    harness_await_that(is_gone, &pid, "the process is gone");
+}

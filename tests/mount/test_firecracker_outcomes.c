@@ -342,7 +342,7 @@ static void daemon_that_ends_before_the_vmm_leaves_the_image(void **state)
     assert_int_equal(status, 0);
     fake_mount(h);
     assert_state(h, "standby");
-    assert_fails(kill(pid, 0), ESRCH);
+    harness_await_gone(pid);
     assert_saved(h);
     harness_put(file(h, "state"), "running");
     fake_drop(h, "x");

@@ -109,17 +109,12 @@ static pid_t daemon_of(struct harness *h, const char *store)
     return atoi(harness_get(h, harness_format(h, "%s/lock", store)));
 }
 
-static bool is_gone(void *argument)
-{
-    return kill(*(pid_t *)argument, 0) < 0 && errno == ESRCH;
-}
-
 static void end_in_background(struct harness *h, const char *store, const char *script)
 {
     pid_t pid = daemon_of(h, store);
     assert_works(kill(pid, 0));
     assert_shell("bash", script, 0);
-    harness_await_that(is_gone, &pid, "the daemon ends");
+    harness_await_gone(pid);
     assert_shell("bash", "! findmnt -n $M", 0);
 }
 
