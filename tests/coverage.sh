@@ -5,7 +5,7 @@
 #
 #   coverage.sh [BUILD]     default: build-coverage in the project's folder
 #
-# Needs gcovr, and what tests/run.sh installs. The figures are the last lines; the lines that no test
+# Needs what tests/run.sh installs, and gcovr, which root gets if it is missing. The figures are the last lines; the lines that no test
 # passes are in BUILD/not-covered.txt, a file and its lines each. The exit status is that of the
 # suites. Not counted is what a process passes that is ended by SIGKILL, as those of mount_crash are.
 set -eu
@@ -14,6 +14,10 @@ root=$(dirname "$(dirname "$(readlink -f "$0")")")
 build=${1:-$root/build-coverage}
 status=0
 
+command -v gcovr >/dev/null || apt-get install -y -q gcovr >/dev/null || {
+    echo "coverage.sh: gcovr is missing" >&2
+    exit 1
+}
 [ -e "$build/build.ninja" ] ||
     CC=gcc meson setup "$build" "$root" -Db_coverage=true -Dfault_points=true >/dev/null
 ninja -C "$build" >/dev/null
