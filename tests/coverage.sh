@@ -33,7 +33,7 @@ done
 cd "$root"
 gcovr --root . --filter src/ --filter fs/ --txt "$build/lines.txt" --print-summary "$build" |
     grep -E '^(lines|branches)' >"$build/summary.txt"
-awk '$1 ~ /\.[ch]$/ { file = $1 } NF && $NF ~ /^[0-9,-]+$/ { print file, $NF }' "$build/lines.txt" \
+awk '$1 ~ /\.[ch]$/ { file = $1 } $NF ~ /[0-9]/ && $NF ~ /^[0-9,-]+$/ { print file, $NF }' "$build/lines.txt" \
     >"$build/not-covered.txt"
 cat "$build/summary.txt"
 exit $status
