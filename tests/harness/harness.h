@@ -99,6 +99,8 @@ struct harness_result harness_shell(struct harness *h, const char *shell, const 
 struct harness_child harness_start_shell(struct harness *h, const char *shell, const char *script);
 /* Is the program in PATH? */
 bool harness_has(const char *program);
+/* SIGSTOP, and waits until none of its threads runs any more. */
+void harness_stop_process(pid_t pid);
 /* Waits until there is no such process any more: one that is not our child may be a zombie for a
  * moment. */
 void harness_await_gone(pid_t pid);

@@ -80,7 +80,7 @@ static void shutdown_while_a_vm_is_to_go_on_leaves_that_to_the_next_daemon(void 
     fake_boot(h, "");
     pid_t pid = pid_of(h);
     harness_put(file(h, "state"), "paused");
-    assert_works(kill(pid, SIGSTOP));
+    harness_stop_process(pid);
     begin(h, &writer, "running");
     assert_works(kill(h->daemon, SIGTERM));
     int code = end(&writer);
@@ -192,7 +192,7 @@ static void word_of_a_state_that_is_being_left_is_ebusy(void **state)
         pid_t pid = pid_of(h);
         if (strcmp(cases[i].from, "running") != 0)
             harness_put(file(h, "state"), cases[i].from);
-        assert_works(kill(pid, SIGSTOP));
+        harness_stop_process(pid);
         begin(h, &writer, cases[i].to);
         int code = change(h, cases[i].from);
         assert_works(kill(pid, SIGCONT));
@@ -223,7 +223,7 @@ static void running_while_a_snapshot_is_taken_does_nothing(void **state)
     struct harness *h = *state;
     fake_boot(h, "");
     pid_t pid = pid_of(h);
-    assert_works(kill(pid, SIGSTOP));
+    harness_stop_process(pid);
     struct harness_child child = harness_start_shell(h, "bash", "echo s > instances/x/snapshot");
     harness_await_that(fake_has_intent, h, "the snapshot begins");
     int code = change(h, "running");

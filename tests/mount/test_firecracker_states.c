@@ -444,7 +444,7 @@ static void write_that_is_interrupted_leaves_the_transition_to_go_on(void **stat
     struct writer writer = {.fd = open(file(h, "state"), O_WRONLY | O_CLOEXEC)};
     assert_works(writer.fd);
     sigaction(SIGUSR1, &action, NULL);
-    assert_works(kill(pid, SIGSTOP));
+    harness_stop_process(pid);
     assert_int_equal(pthread_create(&thread, NULL, write_standby, &writer), 0);
     harness_await_that(fake_has_intent, h, "the pause begins");
     pthread_kill(thread, SIGUSR1);

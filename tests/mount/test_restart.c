@@ -52,7 +52,7 @@ static pid_t restart_while_it_is_held(struct harness *h)
                  "instance.json > j && "
                  "mv j instance.json",
                  0);
-    assert_works(kill(pid, SIGSTOP));
+    harness_stop_process(pid);
     mount_it(h);
     assert_string_equal(harness_get(h, of_x(h, "state")), "running\n");
     assert_contains(harness_get(h, h->log), "the VM x is paused, because work on it was cut short");
@@ -112,7 +112,7 @@ static void stopped_when_a_vmm_hangs_since_the_start_ends_it(void **state)
 static void stopped_when_a_vmm_hangs_ends_it(void **state)
 {
     struct harness *h = *state;
-    assert_works(kill(pid_of_x(h), SIGSTOP));
+    harness_stop_process(pid_of_x(h));
     assert_can_be_stopped(h);
 }
 

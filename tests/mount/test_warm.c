@@ -170,8 +170,7 @@ static void commit_when_the_ready_vm_is_stopped_loads_another(void **state)
     assert_errno(warm(h, "1"), 0);
     await_ready(h, 1);
     pid_t ready = atoi(hidden(h));
-    assert_works(kill(ready, SIGSTOP));
-    harness_await(h, harness_format(h, "/proc/%d/stat", ready), ") T ");
+    harness_stop_process(ready);
     assert_string_equal(fork_it(h, "x"), "false");
     assert_fails(kill(ready, 0), ESRCH);
     await_ready(h, 1);

@@ -88,7 +88,7 @@ static void fork_that_acked_while_the_daemon_stood_still_is_acked(void **state)
     vm_stage(h, "new", box, BY_MEMORY("later", "4000"));
     struct vm_pending *commit = vm_start_commit(h, "new", "web-1");
     vm_await_pending_payload(h, box, "{\"do\":\"later\"}");
-    assert_int_equal(kill(h->daemon, SIGSTOP), 0);
+    harness_stop_process(h->daemon);
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += DEADLINE_S;
