@@ -32,12 +32,14 @@ int cli_read_options(const struct cli_command *command, int argc, char **argv,
                      const struct cli_option *options, size_t count, void *arguments)
 {
     struct option list[OPTIONS_MAX + 2] = {{"help", no_argument, NULL, 'h'}}, *next = &list[1];
-    char letters[2 * OPTIONS_MAX + 2] = "h";
+    char letters[2 * OPTIONS_MAX + 2] = "h", *letter = &letters[1];
     int status = CLI_GO_ON;
     for (size_t i = 0; i < count && i < OPTIONS_MAX; i++) {
         const struct cli_option *option = &options[i];
         if (option->letter)
-            strcat(strncat(letters, &option->letter, 1), option->flag ? "" : ":");
+            *letter++ = option->letter;
+        if (option->letter && !option->flag)
+            *letter++ = ':';
         if (option->name)
             *next++ = (struct option){option->name, option->flag ? no_argument : required_argument,
                                       NULL, value_of(options, i)};
