@@ -2,10 +2,11 @@
 /*
  * blocked: does a process wait for the daemon's answer? It sleeps in a system call that is about a
  * file of the mount, and goes on sleeping there though all threads of the daemon have come to rest:
- * so the daemon has read the request and has put off its answer.
+ * so the daemon has read the request and has put off its answer. Also: stopping a process for good.
  */
 #include <dirent.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -72,23 +73,24 @@ static bool is_of_mount(const struct harness *h, pid_t pid, const char *call)
     }
 }
 
-static bool sleeps(const char *stat)
+/* S: it sleeps; T: it is stopped. */
+static bool is_in_state(const char *stat, char state)
 {
     const char *name_end = strrchr(stat, ')');
-    return name_end && strncmp(name_end, ") S", 3) == 0;
+    return name_end && name_end[1] == ' ' && name_end[2] == state;
 }
 
-static bool is_at_rest(pid_t daemon)
+static bool all_threads_are(pid_t pid, char state)
 {
     char path[300], stat[TEXT_SIZE];
-    snprintf(path, sizeof path, "/proc/%d/task", (int)daemon);
-    auto_closedir DIR *tasks = daemon > 0 ? opendir(path) : NULL;
+    snprintf(path, sizeof path, "/proc/%d/task", (int)pid);
+    auto_closedir DIR *tasks = pid > 0 ? opendir(path) : NULL;
     for (struct dirent *task; tasks && (task = readdir(tasks));) {
         if (task->d_name[0] == '.')
             continue;
-        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)daemon, task->d_name);
+        snprintf(path, sizeof path, "/proc/%d/task/%s/stat", (int)pid, task->d_name);
         read_text(path, stat);
-        if (stat[0] && !sleeps(stat))
+        if (stat[0] && !is_in_state(stat, state))
             return false;
     }
     return tasks != NULL;
@@ -104,7 +106,7 @@ static bool is_blocked(void *argument)
     const struct watched *watched = argument;
     char before[TEXT_SIZE], after[TEXT_SIZE];
     system_call(watched->pid, before);
-    if (!is_of_mount(watched->h, watched->pid, before) || !is_at_rest(watched->h->daemon))
+    if (!is_of_mount(watched->h, watched->pid, before) || !all_threads_are(watched->h->daemon, 'S'))
         return false;
     system_call(watched->pid, after);
     return strcmp(before, after) == 0;
@@ -114,4 +116,16 @@ void harness_await_blocked(struct harness *h, pid_t pid)
 {
     struct watched watched = {.h = h, .pid = pid};
     harness_await_that(is_blocked, &watched, "the process waits for the daemon");
+}
+
+static bool is_stopped(void *pid)
+{
+    return all_threads_are(*(pid_t *)pid, 'T');
+}
+
+void harness_stop_process(pid_t pid)
+{
+    if (kill(pid, SIGSTOP) < 0)
+        give_up("cannot stop the process %d", (int)pid);
+    harness_await_that(is_stopped, &pid, "the process stands still");
 }

@@ -2,7 +2,6 @@
 /* run: command lines, and what they say. */
 #include <errno.h>
 #include <fcntl.h>
-#include <glob.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -114,29 +113,4 @@ static bool is_gone(void *pid)
 void harness_await_gone(pid_t pid)
 {
     harness_await_that(is_gone, &pid, "the process is gone");
-}
-
-static bool stands_still(void *pid)
-{
-    char pattern[48], stat[1024];
-    glob_t found = {0};
-    bool still = true;
-    snprintf(pattern, sizeof pattern, "/proc/%d/task/*/stat", (int)*(pid_t *)pid);
-    glob(pattern, 0, NULL, &found);
-    for (size_t i = 0; i < found.gl_pathc && still; i++) {
-        auto_close int fd = open(found.gl_pathv[i], O_RDONLY | O_CLOEXEC);
-        ssize_t size = fd >= 0 ? read(fd, stat, sizeof stat - 1) : 0;
-        stat[size > 0 ? size : 0] = 0;
-        still = strstr(stat, ") T ");
-    }
-    still = still && found.gl_pathc > 0;
-    globfree(&found);
-    return still;
-}
-
-void harness_stop_process(pid_t pid)
-{
-    if (kill(pid, SIGSTOP) < 0)
-        give_up("cannot stop the process %d", (int)pid);
-    harness_await_that(stands_still, &pid, "the process stands still");
 }
