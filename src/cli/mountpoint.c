@@ -26,7 +26,7 @@
 
 /* ---- what is mounted there ---- */
 
-enum { UNMOUNT_TIMEOUT_MS = 10000, OUTPUT_MAX = 512 };
+enum { UNMOUNT_TIMEOUT_MS = 10000, LAST_LOOK_MS = 1000, OUTPUT_MAX = 512 };
 
 static const char ours[] = "fuse.hypefs"; /* the type of our mounts */
 
@@ -121,10 +121,11 @@ int mountpoint_clear(const char *mountpoint, struct error *err)
     double deadline_ms = process_now_ms() + timing_ms(TIMING_UNMOUNT), left_ms;
     int r = path ? check(path, deadline_ms, err) : NONE;
     /* A daemon that was told to end unmounts in a moment. One that has answered is never called
-     * silent, although the deadline leaves a later check no time. */
+     * silent, and the last look at it has time, too: a process that asked and was given up would
+     * keep the mount from being unmounted. */
     while (r == ANSWERS && (left_ms = deadline_ms - process_now_ms()) > 0) {
         poll(&(struct pollfd){.fd = mounts, .events = POLLPRI}, 1, (int)left_ms + 1);
-        int again = check(path, deadline_ms, err);
+        int again = check(path, deadline_ms + LAST_LOOK_MS, err);
         r = again == SILENT ? r : again;
     }
     if (r < 0)

@@ -259,8 +259,10 @@ bool process_has_ended(pid_t pid)
 
 int process_kill(pid_t pid, int pidfd, int timeout_ms, struct error *err)
 {
-    /* Until it is reaped the number is its own, and that of its process group. */
+    /* Until it is reaped the number is its own, and that of its process group, if it has made one
+     * yet. */
     kill(-pid, SIGKILL);
+    kill(pid, SIGKILL);
     if (process_poll(&pidfd, 1, process_now_ms() + timeout_ms) <= 0) {
         error_append(err, "; its process %d " PROCESS_STUCK, (int)pid);
         return -ETIMEDOUT;
