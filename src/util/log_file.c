@@ -64,13 +64,23 @@ static ssize_t write_note(int fd, off_t at, off_t max)
     return pwrite(fd, note, (size_t)replaced, at) < 0 ? -errno : replaced;
 }
 
-/* The bytes from `from` on, also those that come meanwhile, go to the front, `max` at most. */
+/* How much of so many bytes is copied at once. */
+static size_t smaller(off_t left)
+{
+    return left < COPY_SIZE ? (size_t)left : COPY_SIZE;
+}
+
+/* The bytes from `from` on, also those that come meanwhile, go to the front, `max` at most: who
+ * writes faster than this loses whole lines, if lines there are. */
 static int move_to_front(int fd, off_t from, off_t max, struct error *err)
 {
     char bytes[COPY_SIZE];
     off_t to = 0;
     ssize_t size = 0;
-    while (to < max && (size = pread(fd, bytes, sizeof bytes, from + to)) > 0) {
+    while (to < max && (size = pread(fd, bytes, smaller(max - to), from + to)) > 0) {
+        const char *end = to + size == max ? memrchr(bytes, '\n', (size_t)size) : NULL;
+        if (end)
+            max = to + (size = end + 1 - bytes);
         ssize_t put = pwrite(fd, bytes, (size_t)size, to);
         if (put != size)
             return error_errno(err, put < 0 ? errno : ENOSPC, "it cannot be written");

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -9,13 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "test.h"
 #include "util/cleanup.h"
 #include "util/log_file.h"
 
-enum { MAX = 256 * 1024, LINES = 200000, LINE = 12 };
+enum { MAX = 256 * 1024, COPIED = 64 * 1024, LINES = 200000, LINE = 12 };
 
 /* Where a log is: in $TMPDIR, and in memory, whose file system cannot collapse ranges. */
 struct place {
@@ -51,6 +53,21 @@ static char *read_all(int fd, size_t *ret_size)
     return text;
 }
 
+/* To append to. */
+static int open_again(int fd)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    return open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+}
+
+static void write_line(int fd, unsigned number)
+{
+    char line[LINE + 1];
+    snprintf(line, sizeof line, "%011u\n", number);
+    assert_int_equal(write(fd, line, LINE), LINE);
+}
+
 struct writer {
     int fd;
     atomic_bool ended;
@@ -60,14 +77,9 @@ struct writer {
 static void *write_lines(void *argument)
 {
     struct writer *writer = argument;
-    char path[64], line[LINE + 1];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", writer->fd);
-    auto_close int fd = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
-    for (unsigned i = 0; i < LINES && fd >= 0; i++) {
-        snprintf(line, sizeof line, "%011u\n", i);
-        if (write(fd, line, LINE) != LINE)
-            break;
-    }
+    auto_close int fd = open_again(writer->fd);
+    for (unsigned i = 0; i < LINES; i++)
+        write_line(fd, i);
     atomic_store(&writer->ended, true);
     return NULL;
 }
@@ -110,6 +122,38 @@ static void shorten_while_it_is_written(const char *directory, unsigned max_gaps
     assert_true(gaps <= (max_gaps ? times : 0));
     assert_int_equal(strncmp(text, "[hypefs: ", 9), 0);
     assert_non_null(strstr(text, " bytes of output before this line are gone: at most 262144 "));
+}
+
+/* In place of the C library's: a writer that is faster than whoever reads that file. */
+static int outrun_fd = -1;
+
+ssize_t pread(int fd, void *bytes, size_t size, off_t at)
+{
+    enum { MANY = COPIED / LINE };
+    static unsigned number = MAX;
+    auto_close int end = fd == outrun_fd ? open_again(fd) : -1;
+    for (unsigned i = 0; end >= 0 && i < MANY; i++)
+        write_line(end, number++);
+    return (ssize_t)syscall(SYS_pread64, fd, bytes, size, at);
+}
+
+static void log_when_its_writer_is_faster_loses_whole_lines(void **state)
+{
+    (void)state;
+    struct error err = {0};
+    off_t gone = 0;
+    size_t size;
+    auto_close int fd = make_file("/dev/shm");
+    auto_close int end = open_again(fd);
+    for (unsigned i = 0; i < MAX; i++)
+        write_line(end, i);
+    outrun_fd = fd;
+    assert_int_equal(log_file_shorten(fd, MAX, &gone, &err), 0);
+    outrun_fd = -1;
+    write_line(end, UINT_MAX);
+    auto_free char *text = read_all(fd, &size);
+    assert_in_range(size, MAX - LINE, MAX + LINE);
+    assert_int_equal(check_lines(text, size), 1);
 }
 
 static void log_when_shortened_while_it_is_written_goes_on(void **state)
@@ -233,6 +277,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(log_when_shortened_while_it_is_written_goes_on),
+        cmocka_unit_test(log_when_its_writer_is_faster_loses_whole_lines),
         cmocka_unit_test(log_where_ranges_collapse_loses_nothing_that_is_written_meanwhile),
         cmocka_unit_test(log_when_short_enough_is_left_alone),
         cmocka_unit_test(note_when_there_are_no_lines_is_one_and_counts),

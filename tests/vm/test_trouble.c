@@ -73,20 +73,23 @@ static void commit_when_qemu_dies_while_loading_tells_its_words(void **state)
     assert_nothing_ran(h);
 }
 
-/* A real one: its reports of what it loads go to a pipe that nobody empties, so that it stops in
- * the middle, and is killed there. */
+/* A real one: its reports of what it loads go to a pipe that is nearly full, so that it stops in
+ * the middle until that is read, and is killed there. */
 static void commit_when_qemu_is_killed_while_loading_fails(void **state)
 {
     struct harness *h = *state;
-    mount_with_qemu(
-        h, vm_script(h, "killed",
-                     "#!/bin/sh\n"
-                     "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
-                     "mkfifo \"$T/trace\"\n"
-                     "while read -r line; do\n"
-                     "    case $line in *vmstate_load*) kill -9 $$; exit ;; esac\n"
-                     "done < \"$T/trace\" &\n"
-                     "exec qemu-system-x86_64 \"$@\" -trace 'vmstate_load*' 2> \"$T/trace\"\n"));
+    const char *script =
+        harness_format(h,
+                       "#!/bin/sh\n"
+                       "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
+                       "mkfifo '%s/trace' && exec 3<> '%s/trace'\n"
+                       "head -c 61440 /dev/zero | tr '\\0' x >&3\n"
+                       "while read -r line; do\n"
+                       "    case $line in *vmstate_load*) kill -9 $$; exit ;; esac\n"
+                       "done <&3 3>&- &\n"
+                       "exec qemu-system-x86_64 \"$@\" -trace 'vmstate_load*' 2>&3 3>&-\n",
+                       h->directory, h->directory);
+    mount_with_qemu(h, vm_script(h, "killed", script));
     char *result = vm_commit_fails(h, "new", "web-1", EIO,
                                    (const char *const[]){"QEMU has ended", "signal 9", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "load");
