@@ -212,7 +212,7 @@ static void commit_abandon(struct job *job)
     if (!draft_of(commit)->queued)
         return;
     atomic_store(&commit->abandoned, true);
-    loads_wake(fs_of(&job->place)->setup.instances->setup.loads);
+    turns_wake(fs_of(&job->place)->setup.instances->setup.turns);
 }
 
 static void commit_destroy(struct job *job)

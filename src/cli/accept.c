@@ -258,8 +258,8 @@ static int accept_entry(struct offline *offline, const char *name)
 static int open_store(struct offline *offline, const char *path, bool insecure, struct error *err)
 {
     const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
-                                              .complain = warn,
                                               .warn = warn,
+                                              .warn_user = warn,
                                               .context = offline};
     struct stat st;
     auto_free char *snapshots = NULL;

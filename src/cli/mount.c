@@ -39,7 +39,7 @@ struct daemon {
     struct vmm_binary binaries[2];
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
-    struct loads *loads;
+    struct turns *turns;
     struct event_ring *events;
     struct snapshots snapshots;
     struct instances instances;
@@ -218,7 +218,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
     if (r == 0)
         r = memory_watch_create(&daemon->watch, err);
     if (r == 0)
-        r = loads_create(arguments->max_loads, &daemon->loads, err);
+        r = turns_create(arguments->max_loads, &daemon->turns, err);
     if (r == 0)
         r = event_ring_create(&daemon->events, err);
     if (r == 0)
@@ -239,7 +239,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
     const struct instances_setup instances_setup = {.store = &daemon->store,
                                                     .snapshots = &daemon->snapshots,
                                                     .programs = daemon->programs,
-                                                    .loads = daemon->loads,
+                                                    .turns = daemon->turns,
                                                     .binaries = daemon->binaries,
                                                     .binary_count = array_length(daemon->binaries),
                                                     .on_change = on_change,
@@ -266,8 +266,8 @@ static int open_layers(struct daemon *daemon, struct error *err)
 static int run(struct daemon *daemon, struct error *err)
 {
     const struct store_leftovers leftovers = {.describe = instance_describe_unfinished,
-                                              .complain = warn,
-                                              .warn = warn_user,
+                                              .warn = warn,
+                                              .warn_user = warn_user,
                                               .context = daemon};
     int r = store_open(daemon->arguments.store, daemon->arguments.insecure_store, &leftovers,
                        &daemon->store, err);
@@ -292,7 +292,7 @@ static int run(struct daemon *daemon, struct error *err)
     if (daemon->snapshots.store)
         snapshots_close(&daemon->snapshots);
     vmm_programs_destroy(daemon->programs);
-    loads_destroy(daemon->loads);
+    turns_destroy(daemon->turns);
     memory_watch_destroy(daemon->watch);
     ack_ports_destroy(daemon->ack_ports);
     event_ring_destroy(daemon->events);

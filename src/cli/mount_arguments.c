@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "cli/cli.h"
-#include "instance/loads.h"
+#include "instance/turns.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
 #include "util/text.h"
@@ -85,8 +85,8 @@ static int read_max_loads(void *arguments, const char *value)
     char text[64];
     size_t digits = strspn(value, "0123456789");
     unsigned long number = strtoul(value, NULL, 10);
-    snprintf(text, sizeof text, "--max-loads must be a number from 1 to %d", LOADS_MAX);
-    if (digits == 0 || value[digits] || number < 1 || number > LOADS_MAX)
+    snprintf(text, sizeof text, "--max-loads must be a number from 1 to %d", TURNS_MAX);
+    if (digits == 0 || value[digits] || number < 1 || number > TURNS_MAX)
         return cli_misuse(COMMAND, text);
     ((struct mount_arguments *)arguments)->max_loads = (unsigned)number;
     return CLI_GO_ON;
@@ -132,7 +132,7 @@ int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
         {"insecure-store", .flag = &ret->insecure_store},
         {.letter = 'o', .read = add_fuse_option},
     };
-    ret->max_loads = loads_default();
+    ret->max_loads = turns_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
     int status = cli_read_options(COMMAND, argc, argv, options, array_length(options), ret);

@@ -178,7 +178,7 @@ static void notify_queued(void *context)
 
 static int await_turn(struct fork *fork, struct error *err)
 {
-    return turn_take(fork, notify_queued, err);
+    return turn_acquire(fork, notify_queued, err);
 }
 
 static struct vmm_context context_of(const struct fork *fork)

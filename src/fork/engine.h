@@ -4,7 +4,7 @@
  *
  *     validate → locate → queued → load → patch → resume → network → ack
  *
- * How many load at the same time is limited (instance/loads.h): a fork waits for its turn, and has
+ * How many load at the same time is limited (instance/turns.h): a fork waits for its turn, and has
  * it until its guest has acked, for a while after its resume at the most.
  *
  * One that may wait for an ack for longer than 30 s is seen from its resume on, in the state
@@ -44,7 +44,7 @@ struct fork_engine {
     struct memory_watch *watch;
     struct warm_pool *warm; /* NULL: each VM is loaded */
     int cancel_fd;          /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
-    /* Becomes true, with a loads_wake(): nobody waits for it any more, and it fails with ECANCELED
+    /* Becomes true, with a turns_wake(): nobody waits for it any more, and it fails with ECANCELED
      * if it is queued. NULL: it never does. */
     const atomic_bool *abandoned;
     /* Called at the beginning of each step, without any lock; of FORK_QUEUED only if it has to

@@ -33,7 +33,7 @@ struct fork {
     struct vmm *vmm;
     bool warm;          /* which was loaded before the commit */
     bool starting;      /* warm_end() is to be called */
-    bool has_turn;      /* loads_give() is to be called */
+    bool has_turn;      /* turns_release() is to be called */
     double turn_due_ms; /* process_now_ms(): it is not needed from then on, at the least; 0: not
                            known */
     struct process_times at_resume; /* of the VMM */
@@ -67,7 +67,7 @@ static inline const char *fork_ack_address(const struct fork *fork)
 
 /* turn.c: its turn to load. In `queued`: waits for it, and tells who asks by `queued`; until the
  * resume no VM is loaded ahead, for this one comes first. ECANCELED. */
-int turn_take(struct fork *fork, void (*queued)(void *fork), struct error *err);
+int turn_acquire(struct fork *fork, void (*queued)(void *fork), struct error *err);
 void turn_end(struct fork *fork);
 /* After the resume: ends it when its guest, which has not acked, has had a while to do it. Returns
  * that moment, if it is still to come and before the deadline, and else the deadline. */

@@ -8,9 +8,9 @@
 /* Most guests ack within it, if they do: not counted is what they wait for a processor. */
 enum { TURN_AFTER_RESUME_MS = 2000 };
 
-static struct loads *loads_of(const struct fork *fork)
+static struct turns *turns_of(const struct fork *fork)
 {
-    return fork->engine->instances->setup.loads;
+    return fork->engine->instances->setup.turns;
 }
 
 static bool is_given_up(void *context)
@@ -20,12 +20,12 @@ static bool is_given_up(void *context)
            (engine->abandoned && atomic_load(engine->abandoned));
 }
 
-int turn_take(struct fork *fork, void (*queued)(void *fork), struct error *err)
+int turn_acquire(struct fork *fork, void (*queued)(void *fork), struct error *err)
 {
-    const struct loads_caller caller = {.is_over = is_given_up, .queued = queued, .context = fork};
+    const struct turns_caller caller = {.is_over = is_given_up, .queued = queued, .context = fork};
     warm_begin(fork->engine->warm);
     fork->starting = true;
-    if (loads_take(loads_of(fork), &caller) < 0)
+    if (turns_acquire(turns_of(fork), &caller) < 0)
         return error_set(err, ECANCELED,
                          "the write was interrupted while the commit waited for its turn to load: "
                          "commit again");
@@ -36,7 +36,7 @@ int turn_take(struct fork *fork, void (*queued)(void *fork), struct error *err)
 void turn_end(struct fork *fork)
 {
     if (fork->has_turn)
-        loads_give(loads_of(fork));
+        turns_release(turns_of(fork));
     fork->has_turn = false;
 }
 

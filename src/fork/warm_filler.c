@@ -273,7 +273,7 @@ static void load_one(struct warm_pool *pool, struct warm_source *source)
     pool->loading = source;
     pthread_mutex_unlock(&pool->lock);
     int r = load(pool, source->snapshot, &vm, &why);
-    loads_give(pool->setup.instances->setup.loads);
+    turns_release(pool->setup.instances->setup.turns);
     pthread_mutex_lock(&pool->lock);
     if (r == 0 && is_wanted(pool, source)) {
         LL_APPEND(source->ready, vm);
@@ -322,7 +322,7 @@ void *warm_fill(void *argument)
         if (!has_nothing_to_do(pool))
             look_around(pool);
         struct warm_source *source = choose(pool);
-        if (source && !pool->stopping && loads_try(pool->setup.instances->setup.loads))
+        if (source && !pool->stopping && turns_try(pool->setup.instances->setup.turns))
             load_one(pool, source);
         else if (!pool->stopping)
             rest(pool);

@@ -88,7 +88,7 @@ int snapshot_accept(struct snapshot *snapshot, struct error *err)
                   snapshot->id, cJSON_GetArraySize(files));
     else
         error_set(&text, 0, "the snapshot %s cannot be accepted: %.400s", snapshot->id, why.text);
-    table->complain(table->context, text.text);
+    table->warn(table->context, text.text);
     if (r < 0 && err)
         *err = why;
     return r;

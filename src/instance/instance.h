@@ -29,7 +29,7 @@
 #include <stdint.h>
 
 #include "hypervisor/hypervisor.h"
-#include "instance/loads.h"
+#include "instance/turns.h"
 #include "store/snapshot.h"
 #include "store/store.h"
 
@@ -137,7 +137,7 @@ struct instances_setup {
     const struct store *store;
     struct snapshots *snapshots;
     struct vmm_programs *programs;
-    struct loads *loads;               /* how many VMMs start or load at once; NULL: no limit */
+    struct turns *turns;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
     void (*on_change)(void *context, const char *id); /* NULL: the store's notes (notes.h) */

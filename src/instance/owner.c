@@ -24,7 +24,7 @@ static void cancel(struct instance *instance)
     atomic_store(&instance->cancelled, true);
     eventfd_write(instance->cancel_fd, 1);
     image_wake(instance->image);
-    loads_wake(instance->table->setup.loads);
+    turns_wake(instance->table->setup.turns);
 }
 
 int instance_busy(const struct instance *instance, struct error *err)
@@ -160,5 +160,5 @@ void instances_stop(struct instances *instances)
     for (struct instance *i = instances->by_id; i; i = i->hh.next)
         cancel(i);
     pthread_mutex_unlock(&instances->lock);
-    loads_wake(instances->setup.loads); /* forks look at what tells them that the daemon stops */
+    turns_wake(instances->setup.turns); /* forks look at what tells them that the daemon stops */
 }

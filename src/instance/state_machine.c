@@ -86,7 +86,7 @@ static int undo(struct transit *transit, int r, struct error *err)
 static void finish(struct transit *transit)
 {
     if (transit->has_turn)
-        loads_give(transit->instance->table->setup.loads);
+        turns_release(transit->instance->table->setup.turns);
     if (transit->instance->vmm)
         vmm_release(transit->instance->vmm);
     if (!transit->instance->ending) /* which has it now */

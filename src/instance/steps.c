@@ -18,8 +18,8 @@ static bool is_cancelled(void *context)
 /* A VMM that is to start or load waits for its turn. */
 static int take_turn(struct transit *transit, struct error *err)
 {
-    const struct loads_caller caller = {.is_over = is_cancelled, .context = transit->instance};
-    int r = loads_take(transit->instance->table->setup.loads, &caller);
+    const struct turns_caller caller = {.is_over = is_cancelled, .context = transit->instance};
+    int r = turns_acquire(transit->instance->table->setup.turns, &caller);
     transit->has_turn = r == 0;
     return r < 0 ? error_set(err, -r, "cancelled") : 0;
 }

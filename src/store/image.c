@@ -10,9 +10,9 @@
 #include "util/thread.h"
 
 void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
-                      void (*complain)(void *context, const char *text), void *context)
+                      void (*warn)(void *context, const char *text), void *context)
 {
-    *scans = (struct image_scans){.scanned = scanned, .complain = complain, .context = context};
+    *scans = (struct image_scans){.scanned = scanned, .warn = warn, .context = context};
     pthread_mutex_init(&scans->lock, NULL);
     pthread_cond_init(&scans->ended, NULL);
 }
@@ -118,7 +118,7 @@ static void keep(struct image *image, const struct image_index *index)
               "%s: its mailboxes.json cannot be written, so its image is scanned again at the next "
               "start: %.300s",
               image->name, why.text);
-    scans->complain(scans->context, text.text);
+    scans->warn(scans->context, text.text);
 }
 
 static bool still_wanted(void *context, uint64_t done, uint64_t size)
@@ -150,7 +150,7 @@ static int first_look(struct image *image, struct image_index **ret, struct erro
         return r == -ECANCELED ? image_stopping(err) : r;
     error_set(&text, 0, "%s: its image had no mailboxes.json, and was accepted as it is",
               image->name);
-    scans->complain(scans->context, text.text);
+    scans->warn(scans->context, text.text);
     keep(image, *ret);
     return 0;
 }

@@ -95,12 +95,12 @@ struct image_scans {
     unsigned running;
     atomic_bool stop;
     void (*scanned)(void *context); /* what is known of an image has changed; without locks */
-    void (*complain)(void *context, const char *text);
+    void (*warn)(void *context, const char *text);
     void *context; /* of these two */
 };
 
 void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
-                      void (*complain)(void *context, const char *text), void *context);
+                      void (*warn)(void *context, const char *text), void *context);
 /* They end with ESHUTDOWN, soon, and no new one begins. */
 void image_scans_stop(struct image_scans *scans);
 /* The same, and waits until none runs: neither function will be called any more. */

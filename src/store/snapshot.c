@@ -110,7 +110,7 @@ static void tell_undelivered(struct snapshots *table, const struct snapshot *sna
         error_set(&text, EBUSY,
                   "the snapshot %s holds a payload in mailbox %s that its guest has not taken",
                   snapshot->id, cJSON_IsString(name) ? name->valuestring : "(unnamed)");
-        table->complain(table->context, text.text);
+        table->warn(table->context, text.text);
     }
 }
 
@@ -137,7 +137,7 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
 static void complain_once(struct snapshots *table, const char *name, struct error *why)
 {
     if (store_notes_unread(table->store->notes, STORE_SNAPSHOTS, name, why))
-        table->complain(table->context, why->text);
+        table->warn(table->context, why->text);
 }
 
 static int look_at(void *context, const char *id, struct error *err)
@@ -190,17 +190,17 @@ static int look(struct snapshots *table, struct error *err)
         if (!table->open)
             error_set(err, why.code, "%s", why.text);
         else if (store_notes_unlisted(table->store->notes, STORE_SNAPSHOTS, &why))
-            table->complain(table->context, why.text);
+            table->warn(table->context, why.text);
     }
     return r;
 }
 
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
-                   void (*complain)(void *context, const char *text), void *context,
+                   void (*warn)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err)
 {
-    *ret = (struct snapshots){.store = store, .complain = complain, .context = context};
-    image_scans_init(&ret->scans, scanned, complain, context);
+    *ret = (struct snapshots){.store = store, .warn = warn, .context = context};
+    image_scans_init(&ret->scans, scanned, warn, context);
     pthread_mutex_init(&ret->lock, NULL);
     pthread_mutex_init(&ret->looking, NULL);
     int r = look(ret, err);
@@ -276,7 +276,7 @@ static void erase(struct snapshots *table, const char *hidden)
 {
     struct error why;
     if (store_erase(table->store, STORE_SNAPSHOTS, hidden, &why) < 0)
-        table->complain(table->context, why.text);
+        table->warn(table->context, why.text);
 }
 
 /* Makes the entry the snapshot of that id; one that cannot be read back is taken away again. */

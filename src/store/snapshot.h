@@ -13,7 +13,7 @@
  * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
  * constant after loading. It may be taken with any lock of instance/ and fs/ held; only image's
  * lock is taken with it. snapshots.looking comes before it, and is held while small files of the
- * store are read; `complain` is called with it, and takes no lock.
+ * store are read; `warn` is called with it, and takes no lock.
  */
 #ifndef HYPEFS_STORE_SNAPSHOT_H
 #define HYPEFS_STORE_SNAPSHOT_H
@@ -59,17 +59,17 @@ struct snapshots {
     atomic_uint vanished;    /* how many were taken out of the store by others so far */
 
     struct image_scans scans; /* of instances' images too */
-    void (*complain)(void *context, const char *text);
-    void *context; /* of complain() */
+    void (*warn)(void *context, const char *text);
+    void *context; /* of warn() */
     /* Called when one has come or gone, with the lock held, and takes no other. May be NULL. */
     void (*happened)(void *listener, const char *id, bool removed);
     void *listener;
 };
 
-/* Loads all. `complain` and the store's notes name those that cannot be read, now or later, and
+/* Loads all. `warn` and the store's notes name those that cannot be read, now or later, and
  * lists that cannot be kept. `scanned` is called when what is known of some image has changed. */
 int snapshots_open(const struct store *store, void (*scanned)(void *context),
-                   void (*complain)(void *context, const char *text), void *context,
+                   void (*warn)(void *context, const char *text), void *context,
                    struct snapshots *ret, struct error *err);
 /* Scans under way end with ESHUTDOWN. */
 void snapshots_stop(struct snapshots *snapshots);

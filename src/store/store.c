@@ -73,7 +73,7 @@ static void tell_leftover(const struct removal *removal, const char *name, int d
     struct error text;
     if (leftovers && begins(name, STORE_NEW) &&
         leftovers->describe(removal->kind, directory_fd, &text))
-        leftovers->complain(leftovers->context, text.text);
+        leftovers->warn(leftovers->context, text.text);
 }
 
 /* A directory_visit. What cannot be removed now is a leftover for the next start, too. */
@@ -184,7 +184,7 @@ static int go_on_without_room(const struct store_leftovers *leftovers, int r, st
     error_append(err, "; the store is used all the same, but what needs room in it fails: make "
                       "some, by rmdir of instances and snapshots, say");
     if (leftovers && err)
-        leftovers->warn(leftovers->context, err->text);
+        leftovers->warn_user(leftovers->context, err->text);
     if (err)
         *err = (struct error){0};
     return 0;

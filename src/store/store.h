@@ -63,11 +63,12 @@ struct store {
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
 
-/* Who is told of unpublished entries, just before they are removed, and of lack of room. */
+/* Who gets warnings: `warn` of unpublished entries, just before they are removed; `warn_user` of
+ * lack of room. */
 struct store_leftovers {
     bool (*describe)(enum store_kind kind, int directory_fd, struct error *ret); /* in words */
-    void (*complain)(void *context, const char *text);
     void (*warn)(void *context, const char *text);
+    void (*warn_user)(void *context, const char *text);
     void *context;
 };
 

@@ -39,7 +39,7 @@ static void scanned(void *context)
     world.scans++;
 }
 
-static void complain(void *context, const char *text)
+static void warn(void *context, const char *text)
 {
     (void)context;
     snprintf(world.complaint, sizeof world.complaint, "%s", text);
@@ -132,7 +132,7 @@ static bool check_snapshots(struct snapshots *snapshots)
 {
     world.complaint[0] = 0;
     store_notes_remove(world.store.notes, STORE_SNAPSHOTS, "s"); /* it is told once */
-    MUST(snapshots_open(&world.store, scanned, complain, NULL, snapshots, NULL) == 0);
+    MUST(snapshots_open(&world.store, scanned, warn, NULL, snapshots, NULL) == 0);
     struct snapshot *snapshot = snapshots_find(snapshots, "s");
     if (!snapshot) {
         MUST(strncmp(world.complaint, "snapshot s: ", 12) == 0);
@@ -184,7 +184,7 @@ static cJSON *rewrite(struct instances *instances, bool *ret_record)
 static bool check_instance(struct snapshots *snapshots, bool *ret_record)
 {
     struct instances instances = {
-        .setup = {.store = &world.store, .snapshots = snapshots, .warn = complain},
+        .setup = {.store = &world.store, .snapshots = snapshots, .warn = warn},
         .lock = PTHREAD_MUTEX_INITIALIZER};
     *ret_record = false;
     auto_json cJSON *given = rewrite(&instances, ret_record);
@@ -221,7 +221,7 @@ static bool check_list(void)
     struct image *image;
     struct image_index *index = NULL;
     world.scans = 0;
-    image_scans_init(&scans, scanned, complain, NULL);
+    image_scans_init(&scans, scanned, warn, NULL);
     MUST(image_create(dup(world.snapshot_fd), "snapshots", "base", &scans, &image, NULL) == 0);
     int r = image_index_wait(image, NULL, &index, NULL);
     MUST(r == 0 || r == -EIO);

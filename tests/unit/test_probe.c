@@ -92,7 +92,7 @@ static void store_without_room_is_opened_with_a_warning(void **state)
     struct world *world = *state;
     struct error warning;
     struct store store;
-    const struct store_leftovers leftovers = {.warn = keep_warning, .context = &warning};
+    const struct store_leftovers leftovers = {.warn_user = keep_warning, .context = &warning};
     assert_int_equal(store_open(world->path, false, NULL, &store, &world->err), 0);
     store_close(&store);
     for (size_t i = 0; i < array_length(lacks); i++) {

@@ -6,14 +6,14 @@
 #include <stdio.h>
 
 #include "gate.h"
-#include "instance/loads.h"
+#include "instance/turns.h"
 #include "test.h"
 
 enum { FAR_MS = 30000, CALLERS = 5 };
 
 /* A thread that takes a turn and keeps it. */
 struct caller {
-    struct loads *loads;
+    struct turns *turns;
     struct gate queued, answered;
     atomic_bool over;
     pthread_t thread;
@@ -33,23 +33,23 @@ static void on_queued(void *context)
 static void *take(void *argument)
 {
     struct caller *caller = argument;
-    const struct loads_caller how = {.is_over = is_over, .queued = on_queued, .context = caller};
-    caller->result = loads_take(caller->loads, &how);
+    const struct turns_caller how = {.is_over = is_over, .queued = on_queued, .context = caller};
+    caller->result = turns_acquire(caller->turns, &how);
     gate_post(&caller->answered);
     return NULL;
 }
 
-static struct loads *create(unsigned max)
+static struct turns *create(unsigned max)
 {
-    struct loads *loads = NULL;
-    assert_int_equal(loads_create(max, &loads, NULL), 0);
-    return loads;
+    struct turns *turns = NULL;
+    assert_int_equal(turns_create(max, &turns, NULL), 0);
+    return turns;
 }
 
 /* It waits when this returns. */
-static void start(struct loads *loads, struct caller *caller)
+static void start(struct turns *turns, struct caller *caller)
 {
-    *caller = (struct caller){.loads = loads};
+    *caller = (struct caller){.turns = turns};
     gate_init(&caller->queued);
     gate_init(&caller->answered);
     assert_int_equal(pthread_create(&caller->thread, NULL, take, caller), 0);
@@ -67,92 +67,92 @@ static void finish(struct caller *caller, int result)
 
 static void turns_when_all_are_taken_come_in_the_order_of_arrival(void **state)
 {
-    struct loads *loads = create(2);
+    struct turns *turns = create(2);
     struct caller callers[CALLERS];
     (void)state;
-    assert_true(loads_try(loads));
-    assert_true(loads_try(loads));
+    assert_true(turns_try(turns));
+    assert_true(turns_try(turns));
     for (int i = 0; i < CALLERS; i++)
-        start(loads, &callers[i]);
+        start(turns, &callers[i]);
     for (int i = 0; i < CALLERS; i++) {
-        loads_give(loads);
+        turns_release(turns);
         finish(&callers[i], 0);
         for (int k = i + 1; k < CALLERS; k++)
             assert_false(gate_wait(&callers[k].answered, 0));
     }
-    assert_false(loads_try(loads)); /* two have turns */
-    loads_give(loads);
-    assert_true(loads_try(loads));
-    loads_give(loads);
-    loads_give(loads);
-    loads_destroy(loads);
+    assert_false(turns_try(turns)); /* two have turns */
+    turns_release(turns);
+    assert_true(turns_try(turns));
+    turns_release(turns);
+    turns_release(turns);
+    turns_destroy(turns);
 }
 
 static void caller_that_gives_up_leaves_its_place_to_the_next(void **state)
 {
-    struct loads *loads = create(1);
+    struct turns *turns = create(1);
     struct caller callers[3];
     (void)state;
-    assert_true(loads_try(loads));
+    assert_true(turns_try(turns));
     for (int i = 0; i < 3; i++)
-        start(loads, &callers[i]);
+        start(turns, &callers[i]);
     atomic_store(&callers[0].over, true);
     atomic_store(&callers[2].over, true);
-    loads_wake(loads);
+    turns_wake(turns);
     finish(&callers[0], -ECANCELED);
     finish(&callers[2], -ECANCELED);
     assert_false(gate_wait(&callers[1].answered, 0));
-    loads_give(loads);
+    turns_release(turns);
     finish(&callers[1], 0);
-    loads_give(loads);
-    assert_true(loads_try(loads));
-    loads_give(loads);
-    loads_destroy(loads);
+    turns_release(turns);
+    assert_true(turns_try(turns));
+    turns_release(turns);
+    turns_destroy(turns);
 }
 
 static void caller_that_is_not_wanted_any_more_does_not_wait(void **state)
 {
-    struct loads *loads = create(1);
+    struct turns *turns = create(1);
     struct caller caller;
     (void)state;
-    assert_true(loads_try(loads));
-    caller = (struct caller){.loads = loads, .over = true};
+    assert_true(turns_try(turns));
+    caller = (struct caller){.turns = turns, .over = true};
     gate_init(&caller.queued);
     gate_init(&caller.answered);
     assert_int_equal(pthread_create(&caller.thread, NULL, take, &caller), 0);
     finish(&caller, -ECANCELED);
-    loads_give(loads);
-    loads_destroy(loads);
+    turns_release(turns);
+    turns_destroy(turns);
 }
 
 /* Who only tries must not get before those that wait. */
 static void try_while_somebody_waits_gets_none(void **state)
 {
-    struct loads *loads = create(1);
+    struct turns *turns = create(1);
     struct caller caller;
     (void)state;
-    assert_true(loads_try(loads));
-    start(loads, &caller);
-    loads_give(loads);
-    assert_false(loads_try(loads));
+    assert_true(turns_try(turns));
+    start(turns, &caller);
+    turns_release(turns);
+    assert_false(turns_try(turns));
     finish(&caller, 0);
-    loads_give(loads);
-    assert_true(loads_try(loads));
-    loads_give(loads);
-    loads_destroy(loads);
+    turns_release(turns);
+    assert_true(turns_try(turns));
+    turns_release(turns);
+    turns_destroy(turns);
 }
 
 static void no_loads_are_no_limit(void **state)
 {
-    const struct loads_caller caller = {0};
+    const struct turns_caller caller = {0};
     (void)state;
     for (int i = 0; i < CALLERS; i++) {
-        assert_int_equal(loads_take(NULL, &caller), 0);
-        assert_true(loads_try(NULL));
+        assert_int_equal(turns_acquire(NULL, &caller), 0);
+        assert_true(turns_try(NULL));
     }
-    loads_give(NULL);
-    loads_wake(NULL);
-    loads_destroy(NULL);
+    turns_release(NULL);
+    turns_wake(NULL);
+    turns_destroy(NULL);
 }
 
 int main(void)
@@ -164,5 +164,5 @@ int main(void)
         cmocka_unit_test(try_while_somebody_waits_gets_none),
         cmocka_unit_test(no_loads_are_no_limit),
     };
-    return cmocka_run_group_tests_name("loads", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("turns", tests, NULL, NULL);
 }

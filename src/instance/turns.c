@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+#include "instance/turns.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <utlist.h>
+
+/* Who waits, on its own stack. */
+struct turn {
+    pthread_cond_t changed; /* `granted`, or what is_over() looks at */
+    bool granted;
+    struct turn *prev, *next;
+};
+
+struct turns {
+    pthread_mutex_t lock;
+    unsigned max, taken;
+    struct turn *queue; /* the first that came is the first */
+};
+
+unsigned turns_default(void)
+{
+    cpu_set_t usable;
+    int count = sched_getaffinity(0, sizeof usable, &usable) == 0 ? CPU_COUNT(&usable) : 1;
+    return 2 * (unsigned)(count > 0 ? count : 1);
+}
+
+int turns_create(unsigned max, struct turns **ret, struct error *err)
+{
+    struct turns *turns = calloc(1, sizeof *turns);
+    if (!turns)
+        return error_set(err, ENOMEM, "out of memory");
+    pthread_mutex_init(&turns->lock, NULL);
+    turns->max = max;
+    *ret = turns;
+    return 0;
+}
+
+void turns_destroy(struct turns *turns)
+{
+    if (!turns)
+        return;
+    pthread_mutex_destroy(&turns->lock);
+    free(turns);
+}
+
+/* The rest with the lock held. */
+
+static bool take_free(struct turns *turns)
+{
+    bool is_free = turns->taken < turns->max && !turns->queue;
+    turns->taken += is_free;
+    return is_free;
+}
+
+static void dequeue(struct turns *turns, struct turn *turn)
+{
+    DL_DELETE(turns->queue, turn);
+    pthread_cond_signal(&turn->changed);
+}
+
+static bool is_over(const struct turns_caller *caller)
+{
+    return caller->is_over && caller->is_over(caller->context);
+}
+
+/* A turn that was granted in the same moment counts: whoever has it notices what is over. */
+static int await(struct turns *turns, struct turn *turn, const struct turns_caller *caller)
+{
+    while (!turn->granted && !is_over(caller))
+        pthread_cond_wait(&turn->changed, &turns->lock);
+    if (turn->granted)
+        return 0;
+    dequeue(turns, turn);
+    return -ECANCELED;
+}
+
+int turns_acquire(struct turns *turns, const struct turns_caller *caller)
+{
+    struct turn turn = {.changed = PTHREAD_COND_INITIALIZER};
+    if (!turns)
+        return 0;
+    pthread_mutex_lock(&turns->lock);
+    bool taken = take_free(turns);
+    if (!taken)
+        DL_APPEND(turns->queue, &turn);
+    pthread_mutex_unlock(&turns->lock);
+    if (taken)
+        return 0;
+    if (caller->queued)
+        caller->queued(caller->context);
+    pthread_mutex_lock(&turns->lock);
+    int r = await(turns, &turn, caller);
+    pthread_mutex_unlock(&turns->lock);
+    pthread_cond_destroy(&turn.changed);
+    return r;
+}
+
+bool turns_try(struct turns *turns)
+{
+    if (!turns)
+        return true;
+    pthread_mutex_lock(&turns->lock);
+    bool taken = take_free(turns);
+    pthread_mutex_unlock(&turns->lock);
+    return taken;
+}
+
+/* It passes from hand to hand: nobody who comes now gets it before those that wait. */
+void turns_release(struct turns *turns)
+{
+    if (!turns)
+        return;
+    pthread_mutex_lock(&turns->lock);
+    if (turns->queue) {
+        struct turn *next = turns->queue;
+        next->granted = true;
+        dequeue(turns, next);
+    } else {
+        turns->taken--;
+    }
+    pthread_mutex_unlock(&turns->lock);
+}
+
+void turns_wake(struct turns *turns)
+{
+    struct turn *turn;
+    if (!turns)
+        return;
+    pthread_mutex_lock(&turns->lock);
+    DL_FOREACH (turns->queue, turn)
+        pthread_cond_signal(&turn->changed);
+    pthread_mutex_unlock(&turns->lock);
+}
