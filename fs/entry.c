@@ -4,9 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
-ino_t entry_ino(const struct object *object, const struct entry *entry, const struct marker *marker)
+ino_t entry_ino(const struct object *object, const struct entry *entry,
+                const struct mailbox_file *mailbox)
 {
-    ino_t number = marker ? marker->number & 0xFFFF : 0;
+    ino_t number = mailbox ? mailbox->number & 0xFFFF : 0;
     return (ino_t)object->serial << 28 | number << 12 | (ino_t)object->kind << 8 | entry->number;
 }
 

@@ -26,7 +26,7 @@ struct waiter;
 struct place {
     struct object *object;
     const struct entry *entry;
-    const struct marker *marker; /* of the object; NULL if there is only one */
+    const struct mailbox_file *mailbox; /* of the object; NULL if there is only one */
 };
 
 /* What a file is. A file has `text`, `log` or `stream`; what can be written has `document` or
@@ -104,11 +104,11 @@ struct entry {
 };
 
 ino_t entry_ino(const struct object *object, const struct entry *entry,
-                const struct marker *marker);
+                const struct mailbox_file *mailbox);
 /* Of a collected file; NULL: it is none. */
 struct document *place_document(const struct place *place);
-/* What can be known from that much of a collected file's text. 1: it is complete and acceptable; 0: it
- * is incomplete so far, and the error says where. */
+/* What can be known from that much of a collected file's text. 1: it is complete and acceptable; 0:
+ * it is incomplete so far, and the error says where. */
 int place_check(const struct place *place, const char *text, size_t size, struct error *err);
 /* The content of a file that has `text`. Returns owned; NULL without memory. */
 char *place_text(const struct place *place, size_t *ret_size);

@@ -46,7 +46,7 @@ void handle_unregister(struct handle *handle)
 }
 
 int handle_list(struct handle *handle, const char *name, const struct object *object,
-                const struct entry *entry, const struct marker *marker)
+                const struct entry *entry, const struct mailbox_file *mailbox)
 {
     enum { BLOCK = 32 };
     if (handle->name_count % BLOCK == 0) {
@@ -57,7 +57,7 @@ int handle_list(struct handle *handle, const char *name, const struct object *ob
         handle->names = longer;
     }
     struct listed *listed = &handle->names[handle->name_count++];
-    *listed = (struct listed){.ino = entry_ino(object, entry, marker), .mode = entry->mode};
+    *listed = (struct listed){.ino = entry_ino(object, entry, mailbox), .mode = entry->mode};
     strncpy(listed->name, name, sizeof listed->name - 1);
     return 0;
 }

@@ -64,7 +64,7 @@ void handle_unregister(struct handle *handle);
 
 /* Adds one name to a listing: that entry of the object, of which kind and serial count. -ENOMEM. */
 int handle_list(struct handle *handle, const char *name, const struct object *object,
-                const struct entry *entry, const struct marker *marker);
+                const struct entry *entry, const struct mailbox_file *mailbox);
 /* The outcome of the command that was written to it. */
 void handle_command_ended(struct handle *handle, int result);
 /* A part of its content, as a read's answer. -ENOMEM. */

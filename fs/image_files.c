@@ -41,10 +41,10 @@ int image_ready(const struct place *place, struct waiter *waiter)
 
 static const char *name_of(const struct place *place)
 {
-    return place->marker ? place->marker->name : "";
+    return place->mailbox ? place->mailbox->name : "";
 }
 
-static char *marker_text(const struct place *place)
+static char *mailbox_text(const struct place *place)
 {
     auto_index struct image_index *index = NULL;
     if (forkable_index(forkable_at(place), &index) < 0) /* it is gone: nothing is in it any more */
@@ -53,18 +53,18 @@ static char *marker_text(const struct place *place)
     return json_print(json);
 }
 
-static int marker_ready(const struct place *place, struct waiter *waiter)
+static int mailbox_ready(const struct place *place, struct waiter *waiter)
 {
     auto_index struct image_index *index = NULL;
     int r = index_of(place, true, waiter, &index);
-    if (r == 0 && place->marker && !forkable_index_has(index, name_of(place)))
+    if (r == 0 && place->mailbox && !forkable_index_has(index, name_of(place)))
         r = -ENODEV; /* the image is another one */
     return r;
 }
 
-static const struct file_type marker_file = {.text = marker_text, .ready = marker_ready};
-static const struct entry marker_entry = {NULL, S_IFREG | 0400, 4, .file = &marker_file};
-static const struct entry network_entry = {NULL, S_IFREG | 0400, 14, .file = &marker_file};
+static const struct file_type mailbox_type = {.text = mailbox_text, .ready = mailbox_ready};
+static const struct entry mailbox_entry = {NULL, S_IFREG | 0400, 4, .file = &mailbox_type};
+static const struct entry network_entry = {NULL, S_IFREG | 0400, 14, .file = &mailbox_type};
 static const char network_name[] = "network";
 
 static int mailboxes_find(const struct place *directory, const char *name, struct waiter *waiter,
@@ -76,8 +76,9 @@ static int mailboxes_find(const struct place *directory, const char *name, struc
         return r;
     if (!forkable_index_has(index, name))
         return -ENOENT;
-    *ret = (struct place){directory->object, &marker_entry, object_marker(directory->object, name)};
-    return ret->marker ? 0 : -ENOMEM;
+    *ret = (struct place){directory->object, &mailbox_entry,
+                          object_mailbox_file(directory->object, name)};
+    return ret->mailbox ? 0 : -ENOMEM;
 }
 
 static int mailboxes_list(const struct place *directory, struct waiter *waiter,
@@ -91,8 +92,9 @@ static int mailboxes_list(const struct place *directory, struct waiter *waiter,
     for (size_t i = scan_next_name(scan, 0); i < scan->count && r == 0;
          i = scan_next_name(scan, i + 1)) {
         const char *name = scan->candidates[i].marker.name;
-        const struct marker *marker = object_marker(directory->object, name);
-        r = marker ? handle_list(handle, name, directory->object, &marker_entry, marker) : -ENOMEM;
+        const struct mailbox_file *mailbox = object_mailbox_file(directory->object, name);
+        r = mailbox ? handle_list(handle, name, directory->object, &mailbox_entry, mailbox)
+                    : -ENOMEM;
     }
     return r;
 }

@@ -154,7 +154,7 @@ static int stat_place(const struct place *place, struct stat *ret)
     const struct entry *entry = place->entry;
     char target[256];
     int r = 0;
-    *ret = (struct stat){.st_ino = entry_ino(place->object, entry, place->marker),
+    *ret = (struct stat){.st_ino = entry_ino(place->object, entry, place->mailbox),
                          .st_mode = entry->mode,
                          .st_nlink = 1,
                          .st_uid = geteuid(),
@@ -364,9 +364,9 @@ static int list(const struct place *place, struct waiter *waiter, struct handle 
     const struct object *object = place->object;
     if (!directory)
         return -ENOTDIR;
-    int r = handle_list(handle, ".", object, place->entry, place->marker);
+    int r = handle_list(handle, ".", object, place->entry, place->mailbox);
     if (r == 0)
-        r = handle_list(handle, "..", object, place->entry, place->marker);
+        r = handle_list(handle, "..", object, place->entry, place->mailbox);
     for (size_t i = 0; i < directory->count && r == 0; i++) {
         const struct entry *entry = &directory->entries[i];
         object = object_of(place, entry);

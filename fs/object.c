@@ -46,12 +46,12 @@ struct object *object_ref(struct object *object)
 
 void object_unref(struct object *object)
 {
-    struct marker *marker, *next;
+    struct mailbox_file *mailbox, *next;
     if (!object || --object->references > 0)
         return;
-    HASH_ITER (hh, object->markers, marker, next) {
-        HASH_DEL(object->markers, marker);
-        free(marker);
+    HASH_ITER (hh, object->mailboxes, mailbox, next) {
+        HASH_DEL(object->mailboxes, mailbox);
+        free(mailbox);
     }
     if (object->destroy)
         object->destroy(object);
@@ -91,16 +91,16 @@ void object_changed(struct object *object)
     }
 }
 
-const struct marker *object_marker(struct object *object, const char *name)
+const struct mailbox_file *object_mailbox_file(struct object *object, const char *name)
 {
-    struct marker *marker;
-    HASH_FIND_STR(object->markers, name, marker);
-    if (marker || !(marker = calloc(1, sizeof *marker)))
-        return marker;
-    marker->number = HASH_COUNT(object->markers);
-    snprintf(marker->name, sizeof marker->name, "%s", name);
-    HASH_ADD_STR(object->markers, name, marker);
-    if (!marker->hh.tbl)
-        free(steal_pointer(marker));
-    return marker;
+    struct mailbox_file *mailbox;
+    HASH_FIND_STR(object->mailboxes, name, mailbox);
+    if (mailbox || !(mailbox = calloc(1, sizeof *mailbox)))
+        return mailbox;
+    mailbox->number = HASH_COUNT(object->mailboxes);
+    snprintf(mailbox->name, sizeof mailbox->name, "%s", name);
+    HASH_ADD_STR(object->mailboxes, name, mailbox);
+    if (!mailbox->hh.tbl)
+        free(steal_pointer(mailbox));
+    return mailbox;
 }

@@ -63,14 +63,14 @@ struct object {
     bool removed;    /* what still refers to it gets ENODEV */
     struct timespec changed;
     void (*destroy)(struct object *object); /* NULL: it is a part of something else */
-    struct marker *markers; /* of snapshots and instances: by name, those that were used */
+    struct mailbox_file *mailboxes; /* of snapshots and instances: by name, those that were used */
     struct poller *pollers;
     struct node *nodes; /* those that the kernel knows of it (node.c) */
 };
 
 /* A mailbox in a memory image, for as long as its object lives. When the image is another one, or
  * scanned anew, the same name is the same file. */
-struct marker {
+struct mailbox_file {
     unsigned number; /* unique in its object; part of st_ino */
     char name[FRAME_NAME_MAX + 1];
     UT_hash_handle hh;
@@ -90,7 +90,8 @@ void object_unref(struct object *object);
 void object_remove(struct object *object);
 /* Its mtime is now, and its pollers are woken. */
 void object_changed(struct object *object);
-/* The marker of that name, which is made if it is not known yet. NULL without memory. */
-const struct marker *object_marker(struct object *object, const char *name);
+/* The file of the mailbox of that name, which is made if it is not known yet. NULL without memory.
+ */
+const struct mailbox_file *object_mailbox_file(struct object *object, const char *name);
 
 #endif

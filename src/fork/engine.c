@@ -296,7 +296,7 @@ static void end_watching(struct fork *fork)
     if (!fork->vmm || fork->resumed_at_ms == 0)
         return;
     for (size_t i = 0; i < fork->count; i++)
-        fork->mailboxes[i]->looked = consume_look(&io, &fork->mailboxes[i]->consume, NULL) == 0;
+        fork->mailboxes[i]->known = consume_refresh(&io, &fork->mailboxes[i]->consume, NULL) == 0;
     vmm_release(fork->vmm);
 }
 

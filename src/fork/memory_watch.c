@@ -45,7 +45,7 @@ static void check(struct memory_watch *watch, struct watched *watched)
         struct watched_frame *frame = &watched->frames[i];
         if (frame->consume->state != CONSUME_PENDING)
             continue;
-        watched->gone = consume_look(&watched->io, frame->consume, NULL) < 0;
+        watched->gone = consume_refresh(&watched->io, frame->consume, NULL) < 0;
         frame->at_ms = process_now_ms();
         news = news || frame->consume->state != CONSUME_PENDING;
         pending = pending || frame->consume->state == CONSUME_PENDING;

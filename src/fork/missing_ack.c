@@ -91,7 +91,7 @@ static const char *what_became_of_it(const struct fork_mailbox *mailbox)
     if (mailbox->ack.lost || mailbox->consume.state == CONSUME_UNKNOWN)
         return "the guest uses the memory of all its copies for something else: did its software "
                "still run when the VM was saved?";
-    if (mailbox->how != FORK_ACK_MEMORY && !mailbox->looked)
+    if (mailbox->how != FORK_ACK_MEMORY && !mailbox->known)
         return "whether the payload was taken is not known";
     return mailbox->consume.state == CONSUME_PENDING ? "its mailbox was not armed again: does its "
                                                        "software run in the guest, or is its hook "
@@ -115,7 +115,7 @@ void missing_ack_text(struct fork *fork, struct fork_mailbox *mailbox, int deadl
     const struct process_times times = turn_times(fork);
     /* One by memory is the watch's, which has just looked. */
     if (!by_memory)
-        mailbox->looked = consume_look(&fork->watched.io, &mailbox->consume, NULL) == 0;
+        mailbox->known = consume_refresh(&fork->watched.io, &mailbox->consume, NULL) == 0;
     error_set(ret, 0, "no ack for %s within %d ms: %s", what, deadline_ms,
               what_became_of_it(mailbox));
     error_append(ret,

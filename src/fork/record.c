@@ -35,7 +35,7 @@ static void add_if(cJSON *json, const char *name, bool known, cJSON *item)
 static cJSON *consumed_result(const struct fork_mailbox *mailbox)
 {
     enum consume_state state = mailbox->consume.state;
-    bool known = mailbox->delivered && mailbox->looked && state != CONSUME_UNKNOWN;
+    bool known = mailbox->delivered && mailbox->known && state != CONSUME_UNKNOWN;
     return known ? cJSON_CreateBool(state != CONSUME_PENDING) : cJSON_CreateNull();
 }
 

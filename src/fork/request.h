@@ -45,7 +45,7 @@ struct fork_mailbox {
     uint64_t offset; /* of the first frame */
     size_t copies;
     struct ack_wait ack; /* if wait_for_ack */
-    bool looked;         /* whether it was consumed: else that is not known */
+    bool known;          /* whether it was consumed: else that is not known */
     struct consume consume;
 };
 

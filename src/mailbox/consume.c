@@ -56,7 +56,7 @@ static int look_at_copy(const struct memory_io *io, struct consume *consume, siz
     return r;
 }
 
-int consume_look(const struct memory_io *io, struct consume *consume, struct error *err)
+int consume_refresh(const struct memory_io *io, struct consume *consume, struct error *err)
 {
     bool any = false;
     int r = 0;

@@ -26,6 +26,6 @@ struct consume {
 };
 
 /* Looks once, unless all is known. The memory may change meanwhile. Errors of io->read. */
-int consume_look(const struct memory_io *io, struct consume *consume, struct error *err);
+int consume_refresh(const struct memory_io *io, struct consume *consume, struct error *err);
 
 #endif

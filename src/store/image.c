@@ -172,7 +172,7 @@ static void *find_out(void *argument)
     struct image_scans *scans = image->scans;
     struct error failure = {0};
     struct image_index *index = NULL;
-    if (image_index_load(image->directory_fd, &index, &failure) == -ENOENT)
+    if (image_index_read(image->directory_fd, &index, &failure) == -ENOENT)
         first_look(image, &index, &failure);
     found_out(image, index, &failure);
     image_unref(image);

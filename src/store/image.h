@@ -53,7 +53,7 @@ void image_index_unref(struct image_index *index);
 /* For image.c: */
 extern const char image_memory_name[], image_index_name[];
 /* The kept list. ENOENT: there is none; EIO: it is of another image, or damaged. */
-int image_index_load(int directory_fd, struct image_index **ret, struct error *err);
+int image_index_read(int directory_fd, struct image_index **ret, struct error *err);
 int image_index_save(int directory_fd, const struct image_index *index, struct error *err);
 /* Scans the image, without keeping the list. */
 int image_index_scan(int directory_fd, scan_progress *progress, void *context,

@@ -126,7 +126,7 @@ static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
     return 0;
 }
 
-int image_index_load(int directory_fd, struct image_index **ret, struct error *err)
+int image_index_read(int directory_fd, struct image_index **ret, struct error *err)
 {
     struct stat st;
     struct error why = {0};
@@ -210,7 +210,7 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
 int image_check(int directory_fd, struct error *err)
 {
     struct image_index *index = NULL;
-    int r = image_index_load(directory_fd, &index, err);
+    int r = image_index_read(directory_fd, &index, err);
     image_index_unref(index);
     return r == -ENOENT ? 0 : r;
 }
@@ -228,6 +228,6 @@ bool image_is(int directory_fd, const struct image_index *index)
 int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                        struct error *err)
 {
-    int r = image_index_load(directory_fd, ret, err);
+    int r = image_index_read(directory_fd, ret, err);
     return r == -ENOENT ? image_scan(directory_fd, stop, ret, err) : r;
 }

@@ -74,7 +74,7 @@ static void reuse_first(struct memory *memory)
 
 static enum consume_state look(struct memory *memory)
 {
-    assert_int_equal(consume_look(&memory->io, &memory->consume, NULL), 0);
+    assert_int_equal(consume_refresh(&memory->io, &memory->consume, NULL), 0);
     return memory->consume.state;
 }
 
@@ -153,7 +153,7 @@ static void memory_that_cannot_be_read_changes_nothing(void **state)
         deliver(&memory, FRAME_FORK, 1);
         take(&memory, 0);
         memory.act_at = read;
-        assert_int_equal(consume_look(&memory.io, &memory.consume, &err), -EIO);
+        assert_int_equal(consume_refresh(&memory.io, &memory.consume, &err), -EIO);
         assert_int_equal(memory.consume.state, CONSUME_PENDING);
         assert_int_equal(look(&memory), CONSUME_APPLIED);
     }
