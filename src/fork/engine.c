@@ -110,7 +110,10 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
                                O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0)
         return error_io(err, errno, "the memory image of %s cannot be opened", fork->source_name);
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size != snapshot->memory_bytes)
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, EIO, "the memory image of %s is not a regular file",
+                         fork->source_name);
+    if ((uint64_t)st.st_size != snapshot->memory_bytes)
         return error_set(err, EIO,
                          "the memory image of %s has %jd bytes, not the %" PRIu64
                          " of its snapshot.json",

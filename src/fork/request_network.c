@@ -47,7 +47,11 @@ static int check_addresses(const struct network_members *members, struct error *
         return error_set(err, EINVAL, "\"gateway\" must be a host's IPv4 address, as in 10.0.0.1");
     if (gateway.s_addr == address.s_addr)
         return error_set(err, EINVAL, "\"gateway\" must be another host than \"ipv4\"");
-    return 0;
+    if (address_is_host_in(gateway, (unsigned)members->prefix))
+        return 0;
+    return error_set(err, EINVAL,
+                     "\"gateway\" must be a host's address: with that \"prefix\" it is a network's "
+                     "own or its broadcast address");
 }
 
 static int check_members(const struct network_members *members, struct error *err)

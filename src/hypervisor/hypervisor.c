@@ -136,20 +136,22 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
 }
 
 /* One file of an image. VMMs get it by its path, so links and what else is no file are kept from
- * them here. Texts name the snapshot, which is the last part of the image's path. */
+ * them here. Texts name whose it is, which is the last part of the image's path: a snapshot's, or
+ * that of an instance, which lies beside where the VMM works. */
 static int check_file(const struct vmm_context *context, const char *image, const char *name,
                       const char *what, struct stat *ret, struct error *err)
 {
     const char *slash = strrchr(image, '/'), *id = slash ? slash + 1 : image;
+    const char *of = slash && slash - image == 2 ? "instance" : "snapshot"; /* "../ID" */
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
     auto_close int fd =
         openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0 || fstat(fd, ret) < 0)
-        return error_io(err, errno, "the %s of the snapshot %s cannot be opened", what, id);
+        return error_io(err, errno, "the %s of the %s %s cannot be opened", what, of, id);
     if (!S_ISREG(ret->st_mode))
-        return error_set(err, EIO, "the %s of the snapshot %s is not a regular file", what, id);
+        return error_set(err, EIO, "the %s of the %s %s is not a regular file", what, of, id);
     return 0;
 }
 

@@ -220,11 +220,18 @@ static int read_state(struct instance *instance, const cJSON *json, struct error
     return r;
 }
 
+/* The text that a user wrote once, as the record has it. */
+static int parse_config(const char *config, struct machine *ret, struct error *err)
+{
+    int r = config_parse(config, strlen(config), ret, err);
+    return r < 0 ? error_prefix(err, r, "instance.json: \"config\"") : 0;
+}
+
 /* What a config asks for tells nothing of what was written of the disks by now. */
 static int read_config(struct instance *instance, const cJSON *json, struct error *err)
 {
     struct machine recorded = {0};
-    int r = config_parse(instance->config, strlen(instance->config), &instance->machine, err);
+    int r = parse_config(instance->config, &instance->machine, err);
     if (r == 0)
         r = machine_from_json(json, &recorded, err);
     if (r == 0) {
@@ -241,7 +248,7 @@ static int read_boot(const char *config, struct machine *machine, struct error *
     struct machine wanted;
     if (!config || machine->in_firmware)
         return 0;
-    int r = config_parse(config, strlen(config), &wanted, err);
+    int r = parse_config(config, &wanted, err);
     if (r < 0)
         return r;
     machine->kernel = steal_pointer(wanted.kernel);

@@ -9,6 +9,8 @@
 #include "util/json.h"
 #include "util/thread.h"
 
+static const char not_regular[] = "the memory image is not a regular file";
+
 void image_scans_init(struct image_scans *scans, void (*scanned)(void *context),
                       void (*warn)(void *context, const char *text), void *context)
 {
@@ -219,7 +221,7 @@ static int look(struct image *image, struct image_index **ret, struct error *err
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
     if (!S_ISREG(st.st_mode))
-        return error_set(err, EIO, "the memory image is not a regular file");
+        return error_set(err, EIO, "%s", not_regular);
     image_key(image->directory_fd, &st, key);
     if (image->index && strcmp(image->index->key, key) == 0) {
         *ret = image_index_ref(image->index);
@@ -270,17 +272,22 @@ static void add_change(const char *file, const char *change, cJSON *files)
     json_append(files, cJSON_CreateString(line));
 }
 
-/* A line for `files` for each of the image's files that is not as its list says. */
-static int note_changes(const struct image *image, const struct stat *st, cJSON *files)
+/* A line for `files` for each of the image's files that is not as its list says. EIO if one is not
+ * there. */
+static int note_changes(const struct image *image, const struct stat *st, cJSON *files,
+                        struct error *err)
 {
     auto_json cJSON *json = NULL;
     char memory[FILE_KEY_CHANGE_SIZE] = "it had no mailboxes.json";
     char state[FILE_KEY_CHANGE_SIZE] = "";
     if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0)
         image_tell_changes(image->directory_fd, json, st, memory, state);
+    int r = image_check_state(image->directory_fd, json, err);
+    if (r < 0)
+        return r;
     add_change("memory", memory, files);
     add_change("state", state, files);
-    return json_is_whole(files) ? 0 : -ENOMEM;
+    return json_is_whole(files) ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
 static cJSON *describe_acceptance(const cJSON *files)
@@ -329,13 +336,16 @@ static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON 
     struct image_index *index = NULL;
     if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
+    if (!S_ISREG(st.st_mode))
+        return error_set(err, EIO, "%s", not_regular);
     if ((uint64_t)st.st_size != bytes)
         return error_set(
             err, EIO, "the memory image has %jd bytes and the machine %ju: it cannot be accepted",
             (intmax_t)st.st_size, (uintmax_t)bytes);
-    if (note_changes(image, &st, files) < 0)
-        return error_set(err, ENOMEM, "out of memory");
-    int r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);
+    int r = note_changes(image, &st, files, err);
+    if (r < 0)
+        return r;
+    r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);
     if (r == 0)
         r = save_accepted(image, index, files, err);
     if (r < 0) {

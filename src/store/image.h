@@ -62,6 +62,8 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
 void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *memory,
                         char ret_memory[FILE_KEY_CHANGE_SIZE],
                         char ret_state[FILE_KEY_CHANGE_SIZE]);
+/* EIO: the kept list knows a "state", and there is none now. */
+int image_check_state(int directory_fd, const cJSON *json, struct error *err);
 /* ESHUTDOWN, in words. */
 int image_stopping(struct error *err);
 

@@ -108,6 +108,16 @@ void image_tell_changes(int directory_fd, const cJSON *json, const struct stat *
         file_key_tell(state, &st, ret_state);
 }
 
+int image_check_state(int directory_fd, const cJSON *json, struct error *err)
+{
+    struct stat st;
+    if (!json_get_text(json, "state") || stat_state(directory_fd, &st))
+        return 0;
+    bool there = fstatat(directory_fd, state_name, &st, AT_SYMLINK_NOFOLLOW) == 0;
+    return error_set(err, EIO,
+                     there ? "the device state is not a regular file" : "the device state is gone");
+}
+
 static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
                      struct image_index *ret, struct error *err)
 {
@@ -116,6 +126,9 @@ static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
     const cJSON *found = json_get(json, "found");
     const cJSON *accepted = json_get(json, "accepted");
     image_tell_changes(directory_fd, json, st, memory, state);
+    int r = image_check_state(directory_fd, json, err);
+    if (r < 0)
+        return r;
     if (memory[0])
         return not_as_it_was(memory_image, memory, err);
     if (state[0])

@@ -105,9 +105,8 @@ static bool add(struct store_notes *notes, enum store_kind kind, const char *nam
 bool store_notes_unread(struct store_notes *notes, enum store_kind kind, const char *name,
                         struct error *why)
 {
-    error_append(
-        why, "; it is not shown: repair it, or move it out of %s/ in the store, and mount again",
-        store_kind_names[kind]);
+    error_append(why, "; it is not shown: repair it, or move it out of %s/ in the store%s",
+                 store_kind_names[kind], kind == STORE_INSTANCES ? ", and mount again" : "");
     return add(notes, kind, name, "load", why);
 }
 

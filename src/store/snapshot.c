@@ -12,6 +12,13 @@
 #include "util/json.h"
 #include "util/thread.h"
 
+/* An entry that could not be read: a copy that is not complete yet, say. */
+struct snapshot_unread {
+    char id[STORE_ID_MAX + 1];
+    struct store_seen directory, record; /* the entry, and its snapshot.json, before that */
+    UT_hash_handle hh;
+};
+
 static void snapshot_free(struct snapshot *snapshot)
 {
     if (!snapshot)
@@ -140,14 +147,77 @@ static void complain_once(struct snapshots *table, const char *name, struct erro
         table->warn(table->context, why->text);
 }
 
+/* May what is in the entry be another than before? */
+static bool has_changed(const struct snapshots *table, struct snapshot_unread *unread)
+{
+    const int kind_fd = table->store->kind_fd[STORE_SNAPSHOTS];
+    char path[STORE_ID_MAX + sizeof "/snapshot.json"];
+    struct stat directory = {0}, record = {0};
+    snprintf(path, sizeof path, "%s/snapshot.json", unread->id);
+    fstatat(kind_fd, unread->id, &directory, AT_SYMLINK_NOFOLLOW);
+    fstatat(kind_fd, path, &record, AT_SYMLINK_NOFOLLOW);
+    bool changed = store_seen_changed(&unread->directory, &directory);
+    return store_seen_changed(&unread->record, &record) || changed;
+}
+
+static void keep_unread(struct snapshots *table, struct snapshot_unread *unread)
+{
+    HASH_ADD_STR(table->unread, id, unread);
+    if (!unread->hh.tbl)
+        free(unread);
+}
+
+/* Without memory it is read again when the store's directory changes. */
+static void read_entry(struct snapshots *table, const char *id)
+{
+    struct error why = {0};
+    struct snapshot_unread *unread = calloc(1, sizeof *unread);
+    if (unread) {
+        strncpy(unread->id, id, sizeof unread->id - 1);
+        has_changed(table, unread);
+    }
+    if (take_in(table, id, &why) == 0) {
+        free(unread);
+        return;
+    }
+    complain_once(table, id, &why);
+    if (!unread)
+        return;
+    keep_unread(table, unread);
+}
+
+static void read_unread_again(struct snapshots *table)
+{
+    struct snapshot_unread *before = steal_pointer(table->unread), *unread, *next;
+    HASH_ITER (hh, before, unread, next) {
+        HASH_DEL(before, unread);
+        if (has_changed(table, unread)) {
+            read_entry(table, unread->id);
+            free(unread);
+        } else {
+            keep_unread(table, unread);
+        }
+    }
+}
+
+static void forget_all_unread(struct snapshots *table)
+{
+    struct snapshot_unread *unread, *next;
+    HASH_ITER (hh, table->unread, unread, next) {
+        HASH_DEL(table->unread, unread);
+        free(unread);
+    }
+}
+
 static int look_at(void *context, const char *id, struct error *err)
 {
     struct snapshots *table = context;
     struct error why = {0};
     (void)err;
-    int r = store_check_id(id, &why);
-    if (r < 0 || take_in(table, id, &why) < 0)
+    if (store_check_id(id, &why) < 0)
         complain_once(table, id, &why);
+    else
+        read_entry(table, id);
     return 0;
 }
 
@@ -180,10 +250,13 @@ static int look(struct snapshots *table, struct error *err)
     auto_lock(&table->looking);
     if (store_may_have_changed(table->store, STORE_SNAPSHOTS, &table->seen)) {
         drop_vanished(table);
+        forget_all_unread(table);
         store_notes_tidy(table->store, STORE_SNAPSHOTS);
         r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
         if (r == 0)
             store_notes_remove(table->store->notes, STORE_SNAPSHOTS, "");
+    } else {
+        read_unread_again(table);
     }
     if (r < 0) {
         table->seen.reliable = false;
@@ -217,6 +290,7 @@ void snapshots_close(struct snapshots *snapshots)
 {
     struct snapshot *snapshot, *next;
     image_scans_finish(&snapshots->scans);
+    forget_all_unread(snapshots);
     HASH_ITER (hh, snapshots->by_id, snapshot, next) {
         HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);

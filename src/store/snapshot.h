@@ -53,10 +53,11 @@ struct snapshots {
     struct snapshot *by_id;
     uint64_t last_serial;
 
-    pthread_mutex_t looking; /* at the store; of what follows, and of adding to the table */
-    struct store_seen seen;  /* at the last look */
-    bool open;               /* what turns up is new */
-    atomic_uint vanished;    /* how many were taken out of the store by others so far */
+    pthread_mutex_t looking;        /* at the store; of what follows, and of adding to the table */
+    struct store_seen seen;         /* at the last look */
+    struct snapshot_unread *unread; /* entries that could not be read then */
+    bool open;                      /* what turns up is new */
+    atomic_uint vanished;           /* how many were taken out of the store by others so far */
 
     struct image_scans scans; /* of instances' images too */
     void (*warn)(void *context, const char *text);

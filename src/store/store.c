@@ -161,6 +161,18 @@ static int open_kinds(int store_fd, const char *path, bool insecure, struct stor
     return r < 0 ? r : 0;
 }
 
+/* Somebody may have removed the file "lock" of a daemon that runs, and the next has made another. A
+ * file system that has no locks for directories is used without. */
+static int lock_again(const struct store *store, const char *path, struct error *err)
+{
+    if (flock(store->kind_fd[STORE_INSTANCES], LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK)
+        return 0;
+    return error_set(err, EBUSY,
+                     "the store %s is in use by another hypefs, whose file \"lock\" somebody has "
+                     "removed: stop that one and wait until it has ended",
+                     path);
+}
+
 static int find_root_files(int store_fd, struct store *store, struct error *err)
 {
     static const char *const names[STORE_ROOT_FILES] = {"lock", "format"};
@@ -200,6 +212,8 @@ int store_open(const char *path, bool insecure, const struct store_leftovers *le
         r = store.lock_fd = store_lock_take(fd, path, err);
     if (r >= 0)
         r = open_kinds(fd, path, insecure, &store, err);
+    if (r == 0)
+        r = lock_again(&store, path, err);
     if (r == 0)
         r = go_on_without_room(leftovers, format_claim(fd, path, err), err);
     if (r == 0)
@@ -426,24 +440,27 @@ int store_list(const struct store *store, enum store_kind kind,
     return r < 0 ? error_prefix(err, r, "cannot list %s/ in the store", store_kind_names[kind]) : 0;
 }
 
-/* A change shows in the directory's ctime, unless it comes within a tick of the file system's clock
+/* A change shows in the ctime, unless it comes within a tick of the file system's clock
  * after the one before: so young times do not count. That clock ticks 100 times a second, or later
  * on a processor that is held up: so it is asked itself. A file system that keeps whole seconds
  * shows it by its times. */
+bool store_seen_changed(struct store_seen *seen, const struct stat *st)
+{
+    enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };
+    struct timespec now;
+    bool same = seen->reliable && seen->changed.tv_sec == st->st_ctim.tv_sec &&
+                seen->changed.tv_nsec == st->st_ctim.tv_nsec;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    seen->changed = st->st_ctim;
+    int64_t age_ms = (int64_t)(now.tv_sec - st->st_ctim.tv_sec) * 1000 +
+                     (now.tv_nsec - st->st_ctim.tv_nsec) / 1000000;
+    seen->reliable = age_ms > (st->st_ctim.tv_nsec ? GRAIN_MS : COARSE_GRAIN_MS);
+    return !same;
+}
+
 bool store_may_have_changed(const struct store *store, enum store_kind kind,
                             struct store_seen *seen)
 {
-    enum { GRAIN_MS = 100, COARSE_GRAIN_MS = 2000 };
     struct stat st;
-    struct timespec now;
-    if (fstat(store->kind_fd[kind], &st) < 0)
-        return false;
-    bool same = seen->reliable && seen->changed.tv_sec == st.st_ctim.tv_sec &&
-                seen->changed.tv_nsec == st.st_ctim.tv_nsec;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    seen->changed = st.st_ctim;
-    int64_t age_ms = (int64_t)(now.tv_sec - st.st_ctim.tv_sec) * 1000 +
-                     (now.tv_nsec - st.st_ctim.tv_nsec) / 1000000;
-    seen->reliable = age_ms > (st.st_ctim.tv_nsec ? GRAIN_MS : COARSE_GRAIN_MS);
-    return !same;
+    return fstat(store->kind_fd[kind], &st) == 0 && store_seen_changed(seen, &st);
 }

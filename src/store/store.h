@@ -124,12 +124,14 @@ int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *name, struct error *err), void *context,
                struct error *err) __attribute__((warn_unused_result));
 
-/* When a directory of the store was read last. */
+/* When a file or a directory of the store was read last. */
 struct store_seen {
     struct timespec changed; /* its ctime then, */
     bool reliable;           /* and whether every later change shows in it */
 };
-/* May an entry have come or gone since the last call? Zero `seen` before the first. */
+/* May it have changed since the last call? Zero `seen` before the first. */
+bool store_seen_changed(struct store_seen *seen, const struct stat *st);
+/* May an entry have come or gone? Likewise. */
 bool store_may_have_changed(const struct store *store, enum store_kind kind,
                             struct store_seen *seen);
 

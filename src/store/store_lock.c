@@ -61,8 +61,9 @@ int store_lock_take(int store_fd, const char *path, struct error *err)
         return error_errno(err, -r, "cannot lock the store, by flock() of %s/lock", path);
     if (r < 0)
         return error_set(err, EBUSY,
-                         "the store %s is in use by another hypefs (pid %s): stop that one and "
-                         "wait until it has ended, or give this one another --store",
+                         "the store %s is in use by another hypefs (pid %s): unmount that one, or "
+                         "end it by kill, and wait until it has ended; or give this one another "
+                         "--store",
                          path, owner[0] ? owner : "unknown");
     snprintf(owner, sizeof owner, "%d\n", (int)getpid());
     /* Without room for its pid the daemon is unknown, but alone. */

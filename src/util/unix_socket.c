@@ -52,6 +52,9 @@ int unix_socket_connect(int directory_fd, const char *name, int *ret, struct err
         return 0;
     }
     if (errno == EAGAIN) /* here it is of no limit of the host's, as which it would be told */
-        return error_set(err, EIO, "nobody takes connections at the socket %s any more", name);
+        return error_set(err, EIO,
+                         "nobody takes connections at the socket %s: its process is stopped, or "
+                         "hangs",
+                         name);
     return error_errno(err, errno, "nobody answers at the socket %s", name);
 }

@@ -100,6 +100,30 @@ static void state_that_was_changed_when_forked_is_eio_until_it_is_accepted(void 
     harness_put(harness_path(h, "instances/x/state"), "running");
 }
 
+/* Nobody can vouch for what is not there: what was recorded of it stays. */
+static void state_that_is_gone_is_not_accepted(void **state)
+{
+    struct harness *h = *state;
+    static const char gone[] = "the device state is gone";
+    assert_shell("bash",
+                 "cp -a $S/snapshots/base/state $T/copy && mv $S/snapshots/base/state $T/kept", 0);
+    const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
+    assert_string_equal(harness_json(h, info, "changed"), gone);
+    assert_errno(harness_write(harness_path(h, "snapshots/base/accept"), "1"), EIO);
+    assert_contains(assert_shell("bash", "$HYPEFS accept snapshots/base", 1).err, gone);
+    assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "1"), EIO);
+    assert_shell("bash", "mv $T/copy $S/snapshots/base/state", 0);
+    assert_refused(h, "snapshots/base", "the device state is not what it was");
+    assert_shell("bash", "mv $T/kept $S/snapshots/base/state", 0);
+    assert_forks(h, "snapshots/base");
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    assert_shell("bash", "mkfifo $S/instances/x/f && mv $S/instances/x/f $S/instances/x/state", 0);
+    assert_errno(harness_write(harness_path(h, "instances/x/accept"), "1"), EIO);
+    assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
+    assert_file_contains(harness_path(h, "instances/x/error"), "state is not a regular file");
+}
+
 /* Without a payload too, for nothing of the image is looked at then; and after a restart. */
 static void image_that_is_gone_is_told_in_as_many_words(void **state)
 {
@@ -317,6 +341,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         guest_test(image_that_was_changed_when_forked_is_eio_until_it_is_accepted),
         guest_test(state_that_was_changed_when_forked_is_eio_until_it_is_accepted),
+        guest_test(state_that_is_gone_is_not_accepted),
         guest_test(image_that_is_gone_is_told_in_as_many_words),
         guest_test(commit_without_a_payload_of_a_changed_image_is_eio),
         guest_test(backup_that_was_restored_when_accepted_by_a_glob_is_whole_again),

@@ -109,6 +109,22 @@ static void snapshot_that_turns_up_broken_is_named_until_it_is_gone(void **state
     assert_string_equal(harness_get(h, harness_path(h, "error")), "");
 }
 
+/* As cp does it; each piece is looked at. */
+static void snapshot_that_is_copied_in_pieces_is_shown_when_it_is_complete(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    assert_shell("bash",
+                 "cd $S/snapshots && mkdir copy && cp -a base/memory copy && ls $M/snapshots && "
+                 "head -c 20 base/snapshot.json > copy/snapshot.json",
+                 0);
+    assert_shell("bash", "ls $M/snapshots/copy", 2);
+    assert_contains(harness_get(h, harness_path(h, "error")), "load snapshots/copy: ");
+    assert_shell("bash", "cp -a $S/snapshots/base/snapshot.json $S/snapshots/copy", 0);
+    assert_string_equal(assert_shell("bash", "ls $M/snapshots", 0).out, "base\ncopy\n");
+    assert_string_equal(harness_get(h, harness_path(h, "error")), "");
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -117,6 +133,7 @@ int main(void)
         TEST(entries_that_cannot_be_shown_are_named_in_error_with_the_remedy),
         TEST(mount_in_the_background_prints_what_it_does_not_show),
         TEST(snapshot_that_turns_up_broken_is_named_until_it_is_gone),
+        TEST(snapshot_that_is_copied_in_pieces_is_shown_when_it_is_complete),
     };
     harness_enter();
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -201,6 +201,17 @@ static void second_daemon_on_a_store_is_refused(void **state)
     assert_works(access(harness_path(h, "README"), F_OK));
 }
 
+static void second_daemon_on_a_store_without_its_lock_is_refused(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    struct harness_result result =
+        assert_shell("bash", "mkdir $T/m2 && rm $S/lock && $HYPEFS mount --store $S $T/m2", 1);
+    assert_contains(result.err,
+                    "in use by another hypefs, whose file \"lock\" somebody has removed");
+    assert_works(access(harness_path(h, "README"), F_OK));
+}
+
 static void second_mount_at_a_mountpoint_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -410,6 +421,7 @@ int main(void)
         bare_test(store_by_default_lies_in_the_home_of_a_user),
         bare_test(store_when_made_is_closed_to_others),
         bare_test(second_daemon_on_a_store_is_refused),
+        bare_test(second_daemon_on_a_store_without_its_lock_is_refused),
         bare_test(second_mount_at_a_mountpoint_is_refused),
         bare_test(mounts_when_started_at_once_at_a_mountpoint_are_one),
         bare_test(mount_where_somebody_has_a_lock_for_ever_is_done),

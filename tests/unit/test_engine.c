@@ -344,11 +344,11 @@ static void state_when_missing_or_no_file_is_eio(void **state)
     world_publish_box(world, "base");
     prepare(world, &attempt);
     assert_int_equal(remove(device), 0);
-    assert_fails(&attempt, EIO, "load", NULL, "device state of the snapshot base cannot be opened");
+    assert_fails(&attempt, EIO, "locate", NULL, "the snapshot base: the device state is gone");
     prepare(world, &attempt);
     assert_int_equal(mkfifo(device, 0600), 0);
     alarm(FIXTURE_FAR_MS / 1000);
-    assert_fails(&attempt, EIO, "load", NULL, "is not a regular file");
+    assert_fails(&attempt, EIO, "locate", NULL, "the device state is not a regular file");
     alarm(0);
 }
 

@@ -96,6 +96,8 @@ static void network_when_wrong_is_refused_by_the_members_name(void **state)
         {IPV4("10.0.0.8", "30", "null"), "with that \"prefix\""},
         {IPV4("10.0.0.7", "24", "\"10.0.0.7\""), "\"gateway\" must be another host"},
         {IPV4("10.0.0.7", "24", "\"0.0.0.0\""), "\"gateway\" must be a host's"},
+        {IPV4("10.0.0.7", "24", "\"10.0.0.0\""), "a network's own or its broadcast address"},
+        {IPV4("10.0.0.7", "24", "\"10.0.0.255\""), "a network's own or its broadcast address"},
         {IPV4("10.0.0.7", "24", "\"127.0.0.1\""), "\"gateway\" must be a host's"},
         {IPV4("10.0.0.7", "24", "\"224.0.0.1\""), "\"gateway\" must be a host's"},
         {MAC(""), "mac"},

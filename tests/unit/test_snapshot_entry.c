@@ -178,7 +178,7 @@ static void snapshot_when_it_turns_up_damaged_is_named_once(void **state)
     assert_string_equal(
         world->complaints,
         "snapshot base: cannot open snapshot.json: No such file or directory; it is not shown: "
-        "repair it, or move it out of snapshots/ in the store, and mount again\n");
+        "repair it, or move it out of snapshots/ in the store\n");
 }
 
 /* Such as for lack of descriptors. */
