@@ -247,16 +247,23 @@ static pthread_t start_writer(struct harness *h, struct writer *writer)
     return thread;
 }
 
+/* A commit whose write a signal ends while it waits for its ack. Returns the port of that. */
+static int interrupt_commit(struct harness *h, struct writer *writer)
+{
+    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
+    pthread_t thread = start_writer(h, writer);
+    int port = tiny_guest_port(h, "m");
+    pthread_kill(thread, SIGUSR1);
+    pthread_join(thread, NULL);
+    assert_errno(writer->code, EINTR);
+    return port;
+}
+
 static void write_again_after_eintr_returns_the_outcome_once(void **state)
 {
     struct harness *h = *state;
     struct writer writer = {.text = "f1"};
-    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
-    pthread_t thread = start_writer(h, &writer);
-    int port = tiny_guest_port(h, "m");
-    pthread_kill(thread, SIGUSR1);
-    pthread_join(thread, NULL);
-    assert_errno(writer.code, EINTR);
+    int port = interrupt_commit(h, &writer);
     assert_string_equal(harness_get(h, fork_path(h, "new", "status")), "committing\n");
     ack(port);
     harness_await(h, fork_path(h, "new", "status"), "empty"); /* it has ended */
@@ -270,12 +277,7 @@ static void write_of_another_text_after_eintr_is_a_command_of_its_own(void **sta
 {
     struct harness *h = *state;
     struct writer writer = {.text = "f1"};
-    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
-    pthread_t thread = start_writer(h, &writer);
-    int port = tiny_guest_port(h, "m");
-    pthread_kill(thread, SIGUSR1);
-    pthread_join(thread, NULL);
-    assert_errno(writer.code, EINTR);
+    int port = interrupt_commit(h, &writer);
     assert_fails(write(writer.fd, "f2", 2), EBUSY);
     ack(port);
     harness_await(h, fork_path(h, "new", "status"), "empty");
@@ -288,12 +290,7 @@ static void write_of_a_failed_commit_after_eintr_returns_its_failure(void **stat
 {
     struct harness *h = *state;
     struct writer writer = {.text = "f1"};
-    tiny_guest_stage(h, "new", "m", "{}", LONG_MS);
-    pthread_t thread = start_writer(h, &writer);
-    int port = tiny_guest_port(h, "m");
-    pthread_kill(thread, SIGUSR1);
-    pthread_join(thread, NULL);
-    assert_errno(writer.code, EINTR);
+    int port = interrupt_commit(h, &writer);
     tiny_guest_send(port, "stage=failed mailbox=m reason=no");
     harness_await(h, fork_path(h, "new", "status"), "failed");
     assert_fails(write(writer.fd, "f1", 2), EREMOTEIO);

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "frames.h"
 
+#include <stdlib.h>
+
 void frames_put(uint8_t *frame, enum frame_kind kind, const char *name, const char *token,
                 uint32_t sequence, const char *payload)
 {
@@ -21,4 +23,14 @@ void frames_put(uint8_t *frame, enum frame_kind kind, const char *name, const ch
 void frames_arm(uint8_t *frame, const char *name, const char *token)
 {
     frames_put(frame, FRAME_FORK, name, token, 0, "");
+}
+
+char *frames_payload(size_t size)
+{
+    char *payload = malloc(size + 1);
+    assert(payload);
+    memset(payload, 'a', size);
+    memcpy(payload, "{\"x\":\"", 6);
+    memcpy(payload + size - 2, "\"}", 3);
+    return payload;
 }

@@ -14,4 +14,7 @@ void frames_put(uint8_t *frame, enum frame_kind kind, const char *name, const ch
 
 void frames_arm(uint8_t *frame, const char *name, const char *token);
 
+/* {"x":"aaa…"} of that many bytes. Returns owned. */
+char *frames_payload(size_t size);
+
 #endif

@@ -2,6 +2,7 @@
 /* Open files of the tree: what writes, flushes, truncations and reads do. */
 #include <poll.h>
 
+#include "frames.h"
 #include "fork/request.h"
 #include "fs/handle.h"
 #include "tree_fixture.h"
@@ -167,21 +168,10 @@ static void file_when_refused_keeps_its_mark_until_mended(void **state)
     tree_assert_committable(tree, OWN);
 }
 
-/* {"x":"aaa…"} of that many bytes; owned. */
-static char *payload_of(size_t size)
-{
-    char *payload = malloc(size + 1);
-    assert_non_null(payload);
-    memset(payload, 'a', size);
-    memcpy(payload, "{\"x\":\"", 6);
-    memcpy(payload + size - 2, "\"}", 3);
-    return payload;
-}
-
 static void file_when_too_big_is_refused(void **state)
 {
     struct tree *tree = *state;
-    auto_free char *fits = payload_of(3832), *over = payload_of(3833), *far = malloc(16385);
+    auto_free char *fits = frames_payload(3832), *over = frames_payload(3833), *far = malloc(16385);
     tree_must_put(tree, OWN_BOX, fits);
     assert_int_equal(tree_put(tree, OWN_BOX, over), -EFBIG);
     tree_assert_has(tree, OWN "error", "mailboxes/box: the payload has 3833 bytes");

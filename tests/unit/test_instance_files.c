@@ -275,21 +275,6 @@ static void poll_when_the_vmm_ends_wakes_state_and_info(void **state)
     tree_assert_has(tree, "instances/up/info", "\"signal\": \"SIGKILL\"");
 }
 
-/* A QEMU that tells its version, says that it was started, and does nothing more. */
-static void install_qemu_that_hangs(struct world *world)
-{
-    auto_free char *script = NULL;
-    assert_int_equal(mkfifo(world_path(world, "started"), 0600), 0);
-    assert_true(asprintf(&script,
-                         "#!/bin/sh\n"
-                         "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22'; exit;; "
-                         "esac\n"
-                         "echo > '%s'\n"
-                         "exec tail -f /dev/null\n",
-                         world_path(world, "started")) > 0);
-    world_install_qemu(world, script);
-}
-
 /* Two writers of "running", on the heap: they are answered even when the test has failed. */
 static void transition_when_another_is_under_way_joins_waits_or_ends_it(void **state)
 {
@@ -298,7 +283,7 @@ static void transition_when_another_is_under_way_joins_waits_or_ends_it(void **s
     struct handle *handles[2];
     int results[2];
     char byte;
-    install_qemu_that_hangs(tree->world);
+    world_install_qemu_that_hangs(tree->world);
     tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     for (int i = 0; i < 2; i++) {
@@ -355,7 +340,7 @@ static void error_when_an_earlier_write_is_answered_later_is_that_of_the_last(vo
     struct tree *tree = *state;
     struct caller *caller = calloc(1, sizeof *caller);
     char byte;
-    install_qemu_that_hangs(tree->world);
+    world_install_qemu_that_hangs(tree->world);
     tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     gate_init(&held);
@@ -407,7 +392,7 @@ static void transitions_when_the_daemon_stops_are_answered(void **state)
     struct tree *tree = *state;
     struct caller *caller = calloc(1, sizeof *caller);
     char byte;
-    install_qemu_that_hangs(tree->world);
+    world_install_qemu_that_hangs(tree->world);
     tree_must_put(tree, ONE "config", "{\"kernel\":\"/bin/true\"}");
     auto_close int started = open(world_path(tree->world, "started"), O_RDWR | O_CLOEXEC);
     struct handle *handle = tree_open(tree, ONE "state", O_WRONLY);

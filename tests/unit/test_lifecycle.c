@@ -239,21 +239,6 @@ static void fork_when_stopped_has_nothing_to_boot_from(void **state)
     instance_unref(instance);
 }
 
-/* A program that tells its version, says that it is there, and then waits for ever. */
-static void install_qemu_that_hangs(const struct world *world)
-{
-    auto_free char *script = NULL;
-    assert_int_equal(mkfifo(world_path(world, "started"), 0600), 0);
-    assert_true(asprintf(&script,
-                         "#!/bin/sh\n"
-                         "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22'; exit;; "
-                         "esac\n"
-                         "echo > '%s'\n"
-                         "exec tail -f /dev/null\n",
-                         world_path(world, "started")) > 0);
-    world_install_qemu(world, script);
-}
-
 struct change {
     struct instance *instance;
     enum instance_state target;
@@ -273,7 +258,7 @@ static pthread_t begin_boot(struct world *world, struct change *change)
 {
     pthread_t thread;
     char byte;
-    install_qemu_that_hangs(world);
+    world_install_qemu_that_hangs(world);
     leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
     world_open_whole(world);
     *change = (struct change){.instance = world_found(world, "web-1"), .target = INSTANCE_RUNNING};

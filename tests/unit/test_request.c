@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "frames.h"
 #include "fork/request.h"
 #include "test.h"
 #include "util/cleanup.h"
@@ -304,17 +305,6 @@ static void token_when_the_mount_wants_one_must_be_given(void **state)
     }
 }
 
-/* {"x":"aaa…"} of that many bytes; owned. */
-static char *payload_of(size_t size)
-{
-    char *payload = malloc(size + 1);
-    assert_non_null(payload);
-    memset(payload, 'a', size);
-    memcpy(payload, "{\"x\":\"", 6);
-    memcpy(payload + size - 2, "\"}", 3);
-    return payload;
-}
-
 static void payload_when_larger_than_the_mailbox_is_refused(void **state)
 {
     static const struct {
@@ -333,7 +323,7 @@ static void payload_when_larger_than_the_mailbox_is_refused(void **state)
                  {"{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"memory\"}", 3832, 0}};
     (void)state;
     for (size_t i = 0; i < array_length(cases); i++) {
-        auto_free char *payload = payload_of(cases[i].size), *text = NULL;
+        auto_free char *payload = frames_payload(cases[i].size), *text = NULL;
         struct fork_mailbox mailbox = {0};
         struct error err = {0};
 #pragma GCC diagnostic push
@@ -390,7 +380,7 @@ static void port_when_the_payload_is_as_large_as_allowed_fits(void **state)
     };
     (void)state;
     for (size_t i = 0; i < array_length(cases); i++) {
-        auto_free char *payload = payload_of(cases[i].size), *text = NULL;
+        auto_free char *payload = frames_payload(cases[i].size), *text = NULL;
         struct json_check check;
         assert_true(asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true,\"ack\":\"%s\"}",
                              payload, cases[i].how) > 0);

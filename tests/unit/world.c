@@ -303,6 +303,20 @@ void world_install_qemu(const struct world *world, const char *script)
     world_write(world->qemu, 0700, script, strlen(script));
 }
 
+void world_install_qemu_that_hangs(const struct world *world)
+{
+    auto_free char *script = NULL;
+    assert_int_equal(mkfifo(world_path(world, "started"), 0600), 0);
+    assert_true(asprintf(&script,
+                         "#!/bin/sh\n"
+                         "case \"$*\" in *--version) echo 'QEMU emulator version 7.2.22'; exit;; "
+                         "esac\n"
+                         "echo > '%s'\n"
+                         "exec tail -f /dev/null\n",
+                         world_path(world, "started")) > 0);
+    world_install_qemu(world, script);
+}
+
 size_t world_adopt(struct world *world, pid_t pid, int pidfd)
 {
     assert_true(world->child_count < FIXTURE_CHILDREN);

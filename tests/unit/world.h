@@ -109,6 +109,8 @@ void world_publish(struct world *world, const char *id, const struct world_image
 void world_publish_box(struct world *world, const char *id);
 /* A program in QEMU's place. */
 void world_install_qemu(const struct world *world, const char *script);
+/* One that tells its version, says in the fifo "started" that it runs, and then waits for ever. */
+void world_install_qemu_that_hangs(const struct world *world);
 /* Of the version that the snapshots here were saved by; ends at once when it is to run a VM. */
 extern const char world_qemu_that_dies[];
 size_t world_adopt(struct world *world, pid_t pid, int pidfd);
