@@ -160,30 +160,28 @@ static bool has_changed(const struct snapshots *table, struct snapshot_unread *u
     return store_seen_changed(&unread->record, &record) || changed;
 }
 
-static void keep_unread(struct snapshots *table, struct snapshot_unread *unread)
+/* Without memory it is read again when the store's directory changes. */
+static void keep_unread(struct snapshots *table, const struct snapshot_unread *unread)
 {
-    HASH_ADD_STR(table->unread, id, unread);
-    if (!unread->hh.tbl)
-        free(unread);
+    struct snapshot_unread *kept = malloc(sizeof *kept);
+    if (!kept)
+        return;
+    *kept = *unread;
+    HASH_ADD_STR(table->unread, id, kept);
+    if (!kept->hh.tbl)
+        free(kept);
 }
 
-/* Without memory it is read again when the store's directory changes. */
 static void read_entry(struct snapshots *table, const char *id)
 {
     struct error why = {0};
-    struct snapshot_unread *unread = calloc(1, sizeof *unread);
-    if (unread) {
-        strncpy(unread->id, id, sizeof unread->id - 1);
-        has_changed(table, unread);
-    }
-    if (take_in(table, id, &why) == 0) {
-        free(unread);
+    struct snapshot_unread unread = {0};
+    strncpy(unread.id, id, sizeof unread.id - 1);
+    has_changed(table, &unread);
+    if (take_in(table, id, &why) == 0)
         return;
-    }
     complain_once(table, id, &why);
-    if (!unread)
-        return;
-    keep_unread(table, unread);
+    keep_unread(table, &unread);
 }
 
 static void read_unread_again(struct snapshots *table)
@@ -191,12 +189,11 @@ static void read_unread_again(struct snapshots *table)
     struct snapshot_unread *before = steal_pointer(table->unread), *unread, *next;
     HASH_ITER (hh, before, unread, next) {
         HASH_DEL(before, unread);
-        if (has_changed(table, unread)) {
+        if (has_changed(table, unread))
             read_entry(table, unread->id);
-            free(unread);
-        } else {
+        else
             keep_unread(table, unread);
-        }
+        free(unread);
     }
 }
 
