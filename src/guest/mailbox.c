@@ -18,7 +18,7 @@ enum {
     FRESH_MS = 10,
     REST_FRESH_NS = 50000,
     REST_MIN_NS = 2000000,  /* then, and always before the first payload; */
-    REST_MAX_NS = 50000000, /* grows to this in a clone that has had its payload */
+    REST_MAX_NS = 200000000, /* grows to this in a clone that has had its payload */
     RANDOM_TOKEN_BYTES = 16,
 };
 
