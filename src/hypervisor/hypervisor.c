@@ -225,6 +225,16 @@ int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *
     return done("pausing the VM", FAULT_PAUSED, vmm->hypervisor->pause(context, vmm, err), err);
 }
 
+int vmm_prepare(const struct vmm_context *context, struct vmm *vmm, struct vmm_save *save,
+                struct error *err)
+{
+    if (!save->loaded || !vmm->hypervisor->prepare)
+        return 0;
+    int r = vmm->hypervisor->prepare(context, vmm, save, err);
+    save->prepared = r == 0;
+    return r < 0 ? error_prefix(err, r, "copying the image of the VM") : 0;
+}
+
 int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
              const struct vmm_save *save, struct error *err)
 {

@@ -129,7 +129,8 @@ struct vmm_context {
 struct vmm_save {
     const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
                               the memory that a booted one shares with its file is not copied */
-    bool loaded; /* from an image, whose memory is the file "base" in the context's directory */
+    bool loaded;   /* from an image, whose memory is the file "base" in the context's directory */
+    bool prepared; /* by vmm_prepare(): "memory" of the directory is a copy of "base" */
 };
 
 /* How a VMM ended. */
@@ -181,6 +182,12 @@ struct hypervisor {
 
     int (*resume)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
     int (*pause)(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+
+    /* NULL: it would be of no use. Of a VM that was loaded, and may run meanwhile: makes the file
+     * "memory" of save->directory, a copy of the image that it was loaded from, to which a save
+     * only adds what the VM has written. */
+    int (*prepare)(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+                   struct error *err);
 
     /*
      * Paused. Sets `in_firmware` of `machine`. Afterwards the device state is in the new file
@@ -235,6 +242,9 @@ int vmm_read_memory(void *vmm, uint64_t offset, void *bytes, size_t size, struct
 int vmm_write_memory(void *vmm, uint64_t offset, const void *bytes, size_t size, struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
+/* What of a save need not wait until the VM stands still, if there is such; save->prepared then. */
+int vmm_prepare(const struct vmm_context *context, struct vmm *vmm, struct vmm_save *save,
+                struct error *err);
 int vmm_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
              const struct vmm_save *save, struct error *err);
 int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,

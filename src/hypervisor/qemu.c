@@ -406,6 +406,7 @@ const struct hypervisor qemu_hypervisor = {
     .load = load,
     .resume = resume,
     .pause = pause_guest,
+    .prepare = qemu_prepare,
     .save = qemu_save,
     .find_disks = qemu_disks_find,
     .release = qemu_control_release,

@@ -129,8 +129,8 @@ static int open_memory(const struct vmm_context *context, const struct vmm *vmm,
     return 0;
 }
 
-static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                       int from, bool loaded, struct error *err)
+static int copy_file(const struct vmm_context *context, int from, const char *path,
+                     struct error *err)
 {
     struct stat known;
     auto_close int to = -1;
@@ -139,9 +139,33 @@ static int save_memory(const struct vmm_context *context, struct vmm *vmm, const
     int r = vmm_new_file(context, path, &to, err);
     if (r == 0)
         r = sparse_copy(from, to, &known, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
-    if (r < 0)
-        return error_prefix(err, r, "copying the VM's memory");
-    return loaded ? copy_written(context, vmm, from, to, err) : 0;
+    return r < 0 ? error_prefix(err, r, "copying the VM's memory") : 0;
+}
+
+int qemu_prepare(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
+                 struct error *err)
+{
+    char memory[PATH_SIZE];
+    auto_close int base = -1;
+    path_of(save, "memory", memory);
+    int r = open_memory(context, vmm, "base", &base, err);
+    return r == 0 ? copy_file(context, base, memory, err) : r;
+}
+
+/* Adds to a copy of the file `base` what the VM has written. */
+static int add_written(const struct vmm_context *context, struct vmm *vmm, int base,
+                       const char *path, struct error *err)
+{
+    auto_close int to = openat(context->directory_fd, path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
+    return to >= 0 ? copy_written(context, vmm, base, to, err)
+                   : error_errno(err, errno, "the copy of the VM's memory");
+}
+
+static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
+                       int from, const struct vmm_save *save, struct error *err)
+{
+    int r = save->prepared ? 0 : copy_file(context, from, path, err);
+    return r == 0 && save->loaded ? add_written(context, vmm, from, path, err) : r;
 }
 
 /* All that the paths in the store have to name before anything is made of them. */
@@ -179,7 +203,7 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     if (r == 0)
         r = save_state(context, vmm, state, err);
     if (r == 0 && !in_place)
-        r = save_memory(context, vmm, memory, own, save->loaded, err);
+        r = save_memory(context, vmm, memory, own, save, err);
     if (r == 0) {
         if (ends) {
             disks_freeze(machine);

@@ -98,20 +98,26 @@ static void warn_of_firmware(const struct instance *instance)
                    instance->id);
 }
 
-int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
-                         struct error *err)
+int instance_prepare_image(struct instance *instance, struct vmm_save *save, struct error *err)
 {
     struct vmm_context context = instance_context(instance);
-    const struct vmm_save save = {.directory = directory, .loaded = instance->loaded};
+    save->loaded = instance->loaded;
+    return vmm_prepare(&context, instance->vmm, save, err);
+}
+
+int instance_write_image(struct instance *instance, const struct vmm_save *save,
+                         struct machine *ret, struct error *err)
+{
+    struct vmm_context context = instance_context(instance);
     struct machine machine = instance->machine;
     int r = disks_copy(&machine, err);
     if (r < 0)
         return r;
     instance_warn_of_taps(instance);
-    r = vmm_save(&context, instance->vmm, &machine, &save, err);
+    r = vmm_save(&context, instance->vmm, &machine, save, err);
     if (r == 0 && machine.in_firmware)
         warn_of_firmware(instance);
-    if (strcmp(directory, ".") != 0) {
+    if (strcmp(save->directory, ".") != 0) {
         int recorded = record_disks(instance, &machine, r < 0 ? NULL : err);
         r = r < 0 ? r : recorded;
     }

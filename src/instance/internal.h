@@ -127,11 +127,13 @@ void instance_remove_saved(struct instance *instance);
 int instance_find_disks(struct instance *instance, struct vmm *vmm, struct error *err);
 /* The same for a VM that has ended; a failure is told in the log. */
 void instance_refresh_disks(struct instance *instance);
+/* What of that needs no pause, before; prepares `save`, whose directory is set. */
+int instance_prepare_image(struct instance *instance, struct vmm_save *save, struct error *err);
 /* The files memory and state of a paused VM, in that directory (by its path from the instance's).
  * `ret` is the image's machine; its disks are to be freed (disks_finish), after success only. A VM
  * that goes on has them too, on record, whatever came of it. */
-int instance_write_image(struct instance *instance, const char *directory, struct machine *ret,
-                         struct error *err);
+int instance_write_image(struct instance *instance, const struct vmm_save *save,
+                         struct machine *ret, struct error *err);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
  * `delivered` is from before. */
 const cJSON *instance_delivered(const struct instance *instance);
@@ -147,6 +149,7 @@ enum step_name {
     STEP_BOOT,
     STEP_LOAD,    /* the image that was saved */
     STEP_PAUSE,   /* of what is paused on record, and must not run now */
+    STEP_PREPARE, /* what a copy does before the VM stands still */
     STEP_HOLD,    /* the intent in the record, and the VM stands still; undone, it goes on */
     STEP_RESUME,  /* the intent in the record, and the VM goes on; undone, it stands still, or keeps
                      the intent and is one that runs: it is not known what the VMM does */
@@ -182,7 +185,7 @@ struct transit {
     struct machine booted, saved;
     struct vmm *vmm; /* one that is not the instance's yet */
     struct image_index *index;
-    instance_work *work; /* of a copy */
+    instance_work *prepare, *work; /* of a copy */
     void *context;
     bool has_turn;
     struct error why; /* what fails while steps are undone */
@@ -201,8 +204,10 @@ bool instance_must_resume(const struct instance *instance);
 
 /* ---- state_machine.c: by the owner ---- */
 
-/* Does `work` while the VM, if there is one, stands still. EINVAL: there is no memory. */
-int instance_copy(struct instance *instance, instance_work *work, void *context, struct error *err);
+/* Does `work` while the VM, if there is one, stands still, and `prepare` before, if it runs.
+ * EINVAL: there is no memory. */
+int instance_copy(struct instance *instance, instance_work *prepare, instance_work *work,
+                  void *context, struct error *err);
 /* The owner gives the instance up: what is there now is put on record, and `changed` is told. */
 void instance_end(struct instance *instance);
 /* What an intent in the record leaves of an instance without a VMM, if there is what that needs. */

@@ -34,6 +34,8 @@ struct taking {
     bool for_fork, from_running;
     cJSON *json; /* described when the instance holds still */
     const struct store_entry *entry;
+    char path[STORE_HIDDEN_SIZE + 32]; /* of the entry's directory, from the instance's */
+    struct vmm_save save;
     double paused_at_ms;
 };
 
@@ -54,14 +56,21 @@ static int link_image(const struct instance *instance, int directory_fd, struct 
     return 0;
 }
 
+/* An instance_work, of a VM that runs. */
+static int prepare(struct instance *instance, void *context, struct error *err)
+{
+    struct taking *taking = context;
+    int r = instance_prepare_image(instance, &taking->save, err);
+    taking->paused_at_ms = process_now_ms();
+    return r;
+}
+
 static int write_copy(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
-    char path[sizeof taking->entry->name + 32];
-    snprintf(path, sizeof path, "../../snapshots/%s", taking->entry->name);
-    taking->paused_at_ms = process_now_ms();
     struct machine machine;
-    int r = instance_write_image(instance, path, &machine, err);
+    taking->save.loaded = instance->loaded;
+    int r = instance_write_image(instance, &taking->save, &machine, err);
     if (r < 0)
         return r;
     cJSON_Delete(taking->json);
@@ -89,7 +98,7 @@ static int take_image(struct taking *taking, struct error *err)
     bool running = instance->state == INSTANCE_RUNNING;
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r == 0)
-        r = instance_copy(instance, take, taking, err);
+        r = instance_copy(instance, prepare, take, taking, err);
     if (r < 0 || !running)
         return r;
     double pause_ms = process_now_ms() - taking->paused_at_ms;
@@ -109,6 +118,8 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
         return r;
     const cJSON *delivered = instance_delivered(instance);
     taking->entry = entry;
+    snprintf(taking->path, sizeof taking->path, "../../snapshots/%s", entry->name);
+    taking->save.directory = taking->path;
     r = take_image(taking, err);
     instance_end(instance);
     return r < 0 ? r : instance_finish_image(delivered, entry->fd, err);

@@ -42,7 +42,7 @@ static const struct transition transitions[] = {
     ROW(STATE, CREATED, STOPPED, NONE, CREATED, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
     ROW(STATE, STANDBY, STOPPED, NONE, STANDBY, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
     ROW(STATE, STOPPED, STOPPED, NONE, STOPPED, STEP_REMOVE), /* of one that ended by itself */
-    ROW(COPY, RUNNING, RUNNING, COPY, STOPPED, STEP_HOLD, STEP_COPY),
+    ROW(COPY, RUNNING, RUNNING, COPY, STOPPED, STEP_PREPARE, STEP_HOLD, STEP_COPY),
     ROW(COPY, PAUSED, PAUSED, NONE, STOPPED, STEP_PAUSE, STEP_COPY),
     ROW(COPY, STANDBY, STANDBY, NONE, STANDBY, STEP_COPY),
     ROW(VMM, RUNNING, STOPPED, NONE, STOPPED, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
@@ -125,10 +125,12 @@ static int run(struct transit *transit, struct error *err)
     return instance_explain_cancel(instance, r, err);
 }
 
-int instance_copy(struct instance *instance, instance_work *work, void *context, struct error *err)
+int instance_copy(struct instance *instance, instance_work *prepare, instance_work *work,
+                  void *context, struct error *err)
 {
     struct transit transit = {.instance = instance,
                               .transition = find(BY_COPY, instance->state, instance->state),
+                              .prepare = prepare,
                               .work = work,
                               .context = context};
     if (transit.transition)

@@ -202,7 +202,8 @@ static int save(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
-    int r = instance_write_image(instance, ".", &transit->saved, err);
+    const struct vmm_save where = {.directory = ".", .loaded = instance->loaded};
+    int r = instance_write_image(instance, &where, &transit->saved, err);
     if (r == 0)
         r = instance_finish_image(instance_delivered(instance), directory_fd, err);
     if (r == 0)
@@ -220,6 +221,11 @@ static void unsave(struct transit *transit)
         instance_remove_saved(transit->instance);
     else
         error_prefix(&transit->why, 0, "the saved memory stays in the store");
+}
+
+static int prepare(struct transit *transit, struct error *err)
+{
+    return transit->prepare(transit->instance, transit->context, err);
 }
 
 static int copy(struct transit *transit, struct error *err)
@@ -372,7 +378,8 @@ const struct step instance_steps[STEPS] = {
     [STEP_PAUSE] = {pause_vm, NULL},       [STEP_HOLD] = {hold, unhold},
     [STEP_RESUME] = {resume, pause_again}, [STEP_GO_ON] = {go_on, NULL},
     [STEP_SAVE] = {save, unsave},          [STEP_COPY] = {copy, NULL},
-    [STEP_LOAD] = {load, unload},          [STEP_RECORD] = {record, NULL},
-    [STEP_END] = {end_vmm, NULL},          [STEP_RELEASE] = {release_vmm, NULL},
-    [STEP_ARRIVE] = {arrive, NULL},        [STEP_REMOVE] = {remove_files, NULL},
+    [STEP_PREPARE] = {prepare, NULL},      [STEP_LOAD] = {load, unload},
+    [STEP_RECORD] = {record, NULL},        [STEP_END] = {end_vmm, NULL},
+    [STEP_RELEASE] = {release_vmm, NULL},  [STEP_ARRIVE] = {arrive, NULL},
+    [STEP_REMOVE] = {remove_files, NULL},
 };
