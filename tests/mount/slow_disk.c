@@ -29,7 +29,8 @@ static bool is_image(int fd)
     ssize_t size = readlink(link, path, sizeof path - 1);
     path[size > 0 ? size : 0] = 0;
     const char *name = strrchr(path, '/');
-    return name && (strcmp(name, "/memory") == 0 || strcmp(name, "/memory (deleted)") == 0);
+    return name && (strcmp(name, "/memory") == 0 || strcmp(name, "/memory (deleted)") == 0 ||
+                    strcmp(name, "/base") == 0);
 }
 
 static bool is_there(const char *variable)

@@ -3,6 +3,7 @@
  * is what was in memory, and nothing of the payloads that were consumed. */
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -95,6 +96,35 @@ static blkcnt_t blocks(struct harness *h, const char *id, off_t *ret_size)
 
 /* ---- snapshots ---- */
 
+/* As long as there is this file, the daemon's reads of images wait (mount/slow_disk.c). */
+static char *gate(struct harness *h)
+{
+    return harness_format(h, "%s/gate", h->directory);
+}
+
+static int setup_slow(void **state)
+{
+    if (vm_setup_unmounted(state) != 0)
+        return -1;
+    struct harness *h = *state;
+    setenv("HYPEFS_TEST_GATE", gate(h), 1);
+    setenv("ASAN_OPTIONS", "verify_asan_link_order=0", 1);
+    setenv("LD_PRELOAD", getenv("HYPEFS_SLOW_DISK"), 1);
+    harness_mount(h, NULL);
+    unsetenv("LD_PRELOAD");
+    return 0;
+}
+
+static bool is_being_copied(void *argument)
+{
+    struct harness *h = argument;
+    glob_t found = {0};
+    bool copied =
+        glob(harness_store_path(h, "snapshots/.new-*/memory"), GLOB_PERIOD, NULL, &found) == 0;
+    globfree(&found);
+    return copied;
+}
+
 static void snapshot_of_one_that_runs_lets_it_go_on(void **state)
 {
     struct harness *h = *state;
@@ -122,6 +152,23 @@ static void snapshot_of_one_that_runs_lets_it_go_on(void **state)
     assert_true(strtoul(first + strlen("vm_guest: tick "), NULL, 10) > before);
     assert_null(strstr(console, "vm_guest: ready"));
     vm_assert_running(h, (const char *const[]){"web-1", "web-2", NULL});
+}
+
+/* What takes time is the image that it was loaded from, which nobody writes to. */
+static void fork_runs_while_its_image_is_copied_for_a_snapshot(void **state)
+{
+    struct harness *h = *state;
+    fork_base(h);
+    harness_put(gate(h), "");
+    struct harness_child child = harness_start_shell(h, "sh", "echo s > instances/web-1/snapshot");
+    harness_await_blocked(h, child.pid);
+    harness_await_that(is_being_copied, h, "a copy that has begun");
+    goes_on(h, "web-1");
+    goes_on(h, "web-1");
+    assert_int_equal(unlink(gate(h)), 0);
+    assert_int_equal(harness_finish(h, &child).status, 0);
+    goes_on(h, "web-1");
+    must_fork(h, "snapshots/s", "web-2", VM_REQUEST("ack", ",\"n\":2"), NULL);
 }
 
 static void snapshot_of_one_that_was_booted_and_runs_can_be_forked(void **state)
@@ -411,6 +458,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(snapshot_of_one_that_runs_lets_it_go_on),
+        cmocka_unit_test_setup_teardown(fork_runs_while_its_image_is_copied_for_a_snapshot,
+                                        setup_slow, harness_teardown),
         test(snapshot_of_one_that_was_booted_and_runs_can_be_forked),
         test(snapshot_of_one_that_is_paused_is_its_memory_byte_for_byte),
         test(snapshot_of_one_in_standby_shares_its_image),
