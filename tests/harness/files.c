@@ -40,13 +40,6 @@ int harness_write(const char *path, const char *text)
     return steps.close;
 }
 
-void harness_put(const char *path, const char *text)
-{
-    int code = harness_write(path, text);
-    if (code != 0)
-        give_up("writing %s: %s", path, strerrordesc_np(code));
-}
-
 /* -errno, or the size; *ret is owned, with a NUL. */
 static ssize_t read_all(int fd, char **ret)
 {
@@ -67,6 +60,24 @@ static ssize_t read_all(int fd, char **ret)
     text[size] = 0;
     *ret = steal_pointer(text);
     return (ssize_t)size;
+}
+
+/* What the file "error" in the same directory says, where there is one. Returns owned. */
+static char *error_beside(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    auto_free char *beside = NULL, *text = NULL;
+    if (asprintf(&beside, "%.*serror", slash ? (int)(slash - path) + 1 : 0, path) < 0)
+        return NULL;
+    auto_close int fd = open(beside, O_RDONLY | O_CLOEXEC);
+    return fd >= 0 && read_all(fd, &text) >= 0 ? steal_pointer(text) : strdup("");
+}
+
+void harness_put(const char *path, const char *text)
+{
+    int code = harness_write(path, text);
+    if (code != 0)
+        give_up("writing %s: %s; error: \"%s\"", path, strerrordesc_np(code), error_beside(path));
 }
 
 static char *keep_text(struct harness *h, char *owned, size_t size)
@@ -95,14 +106,6 @@ int harness_read_errno(const char *path)
     return size < 0 ? (int)-size : 0;
 }
 
-/* What the file "error" in the same directory says, where there is one. */
-static const char *error_beside(struct harness *h, const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    const char *error = harness_format(h, "%.*serror", slash ? (int)(slash - path) + 1 : 0, path);
-    return access(error, R_OK) == 0 ? harness_get(h, error) : "";
-}
-
 char *harness_await(struct harness *h, const char *path, const char *wanted)
 {
     double deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS;
@@ -116,7 +119,7 @@ char *harness_await(struct harness *h, const char *path, const char *wanted)
             return keep_text(h, steal_pointer(text), (size_t)size);
         if (process_now_ms() > deadline_ms)
             give_up("%s never has \"%s\"; it has \"%s\"; error: \"%s\"", path, wanted,
-                    size < 0 ? strerrordesc_np((int)-size) : text, error_beside(h, path));
+                    size < 0 ? strerrordesc_np((int)-size) : text, error_beside(path));
         struct pollfd look = {.fd = fd, .events = POLLPRI};
         poll(&look, fd >= 0, LOOK_AGAIN_MS);
     }

@@ -61,7 +61,7 @@ static struct held hold(struct harness *h, const char *id)
         open(harness_store_path(h, "instances/%s", id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     held.image_fd = open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
     assert_true(held.context.directory_fd >= 0 && held.image_fd >= 0);
-    MUST(vmm_create(hypervisor_find("qemu"), pid, pidfd_open(pid, 0), &held.vmm, &err));
+    MUST(vmm_create(hypervisor_find(vm_vmm()), pid, pidfd_open(pid, 0), &held.vmm, &err));
     MUST(vmm_pause(&held.context, held.vmm, &err));
     MUST(guest_memory_open_process(pid, &held.memory_fd, &err));
     MUST(guest_memory_create(pid, held.memory_fd, held.image_fd, &held.memory, &err));

@@ -169,6 +169,7 @@ static void fork_goes_through_all_states(void **state)
 static void paused_vm_that_runs_is_paused_before_it_is_saved(void **state)
 {
     struct harness *h = *state;
+    vm_needs_qemu(); /* it is asked past hypefs */
     vm_boot(h, "microvm", parameters);
     change(h, "template", "paused");
     cJSON_Delete(vm_ask(h, "template", "cont"));

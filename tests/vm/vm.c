@@ -22,7 +22,7 @@ enum { PATH_SIZE = 4096 };
 /* The guest's own program; NULL: its init starts the agent. What it says when it is ready. */
 static const char *guest_program, *guest_ready;
 static int guest_mib = 128;
-static const char *guest_network = "{\"mode\":\"user\"}", *guest_disks = "[]";
+static const char *guest_network, *guest_disks = "[]";
 static const char *(*prepare_more)(const char *base);
 
 /* The program's directory has these. */
@@ -113,18 +113,48 @@ void vm_use_memory(int mib)
     guest_mib = mib;
 }
 
+const char *vm_vmm(void)
+{
+    const char *name = getenv("HYPEFS_TEST_VMM");
+    return name ? name : "qemu";
+}
+
+static bool is_qemu(void)
+{
+    return strcmp(vm_vmm(), "qemu") == 0;
+}
+
+void vm_needs_qemu(void)
+{
+    if (!is_qemu())
+        skip();
+}
+
+/* Only QEMU has machines to choose from, and a network of its own. With the others, Linux needs to
+ * be told how to reboot. */
+static const char *vmm_members(struct harness *h, const char *machine, const char *parameters)
+{
+    const char *network = guest_network ? guest_network
+                          : is_qemu()   ? "{\"mode\":\"user\"}"
+                                        : "{\"mode\":\"none\"}";
+    return harness_format(h,
+                          "\"hypervisor\":\"%s\",\"network\":%s,%s"
+                          "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s%s\"",
+                          vm_vmm(), network,
+                          is_qemu() ? harness_format(h, "\"machine\":\"%s\",", machine) : "",
+                          is_qemu() ? "" : "reboot=k ", parameters);
+}
+
 void vm_start(struct harness *h, const char *machine, const char *parameters)
 {
     auto_free char *base = getcwd(NULL, 0);
     assert_int_equal(mkdir(harness_path(h, "instances/template"), 0755), 0);
     harness_put(harness_path(h, "instances/template/config"),
                 harness_format(h,
-                               "{\"hypervisor\":\"qemu\",\"memory_mib\":%d,\"machine\":\"%s\","
-                               "\"kernel\":\"%s/%s\",\"initrd\":\"%s/%s\","
-                               "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s\","
-                               "\"network\":%s,\"disks\":%s}",
-                               guest_mib, machine, base, kernel_name, base, initramfs_name,
-                               parameters, guest_network, guest_disks));
+                               "{%s,\"memory_mib\":%d,\"kernel\":\"%s/%s\",\"initrd\":\"%s/%s\","
+                               "\"disks\":%s}",
+                               vmm_members(h, machine, parameters), guest_mib, base, kernel_name,
+                               base, initramfs_name, guest_disks));
     harness_put(harness_path(h, "instances/template/state"), "running");
 }
 

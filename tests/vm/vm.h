@@ -6,7 +6,8 @@
  *
  * The guest program is guest/vm_guest.c, unless it is the agent. HYPEFS_TEST_KERNEL names the
  * folder of an unpacked kernel package (examples/guest/fetch-kernel.sh; by default the one in the
- * user's cache).
+ * user's cache). HYPEFS_TEST_VMM names another VMM than QEMU; its guests have no network, unless the
+ * test gives them taps.
  */
 #ifndef HYPEFS_TESTS_VM_H
 #define HYPEFS_TESTS_VM_H
@@ -39,6 +40,11 @@ void vm_enter_with_agent(void);
 /* The same with that "network" in the configs of guests, after `prepare` (see harness_enter_with).
  */
 void vm_enter_with_network(const char *network, const char *(*prepare)(const char *base));
+
+/* The VMM of the guests, by its name in configs. */
+const char *vm_vmm(void);
+/* Skips the test with any other VMM than QEMU. */
+void vm_needs_qemu(void);
 
 /* The "disks" in the configs of guests; kept, not copied. */
 void vm_use_disks(const char *disks);
