@@ -118,8 +118,8 @@ static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat 
 
 static void call_lookup(struct pending *pending)
 {
-    uint64_t node;
-    struct stat st;
+    uint64_t node = 0;
+    struct stat st = {0};
     int r = pending->name ? fs_lookup(fs_of(pending->req), pending->node, pending->name,
                                       &pending->waiter, &node, &st)
                           : -ENOMEM;
