@@ -60,9 +60,7 @@ static int link_image(const struct instance *instance, int directory_fd, struct 
 static int prepare(struct instance *instance, void *context, struct error *err)
 {
     struct taking *taking = context;
-    int r = instance_prepare_image(instance, &taking->save, err);
-    taking->paused_at_ms = process_now_ms();
-    return r;
+    return instance_prepare_image(instance, &taking->save, err);
 }
 
 static int write_copy(struct taking *taking, struct error *err)
@@ -70,6 +68,7 @@ static int write_copy(struct taking *taking, struct error *err)
     struct instance *instance = taking->instance;
     struct machine machine;
     taking->save.loaded = instance->loaded;
+    taking->paused_at_ms = process_now_ms();
     int r = instance_write_image(instance, &taking->save, &machine, err);
     if (r < 0)
         return r;
