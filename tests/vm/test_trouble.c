@@ -74,7 +74,8 @@ static void commit_when_qemu_dies_while_loading_tells_its_words(void **state)
 }
 
 /* A real one: its reports of what it loads go to a pipe that is nearly full, so that it stops in
- * the middle until that is read, and is killed there. */
+ * the middle until that is read, and is killed there. Who kills it does not work in the instance's
+ * directory, as a VMM would. */
 static void commit_when_qemu_is_killed_while_loading_fails(void **state)
 {
     struct harness *h = *state;
@@ -84,7 +85,7 @@ static void commit_when_qemu_is_killed_while_loading_fails(void **state)
                        "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
                        "mkfifo '%s/trace' && exec 3<> '%s/trace'\n"
                        "head -c 61440 /dev/zero | tr '\\0' x >&3\n"
-                       "while read -r line; do\n"
+                       "cd / && while read -r line; do\n"
                        "    case $line in *vmstate_load*) kill -9 $$; exit ;; esac\n"
                        "done <&3 3>&- &\n"
                        "exec qemu-system-x86_64 \"$@\" -trace 'vmstate_load*' 2>&3 3>&-\n",
