@@ -77,8 +77,8 @@ for program in "$build"/tests/vm/test_vm_*; do
 done
 mkdir -p "$work/add/machine/kernel/boot"
 cp "$kernel"/boot/vmlinuz-* "$work/add/machine/kernel/boot/"
-for module in $(sed -n 's/^modules="//;T;:a;/"/!{N;ba};s/"//;p' "$root/examples/guest/make-initramfs.sh"); do
-    find "$kernel/lib" -name "$module.ko*" | while read -r file; do put "$file" "kernel/lib/${file##*/}"; done
+find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
+    put "$file" "kernel/lib/${file##*/}"
 done
 put "$here/inside" run
 for name in "$@"; do
