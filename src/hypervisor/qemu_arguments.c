@@ -176,22 +176,34 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
     add_json(list, "-device", device);
 }
 
-/* What a microvm's kernel must know, as QEMU itself appends the devices for one without ACPI. Linux
- * finds out the speed of its CPU's time stamp counter (under TCG that of the host's) by a timer,
- * there an emulated PIT, which it distrusts when the host is busy; then it has no clock at all and
- * hangs. And to reboot it asks devices that a microvm does not have, for minutes, before it makes
- * the triple fault that works. */
+/* What Linux must know of a machine that it boots on, as QEMU itself appends the devices of a microvm
+ * without ACPI. Under TCG, whose processors may get no time of a busy host's, it finds out the speed
+ * of its time stamp counter (that of the host's) by a timer, which it distrusts then: on a microvm
+ * it is left without any clock, and hangs. And it panics when it has missed ticks of the timer that
+ * it tries. To reboot it asks devices that a microvm does not have, for minutes, before it makes the
+ * triple fault that works. A parameter that is given already stays as it is. */
 static void add_cmdline(struct list *list, const struct machine *machine)
 {
-    static const char speed[] = "tsc_early_khz=", reboot[] = "reboot=";
     const char *cmdline = machine->cmdline ? machine->cmdline : "";
-    bool bare = machine->board == MACHINE_MICROVM && machine->kernel;
-    unsigned khz =
-        bare && machine->accel == ACCEL_TCG && !strstr(cmdline, speed) ? machine_host_tsc_khz() : 0;
-    char clock[32] = "", told[64];
+    bool boots = machine->kernel != NULL, tcg = machine->accel == ACCEL_TCG;
+    bool bare = machine->board == MACHINE_MICROVM;
+    char speed[32] = "", told[128];
+    const struct {
+        const char *name, *text;
+        bool wanted;
+    } parameters[] = {{"tsc_early_khz=", speed, bare && tcg},
+                      {"no_timer_check", " no_timer_check", tcg},
+                      {"reboot=", " reboot=t", bare}};
+    size_t size = 0;
+    unsigned khz = boots && bare && tcg && !strstr(cmdline, parameters[0].name)
+                       ? machine_host_tsc_khz()
+                       : 0;
     if (khz > 0)
-        snprintf(clock, sizeof clock, " %s%u", speed, khz);
-    snprintf(told, sizeof told, "%s%s", clock, bare && !strstr(cmdline, reboot) ? " reboot=t" : "");
+        snprintf(speed, sizeof speed, " %s%u", parameters[0].name, khz);
+    told[0] = '\0';
+    for (size_t i = 0; i < array_length(parameters); i++)
+        if (boots && parameters[i].wanted && !strstr(cmdline, parameters[i].name))
+            size += (size_t)snprintf(told + size, sizeof told - size, "%s", parameters[i].text);
     if (!machine->cmdline && !told[0])
         return;
     add(list, "-append");

@@ -69,7 +69,8 @@ static void what_a_user_chose_is_passed_as_values_only(void **state)
     machine.cmdline = cmdline;
 
     auto_free char *arguments = arguments_of(&machine, &plain, false);
-    assert_has(arguments, "\n-kernel\n/k,accel=kvm\n-initrd\n/i,x=y\n-append\na=b,c -daemonize\n");
+    assert_has(arguments, "\n-kernel\n/k,accel=kvm\n-initrd\n/i,x=y\n"
+                          "-append\na=b,c -daemonize no_timer_check\n");
     assert_has(arguments, "\n-netdev\n{\"type\":\"user\",\"id\":\"net0\",\"restrict\":true}\n"
                           "-device\n{\"driver\":\"virtio-net-pci\",\"netdev\":\"net0\","
                           "\"guest_announce\":false,\"romfile\":\"\"}\n");
@@ -224,11 +225,32 @@ static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **st
     machine.cmdline = NULL;
     machine.accel = ACCEL_KVM;
     auto_free char *kvm = arguments_of(&machine, &plain, false);
-    assert_has(by_user, "\n-append\ntsc_early_khz=1 x reboot=t\n");
+    assert_has(by_user, "\n-append\ntsc_early_khz=1 x no_timer_check reboot=t\n");
     assert_lacks(kvm, "tsc_early_khz");
+    assert_lacks(kvm, "no_timer_check");
     /* A host without a steady counter has nothing to tell. */
     assert_has(told,
-               machine_host_tsc_khz() ? "\n-append\ntsc_early_khz=" : "\n-append\nreboot=t\n");
+               machine_host_tsc_khz() ? "\n-append\ntsc_early_khz="
+                                      : "\n-append\nno_timer_check reboot=t\n");
+}
+
+static void kernel_of_a_q35_is_told_not_to_try_its_timer_under_tcg(void **state)
+{
+    char kernel[] = "/k", cmdline[] = "no_timer_check";
+    struct machine machine = small_machine();
+
+    (void)state;
+    machine.board = MACHINE_Q35;
+    machine.kernel = kernel;
+    auto_free char *told = arguments_of(&machine, &plain, false);
+    machine.cmdline = cmdline;
+    auto_free char *by_user = arguments_of(&machine, &plain, false);
+    machine.cmdline = NULL;
+    machine.accel = ACCEL_KVM;
+    auto_free char *kvm = arguments_of(&machine, &plain, false);
+    assert_has(told, "\n-append\nno_timer_check\n");
+    assert_has(by_user, "\n-append\nno_timer_check\n");
+    assert_lacks(kvm, "-append");
 }
 
 /* Each file with its format and what lies below it; only the newest can be written to. */
@@ -348,6 +370,7 @@ int main(void)
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
         cmocka_unit_test(kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does),
         cmocka_unit_test(kernel_of_a_microvm_is_told_its_clock_unless_the_user_does),
+        cmocka_unit_test(kernel_of_a_q35_is_told_not_to_try_its_timer_under_tcg),
         WITH(disk_that_was_saved_is_a_chain),
         WITH(disk_that_forks_would_share_or_that_was_changed_is_refused),
         WITH(disk_that_is_not_taken_is_refused),

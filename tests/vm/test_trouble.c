@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* QEMUs and snapshots that are not as they should be. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -73,28 +74,34 @@ static void commit_when_qemu_dies_while_loading_tells_its_words(void **state)
     assert_nothing_ran(h);
 }
 
-/* A real one: its reports of what it loads go to a pipe that is nearly full, so that it stops in
- * the middle until that is read, and is killed there. Who kills it does not work in the instance's
- * directory, as a VMM would. */
+enum { PIPE_PAGE = 4096 };
+
+/* A real one. Its reports of what it loads go to a pipe of one page, so that it stops in the middle
+ * until all of that is read; who reads the first of them kills it. Who kills it does not work in
+ * the instance's directory, as a VMM would. */
 static void commit_when_qemu_is_killed_while_loading_fails(void **state)
 {
     struct harness *h = *state;
+    char *trace = harness_format(h, "%s/trace", h->directory);
+    assert_int_equal(mkfifo(trace, 0600), 0);
+    int pipe = open(trace, O_RDWR | O_CLOEXEC);
+    assert_true(pipe >= 0 && fcntl(pipe, F_SETPIPE_SZ, PIPE_PAGE) == PIPE_PAGE);
     const char *script =
         harness_format(h,
                        "#!/bin/sh\n"
                        "case \"$*\" in *--version) exec qemu-system-x86_64 \"$@\" ;; esac\n"
-                       "mkfifo '%s/trace' && exec 3<> '%s/trace'\n"
-                       "head -c 61440 /dev/zero | tr '\\0' x >&3\n"
+                       "exec 3<> '%s'\n"
                        "cd / && while read -r line; do\n"
                        "    case $line in *vmstate_load*) kill -9 $$; exit ;; esac\n"
                        "done <&3 3>&- &\n"
                        "exec qemu-system-x86_64 \"$@\" -trace 'vmstate_load*' 2>&3 3>&-\n",
-                       h->directory, h->directory);
+                       trace);
     mount_with_qemu(h, vm_script(h, "killed", script));
     char *result = vm_commit_fails(h, "new", "web-1", EIO,
                                    (const char *const[]){"QEMU has ended", "signal 9", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "load");
     assert_nothing_ran(h);
+    close(pipe);
 }
 
 /* With QEMU's own words at an option that it does not know. */
