@@ -118,8 +118,9 @@ int mountpoint_clear(const char *mountpoint, struct error *err)
 {
     auto_free char *path = canonical(mountpoint);
     auto_close int mounts = open("/proc/self/mounts", O_RDONLY | O_CLOEXEC);
+    /* That of one that was killed is ECONNABORTED, once its last thread has ended. */
+    int r = path ? check(path, process_now_ms() + timing_ms(TIMING_SILENT), err) : NONE;
     double deadline_ms = process_now_ms() + timing_ms(TIMING_UNMOUNT), left_ms;
-    int r = path ? check(path, deadline_ms, err) : NONE;
     /* A daemon that was told to end unmounts in a moment. One that has answered is never called
      * silent, and the last look at it has time, too: a process that asked and was given up would
      * keep the mount from being unmounted. */

@@ -15,7 +15,8 @@
     X(KILL, "kill", 30000)      /* for one with SIGKILL: it may have much memory to give back */   \
     X(RECOVER, "recover", 5000) /* at the start, for VMs that have to go on */                     \
     X(LOCK, "lock", 5000)       /* for the store's previous daemon, or the mount point's next */   \
-    X(UNMOUNT, "unmount", 2000) /* for the mount point's */                                        \
+    X(UNMOUNT, "unmount", 2000) /* for the mount point's, which answers, to unmount; and for an */ \
+    X(SILENT, "silent", 10000)  /* answer: one that was killed may end only now on a busy host */  \
     X(NETWORK, "network", 5000) /* for the ack of the network, from the resume on */               \
     X(LOOK, "look", 1000)   /* between two looks at logs, at the store, and at VMs loaded ahead */ \
     X(RETRY, "retry", 1000) /* after a VM could not be loaded ahead; doubled each time */

@@ -14,6 +14,7 @@ static void timing_when_not_told_is_as_documented(void **state)
     assert_int_equal(timing_ms(TIMING_RECOVER), 5000);
     assert_int_equal(timing_ms(TIMING_LOCK), 5000);
     assert_int_equal(timing_ms(TIMING_UNMOUNT), 2000);
+    assert_int_equal(timing_ms(TIMING_SILENT), 10000);
     assert_int_equal(timing_ms(TIMING_NETWORK), 5000);
     assert_int_equal(timing_ms(TIMING_LOOK), 1000);
 }
