@@ -21,6 +21,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/sparse.h"
+#include "util/text_file.h"
 
 static const char help[] =
     "Usage: hypefs import --id ID --hypervisor NAME --memory FILE --state FILE [OPTION]…\n"
@@ -273,6 +274,18 @@ static int copy_disk(struct work *work, const char *path, int directory_fd, cons
     return r;
 }
 
+static int write_state(const char *text, int directory_fd, struct error *err)
+{
+    auto_close int to =
+        openat(directory_fd, "state", O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (to < 0)
+        return error_errno(err, errno, "cannot make state in the store");
+    int r = text_file_write(to, text, strlen(text));
+    if (r == 0 && fsync(to) < 0)
+        r = -errno;
+    return r < 0 ? error_errno(err, -r, "cannot write state in the store") : 0;
+}
+
 static int fill(void *context, const struct store_entry *entry, struct error *err)
 {
     struct work *work = context;
@@ -280,7 +293,8 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     int r = work->arguments->link ? link_memory(&work->files.memory, entry->fd, err)
                                   : copy_file(work, &work->files.memory, entry->fd, "memory", err);
     if (r == 0)
-        r = copy_file(work, &work->files.state, entry->fd, "state", err);
+        r = import->state ? write_state(import->state, entry->fd, err)
+                          : copy_file(work, &work->files.state, entry->fd, "state", err);
     for (size_t i = 0; i < import->machine.disk_count && r == 0; i++)
         if (import->frozen_from[i])
             r = copy_disk(work, import->frozen_from[i], entry->fd, import->machine.disks[i].frozen,

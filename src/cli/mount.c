@@ -36,7 +36,7 @@ struct daemon {
     sigset_t ending_signals;
     struct store store;
     struct vmm_programs *programs;
-    struct vmm_binary binaries[2];
+    struct vmm_binary binaries[MOUNT_HYPERVISORS];
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct turns *turns;
@@ -212,8 +212,8 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
 static int open_layers(struct daemon *daemon, struct error *err)
 {
     const struct mount_arguments *arguments = &daemon->arguments;
-    daemon->binaries[0] = (struct vmm_binary){"qemu", arguments->qemu};
-    daemon->binaries[1] = (struct vmm_binary){"firecracker", arguments->firecracker};
+    for (size_t i = 0; i < MOUNT_HYPERVISORS; i++)
+        daemon->binaries[i] = (struct vmm_binary){mount_hypervisors[i], arguments->programs[i]};
     int r = ack_ports_create(&daemon->ack_ports, err);
     if (r == 0)
         r = memory_watch_create(&daemon->watch, err);
@@ -315,13 +315,10 @@ static int check_mountpoint(struct mount_arguments *arguments, int *place_fd, st
 /* Those that were asked for. The backends' own need not be there, as long as none is used. */
 static int check_programs(const struct mount_arguments *arguments, struct error *err)
 {
-    const struct {
-        const char *option, *program;
-    } programs[] = {{"--qemu", arguments->qemu}, {"--firecracker", arguments->firecracker}};
     int r = 0;
-    for (size_t i = 0; i < array_length(programs) && r == 0; i++)
-        if (programs[i].program && (r = vmm_program_check(programs[i].program, err)) < 0)
-            r = error_prefix(err, r, "%s", programs[i].option);
+    for (size_t i = 0; i < MOUNT_HYPERVISORS && r == 0; i++)
+        if (arguments->programs[i] && (r = vmm_program_check(arguments->programs[i], err)) < 0)
+            r = error_prefix(err, r, "--%s", mount_hypervisors[i]);
     return r;
 }
 
@@ -341,7 +338,7 @@ static void warn_of_host(struct daemon *daemon)
 {
     struct error err;
     process_setup_warn_of_limits(warn_user, daemon);
-    if (daemon->arguments.qemu || vmm_program_check("qemu-system-x86_64", &err) == 0)
+    if (daemon->arguments.programs[0] || vmm_program_check("qemu-system-x86_64", &err) == 0)
         return;
     warn_user(
         daemon,

@@ -25,6 +25,8 @@ static const char help[] =
     "  --ack-address ADDR   where udp and keyed acks are received (default: 127.0.0.1)\n"
     "  --qemu PATH          QEMU's program (default: qemu-system-x86_64 from PATH)\n"
     "  --firecracker PATH   Firecracker's program (default: firecracker from PATH)\n"
+    "  --cloud-hypervisor PATH\n"
+    "                       Cloud Hypervisor's program (default: cloud-hypervisor from PATH)\n"
     "  --max-loads N        how many VMMs start or load at the same time; others wait for\n"
     "                       their turn (default: twice the number of processors)\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
@@ -59,25 +61,33 @@ static int read_store(void *arguments, const char *value)
     return ret->store ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
-static int read_program(const char *value, const char *if_empty, char **ret)
+const char *const mount_hypervisors[MOUNT_HYPERVISORS] = {"qemu", "firecracker",
+                                                          "cloud-hypervisor"};
+
+static int read_program(struct mount_arguments *arguments, size_t index, const char *value)
 {
+    char **program = &arguments->programs[index], text[64];
+    snprintf(text, sizeof text, "--%s needs a program", mount_hypervisors[index]);
     if (!value[0])
-        return cli_misuse(COMMAND, if_empty);
-    free(*ret);
-    *ret = strchr(value, '/') ? absolute(value) : strdup(value);
-    return *ret ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
+        return cli_misuse(COMMAND, text);
+    free(*program);
+    *program = strchr(value, '/') ? absolute(value) : strdup(value);
+    return *program ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
 static int read_qemu(void *arguments, const char *value)
 {
-    return read_program(value, "--qemu needs a program",
-                        &((struct mount_arguments *)arguments)->qemu);
+    return read_program(arguments, 0, value);
 }
 
 static int read_firecracker(void *arguments, const char *value)
 {
-    return read_program(value, "--firecracker needs a program",
-                        &((struct mount_arguments *)arguments)->firecracker);
+    return read_program(arguments, 1, value);
+}
+
+static int read_cloud_hypervisor(void *arguments, const char *value)
+{
+    return read_program(arguments, 2, value);
 }
 
 static int read_max_loads(void *arguments, const char *value)
@@ -127,6 +137,7 @@ int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
         {"ack-address", .read = read_ack_address},
         {"qemu", .read = read_qemu},
         {"firecracker", .read = read_firecracker},
+        {"cloud-hypervisor", .read = read_cloud_hypervisor},
         {"max-loads", .read = read_max_loads},
         {"require-token", .flag = &ret->rules.require_token},
         {"insecure-store", .flag = &ret->insecure_store},
@@ -180,7 +191,7 @@ void mount_arguments_finish(struct mount_arguments *arguments)
 {
     fuse_opt_free_args(&arguments->fuse);
     free(arguments->store);
-    free(arguments->qemu);
-    free(arguments->firecracker);
+    for (size_t i = 0; i < MOUNT_HYPERVISORS; i++)
+        free(arguments->programs[i]);
     free(arguments->mountpoint);
 }

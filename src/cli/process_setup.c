@@ -138,7 +138,7 @@ void process_setup_warn_of_limits(void (*warn)(void *context, const char *text),
 static const char *const kept_variables[] = {
     "PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_*", "TZ", "TMPDIR", "XDG_*", "LD_*", "HYPEFS*",
     /* Of builds that are tested. */
-    "FAKE_FIRECRACKER*", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "GCOV_*"};
+    "FAKE_*", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS", "TSAN_OPTIONS", "GCOV_*"};
 
 static bool is_kept(const char *variable)
 {

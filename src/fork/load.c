@@ -24,6 +24,11 @@ int load_machine(const cJSON *json, const char *name, struct machine *ret, struc
     if (!kind || strcmp(kind, "standby") != 0)
         return error_set(err, EOPNOTSUPP, "a snapshot of the kind \"%.40s\" cannot be forked",
                          kind ? kind : "");
+    if (!json_get(json, "machine"))
+        return error_set(err, EOPNOTSUPP,
+                         "%s was imported without the configuration of its VM, and cannot be "
+                         "forked: import it again with --config",
+                         name);
     if (machine_from_json(json_get(json, "machine"), ret, &why) < 0)
         return error_set(err, EIO, "the machine of %s: %s", name, why.text);
     ret->hypervisor = hypervisor;

@@ -8,11 +8,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/drives.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
-#include "hypervisor/guest_memory.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/memory.h"
 #include "hypervisor/programs.h"
+#include "hypervisor/vmm_api.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -78,28 +80,11 @@ static int send_words(const struct vmm_context *context, struct vmm *vmm, const 
 {
     cJSON *body = cJSON_CreateObject();
     json_add_string(body, name, value);
-    struct firecracker_call call = {.method = method, .path = path, .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
+    struct vmm_api_call call = {.method = method, .path = path, .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 /* ---- booting ---- */
-
-static int check(const struct machine *machine, struct error *err)
-{
-    if (machine->network == NETWORK_USER)
-        return error_set(err, EINVAL,
-                         "\"network\": Firecracker has no network of its own: use \"mode\": "
-                         "\"none\", or \"tap\"");
-    if (machine->board != MACHINE_MICROVM)
-        return error_set(err, EINVAL, "\"machine\": with Firecracker it can only be \"microvm\"");
-    if (machine->accel == ACCEL_TCG)
-        return error_set(err, EINVAL, "\"accel\": Firecracker runs VMs with \"kvm\" only");
-    for (size_t i = 0; i < machine->disk_count; i++)
-        if (strcmp(machine->disks[i].format, "raw") != 0)
-            return error_set(err, EINVAL,
-                             "disk %zu: with Firecracker the format can only be \"raw\"", i);
-    return 0;
-}
 
 static int configure_machine(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err)
@@ -107,8 +92,8 @@ static int configure_machine(const struct vmm_context *context, struct vmm *vmm,
     cJSON *body = cJSON_CreateObject();
     json_add_number(body, "vcpu_count", machine->vcpus);
     json_add_number(body, "mem_size_mib", (double)(machine->memory_bytes >> MIB_SHIFT));
-    struct firecracker_call call = {.method = "PUT", .path = "/machine-config", .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
+    struct vmm_api_call call = {.method = "PUT", .path = "/machine-config", .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 static int configure_boot(const struct vmm_context *context, struct vmm *vmm,
@@ -120,8 +105,8 @@ static int configure_boot(const struct vmm_context *context, struct vmm *vmm,
         json_add_string(body, "initrd_path", machine->initrd);
     if (machine->cmdline)
         json_add_string(body, "boot_args", machine->cmdline);
-    struct firecracker_call call = {.method = "PUT", .path = "/boot-source", .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
+    struct vmm_api_call call = {.method = "PUT", .path = "/boot-source", .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 /* What is root is said in the command line: with is_root_device Firecracker would add to it. */
@@ -131,7 +116,7 @@ static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
     char path[PATH_SIZE];
     auto_free char *file = NULL;
     snprintf(path, sizeof path, "/drives/%s", id);
-    int r = firecracker_drive_path(context, disk, &file, err);
+    int r = drive_path(context, disk, &file, err);
     if (r < 0)
         return r;
     cJSON *body = cJSON_CreateObject();
@@ -139,8 +124,8 @@ static int configure_drive(const struct vmm_context *context, struct vmm *vmm,
     json_add_string(body, "path_on_host", file);
     json_add_bool(body, "is_root_device", false);
     json_add_bool(body, "is_read_only", disk->readonly);
-    struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
+    struct vmm_api_call call = {.method = "PUT", .path = path, .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 static int configure_interface(const struct vmm_context *context, struct vmm *vmm,
@@ -154,37 +139,8 @@ static int configure_interface(const struct vmm_context *context, struct vmm *vm
     json_add_string(body, "host_dev_name", interface->tap);
     if (interface->mac)
         json_add_string(body, "guest_mac", interface->mac);
-    struct firecracker_call call = {.method = "PUT", .path = path, .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
-}
-
-static int set_id(char **place, const char *kind, size_t index, struct error *err)
-{
-    free(*place);
-    if (asprintf(place, "%s%zu", kind, index) >= 0)
-        return 0;
-    *place = NULL;
-    return error_set(err, ENOMEM, "no memory for a machine's description");
-}
-
-static bool is_taken(const struct machine *machine, const struct machine_disk *disk)
-{
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        const struct machine_disk *other = &machine->disks[i];
-        if (other != disk && other->id && strcmp(other->id, disk->id) == 0)
-            return true;
-    }
-    return false;
-}
-
-/* One that has copies is known by its id already, which need not be of our making. */
-static int set_drive_id(const struct machine *machine, size_t index, struct error *err)
-{
-    struct machine_disk *disk = &machine->disks[index];
-    int r = 0;
-    for (size_t number = index; r == 0 && (!disk->id || is_taken(machine, disk)); number++)
-        r = set_id(&disk->id, "disk", number, err);
-    return r;
+    struct vmm_api_call call = {.method = "PUT", .path = path, .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 /* Gives what it configures its id, which a fork will need. */
@@ -194,18 +150,13 @@ static int configure(const struct vmm_context *context, struct vmm *vmm, struct 
     int r = configure_machine(context, vmm, machine, err);
     if (r == 0)
         r = configure_boot(context, vmm, machine, err);
-    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
-        struct machine_disk *disk = &machine->disks[i];
-        r = set_drive_id(machine, i, err);
-        if (r == 0)
-            r = configure_drive(context, vmm, disk, disk->id, err);
-    }
-    for (size_t i = 0; i < machine->interface_count && r == 0; i++) {
-        struct machine_interface *interface = &machine->interfaces[i];
-        r = set_id(&interface->id, "net", i, err);
-        if (r == 0)
-            r = configure_interface(context, vmm, interface, interface->id, err);
-    }
+    if (r == 0)
+        r = machine_name_devices(machine, err);
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        r = configure_drive(context, vmm, &machine->disks[i], machine->disks[i].id, err);
+    for (size_t i = 0; i < machine->interface_count && r == 0; i++)
+        r = configure_interface(context, vmm, &machine->interfaces[i], machine->interfaces[i].id,
+                                err);
     return r;
 }
 
@@ -352,31 +303,15 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
         cJSON_Delete(body);
         return r;
     }
-    struct firecracker_call call = {.method = "PUT", .path = "/snapshot/load", .body = body};
-    return firecracker_call(context, vmm, &call, NULL, err);
-}
-
-static int reach_memory(const struct vmm_context *context, struct vmm *vmm, const char *image,
-                        struct error *err)
-{
-    auto_free char *path = NULL;
-    if (asprintf(&path, "%s/%s", image, memory_name) < 0)
-        return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd =
-        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return error_io(err, errno, "%s cannot be opened", path);
-    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
-    if (r == 0)
-        r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &vmm->memory, err);
-    return vmm_ended(vmm, "Firecracker", r, err);
+    struct vmm_api_call call = {.method = "PUT", .path = "/snapshot/load", .body = body};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = firecracker_copy_drives(context, machine, image, err);
+    int r = drives_copy(context, machine, image, err);
     if (r == 0)
         r = start(context, machine, &vmm, err);
     if (r < 0)
@@ -386,7 +321,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
         firecracker_explain_drives(machine, err);
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, err);
-    if (r == 0 && (r = reach_memory(context, vmm, image, err)) < 0)
+    if (r == 0 && (r = memory_reach(context, vmm, image, err)) < 0)
         r = vmm_explain(context, vmm, 0, r, err);
     if (r < 0)
         return vmm_abandon(context, &firecracker_hypervisor, vmm, r, err);
@@ -433,30 +368,29 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     json_add_string(body, "snapshot_type", "Full");
     json_add_string(body, "snapshot_path", state);
     json_add_string(body, "mem_file_path", memory);
-    struct firecracker_call call = {.method = "PUT",
-                                    .path = "/snapshot/create",
-                                    .body = body,
-                                    .timeout_ms = FIRECRACKER_SAVE_MS};
-    int r = firecracker_call(context, vmm, &call, NULL, err);
+    struct vmm_api_call call = {
+        .method = "PUT", .path = "/snapshot/create", .body = body, .timeout_ms = VMM_API_SAVE_MS};
+    int r = vmm_api_call(context, vmm, &call, NULL, err);
     if (r == 0)
         r = dig_holes(context, memory, err);
     if (r == 0)
-        r = firecracker_freeze_drives(context, vmm, machine, save->directory, err);
+        r = drives_freeze(context, vmm, machine, save->directory, err);
     if (r < 0)
         remove_saved(context, state, memory);
     return r;
 }
 
-static const char *const sockets[] = {FIRECRACKER_SOCKET_NAME, vsock_name, NULL};
+static const char *const sockets[] = {VMM_API_SOCKET_NAME, vsock_name, NULL};
 
 const struct hypervisor firecracker_hypervisor = {
     .name = "firecracker",
+    .title = "Firecracker",
     .sockets = sockets,
     .can_fork = true,
     .can_patch = true,
     .copies_disks = true,
     .default_network = NETWORK_NONE,
-    .check = check,
+    .check = machine_check_plain,
     .boot = boot,
     .load = load,
     .resume = resume,

@@ -10,18 +10,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "hypervisor/http.h"
 #include "hypervisor/opened.h"
+#include "hypervisor/vmm_api.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/limit.h"
 #include "util/process.h"
 #include "util/text.h"
-
-enum { START_MS = 30000, RETRY_MIN_MS = 1, RETRY_MAX_MS = 16, QUOTE_MAX = 200 };
-
-static const char peer[] = "Firecracker";
 
 bool firecracker_parse_version(const char *text, struct firecracker *ret)
 {
@@ -49,79 +45,6 @@ void firecracker_release(struct vmm *vmm)
     free(steal_pointer(vmm->state));
 }
 
-/* ---- calls ---- */
-
-/* Its words, as they are but for what a terminal could be harmed by. */
-static int refused(const struct http_reply *reply, struct error *err)
-{
-    auto_json cJSON *json = NULL;
-    const char *fault = NULL;
-    char words[ERROR_TEXT_SIZE];
-    if (json_parse(reply->body, reply->size, &json, NULL) == 0)
-        fault = json_get_text(json, "fault_message");
-    if (fault)
-        snprintf(words, sizeof words, "%s", fault);
-    else
-        snprintf(words, sizeof words, "%s refuses it (status %d) and does not say why: %.*s", peer,
-                 reply->status, QUOTE_MAX, reply->body);
-    text_make_printable(words, strlen(words), ' ');
-    return error_set(err, EIO, "%s", words);
-}
-
-static int interpret(const struct http_reply *reply, cJSON **ret, struct error *err)
-{
-    struct error why;
-    if (reply->status < 200 || reply->status > 299)
-        return refused(reply, err);
-    if (ret && json_parse(reply->body, reply->size, ret, &why) < 0)
-        return error_set(err, EIO, "the answer of %s is no JSON object: %s", peer, why.text);
-    return 0;
-}
-
-/* ECONNREFUSED where there is no socket (yet). *ret_told: Firecracker itself has answered. */
-static int request(const struct http_request *request, const struct process_limits *limits,
-                   cJSON **ret, bool *ret_told, struct error *err)
-{
-    struct http_reply reply = {0};
-    int r = http_call(request, limits, &reply, err);
-    *ret_told = r == 0;
-    if (r == 0)
-        r = interpret(&reply, ret, err);
-    free(reply.body);
-    return r;
-}
-
-int firecracker_call(const struct vmm_context *context, struct vmm *vmm,
-                     const struct firecracker_call *call, cJSON **ret, struct error *err)
-{
-    bool get = strcmp(call->method, "GET") == 0, told = false;
-    auto_json cJSON *json = call->body;
-    auto_free char *body = json ? json_print_line(json) : NULL;
-    if (!get && !body)
-        return error_set(err, ENOMEM, "no memory for a request to %s", peer);
-    struct http_request http = {.peer = peer,
-                                .directory_fd = context->directory_fd,
-                                .socket = FIRECRACKER_SOCKET_NAME,
-                                .method = call->method,
-                                .path = call->path,
-                                .body = body};
-    off_t from = vmm_log_size(context);
-    struct process_limits limits =
-        vmm_limits(context, vmm, call->timeout_ms > 0 ? call->timeout_ms : FIRECRACKER_ANSWER_MS);
-    int r = request(&http, &limits, ret, &told, err);
-    if (r == -ECONNREFUSED) {
-        if (process_poll(&vmm->pidfd, 1, process_now_ms() + FIRECRACKER_END_MS) > 0)
-            error_set(err, EIO, "%s has ended", peer);
-        else if (err)
-            err->code = EIO;
-        r = -EIO;
-    }
-    if (r == 0)
-        return 0;
-    error_prefix(err, r, "%s %s", call->method, call->path);
-    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
-}
-
 /* ---- starting ---- */
 
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
@@ -129,7 +52,7 @@ static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *
 {
     char *arguments[] = {(char *)(uintptr_t)program,
                          (char[]){"--api-sock"},
-                         (char[]){FIRECRACKER_SOCKET_NAME},
+                         (char[]){VMM_API_SOCKET_NAME},
                          (char[]){"--log-path"},
                          (char[]){VMM_LOG_NAME},
                          (char[]){"--level"},
@@ -153,44 +76,12 @@ static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *
     return vmm_spawn(hypervisor, context, &spawn, ret, err);
 }
 
-/* The first answer: there is no socket before, and nothing that tells of it but trying. */
-static int ask_version(const struct vmm_context *context, const struct vmm *vmm, cJSON **ret,
-                       bool *ret_told, struct error *err)
-{
-    static const char path[] = "/version";
-    struct http_request http = {.peer = peer,
-                                .directory_fd = context->directory_fd,
-                                .socket = FIRECRACKER_SOCKET_NAME,
-                                .method = "GET",
-                                .path = path};
-    struct process_limits limits = vmm_limits(context, vmm, START_MS);
-    for (int pause_ms = RETRY_MIN_MS;; pause_ms *= 2) {
-        int r = request(&http, &limits, ret, ret_told, err);
-        if (r != -ECONNREFUSED)
-            return r < 0 ? error_prefix(err, r, "GET %s", path) : 0;
-        if (pause_ms > RETRY_MAX_MS)
-            pause_ms = RETRY_MAX_MS;
-        int fds[] = {vmm->pidfd, context->cancel_fd};
-        int ready = process_poll(fds, array_length(fds), process_now_ms() + pause_ms);
-        if (ready < 0)
-            return error_errno(err, -ready, "waiting for %s", peer);
-        if (ready & 2)
-            return error_set(err, ECANCELED, "given up while waiting for %s", peer);
-        if (ready & 1)
-            return error_set(err, EIO, "%s has ended before it listened at its socket", peer);
-        if (process_now_ms() > limits.deadline_ms)
-            return error_set(err, EIO, "%s does not listen at its socket %s", peer,
-                             FIRECRACKER_SOCKET_NAME);
-    }
-}
-
 static int greet(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     auto_json cJSON *answer = NULL;
-    bool told = false;
-    int r = ask_version(context, vmm, &answer, &told, err);
+    int r = vmm_api_greet(context, vmm, "/version", &answer, err);
     if (r < 0)
-        return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
+        return r;
     const char *version = json_get_text(answer, "firecracker_version");
     struct firecracker *firecracker = calloc(1, sizeof *firecracker);
     if (!firecracker)
@@ -198,7 +89,7 @@ static int greet(const struct vmm_context *context, struct vmm *vmm, struct erro
     vmm->state = firecracker;
     if (version && firecracker_parse_version(version, firecracker))
         return 0;
-    return error_set(err, EIO, "GET /version: %s answers without a version", peer);
+    return error_set(err, EIO, "GET /version: Firecracker answers without a version");
 }
 
 /* An opened_visit: makes the VMM's descriptor append, if the kernel lets us have it. */

@@ -19,7 +19,8 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 
-static const struct hypervisor *const backends[] = {&qemu_hypervisor, &firecracker_hypervisor};
+static const struct hypervisor *const backends[] = {&qemu_hypervisor, &firecracker_hypervisor,
+                                                    &cloud_hypervisor_hypervisor};
 
 int hypervisors_open(struct error *err)
 {
@@ -79,7 +80,7 @@ static int take(const struct vmm_context *context, const struct machine *machine
         *ret = vmm;
         return 0;
     }
-    r = vmm_ended(vmm, machine->hypervisor->name, r, err);
+    r = vmm_ended(vmm, r, err);
     r = vmm_explain(context, vmm, vmm_log_size(context), r, err);
     return vmm_abandon(context, machine->hypervisor, vmm, r, err);
 }
@@ -127,7 +128,7 @@ static void name_files(const struct machine *machine, struct error *err)
 int vmm_boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
              struct error *err)
 {
-    assert(machine->memory_bytes > 0 && machine->vcpus > 0 && machine->hypervisor->boot);
+    assert(machine->memory_bytes > 0 && machine->vcpus > 0);
     fault_point(FAULT_BOOT);
     int r = boot(context, machine, ret, err);
     if (r < 0 && r != -ECANCELED && err)

@@ -157,6 +157,7 @@ struct vmm {
 
 struct hypervisor {
     const char *name;                     /* "qemu" */
+    const char *title;                    /* "QEMU": in texts */
     const char *const *sockets;           /* that it makes in the directory; ends with NULL */
     bool can_fork;                        /* from a standby snapshot */
     bool can_patch;                       /* guest memory before resume */
@@ -164,12 +165,13 @@ struct hypervisor {
     bool copies_disks;                    /* at a save; else they become chains (disks.h) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
+    bool kill_only;                       /* asked to end, it would let a paused VM go on first */
     enum machine_network default_network; /* of a config that names none */
 
     /* NULL: it can boot whatever a config may ask for. EINVAL, EOPNOTSUPP: not this machine. */
     int (*check)(const struct machine *machine, struct error *err);
 
-    /* NULL: cannot. Boots `machine`; with `shares_memory` the guest's memory is the new file
+    /* Boots `machine`; with `shares_memory` the guest's memory is the new file
      * "memory" of the directory. Fills machine's recorded members. Running. */
     int (*boot)(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err);
@@ -211,7 +213,7 @@ struct hypervisor {
     void (*release)(struct vmm *vmm);
 };
 
-extern const struct hypervisor qemu_hypervisor, firecracker_hypervisor;
+extern const struct hypervisor qemu_hypervisor, firecracker_hypervisor, cloud_hypervisor_hypervisor;
 
 /* What backends' libraries need before the first thread, and after the last. Calls are counted. */
 int hypervisors_open(struct error *err);
@@ -258,8 +260,8 @@ int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct
 /* Closes control connection and memory, which a running VM needs no more. */
 void vmm_release(struct vmm *vmm);
 
-/* Ends the process, if it runs: SIGTERM, after 5 s SIGKILL. Waits until it is gone, and reaps it if
- * it is our child. EIO if it cannot be killed (process_kill()). */
+/* Ends the process, if it runs: SIGTERM, unless kill_only; after 5 s SIGKILL. Waits until it is
+ * gone, and reaps it if it is our child. EIO if it cannot be killed (process_kill()). */
 int vmm_stop(struct vmm *vmm, struct error *err);
 
 /* Reaps the process if it has ended; never blocks. May be called again: the answer is kept. */

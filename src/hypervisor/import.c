@@ -14,6 +14,7 @@
 #include "hypervisor/qemu_record.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/text_file.h"
 
 enum {
     PAGE_BYTES = 4096,
@@ -47,31 +48,24 @@ static uint64_t size_of(const struct import_file *file)
     return (uint64_t)file->st.st_size;
 }
 
-/* The whole text, with a NUL. */
-static int read_text(const struct import_file *file, size_t max, char **ret, struct error *err)
+static int read_text(const struct import_file *file, size_t max, char **ret, size_t *ret_size,
+                     struct error *err)
 {
-    size_t size = (size_t)file->st.st_size;
-    if (size > max)
+    int r = text_file_read(file->fd, max, ret, ret_size);
+    if (r == -EFBIG)
         return error_set(err, EINVAL, "%s has more than %zu MiB and cannot be JSON of a snapshot",
                          file->path, max >> 20);
-    auto_free char *text = malloc(size + 1);
-    if (!text)
-        return error_set(err, ENOMEM, "out of memory");
-    ssize_t n = pread(file->fd, text, size, 0);
-    if (n < 0 || (size_t)n != size)
-        return error_errno(err, n < 0 ? errno : EIO, "%s: cannot read it", file->path);
-    text[size] = 0;
-    *ret = steal_pointer(text);
-    return 0;
+    return r < 0 ? error_errno(err, -r, "%s: cannot read it", file->path) : 0;
 }
 
 static int read_config(const struct import_file *file, cJSON **ret, struct error *err)
 {
     auto_free char *text = NULL;
-    int r = read_text(file, CONFIG_TEXT_MAX, &text, err);
+    size_t size = 0;
+    int r = read_text(file, CONFIG_TEXT_MAX, &text, &size, err);
     if (r < 0)
         return r;
-    r = json_parse(text, size_of(file), ret, err);
+    r = json_parse(text, size, ret, err);
     return r < 0 ? error_prefix(err, r, "%s", file->path) : 0;
 }
 
@@ -155,10 +149,11 @@ static int check_cloud_hypervisor_state(const struct import_file *state, struct 
 {
     struct json_check check;
     auto_free char *text = NULL;
-    int r = read_text(state, JSON_TEXT_MAX, &text, err);
+    size_t size = 0;
+    int r = read_text(state, JSON_TEXT_MAX, &text, &size, err);
     if (r < 0)
         return r;
-    return json_check(text, size_of(state), &check) == JSON_COMPLETE
+    return json_check(text, size, &check) == JSON_COMPLETE
                ? 0
                : error_set(err, EINVAL,
                            "%s is no state.json of Cloud Hypervisor's: it is not a JSON object",
@@ -205,42 +200,23 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
     return r < 0 ? r : qemu_record_check_complete(ret, err);
 }
 
-static double number_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = json_get(json, name);
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
-}
-
-/* Memory that the guest had, be it in zones, plugged in later, or both. Nothing else is read. */
-static int read_cloud_hypervisor(const cJSON *json, struct machine *ret, struct error *err)
-{
-    const cJSON *memory = json_get(json, "memory"), *zone;
-    double size = number_of(memory, "size") + number_of(memory, "hotplugged_size");
-    if (!cJSON_IsObject(memory))
-        return error_set(err, EINVAL,
-                         "this is no config.json of Cloud Hypervisor's: it has no \"memory\"");
-    cJSON_ArrayForEach (zone, json_get(memory, "zones"))
-        size += number_of(zone, "size") + number_of(zone, "hotplugged_size");
-    if (!(size >= 0 && size < 0x1p53))
-        return error_set(err, EINVAL, "\"memory\" has no size");
-    ret->memory_bytes = (uint64_t)size;
-    return 0;
-}
-
 static const struct importer {
     const char *name;
-    bool has_machine;  /* else it cannot be forked anyway */
+    bool config_tells; /* without a configuration it cannot be forked */
     const char *needs; /* a configuration: what it is; NULL: it may be left out */
     enum machine_accel accel;
     int (*check_state)(const struct import_file *state, struct error *err);
     /* On entry the machine has the size of the memory file; after, what the configuration says. */
     int (*read_config)(const cJSON *json, struct machine *ret, struct error *err);
+    /* NULL: an image has the state as it is. Else the text (owned) that it has, of both files. */
+    int (*combine)(const cJSON *config, const char *state, struct machine *machine, char **ret,
+                   struct error *err);
 } importers[] = {
-    {"qemu", true, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
-     ACCEL_AUTO, check_qemu_state, read_qemu},
-    {"firecracker", true, NULL, ACCEL_KVM, check_firecracker_state, import_read_firecracker},
-    {"cloud-hypervisor", false, NULL, ACCEL_KVM, check_cloud_hypervisor_state,
-     read_cloud_hypervisor},
+    {"qemu", false, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
+     ACCEL_AUTO, check_qemu_state, read_qemu, NULL},
+    {"firecracker", false, NULL, ACCEL_KVM, check_firecracker_state, import_read_firecracker, NULL},
+    {"cloud-hypervisor", true, NULL, ACCEL_KVM, check_cloud_hypervisor_state,
+     import_read_cloud_hypervisor, import_combine_cloud_hypervisor},
 };
 
 static const struct importer *find_importer(const char *name)
@@ -284,7 +260,7 @@ static int check_disk_file(const char *path, bool readonly, struct error *err)
     return disk_check_kind(path, readonly, &st, err);
 }
 
-/* Gives each writable disk, which is one of Firecracker's, the name that its copy will have. */
+/* Gives each writable disk, of a VMM whose disks are copied, the name that its copy will have. */
 static int freeze_disk(struct import *import, size_t index, struct error *err)
 {
     struct machine_disk *disk = &import->machine.disks[index];
@@ -333,9 +309,19 @@ static int complete_machine(struct import *import, const char *config_path, stru
     return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;
 }
 
-static int take_config(const struct importer *importer, const struct import_files *files,
-                       struct machine *machine, struct error *err)
+static int combine(const struct importer *importer, const struct import_files *files,
+                   const cJSON *config, struct import *import, struct error *err)
 {
+    auto_free char *text = NULL;
+    size_t size = 0;
+    int r = read_text(&files->state, JSON_TEXT_MAX, &text, &size, err);
+    return r == 0 ? importer->combine(config, text, &import->machine, &import->state, err) : r;
+}
+
+static int take_config(const struct importer *importer, const struct import_files *files,
+                       struct import *import, struct error *err)
+{
+    struct machine *machine = &import->machine;
     auto_json cJSON *json = NULL;
     uint64_t size = size_of(&files->memory);
     int r = read_config(&files->config, &json, err);
@@ -350,6 +336,8 @@ static int take_config(const struct importer *importer, const struct import_file
                       "it describes a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
                       machine->memory_bytes, files->memory.path, size);
     machine->memory_bytes = size;
+    if (r == 0 && importer->combine)
+        r = combine(importer, files, json, import, err);
     return r < 0 ? error_prefix(err, r, "%s", files->config.path) : 0;
 }
 
@@ -371,14 +359,14 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
         return error_set(err, EINVAL, "\"%.40s\" is not a known hypervisor: %s", hypervisor,
                          import_names);
     struct import import = {.hypervisor = importer->name,
-                            .has_machine = importer->has_machine,
+                            .has_machine = !importer->config_tells || files->config.fd >= 0,
                             .machine = {.memory_bytes = size_of(&files->memory),
                                         .board = MACHINE_MICROVM,
                                         .accel = importer->accel}};
     int r = check_files(importer, files, err);
     if (r == 0 && files->config.fd >= 0)
-        r = take_config(importer, files, &import.machine, err);
-    if (r == 0 && importer->has_machine)
+        r = take_config(importer, files, &import, err);
+    if (r == 0 && import.has_machine)
         r = complete_machine(&import, files->config.path, err);
     if (r < 0)
         import_finish(&import);
@@ -392,6 +380,7 @@ void import_finish(struct import *import)
     for (size_t i = 0; import->frozen_from && i < import->machine.disk_count; i++)
         free(import->frozen_from[i]);
     free(import->frozen_from);
+    free(import->state);
     machine_finish(&import->machine);
     *import = (struct import){0};
 }

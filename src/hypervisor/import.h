@@ -35,6 +35,7 @@ struct import {
     bool has_machine;
     struct machine machine; /* its writable disks are frozen already, by name: */
     char **frozen_from;     /* for each disk the file whose copy is to have that name, or NULL */
+    char *state;            /* the text that its image has as "state"; NULL: the file's own */
 };
 
 /* Checks all files and reads the configuration. EINVAL: a file is not what it should be, they do
@@ -48,5 +49,10 @@ cJSON *import_describe(const struct import *import, const struct import_files *f
 
 /* import_firecracker.c: a --config-file, or GET /vm/config. `ret` is to be finished in any case. */
 int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err);
+
+/* import_cloud_hypervisor.c: a config.json; and what an image has of it and state.json. */
+int import_read_cloud_hypervisor(const cJSON *json, struct machine *ret, struct error *err);
+int import_combine_cloud_hypervisor(const cJSON *config, const char *state, struct machine *machine,
+                                    char **ret, struct error *err);
 
 #endif

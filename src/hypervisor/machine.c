@@ -201,6 +201,71 @@ enum machine_accel machine_resolve_accel(enum machine_accel wanted)
     return host_virtualizes() ? ACCEL_KVM : ACCEL_TCG;
 }
 
+static int set_id(char **place, const char *kind, size_t index, struct error *err)
+{
+    free(*place);
+    if (asprintf(place, "%s%zu", kind, index) >= 0)
+        return 0;
+    *place = NULL;
+    return error_set(err, ENOMEM, "no memory for a machine's description");
+}
+
+static bool is_taken(const struct machine *machine, const struct machine_disk *disk)
+{
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *other = &machine->disks[i];
+        if (other != disk && other->id && strcmp(other->id, disk->id) == 0)
+            return true;
+    }
+    return false;
+}
+
+int machine_check_plain(const struct machine *machine, struct error *err)
+{
+    const char *title = machine->hypervisor->title;
+    if (machine->network == NETWORK_USER)
+        return error_set(err, EINVAL,
+                         "\"network\": %s has no network of its own: use \"mode\": \"none\", or "
+                         "\"tap\"",
+                         title);
+    if (machine->board != MACHINE_MICROVM)
+        return error_set(err, EINVAL, "\"machine\": with %s it can only be \"microvm\"", title);
+    if (machine->accel == ACCEL_TCG)
+        return error_set(err, EINVAL, "\"accel\": %s runs VMs with \"kvm\" only", title);
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (strcmp(machine->disks[i].format, "raw") != 0)
+            return error_set(err, EINVAL, "disk %zu: with %s the format can only be \"raw\"", i,
+                             title);
+    return 0;
+}
+
+int machine_name_devices(struct machine *machine, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        for (size_t number = i; r == 0 && (!disk->id || is_taken(machine, disk)); number++)
+            r = set_id(&disk->id, "disk", number, err);
+    }
+    for (size_t i = 0; i < machine->interface_count && r == 0; i++)
+        r = set_id(&machine->interfaces[i].id, "net", i, err);
+    return r;
+}
+
+int machine_check_host_cpu(const struct machine *machine, struct error *err)
+{
+    if (machine->accel != ACCEL_KVM || !machine->host_cpu)
+        return 0;
+    auto_free char *host_cpu = NULL;
+    int r = machine_host_cpu(&host_cpu, err);
+    if (r < 0)
+        return r;
+    if (strcmp(host_cpu, machine->host_cpu) != 0)
+        return error_set(err, EIO,
+                         "the snapshot was saved under KVM on another CPU than this host's");
+    return 0;
+}
+
 #if defined(__x86_64__)
 struct tick {
     uint64_t counter;

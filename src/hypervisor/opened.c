@@ -77,7 +77,7 @@ static int find(const struct vmm *vmm, struct file_id id, char ret[static PATH_S
                 struct error *err)
 {
     int r = opened_walk(vmm->pid, id, take_path, ret);
-    return r < 0 ? vmm_ended(vmm, "the VMM", explain_walk(vmm->pid, r, err), err) : r;
+    return r < 0 ? vmm_ended(vmm, explain_walk(vmm->pid, r, err), err) : r;
 }
 
 /* The name of the file that the VMM was given, from the instance's directory. */

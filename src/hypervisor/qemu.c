@@ -10,6 +10,7 @@
 
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/memory.h"
 #include "hypervisor/programs.h"
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
@@ -127,24 +128,6 @@ static int abandon(const struct vmm_context *context, struct vmm *vmm, off_t fro
     return vmm_abandon(context, &qemu_hypervisor, vmm, r, err);
 }
 
-static int create_memory(int directory_fd, uint64_t size, int *ret, struct error *err)
-{
-    /* An older one may be a snapshot's too, by a hard link: never written to. */
-    if (unlinkat(directory_fd, memory_name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old memory file cannot be removed");
-    auto_close int fd =
-        openat(directory_fd, memory_name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return error_errno(err, errno, "the memory file cannot be made");
-    if (ftruncate(fd, (off_t)size) == 0) {
-        *ret = steal_fd(&fd);
-        return 0;
-    }
-    int r = error_errno(err, errno, "the memory file cannot be made %" PRIu64 " bytes long", size);
-    unlinkat(directory_fd, memory_name, 0);
-    return r;
-}
-
 /* `recorded` is filled in on success. */
 static int start_booting(const struct vmm_context *context, const struct machine *machine,
                          const struct program *program, int memory_fd, struct machine *recorded,
@@ -163,7 +146,7 @@ static int start_booting(const struct vmm_context *context, const struct machine
     r = launch(context, &told, &start, &vmm, err);
     /* The process must be QEMU itself, not a script that waits for it, and have our memory file. */
     if (r == 0)
-        r = vmm_ended(vmm, "QEMU", guest_memory_check(vmm->pid, memory_fd, err), err);
+        r = vmm_ended(vmm, guest_memory_check(vmm->pid, memory_fd, err), err);
     if (r == 0)
         r = qemu_record_finish(context, vmm, recorded, err);
     if (r < 0)
@@ -226,7 +209,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     if (r == 0 && machine->kernel)
         r = check_kernel(machine->kernel, err);
     if (r == 0)
-        r = create_memory(context->directory_fd, machine->memory_bytes, &memory, err);
+        r = memory_create(context, machine->memory_bytes, &memory, err);
     if (r < 0)
         return r;
     struct machine recorded = {0};
@@ -349,7 +332,7 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, image->memory_fd, &vmm->memory, err);
     if (vmm)
-        r = vmm_ended(vmm, "QEMU", r, err);
+        r = vmm_ended(vmm, r, err);
     if (r < 0)
         return abandon(context, vmm, from, r, err);
     *ret = vmm;
@@ -396,6 +379,7 @@ static const char *const sockets[] = {QEMU_SOCKET_NAME, NULL};
 
 const struct hypervisor qemu_hypervisor = {
     .name = "qemu",
+    .title = "QEMU",
     .sockets = sockets,
     .can_fork = true,
     .can_patch = true,
@@ -406,7 +390,7 @@ const struct hypervisor qemu_hypervisor = {
     .load = load,
     .resume = resume,
     .pause = pause_guest,
-    .prepare = qemu_prepare,
+    .prepare = memory_prepare,
     .save = qemu_save,
     .find_disks = qemu_disks_find,
     .release = qemu_control_release,

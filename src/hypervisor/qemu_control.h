@@ -33,9 +33,7 @@ int qemu_control_execute_string(const struct vmm_context *context, struct vmm *v
                                 const char *command, const char *name, const char *value,
                                 int send_fd, struct error *err);
 
-/* qemu_save.c: the slots `prepare` and `save`. */
-int qemu_prepare(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-                 struct error *err);
+/* qemu_save.c: the slot save. */
 int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
               const struct vmm_save *save, struct error *err);
 

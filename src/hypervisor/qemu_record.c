@@ -82,20 +82,6 @@ int qemu_record_check_complete(const struct machine *machine, struct error *err)
     return 0;
 }
 
-static int check_host_cpu(const struct machine *machine, struct error *err)
-{
-    if (machine->accel != ACCEL_KVM)
-        return 0;
-    auto_free char *host_cpu = NULL;
-    int r = machine_host_cpu(&host_cpu, err);
-    if (r < 0)
-        return r;
-    if (strcmp(host_cpu, machine->host_cpu) != 0)
-        return error_set(err, EIO,
-                         "the snapshot was saved under KVM on another CPU than this host's");
-    return 0;
-}
-
 int qemu_record_check(const struct machine *machine, const struct program *program,
                       struct error *err)
 {
@@ -106,7 +92,7 @@ int qemu_record_check(const struct machine *machine, const struct program *progr
         return error_set(err, EOPNOTSUPP,
                          "the snapshot was saved by qemu %s, and the program here is %s",
                          machine->version, program->version);
-    return check_host_cpu(machine, err);
+    return machine_check_host_cpu(machine, err);
 }
 
 int qemu_record_check_greeting(const struct machine *machine, const struct vmm *vmm,

@@ -1,33 +1,25 @@
 /* SPDX-License-Identifier: MIT */
-/* qemu_save: a paused VM as files. QEMU writes the state of its devices; guest memory is copied
- * from the files that it maps, with the pages laid over that the VM has written to by itself. */
+/* qemu_save: a paused VM as files. QEMU writes the state of its devices; guest memory is hypefs's
+ * (memory.h). */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
-#include "hypervisor/guest_memory.h"
+#include "hypervisor/memory.h"
 #include "hypervisor/opened.h"
 #include "hypervisor/qemu_control.h"
 #include "hypervisor/qemu_disks.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/sparse.h"
 
 enum { PATH_SIZE = 128 };
 
 /* Of a PC. */
 static const uint64_t CR0_PAGING = 0x80000000, FIRMWARE_END = 0x100000, ROM_BEGIN = 0xff000000,
                       SEGMENTS_BEGIN = 0xf0000;
-
-static void path_of(const struct vmm_save *save, const char *name, char ret[PATH_SIZE])
-{
-    snprintf(ret, PATH_SIZE, "%s/%s", save->directory, name);
-}
 
 /* Without "live": false QEMU lets go of the disks of a paused VM, and ends with an assertion when
  * it is asked once more; there may be a next time even where the VM is to end. */
@@ -99,75 +91,6 @@ static int save_state(const struct vmm_context *context, struct vmm *vmm, const 
     return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 
-/* The pages that the VM has written to are in QEMU's private mapping of the file `base` only. */
-static int copy_written(const struct vmm_context *context, struct vmm *vmm, int base, int to,
-                        struct error *err)
-{
-    auto_close int process = -1;
-    struct guest_memory *memory;
-    int r = guest_memory_open_process(vmm->pid, &process, err);
-    if (r == 0)
-        r = guest_memory_create(vmm->pid, process, base, &memory, err);
-    if (r == 0) {
-        r = guest_memory_copy_written(memory, vmm->pid, to, context->cancel_fd, err);
-        guest_memory_destroy(memory);
-    }
-    return vmm_ended(vmm, "QEMU", r, err);
-}
-
-/* The file that the VM maps as its memory, or was loaded from, not whatever has got that name. */
-static int open_memory(const struct vmm_context *context, const struct vmm *vmm, const char *name,
-                       int *ret, struct error *err)
-{
-    auto_close int fd = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return error_io(err, errno, "the VM's memory file %s", name);
-    int r = vmm_ended(vmm, "QEMU", guest_memory_check(vmm->pid, fd, err), err);
-    if (r < 0)
-        return error_prefix(err, r, "the file %s in the store is not the memory of the VM", name);
-    *ret = steal_fd(&fd);
-    return 0;
-}
-
-static int copy_file(const struct vmm_context *context, int from, const char *path,
-                     struct error *err)
-{
-    struct stat known;
-    auto_close int to = -1;
-    if (fstat(from, &known) < 0)
-        return error_errno(err, errno, "the VM's memory file");
-    int r = vmm_new_file(context, path, &to, err);
-    if (r == 0)
-        r = sparse_copy(from, to, &known, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
-    return r < 0 ? error_prefix(err, r, "copying the VM's memory") : 0;
-}
-
-int qemu_prepare(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
-                 struct error *err)
-{
-    char memory[PATH_SIZE];
-    auto_close int base = -1;
-    path_of(save, "memory", memory);
-    int r = open_memory(context, vmm, "base", &base, err);
-    return r == 0 ? copy_file(context, base, memory, err) : r;
-}
-
-/* Adds to a copy of the file `base` what the VM has written. */
-static int add_written(const struct vmm_context *context, struct vmm *vmm, int base,
-                       const char *path, struct error *err)
-{
-    auto_close int to = openat(context->directory_fd, path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    return to >= 0 ? copy_written(context, vmm, base, to, err)
-                   : error_errno(err, errno, "the copy of the VM's memory");
-}
-
-static int save_memory(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                       int from, const struct vmm_save *save, struct error *err)
-{
-    int r = save->prepared ? 0 : copy_file(context, from, path, err);
-    return r == 0 && save->loaded ? add_written(context, vmm, from, path, err) : r;
-}
-
 /* All that the paths in the store have to name before anything is made of them. */
 static int check_files(const struct vmm_context *context, const struct vmm *vmm,
                        const struct machine *machine, struct error *err)
@@ -185,11 +108,10 @@ static int check_files(const struct vmm_context *context, const struct vmm *vmm,
 int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
               const struct vmm_save *save, struct error *err)
 {
-    char state[PATH_SIZE], memory[PATH_SIZE];
-    auto_close int own = -1;
-    bool ends = strcmp(save->directory, ".") == 0, in_place = ends && !save->loaded;
-    path_of(save, "state", state);
-    path_of(save, "memory", memory);
+    char state[PATH_SIZE];
+    auto_close int memory = -1;
+    bool ends = strcmp(save->directory, ".") == 0;
+    snprintf(state, sizeof state, "%s/state", save->directory);
     /* A record may be older than what the VM writes to, which must not be taken for new. */
     int r = disks_are_written(machine) ? qemu_disks_find(context, vmm, machine, err) : 0;
     if (r == 0)
@@ -197,13 +119,13 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     if (r == 0)
         r = find_firmware(context, vmm, machine, err);
     if (r == 0)
-        r = open_memory(context, vmm, save->loaded ? "base" : "memory", &own, err);
+        r = memory_open(context, vmm, save, &memory, err);
     if (r == 0 && !ends)
         r = qemu_disks_switch(context, vmm, machine, err);
     if (r == 0)
         r = save_state(context, vmm, state, err);
-    if (r == 0 && !in_place)
-        r = save_memory(context, vmm, memory, own, save, err);
+    if (r == 0)
+        r = memory_save(context, vmm, save, memory, err);
     if (r == 0) {
         if (ends) {
             disks_freeze(machine);
@@ -213,7 +135,6 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
         return 0;
     }
     unlinkat(context->directory_fd, state, 0);
-    if (!in_place)
-        unlinkat(context->directory_fd, memory, 0);
+    memory_discard(context, save);
     return r;
 }

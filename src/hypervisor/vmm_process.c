@@ -60,8 +60,9 @@ int vmm_stop(struct vmm *vmm, struct error *err)
     if (exit.ended)
         return 0;
     fault_point(FAULT_STOP);
-    pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
-    if (!ends_within(vmm, timing_ms(TIMING_STOP))) {
+    if (!vmm->hypervisor->kill_only)
+        pidfd_send_signal(vmm->pidfd, SIGTERM, NULL, 0);
+    if (vmm->hypervisor->kill_only || !ends_within(vmm, timing_ms(TIMING_STOP))) {
         pidfd_send_signal(vmm->pidfd, SIGKILL, NULL, 0);
         if (!ends_within(vmm, timing_ms(TIMING_KILL)))
             return error_set(err, EIO, "the VM's process %d " PROCESS_STUCK, (int)vmm->pid);
@@ -202,12 +203,12 @@ static void read_last_words(const struct vmm_context *context, off_t from,
     text_make_printable(ret, size - cut, ' ');
 }
 
-int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err)
+int vmm_ended(const struct vmm *vmm, int r, struct error *err)
 {
     if (r != -ESRCH)
         return r;
     process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
-    return error_set(err, EIO, "%s has ended", name);
+    return error_set(err, EIO, "%s has ended", vmm->hypervisor->title);
 }
 
 int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)

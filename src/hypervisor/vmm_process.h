@@ -35,7 +35,7 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
               const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);
 
 /* Of what guest_memory returned: ESRCH becomes EIO, when the end of the VMM can be explained. */
-int vmm_ended(const struct vmm *vmm, const char *name, int r, struct error *err);
+int vmm_ended(const struct vmm *vmm, int r, struct error *err);
 
 /* After a VMM's failure r: for EIO, tries whether a limit of the host (a full disk, a quota, a file
  * size) keeps files of the directory from being written, for VMMs do not say why, and are killed if

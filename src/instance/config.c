@@ -27,7 +27,6 @@ struct network_config {
     char *tap, *mac;
 };
 
-/* What a user may ask for. Whether this version can run it is a matter of its backends. */
 static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hypervisor", NULL};
 static const char *const format_words[] = {"raw", "qcow2", NULL};
 
@@ -156,10 +155,7 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
 
 static int interpret(struct config *config, struct machine *machine, struct error *err)
 {
-    const char *name = hypervisor_words[config->hypervisor];
-    machine->hypervisor = hypervisor_find(name);
-    if (!machine->hypervisor || !machine->hypervisor->boot)
-        return error_set(err, EOPNOTSUPP, "\"hypervisor\": \"%s\" cannot be run yet", name);
+    machine->hypervisor = hypervisor_find(hypervisor_words[config->hypervisor]);
     machine->memory_bytes = (uint64_t)config->memory_mib << 20;
     machine->vcpus = (unsigned)config->vcpus;
     machine->console_max_bytes = (uint64_t)config->console_max_bytes;

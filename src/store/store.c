@@ -18,19 +18,16 @@
 #include "util/fault.h"
 #include "util/limit.h"
 
-/* A directory_visit. What a probe that was killed has left has an empty directory in it. */
+/* A directory_visit. A probe or a VMM that was killed may have left a directory of files. */
 static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
 {
     (void)context;
     fault_point(FAULT_ERASE);
-    if (unlinkat(directory_fd, name, 0) == 0 || errno == ENOENT ||
-        (errno == EISDIR && unlinkat(directory_fd, name, AT_REMOVEDIR) == 0))
-        return 0;
-    return error_errno(err, errno, "%s cannot be removed", name);
+    return directory_remove(directory_fd, name, err);
 }
 
-/* Removes the files of a directory and the directory itself. Entries of a store hold files only.
- * A VMM that saves into one for a daemon that was killed may add to it meanwhile. */
+/* Removes the files of a directory and the directory itself. A VMM that saves into one for a daemon
+ * that was killed may add to it meanwhile. */
 static int remove_flat(int parent_fd, const char *name, struct error *err)
 {
     enum { TRIES = 3 };

@@ -3,29 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "store/store.h"
 #include "util/cleanup.h"
 #include "util/directory.h"
 #include "util/fault.h"
 #include "util/json.h"
+#include "util/text_file.h"
 
 static const char temporary_suffix[] = ".tmp";
-
-static int write_all(int fd, const char *text, size_t size)
-{
-    while (size > 0) {
-        ssize_t n = write(fd, text, size);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return -errno;
-        text += n;
-        size -= (size_t)n;
-    }
-    return 0;
-}
 
 int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
 {
@@ -38,7 +24,7 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
                                O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (fd < 0)
         return error_errno(err, errno, "cannot make %s in the store", temporary);
-    int r = write_all(fd, text, strlen(text));
+    int r = text_file_write(fd, text, strlen(text));
     fault_point(FAULT_JSON_FSYNC);
     if (r == 0 && fsync(fd) < 0)
         r = -errno;
@@ -69,20 +55,17 @@ int store_sync_json(int directory_fd, const char *name, struct error *err)
 
 int store_read_json(int directory_fd, const char *name, cJSON **ret, struct error *err)
 {
-    struct stat st;
+    auto_free char *text = NULL;
+    size_t size = 0;
     auto_close int fd = openat(directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
+    if (fd < 0)
         return error_errno(err, errno, "cannot open %s", name);
-    if (!S_ISREG(st.st_mode) || st.st_size > STORE_FILE_MAX)
+    int r = text_file_read(fd, STORE_FILE_MAX, &text, &size);
+    if (r == -EINVAL || r == -EFBIG)
         return error_set(err, EINVAL, "%s is not a file of at most %d bytes", name, STORE_FILE_MAX);
-    size_t size = (size_t)st.st_size;
-    auto_free char *text = malloc(size + 1);
-    if (!text)
-        return error_set(err, ENOMEM, "out of memory");
-    ssize_t n = pread(fd, text, size, 0);
-    if (n < 0 || (size_t)n != size)
-        return error_errno(err, n < 0 ? errno : EIO, "cannot read %s", name);
-    int r = json_parse(text, size, ret, err);
+    if (r < 0)
+        return error_errno(err, -r, "cannot read %s", name);
+    r = json_parse(text, size, ret, err);
     return r < 0 ? error_prefix(err, r, "%s", name) : 0;
 }
 
@@ -94,9 +77,7 @@ static int remove_temporary(void *context, int directory_fd, const char *name, s
     if (size < end || strcmp(name + size - end, temporary_suffix) != 0)
         return 0;
     fault_point(FAULT_ERASE);
-    if (unlinkat(directory_fd, name, 0) < 0)
-        return error_errno(err, errno, "%s cannot be removed", name);
-    return 0;
+    return directory_remove(directory_fd, name, err);
 }
 
 void store_tidy_entry(int directory_fd)

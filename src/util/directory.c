@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "util/cleanup.h"
 
@@ -27,4 +28,24 @@ int directory_walk(int parent_fd, const char *path, directory_visit *visit, void
         if (r != 0)
             return r;
     }
+}
+
+static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
+{
+    (void)context;
+    return unlinkat(directory_fd, name, 0) == 0 || errno == ENOENT
+               ? 0
+               : error_errno(err, errno, "%s cannot be removed", name);
+}
+
+int directory_remove(int parent_fd, const char *name, struct error *err)
+{
+    if (unlinkat(parent_fd, name, 0) == 0 || errno == ENOENT)
+        return 0;
+    int r = errno == EISDIR ? directory_walk(parent_fd, name, remove_file, NULL, err) : 0;
+    if (r < 0)
+        return error_prefix(err, r, "%s cannot be removed", name);
+    if (unlinkat(parent_fd, name, AT_REMOVEDIR) == 0)
+        return 0;
+    return error_errno(err, errno, "%s cannot be removed", name);
 }

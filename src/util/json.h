@@ -111,6 +111,8 @@ void json_add_text(cJSON *to, const char *name, const char *text);
 void json_add_number(cJSON *to, const char *name, double number);
 void json_add_bool(cJSON *to, const char *name, bool value);
 void json_add_null(cJSON *to, const char *name);
+/* In place of what has that name. */
+void json_set(cJSON *to, const char *name, cJSON *item);
 /* Return what was added, borrowed, or NULL. */
 cJSON *json_add_object(cJSON *to, const char *name);
 cJSON *json_add_array(cJSON *to, const char *name);
@@ -133,6 +135,9 @@ static inline const char *json_get_text(const cJSON *object, const char *name)
 {
     return cJSON_GetStringValue(json_get(object, name));
 }
+
+/* The whole number of that name, from 0 to 2^53; 0 if there is no such. */
+uint64_t json_get_count(const cJSON *object, const char *name);
 
 static inline void json_cleanup(cJSON **item)
 {

@@ -52,6 +52,12 @@ void json_add_null(cJSON *to, const char *name)
     remember(to, cJSON_AddNullToObject(to, name));
 }
 
+void json_set(cJSON *to, const char *name, cJSON *item)
+{
+    cJSON_DeleteItemFromObjectCaseSensitive(to, name);
+    json_add(to, name, item);
+}
+
 cJSON *json_add_object(cJSON *to, const char *name)
 {
     cJSON *object = cJSON_AddObjectToObject(to, name);

@@ -199,3 +199,11 @@ int json_read_list(const cJSON *json, const struct json_list *list, void *ret, s
     }
     return 0;
 }
+
+uint64_t json_get_count(const cJSON *object, const char *name)
+{
+    const cJSON *item = json_get(object, name);
+    return cJSON_IsNumber(item) && item->valuedouble > 0 && item->valuedouble <= 0x1p53
+               ? (uint64_t)item->valuedouble
+               : 0;
+}

@@ -41,7 +41,7 @@ static size_t count_descriptors(pid_t pid)
 
 static void start_daemon(struct harness *h, const char *guest)
 {
-    setenv("FAKE_FIRECRACKER_GUEST", guest, 1);
+    setenv("FAKE_VMM_GUEST", guest, 1);
     harness_mount(h,
                   (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"), NULL});
 }

@@ -39,7 +39,7 @@ export TMPDIR="${TMPDIR:-/var/tmp}" HYPEFS_TEST_KERNEL="${HYPEFS_TEST_KERNEL:-$c
     HYPEFS="$build/src/cli/hypefs" HYPEFS_GUEST="$build/src/guest/hypefs-guest" \
     HYPEFS_VM_GUEST="$build/tests/vm/guest/vm_guest" \
     HYPEFS_MAKE_INITRAMFS="$root/examples/guest/make-initramfs.sh" \
-    FAKE_FIRECRACKER="$build/tests/fake_firecracker/fake_firecracker" \
+    FAKE_FIRECRACKER="$build/tests/fake_vmm/fake_firecracker" \
     BARE_QEMU="$build/tests/bench/bare_qemu" READ_IMAGE="$build/tests/bench/read_image" \
     MINI_FS="$build/tests/bench/mini_fs"
 exec "$build/tests/bench/bench" --json "$build/bench.json" "$@"

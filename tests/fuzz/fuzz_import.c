@@ -7,12 +7,22 @@
 #include <unistd.h>
 
 #include "fuzz.h"
+#include "hypervisor/cloud_hypervisor_state.h"
 #include "hypervisor/import.h"
 #include "store/snapshot_entry.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
 enum { MEMORY_SIZE = 4096 };
+
+#define CLOUD_STATE                                                                                \
+    "{\"snapshots\":{\"memory-manager\":{\"snapshots\":{},\"snapshot_data\":{\"state\":"           \
+    "\"{\\\"memory_ranges\\\":{\\\"data\\\":[{\\\"gpa\\\":0,\\\"length\\\":4096}]},"               \
+    "\\\"guest_ram_mappings\\\":[{\\\"gpa\\\":0,\\\"size\\\":4096,\\\"zone_id\\\":\\\"z\\\"}]}\"}" \
+    "},"                                                                                           \
+    "\"device-manager\":{\"snapshots\":{\"n\":{\"snapshots\":{},\"snapshot_data\":{\"state\":"     \
+    "\"{\\\"acked_features\\\":35}\"}}}}},\"snapshot_data\":{\"state\":\"{\\\"clock\\\":{"         \
+    "\\\"flags\\\":1}}\"}}"
 
 /* How the states of each begin, and a configuration that goes with any of them ("": none). */
 static const struct {
@@ -26,7 +36,10 @@ static const struct {
      "\"accel\":\"tcg\",\"cpu\":\"max\",\"host_cpu\":null,\"version\":\"7.2.22\","
      "\"network\":{\"mode\":\"user\",\"restrict\":false},\"disks\":[]}"},
     {"firecracker", "\0\0\x64\x86\x84\x19\x10\x07\0\0\0\0\0\0\0\0", 16, ""},
-    {"cloud-hypervisor", "{}", 2, ""},
+    {"cloud-hypervisor", "{}", 2, ""}, /* which is only shown */
+    {"cloud-hypervisor", CLOUD_STATE, sizeof CLOUD_STATE - 1,
+     "{\"cpus\":{\"boot_vcpus\":1},\"memory\":{\"size\":4096},\"net\":[{\"id\":\"n\",\"tap\":\"t\"}"
+     "]}"},
 };
 
 static struct import_file make_file(const char *name, const void *bytes, size_t size)
@@ -35,6 +48,21 @@ static struct import_file make_file(const char *name, const void *bytes, size_t 
     MUST(file.fd >= 0 && (size == 0 || write(file.fd, bytes, size) == (ssize_t)size));
     MUST(fstat(file.fd, &file.st) == 0);
     return file;
+}
+
+/* What a load makes of the state of an image that was taken. */
+static void load(const struct import *import)
+{
+    struct cloud_hypervisor_state state = {0};
+    auto_json cJSON *json = NULL;
+    struct error err = {0};
+    MUST(json_parse(import->state, strlen(import->state), &json, &err) == 0);
+    state.config = cJSON_DetachItemFromObjectCaseSensitive(json, "config");
+    state.state = cJSON_DetachItemFromObjectCaseSensitive(json, "state");
+    int r = cloud_hypervisor_state_place(&state, &import->machine, "image", &err);
+    if (r < 0)
+        MUST(err.code == -r && err.text[0]);
+    cloud_hypervisor_state_finish(&state);
 }
 
 /* Takes the descriptors. */
@@ -47,6 +75,8 @@ static bool check(const char *hypervisor, struct import_files *files)
     if (r == 0) {
         auto_json cJSON *json = import_describe(&import, files);
         MUST(json && import.machine.disk_count <= MACHINE_DISKS_MAX);
+        if (import.state)
+            load(&import);
         import_finish(&import);
     } else {
         MUST(err.code == -r && err.text[0]);

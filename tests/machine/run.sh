@@ -80,6 +80,7 @@ cp "$kernel"/boot/vmlinuz-* "$work/add/machine/kernel/boot/"
 find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
     put "$file" "kernel/lib/${file##*/}"
 done
+put "$build/tests/mount/slow_disk.so" lib/slow_disk.so
 put "$here/inside" run
 for name in "$@"; do
     [ -e "$here/$name.test" ] || fail "there is no test $name"

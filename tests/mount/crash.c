@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "crash.h"
 
+#include "fake.h"
+
 #include <dirent.h>
 #include <poll.h>
 #include <signal.h>
@@ -41,22 +43,21 @@ static char *plan_path(struct harness *h)
 /* VMMs are not ended so. What it is, each daemon asks. */
 static const char *fake(struct harness *h)
 {
-    const char *program = getenv("FAKE_FIRECRACKER");
-    assert_non_null(program);
     return fixture_script(
-        h, "firecracker",
+        h, "program",
         harness_format(h,
-                       "#!/bin/sh\n[ \"$1\" = --version ] && echo Firecracker v1.7.0 && exit\n"
+                       "#!/bin/sh\n[ \"$1\" = --version ] && echo %s && exit\n"
                        "unset HYPEFS_FAULT\nexec '%s' \"$@\"\n",
-                       program));
+                       fake_is_firecracker() ? "Firecracker v1.7.0" : "cloud-hypervisor v53.0",
+                       fake_program()));
 }
 
 static bool start(struct harness *h, const char *plan, int *ret_status)
 {
     setenv("HYPEFS_FAULT", plan, 1);
-    const char *program = harness_format(h, "%s/firecracker", h->directory);
-    bool runs =
-        harness_try_mount(h, (const char *const[]){"--firecracker", program, NULL}, ret_status);
+    const char *options[] = {harness_format(h, "--%s", fake_hypervisor()),
+                             harness_format(h, "%s/program", h->directory), NULL};
+    bool runs = harness_try_mount(h, options, ret_status);
     unsetenv("HYPEFS_FAULT");
     return runs;
 }
@@ -113,10 +114,10 @@ char *crash_config(struct harness *h, const char *disk)
     if (access(path, F_OK) < 0)
         harness_put(path, "0123456789");
     return harness_format(h,
-                          "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                          "{\"hypervisor\":\"%s\",\"kernel\":\"/etc/passwd\","
                           "\"memory_mib\":8,\"cmdline\":\"mailboxes=m\","
                           "\"disks\":[{\"path\":\"%s\",\"format\":\"raw\"}]}",
-                          path);
+                          fake_hypervisor(), path);
 }
 
 void crash_make(struct harness *h, const char *id)
@@ -218,7 +219,9 @@ static void check_instance(struct harness *h, const char *parent, const char *id
     assert_true(id[0] != '.');
     const char *state = state_of(h, id);
     bool runs = is_among(state, "running paused");
-    allowed = runs ? "instance.json fork.json vmm.log console.log vmm.sock base drive-disk0"
+    allowed = runs && !fake_is_firecracker()
+                  ? "instance.json fork.json vmm.log console.log vmm.sock base memory drive-disk0"
+              : runs ? "instance.json fork.json vmm.log console.log vmm.sock base drive-disk0"
               : strcmp(state, "standby") == 0
                   ? "instance.json fork.json vmm.log console.log memory state "
                     "mailboxes.json drive-disk0 frozen-disk0"
@@ -232,7 +235,7 @@ static void check_instance(struct harness *h, const char *parent, const char *id
     if (!runs)
         return;
     vms++;
-    assert_firecracker_is(h, id, state);
+    assert_vmm_is(h, id, state);
 }
 
 static void check_snapshot(struct harness *h, const char *parent, const char *id)

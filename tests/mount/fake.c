@@ -26,24 +26,51 @@ void fake_tell(struct harness *h, const char *variables)
                 harness_format(h, "export %s\n", variables));
 }
 
-static char *fake_options(struct harness *h)
+bool fake_is_firecracker(void)
 {
-    const char *fake = getenv("FAKE_FIRECRACKER");
-    assert_non_null(fake);
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
-    return fixture_script(
-        h, "firecracker",
-        harness_format(h, "#!/bin/sh\n. \"${0%%/*}/how\"\nexec '%s' \"$@\"\n", fake));
+    const char *told = getenv("HYPEFS_TEST_FAKE");
+    return !told || strcmp(told, "firecracker") == 0;
 }
 
-void fake_mount(struct harness *h)
+const char *fake_hypervisor(void)
 {
-    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), NULL});
+    return fake_is_firecracker() ? "firecracker" : "cloud-hypervisor";
+}
+
+const char *fake_title(void)
+{
+    return fake_is_firecracker() ? "Firecracker" : "Cloud Hypervisor";
+}
+
+const char *fake_program(void)
+{
+    const char *fake = getenv(fake_is_firecracker() ? "FAKE_FIRECRACKER" : "FAKE_CLOUD_HYPERVISOR");
+    assert_non_null(fake);
+    return fake;
+}
+
+const char *fake_state_path(void)
+{
+    return fake_is_firecracker() ? "/" : "/api/v1/vm.info";
+}
+
+static char *make_script(struct harness *h)
+{
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
+    return fixture_script(
+        h, fake_hypervisor(),
+        harness_format(h, "#!/bin/sh\n. \"${0%%/*}/how\"\nexec '%s' \"$@\"\n", fake_program()));
 }
 
 void fake_mount_with(struct harness *h, const char *option, const char *value)
 {
-    harness_mount(h, (const char *const[]){"--firecracker", fake_options(h), option, value, NULL});
+    harness_mount(h, (const char *const[]){harness_format(h, "--%s", fake_hypervisor()),
+                                           make_script(h), option, value, NULL});
+}
+
+void fake_mount(struct harness *h)
+{
+    fake_mount_with(h, NULL, NULL);
 }
 
 void fake_make(struct harness *h, const char *id, const char *cmdline, const char *members)
@@ -51,17 +78,17 @@ void fake_make(struct harness *h, const char *id, const char *cmdline, const cha
     assert_works(mkdir(fake_instance(h, id, ""), 0755));
     harness_put(fake_instance(h, id, "config"),
                 harness_format(h,
-                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "{\"hypervisor\":\"%s\",\"kernel\":\"/etc/passwd\","
                                "\"memory_mib\":8,\"cmdline\":\"%s\"%s}",
-                               cmdline, members));
+                               fake_hypervisor(), cmdline, members));
 }
 
 void fake_boot(struct harness *h, const char *fault)
 {
-    fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s", fault));
+    fake_tell(h, harness_format(h, "FAKE_VMM_FAULT=%s", fault));
     fake_make(h, "x", "mailboxes=m,a", "");
     harness_put(fake_instance(h, "x", "state"), "running");
-    fake_tell(h, "FAKE_FIRECRACKER_FAULT=");
+    fake_tell(h, "FAKE_VMM_FAULT=");
 }
 
 void fake_ask(struct harness *h, const char *request, const char *word)
@@ -81,7 +108,8 @@ void fake_ask(struct harness *h, const char *request, const char *word)
 
 void fake_assert_vm(struct harness *h, const char *word)
 {
-    fake_ask(h, "GET / HTTP/1.1\r\n\r\n", harness_format(h, "\"%s\"", word));
+    fake_ask(h, harness_format(h, "GET %s HTTP/1.1\r\n\r\n", fake_state_path()),
+             harness_format(h, "\"%s\"", word));
 }
 
 bool fake_has_intent(void *harness)

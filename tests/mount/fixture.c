@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 #include "fixture.h"
 
+#include "fake.h"
+
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -80,13 +82,16 @@ void assert_no_instance(struct harness *h)
     assert_string_equal(result.out, "");
 }
 
-/* What it answers to GET /. */
+/* What it answers. */
 static const char *ask(struct harness *h, const char *id)
 {
     const char *directory = harness_store_path(h, "instances/%s", id);
     auto_close int fd = open(directory, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
-    const struct http_request request = {
-        .peer = "the fake", .directory_fd = fd, .socket = "vmm.sock", .method = "GET", .path = "/"};
+    const struct http_request request = {.peer = "the fake",
+                                         .directory_fd = fd,
+                                         .socket = "vmm.sock",
+                                         .method = "GET",
+                                         .path = fake_state_path()};
     const struct process_limits limits = {
         .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
     struct http_reply reply = {0};
@@ -100,7 +105,7 @@ static const char *ask(struct harness *h, const char *id)
     return state;
 }
 
-void assert_firecracker_is(struct harness *h, const char *id, const char *state)
+void assert_vmm_is(struct harness *h, const char *id, const char *state)
 {
     const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
     assert_string_equal(harness_json(h, info, "state"), state);

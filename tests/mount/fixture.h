@@ -42,7 +42,7 @@ void fixture_assert_contains(const char *text, const char *part, const char *fil
 void assert_no_instance(struct harness *h);
 
 /* The word in its `state` is what the instance's VMM, the fake, says of itself, too. */
-void assert_firecracker_is(struct harness *h, const char *id, const char *state);
+void assert_vmm_is(struct harness *h, const char *id, const char *state);
 
 /* The script's exit status, with what it said when it is not as wanted. */
 #define assert_shell(shell, script, wanted)                                                        \

@@ -165,7 +165,7 @@ static void fork_without_a_network_cannot_ack_by_datagram(void **state)
 static void fork_on_another_tap_needs_a_version_that_can(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    fake_tell(h, "FAKE_VMM_VERSION=1.12.1");
     publish_on_tap(h);
     assert_errno(commit(h, "f1"), 0);
     taps_assert(h, "t0", true);
@@ -176,7 +176,7 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     taps_assert(h, "t1", true);
     fake_drop(h, "f1");
     fake_drop(h, "f2");
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.11.0");
+    fake_tell(h, "FAKE_VMM_VERSION=1.11.0");
     harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
     assert_refused(h, EOPNOTSUPP, "load", "needs Firecracker 1.12, and this one is 1.11.0");
 }
@@ -191,7 +191,7 @@ static void fork_into_standby_on_another_tap_runs_on_that(void **state)
         print_message("skipped: only root can make taps\n");
         skip();
     }
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    fake_tell(h, "FAKE_VMM_VERSION=1.12.1");
     assert_works(rmdir(harness_path(h, "snapshots/base")));
     fake_publish(h, "mailboxes=m",
                  ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
@@ -199,7 +199,7 @@ static void fork_into_standby_on_another_tap_runs_on_that(void **state)
     assert_errno(commit(h, "f1"), 0);
     assert_int_equal(harness_unmount(h), 0);
     fake_mount(h);
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.12.1");
+    fake_tell(h, "FAKE_VMM_VERSION=1.12.1");
     harness_put(fake_instance(h, "f1", "snapshot"), "s");
     harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f2");
     taps_assert(h, "t0", false);
@@ -217,7 +217,7 @@ static void fork_into_standby_on_another_tap_runs_on_that(void **state)
 static void guest_that_refuses_has_its_reason_told(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    fake_tell(h, "FAKE_VMM_GUEST=refuse");
     stage(h, "m", "{}", "memory", LONG_MS);
     assert_refused(h, EREMOTEIO, "ack", "the disk is full");
     /* A network that does not come up is no lost fork. */
@@ -236,13 +236,13 @@ static void guest_that_is_silent_or_lies_is_destroyed(void **state)
     static const char *const guests[] = {"silent", "lie"}, *const hows[] = {"udp", "keyed"};
     publish_on_tap(h);
     for (size_t i = 0; i < array_length(guests); i++) {
-        fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s", guests[i]));
+        fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=%s", guests[i]));
         for (size_t j = 0; j < array_length(hows); j++) {
             stage(h, "m", "{}", hows[j], SHORT_MS);
             assert_refused(h, ETIMEDOUT, "ack", "no ack for mailbox m within 150 ms");
         }
     }
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
     assert_errno(commit(h, "f"), 0);
 }
 
@@ -347,27 +347,27 @@ static void faults_are_eio_with_words_and_leave_nothing(void **state)
     for (size_t call = 0; call < array_length(calls); call++)
         for (size_t when = 0; when < array_length(whens); when++)
             for (size_t i = 0; i < array_length(faults); i++) {
-                fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_FAULT=%s:%s:%s", calls[call],
-                                            whens[when], faults[i].what));
+                fake_tell(h, harness_format(h, "FAKE_VMM_FAULT=%s:%s:%s", calls[call], whens[when],
+                                            faults[i].what));
                 /* After its last answer before the patch, or at all: it may get further. */
                 if (when == 2 && i == 0 && call >= 2)
                     continue;
                 assert_refused(h, EIO, call == 3 ? "resume" : "load", faults[i].words);
             }
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
     assert_errno(commit(h, "f"), 0);
 }
 
 static void firecrackers_own_words_are_told(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.8.0");
+    fake_tell(h, "FAKE_VMM_VERSION=1.8.0");
     assert_refused(
         h, EIO, "load",
         "loading the VM: PUT /snapshot/load: Load snapshot error: Failed to restore from "
         "snapshot: Failed to get snapshot state from file: Failed to load snapshot state "
         "from file: Invalid snapshot version\n");
-    fake_tell(h, "FAKE_FIRECRACKER_FAULT=create:before:400");
+    fake_tell(h, "FAKE_VMM_FAULT=create:before:400");
     fake_make(h, "x", "mailboxes=m", "");
     harness_put(fake_instance(h, "x", "state"), "running");
     assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
@@ -398,13 +398,13 @@ static bool vmm_hangs(void *argument)
 static void stop_of_the_daemon_ends_a_commit_that_hangs(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_FAULT=load:during:hang");
+    fake_tell(h, "FAKE_VMM_FAULT=load:during:hang");
     struct harness_child child =
         harness_start_shell(h, "bash", "echo f > snapshots/base/forks/new/commit");
     harness_await_that(vmm_hangs, h, "Firecracker is started");
     assert_int_equal(harness_unmount(h), 0);
     assert_contains(harness_finish(h, &child).err, "Cannot send after transport endpoint shutdown");
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
     fake_mount(h);
     assert_no_instance(h);
     assert_errno(commit(h, "f"), 0);

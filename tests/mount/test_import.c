@@ -138,14 +138,15 @@ static void import_without_a_daemon_makes_the_store(void **state)
     assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "");
 }
 
-static void cloud_hypervisor_is_shown_and_cannot_be_forked(void **state)
+static void cloud_hypervisor_without_its_config_is_shown_and_cannot_be_forked(void **state)
 {
     struct harness *h = *state;
     assert_silent(h, CLOUD "ch");
     assert_string_equal(assert_shell("bash", "ls snapshots/ch/mailboxes", 0).out, "m\n");
     harness_put(harness_path(h, "snapshots/ch/forks/new/mailboxes/m"), "{}");
     assert_errno(harness_write(harness_path(h, "snapshots/ch/forks/new/commit"), "f"), EOPNOTSUPP);
-    assert_file_contains(harness_path(h, "snapshots/ch/forks/new/error"), "cloud-hypervisor");
+    assert_file_contains(harness_path(h, "snapshots/ch/forks/new/error"),
+                         "import it again with --config");
     const char *result = harness_get(h, harness_path(h, "snapshots/ch/forks/new/result"));
     assert_string_equal(harness_json(h, result, "error.phase"), "validate");
     assert_no_instance(h);
@@ -500,7 +501,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         daemon_test(import_beside_a_daemon_is_shown_at_once),
         import_test(import_without_a_daemon_makes_the_store),
-        daemon_test(cloud_hypervisor_is_shown_and_cannot_be_forked),
+        daemon_test(cloud_hypervisor_without_its_config_is_shown_and_cannot_be_forked),
         import_test(memory_is_copied_without_its_zeros),
         daemon_test(linked_memory_that_changes_fails_the_commit),
         import_test(link_to_another_file_system_is_refused_with_the_remedy),

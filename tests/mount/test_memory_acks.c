@@ -62,20 +62,20 @@ static void consumed_payload_is_an_ack(void **state)
 static void ack_before_the_resume_is_answered_takes_time_all_the_same(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack FAKE_FIRECRACKER_FAULT=vm#1:during:late");
+    fake_tell(h, "FAKE_VMM_GUEST=ack FAKE_VMM_FAULT=vm#1:during:late");
     stage(h, "m", BY_MEMORY("30000"));
     stage(h, "a", BY_MEMORY("30000"));
     harness_put(draft(h, "new", "commit"), "f1");
     assert_true(atof(result(h, "f1", "mailboxes.0.ack_ms")) > 0);
     assert_true(atof(result(h, "f1", "mailboxes.1.ack_ms")) > 0);
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=ack");
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
     fake_drop(h, "f1");
 }
 
 static void refusal_in_the_frame_fails_the_commit(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    fake_tell(h, "FAKE_VMM_GUEST=refuse");
     stage(h, "m", BY_MEMORY("30000"));
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), EREMOTEIO);
     assert_file_contains(draft(h, "new", "error"), "mailbox m: the disk is full");
@@ -87,7 +87,7 @@ static void refusal_in_the_frame_fails_the_commit(void **state)
 static void payload_that_nobody_takes_times_out(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
     stage(h, "m", BY_MEMORY("150"));
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
     assert_file_contains(draft(h, "new", "error"),
@@ -101,7 +101,7 @@ static void payload_that_nobody_takes_times_out(void **state)
 static void pages_that_the_guest_reuses_are_no_ack(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=reuse");
+    fake_tell(h, "FAKE_VMM_GUEST=reuse");
     stage(h, "m", BY_MEMORY("300"));
     assert_errno(harness_write(draft(h, "new", "commit"), "f1"), ETIMEDOUT);
     assert_file_contains(draft(h, "new", "error"), "for something else");
@@ -137,7 +137,7 @@ static void console_of_a_fork_that_is_waited_for_is_kept_short(void **state)
 {
     static char bytes[3 * 65536];
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
     harness_put(draft(h, "new", "options"), "{\"console_max_bytes\":65536}");
     stage(h, "m", BY_MEMORY("86400000"));
     struct harness_child commit =
@@ -156,7 +156,7 @@ static void console_of_a_fork_that_is_waited_for_is_kept_short(void **state)
 static void payload_without_ack_is_looked_at_too(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
     stage(h, "m", "");
     harness_put(draft(h, "new", "commit"), "f1");
     assert_string_equal(result(h, "f1", "mailboxes.0.acked"), "null");

@@ -93,13 +93,13 @@ static void store_when_made_by_0_1_opens_and_works(void **state)
 
     /* Out of standby, and a fork with a payload, of the snapshot and of an instance. */
     harness_put(harness_path(h, "instances/web-1/state"), "running");
-    assert_firecracker_is(h, "web-1", "running");
+    assert_vmm_is(h, "web-1", "running");
     harness_put(harness_path(h, "instances/web-1/state"), "standby");
     harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"a\":1}");
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "web-3");
-    assert_firecracker_is(h, "web-3", "running");
+    assert_vmm_is(h, "web-3", "running");
     harness_put(harness_path(h, "instances/web-1/forks/new/commit"), "web-4");
-    assert_firecracker_is(h, "web-4", "running");
+    assert_vmm_is(h, "web-4", "running");
     harness_put(harness_path(h, "instances/web-3/state"), "stopped");
     harness_put(harness_path(h, "instances/web-4/state"), "stopped");
 

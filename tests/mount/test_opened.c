@@ -323,7 +323,7 @@ static void vsock_is_made_anew_by_each_vmm(void **state)
     fake_craft(h, &foreign, "1.16.0", harness_format(h, "\"vsock\":\"%s/v.sock\"", h->directory),
                harness_format(h, ".machine.vsock=\"%s/v.sock\"", h->directory));
     fake_mount(h);
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.16.0");
+    fake_tell(h, "FAKE_VMM_VERSION=1.16.0");
     commit(h, "snapshots/base", "x");
     const char *vsock = harness_store_path(h, "instances/x/vsock.sock");
     for (int i = 0; i < 2; i++) {
@@ -336,7 +336,7 @@ static void vsock_is_made_anew_by_each_vmm(void **state)
     assert_int_equal(harness_unmount(h), 0);
     assert_shell("bash", "kill -9 $(jq .vmm.pid $S/instances/x/instance.json)", 0);
     fake_mount(h);
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.16.0");
+    fake_tell(h, "FAKE_VMM_VERSION=1.16.0");
     harness_await(h, file(h, "state"), "stopped");
     assert_fails(access(vsock, F_OK), ENOENT);
 }
@@ -350,7 +350,7 @@ static void vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed(void
     fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s\"", vsock),
                harness_format(h, ".machine.vsock=\"%s\"", vsock));
     fake_mount(h);
-    fake_tell(h, "FAKE_FIRECRACKER_VERSION=1.15.0");
+    fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
     commit(h, "snapshots/base", "x");
     assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "f"), EBUSY);
     const char *error = harness_path(h, "snapshots/base/forks/new/error");

@@ -21,8 +21,7 @@ static char *draft(struct harness *h, const char *fork, const char *file)
 /* What the guests do; their VMMs start when the test lets them. */
 static void tell(struct harness *h, const char *guest)
 {
-    fake_tell(h, harness_format(h, "FAKE_FIRECRACKER_GUEST=%s\nread go < '%s/gate'", guest,
-                                h->directory));
+    fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=%s\nread go < '%s/gate'", guest, h->directory));
 }
 
 static int setup(void **state)

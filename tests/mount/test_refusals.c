@@ -51,9 +51,8 @@ static int setup(void **state)
     struct harness *h = *state;
     size_t count = make_frames(frames);
     harness_craft(h, &(struct harness_snapshot){.id = "base", .frames = frames, .count = count});
-    harness_craft(
-        h, &(struct harness_snapshot){
-               .id = "other", .hypervisor = "cloud-hypervisor", .frames = frames, .count = 1});
+    harness_craft(h, &(struct harness_snapshot){
+                         .id = "other", .hypervisor = "bhyve", .frames = frames, .count = 1});
     harness_craft(h, &(struct harness_snapshot){.id = "paused", .kind = "running"});
     harness_mount(h, NULL);
     return access(harness_path(h, "snapshots/base/mailboxes/m"), F_OK);
@@ -96,7 +95,7 @@ static const struct refusal {
     {"base", "half-pending", "{}", 0, EBUSY, "locate", {"\"half-pending\"", "had not taken"}},
     {"base", "dirty", "{}", 0, EBUSY, "locate", {"\"dirty\"", "other data"}},
     {"base", "unaligned", NULL, ROOM + 1, EFBIG, "locate", {"2833 bytes", "2832"}},
-    {"other", "m", "{}", 0, EOPNOTSUPP, "validate", {"cloud-hypervisor", "cannot be forked"}},
+    {"other", "m", "{}", 0, EOPNOTSUPP, "validate", {"bhyve", "cannot be forked"}},
     {"paused", "m", "{}", 0, EOPNOTSUPP, "validate", {"\"running\"", "cannot be forked"}},
     /* These are located; the snapshot says that another QEMU saved it. */
     {"base", "unaligned", NULL, ROOM, EOPNOTSUPP, "load", {"0.0.0", "saved by"}},

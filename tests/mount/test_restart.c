@@ -76,7 +76,7 @@ static void mount_when_a_vmm_hangs_answers_and_the_vm_goes_on_when_it_can(void *
     harness_await_that(can_be_paused, h, "x goes on");
     assert_int_equal(pid_of_x(h), pid);
     harness_put(of_x(h, "state"), "running");
-    assert_firecracker_is(h, "x", "running");
+    assert_vmm_is(h, "x", "running");
     assert_null(
         strstr(harness_get(h, harness_store_path(h, "instances/x/instance.json")), "\"intent\""));
 }
@@ -88,7 +88,7 @@ static void end_of_the_daemon_when_a_vmm_hangs_leaves_it_to_the_next(void **stat
     assert_int_equal(harness_unmount(h), 0);
     assert_works(kill(pid, SIGCONT));
     mount_it(h);
-    assert_firecracker_is(h, "x", "running");
+    assert_vmm_is(h, "x", "running");
     assert_int_equal(pid_of_x(h), pid);
 }
 

@@ -140,7 +140,7 @@ static void commit_that_fails_leaves_nothing_when_its_draft_is_removed(void **st
     struct harness *h = *state;
     assert_works(mkdir(draft(h, "f1", ""), 0755));
     stage(h, "f1");
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=refuse");
+    fake_tell(h, "FAKE_VMM_GUEST=refuse");
     assert_errno(harness_write(draft(h, "f1", "commit"), "1"), EREMOTEIO);
     assert_works(rmdir(draft(h, "f1", "")));
     assert_forgotten("s3cr3t-1", "s3cr3t-2", "02:00:00:5e:c3:e7\",\"ipv4");

@@ -40,8 +40,7 @@ static char *fake_firecracker(struct harness *h)
     assert_non_null(fake);
     return fixture_script(
         h, "firecracker",
-        harness_format(h, "#!/bin/sh\nexport FAKE_FIRECRACKER_GUEST=ack\nexec '%s' \"$@\"\n",
-                       fake));
+        harness_format(h, "#!/bin/sh\nexport FAKE_VMM_GUEST=ack\nexec '%s' \"$@\"\n", fake));
 }
 
 static int setup(void **state)

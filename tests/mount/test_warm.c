@@ -82,7 +82,7 @@ static const char *fork_it(struct harness *h, const char *id)
         fail_msg("%s", harness_get(h, base(h, "forks/new/error")));
     assert_file_contains(fake_instance(h, id, "console"),
                          harness_format(h, "m {\"for\":\"%s\"}\n", id));
-    assert_firecracker_is(h, id, "running");
+    assert_vmm_is(h, id, "running");
     return harness_json(h, harness_get(h, fake_instance(h, id, "fork/result")), "warm");
 }
 
@@ -120,7 +120,7 @@ static void warm_of_what_cannot_be_forked_is_refused(void **state)
 {
     struct harness *h = *state;
     assert_int_equal(harness_unmount(h), 0);
-    harness_craft(h, &(struct harness_snapshot){.id = "other", .hypervisor = "cloud-hypervisor"});
+    harness_craft(h, &(struct harness_snapshot){.id = "other", .hypervisor = "bhyve"});
     harness_craft(h, &(struct harness_snapshot){.id = "kind", .kind = "disk"});
     assert_shell("bash",
                  "cp -a $S/snapshots/base $S/snapshots/tap && cd $S/snapshots/tap && "
@@ -158,7 +158,7 @@ static void commit_when_a_vm_is_ready_takes_it(void **state)
                  "echo standby > instances/w1/state && echo running > instances/w1/state && "
                  "echo s > instances/w1/snapshot",
                  0);
-    assert_firecracker_is(h, "w1", "running");
+    assert_vmm_is(h, "w1", "running");
     assert_errno(warm(h, "0"), 0);
     assert_string_equal(fork_it(h, "w3"), "false");
 }
@@ -206,7 +206,7 @@ static void commit_when_a_replaced_image_was_accepted_loads_the_new_one(void **s
 static void commit_that_fails_leaves_nothing_of_the_vm(void **state)
 {
     struct harness *h = *state;
-    fake_tell(h, "FAKE_FIRECRACKER_GUEST=absent");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
     assert_errno(warm(h, "1"), 0);
     await_ready(h, 1);
     const char *ready = hidden(h);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * firecracker_fixture: what the tests of the Firecracker backend share; they run it against
- * tests/fake_firecracker, which is not Firecracker: see there.
+ * tests/fake_vmm, which is not Firecracker: see there.
  */
 #ifndef HYPEFS_TESTS_UNIT_FIRECRACKER_FIXTURE_H
 #define HYPEFS_TESTS_UNIT_FIRECRACKER_FIXTURE_H

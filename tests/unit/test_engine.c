@@ -176,8 +176,7 @@ static void fork_when_the_snapshot_cannot_be_forked_says_why(void **state)
         const char *member, *value, *why;
         int code;
     } cases[] = {
-        {"hypervisor", "\"cloud-hypervisor\"", "snapshots of cloud-hypervisor cannot be forked",
-         EOPNOTSUPP},
+        {"hypervisor", "\"bhyve\"", "snapshots of bhyve cannot be forked", EOPNOTSUPP},
         {"kind", "\"running\"", "kind \"running\" cannot be forked", EOPNOTSUPP},
         {"machine", "null", "the machine of the snapshot base: ", EIO},
         {"machine", "{\"vcpus\":1}", "the machine of the snapshot base: ", EIO},

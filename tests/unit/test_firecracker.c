@@ -212,10 +212,10 @@ static void tap_that_is_another_needs_a_version_that_can(void **state)
     machine.interfaces = &interface;
     machine.interface_count = 1;
     make_base(&fork, MEMORY_BYTES, "1.11.9", "");
-    setenv("FAKE_FIRECRACKER_VERSION", "1.11.9", 1);
+    setenv("FAKE_VMM_VERSION", "1.11.9", 1);
     assert_load_fails(&fork, &machine, EOPNOTSUPP,
                       "needs Firecracker 1.12, and this one is 1.11.9");
-    setenv("FAKE_FIRECRACKER_VERSION", "1.12.0-dev", 1);
+    setenv("FAKE_VMM_VERSION", "1.12.0-dev", 1);
     make_base(&fork, MEMORY_BYTES, "1.12.0-dev", "");
     assert_load_fails(&fork, &machine, EIO, "Unknown Network Device."); /* it was sent */
     interface.id = NULL;
@@ -225,7 +225,7 @@ static void tap_that_is_another_needs_a_version_that_can(void **state)
     interface.tap = tap;
     interface.replaced = false;
     stop(load(&fork, &machine));
-    unsetenv("FAKE_FIRECRACKER_VERSION");
+    unsetenv("FAKE_VMM_VERSION");
 }
 
 static void vsock_when_the_version_can_is_each_forks_own(void **state)
@@ -234,7 +234,7 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
     struct machine machine = plain_machine();
     char vsock[] = "../base/v.sock";
     machine.vsock = vsock;
-    setenv("FAKE_FIRECRACKER_VERSION", "1.16.0", 1);
+    setenv("FAKE_VMM_VERSION", "1.16.0", 1);
     make_base(&a, MEMORY_BYTES, "1.16.0", "\"vsock\":\"../base/v.sock\"");
     struct vmm *first = load(&a, &machine), *second = load(&b, &machine);
     assert_true(fixture_has(a.directory_fd, "vsock.sock"));
@@ -245,7 +245,7 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
     /* What an earlier one has left there is in nobody's way. */
     stop(load(&a, &machine));
     /* Before, the path is that of the saved state, and two forks cannot both have it. */
-    setenv("FAKE_FIRECRACKER_VERSION", "1.15.0", 1);
+    setenv("FAKE_VMM_VERSION", "1.15.0", 1);
     make_base(&a, MEMORY_BYTES, "1.15.0", "\"vsock\":\"../base/v.sock\"");
     first = load(&a, &machine);
     assert_true(fixture_has(a.directory_fd, "../base/v.sock"));
@@ -254,7 +254,7 @@ static void vsock_when_the_version_can_is_each_forks_own(void **state)
     /* It is left there, in a directory that is neither's own: only who knows it may remove it. */
     try_to_load(&b, &machine, EBUSY, "or use Firecracker 1.16 or later");
     assert_true(fixture_has(a.directory_fd, "../base/v.sock"));
-    unsetenv("FAKE_FIRECRACKER_VERSION");
+    unsetenv("FAKE_VMM_VERSION");
 }
 
 static void vsock_in_the_own_directory_when_nobody_listens_is_made_anew(void **state)
@@ -262,7 +262,7 @@ static void vsock_in_the_own_directory_when_nobody_listens_is_made_anew(void **s
     struct vmm_context a = context_in(*state, "a");
     struct machine machine = plain_machine();
     static const char *const paths[] = {"v.sock", "./v.sock", "../a/v.sock"};
-    setenv("FAKE_FIRECRACKER_VERSION", "1.15.0", 1);
+    setenv("FAKE_VMM_VERSION", "1.15.0", 1);
     for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++) {
         auto_free char *path = strdup(paths[i]), *words = NULL;
         assert_true(asprintf(&words, "\"vsock\":\"%s\"", path) > 0);
@@ -272,7 +272,7 @@ static void vsock_in_the_own_directory_when_nobody_listens_is_made_anew(void **s
         assert_true(fixture_has(a.directory_fd, "v.sock"));
         stop(load(&a, &machine));
     }
-    unsetenv("FAKE_FIRECRACKER_VERSION");
+    unsetenv("FAKE_VMM_VERSION");
 }
 
 int main(void)

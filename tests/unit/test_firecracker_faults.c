@@ -41,9 +41,9 @@ static void try_faults(struct vmm_context *context, const char *const *calls,
                 char fault[FAULT_SIZE];
                 snprintf(fault, sizeof fault, "%s:%s:%s", *calls, whens[when], faults[i].what);
                 context->answer_ms = strcmp(faults[i].what, "hang") == 0 ? SOON_MS : 0;
-                setenv("FAKE_FIRECRACKER_FAULT", fault, 1);
+                setenv("FAKE_VMM_FAULT", fault, 1);
                 attempt(context, fault, faults[i].words);
-                unsetenv("FAKE_FIRECRACKER_FAULT");
+                unsetenv("FAKE_VMM_FAULT");
                 assert_nothing_left(context);
             }
 }
@@ -146,12 +146,12 @@ static void start_when_it_fails_says_why(void **state)
     struct machine machine = plain_machine();
     make_base(&fork, MEMORY_BYTES, "1.7.0", "");
     fork.answer_ms = SOON_MS;
-    setenv("FAKE_FIRECRACKER_FAULT", "start:before:die", 1);
+    setenv("FAKE_VMM_FAULT", "start:before:die", 1);
     assert_load_fails(&fork, &machine, EIO,
                       "Firecracker has ended before it listened at its socket (status 3): ");
-    setenv("FAKE_FIRECRACKER_FAULT", "start:before:hang", 1);
+    setenv("FAKE_VMM_FAULT", "start:before:hang", 1);
     assert_load_fails(&fork, &machine, EIO, "Firecracker does not listen at its socket vmm.sock");
-    unsetenv("FAKE_FIRECRACKER_FAULT");
+    unsetenv("FAKE_VMM_FAULT");
     auto_free char *script =
         fixture_script(fixture, "script",
                        "#!/bin/sh\n[ $1 = --version ] && exec echo Firecracker v1.7.0\n"
@@ -172,10 +172,10 @@ static void load_when_cancelled_is_ecanceled_at_once(void **state)
     auto_close int cancel = eventfd(1, EFD_CLOEXEC);
     fork.cancel_fd = cancel;
     for (size_t i = 0; i < array_length(hangs); i++) {
-        setenv("FAKE_FIRECRACKER_FAULT", hangs[i], 1);
+        setenv("FAKE_VMM_FAULT", hangs[i], 1);
         assert_load_fails(&fork, &machine, ECANCELED, "given up");
     }
-    unsetenv("FAKE_FIRECRACKER_FAULT");
+    unsetenv("FAKE_VMM_FAULT");
 }
 
 int main(void)

@@ -187,36 +187,54 @@ static void qemu_when_its_configuration_is_wrong_is_refused(void **state)
 
 /* ---- Cloud Hypervisor's ---- */
 
+#define CLOUD_STATE_OF_16_MIB                                                                      \
+    "{\"snapshots\":{\"memory-manager\":{\"snapshots\":{},\"snapshot_data\":{\"state\":"           \
+    "\"{\\\"memory_ranges\\\":{\\\"data\\\":[{\\\"gpa\\\":0,\\\"length\\\":16777216}]},"           \
+    "\\\"guest_ram_mappings\\\":[{\\\"gpa\\\":0,\\\"size\\\":16777216,\\\"zone_id\\\":"            \
+    "\\\"mem0\\\"}]}\"}}},"                                                                        \
+    "\"snapshot_data\":{\"state\":\"{}\"}}"
+#define CLOUD_CONFIG(memory) "{\"cpus\":{\"boot_vcpus\":1},\"memory\":" memory "}"
+
 static void cloud_hypervisor_when_its_memory_is_told_must_have_it(void **state)
 {
     static const struct {
         const char *text;
         const char *why; /* NULL: it is taken */
+        int code;
     } cases[] = {
-        {"{\"memory\":{\"size\":16777216,\"hotplugged_size\":null,\"zones\":null}}", NULL},
-        {"{\"memory\":{\"size\":8388608,\"hotplugged_size\":8388608}}", NULL},
-        {"{\"memory\":{\"size\":0,\"zones\":[{\"id\":\"a\",\"size\":8388608},"
-         "{\"id\":\"b\",\"size\":4194304,\"hotplugged_size\":4194304}]}}",
-         NULL},
-        {"{\"memory\":{}}", NULL},
-        {"{\"memory\":{\"size\":16777217}}", "a memory of 16777217 bytes, and "},
-        {"{\"memory\":{\"size\":1e300}}", "\"memory\" has no size"},
-        {"{\"memory\":{\"size\":-4096}}", "\"memory\" has no size"},
-        {"{}", "no config.json of Cloud Hypervisor's"},
-        {"{\"memory\":[]}", "no config.json of Cloud Hypervisor's"},
+        {CLOUD_CONFIG("{\"size\":16777216,\"hotplugged_size\":null,\"zones\":null}"), NULL, 0},
+        {CLOUD_CONFIG("{\"size\":0,\"zones\":[{\"id\":\"a\",\"size\":16777216}]}"), NULL, 0},
+        {CLOUD_CONFIG("{}"), NULL, 0},
+        {CLOUD_CONFIG("{\"size\":8388608,\"hotplugged_size\":8388608}"), "hotplugged memory",
+         EOPNOTSUPP},
+        {CLOUD_CONFIG("{\"size\":0,\"zones\":[{\"id\":\"a\",\"size\":8388608},"
+                      "{\"id\":\"b\",\"size\":8388608}]}"),
+         "several memory zones", EOPNOTSUPP},
+        {CLOUD_CONFIG("{\"size\":16777217}"), "a memory of 16777217 bytes, and ", EINVAL},
+        {CLOUD_CONFIG("{\"size\":1e300}"), "\"memory\" has no size", EINVAL},
+        {CLOUD_CONFIG("{\"size\":-4096}"), "\"memory\" has no size", EINVAL},
+        {CLOUD_CONFIG("[]"), "no config.json of Cloud Hypervisor's", EINVAL},
+        {"{}", "no config.json of Cloud Hypervisor's", EINVAL},
+        {"{\"memory\":{}}", "how many processors", EINVAL},
     };
     struct bench *bench = *state;
     put_memory(bench, 16 * MIB);
-    put(bench, "state", CLOUD_STATE, sizeof CLOUD_STATE - 1);
+    put(bench, "state", CLOUD_STATE_OF_16_MIB, sizeof CLOUD_STATE_OF_16_MIB - 1);
     assert_checked(bench, "cloud-hypervisor", false);
+    assert_false(bench->import.has_machine);
     for (size_t i = 0; i < array_length(cases); i++) {
         put_config(bench, cases[i].text);
         if (cases[i].why)
-            assert_refused(bench, "cloud-hypervisor", true, EINVAL, cases[i].why);
+            assert_refused(bench, "cloud-hypervisor", true, cases[i].code, cases[i].why);
         else
             assert_checked(bench, "cloud-hypervisor", true);
     }
-    assert_false(bench->import.has_machine);
+    put_config(bench, cases[0].text);
+    assert_checked(bench, "cloud-hypervisor", true);
+    assert_true(bench->import.has_machine);
+    assert_non_null(strstr(bench->import.state, "\"kernel\":\"kernel.tmp\""));
+    put(bench, "state", CLOUD_STATE, sizeof CLOUD_STATE - 1);
+    assert_refused(bench, "cloud-hypervisor", true, EINVAL, "nothing about the VM's memory");
 }
 
 static void description_when_made_has_what_a_snapshot_needs(void **state)

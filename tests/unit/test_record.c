@@ -387,8 +387,8 @@ static void instance_when_its_record_is_damaged_is_left_out_and_named(void **sta
          "this version does not run the hypervisor \"bhyve\""},
         {"later-config",
          "{\"version\":1,\"state\":\"stopped\",\"config\":\"{\\\"hypervisor\\\":"
-         "\\\"cloud-hypervisor\\\"}\"}",
-         "\"cloud-hypervisor\" cannot be run"},
+         "\\\"bhyve\\\"}\"}",
+         "\"hypervisor\" must be one of"},
         {"odd-machine",
          "{\"version\":1,\"state\":\"stopped\",\"hypervisor\":\"qemu\",\"machine\":{\"vcpus\":-1}}",
          "vcpus"},

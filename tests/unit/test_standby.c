@@ -74,8 +74,8 @@ static void stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory(void **s
     struct world *world = *state;
     leave(world);
     world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
-    assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
     world_open_whole(world);
+    assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
     struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), -EISDIR);
     assert_int_equal(instance_state(instance), INSTANCE_STANDBY);

@@ -490,7 +490,7 @@ int main(void)
         TEST(6, "snapshot"),   TEST(7, "commit"),      TEST(8, "commit_of_a_running_instance"),
         TEST(9, "load_ahead"), TEST(10, "want_ahead"),
     };
-    setenv("FAKE_FIRECRACKER_GUEST", "ack", 1);
+    setenv("FAKE_VMM_GUEST", "ack", 1);
     cJSON_InitHooks(&(cJSON_Hooks){.malloc_fn = malloc, .free_fn = free});
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -29,7 +29,7 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct world *world = *state;
-    unsetenv("FAKE_FIRECRACKER_FAULT");
+    unsetenv("FAKE_VMM_FAULT");
     if (pool_of(world))
         warm_close(pool_of(world));
     free(world->context);
@@ -267,7 +267,7 @@ static void snapshot_when_two_forget_it_while_it_is_loaded_is_gone(void **state)
     struct world *world = *state;
     struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
-    setenv("FAKE_FIRECRACKER_FAULT", "load:before:hang", 1);
+    setenv("FAKE_VMM_FAULT", "load:before:hang", 1);
     open_pool(world, "/nowhere");
     assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
     pthread_mutex_lock(&pool->lock);

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/* api: which calls there are, which members they take, and when. */
+/* firecracker_api: which calls there are, which members they take, and when. */
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "fake.h"
+#include "firecracker.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -262,7 +262,7 @@ static int put_action(struct fake *fake, const char *id, const cJSON *body, cJSO
     if (!fake->kernel[0])
         return refuse(fault, "Start microvm error: Cannot start microvm without kernel "
                              "configuration.");
-    return vm_boot(fake, fault);
+    return firecracker_boot(fake, fault);
 }
 
 /* The objects in a load are as strict as the load itself. */
@@ -289,7 +289,7 @@ static int put_load(struct fake *fake, const char *id, const cJSON *body, cJSON 
     if (fake->boot_path)
         return refuse(fault, "Load snapshot error: Loading a microVM snapshot not allowed after "
                              "configuring boot-specific resources.");
-    return vm_load(fake, body, fault);
+    return firecracker_load(fake, body, fault);
 }
 
 static int put_create(struct fake *fake, const char *id, const cJSON *body, cJSON **ret,
@@ -303,7 +303,8 @@ static int put_create(struct fake *fake, const char *id, const cJSON *body, cJSO
     if (strcmp(text_of(body, "snapshot_type"), "Diff") == 0)
         return refuse(fault, "Create snapshot error: Diff snapshots are not allowed on uVMs with "
                              "dirty page tracking disabled.");
-    return vm_create(fake, text_of(body, "snapshot_path"), text_of(body, "mem_file_path"), fault);
+    return firecracker_create(fake, text_of(body, "snapshot_path"), text_of(body, "mem_file_path"),
+                              fault);
 }
 
 static int patch_vm(struct fake *fake, const char *id, const cJSON *body, cJSON **ret, char *fault)
@@ -328,7 +329,7 @@ enum phase { ANY, PRE_BOOT, POST_BOOT };
 
 static const struct call {
     const char *method, *path; /* a path that ends with '/': an id follows */
-    const char *name;          /* in FAKE_FIRECRACKER_FAULT */
+    const char *name;          /* in FAKE_VMM_FAULT */
     enum phase phase;
     act *act;
     struct member members[MEMBERS_MAX];
@@ -475,11 +476,18 @@ void api_call(struct fake *fake, const char *method, const char *path, const cha
     int r = run(fake, method, path, body, body_size, &json, fault);
     *ret = (struct fake_reply){.status = r < 0 ? 400 : json ? 200 : 204};
     if (r < 0) {
-        json = cJSON_CreateObject();
-        cJSON_AddStringToObject(json, "fault_message", fault);
+        ret->body = api_refusal(fault);
         fake_log(fake, "Received Error. Status code: 400 Bad Request. Message: %s", fault);
         /* What could not be restored may be half restored. */
         ret->end = fresh && strncmp(fault, "Load snapshot error: Failed", 27) == 0;
     }
-    ret->body = json ? cJSON_PrintUnformatted(json) : NULL;
+    if (json)
+        ret->body = cJSON_PrintUnformatted(json);
+}
+
+char *api_refusal(const char *words)
+{
+    auto_json cJSON *json = cJSON_CreateObject();
+    cJSON_AddStringToObject(json, "fault_message", words);
+    return cJSON_PrintUnformatted(json);
 }

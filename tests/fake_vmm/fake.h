@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* fake: what the files of fake_firecracker share. fake_firecracker.c says what it is. */
-#ifndef HYPEFS_TESTS_FAKE_FIRECRACKER_FAKE_H
-#define HYPEFS_TESTS_FAKE_FIRECRACKER_FAKE_H
+/* fake: what the test peers of the backends share that talk to a VMM by HTTP. fake_firecracker.c
+ * and fake_cloud_hypervisor.c say what each of them is. */
+#ifndef HYPEFS_TESTS_FAKE_VMM_FAKE_H
+#define HYPEFS_TESTS_FAKE_VMM_FAKE_H
 
 #include <pthread.h>
 #include <stdbool.h>
@@ -50,12 +51,15 @@ struct fake {
     char kernel[512], boot_args[1024], vsock[512];
     struct fake_drive drives[FAKE_DEVICES_MAX];
     size_t drive_count;
-    cJSON *pmem; /* devices, as the state has them; NULL: none */
+    cJSON *pmem;   /* devices, as the state has them; NULL: none */
+    cJSON *config; /* of a Cloud Hypervisor: the VM's; NULL: there is no VM */
     struct fake_interface interfaces[FAKE_DEVICES_MAX];
     size_t interface_count;
     struct fake_region regions[FAKE_REGIONS_MAX];
     size_t region_count;
-    int memory_fd; /* the image that the regions map; -1: booted */
+    int memory_fd; /* the file that the regions map; -1: none */
+    bool shared;   /* they share it with that file */
+    bool loaded;   /* from an image */
 
     pthread_mutex_t running; /* held by the guest while it runs, and by who has paused it */
     pthread_cond_t resumed;
@@ -66,16 +70,16 @@ struct fake {
 void fake_log(const struct fake *fake, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
 
-/* ---- vm.c: what a VM is made of. 0, or -1 with the fault's text. ---- */
+/* ---- vm.c: what a VM is made of. 0, or -1 with errno. ---- */
 
 void vm_lay_out(struct fake *fake, uint64_t size);
+void vm_add_region(struct fake *fake, uint64_t size, bool plugged);
+int vm_map_regions(struct fake *fake);
 void vm_resume(struct fake *fake);
-int vm_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE]);
-int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE]);
-int vm_create(struct fake *fake, const char *state, const char *memory,
-              char fault[static FAKE_TEXT_SIZE]);
+int vm_write_memory(const struct fake *fake, int fd);
 int vm_open_drive(struct fake_drive *drive, const char *path);
 int vm_open_tap(struct fake_interface *interface);
+int vm_open_vsock(const char *path);
 /* Where the byte of the memory file is; NULL: in no plugged region. */
 uint8_t *vm_address(const struct fake *fake, uint64_t offset);
 
@@ -88,14 +92,19 @@ void guest_start(struct fake *fake);
 /* The offset of each page that holds a mailbox. */
 size_t guest_pages(const struct fake *fake, uint64_t ret[static FAKE_MAILBOXES_MAX]);
 
-/* ---- api.c ---- */
+/* ---- of each peer ---- */
 
 struct fake_reply {
     int status;
     char *body; /* owned; NULL: none */
     bool end;   /* the process ends after it */
 };
-/* The name of the call in FAKE_FIRECRACKER_FAULT. */
+extern const char api_server[];  /* what its header says */
+extern const char api_end[];     /* what it logs when it ends because of a failure, */
+extern const int api_end_status; /* and its status then */
+/* The body of a refusal, owned. */
+char *api_refusal(const char *words);
+/* The name of the call in FAKE_VMM_FAULT. */
 const char *api_name(const char *method, const char *path);
 void api_call(struct fake *fake, const char *method, const char *path, const char *body,
               size_t body_size, struct fake_reply *ret);

@@ -140,7 +140,7 @@ static void send_to(int port, const char *text)
 
 static bool behaves(const char *how)
 {
-    const char *told = getenv("FAKE_FIRECRACKER_GUEST");
+    const char *told = getenv("FAKE_VMM_GUEST");
     return strcmp(told ? told : "ack", how) == 0;
 }
 
@@ -196,13 +196,13 @@ static void write_drives(const struct fake *fake)
 /* Takes nothing until somebody writes to that pipe. */
 static void wait_at_gate(const struct fake *fake)
 {
-    const char *path = getenv("FAKE_FIRECRACKER_GATE");
+    const char *path = getenv("FAKE_VMM_GATE");
     char byte;
     puts("waits");
     fflush(stdout);
     auto_close int fd = open(path ? path : "", O_RDONLY | O_CLOEXEC);
     if (fd < 0 || read(fd, &byte, 1) < 0)
-        fake_log(fake, "FAKE_FIRECRACKER_GATE cannot be read");
+        fake_log(fake, "FAKE_VMM_GATE cannot be read");
 }
 
 static void *spin(void *nothing)
@@ -237,7 +237,7 @@ static void *run(void *argument)
     pthread_mutex_lock(&fake->running);
     walk(fake, add_mailbox, &guest);
     write_drives(fake);
-    if (fake->memory_fd < 0) {
+    if (!fake->loaded) {
         puts("ready");
         fflush(stdout);
     }
@@ -245,9 +245,9 @@ static void *run(void *argument)
         struct hypefs_mailbox *full;
         if (behaves("reuse"))
             reuse(&guest);
-        if (behaves("late") && fake->memory_fd >= 0)
+        if (behaves("late") && fake->loaded)
             wait_at_gate(fake);
-        if (behaves("busy") && fake->memory_fd >= 0)
+        if (behaves("busy") && fake->loaded)
             work(fake);
         while (!behaves("absent") && guest.count > 0 &&
                hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)

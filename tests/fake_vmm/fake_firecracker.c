@@ -24,13 +24,13 @@
  * [{"offset","size","plugged"}]} (all but the version may be missing; of pmem it only tells).
  *
  * Environment:
- *   FAKE_FIRECRACKER_VERSION  what it says it is; default 1.7.0
- *   FAKE_FIRECRACKER_GUEST    ack, refuse, silent, lie: what the guest does with a payload; absent:
+ *   FAKE_VMM_VERSION  what it says it is; default 1.7.0
+ *   FAKE_VMM_GUEST    ack, refuse, silent, lie: what the guest does with a payload; absent:
  *                             it never looks; reuse: its mailboxes' pages are zeros all at once;
  *                             late: it says "waits", and looks when somebody has written to the
- *                             pipe FAKE_FIRECRACKER_GATE; busy: that of a fork never looks, and
+ *                             pipe FAKE_VMM_GATE; busy: that of a fork never looks, and
  *                             has one processor for four threads that compute
- *   FAKE_FIRECRACKER_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
+ *   FAKE_VMM_FAULT    CALL:WHEN:WHAT, or CALL#N:WHEN:WHAT for the Nth such call of the
  *                             process alone, CALL#N-M:WHEN:WHAT from the Nth to the Mth. CALL:
  * start, version, load, config, drive, vm, create, machine-config, boot-source, interface, actions.
  * WHEN: before (it is carried out), during (the answer), after (the answer). WHAT: die, hang,
@@ -51,6 +51,10 @@
 #include "util/cleanup.h"
 
 enum { EXIT_ARGUMENTS = 153, LOG_LINE_SIZE = 1200 };
+
+const char api_server[] = "Firecracker API";
+const char api_end[] = "Firecracker exiting with error. exit_code=1";
+const int api_end_status = 1;
 
 void fake_log(const struct fake *fake, const char *format, ...)
 {
@@ -96,7 +100,7 @@ int main(int argc, char **argv)
         {"log-path", required_argument, NULL, LOG_PATH}, {"level", required_argument, NULL, LEVEL},
         {"version", no_argument, NULL, VERSION},         {NULL, 0, NULL, 0},
     };
-    const char *version = getenv("FAKE_FIRECRACKER_VERSION");
+    const char *version = getenv("FAKE_VMM_VERSION");
     struct fake fake = {.id = "anonymous-instance",
                         .socket = "/run/firecracker.socket",
                         .version = version ? version : "1.7.0",

@@ -1,28 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* vm: memory, drives and taps, and their saved state. */
+/* firecracker_state: how a Firecracker boots, and what it saves and loads. */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/if.h>
-#include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
-#include "fake.h"
+#include "firecracker.h"
 #include "util/cleanup.h"
-#include "util/sparse.h"
 #include "util/json.h"
 
-enum { MAGIC_SIZE = 8, STATE_MAX = 65536, VSOCK_BACKLOG = 8 };
+enum { MAGIC_SIZE = 8, STATE_MAX = 65536 };
 static const uint64_t magic = UINT64_C(0x0710198486640000);
-static const uint64_t low_end = UINT64_C(3) << 30; /* where the guest's devices begin */
-static const uint64_t slot_bytes = 16 * FAKE_PAGE; /* that are not plugged in */
 
 static int failed(char *fault, const char *what)
 {
@@ -37,102 +28,10 @@ static int cannot_load(char *fault, const char *what)
     return -1;
 }
 
-/* ---- devices ---- */
-
-int vm_open_drive(struct fake_drive *drive, const char *path)
-{
-    int fd = open(path, (drive->readonly ? O_RDONLY : O_RDWR) | O_CLOEXEC);
-    if (fd < 0)
-        return -1;
-    if (drive->fd >= 0)
-        close(drive->fd);
-    drive->fd = fd;
-    snprintf(drive->path, sizeof drive->path, "%s", path);
-    return 0;
-}
-
-int vm_open_tap(struct fake_interface *interface)
-{
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    interface->fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%.15s", interface->tap);
-    return interface->fd < 0 ? -1 : ioctl(interface->fd, TUNSETIFF, &request);
-}
-
-static int open_vsock(const char *path)
-{
-    struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    snprintf(address.sun_path, sizeof address.sun_path, "%.100s", path);
-    return fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0
-               ? -1
-               : listen(fd, VSOCK_BACKLOG);
-}
-
-/* ---- memory ---- */
-
-static void add_region(struct fake *fake, uint64_t size, bool plugged)
-{
-    uint64_t offset = 0;
-    for (size_t i = 0; i < fake->region_count; i++)
-        offset += fake->regions[i].size;
-    fake->regions[fake->region_count++] =
-        (struct fake_region){.offset = offset, .size = size, .plugged = plugged};
-}
-
-void vm_lay_out(struct fake *fake, uint64_t size)
-{
-    uint64_t rest = size > slot_bytes ? size - slot_bytes : size;
-    uint64_t low = rest < low_end ? rest : low_end;
-    fake->region_count = 0;
-    add_region(fake, low, true);
-    if (rest > low)
-        add_region(fake, rest - low, true);
-    if (size > rest)
-        add_region(fake, size - rest, false);
-}
-
-/* As the real one: privately, a mapping for each region, what is not plugged in without access. */
-static int map_regions(struct fake *fake)
-{
-    for (size_t i = 0; i < fake->region_count; i++) {
-        struct fake_region *region = &fake->regions[i];
-        int flags = MAP_PRIVATE | MAP_NORESERVE | (fake->memory_fd < 0 ? MAP_ANONYMOUS : 0);
-        void *address = mmap(NULL, region->size, PROT_READ | PROT_WRITE, flags, fake->memory_fd,
-                             fake->memory_fd < 0 ? 0 : (off_t)region->offset);
-        if (address == MAP_FAILED ||
-            (!region->plugged && mprotect(address, region->size, PROT_NONE) < 0))
-            return -1;
-        region->address = address;
-    }
-    return 0;
-}
-
-uint8_t *vm_address(const struct fake *fake, uint64_t offset)
-{
-    for (size_t i = 0; i < fake->region_count; i++) {
-        const struct fake_region *region = &fake->regions[i];
-        if (region->plugged && offset >= region->offset && offset - region->offset < region->size)
-            return region->address + (offset - region->offset);
-    }
-    return NULL;
-}
-
-/* ---- boot ---- */
-
-/* Of one that is paused. */
-void vm_resume(struct fake *fake)
-{
-    fake->state = FAKE_RUNNING;
-    guest_start(fake);
-    pthread_cond_signal(&fake->resumed);
-    pthread_mutex_unlock(&fake->running);
-}
-
-int vm_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
+int firecracker_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
 {
     vm_lay_out(fake, fake->memory_bytes);
-    if (map_regions(fake) < 0)
+    if (vm_map_regions(fake) < 0)
         return failed(fault, "Start microvm error: Cannot allocate guest memory");
     guest_plant(fake);
     fake->state = FAKE_RUNNING;
@@ -184,29 +83,12 @@ static int write_state(const struct fake *fake, int fd)
                : -1;
 }
 
-/* What was loaded differs from its image in the mailboxes only: nothing else runs here. */
-static int write_memory(const struct fake *fake, int fd)
-{
-    uint64_t pages[FAKE_MAILBOXES_MAX];
-    size_t count = guest_pages(fake, pages);
-    struct stat file;
-    if (fake->memory_fd >= 0 && (fstat(fake->memory_fd, &file) < 0 ||
-                                 sparse_copy(fake->memory_fd, fd, &file, NULL, NULL, NULL) < 0))
-        return -1;
-    if (ftruncate(fd, (off_t)fake->memory_bytes) < 0)
-        return -1;
-    for (size_t i = 0; i < count; i++)
-        if (pwrite(fd, vm_address(fake, pages[i]), FAKE_PAGE, (off_t)pages[i]) != FAKE_PAGE)
-            return -1;
-    return 0;
-}
-
 /* A memory file that is there is written over, as the real one does with one of the right size. */
-int vm_create(struct fake *fake, const char *state, const char *memory,
-              char fault[static FAKE_TEXT_SIZE])
+int firecracker_create(struct fake *fake, const char *state, const char *memory,
+                       char fault[static FAKE_TEXT_SIZE])
 {
     auto_close int memory_fd = open(memory, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (memory_fd < 0 || write_memory(fake, memory_fd) < 0)
+    if (memory_fd < 0 || vm_write_memory(fake, memory_fd) < 0)
         return failed(fault, "Create snapshot error: Cannot create memory file");
     auto_close int state_fd = open(state, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (state_fd < 0 || write_state(fake, state_fd) < 0)
@@ -252,13 +134,13 @@ static int load_memory(struct fake *fake, const cJSON *state, const char *path, 
                                   "file: Failed to load guest memory: No such file or directory");
     fake->memory_bytes = (uint64_t)file.st_size;
     cJSON_ArrayForEach (item, cJSON_GetObjectItem(state, "regions"))
-        add_region(fake, (uint64_t)cJSON_GetObjectItem(item, "size")->valuedouble,
-                   cJSON_IsTrue(cJSON_GetObjectItem(item, "plugged")));
+        vm_add_region(fake, (uint64_t)cJSON_GetObjectItem(item, "size")->valuedouble,
+                      cJSON_IsTrue(cJSON_GetObjectItem(item, "plugged")));
     if (fake->region_count == 0)
         vm_lay_out(fake, fake->memory_bytes);
     for (size_t i = 0; i < fake->region_count; i++)
         size += fake->regions[i].size;
-    if (size != fake->memory_bytes || map_regions(fake) < 0)
+    if (size != fake->memory_bytes || vm_map_regions(fake) < 0)
         return cannot_load(fault, "Failed to load guest memory: Error creating guest memory from "
                                   "file: the size of the file is another");
     return 0;
@@ -321,7 +203,7 @@ static int load_vsock(struct fake *fake, const cJSON *state, const cJSON *overri
     if (!path[0])
         return 0;
     snprintf(fake->vsock, sizeof fake->vsock, "%s", path);
-    if (open_vsock(path) < 0)
+    if (vm_open_vsock(path) < 0)
         return cannot_load(fault, "Failed to build microVM from snapshot: Vsock: Error binding to "
                                   "the host-side Unix socket: Address in use (os error 98)");
     return 0;
@@ -343,7 +225,7 @@ static int check_backend(const cJSON *backend, char *fault)
     return 0;
 }
 
-int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE])
+int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE])
 {
     auto_json cJSON *state = NULL;
     const cJSON *backend = cJSON_GetObjectItem(body, "mem_backend");
@@ -361,6 +243,7 @@ int vm_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SI
         load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0)
         return -1;
     fake->pmem = cJSON_DetachItemFromObject(state, "pmem");
+    fake->loaded = true;
     pthread_mutex_lock(&fake->running);
     fake->state = FAKE_PAUSED;
     if (cJSON_IsTrue(cJSON_GetObjectItem(body, "resume_vm")))

@@ -31,7 +31,7 @@ struct request {
 static enum when fault_of(const char *call, const char **ret_what)
 {
     static unsigned seen; /* of the call that the fault is of */
-    const char *fault = getenv("FAKE_FIRECRACKER_FAULT");
+    const char *fault = getenv("FAKE_VMM_FAULT");
     size_t size = strlen(call);
     char *end;
     if (!fault || strncmp(fault, call, size) != 0 || !strchr(":#", fault[size]))
@@ -82,6 +82,7 @@ static const char *reason_of(int status)
 {
     return status == 200   ? "OK"
            : status == 400 ? "Bad Request"
+           : status == 404 ? "Not Found"
            : status == 500 ? "Internal Server Error"
                            : "";
 }
@@ -90,15 +91,14 @@ static const char *reason_of(int status)
 static char *compose(const struct fake_reply *reply)
 {
     char *text = NULL;
-    int r =
-        reply->body
-            ? asprintf(&text,
-                       "HTTP/1.1 %d %s\r\nServer: Firecracker API\r\nConnection: keep-alive\r\n"
-                       "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
-                       reply->status, reason_of(reply->status), strlen(reply->body), reply->body)
-            : asprintf(&text,
-                       "HTTP/1.1 %d \r\nServer: Firecracker API\r\nConnection: keep-alive\r\n\r\n",
-                       reply->status);
+    int r = reply->body
+                ? asprintf(&text,
+                           "HTTP/1.1 %d %s\r\nServer: %s\r\nConnection: keep-alive\r\n"
+                           "Content-Type: application/json\r\nContent-Length: %zu\r\n\r\n%s",
+                           reply->status, reason_of(reply->status), api_server, strlen(reply->body),
+                           reply->body)
+                : asprintf(&text, "HTTP/1.1 %d \r\nServer: %s\r\nConnection: keep-alive\r\n\r\n",
+                           reply->status, api_server);
     if (r < 0)
         abort();
     return text;
@@ -106,11 +106,11 @@ static char *compose(const struct fake_reply *reply)
 
 static void replace_body(struct fake_reply *reply, int status, const char *call)
 {
+    char words[FAKE_TEXT_SIZE];
     free(reply->body);
     reply->status = status;
-    if (asprintf(&reply->body, "{\"fault_message\":\"told to refuse %s with %d\"}", call, status) <
-        0)
-        abort();
+    snprintf(words, sizeof words, "told to refuse %s with %d", call, status);
+    reply->body = api_refusal(words);
 }
 
 /* The answer, or what takes its place. False: the connection is to be closed. */
@@ -185,8 +185,8 @@ static void serve(struct fake *fake, int fd)
             die_or_hang(fake, what, call);
         free(reply.body);
         if (reply.end) {
-            fake_log(fake, "Firecracker exiting with error. exit_code=1");
-            _exit(1);
+            fake_log(fake, "%s", api_end);
+            _exit(api_end_status);
         }
     }
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Drives that Firecracker's VMs write to, as far as its test peer can show: its guest writes the
  * VM's id to each when it starts. */
+#include "fake.h"
 #include "fixture.h"
 
 #include <stdlib.h>
@@ -38,14 +39,6 @@ static void await_drive(struct harness *h, const char *id, const char *content)
     harness_await(h, harness_store_path(h, "instances/%s/drive-disk0", id), content);
 }
 
-static void mount_it(struct harness *h)
-{
-    const char *script = fixture_script(
-        h, "firecracker",
-        harness_format(h, "#!/bin/sh\nexec '%s' \"$@\"\n", getenv("FAKE_FIRECRACKER")));
-    harness_mount(h, (const char *const[]){"--firecracker", script, NULL});
-}
-
 /* "t" runs, and has written its id to the user's file. */
 static int setup(void **state)
 {
@@ -54,14 +47,14 @@ static int setup(void **state)
     struct harness *h = *state;
     char *origin = harness_format(h, "%s/origin", h->directory);
     harness_put(origin, drive);
-    mount_it(h);
+    fake_mount(h);
     assert_works(mkdir(instance(h, "t", ""), 0755));
     harness_put(instance(h, "t", "config"),
                 harness_format(h,
-                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "{\"hypervisor\":\"%s\",\"kernel\":\"/etc/passwd\","
                                "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\","
                                "\"format\":\"raw\"}]}",
-                               origin));
+                               fake_hypervisor(), origin));
     change(h, "t", "running");
     harness_await(h, origin, "t1234");
     return 0;
@@ -120,10 +113,10 @@ static void boot_reader(struct harness *h, const char *path)
     assert_works(mkdir(instance(h, "reader", ""), 0755));
     harness_put(instance(h, "reader", "config"),
                 harness_format(h,
-                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "{\"hypervisor\":\"%s\",\"kernel\":\"/etc/passwd\","
                                "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\","
                                "\"format\":\"raw\",\"readonly\":true}]}",
-                               path));
+                               fake_hypervisor(), path));
     change(h, "reader", "running");
 }
 
@@ -175,10 +168,10 @@ static void disk_that_is_only_read_is_nobodys_to_write_to_once_it_was_saved(void
 static char *config_of(struct harness *h, const char *first, const char *second)
 {
     return harness_format(h,
-                          "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                          "{\"hypervisor\":\"%s\",\"kernel\":\"/etc/passwd\","
                           "\"memory_mib\":8,\"disks\":[{\"path\":\"%s\",\"format\":\"raw\"},"
                           "{\"path\":\"%s\",\"format\":\"raw\"}]}",
-                          first, second);
+                          fake_hypervisor(), first, second);
 }
 
 /* Also when their names changed places, whichever daemon wrote them. */
@@ -200,7 +193,7 @@ static void copies_are_not_those_of_another_disk(void **state)
             harness_put(instance(h, "t", "config"), config_of(h, a, b));
         if (i > 1) {
             assert_int_equal(harness_unmount(h), 0);
-            mount_it(h);
+            fake_mount(h);
         }
         assert_shell("bash", "[ -e $S/instances/t/frozen-disk1 ]", 0);
         harness_put(instance(h, "t", "config"), config_of(h, b, a));
@@ -221,7 +214,7 @@ static void copies_that_were_left_behind_are_not_booted_from(void **state)
     harness_put(harness_store_path(h, "instances/t/frozen-disk0"), "of another disk");
     harness_put(harness_store_path(h, "instances/t/drive-disk0"), "of another disk");
     harness_kill(h);
-    mount_it(h);
+    fake_mount(h);
     assert_shell("bash", "ls $S/instances/t | grep -e ^frozen -e ^drive", 1);
     harness_put(origin, drive);
     change(h, "t", "running");
@@ -241,5 +234,5 @@ int main(void)
         TEST(copies_that_were_left_behind_are_not_booted_from),
     };
     harness_enter();
-    return cmocka_run_group_tests_name("firecracker_disks", tests, NULL, NULL);
+    return cmocka_run_group_tests_name("vmm_disks", tests, NULL, NULL);
 }

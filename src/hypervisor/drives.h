@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: MIT */
+/* drives: the disks that a VM can write to, of VMMs with `copies_disks`. A save freezes a copy of
+ * each (disk_copy_name()), and each VM that comes from the save writes to a copy of that, the file
+ * "drive-ID" in its own directory. Those that can only be read are shared. For backends. */
+#ifndef HYPEFS_HYPERVISOR_DRIVES_H
+#define HYPEFS_HYPERVISOR_DRIVES_H
+
+#include "hypervisor/hypervisor.h"
+
+/* Before a load: makes the VM's own copies. */
+int drives_copy(const struct vmm_context *context, const struct machine *machine, const char *image,
+                struct error *err);
+
+/* The file that a VM which boots gets for a drive (owned). One that can be written to is "drive-ID"
+ * in its directory: a link to the user's file, unless the instance ran on a copy, or was saved. */
+int drive_path(const struct vmm_context *context, const struct machine_disk *disk, char **ret,
+               struct error *err);
+
+/* Of a paused VM: copies its drives, as opened, into that directory, and tells `machine`. */
+int drives_freeze(const struct vmm_context *context, const struct vmm *vmm, struct machine *machine,
+                  const char *directory, struct error *err);
+
+/* Puts "the drive ID: " before the text of a failure. Returns r. */
+int drive_prefix(const struct machine_disk *disk, int r, struct error *err);
+
+#endif

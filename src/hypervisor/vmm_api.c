@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/vmm_api.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "hypervisor/http.h"
+#include "hypervisor/vmm_process.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/process.h"
+#include "util/text.h"
+
+enum { START_MS = 30000, RETRY_MIN_MS = 1, RETRY_MAX_MS = 16, QUOTE_MAX = 200 };
+enum { END_MS = 200 }; /* from when its descriptors are closed to its end */
+
+/* ---- answers ---- */
+
+/* What a refusal's body says: an object with Firecracker's member, or Cloud Hypervisor's list of
+ * texts, from what was asked to the cause. False: it is something else. */
+static bool read_words(const struct http_reply *reply, char ret[static ERROR_TEXT_SIZE])
+{
+    auto_json cJSON *json = cJSON_ParseWithLength(reply->body, reply->size);
+    const char *fault = json_get_text(json, "fault_message");
+    const cJSON *item;
+    size_t size = 0;
+    ret[0] = '\0';
+    if (fault)
+        snprintf(ret, ERROR_TEXT_SIZE, "%s", fault);
+    if (cJSON_IsArray(json))
+        cJSON_ArrayForEach (item, json) {
+            const char *text = cJSON_GetStringValue(item);
+            if (text && size < ERROR_TEXT_SIZE)
+                size += (size_t)snprintf(ret + size, ERROR_TEXT_SIZE - size, "%s%s",
+                                         size > 0 ? ": " : "", text);
+        }
+    return ret[0];
+}
+
+/* Its words, as they are but for what a terminal could be harmed by. */
+static int refused(const char *peer, const struct http_reply *reply, struct error *err)
+{
+    char words[ERROR_TEXT_SIZE];
+    if (!read_words(reply, words))
+        snprintf(words, sizeof words, "%s refuses it (status %d) and does not say why: %.*s", peer,
+                 reply->status, QUOTE_MAX, reply->body);
+    text_make_printable(words, strlen(words), ' ');
+    return error_set(err, EIO, "%s", words);
+}
+
+static int interpret(const char *peer, const struct http_reply *reply, cJSON **ret,
+                     struct error *err)
+{
+    struct error why;
+    if (reply->status < 200 || reply->status > 299)
+        return refused(peer, reply, err);
+    if (ret && json_parse(reply->body, reply->size, ret, &why) < 0)
+        return error_set(err, EIO, "the answer of %s is no JSON object: %s", peer, why.text);
+    return 0;
+}
+
+/* ECONNREFUSED where there is no socket (yet). *ret_told: the VMM itself has answered. */
+static int request(const struct http_request *request, const struct process_limits *limits,
+                   cJSON **ret, bool *ret_told, struct error *err)
+{
+    struct http_reply reply = {0};
+    int r = http_call(request, limits, &reply, err);
+    *ret_told = r == 0;
+    if (r == 0)
+        r = interpret(request->peer, &reply, ret, err);
+    free(reply.body);
+    return r;
+}
+
+/* ---- calls ---- */
+
+int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
+                 const struct vmm_api_call *call, cJSON **ret, struct error *err)
+{
+    const char *peer = vmm->hypervisor->title;
+    bool told = false;
+    auto_json cJSON *json = call->body;
+    auto_free char *body = json ? json_print_line(json) : NULL;
+    if (!call->bare && !body)
+        return error_set(err, ENOMEM, "no memory for a request to %s", peer);
+    struct http_request http = {.peer = peer,
+                                .directory_fd = context->directory_fd,
+                                .socket = VMM_API_SOCKET_NAME,
+                                .method = call->method,
+                                .path = call->path,
+                                .body = body};
+    off_t from = vmm_log_size(context);
+    struct process_limits limits =
+        vmm_limits(context, vmm, call->timeout_ms > 0 ? call->timeout_ms : VMM_API_ANSWER_MS);
+    int r = request(&http, &limits, ret, &told, err);
+    if (r == -ECONNREFUSED) {
+        if (process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS) > 0)
+            error_set(err, EIO, "%s has ended", peer);
+        else if (err)
+            err->code = EIO;
+        r = -EIO;
+    }
+    if (r == 0)
+        return 0;
+    error_prefix(err, r, "%s %s", call->method, call->path);
+    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
+}
+
+/* The first answer: there is no socket before, and nothing that tells of it but trying. */
+static int await_answer(const struct vmm_context *context, const struct vmm *vmm, const char *path,
+                        cJSON **ret, bool *ret_told, struct error *err)
+{
+    const char *peer = vmm->hypervisor->title;
+    struct http_request http = {.peer = peer,
+                                .directory_fd = context->directory_fd,
+                                .socket = VMM_API_SOCKET_NAME,
+                                .method = "GET",
+                                .path = path};
+    struct process_limits limits = vmm_limits(context, vmm, START_MS);
+    for (int pause_ms = RETRY_MIN_MS;; pause_ms *= 2) {
+        int r = request(&http, &limits, ret, ret_told, err);
+        if (r != -ECONNREFUSED)
+            return r < 0 ? error_prefix(err, r, "GET %s", path) : 0;
+        if (pause_ms > RETRY_MAX_MS)
+            pause_ms = RETRY_MAX_MS;
+        int fds[] = {vmm->pidfd, context->cancel_fd};
+        int ready = process_poll(fds, array_length(fds), process_now_ms() + pause_ms);
+        if (ready < 0)
+            return error_errno(err, -ready, "waiting for %s", peer);
+        if (ready & 2)
+            return error_set(err, ECANCELED, "given up while waiting for %s", peer);
+        if (ready & 1)
+            return error_set(err, EIO, "%s has ended before it listened at its socket", peer);
+        if (process_now_ms() > limits.deadline_ms)
+            return error_set(err, EIO, "%s does not listen at its socket %s", peer,
+                             VMM_API_SOCKET_NAME);
+    }
+}
+
+int vmm_api_greet(const struct vmm_context *context, struct vmm *vmm, const char *path, cJSON **ret,
+                  struct error *err)
+{
+    bool told = false;
+    int r = await_answer(context, vmm, path, ret, &told, err);
+    if (r == 0)
+        return 0;
+    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* Cloud Hypervisor through the mount, played by tests/fake_vmm/fake_cloud_hypervisor.c, which is
+ * not Cloud Hypervisor: what is shown here is how hypefs behaves, not that the real one does as the
+ * peer. What it has in common with Firecracker is in the tests of vmm_states and others. */
+#include "fixture.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "fake.h"
+#include "taps.h"
+#include "util/cleanup.h"
+
+static char *forks(struct harness *h, const char *file)
+{
+    return harness_path(h, "snapshots/base/forks/%s", file);
+}
+
+static int setup(void **state)
+{
+    setenv("HYPEFS_TEST_FAKE", "cloud-hypervisor", 1);
+    if (harness_setup(state) < 0)
+        return -1;
+    fake_mount(*state);
+    fake_publish(*state, "mailboxes=m,a network", "");
+    return 0;
+}
+
+static const char *checksum(struct harness *h)
+{
+    return assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out;
+}
+
+static void stage(struct harness *h, const char *source, const char *payload)
+{
+    harness_put(harness_path(h, "%s/forks/new/mailboxes/m", source),
+                harness_format(h, "{\"payload\":%s,\"wait_for_ack\":true}", payload));
+}
+
+static void assert_console(struct harness *h, const char *id, const char *text)
+{
+    const char *console = harness_get(h, fake_instance(h, id, "console"));
+    assert_contains(console, text);
+    assert_null(strstr(console, "announces"));
+    assert_null(strstr(console, "jumps"));
+}
+
+/* ---- what works ---- */
+
+static void forks_of_forks_have_their_payloads_and_no_habits(void **state)
+{
+    struct harness *h = *state;
+    const char *before = checksum(h);
+    stage(h, "snapshots/base", "{\"n\":1}");
+    assert_errno(harness_write(forks(h, "new/commit"), "f1"), 0);
+    assert_console(h, "f1", "m {\"n\":1}\n");
+    assert_errno(harness_write(fake_instance(h, "f1", "snapshot"), "next"), 0);
+    assert_errno(harness_write(fake_instance(h, "f1", "state"), "standby"), 0);
+    assert_errno(harness_write(fake_instance(h, "f1", "state"), "running"), 0);
+    stage(h, "snapshots/next", "{\"n\":2}");
+    assert_errno(harness_write(harness_path(h, "snapshots/next/forks/new/commit"), "f2"), 0);
+    assert_console(h, "f2", "m {\"n\":2}\n");
+    assert_string_equal(checksum(h), before);
+    assert_shell("bash", "cd $S/instances && ! ls f1/*.tmp f2/*.tmp", 0);
+    fake_drop(h, "f1");
+    fake_drop(h, "f2");
+}
+
+/* Asked to end, it would let the VM go on, and a device of it write into what is the image then. */
+static void standby_ends_it_without_asking(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "! grep -q 'a frame came in' $S/snapshots/base/memory", 0);
+    fake_boot(h, "");
+    harness_put(fake_instance(h, "x", "state"), "paused");
+    harness_put(fake_instance(h, "x", "state"), "standby");
+    assert_shell("bash", "! grep -q 'a frame came in' $S/instances/x/memory", 0);
+    fake_drop(h, "x");
+}
+
+/* Its guest's reboot ends the VM, because there is no kernel any more. */
+static void kernel_is_there_for_the_boot_only(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "");
+    assert_shell("bash", "! ls $S/instances/x/*.tmp", 0);
+    fake_ask(h, "GET /api/v1/vm.info HTTP/1.1\r\n\r\n", "\"kernel\":\"kernel.tmp\"");
+    fake_drop(h, "x");
+    stage(h, "snapshots/base", "{}");
+    assert_errno(harness_write(forks(h, "new/commit"), "x"), 0);
+    fake_ask(h, "GET /api/v1/vm.info HTTP/1.1\r\n\r\n", "\"payload\":{\"kernel\":\"kernel.tmp\"}");
+    assert_shell("bash", "! ls $S/instances/x/*.tmp", 0);
+    fake_drop(h, "x");
+}
+
+static void fork_on_another_tap_has_that(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0 && !getenv("HYPEFS_TEST_UID")) {
+        print_message("skipped: only root can make taps\n");
+        skip();
+    }
+    assert_works(rmdir(harness_path(h, "snapshots/base")));
+    fake_publish(h, "mailboxes=m",
+                 ",\"network\":{\"mode\":\"tap\",\"tap\":\"t0\",\"mac\":\"02:00:00:00:00:01\"}");
+    stage(h, "snapshots/base", "{\"n\":1}");
+    assert_errno(harness_write(forks(h, "new/commit"), "f1"), 0);
+    taps_assert(h, "t0", true);
+    harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
+    stage(h, "snapshots/base", "{\"n\":2}");
+    assert_errno(harness_write(forks(h, "new/commit"), "f2"), 0);
+    taps_assert(h, "t1", true);
+    assert_console(h, "f1", "m {\"n\":1}\n");
+    assert_console(h, "f2", "m {\"n\":2}\n");
+    fake_drop(h, "f1");
+    fake_drop(h, "f2");
+}
+
+/* ---- what goes wrong ---- */
+
+static void assert_refused(struct harness *h, int code, const char *words)
+{
+    harness_put(harness_path(h, "snapshots/base/accept"), "1");
+    stage(h, "snapshots/base", "{}");
+    assert_errno(harness_write(forks(h, "new/commit"), "f"), code);
+    assert_file_contains(forks(h, "new/error"), words);
+    assert_no_instance(h);
+}
+
+static void fork_by_another_version_is_refused(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    fake_tell(h, "FAKE_VMM_VERSION=v54.0");
+    assert_refused(h, EOPNOTSUPP, "saved by Cloud Hypervisor v53.0, and the program here is v54.0");
+    fake_tell(h, "FAKE_VMM_VERSION=v50.2");
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    fake_tell(h, "FAKE_VMM_VERSION=v50.2");
+    assert_refused(h, EOPNOTSUPP, "v51 or later is needed");
+}
+
+/* A full disk cuts what it writes, and it says nothing. */
+static void state_that_is_cut_off_is_no_save(void **state)
+{
+    static const char *const files[] = {"config.json", "state.json"};
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(files); i++) {
+        fake_tell(h, harness_format(h, "FAKE_VMM_CUT=%s", files[i]));
+        fake_make(h, "x", "mailboxes=m", "");
+        harness_put(fake_instance(h, "x", "state"), "running");
+        assert_errno(harness_write(fake_instance(h, "x", "snapshot"), "s"), EIO);
+        assert_file_contains(fake_instance(h, "x", "error"), files[i]);
+        assert_file_contains(fake_instance(h, "x", "error"), "is not whole");
+        assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
+        assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
+        fake_assert_vm(h, "Running");
+        assert_shell("bash", "cd $S/instances/x && [ ! -e state ] && ! ls *.tmp", 0);
+        fake_drop(h, "x");
+    }
+}
+
+/* It takes each of them, runs something, and some end with status 0. */
+static void state_of_another_machine_is_refused(void **state)
+{
+    static const struct {
+        const char *edit, *words;
+        int code;
+    } cases[] = {
+        {".config.cpus.boot_vcpus=2", "2 processors, and the snapshot has 1", EIO},
+        {".config.memory.zones[0].size=4096", "a memory of 4096 bytes", EIO},
+        {".config.disks=[{\"id\":\"d\",\"path\":\"/etc/passwd\"}]", "another number of disks", EIO},
+        {".config.net=[{\"id\":\"n\",\"tap\":\"t0\"}]", "another number of interfaces", EIO},
+        {"del(.config)", "import it again with --config", EOPNOTSUPP},
+        {".config.memory.zones=[]", "a memory of 0 bytes", EIO},
+    };
+    struct harness *h = *state;
+    assert_shell("bash", "cp $S/snapshots/base/state $T/kept", 0);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        assert_shell(
+            "bash",
+            harness_format(h, "jq -c '%s' $T/kept > $S/snapshots/base/state", cases[i].edit), 0);
+        assert_refused(h, cases[i].code, cases[i].words);
+    }
+    assert_shell("bash", "echo '{' > $S/snapshots/base/state", 0);
+    assert_refused(h, EIO, "no state of Cloud Hypervisor's");
+    assert_shell("bash", "cp $T/kept $S/snapshots/base/state", 0);
+    harness_put(harness_path(h, "snapshots/base/accept"), "1");
+    assert_errno(harness_write(forks(h, "new/commit"), "f"), 0);
+    fake_drop(h, "f");
+}
+
+static void its_own_words_are_told(void **state)
+{
+    struct harness *h = *state;
+    fake_make(h, "x", "", "");
+    harness_put(fake_instance(h, "x", "config"),
+                "{\"hypervisor\":\"cloud-hypervisor\",\"kernel\":\"/etc/passwd\",\"memory_mib\":8,"
+                "\"initrd\":\"/etc/passwd\"}");
+    fake_tell(h, "FAKE_VMM_FAULT=actions:before:500");
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "running"), EIO);
+    assert_file_contains(fake_instance(h, "x", "error"),
+                         "PUT /api/v1/vm.boot: Error from API: told to refuse actions with 500");
+    fake_tell(h, "FAKE_VMM_FAULT=");
+    harness_put(fake_instance(h, "x", "config"), "{\"hypervisor\":\"cloud-hypervisor\"}");
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "running"), EINVAL);
+    assert_file_contains(fake_instance(h, "x", "error"), "\"kernel\"");
+    fake_drop(h, "x");
+}
+
+/* ---- snapshots of others ---- */
+
+/* What somebody has saved with vm.snapshot: the memory in no file, and at 0 of it for the state. */
+static void snapshot_that_another_tool_saved_is_imported_and_forked(void **state)
+{
+    struct harness *h = *state;
+    assert_shell(
+        "bash",
+        "mkdir $T/in && cd $T/in && cp --sparse=always $S/snapshots/base/memory memory-ranges && "
+        "jq .config $S/snapshots/base/state | jq '.memory={size:8388608,zones:null}' > config.json "
+        "&& jq .state $S/snapshots/base/state | jq '.snapshots.\"memory-manager\".snapshot_data."
+        "state |= (fromjson | .memory_ranges.data=[{gpa:0,length:8388608}] | "
+        ".guest_ram_mappings[0].zone_id=\"mem0\" | tojson)' > state.json",
+        0);
+    assert_shell("bash",
+                 "cd $T/in && $HYPEFS import --store $S --hypervisor cloud-hypervisor --id in "
+                 "--memory memory-ranges --state state.json --config config.json",
+                 0);
+    stage(h, "snapshots/in", "{\"n\":7}");
+    assert_errno(harness_write(harness_path(h, "snapshots/in/forks/new/commit"), "f"), 0);
+    assert_console(h, "f", "m {\"n\":7}\n");
+    fake_drop(h, "f");
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(forks_of_forks_have_their_payloads_and_no_habits),
+        TEST(standby_ends_it_without_asking),
+        TEST(kernel_is_there_for_the_boot_only),
+        TEST(fork_on_another_tap_has_that),
+        TEST(fork_by_another_version_is_refused),
+        TEST(state_that_is_cut_off_is_no_save),
+        TEST(state_of_another_machine_is_refused),
+        TEST(its_own_words_are_told),
+        TEST(snapshot_that_another_tool_saved_is_imported_and_forked),
+    };
+    harness_enter_with(taps_make);
+    return cmocka_run_group_tests_name("cloud_hypervisor", tests, NULL, NULL);
+}
