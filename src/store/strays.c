@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
@@ -13,7 +14,7 @@
 #include "util/file_key.h"
 #include "util/process.h"
 
-enum { END_MS = 5000 };
+enum { END_MS = 5000, EXEC_MS = 200, LOOK_MS = 5 };
 
 struct stray {
     pid_t pid;
@@ -56,7 +57,7 @@ static int look_at_thread(void *context, int task_fd, const char *name, struct e
 
 /* The same of a process. Where it was killed and the kernel holds another of its threads, the first
  * one has ended, and has neither directory nor environment any more. */
-static int is_stray(pid_t pid, struct file_id *ret)
+static int look_once(pid_t pid, struct file_id *ret)
 {
     struct stray found = {0};
     char path[48];
@@ -69,22 +70,46 @@ static int is_stray(pid_t pid, struct file_id *ret)
     return found.pid > 0;
 }
 
+/* In the middle of its exec it has no environment for a moment, which is long on a busy host; other
+ * processes never have one: so that not each of them is waited for, there is one deadline for all
+ * of a search (0 at first). */
+static int is_stray(pid_t pid, double *deadline_ms, struct file_id *ret)
+{
+    int r;
+    while ((r = look_once(pid, ret)) == -ENODATA) {
+        if (*deadline_ms == 0)
+            *deadline_ms = process_now_ms() + EXEC_MS;
+        else if (process_now_ms() > *deadline_ms)
+            return 0;
+        poll(NULL, 0, LOOK_MS);
+    }
+    return r;
+}
+
 int strays_is_in(pid_t pid, int directory_fd)
 {
+    double deadline_ms = 0;
     struct file_id directory = {0}, place = {0};
     int r = directory_of(directory_fd, "", &directory);
     if (r == 0)
-        r = is_stray(pid, &place);
+        r = is_stray(pid, &deadline_ms, &place);
     return r > 0 ? file_id_equal(place, directory) : r;
 }
+
+struct search {
+    struct strays *found;
+    double deadline_ms;
+};
 
 /* A directory_visit of /proc. */
 static int look_at(void *context, int proc_fd, const char *name, struct error *err)
 {
-    struct strays *strays = context;
+    struct search *search = context;
+    struct strays *strays = search->found;
     struct stray stray = {.pid = (pid_t)strtol(name, NULL, 10)};
     (void)proc_fd;
-    if (stray.pid <= 0 || stray.pid == getpid() || is_stray(stray.pid, &stray.directory) <= 0)
+    if (stray.pid <= 0 || stray.pid == getpid() ||
+        is_stray(stray.pid, &search->deadline_ms, &stray.directory) <= 0)
         return 0;
     struct stray *longer = reallocarray(strays->items, strays->count + 1, sizeof *longer);
     if (!longer)
@@ -97,7 +122,8 @@ static int look_at(void *context, int proc_fd, const char *name, struct error *e
 int strays_find(struct strays *ret, struct error *err)
 {
     *ret = (struct strays){0};
-    int r = directory_walk(AT_FDCWD, "/proc", look_at, ret, err);
+    struct search search = {.found = ret};
+    int r = directory_walk(AT_FDCWD, "/proc", look_at, &search, err);
     return r < 0 ? error_prefix(err, r, "cannot look for VMMs that an earlier daemon left") : 0;
 }
 
@@ -111,13 +137,14 @@ void strays_finish(struct strays *strays)
 static int end(const struct stray *stray, struct error *err)
 {
     struct file_id place;
+    double deadline_ms = 0;
     auto_close int pidfd = pidfd_open(stray->pid, 0);
     if (pidfd < 0 && (errno == ESRCH || errno == EINVAL || errno == ENOENT))
         return 0;
     if (pidfd < 0)
         return error_errno(err, errno, "the process %d, left by an earlier daemon, cannot be ended",
                            (int)stray->pid);
-    if (is_stray(stray->pid, &place) <= 0 || !file_id_equal(place, stray->directory))
+    if (is_stray(stray->pid, &deadline_ms, &place) <= 0 || !file_id_equal(place, stray->directory))
         return 0;
     pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
     if (process_poll(&pidfd, 1, process_now_ms() + END_MS) > 0)

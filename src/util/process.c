@@ -220,6 +220,14 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
     return 0;
 }
 
+/* Neither the kernel's own threads nor what has ended has one. */
+static bool has_program(pid_t pid)
+{
+    char path[48], program;
+    snprintf(path, sizeof path, "/proc/%d/exe", (int)pid);
+    return readlink(path, &program, 1) > 0;
+}
+
 int process_has_mark(pid_t pid)
 {
     char path[48];
@@ -229,10 +237,13 @@ int process_has_mark(pid_t pid)
     size_t size = 0;
     if (!file)
         return errno == ENOENT || errno == ESRCH ? 0 : -errno;
-    while (getdelim(&entry, &size, 0, file) > 0)
+    bool empty = true;
+    for (; getdelim(&entry, &size, 0, file) > 0; empty = false)
         if (strcmp(entry, mark) == 0)
             return 1;
-    return ferror(file) && errno != ESRCH ? -errno : 0;
+    if (ferror(file) && errno != ESRCH)
+        return -errno;
+    return empty && has_program(pid) ? -ENODATA : 0;
 }
 
 /* One of those letters is its state. */

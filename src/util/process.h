@@ -31,7 +31,8 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
                   struct error *err);
 
 /* Was it started by process_spawn() of this daemon or another, or by such a process? 1; 0: no, or
- * there is no such process; -errno: it may not be looked at, say. */
+ * there is no such process; -errno: it may not be looked at, say. ENODATA: it has no environment:
+ * it was given none, or is in the middle of an exec. */
 int process_has_mark(pid_t pid);
 
 /* Is it stopped, by a signal or a debugger, so that it answers nobody? */

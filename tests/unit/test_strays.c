@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
+#include <poll.h>
 #include <pthread.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 
 #include "store/strays.h"
@@ -59,6 +61,57 @@ static void stray_when_its_directory_was_renamed_is_ended(void **state)
 
     assert_int_equal(strays_find(&strays, &world->err), 0);
     assert_int_equal(rename(from, world_path(world, ".old-1")), 0);
+    assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
+    assert_true(world_child_ended(world, child, 0));
+    strays_finish(&strays);
+}
+
+/* Who waits is the search: then the process goes on to its exec. */
+static int gate = -1;
+static pid_t waiting;
+
+int __real_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms);
+int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout_ms)
+{
+    double deadline_ms = process_now_ms() + 10000;
+    if (!fds && gate >= 0) {
+        close(steal_fd(&gate));
+        while (process_has_mark(waiting) != 1 && process_now_ms() < deadline_ms)
+            __real_poll(NULL, 0, 1);
+    }
+    return __real_poll(fds, count, timeout_ms);
+}
+
+/* As a process that is in the middle of its exec: it has no environment at first, and then the mark
+ * of one of ours. */
+static void stray_that_is_about_to_run_is_ended(void **state)
+{
+    struct world *world = *state;
+    struct strays strays;
+    int ends[2];
+    char *argv[] = {(char[]){"sh"}, (char[]){"-c"},
+                    (char[]){"read x; HYPEFS_CHILD=1 exec tail -f /dev/null"}, NULL};
+    auto_close int entry = make_directory(world, "entry");
+    assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+    pid_t parent = getpid(), pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        if (getppid() == parent && dup2(ends[0], STDIN_FILENO) >= 0 && fchdir(entry) == 0)
+            execve("/bin/sh", argv, (char *[]){NULL});
+        _exit(1);
+    }
+    close(ends[0]);
+    size_t child = world_adopt(world, pid, pidfd_open(pid, 0));
+    double deadline_ms = process_now_ms() + 10000;
+    while (process_has_mark(pid) != -ENODATA && process_now_ms() < deadline_ms)
+        process_poll(&world->children[child].pidfd, 1, process_now_ms() + 1);
+    assert_int_equal(process_has_mark(pid), -ENODATA);
+    gate = ends[1];
+    waiting = pid;
+    assert_int_equal(strays_find(&strays, &world->err), 0);
+    assert_int_equal(gate, -1);
     assert_int_equal(strays_end(&strays, entry, 0, &world->err), 0);
     assert_true(world_child_ended(world, child, 0));
     strays_finish(&strays);
@@ -236,6 +289,7 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         IN_EMPTY(strays_when_in_the_directory_are_ended_and_all_others_kept),
         IN_EMPTY(stray_when_its_directory_was_renamed_is_ended),
+        IN_EMPTY(stray_that_is_about_to_run_is_ended),
         IN_EMPTY(process_when_we_did_not_start_it_is_kept),
         IN_EMPTY(stray_when_it_has_left_the_directory_since_is_kept),
         IN_EMPTY(stray_when_its_first_thread_has_ended_is_ended),
