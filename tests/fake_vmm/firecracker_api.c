@@ -139,6 +139,9 @@ static int get_config(struct fake *fake, const char *id, const cJSON *body, cJSO
     }
     if (fake->pmem)
         cJSON_AddItemToObject(*ret, "pmem", cJSON_Duplicate(fake->pmem, true));
+    cJSON *boot = cJSON_AddObjectToObject(*ret, "boot-source");
+    cJSON_AddStringToObject(boot, "kernel_image_path", fake->kernel);
+    cJSON_AddStringToObject(boot, "boot_args", fake->boot_args);
     cJSON *machine = cJSON_AddObjectToObject(*ret, "machine-config");
     cJSON_AddNumberToObject(machine, "vcpu_count", fake->vcpus);
     cJSON_AddNumberToObject(machine, "mem_size_mib", (double)(fake->memory_bytes >> 20));

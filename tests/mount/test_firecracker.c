@@ -148,6 +148,18 @@ static void fork_with_a_network_can_ack_by_datagram(void **state)
     fake_drop(h, "f1");
 }
 
+static void kernel_is_told_how_to_reboot_unless_the_user_does(void **state)
+{
+    struct harness *h = *state;
+    fake_boot(h, "");
+    fake_ask(h, "GET /vm/config HTTP/1.1\r\n\r\n", "\"boot_args\":\"mailboxes=m,a reboot=k\"");
+    fake_drop(h, "x");
+    fake_make(h, "x", "reboot=t", "");
+    harness_put(fake_instance(h, "x", "state"), "running");
+    fake_ask(h, "GET /vm/config HTTP/1.1\r\n\r\n", "\"boot_args\":\"reboot=t\"");
+    fake_drop(h, "x");
+}
+
 /* Before any VM is loaded. */
 static void fork_without_a_network_cannot_ack_by_datagram(void **state)
 {
@@ -454,6 +466,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         fork_test(fork_has_its_payloads_and_acks_them),
+        fork_test(kernel_is_told_how_to_reboot_unless_the_user_does),
         fork_test(fork_with_a_network_can_ack_by_datagram),
         fork_test(fork_without_a_network_cannot_ack_by_datagram),
         fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),

@@ -130,8 +130,7 @@ void vm_needs_qemu(void)
         skip();
 }
 
-/* Only QEMU has machines to choose from, and a network of its own. With the others, Linux needs to
- * be told how to reboot. */
+/* Only QEMU has machines to choose from, and a network of its own. */
 static const char *vmm_members(struct harness *h, const char *machine, const char *parameters)
 {
     const char *network = guest_network ? guest_network
@@ -139,10 +138,10 @@ static const char *vmm_members(struct harness *h, const char *machine, const cha
                                         : "{\"mode\":\"none\"}";
     return harness_format(h,
                           "\"hypervisor\":\"%s\",\"network\":%s,%s"
-                          "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s%s\"",
+                          "\"cmdline\":\"console=ttyS0 quiet panic=-1 %s\"",
                           vm_vmm(), network,
                           is_qemu() ? harness_format(h, "\"machine\":\"%s\",", machine) : "",
-                          is_qemu() ? "" : "reboot=k ", parameters);
+                          parameters);
 }
 
 void vm_start(struct harness *h, const char *machine, const char *parameters)
