@@ -191,6 +191,11 @@ static int place_mappings(const cJSON *memory, uint64_t memory_bytes, cJSON **re
                     : 0;
         if (r < 0)
             return r;
+        if (size > memory_bytes || at > memory_bytes - size)
+            return error_set(err, EIO,
+                             "the state has a memory of %" PRIu64 " bytes at %" PRIu64
+                             " of its file, and the memory image has %" PRIu64,
+                             size, at, memory_bytes);
         cJSON *copy = cJSON_Duplicate(mapping, true);
         cJSON_DeleteItemFromObjectCaseSensitive(copy, "file_offset");
         json_add_number(copy, "file_offset", (double)at);
@@ -274,6 +279,7 @@ static int refuse(const cJSON *config, struct error *err)
         {"ivshmem", "memory that it shares"},
         {"tpm", "a TPM"},
         {"balloon", "a balloon, which takes memory from it"},
+        {"pvmemcontrol", "a device that takes memory from it"},
         {NULL, NULL}};
     static const struct refusal memory[] = {{"hugepages", "huge pages"},
                                             {"hotplug_size", "memory that can be hotplugged"},
