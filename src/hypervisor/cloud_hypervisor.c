@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/cloud_hypervisor_control.h"
@@ -15,6 +16,7 @@
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/vmm_api.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -131,7 +133,8 @@ static int boot_vm(const struct vmm_context *context, struct vmm *vmm,
     cJSON_Delete(config);
     if (r == 0)
         r = cloud_hypervisor_put_bare(context, vmm, "/api/v1/vm.boot", err);
-    unlinkat(context->directory_fd, CLOUD_HYPERVISOR_KERNEL_NAME, 0);
+    if (unlinkat(context->directory_fd, CLOUD_HYPERVISOR_KERNEL_NAME, 0) < 0 && r == 0)
+        r = error_errno(err, errno, "the link %s cannot be removed", CLOUD_HYPERVISOR_KERNEL_NAME);
     return r;
 }
 
@@ -221,6 +224,7 @@ static int prepare_restore(const struct vmm_context *context, const struct machi
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/state", image) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
+    unlinkat(context->directory_fd, CLOUD_HYPERVISOR_KERNEL_NAME, 0); /* of an earlier boot */
     int r = cloud_hypervisor_state_read(context->directory_fd, path, &state, err);
     if (r == 0)
         r = cloud_hypervisor_state_place(&state, machine, image, err);
@@ -280,28 +284,37 @@ static int load(const struct vmm_context *context, const struct machine *machine
 
 /* ---- a VM's life ---- */
 
-/* It refuses to do what is done already, which hypefs may not know: an answer may not have come. */
+/* It refuses to do what it has done already, as it thinks, with `refusal`. */
 static int change(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                  const char *done, struct error *err)
+                  const char *refusal, bool *ret_refused, struct error *err)
 {
-    struct error why;
+    struct error why = {0};
     int r = cloud_hypervisor_put_bare(context, vmm, path, &why);
-    if (r == 0 || strstr(why.text, done))
-        return 0;
-    if (err)
+    *ret_refused = r < 0 && strstr(why.text, refusal);
+    if (r < 0 && !*ret_refused && err)
         *err = why;
-    return r;
-}
-
-static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
-{
-    return change(context, vmm, "/api/v1/vm.resume", "InvalidStateTransition(Running, Running)",
-                  err);
+    return *ret_refused ? 0 : r;
 }
 
 static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    return change(context, vmm, "/api/v1/vm.pause", "InvalidStateTransition(Paused, Paused)", err);
+    bool paused;
+    return change(context, vmm, "/api/v1/vm.pause", "InvalidStateTransition(Paused, Paused)",
+                  &paused, err);
+}
+
+/* An answer to an earlier resume may not have come. Or a pause has failed halfway: then the VM
+ * counts as running, and its processors stand still, until it is paused and resumed. */
+static int resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
+{
+    static const char path[] = "/api/v1/vm.resume",
+                      refusal[] = "InvalidStateTransition(Running, Running)";
+    bool runs;
+    int r = change(context, vmm, path, refusal, &runs, err);
+    if (r < 0 || !runs)
+        return r;
+    r = pause_guest(context, vmm, err);
+    return r == 0 ? change(context, vmm, path, refusal, &runs, err) : r;
 }
 
 /* ---- saving ---- */
@@ -324,6 +337,50 @@ static int write_state(const struct vmm_context *context, struct vmm *vmm, struc
         return 0;
     if (err)
         *err = why;
+    return r;
+}
+
+/* Formats that a restore would find in a disk, where they begin a file or its last sector; it
+ * refuses a disk then whose format was named as another. */
+static const struct {
+    const char *name, *magic;
+    bool last;
+} formats[] = {{"qcow2", "QFI\xfb", false},
+               {"VHDX", "vhdxfile", false},
+               {"VMDK", "KDMV", false},
+               {"VMDK", "# Disk Descriptor", false},
+               {"VHD", "conectix", true}};
+
+static int check_disk(const struct vmm_context *context, const struct vmm *vmm,
+                      const struct machine *machine, size_t index, struct error *err)
+{
+    enum { SECTOR = 512 };
+    char sectors[2][SECTOR] = {{0}};
+    auto_close int fd = -1;
+    struct stat file;
+    int r = opened_open(context, vmm, machine, index, &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &file) < 0 || pread(fd, sectors[0], SECTOR, 0) < 0 ||
+        (file.st_size >= SECTOR && pread(fd, sectors[1], SECTOR, file.st_size - SECTOR) < 0))
+        return error_io(err, errno, "the disk %s cannot be read", machine->disks[index].path);
+    for (size_t i = 0; i < array_length(formats); i++)
+        if (memcmp(sectors[formats[i].last], formats[i].magic, strlen(formats[i].magic)) == 0)
+            return error_set(err, EIO,
+                             "the guest has written the signature of a %s file to its raw disk %s: "
+                             "with that Cloud Hypervisor could not load the VM again; overwrite "
+                             "it in the guest",
+                             formats[i].name, machine->disks[index].path);
+    return 0;
+}
+
+static int check_disks(const struct vmm_context *context, const struct vmm *vmm,
+                       const struct machine *machine, struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++)
+        if (!machine->disks[i].readonly && strcmp(machine->disks[i].format, "raw") == 0)
+            r = check_disk(context, vmm, machine, i, err);
     return r;
 }
 
@@ -355,6 +412,8 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     if (unlinkat(context->directory_fd, state, 0) < 0 && errno != ENOENT)
         return error_errno(err, errno, "the old %s cannot be removed", state);
     int r = memory_open(context, vmm, save, &memory, err);
+    if (r == 0)
+        r = check_disks(context, vmm, machine, err);
     if (r == 0)
         r = write_state(context, vmm, err);
     if (r == 0)

@@ -16,7 +16,9 @@
 enum {
     PROBE_MS = 10000,
     PROBE_OUTPUT_MAX = 4096,
-    VERSION_LEAST = 51, /* before, it opened an image for writing */
+    /* Before, a pause did not wait for the requests of disks; and what it says where memory-ranges
+     * is in the way had not the name in it. */
+    VERSION_LEAST = 53,
 };
 
 static const char program_name[] = "cloud-hypervisor";
@@ -95,7 +97,9 @@ static int check_version(const struct vmm_context *context, struct vmm *vmm,
     read_version(told, version);
     return strcmp(version, program->version) == 0
                ? 0
-               : error_set(err, EIO, "GET /api/v1/vmm.ping: it is %s, and its --version says %s",
+               : error_set(err, EIO,
+                           "GET /api/v1/vmm.ping: it is %s, and its --version said %s: has it been "
+                           "replaced? Then mount again",
                            version, program->version);
 }
 

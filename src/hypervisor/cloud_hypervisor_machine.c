@@ -46,8 +46,9 @@ static int read_interface(const cJSON *json, void *item, struct error *err)
     const char *mac = json_get_text(json, "mac");
     if (!id || !tap)
         return error_set(err, EOPNOTSUPP,
-                         "a network device without an \"id\", or without a \"tap\", which had it "
-                         "as a descriptor, cannot be forked");
+                         "a network device without an \"id\", or without a \"tap\" (it was made by "
+                         "Cloud Hypervisor, or given as a descriptor), cannot be forked: write the "
+                         "name of a tap into config.json");
     *ret = (struct machine_interface){
         .id = strdup(id), .tap = strdup(tap), .mac = mac ? strdup(mac) : NULL};
     return ret->id && ret->tap && (ret->mac || !mac) ? 0 : error_set(err, ENOMEM, no_room);

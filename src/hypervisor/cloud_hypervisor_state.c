@@ -166,6 +166,17 @@ static int find_range(const cJSON *ranges, uint64_t address, uint64_t size, uint
                      address);
 }
 
+static bool overlaps(const cJSON *mappings, uint64_t at, uint64_t size)
+{
+    const cJSON *other;
+    cJSON_ArrayForEach (other, mappings) {
+        uint64_t its = json_get_count(other, "file_offset");
+        if (at < its + json_get_count(other, "size") && its < at + size)
+            return true;
+    }
+    return false;
+}
+
 /* The mappings of `memory`, what the component's data says, as they are of one file that has all.
  * Those of a memory that was no file are all at 0 in it. */
 static int place_mappings(const cJSON *memory, uint64_t memory_bytes, cJSON **ret,
@@ -191,10 +202,11 @@ static int place_mappings(const cJSON *memory, uint64_t memory_bytes, cJSON **re
                     : 0;
         if (r < 0)
             return r;
-        if (size > memory_bytes || at > memory_bytes - size)
+        if (size > memory_bytes || at > memory_bytes - size || overlaps(placed, at, size))
             return error_set(err, EIO,
                              "the state has a memory of %" PRIu64 " bytes at %" PRIu64
-                             " of its file, and the memory image has %" PRIu64,
+                             " of its file, and the memory image has %" PRIu64
+                             ", or that place is another's",
                              size, at, memory_bytes);
         cJSON *copy = cJSON_Duplicate(mapping, true);
         cJSON_DeleteItemFromObjectCaseSensitive(copy, "file_offset");
@@ -267,6 +279,13 @@ static int refuse_items(const cJSON *items, const struct refusal *refusals, stru
     return r;
 }
 
+/* Others can name more files of the host. NULL: not told. */
+static bool is_format(const char *type)
+{
+    return !type || strcmp(type, "Raw") == 0 || strcmp(type, "Qcow2") == 0 ||
+           strcmp(type, "Unknown") == 0;
+}
+
 static int refuse(const cJSON *config, struct error *err)
 {
     static const struct refusal devices[] = {
@@ -290,7 +309,14 @@ static int refuse(const cJSON *config, struct error *err)
                                           {NULL, NULL}};
     static const struct refusal net[] = {{"vhost_user", "a network of another process's"},
                                          {NULL, NULL}};
-    const cJSON *zones = json_get(json_get(config, "memory"), "zones");
+    const cJSON *zones = json_get(json_get(config, "memory"), "zones"), *item;
+    cJSON_ArrayForEach (item, json_get(config, "disks"))
+        if (!is_format(json_get_text(item, "image_type")))
+            return error_set(
+                err, EOPNOTSUPP,
+                "a VM with a disk of the \"image_type\" %.40s cannot be forked: make a "
+                "raw one of it with qemu-img convert",
+                json_get_text(item, "image_type"));
     if (cJSON_GetArraySize(zones) > 1)
         return error_set(err, EOPNOTSUPP, "a VM with several memory zones cannot be forked");
     int r = refuse_members(config, devices, err);
@@ -310,6 +336,24 @@ static void set_mode(cJSON *config, const char *name, const char *mode)
     const char *old = json_get_text(device, "mode");
     if (old && strcmp(old, "Off") != 0)
         json_set(device, "mode", cJSON_CreateString(mode));
+}
+
+/* What is not told would be guessed from what the guest has written to the disk. And a fork's tap
+ * would get what was the source's. */
+static void normalize_devices(cJSON *config)
+{
+    static const char *const of_tap[] = {"host_mac", "ip", "mask", "mtu"};
+    cJSON *item;
+    cJSON_ArrayForEach (item, json_get(config, "disks")) {
+        const char *type = json_get_text(item, "image_type");
+        if (!type || strcmp(type, "Unknown") == 0)
+            json_set(item, "image_type", cJSON_CreateString("Raw"));
+    }
+    cJSON_ArrayForEach (item, json_get(config, "net"))
+        for (size_t i = 0; i < array_length(of_tap); i++)
+            cJSON_DeleteItemFromObjectCaseSensitive(item, of_tap[i]);
+    cJSON_DeleteItemFromObjectCaseSensitive(config, "landlock_rules");
+    json_set(config, "landlock_enable", cJSON_CreateFalse());
 }
 
 static void normalize_config(cJSON *config, uint64_t memory_bytes, const char *zone_id)
@@ -339,6 +383,7 @@ static void normalize_config(cJSON *config, uint64_t memory_bytes, const char *z
         json_set(config, "serial", serial);
     else
         cJSON_Delete(serial);
+    normalize_devices(config);
     set_mode(config, "console", "Null");
     set_mode(config, "debug_console", "Off");
     cJSON *rng = (cJSON *)(uintptr_t)json_get(config, "rng");
@@ -372,14 +417,31 @@ static int silence(struct cloud_hypervisor_state *state, struct error *err)
     return 0;
 }
 
+/* KVM's struct kvm_clock_data (linux/kvm.h), byte for byte: its flags, 32 bits, are at 8. */
+enum { CLOCK_FLAGS = 8, CLOCK_FLAGS_END = 12 };
+
 /* With flags, of which one says that the time of the host is known, the guest's clocks would jump
  * by the time since the save. */
 static int stop_clock(struct cloud_hypervisor_state *state, struct error *err)
 {
-    static const char *const root[] = {NULL}, *const flags_path[] = {"clock", "flags", NULL};
+    static const char *const root[] = {NULL}, *const clock_path[] = {"clock", NULL},
+                             *const bytes_path[] = {"clock", "Kvm", NULL};
     cJSON *data = find_data(state, root);
-    return data ? replace_member(data, flags_path, "0", err)
-                : error_set(err, EIO, "the state says nothing about the VM");
+    struct json_span span;
+    if (!data)
+        return error_set(err, EIO, "the state says nothing about the VM");
+    const char *text = data->valuestring;
+    if (!find_member(text, clock_path, &span) || strncmp(text + span.start, "null", 4) == 0)
+        return 0;
+    auto_json cJSON *bytes = find_member(text, bytes_path, &span)
+                                 ? cJSON_ParseWithLength(text + span.start, span.end - span.start)
+                                 : NULL;
+    if (!cJSON_IsArray(bytes) || cJSON_GetArraySize(bytes) < CLOCK_FLAGS_END)
+        return error_set(err, EIO, "the state has a clock that this hypefs does not know");
+    for (int i = CLOCK_FLAGS; i < CLOCK_FLAGS_END; i++)
+        cJSON_SetNumberValue(cJSON_GetArrayItem(bytes, i), 0);
+    auto_free char *with = json_print_line(bytes);
+    return with ? replace(data, span, with, err) : error_set(err, ENOMEM, no_room);
 }
 
 int cloud_hypervisor_state_normalize(struct cloud_hypervisor_state *state, uint64_t memory_bytes,

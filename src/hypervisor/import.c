@@ -315,7 +315,9 @@ static int combine(const struct importer *importer, const struct import_files *f
     auto_free char *text = NULL;
     size_t size = 0;
     int r = read_text(&files->state, JSON_TEXT_MAX, &text, &size, err);
-    return r == 0 ? importer->combine(config, text, &import->machine, &import->state, err) : r;
+    if (r == 0)
+        r = importer->combine(config, text, &import->machine, &import->state, err);
+    return r < 0 ? error_prefix(err, r, "with the state %s", files->state.path) : 0;
 }
 
 static int take_config(const struct importer *importer, const struct import_files *files,

@@ -22,7 +22,8 @@ enum { MEMORY_SIZE = 4096 };
     "},"                                                                                           \
     "\"device-manager\":{\"snapshots\":{\"n\":{\"snapshots\":{},\"snapshot_data\":{\"state\":"     \
     "\"{\\\"acked_features\\\":35}\"}}}}},\"snapshot_data\":{\"state\":\"{\\\"clock\\\":{"         \
-    "\\\"flags\\\":1}}\"}}"
+    "\\\"Kvm\\\":"                                                                                 \
+    "[1,2,3,4,5,6,7,8,9,0,0,0]}}\"}}"
 
 /* How the states of each begin, and a configuration that goes with any of them ("": none). */
 static const struct {

@@ -136,11 +136,11 @@ static void fork_by_another_version_is_refused(void **state)
     fake_mount(h);
     fake_tell(h, "FAKE_VMM_VERSION=v54.0");
     assert_refused(h, EOPNOTSUPP, "saved by Cloud Hypervisor v53.0, and the program here is v54.0");
-    fake_tell(h, "FAKE_VMM_VERSION=v50.2");
+    fake_tell(h, "FAKE_VMM_VERSION=v52.0");
     assert_int_equal(harness_unmount(h), 0);
     fake_mount(h);
-    fake_tell(h, "FAKE_VMM_VERSION=v50.2");
-    assert_refused(h, EOPNOTSUPP, "v51 or later is needed");
+    fake_tell(h, "FAKE_VMM_VERSION=v52.0");
+    assert_refused(h, EOPNOTSUPP, "v53 or later is needed");
 }
 
 /* A full disk cuts what it writes, and it says nothing. */
@@ -161,6 +161,32 @@ static void state_that_is_cut_off_is_no_save(void **state)
         assert_shell("bash", "cd $S/instances/x && [ ! -e state ] && ! ls *.tmp", 0);
         fake_drop(h, "x");
     }
+}
+
+/* Whatever the format is called, Cloud Hypervisor looks for one, and refuses another at the
+ * restore. */
+static void guest_that_writes_another_formats_header_is_not_saved(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "truncate -s 1M $T/disk", 0);
+    fake_make(
+        h, "x", "mailboxes=m",
+        harness_format(h, ",\"disks\":[{\"path\":\"%s/disk\",\"format\":\"raw\"}]", h->directory));
+    harness_put(fake_instance(h, "x", "state"), "running");
+    harness_await(h, fake_instance(h, "x", "console"), "ready");
+    assert_shell("bash", "printf 'QFI\\xfb' | dd of=$T/disk conv=notrunc status=none", 0);
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
+    assert_file_contains(fake_instance(h, "x", "error"), "the signature of a qcow2 file");
+    fake_assert_vm(h, "Running");
+    assert_shell("bash",
+                 "dd if=/dev/zero of=$T/disk bs=4 count=1 conv=notrunc status=none && "
+                 "printf conectix | dd of=$T/disk bs=512 seek=2047 conv=notrunc status=none",
+                 0);
+    assert_errno(harness_write(fake_instance(h, "x", "snapshot"), "s"), EIO);
+    assert_file_contains(fake_instance(h, "x", "error"), "the signature of a VHD file");
+    assert_shell("bash", "dd if=/dev/zero of=$T/disk bs=512 seek=2047 count=1 status=none", 0);
+    harness_put(fake_instance(h, "x", "state"), "standby");
+    fake_drop(h, "x");
 }
 
 /* It takes each of them, runs something, and some end with status 0. */
@@ -246,6 +272,7 @@ int main(void)
         TEST(fork_on_another_tap_has_that),
         TEST(fork_by_another_version_is_refused),
         TEST(state_that_is_cut_off_is_no_save),
+        TEST(guest_that_writes_another_formats_header_is_not_saved),
         TEST(state_of_another_machine_is_refused),
         TEST(its_own_words_are_told),
         TEST(snapshot_that_another_tool_saved_is_imported_and_forked),

@@ -14,9 +14,9 @@
 enum { MIB = 1 << 20 };
 
 /* No double holds the clock. */
-#define VM                                                                                         \
-    "{\"clock\":{\"clock\":9007199254740993,\"flags\":10},\"common_cpuid\":[{\"eax\":4294967295}]" \
-    "}"
+#define CLOCK(flags)                                                                               \
+    "{\"clock\":{\"Kvm\":[1,2,3,4,5,6,7,8," flags ",0,0,0,0]},\"exact\":9007199254740993}"
+#define VM CLOCK("14,1,2,3")
 #define NET "{\"avail_features\":5702156195,\"acked_features\":4297064547,\"queue_size\":[256,256]}"
 #define MAPPING(gpa, size, zone, more, offset)                                                     \
     "{\"slot\":0,\"gpa\":" gpa ",\"size\":" size ",\"zone_id\":\"" zone "\"," more                 \
@@ -122,8 +122,7 @@ static void memory_that_was_a_file_stays_where_it_was(void **state)
                   "\"zones\":[{\"file\":\"m\",\"reserve\":true,\"id\":\"ram\",\"size\":1048576,"
                   "\"shared\":false,\"prefault\":false}]");
     assert_config(&own, "\"serial\":{\"mode\":\"Off\"}");
-    assert_string_equal(data_of(&own, NULL), "{\"clock\":{\"clock\":9007199254740993,\"flags\":0},"
-                                             "\"common_cpuid\":[{\"eax\":4294967295}]}");
+    assert_string_equal(data_of(&own, NULL), CLOCK("0,0,0,0"));
     cloud_hypervisor_state_finish(&own);
 }
 
@@ -158,6 +157,11 @@ static void what_cannot_be_forked_is_refused_by_name(void **state)
          EIO},
         {plain, MEMORY("", MAPPING("0", "524288", "mem0", PLAIN, "0")), "one of a memory of 524288",
          EIO},
+        {plain,
+         MEMORY("", MAPPING("0", "524288", "a", PLAIN, "0") "," MAPPING("9", "524288", "a", PLAIN,
+                                                                        "0")),
+         "that place is another's", EIO},
+        {"{\"disks\":[{\"image_type\":\"FlatVmdk\"}]}", MEMORY("", ONE), "FlatVmdk", EOPNOTSUPP},
         {"{\"pvmemcontrol\":{}}", MEMORY("", ONE), "takes memory from it", EOPNOTSUPP},
         {plain, MEMORY("", ONE "," MAPPING("9", "4096", "b", PLAIN, "0")), "several memory zones",
          EOPNOTSUPP},
@@ -200,6 +204,47 @@ static void what_cannot_be_forked_is_refused_by_name(void **state)
         MEMORY(ONE_RANGE, ONE), NULL);
     normalize(&empty, MIB);
     cloud_hypervisor_state_finish(&empty);
+}
+
+static void clock_of_another_kind_is_refused(void **state)
+{
+    static const struct {
+        const char *vm;
+        int code;
+    } cases[] = {{"{}", 0},
+                 {"{\"clock\":null}", 0},
+                 {"{\"clock\":{\"clock\":1,\"flags\":10}}", EIO},
+                 {"{\"clock\":{\"Kvm\":[1,2]}}", EIO},
+                 {"{\"clock\":{\"Kvm\":7}}", EIO}};
+    (void)state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct error err = {0};
+        struct cloud_hypervisor_state own = make("{}", MEMORY(ONE_RANGE, ONE), NULL);
+        cJSON *data = cJSON_GetObjectItem(own.state, "snapshot_data");
+        json_set(data, "state", cJSON_CreateString(cases[i].vm));
+        assert_int_equal(cloud_hypervisor_state_normalize(&own, MIB, &err), -cases[i].code);
+        cloud_hypervisor_state_finish(&own);
+    }
+}
+
+/* Of the host's tap, which is another one then; and of the host's files. */
+static void devices_lose_what_was_of_the_host_then(void **state)
+{
+    (void)state;
+    struct cloud_hypervisor_state own =
+        make("{\"net\":[{\"id\":\"net0\",\"tap\":\"t0\",\"host_mac\":\"02:00:00:00:00:01\","
+             "\"ip\":\"10.0.0.1\",\"mask\":\"255.0.0.0\",\"mtu\":1500}],\"disks\":[{\"id\":\"a\","
+             "\"image_type\":\"Unknown\"},{\"id\":\"b\"},{\"id\":\"c\",\"image_type\":\"Qcow2\"}],"
+             "\"landlock_enable\":true,\"landlock_rules\":[{\"path\":\"/x\"}]}",
+             MEMORY(ONE_RANGE, ONE), NET);
+    normalize(&own, MIB);
+    assert_config(&own, "\"net\":[{\"id\":\"net0\",\"tap\":\"t0\"}]");
+    assert_config(&own, "\"disks\":[{\"id\":\"a\",\"image_type\":\"Raw\"},{\"id\":\"b\","
+                        "\"image_type\":\"Raw\"},{\"id\":\"c\",\"image_type\":\"Qcow2\"}]");
+    assert_config(&own, "\"landlock_enable\":false");
+    auto_free char *text = json_print_line(own.config);
+    assert_null(strstr(text, "landlock_rules"));
+    cloud_hypervisor_state_finish(&own);
 }
 
 #define DEVICES                                                                                    \
@@ -272,6 +317,8 @@ int main(void)
         cmocka_unit_test(memory_that_was_a_file_stays_where_it_was),
         cmocka_unit_test(network_is_silenced),
         cmocka_unit_test(what_cannot_be_forked_is_refused_by_name),
+        cmocka_unit_test(clock_of_another_kind_is_refused),
+        cmocka_unit_test(devices_lose_what_was_of_the_host_then),
         cmocka_unit_test(machine_is_told_and_gets_its_own_files),
         cmocka_unit_test(machine_with_what_has_no_name_is_refused),
     };
