@@ -32,7 +32,7 @@ set -eu
 
 packages="build-essential meson ninja-build pkg-config libfuse3-dev fuse3 libcjson-dev
           libcurl4-openssl-dev libmd-dev uthash-dev libcmocka-dev clang valgrind qemu-system-x86 qemu-utils busybox-static cpio procps util-linux e2fsprogs
-          bash dash sed vim jq python3-minimal iproute2 btrfs-progs sshfs openssh-sftp-server"
+          bash dash sed vim jq python3-minimal iproute2 btrfs-progs sshfs openssh-sftp-server kmod"
 processes=$(($(nproc) * 2)) # at a time: most tests wait, for daemons, guests and deadlines
 fuzz_seconds=2
 fuzz_seed=1

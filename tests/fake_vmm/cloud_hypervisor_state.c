@@ -26,7 +26,7 @@ enum { CLOCK_FLAGS = 8 };
 
 static int failed(char *fault, const char *what)
 {
-    snprintf(fault, FAKE_TEXT_SIZE, "%s: %s (os error %d)", what, strerror(errno), errno);
+    snprintf(fault, FAKE_TEXT_SIZE, "%.300s: %s (os error %d)", what, strerror(errno), errno);
     return -1;
 }
 
