@@ -234,13 +234,13 @@ static bool find_line(void *argument)
 {
     struct search *search = argument;
     glob_t paths = {0};
-    search->found = NULL; /* the line may have been a part of it */
+    search->found = NULL; /* the payload may have been a part of it; there may be lines in it */
     if (glob(search->pattern, GLOB_PERIOD, NULL, &paths) == 0)
         for (size_t i = 0; i < paths.gl_pathc && !search->found; i++)
             if (harness_read_errno(paths.gl_pathv[i]) == 0)
                 search->found = strstr(harness_get(search->h, paths.gl_pathv[i]), search->wanted);
     globfree(&paths);
-    return search->found && strchr(search->found, '\n');
+    return search->found && strstr(search->found, "}\n");
 }
 
 int tiny_guest_port(struct harness *h, const char *mailbox)
