@@ -176,18 +176,20 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
     add_json(list, "-device", device);
 }
 
-/* What Linux must know of a machine that it boots on, as QEMU itself appends the devices of a microvm
- * without ACPI. Under TCG, whose processors may get no time of a busy host's, it finds out the speed
- * of its time stamp counter (that of the host's) by a timer, which it distrusts then: on a microvm
- * it is left without any clock, and hangs. And it panics when it has missed ticks of the timer that
- * it tries. To reboot it asks devices that a microvm does not have, for minutes, before it makes the
- * triple fault that works. A parameter that is given already stays as it is. */
+/* What Linux must know of a machine that it boots on, as QEMU itself appends the devices of a
+ * microvm without ACPI. Under TCG, whose processors may get no time of a busy host's, it finds out
+ * the speed of its time stamp counter (that of the host's) by a timer, which it distrusts then: on
+ * a microvm it is left without any clock, and hangs. Told the speed, it compares the counter with
+ * the ticks of a timer, of which it misses some, and goes by these then: so it is told that the
+ * counter, which is the host's, is right. And it panics when it has missed ticks of the timer that
+ * it tries. To reboot it asks devices that a microvm does not have, for minutes, before it makes
+ * the triple fault that works. A parameter that is given already stays as it is. */
 static void add_cmdline(struct list *list, const struct machine *machine)
 {
     const char *cmdline = machine->cmdline ? machine->cmdline : "";
     bool boots = machine->kernel != NULL, tcg = machine->accel == ACCEL_TCG;
     bool bare = machine->board == MACHINE_MICROVM;
-    char speed[32] = "", told[128];
+    char speed[64] = "", told[128];
     const struct {
         const char *name, *text;
         bool wanted;
@@ -195,11 +197,11 @@ static void add_cmdline(struct list *list, const struct machine *machine)
                       {"no_timer_check", " no_timer_check", tcg},
                       {"reboot=", " reboot=t", bare}};
     size_t size = 0;
-    unsigned khz = boots && bare && tcg && !strstr(cmdline, parameters[0].name)
-                       ? machine_host_tsc_khz()
-                       : 0;
+    unsigned khz =
+        boots && bare && tcg && !strstr(cmdline, parameters[0].name) ? machine_host_tsc_khz() : 0;
     if (khz > 0)
-        snprintf(speed, sizeof speed, " %s%u", parameters[0].name, khz);
+        snprintf(speed, sizeof speed, " %s%u%s", parameters[0].name, khz,
+                 strstr(cmdline, "tsc=") ? "" : " tsc=reliable");
     told[0] = '\0';
     for (size_t i = 0; i < array_length(parameters); i++)
         if (boots && parameters[i].wanted && !strstr(cmdline, parameters[i].name))

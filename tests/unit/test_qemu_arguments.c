@@ -229,9 +229,13 @@ static void kernel_of_a_microvm_is_told_its_clock_unless_the_user_does(void **st
     assert_lacks(kvm, "tsc_early_khz");
     assert_lacks(kvm, "no_timer_check");
     /* A host without a steady counter has nothing to tell. */
-    assert_has(told,
-               machine_host_tsc_khz() ? "\n-append\ntsc_early_khz="
-                                      : "\n-append\nno_timer_check reboot=t\n");
+    bool steady = machine_host_tsc_khz();
+    assert_has(told, steady ? "\n-append\ntsc_early_khz=" : "\n-append\nno_timer_check reboot=t\n");
+    assert_true(!steady || strstr(told, " tsc=reliable no_timer_check reboot=t\n"));
+    machine.accel = ACCEL_TCG;
+    machine.cmdline = (char[]){"tsc=unstable"};
+    auto_free char *distrusted = arguments_of(&machine, &plain, false);
+    assert_lacks(distrusted, "tsc=reliable");
 }
 
 static void kernel_of_a_q35_is_told_not_to_try_its_timer_under_tcg(void **state)
