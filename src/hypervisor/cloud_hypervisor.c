@@ -1,7 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The backend for Cloud Hypervisor. docs/hypervisors.md says what is done to it, and why. Its API
- * is in its sources (vmm/src/api/openapi/cloud-hypervisor.yaml); it accepts members that it does
- * not know, and checks little of those that it does. */
+/* The backend for Cloud Hypervisor. docs/hypervisors.md says what is done to it, and why. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -110,24 +108,13 @@ static int describe(const struct vmm_context *context, const struct machine *mac
 
 /* Cloud Hypervisor boots a VM again by itself when its guest reboots. It needs the kernel then, and
  * finds none; as it has opened the kernel when vm.boot returns, the link to it is removed. */
-static int link_kernel(const struct vmm_context *context, const struct machine *machine,
-                       struct error *err)
-{
-    static const char name[] = CLOUD_HYPERVISOR_KERNEL_NAME;
-    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old link %s cannot be removed", name);
-    return symlinkat(machine->kernel, context->directory_fd, name) == 0
-               ? 0
-               : error_errno(err, errno, "the link %s cannot be made", name);
-}
-
 static int boot_vm(const struct vmm_context *context, struct vmm *vmm,
                    const struct machine *machine, struct error *err)
 {
     cJSON *config = NULL;
     int r = describe(context, machine, &config, err);
     if (r == 0)
-        r = link_kernel(context, machine, err);
+        r = vmm_new_link(context, machine->kernel, CLOUD_HYPERVISOR_KERNEL_NAME, err);
     if (r == 0)
         r = cloud_hypervisor_put(context, vmm, "/api/v1/vm.create", steal_pointer(config), err);
     cJSON_Delete(config);
@@ -409,9 +396,10 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     char state[PATH_SIZE];
     auto_close int memory = -1;
     snprintf(state, sizeof state, "%s/state", save->directory);
-    if (unlinkat(context->directory_fd, state, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", state);
-    int r = memory_open(context, vmm, save, &memory, err);
+    int r = vmm_remove_old(context, state, err);
+    if (r < 0)
+        return r;
+    r = memory_open(context, vmm, save, &memory, err);
     if (r == 0)
         r = check_disks(context, vmm, machine, err);
     if (r == 0)

@@ -70,16 +70,7 @@ static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *
 {
     char *arguments[] = {(char *)(uintptr_t)program, (char[]){"--api-socket"},
                          (char[]){VMM_API_SOCKET_NAME}, NULL};
-    auto_close int log = -1, console = -1;
-    int r = vmm_log_open(context, VMM_LOG_NAME, &log, err);
-    if (r == 0)
-        r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
-    if (r < 0)
-        return r;
-    hypervisor_drop_sockets(hypervisor, context->directory_fd);
-    struct vmm_spawn spawn = {
-        .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
-    return vmm_spawn(hypervisor, context, &spawn, ret, err);
+    return vmm_api_spawn(hypervisor, context, arguments, ret, err);
 }
 
 /* Nothing in what it saves names its version, and it takes what another has saved. */

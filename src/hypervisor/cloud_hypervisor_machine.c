@@ -8,6 +8,7 @@
 
 #include "hypervisor/cloud_hypervisor_state.h"
 #include "hypervisor/disks.h"
+#include "hypervisor/machine.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -75,14 +76,6 @@ int cloud_hypervisor_state_tell(const struct cloud_hypervisor_state *state, stru
     return r;
 }
 
-static const struct machine_disk *find_disk(const struct machine *machine, const char *id)
-{
-    for (size_t i = 0; i < machine->disk_count; i++)
-        if (id && machine->disks[i].id && strcmp(machine->disks[i].id, id) == 0)
-            return &machine->disks[i];
-    return NULL;
-}
-
 static int place_disks(cJSON *config, const struct machine *machine, struct error *err)
 {
     cJSON *item, *items = (cJSON *)(uintptr_t)json_get(config, "disks");
@@ -90,7 +83,7 @@ static int place_disks(cJSON *config, const struct machine *machine, struct erro
     if ((size_t)cJSON_GetArraySize(items) != machine->disk_count)
         return error_set(err, EIO, "the saved state has another number of disks than the snapshot");
     cJSON_ArrayForEach (item, items) {
-        const struct machine_disk *disk = find_disk(machine, json_get_text(item, "id"));
+        const struct machine_disk *disk = machine_find_disk(machine, json_get_text(item, "id"));
         if (!disk || disk->readonly != cJSON_IsTrue(json_get(item, "readonly")))
             return error_set(err, EIO, "the saved state has other disks than the snapshot");
         if (!disk->readonly && !disk->frozen)

@@ -13,7 +13,6 @@
 #include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
-#include "util/fault.h"
 #include "util/sparse.h"
 
 enum { NAME_SIZE = 96 };
@@ -89,19 +88,6 @@ int drives_copy(const struct vmm_context *context, const struct machine *machine
     return r;
 }
 
-/* The state that is saved of the VM names the link, not the user's file: where it is loaded, a copy
- * lies in the link's place, and nothing need lie at the path any more. */
-static int link_file(const struct vmm_context *context, const char *path, const char *name,
-                     struct error *err)
-{
-    if (unlinkat(context->directory_fd, name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", name);
-    if (symlinkat(path, context->directory_fd, name) < 0)
-        return error_errno(err, errno, "the link %s cannot be made", name);
-    fault_point(FAULT_LINKED);
-    return 0;
-}
-
 int drive_path(const struct vmm_context *context, const struct machine_disk *disk, char **ret,
                struct error *err)
 {
@@ -114,7 +100,9 @@ int drive_path(const struct vmm_context *context, const struct machine_disk *dis
         if (r == 0)
             unlinkat(context->directory_fd, frozen, 0);
     } else if (!disk->readonly && !has(context, copied)) {
-        r = link_file(context, disk->path, copied, err);
+        /* The saved state names the link, not the user's file: where it is loaded, a copy lies in
+         * the link's place, and nothing need lie at the path any more. */
+        r = vmm_new_link(context, disk->path, copied, err);
     }
     if (r < 0)
         return drive_prefix(disk, r, err);

@@ -47,6 +47,16 @@ void firecracker_release(struct vmm *vmm)
 
 /* ---- starting ---- */
 
+/* Firecracker opens its log once more and writes from the beginning of the file on. */
+static int empty_log(const struct vmm_context *context, struct error *err)
+{
+    auto_close int log = -1;
+    int r = vmm_log_open(context, VMM_LOG_NAME, &log, err);
+    if (r == 0 && ftruncate(log, 0) < 0)
+        r = error_errno(err, errno, "%s cannot be emptied", VMM_LOG_NAME);
+    return r;
+}
+
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
                  const char *program, struct vmm **ret, struct error *err)
 {
@@ -60,20 +70,8 @@ static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *
                          context->id ? (char[]){"--id"} : NULL,
                          (char *)(uintptr_t)context->id,
                          NULL};
-    auto_close int log = -1, console = -1;
-    int r = vmm_log_open(context, VMM_LOG_NAME, &log, err);
-    if (r == 0)
-        r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
-    if (r < 0)
-        return r;
-    /* Firecracker opens its log once more and writes from the beginning of the file on. */
-    if (ftruncate(log, 0) < 0)
-        return error_errno(err, errno, "%s cannot be emptied", VMM_LOG_NAME);
-    /* It binds to them, and would not where there is one. */
-    hypervisor_drop_sockets(hypervisor, context->directory_fd);
-    struct vmm_spawn spawn = {
-        .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
-    return vmm_spawn(hypervisor, context, &spawn, ret, err);
+    int r = empty_log(context, err);
+    return r == 0 ? vmm_api_spawn(hypervisor, context, arguments, ret, err) : r;
 }
 
 static int greet(const struct vmm_context *context, struct vmm *vmm, struct error *err)

@@ -8,6 +8,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/drives.h"
+#include "hypervisor/machine.h"
 #include "hypervisor/vmm_api.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -35,14 +36,10 @@ static int not_supported(const char *kind, const cJSON *drive, const char *id_me
                      kind, id, path, what_to_do);
 }
 
-static const struct machine_disk *find_frozen(const struct machine *machine, const char *id)
+static bool is_frozen(const struct machine *machine, const char *id)
 {
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        const struct machine_disk *disk = &machine->disks[i];
-        if (disk->frozen && disk->id && strcmp(disk->id, id) == 0)
-            return disk;
-    }
-    return NULL;
+    const struct machine_disk *disk = machine_find_disk(machine, id);
+    return disk && disk->frozen;
 }
 
 /* What Firecracker says that the VM has: nothing of it is known for sure before the load. */
@@ -54,7 +51,7 @@ static int check_config(const cJSON *config, const struct machine *machine, stru
         return error_set(err, EIO, "GET /vm/config: Firecracker answers without drives");
     cJSON_ArrayForEach (drive, drives) {
         if (!cJSON_IsTrue(json_get(drive, "is_read_only")) &&
-            !find_frozen(machine, text_of(drive, "drive_id")))
+            !is_frozen(machine, text_of(drive, "drive_id")))
             return not_supported("drive", drive, "drive_id",
                                  "import the snapshot again with --config, which names its drives",
                                  err);

@@ -201,6 +201,14 @@ enum machine_accel machine_resolve_accel(enum machine_accel wanted)
     return host_virtualizes() ? ACCEL_KVM : ACCEL_TCG;
 }
 
+const struct machine_disk *machine_find_disk(const struct machine *machine, const char *id)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (id && machine->disks[i].id && strcmp(machine->disks[i].id, id) == 0)
+            return &machine->disks[i];
+    return NULL;
+}
+
 static int set_id(char **place, const char *kind, size_t index, struct error *err)
 {
     free(*place);

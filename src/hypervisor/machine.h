@@ -17,11 +17,15 @@ int machine_cpuinfo_hash(const char *cpuinfo, char **ret, struct error *err);
 /* That of this host. */
 int machine_host_cpu(char **ret, struct error *err);
 
-/* The slot check of a VMM that has one board, runs VMs with KVM, and knows taps and raw disks only. */
+/* The slot check of a VMM that has one board, runs VMs with KVM, and knows taps and raw disks only.
+ */
 int machine_check_plain(const struct machine *machine, struct error *err);
 
 /* EIO if it was saved under KVM, on another CPU than this host's. */
 int machine_check_host_cpu(const struct machine *machine, struct error *err);
+
+/* The disk with that id, or NULL. */
+const struct machine_disk *machine_find_disk(const struct machine *machine, const char *id);
 
 /* Each disk and interface gets an id, "disk0" or "net0" and so on; a disk keeps one that it has and
  * that no other disk has, for it may have copies that are known by it. */

@@ -12,6 +12,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/qemu_control.h"
+#include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
@@ -169,10 +170,11 @@ static int create(const struct vmm_context *context, const struct layer *below,
                                      "-u",        "-b",     below->name, "-F", below->format,
                                      layer->name, number,   NULL};
     auto_free char *output = NULL;
-    if (unlinkat(context->directory_fd, layer->name, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", layer->name);
-    int r = process_output(context->directory_fd, arguments, IMG_OUTPUT_MAX, IMG_MS,
-                           context->cancel_fd, &output, err);
+    int r = vmm_remove_old(context, layer->name, err);
+    if (r < 0)
+        return r;
+    r = process_output(context->directory_fd, arguments, IMG_OUTPUT_MAX, IMG_MS, context->cancel_fd,
+                       &output, err);
     if (r == -ENOENT)
         return error_set(err, EIO,
                          "qemu-img is not in PATH, and a writable disk needs it: install it (on "

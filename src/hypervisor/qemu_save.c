@@ -84,10 +84,11 @@ static int save_state(const struct vmm_context *context, struct vmm *vmm, const 
                       struct error *err)
 {
     /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
-    if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", path);
+    int r = vmm_remove_old(context, path, err);
+    if (r < 0)
+        return r;
     off_t from = vmm_log_size(context);
-    int r = write_state(context, vmm, path, err);
+    r = write_state(context, vmm, path, err);
     return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
 }
 

@@ -108,6 +108,23 @@ int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
     return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
 }
 
+/* ---- starting ---- */
+
+int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                  char *const *arguments, struct vmm **ret, struct error *err)
+{
+    auto_close int log = -1, console = -1;
+    int r = vmm_log_open(context, VMM_LOG_NAME, &log, err);
+    if (r == 0)
+        r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
+    if (r < 0)
+        return r;
+    hypervisor_drop_sockets(hypervisor, context->directory_fd);
+    struct vmm_spawn spawn = {
+        .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
+    return vmm_spawn(hypervisor, context, &spawn, ret, err);
+}
+
 /* The first answer: there is no socket before, and nothing that tells of it but trying. */
 static int await_answer(const struct vmm_context *context, const struct vmm *vmm, const char *path,
                         cJSON **ret, bool *ret_told, struct error *err)

@@ -28,6 +28,12 @@ struct vmm_api_call {
 int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
                  const struct vmm_api_call *call, cJSON **ret, struct error *err);
 
+/* Starts `arguments` in the context's directory: its output is the guest's serial console and goes
+ * to console.log, what it says itself to vmm.log. It binds to its sockets, and would not where
+ * there are such: they are removed before. EIO. */
+int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                  char *const *arguments, struct vmm **ret, struct error *err);
+
 /* Of a VMM that was just started: GETs `path` as soon as it listens. EIO, as above. */
 int vmm_api_greet(const struct vmm_context *context, struct vmm *vmm, const char *path, cJSON **ret,
                   struct error *err);

@@ -119,10 +119,30 @@ bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size)
     return vmm_context->cancel_fd < 0 || process_poll(&vmm_context->cancel_fd, 1, 0) <= 0;
 }
 
+int vmm_remove_old(const struct vmm_context *context, const char *path, struct error *err)
+{
+    return unlinkat(context->directory_fd, path, 0) == 0 || errno == ENOENT
+               ? 0
+               : error_errno(err, errno, "the old %s cannot be removed", path);
+}
+
+int vmm_new_link(const struct vmm_context *context, const char *target, const char *name,
+                 struct error *err)
+{
+    int r = vmm_remove_old(context, name, err);
+    if (r < 0)
+        return r;
+    if (symlinkat(target, context->directory_fd, name) < 0)
+        return error_errno(err, errno, "the link %s cannot be made", name);
+    fault_point(FAULT_LINKED);
+    return 0;
+}
+
 int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err)
 {
-    if (unlinkat(context->directory_fd, path, 0) < 0 && errno != ENOENT)
-        return error_errno(err, errno, "the old %s cannot be removed", path);
+    int r = vmm_remove_old(context, path, err);
+    if (r < 0)
+        return r;
     int fd = openat(context->directory_fd, path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                     0600);
     if (fd < 0)

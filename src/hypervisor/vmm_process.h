@@ -21,6 +21,13 @@ off_t vmm_log_size(const struct vmm_context *context);
 /* A sparse_progress, with the context as its context: until cancel_fd becomes readable. */
 bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size);
 
+/* Removes a file of the context's directory, or one below it, if there is one. EIO and others. */
+int vmm_remove_old(const struct vmm_context *context, const char *path, struct error *err);
+
+/* A new symbolic link of the context's directory, in place of an older one. EIO and others. */
+int vmm_new_link(const struct vmm_context *context, const char *target, const char *name,
+                 struct error *err);
+
 /* A new file of the context's directory, or one below it, in place of an older one. EIO. */
 int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err);
 

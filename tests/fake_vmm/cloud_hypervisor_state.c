@@ -30,18 +30,6 @@ static int failed(char *fault, const char *what)
     return -1;
 }
 
-static const char *text_of(const cJSON *json, const char *name)
-{
-    const char *text = json_get_text(json, name);
-    return text ? text : "";
-}
-
-static double number_of(const cJSON *json, const char *name)
-{
-    const cJSON *item = json_get(json, name);
-    return cJSON_IsNumber(item) ? item->valuedouble : 0;
-}
-
 static const cJSON *zone_of(const cJSON *config)
 {
     const cJSON *zones = json_get(json_get(config, "memory"), "zones");
@@ -57,12 +45,12 @@ static int open_disks(struct fake *fake, char *fault)
         struct fake_drive *drive = &fake->drives[fake->drive_count++];
         *drive =
             (struct fake_drive){.readonly = cJSON_IsTrue(json_get(item, "readonly")), .fd = -1};
-        snprintf(drive->id, sizeof drive->id, "%s", text_of(item, "id"));
-        if (strcmp(text_of(item, "image_type"), "Raw") != 0) {
+        snprintf(drive->id, sizeof drive->id, "%s", fake_text(item, "id"));
+        if (strcmp(fake_text(item, "image_type"), "Raw") != 0) {
             snprintf(fault, FAKE_TEXT_SIZE, "the image type of %s would be guessed", drive->id);
             return -1;
         }
-        if (vm_open_drive(drive, text_of(item, "path")) < 0)
+        if (vm_open_drive(drive, fake_text(item, "path")) < 0)
             return failed(fault, "Cannot open disk path");
     }
     return 0;
@@ -78,8 +66,8 @@ static int open_nets(struct fake *fake, char *fault)
         }
         struct fake_interface *net = &fake->interfaces[fake->interface_count++];
         *net = (struct fake_interface){.fd = -1};
-        snprintf(net->id, sizeof net->id, "%s", text_of(item, "id"));
-        snprintf(net->tap, sizeof net->tap, "%s", text_of(item, "tap"));
+        snprintf(net->id, sizeof net->id, "%s", fake_text(item, "id"));
+        snprintf(net->tap, sizeof net->tap, "%s", fake_text(item, "tap"));
         /* As v53.0 does, and sets it at a restore. */
         cJSON_AddStringToObject((cJSON *)(uintptr_t)item, "host_mac", "02:00:00:00:00:99");
         if (vm_open_tap(net) < 0)
@@ -91,7 +79,7 @@ static int open_nets(struct fake *fake, char *fault)
 
 static int open_devices(struct fake *fake, char *fault)
 {
-    const char *socket = text_of(json_get(fake->config, "vsock"), "socket");
+    const char *socket = fake_text(json_get(fake->config, "vsock"), "socket");
     if (open_disks(fake, fault) < 0 || open_nets(fake, fault) < 0)
         return -1;
     return !socket[0] || vm_open_vsock(socket) == 0
@@ -112,21 +100,21 @@ static void lay_out(struct fake *fake)
 int cloud_hypervisor_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
 {
     const cJSON *payload = json_get(fake->config, "payload"), *zone = zone_of(fake->config);
-    auto_close int kernel = open(text_of(payload, "kernel"), O_RDONLY | O_CLOEXEC);
+    auto_close int kernel = open(fake_text(payload, "kernel"), O_RDONLY | O_CLOEXEC);
     if (kernel < 0)
         return failed(fault, "Cannot open kernel file");
     const char *initramfs = json_get_text(payload, "initramfs");
     if (initramfs && access(initramfs, R_OK) < 0)
         return failed(fault, "Cannot open initramfs file");
-    fake->memory_bytes = (uint64_t)number_of(zone, "size");
+    fake->memory_bytes = json_get_count(zone, "size");
     fake->shared = cJSON_IsTrue(json_get(zone, "shared"));
-    fake->memory_fd = open(text_of(zone, "file"), O_RDWR | O_CLOEXEC);
+    fake->memory_fd = open(fake_text(zone, "file"), O_RDWR | O_CLOEXEC);
     lay_out(fake);
     if (fake->memory_fd < 0 || vm_map_regions(fake) < 0)
         return failed(fault, "Failed to create shared file");
     if (open_devices(fake, fault) < 0)
         return -1;
-    snprintf(fake->boot_args, sizeof fake->boot_args, "%s", text_of(payload, "cmdline"));
+    snprintf(fake->boot_args, sizeof fake->boot_args, "%s", fake_text(payload, "cmdline"));
     guest_plant(fake);
     fake->state = FAKE_RUNNING;
     guest_start(fake);
@@ -163,7 +151,7 @@ static cJSON *describe_memory(const struct fake *fake)
         cJSON_AddNumberToObject(mapping, "slot", (double)i);
         cJSON_AddNumberToObject(mapping, "gpa", (double)address_of(region));
         cJSON_AddNumberToObject(mapping, "size", (double)region->size);
-        cJSON_AddStringToObject(mapping, "zone_id", text_of(zone_of(fake->config), "id"));
+        cJSON_AddStringToObject(mapping, "zone_id", fake_text(zone_of(fake->config), "id"));
         cJSON_AddBoolToObject(mapping, "virtio_mem", false);
         cJSON_AddNumberToObject(mapping, "file_offset", (double)region->offset);
         cJSON_AddItemToArray(mappings, mapping);
@@ -246,7 +234,7 @@ static int read_json(const char *folder, const char *name, cJSON **ret, char *fa
 static cJSON *data_of(const cJSON *node)
 {
     cJSON *data = NULL;
-    const char *text = text_of(json_get(node, "snapshot_data"), "state");
+    const char *text = fake_text(json_get(node, "snapshot_data"), "state");
     return json_parse(text, strlen(text), &data, NULL) == 0 ? data : NULL;
 }
 
@@ -255,7 +243,7 @@ static int tell_habits(const struct fake *fake, const cJSON *state, char *fault)
 {
     const cJSON *nodes =
         json_get(json_get(json_get(state, "snapshots"), "device-manager"), "snapshots");
-    const char *vm = text_of(json_get(state, "snapshot_data"), "state");
+    const char *vm = fake_text(json_get(state, "snapshot_data"), "state");
     auto_json cJSON *data = data_of(state);
     if (!strstr(vm, EXACT)) {
         snprintf(fault, FAKE_TEXT_SIZE, "the state is not what was saved: %.200s", vm);
@@ -266,7 +254,7 @@ static int tell_habits(const struct fake *fake, const cJSON *state, char *fault)
         puts("the clock jumps");
     for (size_t i = 0; i < fake->interface_count; i++) {
         auto_json cJSON *net = data_of(json_get(nodes, fake->interfaces[i].id));
-        if (!net || (unsigned)number_of(net, "acked_features") & (1U << 5 | 1U << 21))
+        if (!net || json_get_count(net, "acked_features") & (1U << 5 | 1U << 21))
             printf("%s announces its old address\n", fake->interfaces[i].id);
     }
     fflush(stdout);
@@ -283,13 +271,13 @@ static int restore_memory(struct fake *fake, const cJSON *state, bool *ret_damag
         return -1;
     }
     fake->shared = cJSON_IsTrue(json_get(zone, "shared"));
-    fake->memory_fd = open(text_of(zone, "file"), (fake->shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
+    fake->memory_fd = open(fake_text(zone, "file"), (fake->shared ? O_RDWR : O_RDONLY) | O_CLOEXEC);
     if (fake->memory_fd < 0 || fstat(fake->memory_fd, &file) < 0)
         return failed(fault, "Failed to create shared file");
     cJSON_ArrayForEach (mapping, json_get(memory, "guest_ram_mappings")) {
         struct fake_region *region = &fake->regions[fake->region_count];
-        vm_add_region(fake, (uint64_t)number_of(mapping, "size"), true);
-        region->offset = (uint64_t)number_of(mapping, "file_offset");
+        vm_add_region(fake, json_get_count(mapping, "size"), true);
+        region->offset = json_get_count(mapping, "file_offset");
         fake->memory_bytes += region->size;
     }
     *ret_damaged = (uint64_t)file.st_size < fake->memory_bytes;

@@ -66,6 +66,9 @@ struct fake {
     bool guest_started;
 };
 
+/* A member's text, or "". */
+const char *fake_text(const cJSON *json, const char *name);
+
 /* A line of the log, and the program's end. */
 void fake_log(const struct fake *fake, const char *format, ...)
     __attribute__((format(printf, 2, 3)));

@@ -72,12 +72,6 @@ static int check_members(const struct fake *fake, const cJSON *body, const struc
     return 0;
 }
 
-static const char *text_of(const cJSON *body, const char *name)
-{
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(body, name));
-    return text ? text : "";
-}
-
 static bool true_of(const cJSON *body, const char *name)
 {
     return cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(body, name));
@@ -183,7 +177,7 @@ static int put_boot(struct fake *fake, const char *id, const cJSON *body, cJSON 
     fake->boot_path = true;
     for (size_t i = 0; i < array_length(names); i++) {
         FILE *file =
-            cJSON_HasObjectItem(body, names[i]) ? fopen(text_of(body, names[i]), "re") : NULL;
+            cJSON_HasObjectItem(body, names[i]) ? fopen(fake_text(body, names[i]), "re") : NULL;
         if (!file && cJSON_HasObjectItem(body, names[i])) {
             snprintf(fault, FAKE_TEXT_SIZE,
                      "Boot source error: The %s file cannot be opened: %s (os error %d)", kinds[i],
@@ -193,8 +187,8 @@ static int put_boot(struct fake *fake, const char *id, const cJSON *body, cJSON 
         if (file)
             fclose(file);
     }
-    snprintf(fake->kernel, sizeof fake->kernel, "%s", text_of(body, names[0]));
-    snprintf(fake->boot_args, sizeof fake->boot_args, "%s", text_of(body, "boot_args"));
+    snprintf(fake->kernel, sizeof fake->kernel, "%s", fake_text(body, names[0]));
+    snprintf(fake->boot_args, sizeof fake->boot_args, "%s", fake_text(body, "boot_args"));
     return 0;
 }
 
@@ -202,16 +196,16 @@ static int put_drive(struct fake *fake, const char *id, const cJSON *body, cJSON
 {
     (void)ret;
     struct fake_drive *drive = &fake->drives[fake->drive_count];
-    if (fake->drive_count == FAKE_DEVICES_MAX || strcmp(id, text_of(body, "drive_id")) != 0)
+    if (fake->drive_count == FAKE_DEVICES_MAX || strcmp(id, fake_text(body, "drive_id")) != 0)
         return refuse(fault, "The id from the path does not match the id from the body!");
     fake->boot_path = true;
     *drive = (struct fake_drive){.readonly = true_of(body, "is_read_only"), .fd = -1};
     snprintf(drive->id, sizeof drive->id, "%s", id);
-    if (vm_open_drive(drive, text_of(body, "path_on_host")) < 0) {
+    if (vm_open_drive(drive, fake_text(body, "path_on_host")) < 0) {
         snprintf(fault, FAKE_TEXT_SIZE,
                  "Drive config error: Unable to create the virtio block device: Virtio backend "
                  "error: Error manipulating the backing file: %s (os error %d) %s",
-                 strerror(errno), errno, text_of(body, "path_on_host"));
+                 strerror(errno), errno, fake_text(body, "path_on_host"));
         return -1;
     }
     fake->drive_count++;
@@ -222,11 +216,11 @@ static int patch_drive(struct fake *fake, const char *id, const cJSON *body, cJS
                        char *fault)
 {
     (void)ret;
-    if (strcmp(id, text_of(body, "drive_id")) != 0)
+    if (strcmp(id, fake_text(body, "drive_id")) != 0)
         return refuse(fault, "The id from the path does not match the id from the body!");
     for (size_t i = 0; i < fake->drive_count; i++)
         if (strcmp(fake->drives[i].id, id) == 0 && cJSON_HasObjectItem(body, "path_on_host") &&
-            vm_open_drive(&fake->drives[i], text_of(body, "path_on_host")) == 0)
+            vm_open_drive(&fake->drives[i], fake_text(body, "path_on_host")) == 0)
             return 0;
     return refuse(fault, "Drive config error: Unable to patch the block device: InvalidDeviceID "
                          "Please verify the request arguments.");
@@ -237,13 +231,13 @@ static int put_interface(struct fake *fake, const char *id, const cJSON *body, c
 {
     (void)ret;
     struct fake_interface *interface = &fake->interfaces[fake->interface_count];
-    if (fake->interface_count == FAKE_DEVICES_MAX || strcmp(id, text_of(body, "iface_id")) != 0)
+    if (fake->interface_count == FAKE_DEVICES_MAX || strcmp(id, fake_text(body, "iface_id")) != 0)
         return refuse(fault, "The id from the path does not match the id from the body!");
     fake->boot_path = true;
     *interface = (struct fake_interface){.fd = -1};
     snprintf(interface->id, sizeof interface->id, "%s", id);
-    snprintf(interface->tap, sizeof interface->tap, "%s", text_of(body, "host_dev_name"));
-    snprintf(interface->mac, sizeof interface->mac, "%s", text_of(body, "guest_mac"));
+    snprintf(interface->tap, sizeof interface->tap, "%s", fake_text(body, "host_dev_name"));
+    snprintf(interface->mac, sizeof interface->mac, "%s", fake_text(body, "guest_mac"));
     if (vm_open_tap(interface) < 0) {
         snprintf(fault, FAKE_TEXT_SIZE,
                  "Network config error: Could not create the network device: Open tap device "
@@ -260,8 +254,8 @@ static int put_action(struct fake *fake, const char *id, const cJSON *body, cJSO
 {
     (void)id;
     (void)ret;
-    if (strcmp(text_of(body, "action_type"), "InstanceStart") != 0)
-        return deserializing(fault, "unknown variant `%s`", text_of(body, "action_type"));
+    if (strcmp(fake_text(body, "action_type"), "InstanceStart") != 0)
+        return deserializing(fault, "unknown variant `%s`", fake_text(body, "action_type"));
     if (!fake->kernel[0])
         return refuse(fault, "Start microvm error: Cannot start microvm without kernel "
                              "configuration.");
@@ -303,18 +297,18 @@ static int put_create(struct fake *fake, const char *id, const cJSON *body, cJSO
     if (fake->state != FAKE_PAUSED)
         return refuse(fault, "Create snapshot error: Cannot save the microVM state: Operation not "
                              "allowed: save/restore unavailable while running");
-    if (strcmp(text_of(body, "snapshot_type"), "Diff") == 0)
+    if (strcmp(fake_text(body, "snapshot_type"), "Diff") == 0)
         return refuse(fault, "Create snapshot error: Diff snapshots are not allowed on uVMs with "
                              "dirty page tracking disabled.");
-    return firecracker_create(fake, text_of(body, "snapshot_path"), text_of(body, "mem_file_path"),
-                              fault);
+    return firecracker_create(fake, fake_text(body, "snapshot_path"),
+                              fake_text(body, "mem_file_path"), fault);
 }
 
 static int patch_vm(struct fake *fake, const char *id, const cJSON *body, cJSON **ret, char *fault)
 {
     (void)id;
     (void)ret;
-    const char *state = text_of(body, "state");
+    const char *state = fake_text(body, "state");
     if (strcmp(state, "Paused") == 0 && fake->state == FAKE_RUNNING) {
         pthread_mutex_lock(&fake->running);
         fake->state = FAKE_PAUSED;

@@ -99,12 +99,6 @@ int firecracker_create(struct fake *fake, const char *state, const char *memory,
 
 /* ---- load ---- */
 
-static const char *text_of(const cJSON *json, const char *name)
-{
-    const char *text = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, name));
-    return text ? text : "";
-}
-
 static int read_state(const char *path, cJSON **ret, char *fault)
 {
     static char text[STATE_MAX];
@@ -154,12 +148,12 @@ static int load_drives(struct fake *fake, const cJSON *state, char *fault)
         char what[FAKE_TEXT_SIZE / 2];
         *drive = (struct fake_drive){
             .readonly = cJSON_IsTrue(cJSON_GetObjectItem(item, "is_read_only")), .fd = -1};
-        snprintf(drive->id, sizeof drive->id, "%s", text_of(item, "drive_id"));
-        if (vm_open_drive(drive, text_of(item, "path_on_host")) < 0) {
+        snprintf(drive->id, sizeof drive->id, "%s", fake_text(item, "drive_id"));
+        if (vm_open_drive(drive, fake_text(item, "path_on_host")) < 0) {
             snprintf(what, sizeof what,
                      "Failed to build microVM from snapshot: Block: Error manipulating the backing "
                      "file: %s (os error %d) %s",
-                     strerror(errno), errno, text_of(item, "path_on_host"));
+                     strerror(errno), errno, fake_text(item, "path_on_host"));
             return cannot_load(fault, what);
         }
     }
@@ -173,13 +167,13 @@ static int load_interfaces(struct fake *fake, const cJSON *state, const cJSON *o
     cJSON_ArrayForEach (item, cJSON_GetObjectItem(state, "interfaces")) {
         struct fake_interface *interface = &fake->interfaces[fake->interface_count++];
         *interface = (struct fake_interface){.fd = -1};
-        snprintf(interface->id, sizeof interface->id, "%s", text_of(item, "iface_id"));
-        snprintf(interface->tap, sizeof interface->tap, "%s", text_of(item, "host_dev_name"));
-        snprintf(interface->mac, sizeof interface->mac, "%s", text_of(item, "guest_mac"));
+        snprintf(interface->id, sizeof interface->id, "%s", fake_text(item, "iface_id"));
+        snprintf(interface->tap, sizeof interface->tap, "%s", fake_text(item, "host_dev_name"));
+        snprintf(interface->mac, sizeof interface->mac, "%s", fake_text(item, "guest_mac"));
         cJSON_ArrayForEach (override, overrides)
-            if (strcmp(text_of(override, "iface_id"), interface->id) == 0)
+            if (strcmp(fake_text(override, "iface_id"), interface->id) == 0)
                 snprintf(interface->tap, sizeof interface->tap, "%s",
-                         text_of(override, "host_dev_name"));
+                         fake_text(override, "host_dev_name"));
         if (vm_open_tap(interface) < 0)
             return cannot_load(fault, "Failed to build microVM from snapshot: Net: Open tap device "
                                       "failed");
@@ -187,7 +181,7 @@ static int load_interfaces(struct fake *fake, const cJSON *state, const cJSON *o
     cJSON_ArrayForEach (override, overrides) {
         size_t i = 0;
         while (i < fake->interface_count &&
-               strcmp(fake->interfaces[i].id, text_of(override, "iface_id")) != 0)
+               strcmp(fake->interfaces[i].id, fake_text(override, "iface_id")) != 0)
             i++;
         if (i == fake->interface_count)
             return cannot_load(fault, "Unknown Network Device.");
@@ -197,8 +191,8 @@ static int load_interfaces(struct fake *fake, const cJSON *state, const cJSON *o
 
 static int load_vsock(struct fake *fake, const cJSON *state, const cJSON *override, char *fault)
 {
-    const char *path = override ? text_of(override, "uds_path") : text_of(state, "vsock");
-    if (override && !text_of(state, "vsock")[0])
+    const char *path = override ? fake_text(override, "uds_path") : fake_text(state, "vsock");
+    if (override && !fake_text(state, "vsock")[0])
         return cannot_load(fault, "Unknown Vsock Device.");
     if (!path[0])
         return 0;
@@ -217,7 +211,8 @@ static int check_backend(const cJSON *backend, char *fault)
                  "either `mem_backend` or `mem_file_path` is required.");
         return -1;
     }
-    if (cJSON_GetArraySize(backend) != 2 || strcmp(text_of(backend, "backend_type"), "File") != 0) {
+    if (cJSON_GetArraySize(backend) != 2 ||
+        strcmp(fake_text(backend, "backend_type"), "File") != 0) {
         snprintf(fault, FAKE_TEXT_SIZE,
                  "this fake takes {\"backend_type\":\"File\",\"backend_path\"}");
         return -1;
@@ -231,13 +226,13 @@ int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAK
     const cJSON *backend = cJSON_GetObjectItem(body, "mem_backend");
     unsigned major = 0, minor = 0;
     if (check_backend(backend, fault) < 0 ||
-        read_state(text_of(body, "snapshot_path"), &state, fault) < 0)
+        read_state(fake_text(body, "snapshot_path"), &state, fault) < 0)
         return -1;
-    sscanf(text_of(state, "version"), "%u.%u", &major, &minor);
+    sscanf(fake_text(state, "version"), "%u.%u", &major, &minor);
     if (major != fake->major || minor != fake->minor)
         return cannot_load(fault, "Failed to get snapshot state from file: Failed to load snapshot "
                                   "state from file: Invalid snapshot version");
-    if (load_memory(fake, state, text_of(backend, "backend_path"), fault) < 0 ||
+    if (load_memory(fake, state, fake_text(backend, "backend_path"), fault) < 0 ||
         load_drives(fake, state, fault) < 0 ||
         load_interfaces(fake, state, cJSON_GetObjectItem(body, "network_overrides"), fault) < 0 ||
         load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0)

@@ -14,11 +14,18 @@
 
 #include "fake.h"
 #include "util/cleanup.h"
+#include "util/json.h"
 #include "util/sparse.h"
 
 enum { VSOCK_BACKLOG = 8 };
 static const uint64_t low_end = UINT64_C(3) << 30; /* where the guest's devices begin */
 static const uint64_t slot_bytes = 16 * FAKE_PAGE; /* that are not plugged in */
+
+const char *fake_text(const cJSON *json, const char *name)
+{
+    const char *text = json_get_text(json, name);
+    return text ? text : "";
+}
 
 /* ---- devices ---- */
 
