@@ -64,6 +64,7 @@ struct work {
     struct import_files files;
     struct import import;
     struct progress progress;
+    size_t frames; /* that were found in the memory */
 };
 
 static const struct cli_command command = {"hypefs import", help};
@@ -187,8 +188,16 @@ static int check_paths(const struct import *import, const struct arguments *argu
     return r;
 }
 
-static void print_paths(const struct import *import)
+static void print_findings(const struct work *work)
 {
+    const struct import *import = &work->import;
+    if (work->frames == 0)
+        cli_say(stderr,
+                "%s: warning: no mailbox was found in %s: nothing can be delivered to the clones "
+                "(its guest must have armed one before it is saved)",
+                command.name, work->arguments->memory);
+    if (import->releases)
+        cli_say(stdout, "the state can be loaded by: %s %s", import->hypervisor, import->releases);
     for (size_t i = 0; i < import->machine.disk_count; i++) {
         const char *from = import->frozen_from[i];
         cli_say(stdout, "%s: %s",
@@ -315,7 +324,7 @@ static int publish(struct work *work, const struct store *store, struct error *e
         return error_set(err, ENOMEM, "out of memory");
     if (snapshot_exists(store, parts.id))
         return store_taken(store->kind_fd[STORE_SNAPSHOTS], parts.id, err);
-    int r = snapshot_import(store, &parts, err);
+    int r = snapshot_import(store, &parts, &work->frames, err);
     progress_end(&work->progress);
     return r == -ECANCELED ? error_set(err, ECANCELED, "interrupted, nothing was imported") : r;
 }
@@ -368,7 +377,7 @@ int cli_import(int argc, char **argv)
     take_signals();
     status = import_into(&work, store, &err) < 0 ? cli_fail(&command, err.text) : CLI_DONE;
     if (status == CLI_DONE)
-        print_paths(&work.import);
+        print_findings(&work);
     import_finish(&work.import);
     import_file_close(&work.files.memory);
     import_file_close(&work.files.state);

@@ -25,10 +25,12 @@ static int read_machine(struct fork *fork, const cJSON *json, struct error *err)
         return r;
     if (options->console_max_bytes > 0)
         fork->machine.console_max_bytes = options->console_max_bytes;
-    r = options->tap ? machine_set_tap(&fork->machine, options->tap, err) : 0;
-    return r < 0
-               ? error_prefix(err, r, "options: \"tap\" cannot be used with %s", fork->source_name)
-               : 0;
+    r = options->tap    ? machine_set_tap(&fork->machine, options->tap, err)
+        : options->taps ? machine_set_taps(&fork->machine, options->taps, err)
+                        : 0;
+    return r < 0 ? error_prefix(err, r, "options: \"%s\" cannot be used with %s",
+                                options->tap ? "tap" : "taps", fork->source_name)
+                 : 0;
 }
 
 /* Who is not resumed cannot take a payload. */

@@ -14,6 +14,7 @@ const char fork_options_default[] = "{\n"
                                     "  \"from_running\": false,\n"
                                     "  \"on_ack_failure\": \"destroy\",\n"
                                     "  \"tap\": null,\n"
+                                    "  \"taps\": null,\n"
                                     "  \"ack_address\": null,\n"
                                     "  \"identity\": false,\n"
                                     "  \"console_max_bytes\": null\n"
@@ -28,6 +29,7 @@ void fork_request_finish(struct fork_request *request)
     explicit_bzero(&request->network, sizeof request->network);
     request->count = 0;
     free(steal_pointer(request->options.tap));
+    cJSON_Delete(steal_pointer(request->options.taps));
     free(steal_pointer(request->options.ack_address));
     free(steal_pointer(request->options_text));
 }
@@ -257,6 +259,7 @@ struct option_members {
     int target_state, on_ack_failure;
     bool wait_for_network, from_running, identity;
     char *tap, *ack_address;
+    const cJSON *taps;
     int64_t console_max_bytes;
 };
 
@@ -269,20 +272,44 @@ static const struct json_field option_fields[] = {
     {JSON_MEMBER(struct option_members, from_running), .kind = JSON_BOOL},
     {JSON_MEMBER(struct option_members, on_ack_failure), .kind = JSON_WORD, .words = failure_words},
     {JSON_MEMBER(struct option_members, tap), .kind = JSON_STRING, .nullable = true},
+    {JSON_MEMBER(struct option_members, taps), .kind = JSON_OBJECT, .nullable = true},
     {JSON_MEMBER(struct option_members, ack_address), .kind = JSON_STRING, .nullable = true},
     {JSON_MEMBER(struct option_members, identity), .kind = JSON_BOOL},
     {JSON_MEMBER(struct option_members, console_max_bytes), .kind = JSON_INTEGER, .nullable = true,
      .min = MACHINE_LOG_MAX_LEAST, .max = MACHINE_LOG_MAX_MOST},
 };
 
+static int check_tap(const char *name, const char *tap, struct error *err)
+{
+    return !tap || !machine_tap_valid(tap)
+               ? error_set(err, EINVAL,
+                           "\"%s\" must be the name of the host's interface: 1 to %d of A-Z, a-z, "
+                           "0-9, \"_\", \".\" and \"-\"%s",
+                           name, MACHINE_TAP_MAX, strcmp(name, "tap") == 0 ? ", or null" : "")
+               : 0;
+}
+
+static int check_taps(const struct option_members *members, struct error *err)
+{
+    const cJSON *tap;
+    int r = members->tap ? check_tap("tap", members->tap, err) : 0;
+    if (r == 0 && members->tap && members->taps)
+        return error_set(err, EINVAL, "give \"tap\" or \"taps\", not both");
+    if (r == 0 && members->taps && !members->taps->child)
+        return error_set(err, EINVAL,
+                         "\"taps\" must name interfaces of the machine, each with a tap of the "
+                         "host: {\"eth0\": \"t1\"}; or be null");
+    cJSON_ArrayForEach (tap, members->taps)
+        if (r == 0 && (r = check_tap(tap->string, cJSON_GetStringValue(tap), err)) < 0)
+            error_prefix(err, r, "taps");
+    return r;
+}
+
 static int check_options(const struct option_members *members, struct error *err)
 {
-    if (members->tap && !machine_tap_valid(members->tap))
-        return error_set(
-            err, EINVAL,
-            "\"tap\" must be the name of the host's interface: 1 to %d of A-Z, a-z, 0-9, "
-            "\"_\", \".\" and \"-\", or null",
-            MACHINE_TAP_MAX);
+    int r = check_taps(members, err);
+    if (r < 0)
+        return r;
     return members->ack_address ? ack_address_check("\"ack_address\"", members->ack_address, err)
                                 : 0;
 }
@@ -291,11 +318,14 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
 {
     struct option_members members = {.wait_for_network = true};
     auto_json cJSON *json = NULL;
+    auto_json cJSON *taps = NULL;
     int r = json_parse(text, size, &json, err);
     if (r == 0)
         r = json_read(json, option_fields, array_length(option_fields), &members, err);
     if (r == 0)
         r = check_options(&members, err);
+    if (r == 0 && members.taps && !(taps = cJSON_Duplicate(members.taps, true)))
+        r = error_set(err, ENOMEM, "out of memory");
     if (r < 0 || !ret) {
         free(members.tap);
         free(members.ack_address);
@@ -308,6 +338,7 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
                                  .identity = members.identity,
                                  .console_max_bytes = (uint64_t)members.console_max_bytes,
                                  .tap = members.tap,
+                                 .taps = steal_pointer(taps),
                                  .ack_address = members.ack_address};
     return 0;
 }

@@ -70,6 +70,7 @@ struct fork_options {
     bool keep;                  /* on_ack_failure */
     bool identity;              /* payloads get a member "fork" */
     char *tap;                  /* owned; the fork's in place of the source's; NULL: that */
+    cJSON *taps;                /* owned; the same by the ids of interfaces; NULL: those */
     char *ack_address;          /* owned; NULL: the mount's */
     uint64_t console_max_bytes; /* 0: as of the source */
 };

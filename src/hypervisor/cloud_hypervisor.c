@@ -275,12 +275,10 @@ static int load(const struct vmm_context *context, const struct machine *machine
 static int change(const struct vmm_context *context, struct vmm *vmm, const char *path,
                   const char *refusal, bool *ret_refused, struct error *err)
 {
-    struct error why = {0};
-    int r = cloud_hypervisor_put_bare(context, vmm, path, &why);
-    *ret_refused = r < 0 && strstr(why.text, refusal);
-    if (r < 0 && !*ret_refused && err)
-        *err = why;
-    return *ret_refused ? 0 : r;
+    struct vmm_api_call call = {.method = "PUT", .path = path, .bare = true, .refusal = {refusal}};
+    int r = vmm_api_call(context, vmm, &call, NULL, err);
+    *ret_refused = call.refused;
+    return r;
 }
 
 static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -311,7 +309,6 @@ static int resume(const struct vmm_context *context, struct vmm *vmm, struct err
 static int write_state(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     auto_close int blocker = -1;
-    struct error why = {0};
     int r = make_folder(context, err);
     if (r == 0)
         r = vmm_new_file(context, ranges_path, &blocker, err);
@@ -319,12 +316,11 @@ static int write_state(const struct vmm_context *context, struct vmm *vmm, struc
         return r;
     cJSON *body = cJSON_CreateObject();
     json_add_string(body, "destination_url", folder_url);
-    r = cloud_hypervisor_put(context, vmm, "/api/v1/vm.snapshot", body, &why);
-    if (r == 0 || (strstr(why.text, "memory-ranges") && strstr(why.text, "os error 17")))
-        return 0;
-    if (err)
-        *err = why;
-    return r;
+    struct vmm_api_call call = {.method = "PUT",
+                                .path = "/api/v1/vm.snapshot",
+                                .body = body,
+                                .refusal = {"memory-ranges", "os error 17"}};
+    return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
 /* Formats that a restore would find in a disk, where they begin a file or its last sector; it

@@ -11,6 +11,8 @@
 #include "hypervisor/drives.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
+#include "hypervisor/firecracker_format.h"
+#include "hypervisor/firecracker_save.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
 #include "hypervisor/programs.h"
@@ -19,7 +21,6 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"
-#include "util/sparse.h"
 #include "util/unix_socket.h"
 
 enum {
@@ -38,6 +39,18 @@ static const char vsock_name[] = "vsock.sock";
 
 /* ---- the program ---- */
 
+/* It is no failure if it does not know the option. */
+static int ask_format(int cancel_fd, struct program *ret, struct error *err)
+{
+    const char *const arguments[] = {ret->path, "--snapshot-version", NULL};
+    auto_free char *text = NULL;
+    struct error why;
+    int r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, &why);
+    if (r == 0)
+        snprintf(ret->format, sizeof ret->format, "%.*s", (int)strcspn(text, "\r\n"), text);
+    return r == 0 || r == -EIO ? 0 : error_set(err, -r, "%s", why.text);
+}
+
 static int probe(int cancel_fd, struct program *ret, struct error *err)
 {
     const char *const arguments[] = {ret->path, "--version", NULL};
@@ -54,7 +67,7 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
         return error_set(err, EIO, "%s --version does not print a version of Firecracker",
                          ret->path);
     snprintf(ret->version, sizeof ret->version, "%s", firecracker.version);
-    return 0;
+    return ask_format(cancel_fd, ret, err);
 }
 
 static int find_program(const struct vmm_context *context, struct program *ret, struct error *err)
@@ -318,11 +331,42 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
+/* Firecracker's own words would not say which one can. */
+static int check_format(const struct vmm_context *context, const char *image, struct error *err)
+{
+    uint8_t bytes[FIRECRACKER_HEAD_SIZE];
+    struct firecracker_head head;
+    struct program program;
+    auto_free char *path = NULL;
+    if (asprintf(&path, "%s/%s", image, state_name) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
+    int r = find_program(context, &program, err);
+    if (r < 0)
+        return r;
+    auto_close int fd =
+        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    ssize_t got = fd >= 0 ? pread(fd, bytes, sizeof bytes, 0) : -1;
+    if (got < 0)
+        return error_io(err, errno, "%s cannot be read", path);
+    if (!firecracker_head_read(bytes, (size_t)got, &head) ||
+        firecracker_format_fits(head.format, firecracker_format_parse(program.format)))
+        return 0;
+    const char *releases = firecracker_format_releases(head.format);
+    return error_set(err, EOPNOTSUPP,
+                     "the saved state has the format %u.%u, which Firecracker %s writes, and the "
+                     "program here, Firecracker %s, loads %s: give hypefs mount another one with "
+                     "--firecracker",
+                     head.format.major, head.format.minor,
+                     releases ? releases : "of another release", program.version, program.format);
+}
+
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = drives_copy(context, machine, image, err);
+    int r = check_format(context, image, err);
+    if (r == 0)
+        r = drives_copy(context, machine, image, err);
     if (r == 0)
         r = start(context, machine, &vmm, err);
     if (r < 0)
@@ -352,45 +396,6 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return send_words(context, vmm, "PATCH", "/vm", "state", "Paused", err);
 }
 
-static void remove_saved(const struct vmm_context *context, const char *state, const char *memory)
-{
-    unlinkat(context->directory_fd, state, 0);
-    unlinkat(context->directory_fd, memory, 0);
-}
-
-/* Firecracker writes all bytes. */
-static int dig_holes(const struct vmm_context *context, const char *memory, struct error *err)
-{
-    auto_close int fd = openat(context->directory_fd, memory, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return error_errno(err, errno, "Firecracker has written no %s", memory);
-    return sparse_dig(fd, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
-}
-
-static int save(const struct vmm_context *context, struct vmm *vmm, struct machine *machine,
-                const struct vmm_save *save, struct error *err)
-{
-    char state[PATH_SIZE], memory[PATH_SIZE];
-    snprintf(state, sizeof state, "%s/%s", save->directory, state_name);
-    snprintf(memory, sizeof memory, "%s/%s", save->directory, memory_name);
-    /* Firecracker would write into older files, which may be a snapshot's too by a hard link. */
-    remove_saved(context, state, memory);
-    cJSON *body = cJSON_CreateObject();
-    json_add_string(body, "snapshot_type", "Full");
-    json_add_string(body, "snapshot_path", state);
-    json_add_string(body, "mem_file_path", memory);
-    struct vmm_api_call call = {
-        .method = "PUT", .path = "/snapshot/create", .body = body, .timeout_ms = VMM_API_SAVE_MS};
-    int r = vmm_api_call(context, vmm, &call, NULL, err);
-    if (r == 0)
-        r = dig_holes(context, memory, err);
-    if (r == 0)
-        r = drives_freeze(context, vmm, machine, save->directory, err);
-    if (r < 0)
-        remove_saved(context, state, memory);
-    return r;
-}
-
 static const char *const sockets[] = {VMM_API_SOCKET_NAME, vsock_name, NULL};
 
 const struct hypervisor firecracker_hypervisor = {
@@ -406,6 +411,7 @@ const struct hypervisor firecracker_hypervisor = {
     .load = load,
     .resume = resume,
     .pause = pause_guest,
-    .save = save,
+    .prepare = memory_prepare,
+    .save = firecracker_save,
     .release = firecracker_release,
 };

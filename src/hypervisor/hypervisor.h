@@ -90,6 +90,9 @@ uint64_t machine_log_max(const struct machine *machine);
 
 /* Puts its interface on another tap than a saved state's. EINVAL unless it has exactly one. */
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err);
+/* The same of those that `taps` names: an object, of the ids of interfaces with the names of taps.
+ * EINVAL: there is no such interface, or two are on one tap. */
+int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *err);
 /* It runs: what is saved of it from now on is on the taps that it has. */
 void machine_settle_taps(struct machine *machine);
 
@@ -123,6 +126,8 @@ struct vmm_context {
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
     const char *id;   /* the instance's, which a VMM that wants one is told; NULL: none */
     int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */
+    const struct vmm *before; /* of a load: the VMM, paused, in which the VM has run so far, and
+                                 from which the taps are taken, for it has them still; or NULL */
 };
 
 /* What is to be saved, and where to. */
@@ -131,6 +136,9 @@ struct vmm_save {
                               the memory that a booted one shares with its file is not copied */
     bool loaded;   /* from an image, whose memory is the file "base" in the context's directory */
     bool prepared; /* by vmm_prepare(): "memory" of the directory is a copy of "base" */
+    bool shared;   /* the memory that a booted one shares with its file is not copied, though the VM
+                      does not end after it: it must never run in that VMM again once somebody uses
+                      what was saved. EOPNOTSUPP of a VM that is in its firmware */
 };
 
 /* How a VMM ended. */
@@ -163,6 +171,7 @@ struct hypervisor {
     bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */
     bool copies_disks;                    /* at a save; else they become chains (disks.h) */
+    bool takes_taps;                      /* at a load, from the VMM before (struct vmm_context) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
     bool kill_only;                       /* asked to end, it would let a paused VM go on first */

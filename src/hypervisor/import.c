@@ -11,6 +11,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "hypervisor/firecracker_format.h"
 #include "hypervisor/qemu_record.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -107,42 +108,32 @@ static int check_qemu_state(const struct import_file *state, struct error *err)
     return 0;
 }
 
-#if defined(__aarch64__)
-enum { HOST_ARCHITECTURE = 1 };
-#else
-enum { HOST_ARCHITECTURE = 0 };
-#endif
-
-/* The magic is the state's first number, little-endian; its last 16 bits were a version before 1.7.
- * Firecracker wrote it with bincode, which puts it at the beginning; what replaced that in 2026,
- * bitcode, puts the width of the numbers before it: a zero, for 64 bits. */
 static int check_firecracker_state(const struct import_file *state, struct error *err)
 {
-    static const struct {
-        uint64_t magic;
-        const char *name;
-    } architectures[] = {{UINT64_C(0x0710198486640000), "x86-64"},
-                         {UINT64_C(0x07101984AAAA0000), "arm64"}};
     uint8_t header[HEADER_SIZE];
+    struct firecracker_head head;
     int r = read_header(state, header, "state of Firecracker's", err);
-    for (size_t i = 0; r == 0 && i < 2 * array_length(architectures); i++) {
-        size_t which = i / 2, at = i % 2;
-        uint64_t value = 0;
-        for (size_t byte = 8; byte-- > 0;)
-            value = value << 8 | header[at + byte];
-        if ((value & ~UINT64_C(0xFFFF)) != architectures[which].magic || (at == 1 && header[0]))
-            continue;
-        if (which != HOST_ARCHITECTURE)
-            return error_set(err, EINVAL, "%s was saved on %s, and this host is %s", state->path,
-                             architectures[which].name, architectures[HOST_ARCHITECTURE].name);
-        return value == architectures[which].magic
-                   ? 0
-                   : error_set(err, EINVAL, "%s was saved by a Firecracker older than 1.7",
-                               state->path);
-    }
-    return r < 0 ? r
-                 : error_set(err, EINVAL, "%s is no state of Firecracker's: it lacks the magic",
-                             state->path);
+    if (r < 0)
+        return r;
+    if (!firecracker_head_read(header, sizeof header, &head))
+        return error_set(err, EINVAL, "%s is no state of Firecracker's: it lacks the magic",
+                         state->path);
+    if (!head.native)
+        return error_set(err, EINVAL, "%s was saved on %s, and this host is %s", state->path,
+                         head.architecture, firecracker_host_architecture);
+    return head.old
+               ? error_set(err, EINVAL, "%s was saved by a Firecracker older than 1.7", state->path)
+               : 0;
+}
+
+static const char *find_firecrackers(const struct import_file *state)
+{
+    uint8_t bytes[FIRECRACKER_HEAD_SIZE];
+    struct firecracker_head head;
+    ssize_t got = pread(state->fd, bytes, sizeof bytes, 0);
+    return got > 0 && firecracker_head_read(bytes, (size_t)got, &head)
+               ? firecracker_format_releases(head.format)
+               : NULL;
 }
 
 static int check_cloud_hypervisor_state(const struct import_file *state, struct error *err)
@@ -206,6 +197,7 @@ static const struct importer {
     const char *needs; /* a configuration: what it is; NULL: it may be left out */
     enum machine_accel accel;
     int (*check_state)(const struct import_file *state, struct error *err);
+    const char *(*find_releases)(const struct import_file *state); /* NULL: it does not tell */
     /* On entry the machine has the size of the memory file; after, what the configuration says. */
     int (*read_config)(const cJSON *json, struct machine *ret, struct error *err);
     /* NULL: an image has the state as it is. Else the text (owned) that it has, of both files. */
@@ -213,9 +205,10 @@ static const struct importer {
                    struct error *err);
 } importers[] = {
     {"qemu", false, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
-     ACCEL_AUTO, check_qemu_state, read_qemu, NULL},
-    {"firecracker", false, NULL, ACCEL_KVM, check_firecracker_state, import_read_firecracker, NULL},
-    {"cloud-hypervisor", true, NULL, ACCEL_KVM, check_cloud_hypervisor_state,
+     ACCEL_AUTO, check_qemu_state, NULL, read_qemu, NULL},
+    {"firecracker", false, NULL, ACCEL_KVM, check_firecracker_state, find_firecrackers,
+     import_read_firecracker, NULL},
+    {"cloud-hypervisor", true, NULL, ACCEL_KVM, check_cloud_hypervisor_state, NULL,
      import_read_cloud_hypervisor, import_combine_cloud_hypervisor},
 };
 
@@ -370,6 +363,8 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
         r = take_config(importer, files, &import, err);
     if (r == 0 && import.has_machine)
         r = complete_machine(&import, files->config.path, err);
+    if (r == 0 && importer->find_releases)
+        import.releases = importer->find_releases(&files->state);
     if (r < 0)
         import_finish(&import);
     else

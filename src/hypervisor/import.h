@@ -35,6 +35,7 @@ struct import {
     bool has_machine;
     struct machine machine; /* its writable disks are frozen already, by name: */
     char **frozen_from;     /* for each disk the file whose copy is to have that name, or NULL */
+    const char *releases;   /* constant: of its VMM, those that load the state; NULL: not known */
     char *state;            /* the text that its image has as "state"; NULL: the file's own */
 };
 

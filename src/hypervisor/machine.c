@@ -60,22 +60,61 @@ void machine_finish(struct machine *machine)
     *machine = (struct machine){0};
 }
 
+static int replace_tap(struct machine_interface *interface, const char *tap, struct error *err)
+{
+    char *copy = strdup(tap);
+    if (!copy)
+        return error_set(err, ENOMEM, "no memory for a machine's description");
+    interface->replaced = interface->replaced || strcmp(interface->tap, tap) != 0;
+    free(interface->tap);
+    interface->tap = copy;
+    return 0;
+}
+
 int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
 {
     if (machine->interface_count == 0)
         return error_set(err, EINVAL, "the machine has no interface on a tap");
     if (machine->interface_count > 1)
         return error_set(err, EINVAL,
-                         "the machine has %zu interfaces on taps, and only one tap is given",
+                         "the machine has %zu interfaces on taps, and only one tap is given: name "
+                         "them with \"taps\"",
                          machine->interface_count);
-    char *copy = strdup(tap);
-    if (!copy)
-        return error_set(err, ENOMEM, "no memory for a machine's description");
-    struct machine_interface *interface = &machine->interfaces[0];
-    interface->replaced = interface->replaced || strcmp(interface->tap, tap) != 0;
-    free(interface->tap);
-    interface->tap = copy;
+    return replace_tap(&machine->interfaces[0], tap, err);
+}
+
+static struct machine_interface *find_interface(const struct machine *machine, const char *id)
+{
+    for (size_t i = 0; i < machine->interface_count; i++)
+        if (machine->interfaces[i].id && strcmp(machine->interfaces[i].id, id) == 0)
+            return &machine->interfaces[i];
+    return NULL;
+}
+
+/* Each is one VM's, and there one interface's. */
+static int check_distinct(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->interface_count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (strcmp(machine->interfaces[i].tap, machine->interfaces[k].tap) == 0)
+                return error_set(err, EINVAL, "two interfaces of the machine are on the tap %s",
+                                 machine->interfaces[i].tap);
     return 0;
+}
+
+int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *err)
+{
+    const cJSON *tap;
+    cJSON_ArrayForEach (tap, taps) {
+        struct machine_interface *interface = find_interface(machine, tap->string);
+        if (!interface)
+            return error_set(err, EINVAL, "the machine has no interface \"%.40s\" on a tap",
+                             tap->string);
+        int r = replace_tap(interface, tap->valuestring, err);
+        if (r < 0)
+            return r;
+    }
+    return check_distinct(machine, err);
 }
 
 void machine_settle_taps(struct machine *machine)

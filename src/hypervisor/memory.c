@@ -12,6 +12,7 @@
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/sparse.h"
 
 enum { PATH_SIZE = 128 };
@@ -119,6 +120,18 @@ static int add_written(const struct vmm_context *context, struct vmm *vmm,
                    : error_errno(err, errno, "the copy of the VM's memory");
 }
 
+static int link_file(const struct vmm_context *context, const struct vmm_save *save,
+                     struct error *err)
+{
+    char path[PATH_SIZE];
+    path_of(save, path);
+    int r = vmm_remove_old(context, path, err);
+    if (r == 0 && linkat(context->directory_fd, own_name, context->directory_fd, path, 0) < 0)
+        r = error_errno(err, errno, "the VM's memory cannot be linked as %s", path);
+    fault_point(FAULT_LINKED);
+    return r;
+}
+
 /* The VM is to end, and its memory file becomes the image. */
 static bool is_in_place(const struct vmm_save *save)
 {
@@ -130,6 +143,8 @@ int memory_save(const struct vmm_context *context, struct vmm *vmm, const struct
 {
     if (is_in_place(save))
         return 0;
+    if (save->shared)
+        return link_file(context, save, err);
     int r = save->prepared ? 0 : copy_file(context, from, save, err);
     return r == 0 && save->loaded ? add_written(context, vmm, save, from, err) : r;
 }

@@ -23,7 +23,7 @@ int memory_prepare(const struct vmm_context *context, struct vmm *vmm, const str
 /* What a save is made from: EIO unless the VMM maps it, whatever has got that name since. */
 int memory_open(const struct vmm_context *context, const struct vmm *vmm,
                 const struct vmm_save *save, int *ret, struct error *err);
-/* Makes the file "memory" of save->directory from that, unless it is that. */
+/* Makes the file "memory" of save->directory from that, unless it is that; or links it. */
 int memory_save(const struct vmm_context *context, struct vmm *vmm, const struct vmm_save *save,
                 int from, struct error *err);
 /* After a save that failed: removes what it, or the preparation, has made. */

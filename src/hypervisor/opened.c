@@ -6,7 +6,9 @@
 #include <limits.h>
 #include <net/if.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -200,6 +202,46 @@ int opened_open(const struct vmm_context *context, const struct vmm *vmm,
     *ret = fd;
     return 0;
 }
+
+/* ---- taps ---- */
+
+struct tap_search {
+    const struct vmm *vmm;
+    const char *tap;
+    int fd;
+};
+
+/* The kernel tells of each descriptor of a tap which interface it is of. A directory_visit. */
+static int take_tap(void *context, int directory_fd, const char *name, struct error *err)
+{
+    struct tap_search *search = context;
+    char line[PATH_SIZE], tap[MACHINE_TAP_MAX + 1];
+    (void)err;
+    int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_fclose FILE *file = fd >= 0 ? fdopen(fd, "r") : NULL;
+    bool found = false;
+    while (file && !found && fgets(line, sizeof line, file))
+        found = sscanf(line, "iff: %15s", tap) == 1 && strcmp(tap, search->tap) == 0;
+    if (!found)
+        return 0;
+    search->fd = pidfd_getfd(search->vmm->pidfd, (int)strtol(name, NULL, 10), 0);
+    return search->fd >= 0 ? 1 : -errno;
+}
+
+int opened_take_tap(const struct vmm *vmm, const char *tap, int *ret, struct error *err)
+{
+    struct tap_search search = {.vmm = vmm, .tap = tap, .fd = -1};
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "/proc/%d/fdinfo", (int)vmm->pid);
+    int r = directory_walk(AT_FDCWD, path, take_tap, &search, NULL);
+    if (r <= 0)
+        return error_set(err, EIO, "the tap %s cannot be taken from process %d, which has it%s%s",
+                         tap, (int)vmm->pid, r < 0 ? ": " : "", r < 0 ? strerrordesc_np(-r) : "");
+    *ret = search.fd;
+    return 0;
+}
+
+/* ---- the store's own files ---- */
 
 int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                      struct error *err)

@@ -27,6 +27,9 @@ int opened_check(const struct vmm_context *context, const struct vmm *vmm,
 int opened_open(const struct vmm_context *context, const struct vmm *vmm,
                 const struct machine *machine, size_t index, int *ret, struct error *err);
 
+/* The VMM's own descriptor of that tap, which both have open then. EIO. */
+int opened_take_tap(const struct vmm *vmm, const char *tap, int *ret, struct error *err);
+
 /* EIO unless the VMM has that file of the instance's directory open. */
 int opened_check_own(const struct vmm_context *context, const struct vmm *vmm, const char *name,
                      struct error *err);

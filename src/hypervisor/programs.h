@@ -14,7 +14,9 @@ enum { PROGRAM_VERSION_SIZE = 32 };
 struct program {
     char path[PATH_MAX]; /* absolute */
     char version[PROGRAM_VERSION_SIZE];
-    bool sandbox; /* can lock itself up */
+    bool sandbox;                      /* can lock itself up */
+    char format[PROGRAM_VERSION_SIZE]; /* of the states that it loads, as it prints it; "": unknown
+                                        */
 };
 
 /* Runs ret->path to learn the other members. ECANCELED when cancel_fd becomes readable. */

@@ -3,14 +3,17 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/if_tun.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
+#include "hypervisor/opened.h"
 #include "hypervisor/programs.h"
 #include "hypervisor/qemu_arguments.h"
 #include "hypervisor/qemu_control.h"
@@ -32,6 +35,7 @@ enum {
 };
 
 static const char program_name[] = "qemu-system-x86_64";
+static const char lean_name[] = "qemu-system-x86_64-microvm";
 static const char memory_name[] = "memory";
 static const char state_name[] = "state";
 static const char incoming_name[] = "state", incoming_uri[] = "fd:state";
@@ -68,18 +72,36 @@ static int probe(int cancel_fd, struct program *ret, struct error *err)
     return r == -ECANCELED ? error_set(err, ECANCELED, "%s", why.text) : 0;
 }
 
-static int find_program(const struct vmm_context *context, struct program *ret, struct error *err)
+/* Debian has a QEMU with little in it but what microvms on KVM need, which starts in half the time
+ * and has less memory of its own. Either loads what the other has saved. */
+static bool may_be_lean(const struct vmm_context *context, const struct machine *machine)
 {
-    return programs_find(context->programs, context->binary ? context->binary : program_name, probe,
-                         context->cancel_fd, ret, err);
+    return !context->binary && machine->board == MACHINE_MICROVM &&
+           machine->network != NETWORK_USER && machine_resolve_accel(machine->accel) == ACCEL_KVM;
+}
+
+static int find_program(const struct vmm_context *context, const struct machine *machine,
+                        struct program *ret, struct error *err)
+{
+    struct program lean;
+    struct error why;
+    int r = programs_find(context->programs, context->binary ? context->binary : program_name,
+                          probe, context->cancel_fd, ret, err);
+    if (r == 0 && may_be_lean(context, machine) &&
+        programs_find(context->programs, lean_name, probe, context->cancel_fd, &lean, &why) == 0 &&
+        strcmp(lean.version, ret->version) == 0)
+        *ret = lean;
+    return r;
 }
 
 /* ---- starting ---- */
 
 /* `environment` as in struct process_spec. */
 static int spawn(const struct vmm_context *context, char *const *arguments,
-                 const char *const *environment, int listener, struct vmm **ret, struct error *err)
+                 const char *const *environment, const struct qemu_start *start, struct vmm **ret,
+                 struct error *err)
 {
+    const int inherited[] = {start->qmp_fd, start->tap_fd};
     auto_close int output = -1, console = -1;
     int r = vmm_log_open(context, VMM_LOG_NAME, &output, err);
     if (r == 0)
@@ -88,7 +110,8 @@ static int spawn(const struct vmm_context *context, char *const *arguments,
                               .environment = environment,
                               .output_fd = output,
                               .error_fd = -1,
-                              .inherit_fd = listener};
+                              .inherit_fds = inherited,
+                              .inherit_count = start->tap_fd >= 0 ? 2 : 1};
     return r < 0 ? r : vmm_spawn(&qemu_hypervisor, context, &spawn, ret, err);
 }
 
@@ -110,7 +133,7 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     if (r == 0 && start->restore && !qemu_readonly_is_option(start->program))
         r = qemu_readonly_prepare(start->memory, &readonly, err);
     if (r == 0)
-        r = spawn(context, arguments, readonly.environment, listener, ret, err);
+        r = spawn(context, arguments, readonly.environment, start, ret, err);
     qemu_readonly_finish(&readonly);
     qemu_arguments_destroy(arguments);
     /* From here on the connection breaks when QEMU ends before it took it. */
@@ -139,8 +162,10 @@ static int start_booting(const struct vmm_context *context, const struct machine
     struct machine told = *machine;
     told.accel = recorded->accel;
     told.cpu = recorded->cpu;
-    struct qemu_start start = {
-        .program = program, .type = machine_board_names[machine->board], .memory = memory_name};
+    struct qemu_start start = {.program = program,
+                               .type = machine_board_names[machine->board],
+                               .memory = memory_name,
+                               .tap_fd = -1};
     struct vmm *vmm = NULL;
     off_t from = vmm_log_size(context);
     r = launch(context, &told, &start, &vmm, err);
@@ -205,7 +230,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 {
     struct program program;
     auto_close int memory = -1;
-    int r = find_program(context, &program, err);
+    int r = find_program(context, machine, &program, err);
     if (r == 0 && machine->kernel)
         r = check_kernel(machine->kernel, err);
     if (r == 0)
@@ -314,11 +339,14 @@ static int open_image(const struct vmm_context *context, const char *directory, 
 }
 
 static int restore(const struct vmm_context *context, const struct machine *machine,
-                   const struct program *program, const struct image *image, struct vmm **ret,
-                   struct error *err)
+                   const struct program *program, const struct image *image, int tap_fd,
+                   struct vmm **ret, struct error *err)
 {
-    struct qemu_start start = {
-        .program = program, .type = machine->type, .memory = image->memory, .restore = true};
+    struct qemu_start start = {.program = program,
+                               .type = machine->type,
+                               .memory = image->memory,
+                               .restore = true,
+                               .tap_fd = tap_fd};
     struct vmm *vmm = NULL;
     off_t from = vmm_log_size(context);
     int r = launch(context, machine, &start, &vmm, err);
@@ -339,18 +367,40 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     return 0;
 }
 
+/* The VMM before may go on with the tap, if this one fails to load: it may have changed the length
+ * of the header that comes with each frame by then. */
+static int restore_with_tap(const struct vmm_context *context, const struct machine *machine,
+                            const struct program *program, const struct image *image,
+                            struct vmm **ret, struct error *err)
+{
+    auto_close int tap = -1;
+    int header_size = 0;
+    int r = opened_take_tap(context->before, machine->interfaces[0].tap, &tap, err);
+    if (r == 0 && ioctl(tap, TUNGETVNETHDRSZ, &header_size) < 0)
+        r = error_errno(err, errno, "the tap %s", machine->interfaces[0].tap);
+    if (r < 0)
+        return r;
+    r = restore(context, machine, program, image, tap, ret, err);
+    if (r < 0 && ioctl(tap, TUNSETVNETHDRSZ, &header_size) < 0)
+        error_append(err, "; and the tap %s cannot be set up as it was: %s",
+                     machine->interfaces[0].tap, strerrordesc_np(errno));
+    return r;
+}
+
 static int load(const struct vmm_context *context, const struct machine *machine,
                 const char *directory, struct vmm **ret, struct error *err)
 {
+    const bool takes_tap = context->before && machine->network == NETWORK_TAP;
     struct program program;
     struct image image = {.memory_fd = -1, .state_fd = -1};
-    int r = find_program(context, &program, err);
+    int r = find_program(context, machine, &program, err);
     if (r == 0)
         r = qemu_record_check(machine, &program, err);
     if (r == 0)
         r = open_image(context, directory, &image, err);
     if (r == 0)
-        r = restore(context, machine, &program, &image, ret, err);
+        r = takes_tap ? restore_with_tap(context, machine, &program, &image, ret, err)
+                      : restore(context, machine, &program, &image, -1, ret, err);
     close_image(&image);
     return r;
 }
@@ -384,6 +434,7 @@ const struct hypervisor qemu_hypervisor = {
     .can_fork = true,
     .can_patch = true,
     .shares_memory = true,
+    .takes_taps = true,
     .may_halt = true,
     .default_network = NETWORK_USER,
     .boot = boot,

@@ -89,33 +89,40 @@ static void add_memory(struct list *list, const struct machine *machine,
     add_json(list, "-object", memory);
 }
 
-static void describe_user(cJSON *netdev, const struct machine *machine)
+static void describe_user(cJSON *netdev, const struct machine *machine, int tap_fd)
 {
+    (void)tap_fd;
     json_add_string(netdev, "type", "user");
     json_add_string(netdev, "id", "net0");
     json_add_bool(netdev, "restrict", machine->network_restrict);
 }
 
 /* Without the scripts that QEMU would run by default. */
-static void describe_tap(cJSON *netdev, const struct machine *machine)
+static void describe_tap(cJSON *netdev, const struct machine *machine, int tap_fd)
 {
+    char number[16];
     json_add_string(netdev, "type", "tap");
     json_add_string(netdev, "id", "net0");
+    if (tap_fd >= 0) {
+        snprintf(number, sizeof number, "%d", tap_fd);
+        json_add_string(netdev, "fd", number);
+        return;
+    }
     json_add_string(netdev, "ifname", machine->interfaces[0].tap);
     json_add_string(netdev, "script", "no");
     json_add_string(netdev, "downscript", "no");
 }
 
-static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *) = {
+static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *, int) = {
     [NETWORK_USER] = describe_user, [NETWORK_TAP] = describe_tap};
 
-static void add_network(struct list *list, const struct machine *machine)
+static void add_network(struct list *list, const struct machine *machine, int tap_fd)
 {
     if (machine->network == NETWORK_NONE)
         return;
     const char *mac = machine->network == NETWORK_TAP ? machine->interfaces[0].mac : NULL;
     cJSON *netdev = cJSON_CreateObject();
-    describe_netdev[machine->network](netdev, machine);
+    describe_netdev[machine->network](netdev, machine, tap_fd);
     add_json(list, "-netdev", netdev);
 
     /* After a restore that announces nothing, resetting a device that could have announced itself
@@ -272,7 +279,7 @@ static void add_all(struct list *list, const struct machine *machine,
     add_memory(list, machine, start);
     for (size_t i = 0; i < machine->disk_count; i++)
         add_disk(list, machine, i);
-    add_network(list, machine);
+    add_network(list, machine, start->tap_fd);
     if (boards[machine->board].generation) {
         add(list, "-device");
         add(list, "vmgenid,guid=auto");

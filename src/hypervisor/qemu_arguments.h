@@ -25,6 +25,7 @@ struct qemu_start {
     const char *memory; /* path of the guest's memory file */
     bool restore;       /* paused, over a private memory; its state comes by QMP, if it has one */
     int qmp_fd;         /* a listening socket */
+    int tap_fd;         /* of the machine's tap, open already; -1: QEMU opens it */
 };
 
 /* Owned: each string and the array, which ends with NULL. EOPNOTSUPP or EINVAL for a disk or

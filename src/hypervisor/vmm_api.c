@@ -39,11 +39,19 @@ static bool read_words(const struct http_reply *reply, char ret[static ERROR_TEX
     return ret[0];
 }
 
+/* What came of a request. */
+struct outcome {
+    bool told;  /* the VMM itself has answered, */
+    bool words; /* with a refusal in words of its own */
+};
+
 /* Its words, as they are but for what a terminal could be harmed by. */
-static int refused(const char *peer, const struct http_reply *reply, struct error *err)
+static int refused(const char *peer, const struct http_reply *reply, struct outcome *outcome,
+                   struct error *err)
 {
     char words[ERROR_TEXT_SIZE];
-    if (!read_words(reply, words))
+    outcome->words = read_words(reply, words);
+    if (!outcome->words)
         snprintf(words, sizeof words, "%s refuses it (status %d) and does not say why: %.*s", peer,
                  reply->status, QUOTE_MAX, reply->body);
     text_make_printable(words, strlen(words), ' ');
@@ -51,36 +59,42 @@ static int refused(const char *peer, const struct http_reply *reply, struct erro
 }
 
 static int interpret(const char *peer, const struct http_reply *reply, cJSON **ret,
-                     struct error *err)
+                     struct outcome *outcome, struct error *err)
 {
     struct error why;
     if (reply->status < 200 || reply->status > 299)
-        return refused(peer, reply, err);
+        return refused(peer, reply, outcome, err);
     if (ret && json_parse(reply->body, reply->size, ret, &why) < 0)
         return error_set(err, EIO, "the answer of %s is no JSON object: %s", peer, why.text);
     return 0;
 }
 
-/* ECONNREFUSED where there is no socket (yet). *ret_told: the VMM itself has answered. */
+/* ECONNREFUSED where there is no socket (yet). */
 static int request(const struct http_request *request, const struct process_limits *limits,
-                   cJSON **ret, bool *ret_told, struct error *err)
+                   cJSON **ret, struct outcome *outcome, struct error *err)
 {
     struct http_reply reply = {0};
     int r = http_call(request, limits, &reply, err);
-    *ret_told = r == 0;
+    *outcome = (struct outcome){.told = r == 0};
     if (r == 0)
-        r = interpret(request->peer, &reply, ret, err);
+        r = interpret(request->peer, &reply, ret, outcome, err);
     free(reply.body);
     return r;
 }
 
 /* ---- calls ---- */
 
-int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
-                 const struct vmm_api_call *call, cJSON **ret, struct error *err)
+static bool is_expected(const struct vmm_api_call *call, const struct error *refusal)
+{
+    return call->refusal[0] && strstr(refusal->text, call->refusal[0]) &&
+           (!call->refusal[1] || strstr(refusal->text, call->refusal[1]));
+}
+
+int vmm_api_call(const struct vmm_context *context, struct vmm *vmm, struct vmm_api_call *call,
+                 cJSON **ret, struct error *err)
 {
     const char *peer = vmm->hypervisor->title;
-    bool told = false;
+    struct outcome outcome = {0};
     auto_json cJSON *json = call->body;
     auto_free char *body = json ? json_print_line(json) : NULL;
     if (!call->bare && !body)
@@ -94,7 +108,13 @@ int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
     off_t from = vmm_log_size(context);
     struct process_limits limits =
         vmm_limits(context, vmm, call->timeout_ms > 0 ? call->timeout_ms : VMM_API_ANSWER_MS);
-    int r = request(&http, &limits, ret, &told, err);
+    struct error why = {0};
+    int r = request(&http, &limits, ret, &outcome, &why);
+    call->refused = r < 0 && outcome.words && is_expected(call, &why);
+    if (r == 0 || call->refused)
+        return 0;
+    if (err)
+        *err = why;
     if (r == -ECONNREFUSED) {
         if (process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS) > 0)
             error_set(err, EIO, "%s has ended", peer);
@@ -102,10 +122,8 @@ int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
             err->code = EIO;
         r = -EIO;
     }
-    if (r == 0)
-        return 0;
     error_prefix(err, r, "%s %s", call->method, call->path);
-    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
+    return outcome.told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
 }
 
 /* ---- starting ---- */
@@ -120,14 +138,13 @@ int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context 
     if (r < 0)
         return r;
     hypervisor_drop_sockets(hypervisor, context->directory_fd);
-    struct vmm_spawn spawn = {
-        .arguments = arguments, .output_fd = console, .error_fd = log, .inherit_fd = -1};
+    struct vmm_spawn spawn = {.arguments = arguments, .output_fd = console, .error_fd = log};
     return vmm_spawn(hypervisor, context, &spawn, ret, err);
 }
 
 /* The first answer: there is no socket before, and nothing that tells of it but trying. */
 static int await_answer(const struct vmm_context *context, const struct vmm *vmm, const char *path,
-                        cJSON **ret, bool *ret_told, struct error *err)
+                        cJSON **ret, struct outcome *outcome, struct error *err)
 {
     const char *peer = vmm->hypervisor->title;
     struct http_request http = {.peer = peer,
@@ -137,7 +154,7 @@ static int await_answer(const struct vmm_context *context, const struct vmm *vmm
                                 .path = path};
     struct process_limits limits = vmm_limits(context, vmm, START_MS);
     for (int pause_ms = RETRY_MIN_MS;; pause_ms *= 2) {
-        int r = request(&http, &limits, ret, ret_told, err);
+        int r = request(&http, &limits, ret, outcome, err);
         if (r != -ECONNREFUSED)
             return r < 0 ? error_prefix(err, r, "GET %s", path) : 0;
         if (pause_ms > RETRY_MAX_MS)
@@ -159,9 +176,9 @@ static int await_answer(const struct vmm_context *context, const struct vmm *vmm
 int vmm_api_greet(const struct vmm_context *context, struct vmm *vmm, const char *path, cJSON **ret,
                   struct error *err)
 {
-    bool told = false;
-    int r = await_answer(context, vmm, path, ret, &told, err);
+    struct outcome outcome = {0};
+    int r = await_answer(context, vmm, path, ret, &outcome, err);
     if (r == 0)
         return 0;
-    return told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
+    return outcome.told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, 0, r, err);
 }

@@ -21,12 +21,16 @@ struct vmm_api_call {
     cJSON *body;    /* taken on every path; NULL: no memory for it, or there is none: */
     bool bare;      /* a GET, or a call without a body */
     int timeout_ms; /* 0: VMM_API_ANSWER_MS */
+    /* A refusal that has these words (the second may be NULL) is a success, and sets `refused`.
+     * NULL: none is. What the VMM logs does not count. */
+    const char *refusal[2];
+    bool refused;
 };
 
 /* Calls and waits for the answer. `ret` (NULL: not wanted) is owned: the object that a GET returns.
  * EIO: the VMM's own words when it refuses; else how it has failed, and the last it said. */
-int vmm_api_call(const struct vmm_context *context, struct vmm *vmm,
-                 const struct vmm_api_call *call, cJSON **ret, struct error *err);
+int vmm_api_call(const struct vmm_context *context, struct vmm *vmm, struct vmm_api_call *call,
+                 cJSON **ret, struct error *err);
 
 /* Starts `arguments` in the context's directory: its output is the guest's serial console and goes
  * to console.log, what it says itself to vmm.log. It binds to its sockets, and would not where

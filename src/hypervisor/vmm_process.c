@@ -178,8 +178,8 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
                                 .output_fd = spawn->output_fd,
                                 .error_fd = spawn->error_fd,
                                 .environment = spawn->environment,
-                                .inherit_fds = &spawn->inherit_fd,
-                                .inherit_count = spawn->inherit_fd >= 0 ? 1 : 0};
+                                .inherit_fds = spawn->inherit_fds,
+                                .inherit_count = spawn->inherit_count};
     pid_t pid;
     auto_close int pidfd = -1;
     struct error why;

@@ -32,10 +32,12 @@ int vmm_new_link(const struct vmm_context *context, const char *target, const ch
 int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err);
 
 /* Starts `arguments` in the context's directory, with these descriptors for stdout and stderr (-1:
- * the same), and `inherit_fd` (-1: none) open under its own number. EIO. */
+ * the same), and `inherit_fds` open under their own numbers. EIO. */
 struct vmm_spawn {
     char *const *arguments;
-    int output_fd, error_fd, inherit_fd;
+    int output_fd, error_fd;
+    const int *inherit_fds;
+    size_t inherit_count;
     const char *const *environment; /* as in struct process_spec */
 };
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,

@@ -58,6 +58,18 @@ static cJSON *summary(const struct machine *machine)
     return json;
 }
 
+/* With the lock held. */
+static void describe_pause(cJSON *info, const struct instance_pause *pause)
+{
+    if (pause->ms == 0) {
+        json_add_null(info, "pause_ms");
+        json_add_null(info, "switched");
+        return;
+    }
+    json_add(info, "pause_ms", json_milliseconds(pause->ms));
+    json_add_bool(info, "switched", pause->switched);
+}
+
 /* With the lock held: the config with all its defaults. What a boot has chosen for "auto" is not of
  * it, so the text counts. */
 static cJSON *configured(const struct instance *instance)
@@ -102,6 +114,7 @@ char *instance_info(struct instance *instance)
     }
     json_add_number(info, "memory_bytes", (double)instance->machine.memory_bytes);
     json_add(info, "config", configured(instance));
+    describe_pause(info, &instance->last_pause);
     json_add(info, "exit", instance_exit(instance));
     if (instance->state == INSTANCE_STANDBY)
         describe_trust(info, instance->image);

@@ -116,6 +116,11 @@ struct instance {
     struct instance_source source;
     bool logs_grew;                /* a VMM was there at the last look at its logs (logs.c) */
     bool shortened[INSTANCE_LOGS]; /* or could not be, which was told */
+    struct instance_pause {
+        double ms; /* that the VM stood still, the last time that it was saved and went on; 0: it
+                      was not, in this daemon's life */
+        bool switched; /* to another VMM, and not copied */
+    } last_pause;
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
     cJSON *fork;       /* fork.json; constant; NULL unless a fork */

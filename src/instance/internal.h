@@ -113,6 +113,14 @@ int instance_read(struct instance *instance, const cJSON *record, struct error *
 int instance_read_vmm(const struct instance *instance, const cJSON *record, struct vmm **ret,
                       struct error *err);
 
+/* ---- held.c: a VMM keeps its files, under other names, while another is loaded for its VM ---- */
+
+int instance_hold_files(const struct instance *instance, struct error *err);
+/* They have their names again, whatever the other has left under these. */
+void instance_unhold_files(const struct instance *instance);
+/* They are not needed any more. */
+void instance_drop_held_files(const struct instance *instance);
+
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */
 
 /* A file that cannot be removed is told in the log, here and below. */
@@ -156,6 +164,11 @@ enum step_name {
     STEP_GO_ON,   /* without an intent */
     STEP_SAVE,    /* the image, and its index */
     STEP_COPY,    /* what the caller does to the memory */
+    STEP_BESIDE,  /* what was saved is loaded in another VMM, beside the one that has the VM */
+    STEP_REPLACE, /* the intent in the record, of that VMM; the one before is killed, and the VM
+                     goes on in the other. Cannot be undone: what fails after the kill is a warning
+                   */
+    STEP_DISMISS, /* the end of the VMM before, and of its files */
     STEP_RECORD,  /* what the instance is about to become */
     STEP_END,     /* of the VMM; if it does not end, what follows comes when it has ended */
     STEP_RELEASE, /* what the VMM had */
@@ -165,8 +178,9 @@ enum step_name {
 };
 
 enum { TRANSITION_STEPS = 8 }; /* at most, with STEP_NONE */
-/* Who may ask: a write to `state`; one to `snapshot`, or a commit; a VMM that ends by itself. */
-enum transition_by { BY_STATE, BY_COPY, BY_VMM };
+/* Who may ask: a write to `state`; one to `snapshot`, or a commit, by a copy of the memory or by a
+ * switch to another VMM; a VMM that ends by itself. */
+enum transition_by { BY_STATE, BY_COPY, BY_SWITCH, BY_VMM };
 struct transition {
     enum transition_by by;
     enum instance_state from, to;
@@ -183,11 +197,14 @@ struct transit {
     size_t done;               /* steps */
     struct instance_next next; /* for the record */
     struct machine booted, saved;
-    struct vmm *vmm; /* one that is not the instance's yet */
+    struct vmm *vmm;   /* one that is not the instance's: not yet, or no more */
+    double held_at_ms; /* process_now_ms() */
+    const char *image; /* of a switch: where `work` saves the VM, from the instance's directory */
     struct image_index *index;
     instance_work *prepare, *work; /* of a copy */
     void *context;
     bool has_turn;
+    bool is_saved;    /* of a switch: `work` has succeeded */
     struct error why; /* what fails while steps are undone */
 };
 struct step {
@@ -208,6 +225,12 @@ bool instance_must_resume(const struct instance *instance);
  * EINVAL: there is no memory. */
 int instance_copy(struct instance *instance, instance_work *prepare, instance_work *work,
                   void *context, struct error *err);
+/* The same for a VM that runs on a memory file of its own: `work` saves it so that this file is the
+ * image, which is the directory `image` by its path from the instance's, and the VM goes on in a
+ * VMM that was loaded from that. After a failure it goes on as before; *ret_saved: only that VMM
+ * failed. */
+int instance_switch(struct instance *instance, instance_work *work, const char *image,
+                    void *context, bool *ret_saved, struct error *err);
 /* The owner gives the instance up: what is there now is put on record, and `changed` is told. */
 void instance_end(struct instance *instance);
 /* What an intent in the record leaves of an instance without a VMM, if there is what that needs. */

@@ -5,9 +5,9 @@
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
+#include "util/directory.h"
 #include "util/fault.h"
 #include "util/json.h"
-#include "util/process.h"
 
 static cJSON *describe(struct instance *instance, const struct machine *machine)
 {
@@ -36,7 +36,6 @@ struct taking {
     const struct store_entry *entry;
     char path[STORE_HIDDEN_SIZE + 32]; /* of the entry's directory, from the instance's */
     struct vmm_save save;
-    double paused_at_ms;
 };
 
 static int link_image(const struct instance *instance, int directory_fd, struct error *err)
@@ -68,7 +67,6 @@ static int write_copy(struct taking *taking, struct error *err)
     struct instance *instance = taking->instance;
     struct machine machine;
     taking->save.loaded = instance->loaded;
-    taking->paused_at_ms = process_now_ms();
     int r = instance_write_image(instance, &taking->save, &machine, err);
     if (r < 0)
         return r;
@@ -90,20 +88,54 @@ static int take(struct instance *instance, void *context, struct error *err)
     return link_image(instance, taking->entry->fd, err);
 }
 
+/* May its VM go on in another VMM, for which nothing that is open between it and the world breaks?
+ * One that was loaded has written only to some of its memory, which is quickly copied. */
+static bool may_switch(const struct instance *instance)
+{
+    const struct machine *machine = &instance->machine;
+    const struct hypervisor *hypervisor = machine->hypervisor;
+    const bool has_tap = machine->network == NETWORK_TAP;
+    return instance->state == INSTANCE_RUNNING && !instance->loaded && hypervisor->shares_memory &&
+           (machine->network == NETWORK_NONE || (has_tap && hypervisor->takes_taps)) &&
+           !machine->vsock && !(hypervisor->copies_disks && disks_are_written(machine));
+}
+
+/* If the VM goes on as before, its memory can be copied still. */
+static int switch_or_copy(struct taking *taking, struct error *err)
+{
+    struct instance *instance = taking->instance;
+    bool saved;
+    struct error why;
+    taking->save.shared = true;
+    int r = instance_switch(instance, take, taking->path, taking, &saved, &why);
+    taking->save.shared = false;
+    if (r == 0)
+        return 0;
+    if (r == -ECANCELED || r == -ESHUTDOWN || (!saved && r != -EOPNOTSUPP))
+        return error_set(err, -r, "%s", why.text);
+    instances_warn(instance->table,
+                   "%s cannot go on in another VMM, so its memory is copied to save it: %s",
+                   instance->id, why.text);
+    r = directory_empty(taking->entry->fd, err);
+    return r == 0 ? instance_copy(instance, prepare, take, taking, err) : r;
+}
+
 /* A VM that runs goes on when it is written; how long it stood still is told. */
 static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
-    bool running = instance->state == INSTANCE_RUNNING;
+    const bool running = instance->state == INSTANCE_RUNNING;
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r == 0)
-        r = instance_copy(instance, prepare, take, taking, err);
+        r = may_switch(instance) ? switch_or_copy(taking, err)
+                                 : instance_copy(instance, prepare, take, taking, err);
     if (r < 0 || !running)
         return r;
-    double pause_ms = process_now_ms() - taking->paused_at_ms;
-    json_add(taking->json, "pause_ms", json_milliseconds(pause_ms));
+    const struct instance_pause pause = instance->last_pause; /* of which this is the owner */
+    json_add(taking->json, "pause_ms", json_milliseconds(pause.ms));
+    json_add_bool(taking->json, "switched", pause.switched);
     instances_warn(instance->table, "%s was paused for %.1f ms to be saved", instance->id,
-                   pause_ms);
+                   pause.ms);
     return 0;
 }
 

@@ -189,6 +189,14 @@ int instance_recover_vmm(struct instance *instance, struct error *err)
 void instance_recover_files(struct instance *instance)
 {
     store_tidy_entry(instance->image->directory_fd);
+    /* Of a switch that was cut short: the VMM on record is the one before, which was booted, or its
+     * successor, which was loaded. */
+    if (instance->vmm && !instance->loaded) {
+        instance_unhold_files(instance);
+        instance_remove_file(instance, "base");
+    } else {
+        instance_drop_held_files(instance);
+    }
     replace_marks(instance);
     if (instance_must_resume(instance))
         return;

@@ -43,6 +43,8 @@ static const struct transition transitions[] = {
     ROW(STATE, STANDBY, STOPPED, NONE, STANDBY, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
     ROW(STATE, STOPPED, STOPPED, NONE, STOPPED, STEP_REMOVE), /* of one that ended by itself */
     ROW(COPY, RUNNING, RUNNING, COPY, STOPPED, STEP_PREPARE, STEP_HOLD, STEP_COPY),
+    ROW(SWITCH, RUNNING, RUNNING, COPY, STOPPED, STEP_TURN, STEP_HOLD, STEP_COPY, STEP_BESIDE,
+        STEP_REPLACE, STEP_DISMISS),
     ROW(COPY, PAUSED, PAUSED, NONE, STOPPED, STEP_PAUSE, STEP_COPY),
     ROW(COPY, STANDBY, STANDBY, NONE, STANDBY, STEP_COPY),
     ROW(VMM, RUNNING, STOPPED, NONE, STOPPED, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
@@ -139,6 +141,19 @@ int instance_copy(struct instance *instance, instance_work *prepare, instance_wo
                      "an instance that is %s has no memory to snapshot: write running to its state "
                      "first",
                      instance_state_names[instance->state]);
+}
+
+int instance_switch(struct instance *instance, instance_work *work, const char *image,
+                    void *context, bool *ret_saved, struct error *err)
+{
+    struct transit transit = {.instance = instance,
+                              .transition = find(BY_SWITCH, INSTANCE_RUNNING, INSTANCE_RUNNING),
+                              .image = image,
+                              .work = work,
+                              .context = context};
+    int r = run(&transit, err);
+    *ret_saved = transit.is_saved;
+    return r;
 }
 
 /* A VMM that ended by itself with a signal: nobody waits for it who could be told. */

@@ -3,12 +3,15 @@
  * by the owner of the instance, without the lock. */
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
 
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
 #include "util/fault.h"
+#include "util/process.h"
 
 static bool is_cancelled(void *context)
 {
@@ -143,7 +146,19 @@ static int pause_vm(struct transit *transit, struct error *err)
 static int hold(struct transit *transit, struct error *err)
 {
     int r = record_intent(transit, err);
-    return r == 0 ? pause_vm(transit, err) : r;
+    if (r == 0)
+        r = pause_vm(transit, err);
+    transit->held_at_ms = process_now_ms();
+    return r;
+}
+
+/* It goes on. */
+static void note_pause(const struct transit *transit)
+{
+    struct instance *instance = transit->instance;
+    auto_lock(&instance->table->lock);
+    instance->last_pause = (struct instance_pause){process_now_ms() - transit->held_at_ms,
+                                                   transit->transition->by == BY_SWITCH};
 }
 
 /* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
@@ -153,8 +168,12 @@ static void unhold(struct transit *transit)
     pthread_mutex_lock(&instance->table->lock);
     int fd = instance->table->stopping ? -1 : instance->cancel_fd;
     pthread_mutex_unlock(&instance->table->lock);
-    if (instance->intent && instance_resume(instance, fd, &transit->why) < 0)
+    if (!instance->intent)
+        return;
+    if (instance_resume(instance, fd, &transit->why) < 0)
         error_prefix(&transit->why, 0, "the VM does not go on");
+    else if (transit->transition->by == BY_COPY)
+        note_pause(transit);
 }
 
 /* A loaded VMM is not the instance's yet. */
@@ -256,6 +275,75 @@ static void unload(struct transit *transit)
     end_started(transit);
     instance_remove_file(transit->instance, "base");
     disks_drop_tops(&transit->instance->machine, transit->instance->image->directory_fd);
+}
+
+/* ---- from one VMM to another ---- */
+
+/* The VMM before can go on as long as it has its files; its connection is open. */
+static int load_beside(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    const int directory_fd = instance->image->directory_fd;
+    struct vmm_context context = instance_context(instance);
+    context.before = instance->vmm;
+    transit->is_saved = transit->next.loaded = true;
+    instance_remove_file(instance, "base");
+    int r = instance_hold_files(instance, err);
+    if (r < 0)
+        return r;
+    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
+        return error_io(err, errno, "cannot link the memory as base");
+    fault_point(FAULT_LINKED);
+    return vmm_load(&context, &instance->machine, transit->image, &transit->vmm, err);
+}
+
+static void unload_beside(struct transit *transit)
+{
+    end_started(transit);
+    instance_unhold_files(transit->instance);
+    instance_remove_file(transit->instance, "base");
+}
+
+/* The record first: should the daemon end now, the next one lets the VM go on in the new VMM, and
+ * ends the one before. What was killed runs no more of the guest, even where it does not end yet.
+ */
+static int replace(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    struct vmm *before = instance->vmm;
+    struct error why;
+    int r = record_intent(transit, err);
+    if (r < 0)
+        return r;
+    pidfd_send_signal(before->pidfd, SIGKILL, NULL, 0);
+    pthread_mutex_lock(&instance->table->lock);
+    instance->vmm = transit->vmm;
+    instance->loaded = true;
+    pthread_mutex_unlock(&instance->table->lock);
+    transit->vmm = before;
+    if (go_on(transit, &why) == 0) {
+        note_pause(transit);
+        return 0;
+    }
+    leave_to_go_on(instance);
+    instances_warn(instance->table,
+                   "%s was saved, but it is not known whether the VM runs: write running to its "
+                   "state again: %s",
+                   instance->id, why.text);
+    return 0;
+}
+
+static int dismiss(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    struct error why;
+    (void)err;
+    if (vmm_stop(transit->vmm, &why) < 0)
+        instances_warn(instance->table, "%s: %s", instance->id, why.text);
+    vmm_close(steal_pointer(transit->vmm));
+    instance_drop_held_files(instance);
+    instance_remove_saved(instance);
+    return 0;
 }
 
 /* ---- arriving, and stopping ---- */
@@ -381,5 +469,6 @@ const struct step instance_steps[STEPS] = {
     [STEP_PREPARE] = {prepare, NULL},      [STEP_LOAD] = {load, unload},
     [STEP_RECORD] = {record, NULL},        [STEP_END] = {end_vmm, NULL},
     [STEP_RELEASE] = {release_vmm, NULL},  [STEP_ARRIVE] = {arrive, NULL},
-    [STEP_REMOVE] = {remove_files, NULL},
+    [STEP_REMOVE] = {remove_files, NULL},  [STEP_BESIDE] = {load_beside, unload_beside},
+    [STEP_REPLACE] = {replace, NULL},      [STEP_DISMISS] = {dismiss, NULL},
 };

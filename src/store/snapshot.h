@@ -5,7 +5,7 @@
  * snapshot.json (all but the first group may be missing in one that another tool wrote by hand):
  *     version 1, uuid, kind "standby", hypervisor "qemu", hypervisor_version, memory_bytes,
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
- *     source_instance, undelivered [ … ], pause_ms
+ *     source_instance, undelivered [ … ], pause_ms, switched
  *
  * Others may add snapshots to the store (hypefs import) or take some away: snapshots_look() reads
  * the store's directory, if it has changed. Finding and listing do not.

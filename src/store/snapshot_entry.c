@@ -66,7 +66,7 @@ bool snapshot_exists(const struct store *store, const char *id)
 }
 
 int snapshot_import(const struct store *store, const struct snapshot_import *import,
-                    struct error *err)
+                    size_t *ret_frames, struct error *err)
 {
     struct store_entry entry = {.fd = -1};
     struct image_index *index = NULL;
@@ -81,6 +81,8 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
         r = snapshot_entry_describe(&entry, import->json, &index->scan, err);
     if (r == 0)
         r = store_entry_publish(&entry, import->id, err);
+    if (r == 0)
+        *ret_frames = index->scan.count;
     image_index_unref(index);
     store_entry_discard(&entry);
     return r;

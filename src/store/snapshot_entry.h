@@ -38,8 +38,9 @@ struct snapshot_import {
 };
 
 /* Makes it, scans its image and publishes it; a daemon that runs sees it at the next look. EEXIST:
- * the id is taken; EINVAL: it is none; ECANCELED: `progress` said so. A failure leaves nothing. */
+ * the id is taken; EINVAL: it is none; ECANCELED: `progress` said so. A failure leaves nothing.
+ * `ret_frames`: how many frames the image has. */
 int snapshot_import(const struct store *store, const struct snapshot_import *import,
-                    struct error *err);
+                    size_t *ret_frames, struct error *err);
 
 #endif

@@ -40,7 +40,7 @@ cJSON *snapshot_info(struct snapshot *snapshot)
 {
     static const char *const before[] = {"kind",         "hypervisor", "hypervisor_version",
                                          "memory_bytes", "created_at", "source_instance"};
-    static const char *const after[] = {"undelivered", "pause_ms"};
+    static const char *const after[] = {"undelivered", "pause_ms", "switched"};
     cJSON *info = cJSON_CreateObject();
     const cJSON *json = snapshot_json(snapshot);
     struct image_index *index = NULL;

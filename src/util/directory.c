@@ -38,6 +38,11 @@ static int remove_file(void *context, int directory_fd, const char *name, struct
                : error_errno(err, errno, "%s cannot be removed", name);
 }
 
+int directory_empty(int directory_fd, struct error *err)
+{
+    return directory_walk(directory_fd, ".", remove_file, NULL, err);
+}
+
 int directory_remove(int parent_fd, const char *name, struct error *err)
 {
     if (unlinkat(parent_fd, name, 0) == 0 || errno == ENOENT)

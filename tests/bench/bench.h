@@ -69,6 +69,7 @@ void bench_forget(void);
 void bench_forks(void **state);
 void bench_warm(void **state);
 void bench_copies(void **state);
+void bench_saves(void **state);
 void bench_scan(void **state);
 void bench_tree(void **state);
 void bench_many(void **state);

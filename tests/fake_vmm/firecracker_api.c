@@ -297,7 +297,7 @@ static int put_create(struct fake *fake, const char *id, const cJSON *body, cJSO
     if (fake->state != FAKE_PAUSED)
         return refuse(fault, "Create snapshot error: Cannot save the microVM state: Operation not "
                              "allowed: save/restore unavailable while running");
-    if (strcmp(fake_text(body, "snapshot_type"), "Diff") == 0)
+    if (strcmp(fake_text(body, "snapshot_type"), "Diff") == 0 && fake->minor < 13)
         return refuse(fault, "Create snapshot error: Diff snapshots are not allowed on uVMs with "
                              "dirty page tracking disabled.");
     return firecracker_create(fake, fake_text(body, "snapshot_path"),

@@ -83,17 +83,22 @@ static int write_state(const struct fake *fake, int fd)
                : -1;
 }
 
-/* A memory file that is there is written over, as the real one does with one of the right size. */
+/* The state comes first. A memory file that is there is written over, as the real one does with one
+ * of the right size. */
 int firecracker_create(struct fake *fake, const char *state, const char *memory,
                        char fault[static FAKE_TEXT_SIZE])
 {
-    auto_close int memory_fd = open(memory, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
-    if (memory_fd < 0 || vm_write_memory(fake, memory_fd) < 0)
-        return failed(fault, "Create snapshot error: Cannot create memory file");
     auto_close int state_fd = open(state, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (state_fd < 0 || write_state(fake, state_fd) < 0)
         return failed(fault, "Create snapshot error: Cannot perform open on the snapshot backing "
                              "file");
+    auto_close int memory_fd = open(memory, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (memory_fd < 0)
+        return failed(fault,
+                      "Create snapshot error: Cannot perform open on the memory backing file");
+    if (vm_write_memory(fake, memory_fd) < 0)
+        return failed(fault,
+                      "Create snapshot error: Cannot perform write on the memory backing file");
     return 0;
 }
 

@@ -23,6 +23,8 @@ struct crash_operation {
     bool elsewhere;
     /* With the daemon all VMMs end, as with the host. */
     bool host_ends;
+    /* x may go on in another VMM. */
+    bool moves;
 };
 void crash_everywhere(struct harness *h, const struct crash_operation *operation);
 

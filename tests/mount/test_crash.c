@@ -272,6 +272,38 @@ static void crash_in_snapshot_of_a_running_one(void **state)
     crash_in(state, fork_it, NULL, run_snapshot, snapshot_of_running);
 }
 
+/* Without a disk: where its memory is a file, it goes on in another VMM. */
+static void boot_plain(struct harness *h)
+{
+    fake_make(h, "x", "mailboxes=m", "");
+    harness_put(crash_instance(h, "x", "state"), "running");
+    harness_await(h, crash_instance(h, "x", "console"), "ready");
+}
+
+static void crash_in_snapshot_of_a_booted_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = boot_plain,
+                                                       .run = run_snapshot,
+                                                       .done = snapshot_of_running,
+                                                       .moves = true});
+}
+
+static bool snapshot_or_ended(struct harness *h)
+{
+    arrived(h, "running", "stopped");
+    return is_there(h, "snapshots/s");
+}
+
+static void host_ends_in_snapshot_of_a_booted_one(void **state)
+{
+    crash_everywhere(*state, &(struct crash_operation){.prepare = boot_plain,
+                                                       .stage = boot_if_stopped,
+                                                       .run = run_snapshot,
+                                                       .done = snapshot_or_ended,
+                                                       .host_ends = true,
+                                                       .moves = true});
+}
+
 static void crash_in_snapshot_of_a_paused_one(void **state)
 {
     crash_in(state, boot_and_pause, NULL, run_snapshot, snapshot_of_paused);
@@ -488,6 +520,8 @@ int main(void)
         crash_test(crash_in_rmdir_of_a_fork),
         crash_test(crash_in_rmdir_of_a_snapshot),
         crash_test(crash_in_snapshot_of_a_running_one),
+        crash_test(crash_in_snapshot_of_a_booted_one),
+        crash_test(host_ends_in_snapshot_of_a_booted_one),
         crash_test(crash_in_snapshot_of_a_paused_one),
         crash_test(crash_in_snapshot_of_a_standby_one),
         crash_test(crash_in_commit),

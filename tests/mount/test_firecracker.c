@@ -120,6 +120,23 @@ static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
     assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
 }
 
+/* More than any store of a test has. */
+static void save_that_has_no_room_is_refused_before_it_begins(void **state)
+{
+    struct harness *h = *state;
+    assert_works(mkdir(fake_instance(h, "x", ""), 0755));
+    harness_put(fake_instance(h, "x", "config"),
+                "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                "\"memory_mib\":1048576,\"cmdline\":\"mailboxes=m\"}");
+    harness_put(fake_instance(h, "x", "state"), "running");
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), ENOSPC);
+    assert_file_contains(fake_instance(h, "x", "error"),
+                         "Firecracker needs up to 1048576 MiB of room");
+    assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
+    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
+    fake_drop(h, "x");
+}
+
 /* Puts snapshots/base on the tap t0. */
 static void publish_on_tap(struct harness *h)
 {
@@ -186,8 +203,15 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     taps_assert(h, "t1", false);
     assert_errno(commit(h, "f2"), 0);
     taps_assert(h, "t1", true);
+    fake_drop(h, "f2");
+    /* By the interface's id the same. */
+    harness_put(forks(h, "new/options"), "{\"taps\":{\"net0\":\"t1\"}}");
+    assert_errno(commit(h, "f2"), 0);
+    taps_assert(h, "t1", true);
     fake_drop(h, "f1");
     fake_drop(h, "f2");
+    harness_put(forks(h, "new/options"), "{\"taps\":{\"eth9\":\"t1\"}}");
+    assert_refused(h, EINVAL, "validate", "has no interface \"eth9\" on a tap");
     fake_tell(h, "FAKE_VMM_VERSION=1.11.0");
     harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
     assert_refused(h, EOPNOTSUPP, "load", "needs Firecracker 1.12, and this one is 1.11.0");
@@ -471,6 +495,7 @@ int main(void)
         fork_test(fork_without_a_network_cannot_ack_by_datagram),
         fork_test(instance_when_the_daemon_starts_again_is_saved_all_the_same),
         fork_test(standby_that_fails_after_the_save_keeps_none_of_it),
+        fork_test(save_that_has_no_room_is_refused_before_it_begins),
         fork_test(fork_on_another_tap_needs_a_version_that_can),
         fork_test(fork_into_standby_on_another_tap_runs_on_that),
         fork_test(guest_that_refuses_has_its_reason_told),

@@ -152,6 +152,40 @@ static void cloud_hypervisor_without_its_config_is_shown_and_cannot_be_forked(vo
     assert_no_instance(h);
 }
 
+/* The program only says what it is: it does not come to a load. */
+static void state_of_another_firecracker_is_refused_with_both_versions(void **state)
+{
+    struct harness *h = *state;
+    char *program = harness_format(h, "%s/firecracker", h->directory);
+    assert_shell("bash", "printf '" MAGIC "\\x05\\0\\0\\0\\0\\0\\0\\0008.0.0' > $T/in/firecracker",
+                 0);
+    assert_string_equal(assert_shell("bash", FIRECRACKER "fc", 0).out,
+                        "the state can be loaded by: firecracker 1.13 or 1.14\n");
+    harness_put(program, "#!/bin/sh\n"
+                         "case $1 in\n"
+                         "--version) echo Firecracker v1.16.0 ;;\n"
+                         "--snapshot-version) echo v10.0.0 ;;\n"
+                         "*) exit 1 ;;\n"
+                         "esac\n");
+    assert_works(chmod(program, 0755));
+    harness_mount(h, (const char *const[]){"--firecracker", program, NULL});
+    assert_errno(harness_write(harness_path(h, "snapshots/fc/forks/new/commit"), "f"), EOPNOTSUPP);
+    const char *error = harness_get(h, harness_path(h, "snapshots/fc/forks/new/error"));
+    assert_contains(error, "format 8.0, which Firecracker 1.13 or 1.14 writes");
+    assert_contains(error, "Firecracker 1.16.0, loads v10.0.0");
+    assert_no_instance(h);
+}
+
+static void memory_without_a_mailbox_is_imported_with_a_warning(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash", "rm $T/in/memory && truncate -s 16M $T/in/memory", 0);
+    struct harness_result result = assert_shell("bash", FIRECRACKER "fc", 0);
+    assert_string_equal(result.out, "");
+    assert_contains(result.err, "hypefs import: warning: no mailbox was found in ");
+    assert_contains(result.err, "/in/memory: nothing can be delivered");
+}
+
 static void memory_is_copied_without_its_zeros(void **state)
 {
     struct harness *h = *state;
@@ -502,6 +536,8 @@ int main(void)
         daemon_test(import_beside_a_daemon_is_shown_at_once),
         import_test(import_without_a_daemon_makes_the_store),
         daemon_test(cloud_hypervisor_without_its_config_is_shown_and_cannot_be_forked),
+        import_test(state_of_another_firecracker_is_refused_with_both_versions),
+        import_test(memory_without_a_mailbox_is_imported_with_a_warning),
         import_test(memory_is_copied_without_its_zeros),
         daemon_test(linked_memory_that_changes_fails_the_commit),
         import_test(link_to_another_file_system_is_refused_with_the_remedy),

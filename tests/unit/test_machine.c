@@ -253,6 +253,39 @@ static void set_tap_marks_the_interface_only_when_the_tap_is_another(void **stat
     machine_finish(&machine);
 }
 
+static void set_taps_goes_by_the_ids_of_interfaces(void **state)
+{
+    static const char text[] =
+        "{\"memory_bytes\":4096,\"vcpus\":1,\"machine\":\"microvm\",\"accel\":\"kvm\","
+        "\"network\":{\"mode\":\"tap\",\"restrict\":false,\"interfaces\":["
+        "{\"id\":\"eth0\",\"tap\":\"t0\"},{\"id\":\"eth1\",\"tap\":\"t1\"}]},\"disks\":[]}";
+    static const struct {
+        const char *taps, *first, *second;
+        int code;
+    } cases[] = {
+        {"{\"eth1\":\"t9\"}", "t0", "t9", 0},
+        {"{\"eth1\":\"t8\",\"eth0\":\"t9\"}", "t9", "t8", 0},
+        {"{\"eth1\":\"t0\",\"eth0\":\"t1\"}", "t1", "t0", 0},
+        {"{\"eth1\":\"t0\"}", NULL, NULL, -EINVAL},
+        {"{\"eth2\":\"t2\"}", NULL, NULL, -EINVAL},
+    };
+    (void)state;
+    for (size_t i = 0; i < array_length(cases); i++) {
+        struct machine machine = {0};
+        struct error err = {0};
+        auto_json cJSON *taps = cJSON_Parse(cases[i].taps);
+        assert_int_equal(from_text(text, &machine, &err), 0);
+        assert_int_equal(machine_set_tap(&machine, "t7", &err), -EINVAL);
+        assert_int_equal(machine_set_taps(&machine, taps, &err), cases[i].code);
+        if (cases[i].code == 0) {
+            assert_string_equal(machine.interfaces[0].tap, cases[i].first);
+            assert_string_equal(machine.interfaces[1].tap, cases[i].second);
+            assert_int_equal(machine.interfaces[0].replaced, strcmp(cases[i].first, "t0") != 0);
+        }
+        machine_finish(&machine);
+    }
+}
+
 static void cpuinfo_flags_are_whole_words_of_the_first_cpu(void **state)
 {
     (void)state;
@@ -325,6 +358,7 @@ int main(void)
         cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
         cmocka_unit_test(finish_takes_a_finished_one_and_null),
         cmocka_unit_test(set_tap_marks_the_interface_only_when_the_tap_is_another),
+        cmocka_unit_test(set_taps_goes_by_the_ids_of_interfaces),
         cmocka_unit_test(cpuinfo_flags_are_whole_words_of_the_first_cpu),
         cmocka_unit_test(cpuinfo_hash_tells_models_and_flags_apart_and_nothing_else),
         cmocka_unit_test(resolve_accel_keeps_what_was_chosen_and_never_leaves_auto),

@@ -23,7 +23,8 @@ static char *arguments_of(const struct machine *machine, const struct program *p
                                .type = "thetype",
                                .memory = "a,b/memory",
                                .restore = restore,
-                               .qmp_fd = 7};
+                               .qmp_fd = 7,
+                               .tap_fd = -1};
     struct error err = {0};
     char **arguments = NULL, *text = strdup("\n");
     if (qemu_arguments_create(machine, &start, &arguments, &err) < 0)

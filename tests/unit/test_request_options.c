@@ -25,7 +25,7 @@ static void options_when_not_given_are_the_defaults(void **state)
         assert_null(options.ack_address);
     }
     auto_json cJSON *json = cJSON_Parse(fork_options_default);
-    assert_int_equal(cJSON_GetArraySize(json), 8);
+    assert_int_equal(cJSON_GetArraySize(json), 9);
     assert_true(fork_options_default[strlen(fork_options_default) - 1] == '\n');
 }
 
@@ -38,6 +38,10 @@ static void options_when_given_are_taken(void **state)
     assert_true(!options.wait_for_network && options.keep);
     assert_string_equal(options.ack_address, "::1");
     free(options.ack_address);
+    options = options_of("{\"taps\":{\"eth0\":\"t1\",\"eth1\":\"t2\"}}");
+    assert_string_equal(cJSON_GetStringValue(cJSON_GetObjectItem(options.taps, "eth1")), "t2");
+    assert_null(options.tap);
+    cJSON_Delete(options.taps);
     assert_null(options.tap);
     options = options_of("{\"tap\":\"a-b.C_d01234567\"}");
     assert_string_equal(options.tap, "a-b.C_d01234567");
@@ -65,6 +69,11 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"identity\":1}", EINVAL, "\"identity\" must be true or false"},
         {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
         {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},
+        {"{\"taps\":{}}", EINVAL, "\"taps\" must name interfaces"},
+        {"{\"taps\":{\"eth0\":\"\"}}", EINVAL, "taps: \"eth0\" must be the name"},
+        {"{\"taps\":{\"eth0\":\"t1\",\"eth1\":7}}", EINVAL, "taps: \"eth1\" must be the name"},
+        {"{\"taps\":[\"t1\"]}", EINVAL, "\"taps\" must be an object"},
+        {"{\"taps\":{\"eth0\":\"t1\"},\"tap\":\"t1\"}", EINVAL, "not both"},
         {"{\"tap\":\"0123456789abcdef\"}", EINVAL, "\"tap\" must be the name"},
         {"{\"tap\":\"t0\",\"ack_address\":\"x\"}", EINVAL, "\"ack_address\""},
         {"{\"tap\":7}", EINVAL, "\"tap\" must be a string, or null"},

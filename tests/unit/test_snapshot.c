@@ -139,6 +139,7 @@ static void info_when_printed_has_its_members_in_order(void **state)
                                           "truncated",
                                           "undelivered",
                                           "pause_ms",
+                                          "switched",
                                           "changed",
                                           "accepted"};
     struct world *world = *state;

@@ -16,7 +16,8 @@ static int import(struct world *world, const char *id, const struct world_image 
     const struct snapshot_import parts = {
         .id = id, .json = json, .fill = world_fill, .progress = progress, .context = &copy};
     assert_int_equal(store_attach(world->path, false, &store, &world->err), 0);
-    int r = snapshot_import(&store, &parts, &world->err);
+    size_t frames;
+    int r = snapshot_import(&store, &parts, &frames, &world->err);
     store_close(&store);
     return r;
 }

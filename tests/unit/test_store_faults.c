@@ -92,7 +92,8 @@ static int import(struct world *world, struct error *err)
     faults_armed = true;
     const struct snapshot_import what = {
         .id = "more", .json = json, .fill = world_fill, .context = &image};
-    return snapshot_import(&world->store, &what, err);
+    size_t frames;
+    return snapshot_import(&world->store, &what, &frames, err);
 }
 
 static int remove_snapshot(struct world *world, struct error *err)

@@ -157,8 +157,6 @@ static void snapshot_of_one_that_runs_lets_it_go_on(void **state)
 /* What takes time is the image that it was loaded from, which nobody writes to. */
 static void fork_runs_while_its_image_is_copied_for_a_snapshot(void **state)
 {
-    if (strcmp(vm_vmm(), "firecracker") == 0)
-        skip(); /* which writes all of the memory itself, in the pause */
     struct harness *h = *state;
     fork_base(h);
     harness_put(gate(h), "");

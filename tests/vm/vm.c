@@ -108,6 +108,11 @@ void vm_use_disks(const char *disks)
     guest_disks = disks;
 }
 
+void vm_use_network(const char *network)
+{
+    guest_network = network;
+}
+
 void vm_use_memory(int mib)
 {
     guest_mib = mib;

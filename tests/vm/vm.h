@@ -6,8 +6,8 @@
  *
  * The guest program is guest/vm_guest.c, unless it is the agent. HYPEFS_TEST_KERNEL names the
  * folder of an unpacked kernel package (examples/guest/fetch-kernel.sh; by default the one in the
- * user's cache). HYPEFS_TEST_VMM names another VMM than QEMU; its guests have no network, unless the
- * test gives them taps.
+ * user's cache). HYPEFS_TEST_VMM names another VMM than QEMU; its guests have no network, unless
+ * the test gives them taps.
  */
 #ifndef HYPEFS_TESTS_VM_H
 #define HYPEFS_TESTS_VM_H
@@ -48,6 +48,8 @@ void vm_needs_qemu(void);
 
 /* The "disks" in the configs of guests; kept, not copied. */
 void vm_use_disks(const char *disks);
+/* The "network" in them; kept, not copied. NULL: as by default. */
+void vm_use_network(const char *network);
 /* The "memory_mib" in them. */
 void vm_use_memory(int mib);
 /* Starts instances/template in a mounted store; and waits until its guest is ready, too. */

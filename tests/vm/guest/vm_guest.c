@@ -14,6 +14,7 @@
  *     hypefs.twin                       keeps a copy of the first mailbox's page, as migration
  *                                       leaves them behind, and never looks into it
  *     hypefs.ticks                      prints "vm_guest: tick N" every 100 ms
+ *     hypefs.fill=MIB                   writes to as much memory, before all else
  *
  * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
  * characters as \xNN; the network's NAME is "(network)". The payload's member "do" is one of the
@@ -215,6 +216,31 @@ static void finish_disk(struct hypefs_mailbox *box)
     ack(box);
 }
 
+/* Pages of which no two are equal, and none is of zeros. */
+static void fill(const char *mib)
+{
+    size_t size = strtoul(mib, NULL, 10) << 20;
+    unsigned char *memory =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        die("fill", -errno);
+    for (size_t at = 0; at < size; at += FRAME_SIZE) {
+        memset(memory + at, 0xa5, FRAME_SIZE);
+        memcpy(memory + at, &at, sizeof at);
+    }
+}
+
+/* As much more as its member "text" says. */
+static void fill_more(struct hypefs_mailbox *box)
+{
+    char mib[TEXT_MAX + 1] = "0";
+    size_t size;
+    const char *payload = hypefs_mailbox_payload(box, &size);
+    guest_member_word(payload, size, "text", mib, TEXT_MAX);
+    fill(mib);
+    ack(box);
+}
+
 static void mount_disk(void)
 {
     static char half[HALF_BYTES];
@@ -246,6 +272,7 @@ static const struct {
     {"reboot", reboot_now},
     {"write", write_disk},
     {"finish", finish_disk},
+    {"fill", fill_more},
 };
 
 static void print_payload(const char *name, const char *payload, size_t size)
@@ -392,6 +419,10 @@ int main(void)
     if (!file || !fgets(line, sizeof line, file))
         die("/proc/cmdline", -EIO);
     fclose(file);
+    char *filled = parameter(line, "hypefs.fill");
+    if (filled)
+        fill(filled);
+    free(filled);
     char *child = parameter(line, "hypefs.child");
     char *disk = parameter(line, "hypefs.disk");
     char *names = parameter(line, "hypefs.mailboxes");
