@@ -279,20 +279,20 @@ static const struct json_field option_fields[] = {
      .min = MACHINE_LOG_MAX_LEAST, .max = MACHINE_LOG_MAX_MOST},
 };
 
-static int check_tap(const char *name, const char *tap, struct error *err)
+static int check_tap(const char *name, const char *tap, const char *or_else, struct error *err)
 {
     return !tap || !machine_tap_valid(tap)
                ? error_set(err, EINVAL,
                            "\"%s\" must be the name of the host's interface: 1 to %d of A-Z, a-z, "
                            "0-9, \"_\", \".\" and \"-\"%s",
-                           name, MACHINE_TAP_MAX, strcmp(name, "tap") == 0 ? ", or null" : "")
+                           name, MACHINE_TAP_MAX, or_else)
                : 0;
 }
 
 static int check_taps(const struct option_members *members, struct error *err)
 {
     const cJSON *tap;
-    int r = members->tap ? check_tap("tap", members->tap, err) : 0;
+    int r = members->tap ? check_tap("tap", members->tap, ", or null", err) : 0;
     if (r == 0 && members->tap && members->taps)
         return error_set(err, EINVAL, "give \"tap\" or \"taps\", not both");
     if (r == 0 && members->taps && !members->taps->child)
@@ -300,7 +300,7 @@ static int check_taps(const struct option_members *members, struct error *err)
                          "\"taps\" must name interfaces of the machine, each with a tap of the "
                          "host: {\"eth0\": \"t1\"}; or be null");
     cJSON_ArrayForEach (tap, members->taps)
-        if (r == 0 && (r = check_tap(tap->string, cJSON_GetStringValue(tap), err)) < 0)
+        if (r == 0 && (r = check_tap(tap->string, cJSON_GetStringValue(tap), "", err)) < 0)
             error_prefix(err, r, "taps");
     return r;
 }

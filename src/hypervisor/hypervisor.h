@@ -138,7 +138,7 @@ struct vmm_save {
     bool prepared; /* by vmm_prepare(): "memory" of the directory is a copy of "base" */
     bool shared;   /* the memory that a booted one shares with its file is not copied, though the VM
                       does not end after it: it must never run in that VMM again once somebody uses
-                      what was saved. EOPNOTSUPP of a VM that is in its firmware */
+                      what was saved. EAGAIN of a VM that is in its firmware */
 };
 
 /* How a VMM ended. */

@@ -129,6 +129,9 @@ static int link_file(const struct vmm_context *context, const struct vmm_save *s
     if (r == 0 && linkat(context->directory_fd, own_name, context->directory_fd, path, 0) < 0)
         r = error_errno(err, errno, "the VM's memory cannot be linked as %s", path);
     fault_point(FAULT_LINKED);
+    /* As every image; its VMM has it open already. */
+    if (r == 0 && fchmodat(context->directory_fd, path, 0400, 0) < 0)
+        r = error_errno(err, errno, "the mode of %s cannot be changed", path);
     return r;
 }
 

@@ -4,10 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/if_tun.h>
 #include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -211,21 +213,35 @@ struct tap_search {
     int fd;
 };
 
+/* The descriptor may have become another file's since its number was found. */
+static bool is_of_tap(int fd, const char *tap)
+{
+    struct ifreq request = {0};
+    return ioctl(fd, TUNGETIFF, &request) == 0 && strcmp(request.ifr_name, tap) == 0;
+}
+
 /* The kernel tells of each descriptor of a tap which interface it is of. A directory_visit. */
 static int take_tap(void *context, int directory_fd, const char *name, struct error *err)
 {
     struct tap_search *search = context;
     char line[PATH_SIZE], tap[MACHINE_TAP_MAX + 1];
     (void)err;
-    int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
     auto_fclose FILE *file = fd >= 0 ? fdopen(fd, "r") : NULL;
     bool found = false;
+    if (file)
+        steal_fd(&fd);
     while (file && !found && fgets(line, sizeof line, file))
         found = sscanf(line, "iff: %15s", tap) == 1 && strcmp(tap, search->tap) == 0;
     if (!found)
         return 0;
-    search->fd = pidfd_getfd(search->vmm->pidfd, (int)strtol(name, NULL, 10), 0);
-    return search->fd >= 0 ? 1 : -errno;
+    auto_close int taken = pidfd_getfd(search->vmm->pidfd, (int)strtol(name, NULL, 10), 0);
+    if (taken < 0)
+        return -errno;
+    if (!is_of_tap(taken, search->tap))
+        return 0;
+    search->fd = steal_fd(&taken);
+    return 1;
 }
 
 int opened_take_tap(const struct vmm *vmm, const char *tap, int *ret, struct error *err)
@@ -234,9 +250,13 @@ int opened_take_tap(const struct vmm *vmm, const char *tap, int *ret, struct err
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%d/fdinfo", (int)vmm->pid);
     int r = directory_walk(AT_FDCWD, path, take_tap, &search, NULL);
-    if (r <= 0)
-        return error_set(err, EIO, "the tap %s cannot be taken from process %d, which has it%s%s",
-                         tap, (int)vmm->pid, r < 0 ? ": " : "", r < 0 ? strerrordesc_np(-r) : "");
+    if (r == 0)
+        return error_set(err, EIO, "the process %d does not have the tap %s open", (int)vmm->pid,
+                         tap);
+    if (r < 0)
+        return error_io(
+            err, -r, "the tap %s cannot be taken over from the process %d%s", tap, (int)vmm->pid,
+            r == -EPERM ? " (with ptrace_scope 1 the daemon must have started it)" : "");
     *ret = search.fd;
     return 0;
 }

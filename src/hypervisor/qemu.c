@@ -275,14 +275,16 @@ static int loaded(const struct vmm_context *context, struct vmm *vmm, struct err
 
 static int await_loaded(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    double deadline_ms = process_now_ms() + LOAD_MS;
+    const int timeout_ms = context->answer_ms > 0 ? context->answer_ms : LOAD_MS;
+    double deadline_ms = process_now_ms() + timeout_ms;
     for (int pause_ms = LOAD_POLL_MIN_MS;; pause_ms *= 2) {
         int r = loaded(context, vmm, err);
         if (r != 0)
             return r < 0 ? r : 0;
         double now_ms = process_now_ms();
         if (now_ms > deadline_ms)
-            return error_set(err, EIO, "QEMU did not load the state within %d s", LOAD_MS / 1000);
+            return error_set(err, EIO, "QEMU did not load the state within %d s",
+                             timeout_ms / 1000);
         if (pause_ms > LOAD_POLL_MAX_MS)
             pause_ms = LOAD_POLL_MAX_MS;
         int fds[] = {vmm->pidfd, context->cancel_fd};
@@ -368,7 +370,8 @@ static int restore(const struct vmm_context *context, const struct machine *mach
 }
 
 /* The VMM before may go on with the tap, if this one fails to load: it may have changed the length
- * of the header that comes with each frame by then. */
+ * of the header that comes with each frame by then. (It has switched offloads off, too, which
+ * cannot be read back: the host does that work then.) */
 static int restore_with_tap(const struct vmm_context *context, const struct machine *machine,
                             const struct program *program, const struct image *image,
                             struct vmm **ret, struct error *err)

@@ -120,7 +120,7 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
     if (r == 0)
         r = find_firmware(context, vmm, machine, err);
     if (r == 0 && save->shared && machine->in_firmware)
-        r = error_set(err, EOPNOTSUPP, "the VM is in its firmware, which a load begins again");
+        r = error_set(err, EAGAIN, "the VM is in its firmware, which a load begins again");
     if (r == 0)
         r = memory_open(context, vmm, save, &memory, err);
     if (r == 0 && !ends)

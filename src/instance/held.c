@@ -50,43 +50,54 @@ static size_t held_length(const char *name)
     return is_held ? size - end : 0;
 }
 
+static void warn(const struct instance *instance, const char *name, const char *what)
+{
+    instances_warn(instance->table, "%s of the instance %s cannot be %s in the store: %s", name,
+                   instance->id, what, strerrordesc_np(errno));
+}
+
 /* A directory_visit. */
 static int give_back(void *context, int directory_fd, const char *name, struct error *err)
 {
     char own[HELD_SIZE];
-    (void)context;
+    (void)err;
     size_t length = held_length(name);
     if (length == 0)
         return 0;
     snprintf(own, sizeof own, "%.*s", (int)length, name);
-    return renameat(directory_fd, name, directory_fd, own) == 0
-               ? 0
-               : error_errno(err, errno, "%s cannot be renamed", name);
+    if (renameat(directory_fd, name, directory_fd, own) < 0)
+        warn(context, name, "renamed");
+    return 0;
 }
 
 /* A directory_visit. */
 static int drop(void *context, int directory_fd, const char *name, struct error *err)
 {
-    (void)context;
-    if (held_length(name) == 0 || unlinkat(directory_fd, name, 0) == 0)
-        return 0;
-    return error_errno(err, errno, "%s cannot be removed", name);
+    (void)err;
+    if (held_length(name) > 0 && unlinkat(directory_fd, name, 0) < 0)
+        warn(context, name, "removed");
+    return 0;
 }
 
 /* What fails is told in the log. */
-static void walk(const struct instance *instance, directory_visit *visit)
+static void walk(struct instance *instance, directory_visit *visit)
 {
     struct error why;
-    if (directory_walk(instance->image->directory_fd, ".", visit, NULL, &why) < 0)
+    if (directory_walk(instance->image->directory_fd, ".", visit, instance, &why) < 0)
         instances_warn(instance->table, "%s, in the store: %s", instance->id, why.text);
 }
 
-void instance_unhold_files(const struct instance *instance)
+void instance_unhold_files(struct instance *instance)
 {
     walk(instance, give_back);
 }
 
-void instance_drop_held_files(const struct instance *instance)
+void instance_drop_held_files(struct instance *instance)
 {
     walk(instance, drop);
+}
+
+void instance_settle_held_files(struct instance *instance, bool loaded)
+{
+    walk(instance, loaded ? drop : give_back);
 }

@@ -121,6 +121,7 @@ struct instance {
                       was not, in this daemon's life */
         bool switched; /* to another VMM, and not copied */
     } last_pause;
+    bool cannot_switch; /* an attempt has failed since it was booted */
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
     cJSON *fork;       /* fork.json; constant; NULL unless a fork */

@@ -117,9 +117,12 @@ int instance_read_vmm(const struct instance *instance, const cJSON *record, stru
 
 int instance_hold_files(const struct instance *instance, struct error *err);
 /* They have their names again, whatever the other has left under these. */
-void instance_unhold_files(const struct instance *instance);
+void instance_unhold_files(struct instance *instance);
 /* They are not needed any more. */
-void instance_drop_held_files(const struct instance *instance);
+void instance_drop_held_files(struct instance *instance);
+/* What a switch has left that was cut short, or could not tidy up: its VMM was booted, and is the
+ * one before; or it was loaded, and is its successor. */
+void instance_settle_held_files(struct instance *instance, bool loaded);
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */
 
@@ -165,9 +168,8 @@ enum step_name {
     STEP_SAVE,    /* the image, and its index */
     STEP_COPY,    /* what the caller does to the memory */
     STEP_BESIDE,  /* what was saved is loaded in another VMM, beside the one that has the VM */
-    STEP_REPLACE, /* the intent in the record, of that VMM; the one before is killed, and the VM
-                     goes on in the other. Cannot be undone: what fails after the kill is a warning
-                   */
+    STEP_REPLACE, /* the intent in the record, of that VMM; the VM goes on in it, and the one before
+                     is killed */
     STEP_DISMISS, /* the end of the VMM before, and of its files */
     STEP_RECORD,  /* what the instance is about to become */
     STEP_END,     /* of the VMM; if it does not end, what follows comes when it has ended */
@@ -199,6 +201,7 @@ struct transit {
     struct machine booted, saved;
     struct vmm *vmm;   /* one that is not the instance's: not yet, or no more */
     double held_at_ms; /* process_now_ms() */
+    double paused_ms;  /* that a VM stood still which was held and goes on */
     const char *image; /* of a switch: where `work` saves the VM, from the instance's directory */
     struct image_index *index;
     instance_work *prepare, *work; /* of a copy */
@@ -222,15 +225,15 @@ bool instance_must_resume(const struct instance *instance);
 /* ---- state_machine.c: by the owner ---- */
 
 /* Does `work` while the VM, if there is one, stands still, and `prepare` before, if it runs.
- * EINVAL: there is no memory. */
+ * *ret_paused_ms: how long it stood still, if it goes on. EINVAL: there is no memory. */
 int instance_copy(struct instance *instance, instance_work *prepare, instance_work *work,
-                  void *context, struct error *err);
+                  void *context, double *ret_paused_ms, struct error *err);
 /* The same for a VM that runs on a memory file of its own: `work` saves it so that this file is the
  * image, which is the directory `image` by its path from the instance's, and the VM goes on in a
  * VMM that was loaded from that. After a failure it goes on as before; *ret_saved: only that VMM
  * failed. */
 int instance_switch(struct instance *instance, instance_work *work, const char *image,
-                    void *context, bool *ret_saved, struct error *err);
+                    void *context, double *ret_paused_ms, bool *ret_saved, struct error *err);
 /* The owner gives the instance up: what is there now is put on record, and `changed` is told. */
 void instance_end(struct instance *instance);
 /* What an intent in the record leaves of an instance without a VMM, if there is what that needs. */

@@ -95,29 +95,57 @@ static bool may_switch(const struct instance *instance)
     const struct machine *machine = &instance->machine;
     const struct hypervisor *hypervisor = machine->hypervisor;
     const bool has_tap = machine->network == NETWORK_TAP;
-    return instance->state == INSTANCE_RUNNING && !instance->loaded && hypervisor->shares_memory &&
+    return instance->state == INSTANCE_RUNNING && !instance->loaded && !instance->cannot_switch &&
+           hypervisor->shares_memory && !machine->vsock &&
            (machine->network == NETWORK_NONE || (has_tap && hypervisor->takes_taps)) &&
-           !machine->vsock && !(hypervisor->copies_disks && disks_are_written(machine));
+           !(hypervisor->copies_disks && disks_are_written(machine));
 }
 
-/* If the VM goes on as before, its memory can be copied still. */
-static int switch_or_copy(struct taking *taking, struct error *err)
+/* *ret_goes_on: it failed, and the VM goes on as before. What has failed once would fail again: the
+ * memory of this VM is copied from now on. */
+static int switch_vmm(struct taking *taking, double *ret_paused_ms, bool *ret_goes_on,
+                      struct error *err)
 {
     struct instance *instance = taking->instance;
     bool saved;
-    struct error why;
     taking->save.shared = true;
-    int r = instance_switch(instance, take, taking->path, taking, &saved, &why);
+    int r = instance_switch(instance, take, taking->path, taking, ret_paused_ms, &saved, err);
     taking->save.shared = false;
+    *ret_goes_on = r < 0 && r != -ECANCELED && r != -ESHUTDOWN && (saved || r == -EAGAIN);
+    instance->cannot_switch = *ret_goes_on && saved;
+    return r;
+}
+
+static int copy_memory(struct taking *taking, double *ret_paused_ms, struct error *err)
+{
+    return instance_copy(taking->instance, prepare, take, taking, ret_paused_ms, err);
+}
+
+/* Whoever finds no turn to load a VMM copies, rather than wait. */
+static int switch_or_copy(struct taking *taking, struct instance_pause *ret, struct error *err)
+{
+    struct instance *instance = taking->instance;
+    struct turns *turns = instance->table->setup.turns;
+    struct error why = {0};
+    double more_ms = 0;
+    bool goes_on = false;
+    if (!turns_try(turns))
+        return copy_memory(taking, &ret->ms, err);
+    int r = switch_vmm(taking, &ret->ms, &goes_on, &why);
+    turns_release(turns);
+    ret->switched = r == 0;
     if (r == 0)
         return 0;
-    if (r == -ECANCELED || r == -ESHUTDOWN || (!saved && r != -EOPNOTSUPP))
+    if (!goes_on)
         return error_set(err, -r, "%s", why.text);
     instances_warn(instance->table,
                    "%s cannot go on in another VMM, so its memory is copied to save it: %s",
                    instance->id, why.text);
     r = directory_empty(taking->entry->fd, err);
-    return r == 0 ? instance_copy(instance, prepare, take, taking, err) : r;
+    if (r == 0)
+        r = copy_memory(taking, &more_ms, err);
+    ret->ms += more_ms;
+    return r;
 }
 
 /* A VM that runs goes on when it is written; how long it stood still is told. */
@@ -125,17 +153,19 @@ static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
     const bool running = instance->state == INSTANCE_RUNNING;
+    struct instance_pause pause = {0};
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r == 0)
-        r = may_switch(instance) ? switch_or_copy(taking, err)
-                                 : instance_copy(instance, prepare, take, taking, err);
+        r = may_switch(instance) ? switch_or_copy(taking, &pause, err)
+                                 : copy_memory(taking, &pause.ms, err);
     if (r < 0 || !running)
         return r;
-    const struct instance_pause pause = instance->last_pause; /* of which this is the owner */
     json_add(taking->json, "pause_ms", json_milliseconds(pause.ms));
     json_add_bool(taking->json, "switched", pause.switched);
     instances_warn(instance->table, "%s was paused for %.1f ms to be saved", instance->id,
                    pause.ms);
+    auto_lock(&instance->table->lock);
+    instance->last_pause = pause;
     return 0;
 }
 

@@ -73,9 +73,11 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
 {
     if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
         return 0;
+    const bool loaded = cJSON_IsTrue(json_get(json, "loaded"));
     int r = instance_read_vmm(instance, json, &instance->vmm, err);
     if (r < 0)
         return r;
+    instance_settle_held_files(instance, loaded);
     if (!instance->vmm && is_kept(instance)) {
         instance->state = INSTANCE_STANDBY;
         instance->intent = INTENT_NONE;
@@ -86,7 +88,7 @@ static int adopt(struct instance *instance, const cJSON *json, struct error *err
         note_end(instance);
         return 0;
     }
-    instance->loaded = cJSON_IsTrue(json_get(json, "loaded"));
+    instance->loaded = loaded;
     instance_adopt_taps(instance, &instance->machine);
     instance_adopt_disks(instance);
     find_mapped(instance);
@@ -189,14 +191,8 @@ int instance_recover_vmm(struct instance *instance, struct error *err)
 void instance_recover_files(struct instance *instance)
 {
     store_tidy_entry(instance->image->directory_fd);
-    /* Of a switch that was cut short: the VMM on record is the one before, which was booted, or its
-     * successor, which was loaded. */
-    if (instance->vmm && !instance->loaded) {
-        instance_unhold_files(instance);
+    if (instance->vmm && !instance->loaded) /* of a switch that was cut short */
         instance_remove_file(instance, "base");
-    } else {
-        instance_drop_held_files(instance);
-    }
     replace_marks(instance);
     if (instance_must_resume(instance))
         return;

@@ -43,8 +43,8 @@ static const struct transition transitions[] = {
     ROW(STATE, STANDBY, STOPPED, NONE, STANDBY, STEP_RECORD, STEP_ARRIVE, STEP_REMOVE),
     ROW(STATE, STOPPED, STOPPED, NONE, STOPPED, STEP_REMOVE), /* of one that ended by itself */
     ROW(COPY, RUNNING, RUNNING, COPY, STOPPED, STEP_PREPARE, STEP_HOLD, STEP_COPY),
-    ROW(SWITCH, RUNNING, RUNNING, COPY, STOPPED, STEP_TURN, STEP_HOLD, STEP_COPY, STEP_BESIDE,
-        STEP_REPLACE, STEP_DISMISS),
+    ROW(SWITCH, RUNNING, RUNNING, COPY, STOPPED, STEP_HOLD, STEP_COPY, STEP_BESIDE, STEP_REPLACE,
+        STEP_DISMISS),
     ROW(COPY, PAUSED, PAUSED, NONE, STOPPED, STEP_PAUSE, STEP_COPY),
     ROW(COPY, STANDBY, STANDBY, NONE, STANDBY, STEP_COPY),
     ROW(VMM, RUNNING, STOPPED, NONE, STOPPED, STEP_RELEASE, STEP_ARRIVE, STEP_REMOVE),
@@ -128,23 +128,25 @@ static int run(struct transit *transit, struct error *err)
 }
 
 int instance_copy(struct instance *instance, instance_work *prepare, instance_work *work,
-                  void *context, struct error *err)
+                  void *context, double *ret_paused_ms, struct error *err)
 {
     struct transit transit = {.instance = instance,
                               .transition = find(BY_COPY, instance->state, instance->state),
                               .prepare = prepare,
                               .work = work,
                               .context = context};
-    if (transit.transition)
-        return run(&transit, err);
-    return error_set(err, EINVAL,
-                     "an instance that is %s has no memory to snapshot: write running to its state "
-                     "first",
-                     instance_state_names[instance->state]);
+    if (!transit.transition)
+        return error_set(err, EINVAL,
+                         "an instance that is %s has no memory to snapshot: write running to its "
+                         "state first",
+                         instance_state_names[instance->state]);
+    int r = run(&transit, err);
+    *ret_paused_ms = transit.paused_ms;
+    return r;
 }
 
 int instance_switch(struct instance *instance, instance_work *work, const char *image,
-                    void *context, bool *ret_saved, struct error *err)
+                    void *context, double *ret_paused_ms, bool *ret_saved, struct error *err)
 {
     struct transit transit = {.instance = instance,
                               .transition = find(BY_SWITCH, INSTANCE_RUNNING, INSTANCE_RUNNING),
@@ -153,6 +155,7 @@ int instance_switch(struct instance *instance, instance_work *work, const char *
                               .context = context};
     int r = run(&transit, err);
     *ret_saved = transit.is_saved;
+    *ret_paused_ms = transit.paused_ms;
     return r;
 }
 

@@ -13,6 +13,9 @@
 #include "util/fault.h"
 #include "util/process.h"
 
+/* A VM stands still for its successor's answers: what takes longer is given up. */
+enum { BESIDE_MS = 10000 };
+
 static bool is_cancelled(void *context)
 {
     return atomic_load(&((struct instance *)context)->cancelled);
@@ -86,8 +89,9 @@ static int boot(struct transit *transit, struct error *err)
 /* One that is in no record the next start of the daemon would end: then rather at once. */
 static void end_started(struct transit *transit)
 {
-    if (transit->vmm)
-        vmm_stop(transit->vmm, NULL);
+    if (!transit->vmm) /* a start that failed has dropped its sockets itself */
+        return;
+    vmm_stop(transit->vmm, NULL);
     vmm_close(steal_pointer(transit->vmm));
     hypervisor_drop_sockets(transit->next.machine->hypervisor,
                             transit->instance->image->directory_fd);
@@ -153,12 +157,9 @@ static int hold(struct transit *transit, struct error *err)
 }
 
 /* It goes on. */
-static void note_pause(const struct transit *transit)
+static void note_pause(struct transit *transit)
 {
-    struct instance *instance = transit->instance;
-    auto_lock(&instance->table->lock);
-    instance->last_pause = (struct instance_pause){process_now_ms() - transit->held_at_ms,
-                                                   transit->transition->by == BY_SWITCH};
+    transit->paused_ms = process_now_ms() - transit->held_at_ms;
 }
 
 /* Whoever is to be stopped need not go on; who is left behind by the daemon must. */
@@ -172,7 +173,7 @@ static void unhold(struct transit *transit)
         return;
     if (instance_resume(instance, fd, &transit->why) < 0)
         error_prefix(&transit->why, 0, "the VM does not go on");
-    else if (transit->transition->by == BY_COPY)
+    else
         note_pause(transit);
 }
 
@@ -279,13 +280,14 @@ static void unload(struct transit *transit)
 
 /* ---- from one VMM to another ---- */
 
-/* The VMM before can go on as long as it has its files; its connection is open. */
+/* The VMM before can go on as long as it has its files. */
 static int load_beside(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
     struct vmm_context context = instance_context(instance);
     context.before = instance->vmm;
+    context.answer_ms = BESIDE_MS;
     transit->is_saved = transit->next.loaded = true;
     instance_remove_file(instance, "base");
     int r = instance_hold_files(instance, err);
@@ -297,39 +299,42 @@ static int load_beside(struct transit *transit, struct error *err)
     return vmm_load(&context, &instance->machine, transit->image, &transit->vmm, err);
 }
 
+/* The record first: it may name the VMM that is ended then, though it could not be written. */
 static void unload_beside(struct transit *transit)
 {
+    struct instance *instance = transit->instance;
+    if (instance_record(instance, &transit->why) < 0)
+        error_prefix(&transit->why, 0, "the VM's record may be wrong");
+    if (transit->vmm) /* it may run, and the VM goes on elsewhere */
+        pidfd_send_signal(transit->vmm->pidfd, SIGKILL, NULL, 0);
     end_started(transit);
-    instance_unhold_files(transit->instance);
-    instance_remove_file(transit->instance, "base");
+    instance_unhold_files(instance);
+    instance_remove_file(instance, "base");
 }
 
 /* The record first: should the daemon end now, the next one lets the VM go on in the new VMM, and
- * ends the one before. What was killed runs no more of the guest, even where it does not end yet.
- */
+ * ends the one before. That stands still, and is killed only when the VM goes on: nothing ends the
+ * wait for that but its deadline, for nobody could tell where the VM is. */
 static int replace(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     struct vmm *before = instance->vmm;
-    struct error why;
+    struct vmm_context context = instance_context(instance);
+    context.cancel_fd = -1;
+    context.answer_ms = BESIDE_MS;
     int r = record_intent(transit, err);
+    if (r == 0)
+        r = vmm_resume(&context, transit->vmm, err);
     if (r < 0)
         return r;
     pidfd_send_signal(before->pidfd, SIGKILL, NULL, 0);
     pthread_mutex_lock(&instance->table->lock);
     instance->vmm = transit->vmm;
     instance->loaded = true;
+    instance->intent = INTENT_NONE;
     pthread_mutex_unlock(&instance->table->lock);
     transit->vmm = before;
-    if (go_on(transit, &why) == 0) {
-        note_pause(transit);
-        return 0;
-    }
-    leave_to_go_on(instance);
-    instances_warn(instance->table,
-                   "%s was saved, but it is not known whether the VM runs: write running to its "
-                   "state again: %s",
-                   instance->id, why.text);
+    note_pause(transit);
     return 0;
 }
 
@@ -399,6 +404,7 @@ static void renew_saved(struct transit *transit)
 static int release_vmm(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
+    const bool was_loaded = instance->loaded;
     struct vmm_exit exit;
     (void)err;
     if (transit->index) /* of the image that was saved */
@@ -411,10 +417,12 @@ static int release_vmm(struct transit *transit, struct error *err)
     if (transit->index)
         instance->machine.in_firmware = transit->saved.in_firmware;
     instance->loaded = false;
+    instance->cannot_switch = false;
     instance->exit = exit;
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
     unacquire(transit);
+    instance_settle_held_files(instance, was_loaded);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
     if (mapped)

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "fake.h"
@@ -120,18 +121,24 @@ static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
     assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
 }
 
-/* More than any store of a test has. */
+/* A version that writes all of the memory, of which there is more than the store has room. */
 static void save_that_has_no_room_is_refused_before_it_begins(void **state)
 {
     struct harness *h = *state;
+    struct statvfs store;
+    assert_works(statvfs(h->store, &store));
+    const unsigned long long mib = ((store.f_bavail * store.f_frsize) >> 20) + 1024;
+    fake_tell(h, "FAKE_VMM_VERSION=1.7.0");
     assert_works(mkdir(fake_instance(h, "x", ""), 0755));
     harness_put(fake_instance(h, "x", "config"),
-                "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
-                "\"memory_mib\":1048576,\"cmdline\":\"mailboxes=m\"}");
+                harness_format(h,
+                               "{\"hypervisor\":\"firecracker\",\"kernel\":\"/etc/passwd\","
+                               "\"memory_mib\":%llu,\"cmdline\":\"mailboxes=m\"}",
+                               mib));
     harness_put(fake_instance(h, "x", "state"), "running");
     assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), ENOSPC);
     assert_file_contains(fake_instance(h, "x", "error"),
-                         "Firecracker needs up to 1048576 MiB of room");
+                         harness_format(h, "Firecracker needs up to %llu MiB of room", mib));
     assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
     assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
     fake_drop(h, "x");

@@ -293,6 +293,47 @@ static void save_that_fails_leaves_the_state_before(void **state)
     check_failing(*state, "create#1", "paused", "snapshot", "s");
 }
 
+/* The VMM in which it was to go on refuses, dies or says nothing that is understood: it goes on in
+ * the one that it had, and is copied. */
+static void snapshot_when_the_other_vmm_fails_is_a_copy(void **state)
+{
+    static const char *const failures[] = {
+        "version:before:400", "version:during:die", "load:before:400", "load:during:die",
+        "load:after:half",    "vm:before:500",      "vm:during:die",   "vm:after:garbage"};
+    struct harness *h = *state;
+    if (fake_is_firecracker())
+        skip(); /* whose memory is no file: it has no other VMM */
+    for (size_t i = 0; i < array_length(failures); i++) {
+        fake_boot(h, "");
+        const char *pid = info(h, "pid");
+        fake_tell(h, harness_format(h, "FAKE_VMM_FAULT=%s", failures[i]));
+        harness_put(file(h, "snapshot"), "s");
+        fake_tell(h, "FAKE_VMM_FAULT=");
+        assert_state(h, "running");
+        fake_assert_vm(h, "Running");
+        assert_string_equal(info(h, "pid"), pid);
+        assert_string_equal(info(h, "switched"), "false");
+        assert_no_leftovers(h);
+        assert_shell("bash", "! ls -A $S/instances/x | grep -E 'held|base|frozen'", 0);
+        assert_file_contains(h->log, "x cannot go on in another VMM, so its memory is copied");
+        fork_of(h, "snapshots/s", "f", "{}");
+        fake_drop(h, "f");
+        /* What has failed is not tried again, until the next boot. */
+        harness_put(file(h, "snapshot"), "t");
+        assert_string_equal(info(h, "pid"), pid);
+        assert_works(rmdir(harness_path(h, "snapshots/t")));
+        assert_works(rmdir(harness_path(h, "snapshots/s")));
+        harness_put(file(h, "state"), "stopped");
+        harness_put(file(h, "state"), "running");
+        pid = info(h, "pid");
+        harness_put(file(h, "snapshot"), "s");
+        assert_string_not_equal(info(h, "pid"), pid);
+        assert_string_equal(info(h, "switched"), "true");
+        fake_drop(h, "x");
+        assert_works(rmdir(harness_path(h, "snapshots/s")));
+    }
+}
+
 static void resume_that_fails_leaves_it_paused(void **state)
 {
     check_failing(*state, "vm#2", "paused", "state", "running");
@@ -480,6 +521,7 @@ int main(void)
         state_test(forks_of_instances_are_made_of_each_state),
         state_test(pause_that_fails_leaves_it_running),
         state_test(save_that_fails_leaves_the_state_before),
+        state_test(snapshot_when_the_other_vmm_fails_is_a_copy),
         state_test(resume_that_fails_leaves_it_paused),
         state_test(fork_of_one_that_cannot_be_saved_fails_and_it_goes_on),
         state_test(restore_that_fails_leaves_it_in_standby),

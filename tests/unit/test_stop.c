@@ -42,7 +42,9 @@ static void *run_copy(void *argument)
     copy->result = instance_begin(copy->instance, BEGIN_OR_FAIL, &copy->err);
     if (copy->result < 0)
         return NULL;
-    copy->result = instance_copy(copy->instance, NULL, fail_when_cancelled, &copy->begun, &copy->err);
+    double paused_ms;
+    copy->result = instance_copy(copy->instance, NULL, fail_when_cancelled, &copy->begun,
+                                 &paused_ms, &copy->err);
     instance_end(copy->instance);
     return NULL;
 }
