@@ -101,7 +101,7 @@ void machine_settle_taps(struct machine *machine);
 cJSON *machine_to_json(const struct machine *machine);
 int machine_from_json(const cJSON *json, struct machine *ret, struct error *err);
 
-/* [A-Za-z0-9_.-]{1,15} */
+/* [A-Za-z0-9_.-]{1,15}, but not "." and "..", which no interface can be called. */
 bool machine_tap_valid(const char *tap);
 /* Six pairs of hex digits with colons between them, not all zeros, no group's address. */
 bool machine_mac_valid(const char *mac);

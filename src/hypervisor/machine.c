@@ -108,7 +108,9 @@ int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *e
     cJSON_ArrayForEach (tap, taps) {
         struct machine_interface *interface = find_interface(machine, tap->string);
         if (!interface)
-            return error_set(err, EINVAL, "the machine has no interface \"%.40s\" on a tap",
+            return error_set(err, EINVAL,
+                             "the machine has no interface with the id \"%.40s\" on a tap "
+                             "(QEMU's has no id: use \"tap\")",
                              tap->string);
         int r = replace_tap(interface, tap->valuestring, err);
         if (r < 0)
@@ -139,7 +141,8 @@ bool machine_tap_valid(const char *tap)
     static const char allowed[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
     size_t length = strlen(tap);
-    return length > 0 && length <= MACHINE_TAP_MAX && strspn(tap, allowed) == length;
+    return length > 0 && length <= MACHINE_TAP_MAX && strspn(tap, allowed) == length &&
+           strcmp(tap, ".") != 0 && strcmp(tap, "..") != 0;
 }
 
 bool machine_mac_valid(const char *mac)

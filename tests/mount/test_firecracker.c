@@ -218,7 +218,7 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     fake_drop(h, "f1");
     fake_drop(h, "f2");
     harness_put(forks(h, "new/options"), "{\"taps\":{\"eth9\":\"t1\"}}");
-    assert_refused(h, EINVAL, "validate", "has no interface \"eth9\" on a tap");
+    assert_refused(h, EINVAL, "validate", "has no interface with the id \"eth9\"");
     fake_tell(h, "FAKE_VMM_VERSION=1.11.0");
     harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
     assert_refused(h, EOPNOTSUPP, "load", "needs Firecracker 1.12, and this one is 1.11.0");

@@ -69,6 +69,7 @@ static void options_when_wrong_or_not_supported_are_refused(void **state)
         {"{\"identity\":1}", EINVAL, "\"identity\" must be true or false"},
         {"{\"tap\":\"\"}", EINVAL, "\"tap\" must be the name of the host's interface: 1 to 15"},
         {"{\"tap\":\"t0,script=x\"}", EINVAL, "\"tap\" must be the name"},
+        {"{\"tap\":\"..\"}", EINVAL, "\"tap\" must be the name"},
         {"{\"taps\":{}}", EINVAL, "\"taps\" must name interfaces"},
         {"{\"taps\":{\"eth0\":\"\"}}", EINVAL, "taps: \"eth0\" must be the name"},
         {"{\"taps\":{\"eth0\":\"t1\",\"eth1\":7}}", EINVAL, "taps: \"eth1\" must be the name"},
