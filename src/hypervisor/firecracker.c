@@ -76,14 +76,11 @@ static int find_program(const struct vmm_context *context, struct program *ret, 
                          context->cancel_fd, ret, err);
 }
 
-static int start(const struct vmm_context *context, const struct machine *machine, struct vmm **ret,
-                 struct error *err)
+static int start(const struct vmm_context *context, const struct machine *machine,
+                 const struct program *program, struct vmm **ret, struct error *err)
 {
-    struct program program;
     int r = machine_check_taps(machine, err);
-    if (r == 0)
-        r = find_program(context, &program, err);
-    return r < 0 ? r : firecracker_start(machine->hypervisor, context, program.path, ret, err);
+    return r < 0 ? r : firecracker_start(machine->hypervisor, context, program->path, ret, err);
 }
 
 /* ---- requests ---- */
@@ -199,8 +196,11 @@ static int record(const struct vmm *vmm, struct machine *machine, struct error *
 static int boot(const struct vmm_context *context, struct machine *machine, struct vmm **ret,
                 struct error *err)
 {
+    struct program program;
     struct vmm *vmm = NULL;
-    int r = start(context, machine, &vmm, err);
+    int r = find_program(context, &program, err);
+    if (r == 0)
+        r = start(context, machine, &program, &vmm, err);
     if (r < 0)
         return r;
     r = configure(context, vmm, machine, err);
@@ -332,24 +332,21 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
 }
 
 /* Firecracker's own words would not say which one can. */
-static int check_format(const struct vmm_context *context, const char *image, struct error *err)
+static int check_format(const struct vmm_context *context, const char *image,
+                        const struct program *program, struct error *err)
 {
     uint8_t bytes[FIRECRACKER_HEAD_SIZE];
     struct firecracker_head head;
-    struct program program;
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, state_name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    int r = find_program(context, &program, err);
-    if (r < 0)
-        return r;
     auto_close int fd =
         openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     ssize_t got = fd >= 0 ? pread(fd, bytes, sizeof bytes, 0) : -1;
     if (got < 0)
         return error_io(err, errno, "%s cannot be read", path);
     if (!firecracker_head_read(bytes, (size_t)got, &head) ||
-        firecracker_format_fits(head.format, firecracker_format_parse(program.format)))
+        firecracker_format_fits(head.format, firecracker_format_parse(program->format)))
         return 0;
     const char *releases = firecracker_format_releases(head.format);
     return error_set(err, EOPNOTSUPP,
@@ -357,18 +354,21 @@ static int check_format(const struct vmm_context *context, const char *image, st
                      "program here, Firecracker %s, loads %s: give hypefs mount another one with "
                      "--firecracker",
                      head.format.major, head.format.minor,
-                     releases ? releases : "of another release", program.version, program.format);
+                     releases ? releases : "of another release", program->version, program->format);
 }
 
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct vmm **ret, struct error *err)
 {
+    struct program program;
     struct vmm *vmm = NULL;
-    int r = check_format(context, image, err);
+    int r = find_program(context, &program, err);
+    if (r == 0)
+        r = check_format(context, image, &program, err);
     if (r == 0)
         r = drives_copy(context, machine, image, err);
     if (r == 0)
-        r = start(context, machine, &vmm, err);
+        r = start(context, machine, &program, &vmm, err);
     if (r < 0)
         return r;
     r = load_state(context, vmm, machine, image, err);

@@ -80,24 +80,10 @@ static int drop(void *context, int directory_fd, const char *name, struct error 
 }
 
 /* What fails is told in the log. */
-static void walk(struct instance *instance, directory_visit *visit)
-{
-    struct error why;
-    if (directory_walk(instance->image->directory_fd, ".", visit, instance, &why) < 0)
-        instances_warn(instance->table, "%s, in the store: %s", instance->id, why.text);
-}
-
-void instance_unhold_files(struct instance *instance)
-{
-    walk(instance, give_back);
-}
-
-void instance_drop_held_files(struct instance *instance)
-{
-    walk(instance, drop);
-}
-
 void instance_settle_held_files(struct instance *instance, bool loaded)
 {
-    walk(instance, loaded ? drop : give_back);
+    struct error why;
+    if (directory_walk(instance->image->directory_fd, ".", loaded ? drop : give_back, instance,
+                       &why) < 0)
+        instances_warn(instance->table, "%s, in the store: %s", instance->id, why.text);
 }

@@ -116,12 +116,8 @@ int instance_read_vmm(const struct instance *instance, const cJSON *record, stru
 /* ---- held.c: a VMM keeps its files, under other names, while another is loaded for its VM ---- */
 
 int instance_hold_files(const struct instance *instance, struct error *err);
-/* They have their names again, whatever the other has left under these. */
-void instance_unhold_files(struct instance *instance);
-/* They are not needed any more. */
-void instance_drop_held_files(struct instance *instance);
-/* What a switch has left that was cut short, or could not tidy up: its VMM was booted, and is the
- * one before; or it was loaded, and is its successor. */
+/* The end of that: the instance's VMM was booted, and is the one whose files they are, which have
+ * their names again; or it was loaded, and is the other, and they go. */
 void instance_settle_held_files(struct instance *instance, bool loaded);
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */

@@ -253,22 +253,28 @@ static int copy(struct transit *transit, struct error *err)
     return transit->work(transit->instance, transit->context, err);
 }
 
+/* What a VM is loaded from, however long the file keeps its own name. */
+static int link_base(struct instance *instance, struct error *err)
+{
+    const int directory_fd = instance->image->directory_fd;
+    instance_remove_file(instance, "base");
+    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
+        return error_io(err, errno, "cannot link the memory image as base");
+    fault_point(FAULT_LINKED);
+    return 0;
+}
+
 static int load(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
-    const int directory_fd = instance->image->directory_fd;
     struct vmm_context context = instance_context(instance);
     char path[STORE_ID_MAX + 8];
     snprintf(path, sizeof path, "../%s", instance->id);
     transit->next.loaded = true;
-    instance_remove_file(instance, "base");
     int r = image_index_wait(instance->image, &instance->cancelled, &transit->index, err);
-    if (r < 0)
-        return r;
-    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
-        return error_io(err, errno, "cannot link the memory image as base");
-    fault_point(FAULT_LINKED);
-    return vmm_load(&context, &instance->machine, path, &transit->vmm, err);
+    if (r == 0)
+        r = link_base(instance, err);
+    return r == 0 ? vmm_load(&context, &instance->machine, path, &transit->vmm, err) : r;
 }
 
 static void unload(struct transit *transit)
@@ -284,19 +290,14 @@ static void unload(struct transit *transit)
 static int load_beside(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
-    const int directory_fd = instance->image->directory_fd;
     struct vmm_context context = instance_context(instance);
     context.before = instance->vmm;
     context.answer_ms = BESIDE_MS;
     transit->is_saved = transit->next.loaded = true;
-    instance_remove_file(instance, "base");
     int r = instance_hold_files(instance, err);
-    if (r < 0)
-        return r;
-    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
-        return error_io(err, errno, "cannot link the memory as base");
-    fault_point(FAULT_LINKED);
-    return vmm_load(&context, &instance->machine, transit->image, &transit->vmm, err);
+    if (r == 0)
+        r = link_base(instance, err);
+    return r == 0 ? vmm_load(&context, &instance->machine, transit->image, &transit->vmm, err) : r;
 }
 
 /* The record first: it may name the VMM that is ended then, though it could not be written. */
@@ -308,7 +309,7 @@ static void unload_beside(struct transit *transit)
     if (transit->vmm) /* it may run, and the VM goes on elsewhere */
         pidfd_send_signal(transit->vmm->pidfd, SIGKILL, NULL, 0);
     end_started(transit);
-    instance_unhold_files(instance);
+    instance_settle_held_files(instance, false);
     instance_remove_file(instance, "base");
 }
 
@@ -346,7 +347,7 @@ static int dismiss(struct transit *transit, struct error *err)
     if (vmm_stop(transit->vmm, &why) < 0)
         instances_warn(instance->table, "%s: %s", instance->id, why.text);
     vmm_close(steal_pointer(transit->vmm));
-    instance_drop_held_files(instance);
+    instance_settle_held_files(instance, true);
     instance_remove_saved(instance);
     return 0;
 }
