@@ -10,7 +10,9 @@
 # threads; clang, hypefs and the fuzzers without the tests) and runs:
 #   the suites         unit in the first two builds, and in the third with the soak; of the suites
 #                      mount and vm, those of who starts this (root, say) in the second, and if that
-#                      is root, those of an ordinary user in the first
+#                      is root, those of an ordinary user in the first. Without what says that it is
+#                      for the nightly run (the suite nightly), and without the soak in the first two;
+#                      the third without the suite faults, in which one call after another fails
 #   some of the rest   what is installed, the short benchmark (whose results count and not its times),
 #                      the quickstart, some units under valgrind, each fuzzer for a moment
 # --long     all suites in both builds, and all of the rest: the tests built with clang, too, the
@@ -37,6 +39,9 @@ processes=$(($(nproc) * 2)) # at a time: most tests wait, for daemons, guests an
 fuzz_seconds=2
 fuzz_seed=1
 sanitize_timeouts=2 # times those of a plain build
+# Names and lines are enough for reports, and the tests start hundreds of daemons from these builds.
+sanitize_options="-Doptimization=1 -Ddebug=false -Dc_args=-g1"
+for_the_night="nightly soak" # suites
 thread_timeouts=4
 soak_times=80 # as much as the soak of every run
 # Units that start no programs.
@@ -233,14 +238,18 @@ may_skip() {
     case $1 in unit/*) false ;; *) ! can_mount ;; esac
 }
 
-# suites FOLDER "SUITE…" MESON-ARGUMENT…: all of them at once, so that what one test waits for is
-# another one's time. Builds what they need and is not there yet.
+# suites FOLDER "SUITE…" "SUITE…" MESON-ARGUMENT…: all of the first ones at once, but what is also in
+# one of the others, so that what one test waits for is another one's time. Builds what they need and
+# is not there yet.
 suites() {
-    folder=$root/$1 names=$2
-    shift 2
+    folder=$root/$1 names=$2 without=$3
+    shift 3
     heading "Suites $names in ${folder##*/}"
     for name in $names; do
         set -- --suite "hypefs:$name" "$@"
+    done
+    for name in $without; do
+        set -- --no-suite "hypefs:$name" "$@"
     done
     log=$folder/meson-logs/suites.json stores=$memory
     [ "$folder" != "$root/build-gcc" ] || stores=$work
@@ -402,8 +411,8 @@ finish() {
 # soak TIMES
 soak() {
     export HYPEFS_SOAK="$1"
-    suites build-gcc soak --no-suite hypefs:user --timeout-multiplier "$1"
-    suites build-thread soak --no-suite hypefs:user --timeout-multiplier $(($1 * thread_timeouts))
+    suites build-gcc soak user --timeout-multiplier "$1"
+    suites build-thread soak user --timeout-multiplier $(($1 * thread_timeouts))
     unset HYPEFS_SOAK
 }
 
@@ -413,22 +422,24 @@ all_suites() {
     if [ "$(id -u)" != 0 ]; then
         in_plain="unit mount" plain=user sanitized=user
     elif [ $mode = long ]; then
-        plain=none sanitized=none
+        plain= sanitized=
     else
         plain=self sanitized=user
     fi
+    [ $mode != all ] || plain="$plain $for_the_night" sanitized="$sanitized $for_the_night"
     # Sanitizers make gcc warn of what cannot happen.
-    do_behind build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true
-    suites build-gcc "$in_plain" --no-suite hypefs:$plain
+    # shellcheck disable=SC2086 # a list of words
+    do_behind build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true $sanitize_options
+    suites build-gcc "$in_plain" "$plain"
     await_behind
     [ $mode = suites ] || do_behind beside_suites
-    suites build-sanitize "unit mount vm" --no-suite hypefs:$sanitized \
-        --timeout-multiplier $sanitize_timeouts
+    suites build-sanitize "unit mount vm" "$sanitized" --timeout-multiplier $sanitize_timeouts
     [ $mode = suites ] || await_behind
 }
 
 beside_suites() {
-    prepare build-thread -Db_sanitize=thread
+    # shellcheck disable=SC2086 # a list of words
+    prepare build-thread -Db_sanitize=thread $sanitize_options
     # What its suites need: `true` is run in the place of each test. What fails is told by the suites.
     $behind meson test -C "$root/build-thread" --wrapper true --logbase build --suite hypefs:unit \
         --suite hypefs:soak --no-suite hypefs:user >"$output" 2>&1 || true
@@ -498,7 +509,8 @@ bench)
     ;;
 soak)
     prepare build-gcc --werror -Dbench=true
-    prepare build-thread -Db_sanitize=thread
+    # shellcheck disable=SC2086 # a list of words
+    prepare build-thread -Db_sanitize=thread $sanitize_options
     soak $soak_times
     finish
     ;;
@@ -511,7 +523,9 @@ esac
 build build-gcc --werror -Dbench=true
 all_suites
 [ $mode != suites ] || finish
-suites build-thread "unit soak" --no-suite hypefs:user --timeout-multiplier $thread_timeouts
+in_thread="user faults"
+[ $mode != long ] || in_thread=user
+suites build-thread "unit soak" "$in_thread" --timeout-multiplier $thread_timeouts
 installed
 if ! can_mount; then
     skip 2 "the benchmark and the quickstart: nothing can be mounted here"
