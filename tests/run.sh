@@ -11,8 +11,8 @@
 #   the suites         unit in the first two builds, and in the third with the soak; of the suites
 #                      mount and vm, those of who starts this (root, say) in the second, and if that
 #                      is root, those of an ordinary user in the first. Without what says that it is
-#                      for the nightly run (the suite nightly), and without the soak in the first two;
-#                      the third without the suite faults, in which one call after another fails
+#                      for the nightly run (the suite nightly). The soak is run in the third only, and
+#                      the suite faults, in which one call after another fails, in the second
 #   some of the rest   what is installed, the short benchmark (whose results count and not its times),
 #                      the quickstart, some units under valgrind, each fuzzer for a moment
 # --long     all suites in both builds, and all of the rest: the tests built with clang, too, the
@@ -426,7 +426,7 @@ all_suites() {
     else
         plain=self sanitized=user
     fi
-    [ $mode != all ] || plain="$plain $for_the_night" sanitized="$sanitized $for_the_night"
+    [ $mode != all ] || plain="$plain $for_the_night faults" sanitized="$sanitized $for_the_night"
     # Sanitizers make gcc warn of what cannot happen.
     # shellcheck disable=SC2086 # a list of words
     do_behind build build-sanitize -Db_sanitize=address,undefined -Dfault_points=true $sanitize_options
