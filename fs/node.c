@@ -117,6 +117,7 @@ static int directory_acquire(struct fs *fs, uint64_t id, struct place *ret)
     const struct directory *directory = r == 0 ? ret->entry->directory : NULL;
     if (!directory || !directory->refresh)
         return r;
+    objects_names_only(&fs->objects);
     objects_unlock(&fs->objects);
     directory->refresh(fs);
     objects_lock(&fs->objects);
@@ -224,6 +225,8 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
     if (r < 0)
         return r;
     r = find(&directory, name, waiter, &child);
+    if (r == 0 && !child.entry->file)
+        objects_names_only(&fs->objects);
     if (r == 0 && child.entry->file && child.entry->file->ready)
         r = child.entry->file->ready(&child, waiter);
     return r == 0 ? enter(fs, &child, ret_node, ret) : r;
@@ -238,6 +241,7 @@ void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
         if (node->lookups == 0)
             node_discard(fs, node);
     }
+    objects_names_only(&fs->objects);
     objects_unlock(&fs->objects);
 }
 
@@ -248,6 +252,8 @@ int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct
     if (r < 0)
         return r;
     r = stat_place(&place, ret);
+    if (!place.entry->file)
+        objects_names_only(&fs->objects);
     if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
     return r;

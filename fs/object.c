@@ -13,11 +13,19 @@ void objects_lock(struct objects *objects)
     pthread_mutex_lock(&objects->lock);
 }
 
+void objects_names_only(struct objects *objects)
+{
+    objects->names_only = true;
+}
+
 void objects_unlock(struct objects *objects)
 {
     struct deferred *all = steal_pointer(objects->deferred);
+    const bool names_only = objects->names_only;
+    objects->names_only = false;
     pthread_mutex_unlock(&objects->lock); /* they may be gone, when the last job has unlocked */
-    thread_wipe_stack();                  /* of whatever texts were handled with the lock */
+    if (!names_only)
+        thread_wipe_stack();
     while (all) {
         struct deferred *deferred = all;
         DL_DELETE(all, deferred);

@@ -32,6 +32,7 @@ struct objects {
     struct fs *fs; /* whose they are; opaque here */
     pthread_mutex_t lock;
     struct deferred *deferred;
+    bool names_only;          /* see objects_names_only() */
     struct handle *handles;   /* all that are open (handle.h) */
     void (*wake)(void *poll); /* takes what was given to a poller */
     /* Ends the nodes of an object that is removed: the kernel may remember them for long. */
@@ -40,8 +41,11 @@ struct objects {
 };
 
 void objects_lock(struct objects *objects);
-/* Runs what was deferred, in that order. */
+/* Wipes the stack, on which texts may have been, and runs what was deferred, in that order. */
 void objects_unlock(struct objects *objects);
+/* With the lock held: no text was read or written with it, only names. The next unlock leaves the
+ * stack alone, which a lookup of a path does at each of its directories. */
+void objects_names_only(struct objects *objects);
 /* With the lock held. */
 void objects_defer(struct objects *objects, struct deferred *deferred);
 

@@ -149,10 +149,10 @@ static const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5,
 /* snapshots/ */
 
 /* What is not in the store any more is removed, whoever took it out; so is what was staged. */
-static void snapshots_refresh(struct fs *fs)
+static void refresh_snapshots(struct fs *fs)
 {
     struct forkable *snapshot, *next;
-    snapshots_look(fs->setup.snapshots);
+    snapshots_refresh(fs->setup.snapshots);
     unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
     unsigned notes = store_notes_changes(fs->setup.snapshots->store->notes);
     objects_lock(&fs->objects);
@@ -221,7 +221,7 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
     return r;
 }
 
-const struct directory snapshots_directory = {.refresh = snapshots_refresh,
+const struct directory snapshots_directory = {.refresh = refresh_snapshots,
                                               .find = find_snapshot,
                                               .list = list_snapshots,
                                               .remove = remove_snapshot};

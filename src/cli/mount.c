@@ -36,7 +36,6 @@ struct daemon {
     sigset_t ending_signals;
     struct store store;
     struct vmm_programs *programs;
-    struct vmm_binary binaries[MOUNT_HYPERVISORS];
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct turns *turns;
@@ -212,8 +211,6 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
 static int open_layers(struct daemon *daemon, struct error *err)
 {
     const struct mount_arguments *arguments = &daemon->arguments;
-    for (size_t i = 0; i < MOUNT_HYPERVISORS; i++)
-        daemon->binaries[i] = (struct vmm_binary){mount_hypervisors[i], arguments->programs[i]};
     int r = ack_ports_create(&daemon->ack_ports, err);
     if (r == 0)
         r = memory_watch_create(&daemon->watch, err);
@@ -240,8 +237,9 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                                     .snapshots = &daemon->snapshots,
                                                     .programs = daemon->programs,
                                                     .turns = daemon->turns,
-                                                    .binaries = daemon->binaries,
-                                                    .binary_count = array_length(daemon->binaries),
+                                                    .binaries = arguments->binaries,
+                                                    .binary_count =
+                                                        array_length(arguments->binaries),
                                                     .on_change = on_change,
                                                     .on_vanished = on_vanished,
                                                     .warn = warn,
@@ -316,9 +314,9 @@ static int check_mountpoint(struct mount_arguments *arguments, int *place_fd, st
 static int check_programs(const struct mount_arguments *arguments, struct error *err)
 {
     int r = 0;
-    for (size_t i = 0; i < MOUNT_HYPERVISORS && r == 0; i++)
+    for (size_t i = 0; i < HYPERVISORS && r == 0; i++)
         if (arguments->programs[i] && (r = vmm_program_check(arguments->programs[i], err)) < 0)
-            r = error_prefix(err, r, "--%s", mount_hypervisors[i]);
+            r = error_prefix(err, r, "--%s", hypervisor_names[i]);
     return r;
 }
 

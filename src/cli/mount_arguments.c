@@ -61,33 +61,19 @@ static int read_store(void *arguments, const char *value)
     return ret->store ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
-const char *const mount_hypervisors[MOUNT_HYPERVISORS] = {"qemu", "firecracker",
-                                                          "cloud-hypervisor"};
-
-static int read_program(struct mount_arguments *arguments, size_t index, const char *value)
+static int take_program(struct mount_arguments *arguments, size_t index)
 {
+    struct vmm_binary *binary = &arguments->binaries[index];
     char **program = &arguments->programs[index], text[64];
-    snprintf(text, sizeof text, "--%s needs a program", mount_hypervisors[index]);
-    if (!value[0])
+    binary->hypervisor = hypervisor_names[index];
+    if (!binary->path)
+        return CLI_GO_ON;
+    snprintf(text, sizeof text, "--%s needs a program", binary->hypervisor);
+    if (!binary->path[0])
         return cli_misuse(COMMAND, text);
-    free(*program);
-    *program = strchr(value, '/') ? absolute(value) : strdup(value);
+    binary->path = *program =
+        strchr(binary->path, '/') ? absolute(binary->path) : strdup(binary->path);
     return *program ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
-}
-
-static int read_qemu(void *arguments, const char *value)
-{
-    return read_program(arguments, 0, value);
-}
-
-static int read_firecracker(void *arguments, const char *value)
-{
-    return read_program(arguments, 1, value);
-}
-
-static int read_cloud_hypervisor(void *arguments, const char *value)
-{
-    return read_program(arguments, 2, value);
 }
 
 static int read_max_loads(void *arguments, const char *value)
@@ -128,25 +114,34 @@ static int add_fuse_option(void *arguments, const char *value)
     return CLI_GO_ON;
 }
 
-int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
+/* Each hypervisor's name is an option that names its program. */
+static int read_options(int argc, char **argv, struct mount_arguments *ret)
 {
-    const struct cli_option options[] = {
+    struct cli_option options[HYPERVISORS + 8] = {
         {"store", .read = read_store},
         {"foreground", 'f', .flag = &ret->foreground},
         {"ack", .read = read_ack},
         {"ack-address", .read = read_ack_address},
-        {"qemu", .read = read_qemu},
-        {"firecracker", .read = read_firecracker},
-        {"cloud-hypervisor", .read = read_cloud_hypervisor},
         {"max-loads", .read = read_max_loads},
         {"require-token", .flag = &ret->rules.require_token},
         {"insecure-store", .flag = &ret->insecure_store},
         {.letter = 'o', .read = add_fuse_option},
     };
+    for (size_t i = 0; i < HYPERVISORS; i++)
+        options[array_length(options) - HYPERVISORS + i] =
+            (struct cli_option){hypervisor_names[i], .text = &ret->binaries[i].path};
+    int status = cli_read_options(COMMAND, argc, argv, options, array_length(options), ret);
+    for (size_t i = 0; i < HYPERVISORS && status == CLI_GO_ON; i++)
+        status = take_program(ret, i);
+    return status;
+}
+
+int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
+{
     ret->max_loads = turns_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
-    int status = cli_read_options(COMMAND, argc, argv, options, array_length(options), ret);
+    int status = read_options(argc, argv, ret);
     if (status != CLI_GO_ON)
         return status;
     if (optind + 1 < argc)
@@ -191,7 +186,7 @@ void mount_arguments_finish(struct mount_arguments *arguments)
 {
     fuse_opt_free_args(&arguments->fuse);
     free(arguments->store);
-    for (size_t i = 0; i < MOUNT_HYPERVISORS; i++)
+    for (size_t i = 0; i < HYPERVISORS; i++)
         free(arguments->programs[i]);
     free(arguments->mountpoint);
 }

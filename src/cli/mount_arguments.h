@@ -8,14 +8,12 @@
 #include "cli/cli.h"
 #include "fs/ops.h"
 
-/* Each is the name of an option, too, which names its program. */
-enum { MOUNT_HYPERVISORS = 3 };
-extern const char *const mount_hypervisors[MOUNT_HYPERVISORS];
-
 struct mount_arguments {
-    char *store, *mountpoint;          /* owned, absolute */
-    char *programs[MOUNT_HYPERVISORS]; /* owned, absolute or without a slash; NULL: the backend's */
-    const char *ack_address;           /* NULL: 127.0.0.1 */
+    char *store, *mountpoint;    /* owned, absolute */
+    char *programs[HYPERVISORS]; /* owned: those of `binaries` that have a path, which is absolute
+                                    or without a slash */
+    struct vmm_binary binaries[HYPERVISORS];
+    const char *ack_address; /* NULL: 127.0.0.1 */
     unsigned max_loads;
     bool foreground, insecure_store;
     struct fork_rules rules;

@@ -18,7 +18,7 @@ int load_machine(const cJSON *json, const char *name, struct machine *ret, struc
     const char *kind = json_get_text(json, "kind");
     const struct hypervisor *hypervisor = vmm ? hypervisor_find(vmm) : NULL;
     struct error why;
-    if (!hypervisor || !hypervisor->can_fork || !hypervisor->can_patch)
+    if (!hypervisor)
         return error_set(err, EOPNOTSUPP, "snapshots of %.40s cannot be forked yet",
                          vmm ? vmm : "an unknown hypervisor");
     if (!kind || strcmp(kind, "standby") != 0)

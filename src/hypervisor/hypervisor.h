@@ -167,8 +167,6 @@ struct hypervisor {
     const char *name;                     /* "qemu" */
     const char *title;                    /* "QEMU": in texts */
     const char *const *sockets;           /* that it makes in the directory; ends with NULL */
-    bool can_fork;                        /* from a standby snapshot */
-    bool can_patch;                       /* guest memory before resume */
     bool shares_memory;                   /* with the file "memory", once booted */
     bool copies_disks;                    /* at a save; else they become chains (disks.h) */
     bool takes_taps;                      /* at a load, from the VMM before (struct vmm_context) */
@@ -228,6 +226,10 @@ extern const struct hypervisor qemu_hypervisor, firecracker_hypervisor, cloud_hy
 /* What backends' libraries need before the first thread, and after the last. Calls are counted. */
 int hypervisors_open(struct error *err);
 void hypervisors_close(void); /* also after a failure to open */
+
+/* What users write for them: in a config, and as options of `hypefs mount`. NULL at the end. */
+enum { HYPERVISORS = 3 };
+extern const char *const hypervisor_names[HYPERVISORS + 1];
 
 /* NULL if there is no such backend. */
 const struct hypervisor *hypervisor_find(const char *name);

@@ -27,11 +27,10 @@ struct network_config {
     char *tap, *mac;
 };
 
-static const char *const hypervisor_words[] = {"qemu", "firecracker", "cloud-hypervisor", NULL};
 static const char *const format_words[] = {"raw", "qcow2", NULL};
 
 static const struct json_field config_fields[] = {
-    {JSON_MEMBER(struct config, hypervisor), .kind = JSON_WORD, .words = hypervisor_words},
+    {JSON_MEMBER(struct config, hypervisor), .kind = JSON_WORD, .words = hypervisor_names},
     {JSON_MEMBER(struct config, memory_mib), .kind = JSON_INTEGER, .min = 1,
      .max = CONFIG_MEMORY_MIB_MAX},
     {JSON_MEMBER(struct config, vcpus), .kind = JSON_INTEGER, .min = 1, .max = CONFIG_VCPUS_MAX},
@@ -155,7 +154,7 @@ static int read_network(const cJSON *json, struct machine *machine, struct error
 
 static int interpret(struct config *config, struct machine *machine, struct error *err)
 {
-    machine->hypervisor = hypervisor_find(hypervisor_words[config->hypervisor]);
+    machine->hypervisor = hypervisor_find(hypervisor_names[config->hypervisor]);
     machine->memory_bytes = (uint64_t)config->memory_mib << 20;
     machine->vcpus = (unsigned)config->vcpus;
     machine->console_max_bytes = (uint64_t)config->console_max_bytes;

@@ -133,7 +133,7 @@ int instance_acquire_disks(struct instance *instance, const struct machine *mach
 {
     struct stat file;
     int r = 0;
-    snapshots_look(instance->table->setup.snapshots);
+    snapshots_refresh(instance->table->setup.snapshots);
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         /* What is not there, or no file, is refused at the boot in its own words. */

@@ -121,7 +121,8 @@ static void tell_undelivered(struct snapshots *table, const struct snapshot *sna
     }
 }
 
-/* With `looking` held: loads that id, unless it is in the table. 0 too if it was just removed. */
+/* With `refreshing` held: loads that id, unless it is in the table. 0 too if it was just removed.
+ */
 static int take_in(struct snapshots *table, const char *id, struct error *err)
 {
     struct snapshot *snapshot;
@@ -140,7 +141,7 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
     return fd == -ENOENT ? 0 : r;
 }
 
-/* The same failure is told once, however often the store is looked at. */
+/* The same failure is told once, however often the store is read. */
 static void complain_once(struct snapshots *table, const char *name, struct error *why)
 {
     if (store_notes_unread(table->store->notes, STORE_SNAPSHOTS, name, why))
@@ -206,7 +207,7 @@ static void forget_all_unread(struct snapshots *table)
     }
 }
 
-static int look_at(void *context, const char *id, struct error *err)
+static int refresh_entry(void *context, const char *id, struct error *err)
 {
     struct snapshots *table = context;
     struct error why = {0};
@@ -238,18 +239,18 @@ static void drop_vanished(struct snapshots *table)
     }
 }
 
-/* What others have put into the store, or taken out of it. When it cannot be looked at, what is
- * known stays, and the next look tries again. */
-static int look(struct snapshots *table, struct error *err)
+/* What others have put into the store, or taken out of it. When it cannot be read, what is
+ * known stays, and the next time tries again. */
+static int refresh(struct snapshots *table, struct error *err)
 {
     struct error why;
     int r = 0;
-    auto_lock(&table->looking);
+    auto_lock(&table->refreshing);
     if (store_may_have_changed(table->store, STORE_SNAPSHOTS, &table->seen)) {
         drop_vanished(table);
         forget_all_unread(table);
         store_notes_tidy(table->store, STORE_SNAPSHOTS);
-        r = store_list(table->store, STORE_SNAPSHOTS, look_at, table, &why);
+        r = store_list(table->store, STORE_SNAPSHOTS, refresh_entry, table, &why);
         if (r == 0)
             store_notes_remove(table->store->notes, STORE_SNAPSHOTS, "");
     } else {
@@ -272,8 +273,8 @@ int snapshots_open(const struct store *store, void (*scanned)(void *context),
     *ret = (struct snapshots){.store = store, .warn = warn, .context = context};
     image_scans_init(&ret->scans, scanned, warn, context);
     pthread_mutex_init(&ret->lock, NULL);
-    pthread_mutex_init(&ret->looking, NULL);
-    int r = look(ret, err);
+    pthread_mutex_init(&ret->refreshing, NULL);
+    int r = refresh(ret, err);
     ret->open = r == 0;
     return r;
 }
@@ -292,13 +293,13 @@ void snapshots_close(struct snapshots *snapshots)
         HASH_DEL(snapshots->by_id, snapshot);
         snapshot_unref(snapshot);
     }
-    pthread_mutex_destroy(&snapshots->looking);
+    pthread_mutex_destroy(&snapshots->refreshing);
     pthread_mutex_destroy(&snapshots->lock);
 }
 
-void snapshots_look(struct snapshots *snapshots)
+void snapshots_refresh(struct snapshots *snapshots)
 {
-    look(snapshots, NULL);
+    refresh(snapshots, NULL);
 }
 
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id)
@@ -360,9 +361,9 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     int r = store_entry_publish(entry, id, err);
     if (r < 0)
         return r;
-    pthread_mutex_lock(&snapshots->looking);
+    pthread_mutex_lock(&snapshots->refreshing);
     r = take_in(snapshots, id, err);
-    pthread_mutex_unlock(&snapshots->looking);
+    pthread_mutex_unlock(&snapshots->refreshing);
     if (r < 0 &&
         store_unpublish(snapshots->store, STORE_SNAPSHOTS, id, file_id_of(&st), hidden, NULL) == 0)
         erase(snapshots, hidden);
@@ -388,7 +389,7 @@ int snapshots_publish(struct snapshots *snapshots, const char *id, cJSON *const 
 {
     struct store_entry entry = {.fd = -1};
     int r = store_check_id(id, err);
-    snapshots_look(snapshots);
+    snapshots_refresh(snapshots);
     struct snapshot *snapshot = r == 0 ? snapshots_find(snapshots, id) : NULL;
     if (snapshot) {
         snapshot_unref(snapshot);

@@ -7,12 +7,12 @@
  *     created_at, machine { … }               what a restore must repeat, for the VMM's backend
  *     source_instance, undelivered [ … ], pause_ms, switched
  *
- * Others may add snapshots to the store (hypefs import) or take some away: snapshots_look() reads
- * the store's directory, if it has changed. Finding and listing do not.
+ * Others may add snapshots to the store (hypefs import) or take some away: snapshots_refresh()
+ * reads the store's directory, if it has changed. Finding and listing do not.
  *
  * Locks: snapshots.lock guards the table, references, `removed`, `users` and `json`; all else is
  * constant after loading. It may be taken with any lock of instance/ and fs/ held; only image's
- * lock is taken with it. snapshots.looking comes before it, and is held while small files of the
+ * lock is taken with it. snapshots.refreshing comes before it, and is held while small files of the
  * store are read; `warn` is called with it, and takes no lock.
  */
 #ifndef HYPEFS_STORE_SNAPSHOT_H
@@ -53,8 +53,8 @@ struct snapshots {
     struct snapshot *by_id;
     uint64_t last_serial;
 
-    pthread_mutex_t looking;        /* at the store; of what follows, and of adding to the table */
-    struct store_seen seen;         /* at the last look */
+    pthread_mutex_t refreshing;     /* from the store; of what follows, and of adding to the table */
+    struct store_seen seen;         /* at the last refresh */
     struct snapshot_unread *unread; /* entries that could not be read then */
     bool open;                      /* what turns up is new */
     atomic_uint vanished;           /* how many were taken out of the store by others so far */
@@ -78,7 +78,7 @@ void snapshots_stop(struct snapshots *snapshots);
 void snapshots_close(struct snapshots *snapshots);
 
 /* Brings the table up to date with the store. Reads files: not with a lock of fs/ or instance/. */
-void snapshots_look(struct snapshots *snapshots);
+void snapshots_refresh(struct snapshots *snapshots);
 
 /* Returns a reference, or NULL. */
 struct snapshot *snapshots_find(struct snapshots *snapshots, const char *id);

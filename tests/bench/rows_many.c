@@ -42,8 +42,9 @@ static size_t count_descriptors(pid_t pid)
 static void start_daemon(struct harness *h, const char *guest)
 {
     setenv("FAKE_VMM_GUEST", guest, 1);
-    harness_mount(h,
-                  (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"), NULL});
+    /* A fork without an ack has its turn for 2 s: all are to wait for theirs at the same time. */
+    harness_mount(h, (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"),
+                                           "--max-loads", "1000", NULL});
 }
 
 static void begin(struct crowd *crowd)

@@ -26,10 +26,10 @@ BEGIN {
     may["cli"] = "util mailbox hypervisor store instance fork fs cli"
     # What guests are built from, too.
     for_guests = "^src/(mailbox/(frame|address)|util/(hex|json_walk|utf8))[.]"
-    # A backend is these files and knows no other.
-    split("qemu qmp firecracker http", names)
-    backend[names[1]] = backend[names[2]] = "QEMU"
-    backend[names[3]] = backend[names[4]] = "Firecracker"
+    # A backend is the files whose names begin so, and knows no other.
+    backend["qemu"] = backend["qmp"] = "QEMU"
+    backend["firecracker"] = "Firecracker"
+    backend["cloud"] = "Cloud Hypervisor"
 }
 
 function complain(why) {

@@ -63,7 +63,9 @@ static void find_knows_qemu_and_nothing_else(void **state)
     (void)state;
     const struct hypervisor *qemu = hypervisor_find("qemu");
     assert_non_null(qemu);
-    assert_true(qemu->can_fork && qemu->can_patch);
+    for (size_t i = 0; i < HYPERVISORS; i++)
+        assert_string_equal(hypervisor_find(hypervisor_names[i])->name, hypervisor_names[i]);
+    assert_null(hypervisor_names[HYPERVISORS]);
     assert_null(hypervisor_find("QEMU"));
     assert_null(hypervisor_find(""));
 }

@@ -393,7 +393,7 @@ static void tree_while_the_store_is_read_keeps_nobody_waiting_but_who_looks_ther
     pthread_t thread;
     tree_furnish(tree);
     gate_init(&looker.started);
-    pthread_mutex_lock(&tree->world->snapshots.looking);
+    pthread_mutex_lock(&tree->world->snapshots.refreshing);
     assert_int_equal(pthread_create(&thread, NULL, look_at_snapshots, &looker), 0);
     assert_true(gate_wait(&looker.started, FIXTURE_FAR_MS));
     world_await_asleep(looker.tid);
@@ -402,7 +402,7 @@ static void tree_while_the_store_is_read_keeps_nobody_waiting_but_who_looks_ther
     tree_assert_names(tree, "instances/two/forks", "new ");
     assert_int_equal(tree_put(tree, "instances/two/forks/new/mailboxes/m", "{}"), 0);
     alarm(0);
-    pthread_mutex_unlock(&tree->world->snapshots.looking);
+    pthread_mutex_unlock(&tree->world->snapshots.refreshing);
     pthread_join(thread, NULL);
     gate_finish(&looker.started);
 }

@@ -33,14 +33,14 @@ static void import_box(struct world *world, const char *id)
 /* After a look at the store. */
 static struct snapshot *look_for(struct world *world, const char *id)
 {
-    snapshots_look(&world->snapshots);
+    snapshots_refresh(&world->snapshots);
     return snapshots_find(&world->snapshots, id);
 }
 
 static void assert_listed(struct world *world, const char *id, bool wanted)
 {
     size_t count;
-    snapshots_look(&world->snapshots);
+    snapshots_refresh(&world->snapshots);
     auto_free struct snapshot_name *names = snapshots_list(&world->snapshots, &count);
     struct snapshot *snapshot = snapshots_find(&world->snapshots, id);
     bool listed = false;
@@ -193,7 +193,7 @@ static void snapshots_when_they_cannot_be_listed_are_told_of_once(void **state)
     import_box(world, "base");
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
     for (int i = 0; i < 3; i++)
-        snapshots_look(&world->snapshots);
+        snapshots_refresh(&world->snapshots);
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
     assert_non_null(strstr(world->complaints, "cannot list snapshots/ in the store"));
     assert_null(strstr(world->complaints, "it is not shown"));
@@ -213,7 +213,7 @@ static void *look_around(void *argument)
     struct crowd *crowd = argument;
     while (!atomic_load(&crowd->stop)) {
         size_t count;
-        snapshots_look(&crowd->world->snapshots);
+        snapshots_refresh(&crowd->world->snapshots);
         free(snapshots_list(&crowd->world->snapshots, &count));
         snapshot_unref(snapshots_find(&crowd->world->snapshots, "own"));
         snapshot_unref(snapshots_find(&crowd->world->snapshots, "foreign"));
