@@ -35,8 +35,11 @@ static int connect_control(const struct vmm_context *context, struct vmm *vmm, s
     int fd;
     struct error why;
     int r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &fd, &why);
-    return r < 0 ? error_set(err, -limit_or_io(r), "%s", why.text)
-                 : qemu_control_open(context, vmm, fd, err);
+    if (r == 0)
+        return qemu_control_open(context, vmm, fd, err);
+    const bool gone = r == -ECONNREFUSED || r == -ENOENT;
+    r = error_set(err, gone ? ECONNREFUSED : -limit_or_io(r), "%s", why.text);
+    return vmm_ended(vmm, r, err);
 }
 
 int qemu_control_execute(const struct vmm_context *context, struct vmm *vmm, const char *command,

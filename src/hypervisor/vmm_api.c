@@ -14,7 +14,6 @@
 #include "util/text.h"
 
 enum { START_MS = 30000, RETRY_MIN_MS = 1, RETRY_MAX_MS = 16, QUOTE_MAX = 200 };
-enum { END_MS = 200 }; /* from when its descriptors are closed to its end */
 
 /* ---- answers ---- */
 
@@ -115,13 +114,7 @@ int vmm_api_call(const struct vmm_context *context, struct vmm *vmm, struct vmm_
         return 0;
     if (err)
         *err = why;
-    if (r == -ECONNREFUSED) {
-        if (process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS) > 0)
-            error_set(err, EIO, "%s has ended", peer);
-        else if (err)
-            err->code = EIO;
-        r = -EIO;
-    }
+    r = vmm_ended(vmm, r, err);
     error_prefix(err, r, "%s %s", call->method, call->path);
     return outcome.told ? vmm_find_limit(context, r, err) : vmm_explain(context, vmm, from, r, err);
 }

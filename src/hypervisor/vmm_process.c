@@ -18,7 +18,7 @@
 #include "util/text.h"
 #include "util/timing.h"
 
-enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000 };
+enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000, REFUSED_MS = 200 };
 enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
 
 /* ---- its life ---- */
@@ -225,10 +225,14 @@ static void read_last_words(const struct vmm_context *context, off_t from,
 
 int vmm_ended(const struct vmm *vmm, int r, struct error *err)
 {
-    if (r != -ESRCH)
+    if (r != -ESRCH && r != -ECONNREFUSED)
         return r;
-    process_poll(&vmm->pidfd, 1, process_now_ms() + END_MS);
-    return error_set(err, EIO, "%s has ended", vmm->hypervisor->title);
+    const int timeout_ms = r == -ESRCH ? END_MS : REFUSED_MS;
+    if (process_poll(&vmm->pidfd, 1, process_now_ms() + timeout_ms) > 0 || r == -ESRCH)
+        return error_set(err, EIO, "%s has ended", vmm->hypervisor->title);
+    if (err)
+        err->code = EIO;
+    return -EIO;
 }
 
 int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)

@@ -43,7 +43,8 @@ struct vmm_spawn {
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
               const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);
 
-/* Of what guest_memory returned: ESRCH becomes EIO, when the end of the VMM can be explained. */
+/* Of ESRCH, which guest_memory returns, and of ECONNREFUSED at the VMM's socket: waits a moment for
+ * its end, so that it can be explained, and becomes EIO. Any other r is returned. */
 int vmm_ended(const struct vmm *vmm, int r, struct error *err);
 
 /* After a VMM's failure r: for EIO, tries whether a limit of the host (a full disk, a quota, a file
