@@ -39,6 +39,9 @@ static const char help[] =
     "  --allow-disk DIR   allow disks below DIR, besides those in the folder of the "
     "configuration;\n"
     "                     may be given several times\n"
+    "  --path OLD=NEW     Firecracker: a drive that the configuration names by the path OLD is "
+    "the\n"
+    "                     file NEW here; may be given several times\n"
     "  --copy             copy the memory (the default): by a reflink if the file system can make\n"
     "                     one, else only its data\n"
     "  --link             make a hard link to the memory; it must never change again then\n"
@@ -50,18 +53,21 @@ static const char help[] =
     "as\n"
     "you. hypefs import prints the files of this host that the machine names.\n";
 
-enum { ALLOWED_MAX = 64 };
+enum { ALLOWED_MAX = 64, PATHS_MAX = MACHINE_DISKS_MAX };
 
 struct arguments {
     const char *id, *hypervisor, *memory, *state, *config, *store;
     bool link, copy, insecure_store;
     const char *allowed[ALLOWED_MAX]; /* folders, with what lies below them */
     size_t allowed_count;
+    const char *paths[PATHS_MAX]; /* OLD=NEW */
+    size_t path_count;
 };
 
 struct work {
     const struct arguments *arguments;
     struct import_files files;
+    struct import_path paths[PATHS_MAX];
     struct import import;
     struct progress progress;
     size_t frames; /* that were found in the memory */
@@ -106,6 +112,18 @@ static int allow_disk(void *arguments, const char *value)
     return CLI_GO_ON;
 }
 
+static int add_path(void *arguments, const char *value)
+{
+    struct arguments *ret = arguments;
+    const char *equals = strchr(value, '=');
+    if (value[0] != '/' || !equals || !equals[1])
+        return cli_misuse(&command, "--path needs OLD=NEW, and OLD is absolute");
+    if (ret->path_count == PATHS_MAX)
+        return cli_misuse(&command, "--path is given too often");
+    ret->paths[ret->path_count++] = value;
+    return CLI_GO_ON;
+}
+
 static int read_arguments(int argc, char **argv, struct arguments *ret)
 {
     const struct cli_option options[] = {
@@ -114,6 +132,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
         {"config", .text = &ret->config},   {"store", .text = &ret->store},
         {"allow-disk", .read = allow_disk}, {"link", .flag = &ret->link},
         {"copy", .flag = &ret->copy},       {"insecure-store", .flag = &ret->insecure_store},
+        {"path", .read = add_path},
     };
     int status = cli_read_options(&command, argc, argv, options, array_length(options), ret);
     if (status != CLI_GO_ON)
@@ -329,6 +348,30 @@ static int publish(struct work *work, const struct store *store, struct error *e
     return r == -ECANCELED ? error_set(err, ECANCELED, "interrupted, nothing was imported") : r;
 }
 
+static int find_paths(struct work *work, struct error *err)
+{
+    const struct arguments *arguments = work->arguments;
+    for (size_t i = 0; i < arguments->path_count; i++) {
+        const char *equals = strchr(arguments->paths[i], '=');
+        struct import_path *path = &work->paths[i];
+        path->saved = strndup(arguments->paths[i], (size_t)(equals - arguments->paths[i]));
+        path->here = path->saved ? realpath(equals + 1, NULL) : NULL;
+        work->files.path_count++;
+        if (!path->here)
+            return error_errno(err, errno, "--path %s", arguments->paths[i]);
+    }
+    work->files.paths = work->paths;
+    return 0;
+}
+
+static void free_paths(struct work *work)
+{
+    for (size_t i = 0; i < work->files.path_count; i++) {
+        free(work->paths[i].saved);
+        free(work->paths[i].here);
+    }
+}
+
 static int open_files(struct work *work, struct error *err)
 {
     const struct arguments *arguments = work->arguments;
@@ -337,6 +380,8 @@ static int open_files(struct work *work, struct error *err)
         r = import_file_open(arguments->state, &work->files.state, err);
     if (r == 0 && arguments->config)
         r = import_file_open(arguments->config, &work->files.config, err);
+    if (r == 0)
+        r = find_paths(work, err);
     if (r == 0)
         r = import_check(arguments->hypervisor, &work->files, &work->import, err);
     return r < 0 ? r : check_paths(&work->import, arguments, err);
@@ -379,6 +424,7 @@ int cli_import(int argc, char **argv)
     if (status == CLI_DONE)
         print_findings(&work);
     import_finish(&work.import);
+    free_paths(&work);
     import_file_close(&work.files.memory);
     import_file_close(&work.files.state);
     import_file_close(&work.files.config);

@@ -400,7 +400,7 @@ int disks_copy(struct machine *machine, struct error *err)
     for (size_t i = 0; i < count; i++) {
         struct machine_disk *disk = &disks[i];
         *disk = from[i];
-        char **texts[] = {&disk->id, &disk->path, &disk->format, &disk->frozen};
+        char **texts[] = {&disk->id, &disk->path, &disk->format, &disk->saved_path, &disk->frozen};
         for (size_t j = 0; j < array_length(texts); j++)
             complete = copy_text(texts[j]) && complete;
     }
@@ -417,6 +417,7 @@ void disks_finish(struct machine *machine)
         free(machine->disks[i].id);
         free(machine->disks[i].path);
         free(machine->disks[i].format);
+        free(machine->disks[i].saved_path);
         free(machine->disks[i].frozen);
     }
     free(machine->disks);

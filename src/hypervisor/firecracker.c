@@ -79,8 +79,13 @@ static int find_program(const struct vmm_context *context, struct program *ret, 
 static int start(const struct vmm_context *context, const struct machine *machine,
                  const struct program *program, struct vmm **ret, struct error *err)
 {
+    struct firecracker_binds binds;
     int r = machine_check_taps(machine, err);
-    return r < 0 ? r : firecracker_start(machine->hypervisor, context, program->path, ret, err);
+    if (r == 0)
+        r = firecracker_find_binds(machine, &binds, err);
+    return r < 0 ? r
+                 : firecracker_start(machine->hypervisor, context, binds.arguments, program->path,
+                                     ret, err);
 }
 
 /* ---- requests ---- */

@@ -58,20 +58,23 @@ static int empty_log(const struct vmm_context *context, struct error *err)
 }
 
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                 const char *program, struct vmm **ret, struct error *err)
+                 const char *const *before, const char *program, struct vmm **ret,
+                 struct error *err)
 {
-    char *arguments[] = {(char *)(uintptr_t)program,
-                         (char[]){"--api-sock"},
-                         (char[]){VMM_API_SOCKET_NAME},
-                         (char[]){"--log-path"},
-                         (char[]){VMM_LOG_NAME},
-                         (char[]){"--level"},
-                         (char[]){"Warning"},
-                         context->id ? (char[]){"--id"} : NULL,
-                         (char *)(uintptr_t)context->id,
-                         NULL};
+    const char *own[] = {program,      "--api-sock", VMM_API_SOCKET_NAME,
+                         "--log-path", VMM_LOG_NAME, "--level",
+                         "Warning",    "--id",       context->id};
+    const char *arguments[FIRECRACKER_BEFORE_MAX + array_length(own) + 1] = {NULL};
+    size_t count = 0;
+    while (before[count] && count < FIRECRACKER_BEFORE_MAX) {
+        arguments[count] = before[count];
+        count++;
+    }
+    memcpy(&arguments[count], own, (array_length(own) - (context->id ? 0 : 2)) * sizeof *own);
     int r = empty_log(context, err);
-    return r == 0 ? vmm_api_spawn(hypervisor, context, arguments, ret, err) : r;
+    return r == 0
+               ? vmm_api_spawn(hypervisor, context, (char *const *)(uintptr_t)arguments, ret, err)
+               : r;
 }
 
 static int greet(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -116,10 +119,11 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
 }
 
 int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                      const char *program, struct vmm **ret, struct error *err)
+                      const char *const *before, const char *program, struct vmm **ret,
+                      struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = spawn(hypervisor, context, program, &vmm, err);
+    int r = spawn(hypervisor, context, before, program, &vmm, err);
     if (r == 0)
         r = greet(context, vmm, err);
     if (r == 0)

@@ -21,10 +21,13 @@ struct firecracker {
 bool firecracker_parse_version(const char *text, struct firecracker *ret);
 bool firecracker_is_at_least(const struct firecracker *firecracker, unsigned major, unsigned minor);
 
-/* Starts `program` and waits for its version. Its output is the guest's serial console and goes to
+/* Starts `program`, or what `before` (NULL at the end, at most FIRECRACKER_BEFORE_MAX) says and
+ * that becomes it, and waits for its version. Its output is the guest's serial console and goes to
  * console.log; what it says itself goes to vmm.log. EIO, and nothing is left. */
+enum { FIRECRACKER_BEFORE_MAX = 2 * MACHINE_DISKS_MAX + 2 };
 int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                      const char *program, struct vmm **ret, struct error *err);
+                      const char *const *before, const char *program, struct vmm **ret,
+                      struct error *err);
 
 /* Frees the state. */
 void firecracker_release(struct vmm *vmm);

@@ -4,14 +4,15 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include "hypervisor/disks.h"
 #include "hypervisor/drives.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/vmm_api.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/libexec.h"
 #include "util/text.h"
 
 enum { PATH_SIZE = 128, NAME_SIZE = 96 };
@@ -77,6 +78,38 @@ static int place(const struct vmm_context *context, struct vmm *vmm,
     json_add_string(body, "path_on_host", name);
     struct vmm_api_call call = {.method = "PATCH", .path = path, .body = body};
     return vmm_api_call(context, vmm, &call, NULL, err);
+}
+
+/* One with a copy gets that: Firecracker opens the path before it is told of the copy. */
+static bool needs_bind(const struct machine_disk *disk)
+{
+    struct stat saved, ours;
+    if (!disk->saved_path || !(disk->frozen || disk->readonly))
+        return false;
+    if (stat(disk->saved_path, &saved) < 0 || !S_ISREG(saved.st_mode))
+        return true;
+    return !disk->frozen && stat(disk->path, &ours) == 0 &&
+           !file_id_equal(file_id_of(&saved), file_id_of(&ours));
+}
+
+int firecracker_find_binds(const struct machine *machine, struct firecracker_binds *ret,
+                           struct error *err)
+{
+    size_t count = 1;
+    *ret = (struct firecracker_binds){0};
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        const struct machine_disk *disk = &machine->disks[i];
+        if (!needs_bind(disk))
+            continue;
+        disk_drive_name(disk, ret->copies[i]);
+        ret->arguments[count++] = disk->saved_path;
+        ret->arguments[count++] = disk->frozen ? ret->copies[i] : disk->path;
+    }
+    if (count == 1)
+        return 0;
+    ret->arguments[0] = ret->program;
+    ret->arguments[count] = "--";
+    return libexec_find("bind", "hypefs-bind", ret->program, err);
 }
 
 void firecracker_explain_drives(const struct machine *machine, struct error *err)

@@ -4,7 +4,10 @@
 #ifndef HYPEFS_HYPERVISOR_FIRECRACKER_DRIVES_H
 #define HYPEFS_HYPERVISOR_FIRECRACKER_DRIVES_H
 
-#include "hypervisor/hypervisor.h"
+#include <limits.h>
+
+#include "hypervisor/disks.h"
+#include "hypervisor/firecracker_control.h"
 
 /* Loaded, paused, not resumed since: puts the copies in the place of what the state names.
  * EOPNOTSUPP: there is a drive that can be written to, and no frozen copy of it. */
@@ -12,6 +15,16 @@ int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err);
 
 /* After a failed load: names the files that must exist because another tool's state names them. */
+/* What a saved state names by paths at which the host has another file, or none: arguments to be
+ * put before those of the VMM, for src/bind/bind.c; NULL at the end. There may be none. */
+struct firecracker_binds {
+    const char *arguments[FIRECRACKER_BEFORE_MAX + 1];
+    char program[PATH_MAX], copies[MACHINE_DISKS_MAX][DISK_COPY_SIZE];
+};
+/* Borrows the machine's paths. EIO: that program is not there. */
+int firecracker_find_binds(const struct machine *machine, struct firecracker_binds *ret,
+                           struct error *err);
+
 void firecracker_explain_drives(const struct machine *machine, struct error *err);
 
 #endif

@@ -28,7 +28,9 @@ struct machine_disk {
     char *path;   /* absolute */
     char *format; /* "raw" or "qcow2" */
     bool readonly;
-    char *frozen; /* of a writable one: the copy of it in the snapshot's directory; or NULL */
+    char *saved_path; /* absolute: where the state that is to be loaded says that it is, whether
+                         there is such a file or not; NULL: at `path`, or a file of the VM's own */
+    char *frozen;     /* of a writable one: the copy of it in the snapshot's directory; or NULL */
     char key[FILE_KEY_SIZE]; /* that `path` must keep, since something was saved with it: then a
                                 writable one is a chain of files (disks.h); "": none */
     unsigned layers;         /* frozen overlays over it, of a chain */
@@ -93,8 +95,9 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
 /* The same of those that `taps` names: an object, of the ids of interfaces with the names of taps.
  * EINVAL: there is no such interface, or two are on one tap. */
 int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *err);
-/* It runs: what is saved of it from now on is on the taps that it has. */
-void machine_settle_taps(struct machine *machine);
+/* It runs: what is saved of it from now on is on the taps that it has, and names its own copies of
+ * the disks that were frozen. */
+void machine_settle(struct machine *machine);
 
 /* Everything but the hypervisor, for snapshot.json; and back (untrusted: EINVAL). The boot members
  * are there only if the machine was saved in its firmware. */

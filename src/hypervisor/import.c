@@ -194,6 +194,7 @@ static int read_qemu(const cJSON *json, struct machine *ret, struct error *err)
 static const struct importer {
     const char *name;
     bool config_tells; /* without a configuration it cannot be forked */
+    bool binds_paths;  /* a load can find other files where the state names some */
     const char *needs; /* a configuration: what it is; NULL: it may be left out */
     enum machine_accel accel;
     int (*check_state)(const struct import_file *state, struct error *err);
@@ -204,11 +205,12 @@ static const struct importer {
     int (*combine)(const cJSON *config, const char *state, struct machine *machine, char **ret,
                    struct error *err);
 } importers[] = {
-    {"qemu", false, "a snapshot.json of hypefs's, or an object with the members of its \"machine\"",
-     ACCEL_AUTO, check_qemu_state, NULL, read_qemu, NULL},
-    {"firecracker", false, NULL, ACCEL_KVM, check_firecracker_state, find_firecrackers,
+    {"qemu", false, false,
+     "a snapshot.json of hypefs's, or an object with the members of its \"machine\"", ACCEL_AUTO,
+     check_qemu_state, NULL, read_qemu, NULL},
+    {"firecracker", false, true, NULL, ACCEL_KVM, check_firecracker_state, find_firecrackers,
      import_read_firecracker, NULL},
-    {"cloud-hypervisor", true, NULL, ACCEL_KVM, check_cloud_hypervisor_state, NULL,
+    {"cloud-hypervisor", true, false, NULL, ACCEL_KVM, check_cloud_hypervisor_state, NULL,
      import_read_cloud_hypervisor, import_combine_cloud_hypervisor},
 };
 
@@ -302,6 +304,44 @@ static int complete_machine(struct import *import, const char *config_path, stru
     return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;
 }
 
+static int take_path(const struct import_path *path, struct machine *machine, struct error *err)
+{
+    bool found = false;
+    for (size_t i = 0; i < machine->disk_count; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        if (disk->saved_path || strcmp(disk->path, path->saved) != 0)
+            continue;
+        disk->saved_path = disk->path;
+        disk->path = strdup(path->here);
+        if (!disk->path)
+            return error_set(err, ENOMEM, "out of memory");
+        found = true;
+    }
+    return found ? 0
+                 : error_set(err, EINVAL, "--path %s=…: the machine has no disk at that path",
+                             path->saved);
+}
+
+/* Where the state names them: also of those whose copy is put there, so that nothing need be there.
+ */
+static int take_paths(const struct importer *importer, const struct import_files *files,
+                      struct machine *machine, struct error *err)
+{
+    int r = 0;
+    if (files->path_count > 0 && !importer->binds_paths)
+        return error_set(err, EOPNOTSUPP, "--path is for snapshots of Firecracker's only");
+    for (size_t i = 0; i < files->path_count && r == 0; i++)
+        r = take_path(&files->paths[i], machine, err);
+    for (size_t i = 0; importer->binds_paths && i < machine->disk_count && r == 0; i++) {
+        struct machine_disk *disk = &machine->disks[i];
+        if (disk->readonly || disk->saved_path)
+            continue;
+        disk->saved_path = strdup(disk->path);
+        r = disk->saved_path ? 0 : error_set(err, ENOMEM, "out of memory");
+    }
+    return r;
+}
+
 static int combine(const struct importer *importer, const struct import_files *files,
                    const cJSON *config, struct import *import, struct error *err)
 {
@@ -331,6 +371,8 @@ static int take_config(const struct importer *importer, const struct import_file
                       "it describes a memory of %" PRIu64 " bytes, and %s has %" PRIu64,
                       machine->memory_bytes, files->memory.path, size);
     machine->memory_bytes = size;
+    if (r == 0)
+        r = take_paths(importer, files, machine, err);
     if (r == 0 && importer->combine)
         r = combine(importer, files, json, import, err);
     return r < 0 ? error_prefix(err, r, "%s", files->config.path) : 0;
@@ -339,6 +381,9 @@ static int take_config(const struct importer *importer, const struct import_file
 static int check_files(const struct importer *importer, const struct import_files *files,
                        struct error *err)
 {
+    if (files->path_count > 0 && files->config.fd < 0)
+        return error_set(err, EINVAL,
+                         "--path is for disks that a configuration names: give --config");
     if (importer->needs && files->config.fd < 0)
         return error_set(err, EINVAL, "for %s a configuration must be given: %s", importer->name,
                          importer->needs);

@@ -23,8 +23,15 @@ struct import_file {
 int import_file_open(const char *path, struct import_file *ret, struct error *err);
 void import_file_close(struct import_file *file);
 
+/* The machine is to find the file `here` where its state names `saved`. */
+struct import_path {
+    char *saved, *here; /* absolute */
+};
+
 struct import_files {
     struct import_file memory, state, config;
+    const struct import_path *paths;
+    size_t path_count;
     /* The store's word on the version of a snapshot.json, which a configuration may be. */
     int (*check_version)(const cJSON *json, struct error *err);
 };

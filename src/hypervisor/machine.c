@@ -119,8 +119,11 @@ int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *e
     return check_distinct(machine, err);
 }
 
-void machine_settle_taps(struct machine *machine)
+void machine_settle(struct machine *machine)
 {
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (machine->disks[i].frozen)
+            free(steal_pointer(machine->disks[i].saved_path));
     for (size_t i = 0; i < machine->interface_count; i++)
         machine->interfaces[i].replaced = false;
 }

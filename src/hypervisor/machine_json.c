@@ -26,6 +26,8 @@ static void add_disk(cJSON *disks, const struct machine_disk *disk)
     json_add_text(object, "format", disk->format);
     json_add_bool(object, "readonly", disk->readonly);
     json_add_text(object, "frozen", disk->frozen);
+    if (disk->saved_path)
+        json_add_string(object, "saved_path", disk->saved_path);
     if (disk->key[0]) {
         json_add_string(object, "key", disk->key);
         json_add_number(object, "layers", disk->layers);
@@ -135,6 +137,8 @@ static int check_disk(struct stored_disk *stored, struct error *err)
         r = check_word_of("frozen", disk->frozen, DISK_COPY_SIZE - 1, err);
     if (r == 0 && disk->path[0] != '/')
         r = error_set(err, EINVAL, "path is not absolute");
+    if (r == 0 && disk->saved_path && disk->saved_path[0] != '/')
+        r = error_set(err, EINVAL, "saved_path is not absolute");
     if (r == 0 && disk->readonly && disk->frozen)
         r = error_set(err, EINVAL, "frozen is for writable disks");
     if (r == 0)
@@ -154,6 +158,7 @@ static int read_disk(const cJSON *json, void *item, struct error *err)
         {"format", JSON_WORD, FIELD(format), .required = true, .words = format_names},
         {"readonly", JSON_BOOL, FIELD(disk.readonly), .required = true},
         {"frozen", JSON_STRING, FIELD(disk.frozen), .nullable = true},
+        {"saved_path", JSON_STRING, FIELD(disk.saved_path), .nullable = true},
         {"key", JSON_STRING, FIELD(key), .nullable = true},
         {"layers", JSON_INTEGER, FIELD(layers), .max = DISK_LAYERS_MAX},
     };

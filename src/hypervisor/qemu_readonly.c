@@ -5,9 +5,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/libexec.h"
 
 static const char library_name[] = "hypefs-readonly.so";
 
@@ -18,35 +18,17 @@ bool qemu_readonly_is_option(const struct program *program)
            (major > 8 || (major == 8 && minor >= 2));
 }
 
-/* From the folder of the program that runs: in the build folder (src/cli, tests/unit), and where it
- * is installed. The loader of the other program takes a path with neither ':' nor ' ' in it. */
+/* The loader of the other program takes a path with neither ':' nor ' ' in it. */
 static int find_library(char ret[static PATH_MAX], struct error *err)
 {
-    static const char *const places[] = {"../../src/preload", HYPEFS_LIBEXEC};
-    char folder[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", folder, sizeof folder - 1);
-    folder[length > 0 ? length : 0] = 0;
-    char *slash = strrchr(folder, '/');
-    if (!slash)
-        return error_set(err, EIO, "/proc/self/exe does not tell where hypefs is");
-    *slash = 0;
-    for (size_t i = 0; i < array_length(places); i++) {
-        auto_free char *path = NULL;
-        if (asprintf(&path, "%s/%s/%s", places[i][0] == '/' ? "" : folder, places[i],
-                     library_name) < 0)
-            return error_set(err, ENOMEM, "no memory for a path");
-        if (!realpath(path, ret))
-            continue;
-        return strpbrk(ret, ": ") ? error_set(err, EIO,
-                                              "%s: the path must have no colon and no "
-                                              "blank in it: install hypefs elsewhere",
-                                              ret)
-                                  : 0;
-    }
-    return error_set(err, EIO,
-                     "%s, which a QEMU older than 8.2 needs, is neither in %s/%s nor in the build "
-                     "folder: install hypefs again",
-                     library_name, folder, HYPEFS_LIBEXEC);
+    int r = libexec_find("preload", library_name, ret, err);
+    if (r < 0)
+        return error_prefix(err, r, "a QEMU older than 8.2 needs a library of hypefs's");
+    return strpbrk(ret, ": ") ? error_set(err, EIO,
+                                          "%s: the path must have no colon and no blank in it: "
+                                          "install hypefs elsewhere",
+                                          ret)
+                              : 0;
 }
 
 int qemu_readonly_prepare(const char *image, struct qemu_readonly *ret, struct error *err)

@@ -83,7 +83,7 @@ static int put_on_record(struct instance *instance, struct instance_fork *fork, 
     if (r < 0)
         return r;
     if (*fork->vmm)
-        machine_settle_taps(fork->machine);
+        machine_settle(fork->machine);
     r = store_stage_json(fork->entry->fd, "fork.json", *fork->record, err);
     if (r == 0)
         r = instance_record_as(instance, &next, err);

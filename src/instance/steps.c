@@ -446,7 +446,7 @@ static int arrive(struct transit *transit, struct error *err)
         transit->booted = before;
     }
     if (transit->vmm) {
-        machine_settle_taps(&instance->machine);
+        machine_settle(&instance->machine);
         instance->vmm = steal_pointer(transit->vmm);
         instance->loaded = transit->next.loaded;
     }

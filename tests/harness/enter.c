@@ -256,23 +256,34 @@ static void bring_coverage(void)
     setenv("GCOV_PREFIX", path, 1);
 }
 
-/* The program under test may lie where only root can go. It is brought as if it were installed,
- * with the library that it looks for from there. */
+/* What hypefs looks for from where it lies itself: in the build folder, and installed. */
+static bool bring_beside(const char *program)
+{
+    static const char *const files[] = {"preload/hypefs-readonly.so", "bind/hypefs-bind"};
+    const char *slash = strrchr(program, '/');
+    char from[600], to[400];
+    bool brought = true;
+    for (size_t i = 0; i < array_length(files); i++) {
+        snprintf(from, sizeof from, "%.*s/../%s", (int)(slash ? slash - program : 0), program,
+                 files[i]);
+        snprintf(to, sizeof to, "%s/libexec/hypefs/%s", harness_base(), strrchr(files[i], '/') + 1);
+        brought = bring_file(from, to) && brought;
+    }
+    return brought;
+}
+
+/* The program under test may lie where only root can go. It is brought as if it were installed. */
 static void bring_program(void)
 {
     static const char *const folders[] = {"bin", "libexec", "libexec/hypefs"};
-    static const char library[] = "hypefs-readonly.so";
-    char path[300], from[600], to[400];
-    const char *program = getenv("HYPEFS"), *slash = strrchr(program, '/');
+    char path[300];
+    const char *program = getenv("HYPEFS");
     for (size_t i = 0; i < array_length(folders); i++) {
         snprintf(path, sizeof path, "%s/%s", harness_base(), folders[i]);
         mkdir(path, 0755);
     }
-    snprintf(from, sizeof from, "%.*s/../preload/%s", (int)(slash ? slash - program : 0), program,
-             library);
-    snprintf(to, sizeof to, "%s/%s", path, library);
     snprintf(path, sizeof path, "%s/bin/hypefs", harness_base());
-    if (!bring_file(program, path) || !bring_file(from, to))
+    if (!bring_file(program, path) || !bring_beside(program))
         skip_all("the program cannot be laid where an ordinary user can run it");
     setenv("HYPEFS", path, 1);
 }

@@ -14,6 +14,8 @@
 #   MACHINE_CPUS      its processors (2). Its own guests should have one: with more, and several threads
 #                     of the emulator, its kernel was seen to crash
 #   MACHINE_SECONDS   it is ended after (600)
+#   MACHINE_GUEST_KERNEL   what its guests boot, where a VMM does not boot the machine's own kernel:
+#                     an older Firecracker needs an ELF file (vmlinux)
 #
 # For each test one line: "ok NAME", "failed NAME" or "skipped NAME: why". If the machine's own kernel
 # has crashed, nothing was said of hypefs: then all is done once more, and a line says so.
@@ -67,6 +69,7 @@ base=$cache/machine.cpio
 "$here/root.sh" "$kernel" "$base"
 put "$build/src/cli/hypefs" bin/hypefs
 put "$build/src/preload/hypefs-readonly.so" libexec/hypefs/hypefs-readonly.so
+put "$build/src/bind/hypefs-bind" libexec/hypefs/hypefs-bind
 put "$build/src/guest/hypefs-guest" guest/hypefs-guest
 put "$build/tests/vm/guest/vm_guest" guest/vm_guest
 for file in make-initramfs.sh init hook; do
@@ -76,7 +79,7 @@ for program in "$build"/tests/vm/test_vm_*; do
     [ -d "$program" ] || put "$program" "vm/${program##*/}"
 done
 mkdir -p "$work/add/machine/kernel/boot"
-cp "$kernel"/boot/vmlinuz-* "$work/add/machine/kernel/boot/"
+cp "${MACHINE_GUEST_KERNEL:-$(ls "$kernel"/boot/vmlinuz-*)}" "$work/add/machine/kernel/boot/vmlinuz-guest"
 find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
     put "$file" "kernel/lib/${file##*/}"
 done

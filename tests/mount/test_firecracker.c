@@ -358,6 +358,63 @@ static void drives_are_each_forks_own_or_shared(void **state)
                  0);
 }
 
+/* As an import of another host's snapshot leaves it: nothing is where the state names its drives.
+ */
+static void drives_are_found_where_the_state_names_them(void **state)
+{
+    struct harness *h = *state;
+    const char *T = h->directory, *none = harness_format(h, "/hypefs-none-%d", (int)getpid());
+    fake_craft(h, &small, "1.7.0",
+               harness_format(h,
+                              "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"%s/rw.img\","
+                              "\"is_read_only\":false},{\"drive_id\":\"data\",\"path_on_host\":"
+                              "\"%s/jail/deep/ro.img\",\"is_read_only\":true}]",
+                              none, T),
+               harness_format(h,
+                              ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
+                              "\"saved_path\":\"%s/rw.img\",\"format\":\"raw\","
+                              "\"readonly\":false,\"frozen\":\"disk-0\"},"
+                              "{\"id\":\"data\",\"path\":\"%s/shared\","
+                              "\"saved_path\":\"%s/jail/deep/ro.img\",\"format\":\"raw\","
+                              "\"readonly\":true}]",
+                              T, none, T, T));
+    assert_shell("bash",
+                 "echo shared > $T/shared; chmod 400 $T/shared; "
+                 "echo -n frozen content > $S/snapshots/base/disk-0",
+                 0);
+    fake_mount(h);
+    stage(h, "m", "{}", "memory", LONG_MS);
+    assert_errno(commit(h, "fork-1"), 0);
+    harness_await(h, harness_store_path(h, "instances/fork-1/drive-rootfs"), "fork-1 content");
+    assert_fails(access(none, F_OK), ENOENT);
+    assert_shell("bash",
+                 "[ ! -e $T/jail ] && [ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ]",
+                 0);
+    /* What is saved of it names its own copy, and the other drive where it was named before. */
+    harness_put(fake_instance(h, "fork-1", "state"), "standby");
+    const char *record = harness_get(h, harness_store_path(h, "instances/fork-1/instance.json"));
+    assert_string_equal(harness_json(h, record, "machine.disks.1.saved_path"),
+                        harness_format(h, "%s/jail/deep/ro.img", T));
+    assert_null(strstr(record, "rw.img"));
+    harness_put(fake_instance(h, "fork-1", "state"), "running");
+    fake_drop(h, "fork-1");
+}
+
+/* Its last words are told, and nothing is left. */
+static void drive_whose_place_cannot_be_made_is_eio(void **state)
+{
+    struct harness *h = *state;
+    fake_craft(h, &small, "1.7.0",
+               "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"/etc/passwd/rw.img\","
+               "\"is_read_only\":false}]",
+               ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"/etc/passwd/rw.img\","
+               "\"saved_path\":\"/etc/passwd/rw.img\",\"format\":\"raw\",\"readonly\":false,"
+               "\"frozen\":\"disk-0\"}]");
+    harness_put(harness_store_path(h, "snapshots/base/disk-0"), "frozen");
+    fake_mount(h);
+    assert_refused(h, EIO, "load", "hypefs-bind: /etc/passwd/rw.img: Not a directory");
+}
+
 static void drive_that_nobody_named_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -509,6 +566,8 @@ int main(void)
         fork_test(guest_that_is_silent_or_lies_is_destroyed),
         bare_test(image_over_3_gib_is_reached_in_both_regions),
         bare_test(drives_are_each_forks_own_or_shared),
+        bare_test(drives_are_found_where_the_state_names_them),
+        bare_test(drive_whose_place_cannot_be_made_is_eio),
         bare_test(drive_that_nobody_named_is_refused),
         fork_test(faults_are_eio_with_words_and_leave_nothing),
         fork_test(firecrackers_own_words_are_told),

@@ -406,6 +406,41 @@ static void disk_outside_the_configurations_folder_is_refused_unless_it_is_allow
     }
 }
 
+/* A jail's paths, say, which the state names, and at which this host has nothing. */
+static void drive_at_another_path_is_where_path_says(void **state)
+{
+    struct harness *h = *state;
+    assert_string_equal(
+        assert_shell("bash",
+                     "cd $T/in && sed \"s,$PWD/data.img,/rw.img,; s,$PWD/root,/ro,\" "
+                     "firecracker.json > jail.json && " FIRECRACKER
+                     "fc --config jail.json --path /rw.img=data.img --path /ro.ext4=./root.ext4",
+                     0)
+            .out,
+        harness_format(h,
+                       "opened by each clone, for reading: %s/in/root.ext4\n"
+                       "copied into the snapshot: %s/in/data.img\n",
+                       h->directory, h->directory));
+    const char *json = harness_get(h, harness_store_path(h, "snapshots/fc/snapshot.json"));
+    static const char *const saved[] = {"/ro.ext4", "/rw.img"}, *const here[] = {"root.ext4",
+                                                                                 "data.img"};
+    for (int i = 0; i < 2; i++) {
+        assert_string_equal(
+            harness_json(h, json, harness_format(h, "machine.disks.%d.saved_path", i)), saved[i]);
+        assert_string_equal(harness_json(h, json, harness_format(h, "machine.disks.%d.path", i)),
+                            harness_format(h, "%s/in/%s", h->directory, here[i]));
+    }
+    assert_shell("bash", "cmp $S/snapshots/fc/frozen-data $T/in/data.img", 0);
+    /* What it leads to is asked for as if the configuration named it. */
+    assert_contains(assert_shell("bash",
+                                 "cd $T && mkdir else && mv in/data.img else && " FIRECRACKER
+                                 "other --config in/jail.json --path /rw.img=else/data.img "
+                                 "--path /ro.ext4=in/root.ext4",
+                                 1)
+                        .err,
+                    harness_format(h, "--allow-disk %s/else", h->directory));
+}
+
 /* ---- the command line ---- */
 
 /* After cd $T/in, with $I for the program and --store $S; `err` is in stderr's one line. */
@@ -453,6 +488,21 @@ static const struct refusal {
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json --allow-disk . "
      "--allow-disk memory",
      1, "--allow-disk memory: it is not a folder"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /none=data.img",
+     1, "--path /none=…: the machine has no disk at that path"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /none=none",
+     1, "--path /none=none: No such file or directory"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path /x=data.img", 1,
+     "give --config"},
+    {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json "
+     "--path /x=data.img",
+     1, "Firecracker's only"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path x=y", 2,
+     "OLD is absolute"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path /x", 2,
+     "OLD=NEW"},
     {"$I --id a --hypervisor qemu --memory . --state qemu --config qemu.json", 1, "regular file"},
     {"mkfifo f; $I --id a --hypervisor firecracker --memory f --state firecracker", 1, "regular"},
     {"$I --id a --hypervisor qemu --memory memory --state cloud --config qemu.json", 1, "QEVM"},
@@ -548,6 +598,7 @@ int main(void)
         import_test(daemon_that_starts_during_an_import_leaves_it_alone),
         import_test(memory_that_changes_while_it_is_copied_is_refused),
         import_test(disk_outside_the_configurations_folder_is_refused_unless_it_is_allowed),
+        import_test(drive_at_another_path_is_where_path_says),
         import_test(import_of_a_wrong_file_says_so_in_one_line_and_writes_nothing),
         import_test(memory_on_hugetlbfs_is_refused),
         daemon_test(qemu_snapshot_of_another_store_can_be_forked),
