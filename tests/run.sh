@@ -18,7 +18,7 @@
 # --long     all suites in both builds, and all of the rest: the tests built with clang, too, the
 #            benchmark in a release build, the quickstart with --keep, more units under valgrind, each
 #            fuzzer for minutes
-# --suites   only the first two builds, and the suites in them
+# --suites   only the first two builds, and the suites in them, those of the nightly run, too
 # --soak     only the soak, for long, plain and with the sanitizer for threads
 # --bench    only the benchmark, in a release build
 # --debian   on Debian 12 or 13, in a chroot: debian.sh tells more

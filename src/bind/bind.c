@@ -6,12 +6,17 @@
  *
  *   hypefs-bind PATH FILE [PATH FILE]… -- PROGRAM [ARGUMENT]…
  *
- * PATH is absolute; FILE is a regular file, by its path from the working directory. The program has
- * a mount namespace of its own, in which FILE is bound to PATH; the host sees nothing of it, and
- * what the host unmounts is unmounted there, too. If there is nothing at PATH, the last directory
- * on the way there that exists is covered by a small one in memory, in which what it has now is
- * bound under the same names. Whoever may not make a mount namespace makes a user namespace for it,
- * with the same user in it.
+ * PATH is absolute, has no "." or ".." in it, and is not in a folder of the system; FILE is a
+ * regular file, by its path from the working directory. The program has a mount namespace of its
+ * own, in which FILE is bound to PATH, not to be executed; the host sees nothing of it. If there is
+ * nothing at PATH, the last directory on the way there that exists is covered by a small one in
+ * memory, in which what it has now is bound under the same names. Whoever may not make a mount
+ * namespace makes a user namespace for it, with the same user in it.
+ *
+ * Mounts of the host's are in that namespace, too. One that the host unmounts goes there as well if
+ * the host shares its mounts (with systemd it does), but not if it lies in a covered directory
+ * itself: then its file system is in use until the program ends. hypefs's own mounts are taken away
+ * here, as far as the user may, because a daemon ends when the last of its mounts has gone.
  *
  * It exits with 126 and a line on standard error if that cannot be done, with 127 if the program
  * cannot be run. Else it becomes the program.
@@ -28,15 +33,21 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { CANNOT_BIND = 126, CANNOT_RUN = 127, COVERS_MAX = 256, FD_PATH_SIZE = 64 };
+enum { CANNOT_BIND = 126, CANNOT_RUN = 127, BINDS_MAX = 256, FD_PATH_SIZE = 64, LINE_SIZE = 8192 };
+
+/* What a stranger's state names must not replace: a PATH may be in none of these. */
+static const char *const system_folders[] = {"/bin",   "/boot", "/etc",  "/lib", "/lib32",
+                                             "/lib64", "/proc", "/sbin", "/sys", "/usr"};
 
 /* Any directory below / that every host has: where the directory that becomes / is made. */
 static const char scratch[] = "/sys";
 
-static dev_t covers[COVERS_MAX];
+static dev_t covers[BINDS_MAX];
 static size_t cover_count;
+static char here[PATH_MAX]; /* the working directory */
 
 __attribute__((format(printf, 2, 3), noreturn)) static void fail(int status, const char *format,
                                                                  ...)
@@ -73,6 +84,37 @@ static void enter_as_user(unsigned user, unsigned group)
     write_map("/proc/self/gid_map", text);
 }
 
+/* In place: \ooo of /proc/self/mountinfo. */
+static void unescape(char *text)
+{
+    char *to = text;
+    for (unsigned code; *text; to++)
+        if (*text == '\\' && sscanf(text + 1, "%3o", &code) == 1) {
+            *to = (char)code;
+            text += 4;
+        } else {
+            *to = *text++;
+        }
+    *to = 0;
+}
+
+/* It fails for who is not root, to whom these mounts are locked. */
+static void take_away_hypefs(void)
+{
+    char line[LINE_SIZE], path[LINE_SIZE];
+    FILE *mounts = fopen("/proc/self/mountinfo", "re");
+    while (mounts && fgets(line, sizeof line, mounts)) {
+        const char *type = strstr(line, " - ");
+        if (!type || strncmp(type, " - fuse.hypefs ", 15) != 0 ||
+            sscanf(line, "%*s %*s %*s %*s %8191s", path) != 1)
+            continue;
+        unescape(path);
+        umount2(path, MNT_DETACH);
+    }
+    if (mounts)
+        fclose(mounts);
+}
+
 static void enter(void)
 {
     unsigned user = geteuid(), group = getegid();
@@ -80,15 +122,10 @@ static void enter(void)
         enter_as_user(user, group);
     if (mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
         fail(CANNOT_BIND, "cannot keep mounts from the host");
+    take_away_hypefs();
 }
 
 /* ---- covering a directory ---- */
-
-static void bind(const char *from, const char *to)
-{
-    if (mount(from, to, NULL, MS_BIND | MS_REC, NULL) < 0)
-        fail(CANNOT_BIND, "cannot bind something to %s", to);
-}
 
 static void make_file(const char *path)
 {
@@ -98,14 +135,15 @@ static void make_file(const char *path)
     close(fd);
 }
 
-/* What is at `from` gets the name `to`. A link is made anew. */
+/* What is at `from` gets the name `to`. A link is made anew. What has gone meanwhile is left out.
+ */
 static void mirror(const char *from, const struct stat *what, const char *to)
 {
     char target[PATH_MAX];
     if (S_ISLNK(what->st_mode)) {
         ssize_t size = readlink(from, target, sizeof target - 1);
         target[size > 0 ? size : 0] = 0;
-        if (size < 0 || symlink(target, to) < 0)
+        if (size >= 0 ? symlink(target, to) < 0 : errno != ENOENT)
             fail(CANNOT_BIND, "cannot make the link %s", to);
         return;
     }
@@ -113,7 +151,10 @@ static void mirror(const char *from, const struct stat *what, const char *to)
         make_file(to);
     else if (mkdir(to, 0700) < 0)
         fail(CANNOT_BIND, "cannot make %s", to);
-    bind(from, to);
+    if (mount(from, to, NULL, MS_BIND | MS_REC, NULL) == 0)
+        return;
+    if (errno != ENOENT || remove(to) < 0)
+        fail(CANNOT_BIND, "cannot bind something to %s", to);
 }
 
 /* `hidden`: what lies under `at`, if that is an entry of the directory itself; or -1. */
@@ -124,7 +165,7 @@ static void mirror_all(int directory, int hidden, const char *at)
     DIR *entries = fdopendir(directory);
     if (!entries)
         fail(CANNOT_BIND, "cannot read a directory");
-    for (struct dirent *entry; (entry = readdir(entries));) {
+    for (struct dirent *entry; (errno = 0, entry = readdir(entries));) {
         const char *name = entry->d_name;
         if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
             fstatat(directory, name, &what, AT_SYMLINK_NOFOLLOW) < 0)
@@ -136,6 +177,8 @@ static void mirror_all(int directory, int hidden, const char *at)
             snprintf(from, sizeof from, "/proc/self/fd/%d/%s", directory, name);
         mirror(from, &what, to);
     }
+    if (errno != 0)
+        fail(CANNOT_BIND, "cannot read a directory");
     closedir(entries);
 }
 
@@ -144,11 +187,14 @@ static void cover(const char *path)
     const bool is_root = strcmp(path, "/") == 0;
     const char *at = is_root ? scratch : path;
     struct stat st;
+    errno = EBUSY;
+    if (strcmp(path, here) == 0) /* what it makes there would be seen by nobody */
+        fail(CANNOT_BIND, "cannot cover the working directory");
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int hidden = is_root ? open(at, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
     if (directory < 0 || (is_root && hidden < 0))
         fail(CANNOT_BIND, "cannot open %s", directory < 0 ? path : at);
-    if (cover_count == COVERS_MAX || mount("hypefs-bind", at, "tmpfs", 0, "mode=0755") < 0)
+    if (cover_count == BINDS_MAX || mount("hypefs-bind", at, "tmpfs", 0, "mode=0755") < 0)
         fail(CANNOT_BIND, "cannot cover %s", path);
     mirror_all(directory, hidden, at);
     if (is_root && (chdir(at) < 0 || mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0))
@@ -168,71 +214,133 @@ static bool is_covered(const struct stat *directory)
 
 /* ---- one path ---- */
 
+static void refuse_system(const char *path)
+{
+    char real[PATH_MAX];
+    if (!realpath(path, real))
+        fail(CANNOT_BIND, "%s", path);
+    errno = EPERM;
+    for (size_t i = 0; i < sizeof system_folders / sizeof *system_folders; i++) {
+        const size_t size = strlen(system_folders[i]);
+        if (strncmp(real, system_folders[i], size) == 0 && (real[size] == '/' || !real[size]))
+            fail(CANNOT_BIND, "%s is in %s, where no VM has a file", path, system_folders[i]);
+    }
+}
+
+static void check_path(const char *path)
+{
+    char whole[PATH_MAX + 2];
+    const int size = snprintf(whole, sizeof whole, "%s/", path);
+    errno = EINVAL;
+    if (path[0] != '/' || size > PATH_MAX || strstr(whole, "//") || strstr(whole, "/./") ||
+        strstr(whole, "/../"))
+        fail(CANNOT_BIND, "%.200s is not an absolute path without . and ..", path);
+}
+
+/* Nothing is ever made on the host. */
+static void check_covered(const char *directory)
+{
+    struct stat st;
+    errno = EXDEV;
+    if (stat(directory, &st) < 0 || !is_covered(&st))
+        fail(CANNOT_BIND, "%s leads out of what was covered", directory);
+}
+
+/* The last directory on the way there that exists. */
+static void find_existing(const char *path, char ret[static PATH_MAX])
+{
+    struct stat st;
+    snprintf(ret, PATH_MAX, "%s", path);
+    do {
+        char *slash = strrchr(ret, '/');
+        slash[slash == ret] = 0;
+        if (stat(ret, &st) == 0)
+            return;
+    } while (errno == ENOENT);
+    fail(CANNOT_BIND, "%s", path);
+}
+
 /* A file at a path where nothing is, in directories that need not be there. */
 static void make_place(const char *path)
 {
     char part[PATH_MAX];
     struct stat st;
-    snprintf(part, sizeof part, "%s", path);
-    for (;;) {
-        char *slash = strrchr(part, '/');
-        slash[slash == part] = 0;
-        if (stat(part, &st) == 0)
-            break;
-        if (errno != ENOENT)
-            fail(CANNOT_BIND, "%s", path);
-    }
-    if (!is_covered(&st))
+    find_existing(path, part);
+    refuse_system(part);
+    if (stat(part, &st) < 0 || !is_covered(&st))
         cover(part);
     for (size_t i = strlen(part) + 1; path[i]; i++) {
         if (path[i] != '/')
             continue;
+        check_covered(part);
         snprintf(part, sizeof part, "%.*s", (int)i, path);
-        if (mkdir(part, 0755) < 0 && errno != EEXIST)
+        if (mkdir(part, 0755) < 0)
             fail(CANNOT_BIND, "cannot make %s", part);
     }
+    check_covered(part);
     make_file(path);
 }
 
-static void place(int working_directory, const char *path, const char *file)
+static unsigned long flags_of(const char *path)
 {
+    struct statvfs st;
+    if (statvfs(path, &st) < 0)
+        fail(CANNOT_BIND, "%s", path);
+    return (st.f_flag & ST_RDONLY ? MS_RDONLY : 0U) | (st.f_flag & ST_NOATIME ? MS_NOATIME : 0U) |
+           (st.f_flag & ST_NODIRATIME ? MS_NODIRATIME : 0U) |
+           (st.f_flag & ST_RELATIME ? MS_RELATIME : 0U);
+}
+
+static void place(const char *path, int file)
+{
+    const unsigned long closed = MS_BIND | MS_REMOUNT | MS_NOEXEC | MS_NOSUID | MS_NODEV;
     char from[FD_PATH_SIZE];
     struct stat st;
-    int fd = openat(working_directory, file, O_PATH | O_CLOEXEC);
+    if (stat(path, &st) == 0)
+        refuse_system(path);
+    else if (errno == ENOENT)
+        make_place(path);
+    else
+        fail(CANNOT_BIND, "%s", path);
+    snprintf(from, sizeof from, "/proc/self/fd/%d", file);
+    if (mount(from, path, NULL, MS_BIND, NULL) < 0 ||
+        mount(NULL, path, NULL, closed | flags_of(path), NULL) < 0)
+        fail(CANNOT_BIND, "cannot bind a file to %s", path);
+    close(file);
+}
+
+static int open_file(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_PATH | O_CLOEXEC);
     errno = fd < 0 || fstat(fd, &st) < 0 ? errno : S_ISREG(st.st_mode) ? 0 : EINVAL;
     if (errno != 0)
-        fail(CANNOT_BIND, "%s", file);
-    if (path[0] != '/' || path[strlen(path) - 1] == '/' || strlen(path) >= PATH_MAX) {
-        errno = EINVAL;
-        fail(CANNOT_BIND, "%.200s", path);
-    }
-    if (stat(path, &st) < 0 && errno != ENOENT)
         fail(CANNOT_BIND, "%s", path);
-    if (stat(path, &st) < 0)
-        make_place(path);
-    snprintf(from, sizeof from, "/proc/self/fd/%d", fd);
-    bind(from, path);
-    close(fd);
+    return fd;
 }
 
 int main(int argc, char **argv)
 {
-    char here[PATH_MAX];
-    int i = 1;
-    while (i + 1 < argc && strcmp(argv[i], "--") != 0)
-        i += 2;
-    if (i + 1 >= argc || strcmp(argv[i], "--") != 0) {
+    int files[BINDS_MAX], count = 0;
+    while (2 * count + 2 < argc && count < BINDS_MAX && strcmp(argv[2 * count + 1], "--") != 0)
+        count++;
+    char **const program = &argv[2 * count + 2];
+    if (2 * count + 2 >= argc || strcmp(program[-1], "--") != 0) {
         fputs("usage: hypefs-bind PATH FILE [PATH FILE]… -- PROGRAM [ARGUMENT]…\n", stderr);
         return CANNOT_BIND;
     }
     enter();
-    int working_directory = open(".", O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (working_directory < 0 || !getcwd(here, sizeof here))
+    if (!getcwd(here, sizeof here))
         fail(CANNOT_BIND, "the working directory");
-    for (int k = 1; k < i; k += 2)
-        place(working_directory, argv[k], argv[k + 1]);
+    for (int i = 0; i < count; i++) {
+        check_path(argv[2 * i + 1]);
+        files[i] =
+            open_file(argv[2 * i + 2]); /* all, before one is bound in the place of another */
+    }
+    for (int i = 0; i < count; i++)
+        place(argv[2 * i + 1], files[i]);
     if (chdir(here) < 0)
         fail(CANNOT_BIND, "%s", here);
-    execvp(argv[i + 1], &argv[i + 1]);
-    fail(CANNOT_RUN, "%s", argv[i + 1]);
+    execvp(program[0], program);
+    fail(CANNOT_RUN, "%s", program[0]);
 }

@@ -118,6 +118,9 @@ static int add_path(void *arguments, const char *value)
     const char *equals = strchr(value, '=');
     if (value[0] != '/' || !equals || !equals[1])
         return cli_misuse(&command, "--path needs OLD=NEW, and OLD is absolute");
+    for (size_t i = 0; i < ret->path_count; i++)
+        if (strncmp(ret->paths[i], value, (size_t)(equals - value) + 1) == 0)
+            return cli_misuse(&command, "--path is given twice for the same OLD");
     if (ret->path_count == PATHS_MAX)
         return cli_misuse(&command, "--path is given too often");
     ret->paths[ret->path_count++] = value;

@@ -117,7 +117,7 @@ static int add_fuse_option(void *arguments, const char *value)
 /* Each hypervisor's name is an option that names its program. */
 static int read_options(int argc, char **argv, struct mount_arguments *ret)
 {
-    struct cli_option options[HYPERVISORS + 8] = {
+    const struct cli_option own[] = {
         {"store", .read = read_store},
         {"foreground", 'f', .flag = &ret->foreground},
         {"ack", .read = read_ack},
@@ -127,8 +127,10 @@ static int read_options(int argc, char **argv, struct mount_arguments *ret)
         {"insecure-store", .flag = &ret->insecure_store},
         {.letter = 'o', .read = add_fuse_option},
     };
+    struct cli_option options[array_length(own) + HYPERVISORS];
+    memcpy(options, own, sizeof own);
     for (size_t i = 0; i < HYPERVISORS; i++)
-        options[array_length(options) - HYPERVISORS + i] =
+        options[array_length(own) + i] =
             (struct cli_option){hypervisor_names[i], .text = &ret->binaries[i].path};
     int status = cli_read_options(COMMAND, argc, argv, options, array_length(options), ret);
     for (size_t i = 0; i < HYPERVISORS && status == CLI_GO_ON; i++)

@@ -80,15 +80,16 @@ static int place(const struct vmm_context *context, struct vmm *vmm,
     return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
-/* One with a copy gets that: Firecracker opens the path before it is told of the copy. */
+/* One with a copy gets that: Firecracker opens the path, to write to it, before it is told of the
+ * copy. The file that the copy was made of will do, too. */
 static bool needs_bind(const struct machine_disk *disk)
 {
     struct stat saved, ours;
     if (!disk->saved_path || !(disk->frozen || disk->readonly))
         return false;
-    if (stat(disk->saved_path, &saved) < 0 || !S_ISREG(saved.st_mode))
-        return true;
-    return !disk->frozen && stat(disk->path, &ours) == 0 &&
+    if (disk->frozen)
+        return strcmp(disk->saved_path, disk->path) != 0 || access(disk->path, R_OK | W_OK) < 0;
+    return stat(disk->saved_path, &saved) < 0 || stat(disk->path, &ours) < 0 ||
            !file_id_equal(file_id_of(&saved), file_id_of(&ours));
 }
 
@@ -116,7 +117,8 @@ void firecracker_explain_drives(const struct machine *machine, struct error *err
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
         const struct machine_disk *disk = &machine->disks[i];
-        if (disk->frozen && disk->path[0] == '/' && access(disk->path, F_OK) < 0 && errno == ENOENT)
+        if (disk->frozen && !disk->saved_path && disk->path[0] == '/' &&
+            access(disk->path, F_OK) < 0 && errno == ENOENT)
             error_append(
                 err,
                 " (there is no file at %s, which the saved state names: Firecracker opens that "

@@ -14,7 +14,6 @@
 int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
                              const struct machine *machine, struct error *err);
 
-/* After a failed load: names the files that must exist because another tool's state names them. */
 /* What a saved state names by paths at which the host has another file, or none: arguments to be
  * put before those of the VMM, for src/bind/bind.c; NULL at the end. There may be none. */
 struct firecracker_binds {
@@ -25,6 +24,8 @@ struct firecracker_binds {
 int firecracker_find_binds(const struct machine *machine, struct firecracker_binds *ret,
                            struct error *err);
 
+/* After a failed load of what has no saved_path, of an import by an older hypefs: names the files
+ * that must exist because another tool's state names them. */
 void firecracker_explain_drives(const struct machine *machine, struct error *err);
 
 #endif

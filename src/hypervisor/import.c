@@ -307,6 +307,14 @@ static int complete_machine(struct import *import, const char *config_path, stru
 static int take_path(const struct import_path *path, struct machine *machine, struct error *err)
 {
     bool found = false;
+    struct stat st;
+    if (strstr(path->saved, "/../") || strstr(path->saved, "/./") || strstr(path->saved, "//"))
+        return error_set(err, EINVAL,
+                         "--path %s=…: nothing can be put at a path with .. , . or // in it",
+                         path->saved);
+    if (stat(path->here, &st) < 0 || !S_ISREG(st.st_mode))
+        return error_set(err, EINVAL, "--path %s=%s: that is not a regular file", path->saved,
+                         path->here);
     for (size_t i = 0; i < machine->disk_count; i++) {
         struct machine_disk *disk = &machine->disks[i];
         if (disk->saved_path || strcmp(disk->path, path->saved) != 0)
@@ -328,8 +336,6 @@ static int take_paths(const struct importer *importer, const struct import_files
                       struct machine *machine, struct error *err)
 {
     int r = 0;
-    if (files->path_count > 0 && !importer->binds_paths)
-        return error_set(err, EOPNOTSUPP, "--path is for snapshots of Firecracker's only");
     for (size_t i = 0; i < files->path_count && r == 0; i++)
         r = take_path(&files->paths[i], machine, err);
     for (size_t i = 0; importer->binds_paths && i < machine->disk_count && r == 0; i++) {
@@ -381,6 +387,8 @@ static int take_config(const struct importer *importer, const struct import_file
 static int check_files(const struct importer *importer, const struct import_files *files,
                        struct error *err)
 {
+    if (files->path_count > 0 && !importer->binds_paths)
+        return error_set(err, EOPNOTSUPP, "--path is for snapshots of Firecracker's only");
     if (files->path_count > 0 && files->config.fd < 0)
         return error_set(err, EINVAL,
                          "--path is for disks that a configuration names: give --config");

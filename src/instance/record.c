@@ -14,9 +14,8 @@
 #include "util/json.h"
 #include "util/process.h"
 
-/* A record with an intent, or with what its image boots from, is of version 2: whoever does not
- * know what that means leaves it alone. */
-enum { FORMAT_VERSION = 1, SECOND_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+/* A record with an intent is of version 2, too: whoever does not know that leaves it alone. */
+enum { SECOND_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 static const char *const intent_names[INTENTS] = {"none",    "pause", "resume",
                                                   "standby", "copy",  "restore"};
@@ -154,8 +153,9 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     bool has_image = next->state == INSTANCE_STANDBY || next->intent == INTENT_RESTORE;
     machine.in_firmware = machine.in_firmware && has_image;
     auto_json cJSON *json = cJSON_CreateObject();
+    cJSON *machine_json = machine_to_json(&machine);
     json_add_number(json, "version",
-                    next->intent || machine.in_firmware ? SECOND_VERSION : FORMAT_VERSION);
+                    next->intent ? SECOND_VERSION : format_machine_version(machine_json));
     json_add_string(json, "id", instance->id);
     json_add_string(json, "uuid", instance->uuid);
     json_add_string(json, "state", instance_state_names[next->state]);
@@ -165,7 +165,7 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     json_add_string(json, "hypervisor", next->machine->hypervisor->name);
     if (instance->config)
         json_add_string(json, "config", instance->config);
-    json_add(json, "machine", machine_to_json(&machine));
+    json_add(json, "machine", machine_json);
     if (instance->source.id[0]) {
         cJSON *source = json_add_object(json, "source");
         json_add_string(source, instance_source_words[instance->source.kind], instance->source.id);

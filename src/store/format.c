@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "store/store.h"
@@ -59,4 +60,17 @@ int format_check_version(const cJSON *json, const char *name, int known, struct 
                      "%s: \"version\" is %d, of a newer hypefs, and this one knows %d: use the "
                      "newer one for it",
                      name, (int)version->valuedouble, known);
+}
+
+int format_machine_version(const cJSON *machine)
+{
+    const cJSON *disk;
+    if (json_get(machine, "boot"))
+        return 2;
+    cJSON_ArrayForEach (disk, json_get(machine, "disks")) {
+        const char *path = json_get_text(disk, "path"), *saved = json_get_text(disk, "saved_path");
+        if (saved && (!path || strcmp(saved, path) != 0))
+            return 2;
+    }
+    return 1;
 }

@@ -53,8 +53,8 @@ struct snapshots {
     struct snapshot *by_id;
     uint64_t last_serial;
 
-    pthread_mutex_t refreshing;     /* from the store; of what follows, and of adding to the table */
-    struct store_seen seen;         /* at the last refresh */
+    pthread_mutex_t refreshing; /* from the store; of what follows, and of adding to the table */
+    struct store_seen seen;     /* at the last refresh */
     struct snapshot_unread *unread; /* entries that could not be read then */
     bool open;                      /* what turns up is new */
     atomic_uint vanished;           /* how many were taken out of the store by others so far */

@@ -32,7 +32,7 @@ static cJSON *undelivered(const struct scan *scan)
 
 int snapshot_check_version(const cJSON *json, struct error *err)
 {
-    return format_check_version(json, "snapshot.json", SNAPSHOT_BOOT_VERSION, err);
+    return format_check_version(json, "snapshot.json", SNAPSHOT_VERSION_MAX, err);
 }
 
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
@@ -40,13 +40,11 @@ int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,
 {
     char uuid[33], now[STORE_TIME_SIZE];
     auto_json cJSON *json = cJSON_Duplicate(given, true);
-    const cJSON *machine = cJSON_GetObjectItemCaseSensitive(given, "machine");
-    bool boots = cJSON_GetObjectItemCaseSensitive(machine, "boot");
     if (!json)
         return error_set(err, ENOMEM, "out of memory");
     store_random_hex(uuid, 16);
     store_time_now(now);
-    json_add_number(json, "version", boots ? SNAPSHOT_BOOT_VERSION : SNAPSHOT_FORMAT_VERSION);
+    json_add_number(json, "version", format_machine_version(json_get(given, "machine")));
     json_add_string(json, "uuid", uuid);
     json_add_string(json, "created_at", now);
     json_add(json, "undelivered", undelivered(scan));

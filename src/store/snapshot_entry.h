@@ -7,9 +7,8 @@
 #include "store/image.h"
 #include "store/store.h"
 
-/* "version" of snapshot.json. One whose machine has a "boot" is of version 2: whoever does not know
- * that leaves it out, because its guest would never be reached. */
-enum { SNAPSHOT_FORMAT_VERSION = 1, SNAPSHOT_BOOT_VERSION = 2 };
+/* The newest "version" of snapshot.json that is known (format_machine_version()). */
+enum { SNAPSHOT_VERSION_MAX = 2 };
 
 /* Puts "memory" and "state" (fsynced) into the entry's directory. */
 typedef int snapshot_fill(void *context, const struct store_entry *entry, struct error *err);

@@ -79,7 +79,7 @@ for program in "$build"/tests/vm/test_vm_*; do
     [ -d "$program" ] || put "$program" "vm/${program##*/}"
 done
 mkdir -p "$work/add/machine/kernel/boot"
-cp "${MACHINE_GUEST_KERNEL:-$(ls "$kernel"/boot/vmlinuz-*)}" "$work/add/machine/kernel/boot/vmlinuz-guest"
+cp "${MACHINE_GUEST_KERNEL:-$(ls "$kernel"/boot/vmlinuz-* | head -n 1)}" "$work/add/machine/kernel/boot/vmlinuz-guest"
 find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
     put "$file" "kernel/lib/${file##*/}"
 done

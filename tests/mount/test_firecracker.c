@@ -390,6 +390,12 @@ static void drives_are_found_where_the_state_names_them(void **state)
     assert_shell("bash",
                  "[ ! -e $T/jail ] && [ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ]",
                  0);
+    /* A daemon ends though the VMM lives in a namespace, which has the host's mounts, too. A user's
+     * does where the host shares its mounts. */
+    if (geteuid() == 0) {
+        assert_int_equal(harness_unmount(h), 0);
+        fake_mount(h);
+    }
     /* What is saved of it names its own copy, and the other drive where it was named before. */
     harness_put(fake_instance(h, "fork-1", "state"), "standby");
     const char *record = harness_get(h, harness_store_path(h, "instances/fork-1/instance.json"));

@@ -494,6 +494,15 @@ static const struct refusal {
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=none",
      1, "--path /none=none: No such file or directory"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /a/../b=data.img",
+     1, "nothing can be put at a path with"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /none=.",
+     1, "that is not a regular file"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /none=data.img --path /none=root.ext4",
+     2, "--path is given twice"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path /x=data.img", 1,
      "give --config"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json "

@@ -58,7 +58,7 @@ static void assert_no_child_left(void)
     assert_int_equal(errno, ECHILD);
 }
 
-static void find_knows_qemu_and_nothing_else(void **state)
+static void find_knows_each_name_and_nothing_else(void **state)
 {
     (void)state;
     const struct hypervisor *qemu = hypervisor_find("qemu");
@@ -478,7 +478,7 @@ static void calls_when_nobody_listens_are_eio(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(find_knows_qemu_and_nothing_else),
+        cmocka_unit_test(find_knows_each_name_and_nothing_else),
         WITH(boot_when_the_program_takes_long_to_answer_can_be_cancelled),
         WITH(load_when_the_program_is_none_is_eio),
         WITH(load_when_the_memory_does_not_fit_spawns_nothing),

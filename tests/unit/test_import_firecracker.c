@@ -52,8 +52,9 @@ static void firecracker_when_its_devices_are_named_becomes_a_machine(void **stat
              "\"disks\":[{\"id\":\"rootfs\",\"path\":\"%s/root.ext4\",\"format\":\"raw\","
              "\"readonly\":true,\"frozen\":null,\"key\":\"%s\",\"layers\":0},"
              "{\"id\":\"data_1\",\"path\":\"%s/data.img\","
-             "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"frozen-data_1\"}]",
-             bench->directory, key, bench->directory);
+             "\"format\":\"raw\",\"readonly\":false,\"frozen\":\"frozen-data_1\","
+             "\"saved_path\":\"%s/data.img\"}]",
+             bench->directory, key, bench->directory, bench->directory);
     assert_described(bench, wanted);
     assert_described(bench, "\"vsock\":\"./v.sock\"");
     assert_null(bench->import.frozen_from[0]);

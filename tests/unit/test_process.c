@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -295,18 +296,27 @@ static void children_and_theirs_are_known_and_others_are_not(void **state)
 
 static void times_of_a_process_grow_while_it_runs_and_are_none_when_it_has_ended(void **state)
 {
-    char *argv[] = {shell, (char[]){"-c"}, (char[]){"while :; do :; done"}, NULL};
+    char *argv[] = {shell, (char[]){"-c"}, (char[]){"while :; do :; done & while :; do :; done"},
+                    NULL};
     struct process_spec spec = {
         .path = shell, .argv = argv, .directory_fd = -1, .output_fd = -1, .error_fd = -1};
     double deadline_ms = process_now_ms() + FAR_MS;
     auto_close int pidfd = -1;
     pid_t pid;
+    cpu_set_t all, one;
 
     (void)state;
-    assert_int_equal(process_spawn(&spec, &pid, &pidfd, NULL), 0);
+    /* Two that compute on one processor: each waits for it. */
+    assert_int_equal(sched_getaffinity(0, sizeof all, &all), 0);
+    CPU_ZERO(&one);
+    CPU_SET((size_t)sched_getcpu(), &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    int r = process_spawn(&spec, &pid, &pidfd, NULL);
+    assert_int_equal(sched_setaffinity(0, sizeof all, &all), 0);
+    assert_int_equal(r, 0);
     struct process_times times = {0};
-    while (times.ran_ms < 20 && process_poll(&pidfd, 1, process_now_ms() + 1) == 0 &&
-           process_now_ms() < deadline_ms)
+    while ((times.ran_ms < 20 || times.waited_ms <= 0) &&
+           process_poll(&pidfd, 1, process_now_ms() + 1) == 0 && process_now_ms() < deadline_ms)
         times = process_times(pid);
     process_kill(pid, pidfd, FAR_MS, NULL);
     assert_true(times.ran_ms >= 20);
