@@ -14,6 +14,7 @@
 #include "hypervisor/disks.h"
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/http.h"
+#include "hypervisor/machine.h"
 #include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -118,6 +119,7 @@ static void name_file(const char *word, const char *path, struct error *err)
 static void name_files(const struct machine *machine, struct error *err)
 {
     char disk[32];
+    machine_explain_taps(machine, err);
     name_file("kernel", machine->kernel, err);
     name_file("initrd", machine->initrd, err);
     for (size_t i = 0; i < machine->disk_count; i++) {
@@ -196,7 +198,10 @@ int vmm_load(const struct vmm_context *context, const struct machine *machine, c
              struct vmm **ret, struct error *err)
 {
     fault_point(FAULT_LOAD);
-    return done("loading the VM", FAULT_LOADED, load(context, machine, image, ret, err), err);
+    int r = load(context, machine, image, ret, err);
+    if (r < 0 && r != -ECANCELED && err)
+        machine_explain_taps(machine, err);
+    return done("loading the VM", FAULT_LOADED, r, err);
 }
 
 int vmm_read_memory(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)

@@ -4,10 +4,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/ethtool.h>
+#include <linux/sockios.h>
 #include <net/if.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <time.h>
 
 #include "hypervisor/disks.h"
@@ -137,6 +141,28 @@ int machine_check_taps(const struct machine *machine, struct error *err)
                              strerrordesc_np(errno));
     }
     return 0;
+}
+
+/* True, too, if the host does not tell. */
+static bool is_tap(const char *name)
+{
+    struct ethtool_drvinfo driver = {.cmd = ETHTOOL_GDRVINFO};
+    struct ifreq request = {.ifr_data = (void *)&driver};
+    auto_close int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    if (fd < 0 || ioctl(fd, SIOCETHTOOL, &request) < 0)
+        return errno != EOPNOTSUPP;
+    return strcmp(driver.driver, "tun") == 0 && strcmp(driver.bus_info, "tap") == 0;
+}
+
+void machine_explain_taps(const struct machine *machine, struct error *err)
+{
+    for (size_t i = 0; i < machine->interface_count; i++) {
+        const char *tap = machine->interfaces[i].tap;
+        if (if_nametoindex(tap) != 0 && !is_tap(tap))
+            error_append(err, " (the interface %s is no tap: give one that ip tuntap add has made)",
+                         tap);
+    }
 }
 
 bool machine_tap_valid(const char *tap)

@@ -36,5 +36,7 @@ unsigned machine_host_tsc_khz(void);
 
 /* EIO unless the host has the machine's taps: a privileged VMM would make them, leading nowhere. */
 int machine_check_taps(const struct machine *machine, struct error *err);
+/* After a start that failed: names those that are other interfaces, of which VMMs do not say so. */
+void machine_explain_taps(const struct machine *machine, struct error *err);
 
 #endif
