@@ -36,11 +36,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-enum { CANNOT_BIND = 126, CANNOT_RUN = 127, BINDS_MAX = 256, FD_PATH_SIZE = 64, LINE_SIZE = 8192 };
+#include "util/bind_path.h"
 
-/* What a stranger's state names must not replace: a PATH may be in none of these. */
-static const char *const system_folders[] = {"/bin",   "/boot", "/etc",  "/lib", "/lib32",
-                                             "/lib64", "/proc", "/sbin", "/sys", "/usr"};
+enum { CANNOT_BIND = 126, CANNOT_RUN = 127, BINDS_MAX = 256, FD_PATH_SIZE = 64, LINE_SIZE = 8192 };
 
 /* Any directory below / that every host has: where the directory that becomes / is made. */
 static const char scratch[] = "/sys";
@@ -189,7 +187,7 @@ static void cover(const char *path)
     struct stat st;
     errno = EBUSY;
     if (strcmp(path, here) == 0) /* what it makes there would be seen by nobody */
-        fail(CANNOT_BIND, "cannot cover the working directory");
+        fail(CANNOT_BIND, "cannot cover the working directory, %s", here);
     int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     int hidden = is_root ? open(at, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
     if (directory < 0 || (is_root && hidden < 0))
@@ -214,27 +212,20 @@ static bool is_covered(const struct stat *directory)
 
 /* ---- one path ---- */
 
-static void refuse_system(const char *path)
+static void refuse(const char *path, const char *why, int code)
 {
-    char real[PATH_MAX];
-    if (!realpath(path, real))
-        fail(CANNOT_BIND, "%s", path);
-    errno = EPERM;
-    for (size_t i = 0; i < sizeof system_folders / sizeof *system_folders; i++) {
-        const size_t size = strlen(system_folders[i]);
-        if (strncmp(real, system_folders[i], size) == 0 && (real[size] == '/' || !real[size]))
-            fail(CANNOT_BIND, "%s is in %s, where no VM has a file", path, system_folders[i]);
-    }
+    errno = code;
+    if (why)
+        fail(CANNOT_BIND, "nothing can be put at %.200s: it %s", path, why);
 }
 
-static void check_path(const char *path)
+/* Where links lead counts, too. `there` is the path, or the directory on its way that exists. */
+static void check_real(const char *path, const char *there)
 {
-    char whole[PATH_MAX + 2];
-    const int size = snprintf(whole, sizeof whole, "%s/", path);
-    errno = EINVAL;
-    if (path[0] != '/' || size > PATH_MAX || strstr(whole, "//") || strstr(whole, "/./") ||
-        strstr(whole, "/../"))
-        fail(CANNOT_BIND, "%.200s is not an absolute path without . and ..", path);
+    char real[PATH_MAX];
+    if (!realpath(there, real))
+        fail(CANNOT_BIND, "%s", path);
+    refuse(path, strcmp(real, "/") == 0 ? NULL : bind_path_refusal(real), EPERM);
 }
 
 /* Nothing is ever made on the host. */
@@ -266,7 +257,7 @@ static void make_place(const char *path)
     char part[PATH_MAX];
     struct stat st;
     find_existing(path, part);
-    refuse_system(part);
+    check_real(path, part);
     if (stat(part, &st) < 0 || !is_covered(&st))
         cover(part);
     for (size_t i = strlen(part) + 1; path[i]; i++) {
@@ -297,7 +288,7 @@ static void place(const char *path, int file)
     char from[FD_PATH_SIZE];
     struct stat st;
     if (stat(path, &st) == 0)
-        refuse_system(path);
+        check_real(path, path);
     else if (errno == ENOENT)
         make_place(path);
     else
@@ -313,9 +304,11 @@ static int open_file(const char *path)
 {
     struct stat st;
     int fd = open(path, O_PATH | O_CLOEXEC);
-    errno = fd < 0 || fstat(fd, &st) < 0 ? errno : S_ISREG(st.st_mode) ? 0 : EINVAL;
-    if (errno != 0)
+    if (fd < 0 || fstat(fd, &st) < 0)
         fail(CANNOT_BIND, "%s", path);
+    errno = EINVAL;
+    if (!S_ISREG(st.st_mode))
+        fail(CANNOT_BIND, "%s is not a regular file", path);
     return fd;
 }
 
@@ -333,7 +326,7 @@ int main(int argc, char **argv)
     if (!getcwd(here, sizeof here))
         fail(CANNOT_BIND, "the working directory");
     for (int i = 0; i < count; i++) {
-        check_path(argv[2 * i + 1]);
+        refuse(argv[2 * i + 1], bind_path_refusal(argv[2 * i + 1]), EINVAL);
         files[i] =
             open_file(argv[2 * i + 2]); /* all, before one is bound in the place of another */
     }

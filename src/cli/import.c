@@ -117,10 +117,10 @@ static int add_path(void *arguments, const char *value)
     struct arguments *ret = arguments;
     const char *equals = strchr(value, '=');
     if (value[0] != '/' || !equals || !equals[1])
-        return cli_misuse(&command, "--path needs OLD=NEW, and OLD is absolute");
+        return cli_misuse(&command, "--path needs OLD=NEW; OLD is absolute and has no \"=\" in it");
     for (size_t i = 0; i < ret->path_count; i++)
         if (strncmp(ret->paths[i], value, (size_t)(equals - value) + 1) == 0)
-            return cli_misuse(&command, "--path is given twice for the same OLD");
+            return cli_misuse(&command, "two --path have the same OLD");
     if (ret->path_count == PATHS_MAX)
         return cli_misuse(&command, "--path is given too often");
     ret->paths[ret->path_count++] = value;

@@ -13,6 +13,7 @@
 
 #include "hypervisor/firecracker_format.h"
 #include "hypervisor/qemu_record.h"
+#include "util/bind_path.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text_file.h"
@@ -308,10 +309,10 @@ static int take_path(const struct import_path *path, struct machine *machine, st
 {
     bool found = false;
     struct stat st;
-    if (strstr(path->saved, "/../") || strstr(path->saved, "/./") || strstr(path->saved, "//"))
-        return error_set(err, EINVAL,
-                         "--path %s=…: nothing can be put at a path with .. , . or // in it",
-                         path->saved);
+    const char *why = bind_path_refusal(path->saved);
+    if (why)
+        return error_set(err, EINVAL, "--path %.200s=…: nothing can be put there, for it %s",
+                         path->saved, why);
     if (stat(path->here, &st) < 0 || !S_ISREG(st.st_mode))
         return error_set(err, EINVAL, "--path %s=%s: that is not a regular file", path->saved,
                          path->here);
@@ -326,8 +327,22 @@ static int take_path(const struct import_path *path, struct machine *machine, st
         found = true;
     }
     return found ? 0
-                 : error_set(err, EINVAL, "--path %s=…: the machine has no disk at that path",
+                 : error_set(err, EINVAL,
+                             "--path %.200s=…: the configuration names no drive by that path",
                              path->saved);
+}
+
+/* A file is no directory of another's. */
+static int check_apart(const struct import_files *files, const struct import_path *path,
+                       struct error *err)
+{
+    const size_t length = strlen(path->saved);
+    for (size_t i = 0; i < files->path_count; i++)
+        if (strncmp(files->paths[i].saved, path->saved, length) == 0 &&
+            files->paths[i].saved[length] == '/')
+            return error_set(err, EINVAL, "--path %.200s=…: %.200s is a file, by another --path",
+                             files->paths[i].saved, path->saved);
+    return 0;
 }
 
 /* Where the state names them: also of those whose copy is put there, so that nothing need be there.
@@ -336,6 +351,8 @@ static int take_paths(const struct importer *importer, const struct import_files
                       struct machine *machine, struct error *err)
 {
     int r = 0;
+    for (size_t i = 0; i < files->path_count && r == 0; i++)
+        r = check_apart(files, &files->paths[i], err);
     for (size_t i = 0; i < files->path_count && r == 0; i++)
         r = take_path(&files->paths[i], machine, err);
     for (size_t i = 0; importer->binds_paths && i < machine->disk_count && r == 0; i++) {
@@ -416,6 +433,8 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
         r = take_config(importer, files, &import, err);
     if (r == 0 && import.has_machine)
         r = complete_machine(&import, files->config.path, err);
+    if (r == -ENOENT && importer->binds_paths && import.machine.disk_count > 0)
+        error_append(err, " (if it is at another path on this host, --path OLD=NEW says so)");
     if (r == 0 && importer->find_releases)
         import.releases = importer->find_releases(&files->state);
     if (r < 0)

@@ -418,7 +418,9 @@ static void drive_whose_place_cannot_be_made_is_eio(void **state)
                "\"frozen\":\"disk-0\"}]");
     harness_put(harness_store_path(h, "snapshots/base/disk-0"), "frozen");
     fake_mount(h);
-    assert_refused(h, EIO, "load", "hypefs-bind: /etc/passwd/rw.img: Not a directory");
+    assert_refused(
+        h, EIO, "load",
+        "hypefs-bind: nothing can be put at /etc/passwd/rw.img: it is in a folder of the system");
 }
 
 static void drive_that_nobody_named_is_refused(void **state)

@@ -490,19 +490,25 @@ static const struct refusal {
      1, "--allow-disk memory: it is not a folder"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=data.img",
-     1, "--path /none=…: the machine has no disk at that path"},
+     1, "--path /none=…: the configuration names no drive by that path"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=none",
      1, "--path /none=none: No such file or directory"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /a/../b=data.img",
-     1, "nothing can be put at a path with"},
+     1, "nothing can be put there, for it has"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /etc/x=data.img",
+     1, "nothing can be put there, for it is in a folder of the system"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path /a=data.img --path /a/b=data.img",
+     1, "--path /a/b=…: /a is a file"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=.",
      1, "that is not a regular file"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=data.img --path /none=root.ext4",
-     2, "--path is given twice"},
+     2, "two --path have the same OLD"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path /x=data.img", 1,
      "give --config"},
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json "
@@ -523,7 +529,9 @@ static const struct refusal {
      1, "half has 8388608"},
     {"mv data.img d; $I --id a --hypervisor firecracker --memory memory --state firecracker "
      "--config firecracker.json; r=$?; mv d data.img; exit $r",
-     1, "data.img cannot be opened"},
+     1,
+     "data.img cannot be opened: No such file or directory (if it is at another path on this "
+     "host,"},
     {"touch $'a\\nb'; $I --id a --hypervisor firecracker --memory $'a\\nb' --state firecracker", 1,
      "a\\u000ab is no memory image"},
     {"echo > file; $I --id a --hypervisor firecracker --memory memory --state firecracker "

@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* bind_path: at which paths a file may be put for a VMM (src/bind). For that program, which has
+ * nothing of hypefs in it but this, and for who takes such paths from users. */
+#ifndef HYPEFS_UTIL_BIND_PATH_H
+#define HYPEFS_UTIL_BIND_PATH_H
+
+#include <limits.h>
+#include <stddef.h>
+#include <string.h>
+
+/* Why not there: to follow "it". NULL: there it may be. What a stranger's state names must not
+ * replace files of the system. */
+static inline const char *bind_path_refusal(const char *path)
+{
+    static const char *const system[] = {"/bin",   "/boot", "/etc",  "/lib", "/lib32",
+                                         "/lib64", "/proc", "/sbin", "/sys", "/usr"};
+    const size_t length = strlen(path);
+    if (length >= PATH_MAX)
+        return "is too long";
+    if (path[0] != '/' || path[length - 1] == '/')
+        return "is not the absolute path of a file";
+    if (strstr(path, "//") || strstr(path, "/./") || strstr(path, "/../") ||
+        strcmp(&path[length > 2 ? length - 2 : 0], "/.") == 0 ||
+        strcmp(&path[length > 3 ? length - 3 : 0], "/..") == 0)
+        return "has \"//\", \".\" or \"..\" in it";
+    for (size_t i = 0; i < sizeof system / sizeof *system; i++) {
+        const size_t size = strlen(system[i]);
+        if (strncmp(path, system[i], size) == 0 && (path[size] == '/' || !path[size]))
+            return "is in a folder of the system";
+    }
+    return NULL;
+}
+
+#endif
