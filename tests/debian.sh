@@ -49,15 +49,19 @@ copy_sources() {
     cp -L /etc/resolv.conf "$chroot/etc/resolv.conf"
 }
 
-# In the namespaces. The chroot is a mount, for tests change how mounts below / propagate.
+# In the namespaces. It becomes their root, rather than that of one process: tests change how mounts below
+# / propagate, and whoever is in a chroot may make no user namespace.
 inside() {
     mount --bind "$chroot" "$chroot"
     mount -t proc proc "$chroot/proc"
     mount --rbind /sys "$chroot/sys"
     mount --rbind /dev "$chroot/dev"
     mount -t tmpfs tmpfs "$chroot/dev/shm" # goes with the namespace, whatever tests leave in it
+    cd "$chroot"
+    pivot_root . mnt
+    umount -l mnt
     exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 \
-        ${http_proxy:+http_proxy="$http_proxy"} chroot "$chroot" /root/hypefs/tests/run.sh "$@"
+        ${http_proxy:+http_proxy="$http_proxy"} /root/hypefs/tests/run.sh "$@"
 }
 
 version=${1-}
