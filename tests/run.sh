@@ -42,6 +42,7 @@ sanitize_timeouts=2 # times those of a plain build
 # Names and lines are enough for reports, and the tests start hundreds of daemons from these builds.
 sanitize_options="-Doptimization=1 -Ddebug=false -Dc_args=-g1"
 for_the_night="nightly soak" # suites
+not_in_thread="user faults"
 thread_timeouts=4
 soak_times=80 # as much as the soak of every run
 # Units that start no programs.
@@ -441,8 +442,9 @@ beside_suites() {
     # shellcheck disable=SC2086 # a list of words
     prepare build-thread -Db_sanitize=thread $sanitize_options
     # What its suites need: `true` is run in the place of each test. What fails is told by the suites.
+    # shellcheck disable=SC2046,SC2086 # lists of words
     $behind meson test -C "$root/build-thread" --wrapper true --logbase build --suite hypefs:unit \
-        --suite hypefs:soak --no-suite hypefs:user >"$output" 2>&1 || true
+        --suite hypefs:soak $(printf -- '--no-suite hypefs:%s ' $not_in_thread) >"$output" 2>&1 || true
     run_valgrind
     ! has_libfuzzer || build_fuzzers
 }
@@ -515,6 +517,7 @@ soak)
     finish
     ;;
 long)
+    not_in_thread=user
     fuzz_seconds=120
     fuzz_seed=0 # one of libFuzzer's own
     valgrind_units="$valgrind_units $valgrind_more"
@@ -523,9 +526,7 @@ esac
 build build-gcc --werror -Dbench=true
 all_suites
 [ $mode != suites ] || finish
-in_thread="user faults"
-[ $mode != long ] || in_thread=user
-suites build-thread "unit soak" "$in_thread" --timeout-multiplier $thread_timeouts
+suites build-thread "unit soak" "$not_in_thread" --timeout-multiplier $thread_timeouts
 installed
 if ! can_mount; then
     skip 2 "the benchmark and the quickstart: nothing can be mounted here"

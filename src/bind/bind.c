@@ -133,8 +133,7 @@ static void make_file(const char *path)
     close(fd);
 }
 
-/* What is at `from` gets the name `to`. A link is made anew. What has gone meanwhile is left out.
- */
+/* What is at `from` gets the name `to`. A link is made anew. What has gone is left out. */
 static void mirror(const char *from, const struct stat *what, const char *to)
 {
     char target[PATH_MAX];
@@ -327,9 +326,9 @@ int main(int argc, char **argv)
         fail(CANNOT_BIND, "the working directory");
     for (int i = 0; i < count; i++) {
         refuse(argv[2 * i + 1], bind_path_refusal(argv[2 * i + 1]), EINVAL);
-        files[i] =
-            open_file(argv[2 * i + 2]); /* all, before one is bound in the place of another */
+        files[i] = open_file(argv[2 * i + 2]);
     }
+    /* Only now: a file may be bound in the place of another. */
     for (int i = 0; i < count; i++)
         place(argv[2 * i + 1], files[i]);
     if (chdir(here) < 0)

@@ -345,8 +345,7 @@ static int check_apart(const struct import_files *files, const struct import_pat
     return 0;
 }
 
-/* Where the state names them: also of those whose copy is put there, so that nothing need be there.
- */
+/* Where the state names them. Of those with a copy, too: nothing need be there then. */
 static int take_paths(const struct importer *importer, const struct import_files *files,
                       struct machine *machine, struct error *err)
 {

@@ -14,8 +14,7 @@
 #include "util/json.h"
 #include "util/process.h"
 
-/* A record with an intent is of version 2, too: whoever does not know that leaves it alone. */
-enum { SECOND_VERSION = 2, HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
+enum { HYPERVISOR_NAME_SIZE = 48, FILE_ID_SIZE = 48 };
 
 static const char *const intent_names[INTENTS] = {"none",    "pause", "resume",
                                                   "standby", "copy",  "restore"};
@@ -154,8 +153,9 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     machine.in_firmware = machine.in_firmware && has_image;
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON *machine_json = machine_to_json(&machine);
+    /* An intent is more than 0.1 knows, too. */
     json_add_number(json, "version",
-                    next->intent ? SECOND_VERSION : format_machine_version(machine_json));
+                    next->intent ? FORMAT_SECOND_VERSION : format_machine_version(machine_json));
     json_add_string(json, "id", instance->id);
     json_add_string(json, "uuid", instance->uuid);
     json_add_string(json, "state", instance_state_names[next->state]);
@@ -292,7 +292,7 @@ static void read_exit(struct instance *instance, const cJSON *json)
 int instance_read(struct instance *instance, const cJSON *json, struct error *err)
 {
     const cJSON *source = json_get(json, "source");
-    int r = format_check_version(json, "instance.json", SECOND_VERSION, err);
+    int r = format_check_version(json, "instance.json", FORMAT_SECOND_VERSION, err);
     if (r < 0)
         return r;
     copy_text(instance->created_at, sizeof instance->created_at, json, "created_at");

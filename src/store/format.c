@@ -66,11 +66,11 @@ int format_machine_version(const cJSON *machine)
 {
     const cJSON *disk;
     if (json_get(machine, "boot"))
-        return 2;
+        return FORMAT_SECOND_VERSION;
     cJSON_ArrayForEach (disk, json_get(machine, "disks")) {
         const char *path = json_get_text(disk, "path"), *saved = json_get_text(disk, "saved_path");
         if (saved && (!path || strcmp(saved, path) != 0))
-            return 2;
+            return FORMAT_SECOND_VERSION;
     }
-    return 1;
+    return FORMAT_FIRST_VERSION;
 }

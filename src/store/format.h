@@ -25,8 +25,11 @@ int format_claim(int store_fd, const char *path, struct error *err)
 int format_check_version(const cJSON *json, const char *name, int known, struct error *err)
     __attribute__((warn_unused_result));
 
-/* The "version" of an entry whose machine this is (its JSON). It is 2 with what 0.1 would ignore,
- * so that it would run another guest: a "boot", or a disk whose "saved_path" is not its "path". */
+/* "version" of an entry's file. The second has something that 0.1 would ignore, to the harm of the
+ * guest, so that 0.1 leaves the entry alone. */
+enum { FORMAT_FIRST_VERSION = 1, FORMAT_SECOND_VERSION = 2 };
+/* That of an entry whose machine this is (its JSON): the second with a "boot", or with a disk whose
+ * "saved_path" is not its "path". */
 int format_machine_version(const cJSON *machine);
 
 #endif

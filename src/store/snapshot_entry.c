@@ -32,7 +32,7 @@ static cJSON *undelivered(const struct scan *scan)
 
 int snapshot_check_version(const cJSON *json, struct error *err)
 {
-    return format_check_version(json, "snapshot.json", SNAPSHOT_VERSION_MAX, err);
+    return format_check_version(json, "snapshot.json", FORMAT_SECOND_VERSION, err);
 }
 
 int snapshot_entry_describe(const struct store_entry *entry, const cJSON *given,

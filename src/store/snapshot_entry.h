@@ -7,9 +7,6 @@
 #include "store/image.h"
 #include "store/store.h"
 
-/* The newest "version" of snapshot.json that is known (format_machine_version()). */
-enum { SNAPSHOT_VERSION_MAX = 2 };
-
 /* Puts "memory" and "state" (fsynced) into the entry's directory. */
 typedef int snapshot_fill(void *context, const struct store_entry *entry, struct error *err);
 

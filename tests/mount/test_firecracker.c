@@ -358,8 +358,7 @@ static void drives_are_each_forks_own_or_shared(void **state)
                  0);
 }
 
-/* As an import of another host's snapshot leaves it: nothing is where the state names its drives.
- */
+/* As an import from another host leaves it: nothing is where the state names its drives. */
 static void drives_are_found_where_the_state_names_them(void **state)
 {
     struct harness *h = *state;
