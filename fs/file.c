@@ -37,8 +37,8 @@ static int open_document(struct handle *handle, const struct place *place)
 
 static int open_log(struct handle *handle, const struct place *place)
 {
-    const struct image *image = forkable_at(place)->of.instance->image;
-    handle->log_fd = openat(image->directory_fd, place->entry->file->log,
+    const struct instance *instance = forkable_at(place)->of.instance;
+    handle->log_fd = openat(instance->entry_fd, place->entry->file->log,
                             O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     return handle->log_fd < 0 ? -errno : 0;
 }

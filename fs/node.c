@@ -142,8 +142,8 @@ static const char *log_name(const struct place *place)
 static int stat_log(const struct place *place, struct stat *ret)
 {
     struct stat st;
-    const struct image *image = forkable_at(place)->of.instance->image;
-    if (fstatat(image->directory_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
+    const struct instance *instance = forkable_at(place)->of.instance;
+    if (fstatat(instance->entry_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     ret->st_size = st.st_size;
     ret->st_mtim = st.st_mtim;

@@ -189,7 +189,7 @@ static int await_turn(struct fork *fork, struct error *err)
 static struct vmm_context context_of(const struct fork *fork)
 {
     return instances_context(fork->engine->instances, fork->request->id, fork->machine.hypervisor,
-                             fork->entry.fd, fork->engine->cancel_fd);
+                             fork->entry.run_fd, fork->entry.fd, fork->engine->cancel_fd);
 }
 
 static int stand_by(struct fork *fork, struct error *err)
@@ -197,9 +197,10 @@ static int stand_by(struct fork *fork, struct error *err)
     static const char *const names[] = {"memory", "state"};
     int r = 0;
     for (size_t i = 0; i < array_length(names) && r == 0; i++)
-        r = load_link(fork->snapshot, fork->source_name, names[i], fork->entry.fd, names[i], err);
+        r = load_link(fork->snapshot, fork->source_name, names[i], fork->entry.run_fd, names[i],
+                      err);
     if (r == 0) /* else the image is scanned again */
-        linkat(fork->snapshot->image->directory_fd, "mailboxes.json", fork->entry.fd,
+        linkat(fork->snapshot->image->directory_fd, "mailboxes.json", fork->entry.run_fd,
                "mailboxes.json", 0);
     return r;
 }

@@ -53,7 +53,7 @@ int load_entry(const struct store *store, const struct snapshot *snapshot, const
     int r = store_entry_create(store, STORE_INSTANCES, ret, err);
     if (r < 0)
         return r;
-    r = disks_link(machine, snapshot->image->directory_fd, ret->fd, copies, err);
+    r = disks_link(machine, snapshot->image->directory_fd, ret->run_fd, copies, err);
     return r < 0 ? error_prefix(err, r, "%s", name) : 0;
 }
 
@@ -61,7 +61,7 @@ int load_vm(const struct vmm_context *context, const struct snapshot *snapshot, 
             const struct machine *machine, struct vmm **ret, struct error *err)
 {
     char image[STORE_ID_MAX + 32];
-    snprintf(image, sizeof image, "../../snapshots/%s", snapshot->id);
+    snprintf(image, sizeof image, "../../../snapshots/%s", snapshot->id);
     int r = vmm_load(context, machine, image, ret, err);
     return r < 0 ? r : load_link(snapshot, name, "memory", context->directory_fd, "base", err);
 }

@@ -248,8 +248,9 @@ static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct 
         r = load_entry(pool->setup.instances->setup.store, snapshot, name, &machine, false,
                        &vm->entry, err);
     if (r == 0) {
-        struct vmm_context context = instances_context(
-            pool->setup.instances, NULL, machine.hypervisor, vm->entry.fd, pool->cancel_fd);
+        struct vmm_context context =
+            instances_context(pool->setup.instances, NULL, machine.hypervisor, vm->entry.run_fd,
+                              vm->entry.fd, pool->cancel_fd);
         r = load_vm(&context, snapshot, name, &machine, &vm->vmm, err);
     }
     machine_finish(&machine);

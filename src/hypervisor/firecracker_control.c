@@ -61,9 +61,10 @@ static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *
                  const char *const *before, const char *program, struct vmm **ret,
                  struct error *err)
 {
-    const char *own[] = {program,      "--api-sock", VMM_API_SOCKET_NAME,
-                         "--log-path", VMM_LOG_NAME, "--level",
-                         "Warning",    "--id",       context->id};
+    char log[VMM_LOG_PATH_SIZE];
+    vmm_log_path(context, VMM_LOG_NAME, log);
+    const char *own[] = {program,   "--api-sock", VMM_API_SOCKET_NAME, "--log-path", log, "--level",
+                         "Warning", "--id",       context->id};
     const char *arguments[FIRECRACKER_BEFORE_MAX + array_length(own) + 1] = {NULL};
     size_t count = 0;
     while (before[count] && count < FIRECRACKER_BEFORE_MAX) {
@@ -111,7 +112,7 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
 {
     struct stat log;
     int r = 0;
-    if (fstatat(context->directory_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
+    if (fstatat(context->log_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
         r = opened_walk(vmm->pid, file_id_of(&log), make_append, vmm);
     return r == 0 || r == -EACCES || r == -ESRCH /* the next call says it */
                ? 0

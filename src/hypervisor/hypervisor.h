@@ -125,7 +125,8 @@ int vmm_program_check(const char *binary, struct error *err);
 struct vmm_context {
     const char *binary; /* path of the VMM's program; NULL: the backend's own from PATH */
     struct vmm_programs *programs;
-    int directory_fd; /* the instance's, where the VMM works, with its socket and logs */
+    int directory_fd; /* where the VMM works, with its sockets, its memory and its disks */
+    int log_fd;       /* the directory of its logs: that one, or the one above it */
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
     const char *id;   /* the instance's, which a VMM that wants one is told; NULL: none */
     int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */

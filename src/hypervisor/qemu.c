@@ -120,12 +120,14 @@ static int launch(const struct vmm_context *context, const struct machine *machi
                   struct qemu_start *start, struct vmm **ret, struct error *err)
 {
     auto_close int listener = -1, control = -1;
-    char **arguments = NULL;
+    char **arguments = NULL, console[VMM_LOG_PATH_SIZE];
     struct qemu_readonly readonly = {0};
     int r = unix_socket_listen(context->directory_fd, QEMU_SOCKET_NAME, &listener, err);
     if (r == 0)
         r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &control, err);
     start->qmp_fd = listener;
+    vmm_log_path(context, VMM_CONSOLE_NAME, console);
+    start->console = console;
     if (r == 0)
         r = qemu_disks_make(context, machine, start->restore, err);
     if (r == 0)

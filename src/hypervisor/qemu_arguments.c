@@ -244,8 +244,6 @@ static void add_all(struct list *list, const struct machine *machine,
         "-no-reboot",
         "-display",
         "none",
-        "-chardev",
-        "file,id=console,path=console.log,append=on",
         "-serial",
         "chardev:console",
         "-mon",
@@ -265,6 +263,8 @@ static void add_all(struct list *list, const struct machine *machine,
     }
     add(list, "-chardev");
     add_format(list, "socket,id=qmp,fd=%d,server=on,wait=off", start->qmp_fd);
+    add(list, "-chardev");
+    add_format(list, "file,id=console,path=%s,append=on", start->console);
     for (size_t i = 0; i < array_length(always); i++)
         add(list, always[i]);
     add(list, "-machine");

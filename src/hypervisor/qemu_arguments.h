@@ -21,11 +21,12 @@
 /* How a machine is to be started. */
 struct qemu_start {
     const struct program *program;
-    const char *type;   /* the machine type: a word, no commas in it */
-    const char *memory; /* path of the guest's memory file */
-    bool restore;       /* paused, over a private memory; its state comes by QMP, if it has one */
-    int qmp_fd;         /* a listening socket */
-    int tap_fd;         /* of the machine's tap, open already; -1: QEMU opens it */
+    const char *type;    /* the machine type: a word, no commas in it */
+    const char *memory;  /* path of the guest's memory file */
+    const char *console; /* and of that to which its console is appended: a word */
+    bool restore;        /* paused, over a private memory; its state comes by QMP, if it has one */
+    int qmp_fd;          /* a listening socket */
+    int tap_fd;          /* of the machine's tap, open already; -1: QEMU opens it */
 };
 
 /* Owned: each string and the array, which ends with NULL. EOPNOTSUPP or EINVAL for a disk or

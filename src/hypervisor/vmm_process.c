@@ -153,7 +153,7 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
 
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)
 {
-    int fd = openat(context->directory_fd, name,
+    int fd = openat(context->log_fd, name,
                     O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
     if (fd < 0)
         return error_errno(err, errno, "%s cannot be opened", name);
@@ -161,12 +161,21 @@ int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, 
     return 0;
 }
 
+/* An instance that an earlier version made has one directory for all. */
+void vmm_log_path(const struct vmm_context *context, const char *name,
+                  char ret[static VMM_LOG_PATH_SIZE])
+{
+    struct stat works, logs;
+    bool same = fstat(context->directory_fd, &works) == 0 && fstat(context->log_fd, &logs) == 0 &&
+                file_id_equal(file_id_of(&works), file_id_of(&logs));
+    snprintf(ret, VMM_LOG_PATH_SIZE, "%s%s", same ? "" : "../", name);
+}
+
 off_t vmm_log_size(const struct vmm_context *context)
 {
     struct stat file;
-    return fstatat(context->directory_fd, VMM_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0
-               ? 0
-               : file.st_size;
+    return fstatat(context->log_fd, VMM_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0 ? 0
+                                                                                  : file.st_size;
 }
 
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
@@ -202,7 +211,7 @@ static void read_last_words(const struct vmm_context *context, off_t from,
 {
     ret[0] = '\0';
     auto_close int fd =
-        openat(context->directory_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        openat(context->log_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     struct stat file;
     if (fd < 0 || fstat(fd, &file) < 0)
         return;

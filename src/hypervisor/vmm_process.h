@@ -8,12 +8,17 @@
 #include "hypervisor/hypervisor.h"
 #include "util/process.h"
 
-/* In the directory of an instance. */
+/* In the context's directory of logs. */
 #define VMM_LOG_NAME "vmm.log"
 #define VMM_CONSOLE_NAME "console.log"
 
-/* A file of the directory to write to: made if it is not there, and appended to. */
+/* A log to write to: made if it is not there, and appended to. */
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err);
+
+/* Its path from where the VMM works. */
+enum { VMM_LOG_PATH_SIZE = 32 };
+void vmm_log_path(const struct vmm_context *context, const char *name,
+                  char ret[static VMM_LOG_PATH_SIZE]);
 
 /* How long vmm.log is: to be taken before something is tried. */
 off_t vmm_log_size(const struct vmm_context *context);

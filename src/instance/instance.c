@@ -27,7 +27,7 @@ struct instance *instance_create(struct instances *table, const char *id)
         return NULL;
     instance->table = table;
     instance->references = 1;
-    instance->cancel_fd = -1;
+    instance->cancel_fd = instance->entry_fd = -1;
     strncpy(instance->id, id, sizeof instance->id - 1);
     store_time_now(instance->created_at);
     store_random_hex(instance->uuid, 16);
@@ -42,10 +42,22 @@ void instance_notify(const struct instance *instance, enum instance_event what,
         setup->on_event(setup->listener, instance, what, from);
 }
 
-int instance_set_directory(struct instance *instance, int fd, struct error *err)
+int instance_open_run(struct instance *instance, struct error *err)
 {
+    struct stat own, run;
+    int fd = store_open_run(instance->entry_fd, err);
+    if (fd < 0)
+        return fd;
+    instance->has_run =
+        fstat(instance->entry_fd, &own) == 0 && fstat(fd, &run) == 0 && own.st_ino != run.st_ino;
     return image_create(fd, "instances", instance->id, &instance->table->setup.snapshots->scans,
                         &instance->image, err);
+}
+
+int instance_set_directory(struct instance *instance, int fd, struct error *err)
+{
+    instance->entry_fd = fd;
+    return instance_open_run(instance, err);
 }
 
 void instance_finish_transit(struct transit *transit)
@@ -61,6 +73,7 @@ static void instance_free(struct instance *instance)
         instance_finish_transit(instance->ending);
     free(instance->ending);
     image_unref(instance->image);
+    cleanup_close(&instance->entry_fd);
     if (instance->mapped) {
         snapshot_leave(instance->mapped);
         snapshot_unref(instance->mapped);
@@ -206,7 +219,7 @@ void instance_publish(struct instance *instance)
 
 struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
-                                     int cancel_fd)
+                                     int log_fd, int cancel_fd)
 {
     const struct instances_setup *setup = &instances->setup;
     const char *binary = NULL;
@@ -217,13 +230,15 @@ struct vmm_context instances_context(const struct instances *instances, const ch
                                 .binary = binary,
                                 .programs = setup->programs,
                                 .directory_fd = directory_fd,
+                                .log_fd = log_fd,
                                 .cancel_fd = cancel_fd};
 }
 
 struct vmm_context instance_context(const struct instance *instance)
 {
     return instances_context(instance->table, instance->id, instance->machine.hypervisor,
-                             instance->image->directory_fd, instance->cancel_fd);
+                             instance->image->directory_fd, instance->entry_fd,
+                             instance->cancel_fd);
 }
 
 enum instance_state instance_state(struct instance *instance)
@@ -235,7 +250,7 @@ enum instance_state instance_state(struct instance *instance)
 struct file_id instance_directory(const struct instance *instance)
 {
     struct stat st = {0};
-    fstat(instance->image->directory_fd, &st);
+    fstat(instance->entry_fd, &st);
     return file_id_of(&st);
 }
 

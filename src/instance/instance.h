@@ -82,8 +82,11 @@ struct instance {
     char uuid[33];   /* tells it from a later one of the same id, for forks of it */
     char id[STORE_ID_MAX + 1];
     char created_at[STORE_TIME_SIZE];
-    struct image *image; /* owned; its directory_fd is the instance's directory; NULL while the id
+    int entry_fd;        /* its directory, which is the daemon's: records and logs; -1 while the id
                             is only reserved */
+    struct image *image; /* owned; its directory_fd is where the VMM works: the directory "run" in
+                            that one, or the same (store_open_run); NULL likewise */
+    bool has_run;        /* not the same */
 
     bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
@@ -231,11 +234,11 @@ bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct
 /* Publishes a reserved instance, or one that waits. */
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err);
 
-/* Where a VMM runs, in that directory, with the setup's programs. `id` is borrowed, and NULL of a
- * VMM that is of no instance yet. */
+/* Where a VMM runs, in that directory, with its logs in the other and the setup's programs. `id` is
+ * borrowed, and NULL of a VMM that is of no instance yet. */
 struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
-                                     int cancel_fd);
+                                     int log_fd, int cancel_fd);
 
 /* The config's text, as written or with all defaults. Returns owned. */
 char *instance_config(struct instance *instance);

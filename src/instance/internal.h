@@ -21,8 +21,10 @@ void instance_publish(struct instance *instance);
 /* With the lock held. */
 void instance_notify(const struct instance *instance, enum instance_event what,
                      enum instance_state from);
-/* Takes the descriptor, also when it fails. */
+/* Its directory. Takes the descriptor, also when it fails. */
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
+/* The one in it in which its VMM works: that one, or the same. */
+int instance_open_run(struct instance *instance, struct error *err);
 /* With the lock held: it has no owner any more. */
 void instance_release_owner(struct instance *instance);
 /* What a transition has of its own. */

@@ -94,15 +94,14 @@ void instances_shorten_logs(struct instances *table)
         pthread_mutex_lock(&table->lock);
         uint64_t max = machine_log_max(&list[i]->machine);
         pthread_mutex_unlock(&table->lock);
-        instance_shorten_logs(list[i], list[i]->image->directory_fd, max);
+        instance_shorten_logs(list[i], list[i]->entry_fd, max);
         instance_unref(list[i]);
     }
 }
 
 int instance_empty_console(struct instance *instance, struct error *err)
 {
-    auto_close int fd =
-        open_log(instance->image->directory_fd, instance_logs[INSTANCE_CONSOLE].name);
+    auto_close int fd = open_log(instance->entry_fd, instance_logs[INSTANCE_CONSOLE].name);
     return fd < 0 || ftruncate(fd, 0) < 0 ? error_errno(err, errno, "console cannot be emptied")
                                           : 0;
 }
@@ -111,7 +110,8 @@ int instance_make_logs(int directory_fd, struct error *err)
 {
     for (size_t i = 0; i < INSTANCE_LOGS; i++) {
         const char *name = instance_logs[i].name;
-        auto_close int fd = openat(directory_fd, name, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        auto_close int fd =
+            openat(directory_fd, name, O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0600);
         if (fd < 0)
             return error_errno(err, errno, "cannot make %s in the store", name);
     }

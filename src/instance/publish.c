@@ -34,7 +34,7 @@ struct taking {
     bool for_fork, from_running;
     cJSON *json; /* described when the instance holds still */
     const struct store_entry *entry;
-    char path[STORE_HIDDEN_SIZE + 32]; /* of the entry's directory, from the instance's */
+    char path[STORE_HIDDEN_SIZE + 32]; /* of the entry's directory, from where the VMM works */
     struct vmm_save save;
 };
 
@@ -179,7 +179,8 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
         return r;
     const cJSON *delivered = instance_delivered(instance);
     taking->entry = entry;
-    snprintf(taking->path, sizeof taking->path, "../../snapshots/%s", entry->name);
+    snprintf(taking->path, sizeof taking->path, "%s../../snapshots/%s",
+             instance->has_run ? "../" : "", entry->name);
     taking->save.directory = taking->path;
     r = take_image(taking, err);
     instance_end(instance);

@@ -123,7 +123,7 @@ int instance_record(struct instance *instance, struct error *err)
 /* Nothing is written that is there already: each time takes as long as the disk does. */
 static int write_changed(struct instance *instance, const cJSON *json, struct error *err)
 {
-    const int directory_fd = instance->image->directory_fd;
+    const int directory_fd = instance->entry_fd;
     auto_free char *text = json_print(json), *before = steal_pointer(instance->recorded);
     if (text && before && strcmp(text, before) == 0) {
         instance->recorded = steal_pointer(text);
@@ -153,9 +153,10 @@ int instance_record_as(struct instance *instance, const struct instance_next *ne
     machine.in_firmware = machine.in_firmware && has_image;
     auto_json cJSON *json = cJSON_CreateObject();
     cJSON *machine_json = machine_to_json(&machine);
-    /* An intent is more than 0.1 knows, too. */
+    /* An intent, and a directory for the VMM, are more than 0.1 knows, too. */
     json_add_number(json, "version",
-                    next->intent ? FORMAT_SECOND_VERSION : format_machine_version(machine_json));
+                    next->intent || instance->has_run ? FORMAT_SECOND_VERSION
+                                                      : format_machine_version(machine_json));
     json_add_string(json, "id", instance->id);
     json_add_string(json, "uuid", instance->uuid);
     json_add_string(json, "state", instance_state_names[next->state]);

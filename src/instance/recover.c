@@ -2,13 +2,17 @@
 /* recover: an instance as an earlier daemon left it, with its VMM if that runs on. What was being
  * done with it is ended, or as if never begun. */
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
 #include "store/format.h"
 #include "store/notes.h"
+#include "util/directory.h"
+#include "util/fault.h"
 #include "util/json.h"
 
 enum { FORK_VERSION = 1 };
@@ -44,21 +48,26 @@ static void note_end(struct instance *instance)
 /* An earlier version had empty files for intents. They count once: then the record has them. */
 static const char hold[] = "hold", restoring[] = "restoring";
 
+static bool has_mark(const struct instance *instance, const char *name)
+{
+    return faccessat(instance->entry_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
 static void read_marks(struct instance *instance)
 {
-    if (instance->state == INSTANCE_RUNNING && instance_has(instance, restoring))
+    if (instance->state == INSTANCE_RUNNING && has_mark(instance, restoring))
         instance->intent = INTENT_RESTORE;
-    else if (instance->state == INSTANCE_RUNNING && instance_has(instance, hold))
+    else if (instance->state == INSTANCE_RUNNING && has_mark(instance, hold))
         instance->intent = INTENT_COPY;
 }
 
 static void replace_marks(struct instance *instance)
 {
-    bool marked = instance_has(instance, hold) || instance_has(instance, restoring);
+    bool marked = has_mark(instance, hold) || has_mark(instance, restoring);
     if (!marked || instance_record(instance, NULL) < 0)
         return;
-    instance_remove_file(instance, hold);
-    instance_remove_file(instance, restoring);
+    unlinkat(instance->entry_fd, hold, 0);
+    unlinkat(instance->entry_fd, restoring, 0);
 }
 
 /* Has it an image, and a VMM that has ended was to come out of that and never ran? */
@@ -68,31 +77,90 @@ static bool is_kept(const struct instance *instance)
            instance_has(instance, "memory") && instance_has(instance, "state");
 }
 
-/* What ran when the daemon ended: found again, or noted as ended. */
-static int adopt(struct instance *instance, const cJSON *json, struct error *err)
+static bool had_vmm(const struct instance *instance)
 {
-    if (instance->state != INSTANCE_RUNNING && instance->state != INSTANCE_PAUSED)
-        return 0;
-    const bool loaded = cJSON_IsTrue(json_get(json, "loaded"));
-    int r = instance_read_vmm(instance, json, &instance->vmm, err);
-    if (r < 0)
-        return r;
+    return instance->state == INSTANCE_RUNNING || instance->state == INSTANCE_PAUSED;
+}
+
+/* What ran when the daemon ended: found again, or noted as ended. */
+static void adopt(struct instance *instance, bool loaded)
+{
     instance_settle_held_files(instance, loaded);
     if (!instance->vmm && is_kept(instance)) {
         instance->state = INSTANCE_STANDBY;
         instance->intent = INTENT_NONE;
         instance_record(instance, NULL); /* else the next start finds the same */
-        return 0;
+        return;
     }
     if (!instance->vmm) {
         note_end(instance);
-        return 0;
+        return;
     }
     instance->loaded = loaded;
     instance_adopt_taps(instance, &instance->machine);
     instance_adopt_disks(instance);
     find_mapped(instance);
+}
+
+/* ---- the directory in which a VMM works, of an instance that version 0.1 has made ---- */
+
+/* While it is made. */
+static const char new_name[] = "run.new";
+
+/* A directory_visit of the entry. */
+static int move_file(void *context, int directory_fd, const char *name, struct error *err)
+{
+    static const char *const staying[] = {
+        "instance.json", "fork.json", "vmm.log", "console.log", hold, restoring, new_name};
+    const int *run_fd = context;
+    for (size_t i = 0; i < array_length(staying); i++)
+        if (strcmp(name, staying[i]) == 0)
+            return 0;
+    fault_point(FAULT_LINKED);
+    return renameat(directory_fd, name, *run_fd, name) < 0
+               ? error_errno(err, errno, "%s cannot be moved", name)
+               : 0;
+}
+
+static int make_run(const struct instance *instance, struct error *err)
+{
+    const int flags = O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+    if (mkdirat(instance->entry_fd, new_name, 0700) < 0 && errno != EEXIST)
+        return error_errno(err, errno, "the directory %s cannot be made", new_name);
+    auto_close int run_fd = openat(instance->entry_fd, new_name, flags);
+    if (run_fd < 0)
+        return error_errno(err, errno, "the directory %s cannot be opened", new_name);
+    int r = directory_walk(instance->entry_fd, ".", move_file, &run_fd, err);
+    if (r == 0 && renameat(instance->entry_fd, new_name, instance->entry_fd, "run") < 0)
+        r = error_errno(err, errno, "the directory %s cannot be renamed", new_name);
+    fault_point(FAULT_LINKED);
+    return r;
+}
+
+/* The next start goes on with what could not be ended. */
+static int take_over(struct instance *instance, struct error *err)
+{
+    struct image *before = instance->image;
+    int r = make_run(instance, err);
+    if (r == 0)
+        r = instance_open_run(instance, err);
+    if (r < 0)
+        return r;
+    image_unref(before);
+    instance_record(instance, NULL); /* version 0.1 is to leave it alone; else the next one tells */
     return 0;
+}
+
+/* A VMM that an earlier version started works in the directory of the entry, for as long as it
+ * runs. */
+static int find_vmm(struct instance *instance, const cJSON *json, struct error *err)
+{
+    int r = had_vmm(instance) ? instance_read_vmm(instance, json, &instance->vmm, err) : 0;
+    if (r == 0 && !instance->vmm && !instance->has_run)
+        r = take_over(instance, err);
+    if (r == 0 && had_vmm(instance))
+        adopt(instance, cJSON_IsTrue(json_get(json, "loaded")));
+    return r;
 }
 
 static int read_fork(int directory_fd, cJSON **ret, struct error *err)
@@ -134,7 +202,7 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
         r = instance_read(instance, json, err);
     if (r >= 0) {
         read_marks(instance);
-        r = adopt(instance, json, err);
+        r = find_vmm(instance, json, err);
     }
     /* A record that cannot be read must not hide a VM that runs. */
     if (r >= 0 && instance->source.id[0] && read_fork(fd, &instance->fork, &why) < 0) {
@@ -190,6 +258,7 @@ int instance_recover_vmm(struct instance *instance, struct error *err)
 
 void instance_recover_files(struct instance *instance)
 {
+    store_tidy_entry(instance->entry_fd);
     store_tidy_entry(instance->image->directory_fd);
     if (instance->vmm && !instance->loaded) /* of a switch that was cut short */
         instance_remove_file(instance, "base");

@@ -78,7 +78,7 @@ static int boot(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     struct vmm_context context =
         instances_context(instance->table, instance->id, transit->booted.hypervisor,
-                          instance->image->directory_fd, instance->cancel_fd);
+                          instance->image->directory_fd, instance->entry_fd, instance->cancel_fd);
     transit->next.loaded = false;
     int r = vmm_boot(&context, &transit->booted, &transit->vmm, err);
     if (r == 0)
@@ -268,13 +268,11 @@ static int load(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     struct vmm_context context = instance_context(instance);
-    char path[STORE_ID_MAX + 8];
-    snprintf(path, sizeof path, "../%s", instance->id);
     transit->next.loaded = true;
     int r = image_index_wait(instance->image, &instance->cancelled, &transit->index, err);
     if (r == 0)
         r = link_base(instance, err);
-    return r == 0 ? vmm_load(&context, &instance->machine, path, &transit->vmm, err) : r;
+    return r == 0 ? vmm_load(&context, &instance->machine, ".", &transit->vmm, err) : r;
 }
 
 static void unload(struct transit *transit)

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "store/probe.h"
 #include "util/cleanup.h"
@@ -11,36 +12,40 @@
 
 enum { FOUND = 1 }; /* what ends a walk */
 
-/* A directory_visit, in an entry: the file is known by its inode, for its names tell nothing. */
+struct search {
+    struct file_id wanted;
+    unsigned depth;
+};
+
+/* A directory_visit, of snapshots/ or instances/, of their entries and of those' directories: the
+ * file is known by its inode, for its names tell nothing. Entries that are hidden count too. */
 static int find_file(void *context, int directory_fd, const char *name, struct error *err)
 {
-    const struct file_id *wanted = context;
+    enum { DEPTH_MAX = 2 };
+    struct search *search = context;
     struct stat st;
-    (void)err;
-    return fstatat(directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-                   file_id_equal(file_id_of(&st), *wanted)
-               ? FOUND
-               : 0;
-}
-
-/* A directory_visit, in snapshots/ or instances/. Entries that are hidden count too. */
-static int find_in_entry(void *context, int kind_fd, const char *name, struct error *err)
-{
-    int r = find_file(context, kind_fd, name, err);
-    if (r == 0)
-        r = directory_walk(kind_fd, name, find_file, context, err);
-    /* It is removed meanwhile, or is no directory, or is not ours (lost+found). */
+    if (fstatat(directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+        return 0;
+    if (file_id_equal(file_id_of(&st), search->wanted))
+        return FOUND;
+    if (!S_ISDIR(st.st_mode) || search->depth == DEPTH_MAX)
+        return 0;
+    search->depth++;
+    int r = directory_walk(directory_fd, name, find_file, search, err);
+    search->depth--;
+    /* It is removed meanwhile, or is not ours (lost+found). */
     return r == -ENOENT || r == -ENOTDIR || r == -ELOOP || r == -EACCES ? 0 : r;
 }
 
 static int find(const struct store *store, struct file_id wanted, struct error *err)
 {
+    struct search search = {.wanted = wanted};
     int r = 0;
     for (size_t i = 0; i < array_length(store->root_files); i++)
         if (file_id_equal(store->root_files[i], wanted))
             return FOUND;
     for (int kind = 0; kind < STORE_KINDS && r == 0; kind++)
-        r = directory_walk(store->kind_fd[kind], ".", find_in_entry, &wanted, err);
+        r = directory_walk(store->kind_fd[kind], ".", find_file, &search, err);
     return r;
 }
 

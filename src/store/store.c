@@ -73,6 +73,12 @@ static void tell_leftover(const struct removal *removal, const char *name, int d
         leftovers->warn(leftovers->context, text.text);
 }
 
+static int end_strays(const struct removal *removal, int directory_fd, struct error *err)
+{
+    auto_close int run = store_open_run(directory_fd, err);
+    return run < 0 ? run : strays_end(&removal->strays, run, 0, err);
+}
+
 /* A directory_visit. What cannot be removed now is a leftover for the next start, too. */
 static int remove_leftover(void *context, int kind_fd, const char *name, struct error *err)
 {
@@ -87,7 +93,7 @@ static int remove_leftover(void *context, int kind_fd, const char *name, struct 
                    : 0;
     if (!lock_entry(inside)) /* it is being written */
         return 0;
-    int r = strays_end(&removal->strays, inside, 0, &why);
+    int r = end_strays(removal, inside, &why);
     if (r == 0)
         tell_leftover(removal, name, inside);
     if (r < 0 || remove_flat(kind_fd, name, &why) < 0)
@@ -256,7 +262,7 @@ void store_close(struct store *store)
 }
 
 /* Makes a directory and locks it. EAGAIN: a daemon that starts was faster and removes it. */
-static int create_entry(struct store_entry *entry, struct error *err)
+static int create_directory(struct store_entry *entry, struct error *err)
 {
     struct stat st;
     store_hidden_name(STORE_NEW, entry->name);
@@ -276,14 +282,33 @@ static int create_entry(struct store_entry *entry, struct error *err)
                : error_errno(err, code, "cannot open a new directory in the store");
 }
 
+static const char run_name[] = "run";
+
+/* That it is there must be on the disk as soon as the entry is. */
+static int create_run(struct store_entry *entry, struct error *err)
+{
+    if (mkdirat(entry->fd, run_name, 0700) < 0)
+        return error_errno(err, errno, "cannot make a directory in the store");
+    int r = entry->run_fd = store_open_run(entry->fd, err);
+    return r < 0 ? r : 0;
+}
+
+static int create_entry(struct store_entry *entry, bool has_run, struct error *err)
+{
+    int r = create_directory(entry, err);
+    if (r == 0 && has_run && (r = create_run(entry, err)) < 0)
+        store_entry_discard(entry);
+    return r;
+}
+
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
                        struct error *err)
 {
     enum { TRIES = 3 };
-    struct store_entry entry = {.kind_fd = store->kind_fd[kind], .fd = -1};
+    struct store_entry entry = {.kind_fd = store->kind_fd[kind], .fd = -1, .run_fd = -1};
     int r = -EAGAIN;
     for (int i = 0; i < TRIES && r == -EAGAIN; i++)
-        r = create_entry(&entry, err);
+        r = create_entry(&entry, kind == STORE_INSTANCES, err);
     if (r == 0)
         *ret = entry;
     return r;
@@ -324,6 +349,13 @@ static int rename_to_new(int kind_fd, const char *name, const char *id)
     return is_there(kind_fd, id) ? -EEXIST : -code;
 }
 
+static void close_entry(struct store_entry *entry)
+{
+    close(steal_fd(&entry->fd));
+    if (entry->run_fd >= 0)
+        close(steal_fd(&entry->run_fd));
+}
+
 int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
 {
     fault_point(FAULT_PUBLISH_FSYNC);
@@ -343,7 +375,7 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
         return r;
     }
     fault_point(FAULT_PUBLISHED);
-    close(steal_fd(&entry->fd));
+    close_entry(entry);
     return 0;
 }
 
@@ -351,7 +383,7 @@ void store_entry_discard(struct store_entry *entry)
 {
     if (entry->fd < 0)
         return;
-    close(steal_fd(&entry->fd));
+    close_entry(entry);
     (void)remove_flat(entry->kind_fd, entry->name, NULL); /* else the next start does */
 }
 
@@ -362,6 +394,15 @@ int store_open_entry(const struct store *store, enum store_kind kind, const char
     return fd >= 0 ? fd
                    : error_errno(err, errno, "cannot open %s/%s in the store",
                                  store_kind_names[kind], id);
+}
+
+int store_open_run(int entry_fd, struct error *err)
+{
+    const int flags = O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+    int fd = openat(entry_fd, run_name, flags);
+    if (fd < 0 && errno == ENOENT)
+        fd = openat(entry_fd, ".", flags);
+    return fd >= 0 ? fd : error_errno(err, errno, "cannot open the directory run in the store");
 }
 
 int store_entry_check(const struct store *store, enum store_kind kind, const char *id,

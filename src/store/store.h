@@ -4,7 +4,8 @@
  *
  *     STORE/lock                     held by the one daemon that uses the store
  *     STORE/snapshots/<id>/          snapshot.json memory state mailboxes.json
- *     STORE/instances/<id>/          instance.json fork.json vmm.log console.log memory state …
+ *     STORE/instances/<id>/          instance.json fork.json vmm.log console.log
+ *     STORE/instances/<id>/run/      memory state mailboxes.json …: what its VMM works with
  *     STORE/{snapshots,instances}/.new-*    being written; .gone-*: being removed
  *
  * An entry is written under a hidden name, and appears and disappears whole, by one rename. Who
@@ -88,7 +89,8 @@ void store_close(struct store *store);
 struct store_entry {
     int kind_fd; /* borrowed */
     char name[STORE_HIDDEN_SIZE];
-    int fd; /* the entry's directory; -1: nothing to discard */
+    int fd;     /* the entry's directory; -1: nothing to discard */
+    int run_fd; /* of an instance: the directory "run" in that */
 };
 
 int store_entry_create(const struct store *store, enum store_kind kind, struct store_entry *ret,
@@ -104,6 +106,9 @@ void store_entry_discard(struct store_entry *entry);
 /* Returns the descriptor of an entry's directory, or -errno. */
 int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
                      struct error *err);
+/* The same of the directory in it in which an instance's VMM works. Instances of version 0.1 have
+ * none: then, once more of that of the entry. */
+int store_open_run(int entry_fd, struct error *err);
 
 /* Is it that directory that lies at the id? ENOENT: nothing does; EBUSY: something else does. */
 int store_entry_check(const struct store *store, enum store_kind kind, const char *id,

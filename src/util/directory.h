@@ -14,10 +14,11 @@ typedef int directory_visit(void *context, int directory_fd, const char *name, s
 int directory_walk(int parent_fd, const char *path, directory_visit *visit, void *context,
                    struct error *err) __attribute__((warn_unused_result));
 
-/* Removes the files in a directory, which has nothing else in it. */
+/* Removes all that is in a directory, however deep. Whoever writes there meanwhile may leave more.
+ * EBUSY: something is mounted in it. */
 int directory_empty(int directory_fd, struct error *err);
 
-/* Removes the name: a file, or a directory with nothing but files in it. 0 if it is not there. */
+/* Removes the name: a file, or a directory with all that is in it. 0 if it is not there. */
 int directory_remove(int parent_fd, const char *name, struct error *err);
 
 #endif

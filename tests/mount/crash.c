@@ -219,14 +219,14 @@ static void check_instance(struct harness *h, const char *parent, const char *id
     assert_true(id[0] != '.');
     const char *state = state_of(h, id);
     bool runs = is_among(state, "running paused");
-    allowed = runs && !fake_is_firecracker()
-                  ? "instance.json fork.json vmm.log console.log vmm.sock base memory drive-disk0"
-              : runs ? "instance.json fork.json vmm.log console.log vmm.sock base drive-disk0"
-              : strcmp(state, "standby") == 0
-                  ? "instance.json fork.json vmm.log console.log memory state "
-                    "mailboxes.json drive-disk0 frozen-disk0"
-                  : "instance.json fork.json vmm.log console.log drive-disk0 frozen-disk0";
+    allowed = "instance.json fork.json vmm.log console.log run";
     list(h, path, check_file);
+    allowed = runs && !fake_is_firecracker() ? "vmm.sock base memory drive-disk0"
+              : runs                         ? "vmm.sock base drive-disk0"
+              : strcmp(state, "standby") == 0
+                  ? "memory state mailboxes.json drive-disk0 frozen-disk0"
+                  : "drive-disk0 frozen-disk0";
+    list(h, harness_format(h, "%s/run", path), check_file);
     const char *record = harness_get(h, harness_format(h, "%s/instance.json", path));
     if (strstr(record, "\"intent\"")) {
         print_error("%s: what was being done is on record still: %s\n", id, record);

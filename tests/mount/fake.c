@@ -95,7 +95,7 @@ void fake_ask(struct harness *h, const char *request, const char *word)
 {
     char answer[4096] = "";
     struct error err = {0};
-    auto_close int fd = -1, directory = open(harness_store_path(h, "instances/x"),
+    auto_close int fd = -1, directory = open(harness_store_path(h, "instances/x/run"),
                                              O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_works(directory);
     if (unix_socket_connect(directory, "vmm.sock", &fd, &err) < 0)

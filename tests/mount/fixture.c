@@ -82,10 +82,22 @@ void assert_no_instance(struct harness *h)
     assert_string_equal(result.out, "");
 }
 
+void fixture_make_old(struct harness *h, const char *id)
+{
+    assert_shell("bash",
+                 harness_format(h,
+                                "cd $S/instances && mv %s/*.json %s/*.log %s/run && "
+                                "mv %s/run .old && rmdir %s && mv .old %s",
+                                id, id, id, id, id, id),
+                 0);
+}
+
 /* What it answers. */
 static const char *ask(struct harness *h, const char *id)
 {
-    const char *directory = harness_store_path(h, "instances/%s", id);
+    const char *directory = harness_store_path(h, "instances/%s/run", id);
+    if (access(directory, F_OK) < 0) /* one of version 0.1 */
+        directory = harness_store_path(h, "instances/%s", id);
     auto_close int fd = open(directory, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     const struct http_request request = {.peer = "the fake",
                                          .directory_fd = fd,

@@ -22,6 +22,10 @@ int fixture_fill(struct harness *h);
 /* An executable script in the test's directory, for a program that behaves badly. */
 char *fixture_script(struct harness *h, const char *name, const char *text);
 
+/* instances/ID as version 0.1 had it: one directory for the daemon's files and the VMM's, which may
+ * be in it. No daemon runs. */
+void fixture_make_old(struct harness *h, const char *id);
+
 #define mounted_test(name) cmocka_unit_test_setup_teardown(name, fixture_setup, harness_teardown)
 #define bare_test(name) cmocka_unit_test_setup_teardown(name, harness_setup, harness_teardown)
 

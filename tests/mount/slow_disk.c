@@ -7,7 +7,7 @@
  *
  *   HYPEFS_TEST_GATE      reading a memory image waits
  *   HYPEFS_TEST_HELD      a VMM gets no signal, as if the kernel held it for a disk
- *   HYPEFS_TEST_UNSYNCED  no directory is synced that has a saved device state
+ *   HYPEFS_TEST_UNSYNCED  no instance's directory is synced that has a saved device state
  */
 #undef _FILE_OFFSET_BITS
 #include <errno.h>
@@ -67,7 +67,7 @@ __attribute__((visibility("default"))) int pidfd_send_signal(int fd, int number,
 
 __attribute__((visibility("default"))) int fsync(int fd)
 {
-    if (is_there("HYPEFS_TEST_UNSYNCED") && faccessat(fd, "state", F_OK, 0) == 0) {
+    if (is_there("HYPEFS_TEST_UNSYNCED") && faccessat(fd, "run/state", F_OK, 0) == 0) {
         errno = EIO;
         return -1;
     }

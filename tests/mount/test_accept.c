@@ -93,7 +93,7 @@ static void state_that_was_changed_when_forked_is_eio_until_it_is_accepted(void 
     }
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
     harness_put(harness_path(h, "instances/x/state"), "standby");
-    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/instances/x/state", 0);
+    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/instances/x/run/state", 0);
     assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
     assert_file_contains(harness_path(h, "instances/x/error"), "the device state is not what");
     harness_put(harness_path(h, "instances/x/accept"), "1");
@@ -118,7 +118,8 @@ static void state_that_is_gone_is_not_accepted(void **state)
     assert_forks(h, "snapshots/base");
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
     harness_put(harness_path(h, "instances/x/state"), "standby");
-    assert_shell("bash", "mkfifo $S/instances/x/f && mv $S/instances/x/f $S/instances/x/state", 0);
+    assert_shell("bash", "mkfifo $S/instances/x/f && mv $S/instances/x/f $S/instances/x/run/state",
+                 0);
     assert_errno(harness_write(harness_path(h, "instances/x/accept"), "1"), EIO);
     assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
     assert_file_contains(harness_path(h, "instances/x/error"), "state is not a regular file");
@@ -168,7 +169,7 @@ static void instance_in_standby_when_its_image_was_changed_is_eio_until_it_is_ac
     struct harness *h = *state;
     harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
     harness_put(harness_path(h, "instances/x/state"), "standby");
-    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/instances/x/memory", 0);
+    assert_shell("bash", "touch -d 2024-02-03T04:05:06Z $S/instances/x/run/memory", 0);
     assert_errno(harness_write(harness_path(h, "instances/x/state"), "running"), EIO);
     assert_file_contains(harness_path(h, "instances/x/error"), "is 2024-02-03T04:05:06");
     assert_errno(harness_write(harness_path(h, "instances/x/snapshot"), "s"), EIO);

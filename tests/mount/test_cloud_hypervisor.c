@@ -76,7 +76,7 @@ static void standby_ends_it_without_asking(void **state)
     fake_boot(h, "");
     harness_put(fake_instance(h, "x", "state"), "paused");
     harness_put(fake_instance(h, "x", "state"), "standby");
-    assert_shell("bash", "! grep -q 'a frame came in' $S/instances/x/memory", 0);
+    assert_shell("bash", "! grep -q 'a frame came in' $S/instances/x/run/memory", 0);
     fake_drop(h, "x");
 }
 
@@ -85,13 +85,13 @@ static void kernel_is_there_for_the_boot_only(void **state)
 {
     struct harness *h = *state;
     fake_boot(h, "");
-    assert_shell("bash", "! ls $S/instances/x/*.tmp", 0);
+    assert_shell("bash", "! ls $S/instances/x/run/*.tmp", 0);
     fake_ask(h, "GET /api/v1/vm.info HTTP/1.1\r\n\r\n", "\"kernel\":\"kernel.tmp\"");
     fake_drop(h, "x");
     stage(h, "snapshots/base", "{}");
     assert_errno(harness_write(forks(h, "new/commit"), "x"), 0);
     fake_ask(h, "GET /api/v1/vm.info HTTP/1.1\r\n\r\n", "\"payload\":{\"kernel\":\"kernel.tmp\"}");
-    assert_shell("bash", "! ls $S/instances/x/*.tmp", 0);
+    assert_shell("bash", "! ls $S/instances/x/run/*.tmp", 0);
     fake_drop(h, "x");
 }
 
@@ -158,7 +158,7 @@ static void state_that_is_cut_off_is_no_save(void **state)
         assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
         assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
         fake_assert_vm(h, "Running");
-        assert_shell("bash", "cd $S/instances/x && [ ! -e state ] && ! ls *.tmp", 0);
+        assert_shell("bash", "cd $S/instances/x/run && [ ! -e state ] && ! ls *.tmp", 0);
         fake_drop(h, "x");
     }
 }

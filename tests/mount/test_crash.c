@@ -43,7 +43,7 @@ static bool is_there(struct harness *h, const char *path)
 /* Of its disk as it was saved. */
 static bool has_copy(struct harness *h)
 {
-    return access(harness_store_path(h, "instances/x/frozen-disk0"), F_OK) == 0;
+    return access(harness_store_path(h, "instances/x/run/frozen-disk0"), F_OK) == 0;
 }
 
 /* ---- how x comes to be ---- */
@@ -491,6 +491,40 @@ static void crash_in_import(void **state)
                                                        .elsewhere = true});
 }
 
+/* EINTR: it was ended at a point. */
+static int take_over(struct harness *h, const char *plan)
+{
+    setenv("HYPEFS_FAULT", plan, 1);
+    struct harness_result result =
+        harness_shell(h, "bash", "exec $HYPEFS accept --store $S instances/x");
+    unsetenv("HYPEFS_FAULT");
+    crash_note(result.err);
+    return result.status == 0 ? 0 : result.status == 128 + SIGKILL ? EINTR : EIO;
+}
+
+static void crash_when_a_store_of_version_0_1_is_taken_over(void **state)
+{
+    struct harness *h = *state;
+    int code = EINTR, crashes = 0;
+    boot(h);
+    harness_put(crash_instance(h, "x", "state"), "standby");
+    assert_int_equal(harness_unmount(h), 0);
+    while (code == EINTR) {
+        fixture_make_old(h, "x");
+        code = take_over(h, harness_format(h, "any:%d", ++crashes));
+        if (code == EINTR && crashes % 3 == 0)
+            take_over(h, harness_format(h, "any:%d", 1 + crashes / 3));
+        assert_int_equal(take_over(h, "trace"), 0);
+        assert_shell("bash",
+                     "cd $S/instances/x && [ $(ls | tr '\\n' ,) = "
+                     "console.log,instance.json,run,vmm.log, ] && [ -s run/memory ] && "
+                     "[ -s run/state ] && jq -e '.state == \"standby\"' instance.json",
+                     0);
+    }
+    assert_int_equal(code, 0);
+    assert_true(crashes > 5);
+}
+
 static void every_point_was_passed(void **state)
 {
     (void)state;
@@ -527,6 +561,7 @@ int main(void)
         crash_test(crash_in_commit_of_a_standby_one),
         crash_test(crash_in_commit_of_a_running_one),
         crash_test(crash_when_a_vmm_ends),
+        crash_test(crash_when_a_store_of_version_0_1_is_taken_over),
     };
     /* base is imported as a snapshot of Firecracker's; and without that, not each point is passed.
      */

@@ -112,11 +112,12 @@ static void standby_that_fails_after_the_save_keeps_none_of_it(void **state)
     struct harness *h = *state;
     fake_make(h, "x", "mailboxes=m", "");
     harness_put(fake_instance(h, "x", "state"), "running");
-    assert_works(mkdir(harness_store_path(h, "instances/x/mailboxes.json"), 0700));
+    assert_works(mkdir(harness_store_path(h, "instances/x/run/mailboxes.json"), 0700));
     assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EISDIR);
     assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
-    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
-    assert_works(rmdir(harness_store_path(h, "instances/x/mailboxes.json")));
+    assert_shell("bash", "[ ! -e $S/instances/x/run/state ] && [ ! -e $S/instances/x/run/memory ]",
+                 0);
+    assert_works(rmdir(harness_store_path(h, "instances/x/run/mailboxes.json")));
     harness_put(fake_instance(h, "x", "state"), "standby");
     assert_works(access(fake_instance(h, "x", "mailboxes/m"), F_OK));
 }
@@ -140,7 +141,8 @@ static void save_that_has_no_room_is_refused_before_it_begins(void **state)
     assert_file_contains(fake_instance(h, "x", "error"),
                          harness_format(h, "Firecracker needs up to %llu MiB of room", mib));
     assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
-    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
+    assert_shell("bash", "[ ! -e $S/instances/x/run/state ] && [ ! -e $S/instances/x/run/memory ]",
+                 0);
     fake_drop(h, "x");
 }
 
@@ -349,12 +351,12 @@ static void drives_are_each_forks_own_or_shared(void **state)
     stage(h, "m", "{}", "memory", LONG_MS);
     assert_errno(commit(h, "fork-2"), 0);
     /* Each guest has written its id to what it takes for its disk. */
-    harness_await(h, harness_store_path(h, "instances/fork-1/drive-rootfs"), "fork-1 content");
-    harness_await(h, harness_store_path(h, "instances/fork-2/drive-rootfs"), "fork-2 content");
+    harness_await(h, harness_store_path(h, "instances/fork-1/run/drive-rootfs"), "fork-1 content");
+    harness_await(h, harness_store_path(h, "instances/fork-2/run/drive-rootfs"), "fork-2 content");
     assert_shell("bash",
                  "[ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ] && "
                  "[ \"$(cat $T/origin)\" = later ] && [ \"$(cat $T/shared)\" = shared ] && "
-                 "[ ! -e $S/instances/fork-1/drive-data ]",
+                 "[ ! -e $S/instances/fork-1/run/drive-data ]",
                  0);
 }
 
@@ -384,7 +386,7 @@ static void drives_are_found_where_the_state_names_them(void **state)
     fake_mount(h);
     stage(h, "m", "{}", "memory", LONG_MS);
     assert_errno(commit(h, "fork-1"), 0);
-    harness_await(h, harness_store_path(h, "instances/fork-1/drive-rootfs"), "fork-1 content");
+    harness_await(h, harness_store_path(h, "instances/fork-1/run/drive-rootfs"), "fork-1 content");
     assert_fails(access(none, F_OK), ENOENT);
     assert_shell("bash",
                  "[ ! -e $T/jail ] && [ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ]",
@@ -480,7 +482,8 @@ static void firecrackers_own_words_are_told(void **state)
     assert_errno(harness_write(fake_instance(h, "x", "state"), "standby"), EIO);
     assert_file_contains(fake_instance(h, "x", "error"), "told to refuse create with 400");
     assert_string_equal(harness_get(h, fake_instance(h, "x", "state")), "running\n");
-    assert_shell("bash", "[ ! -e $S/instances/x/state ] && [ ! -e $S/instances/x/memory ]", 0);
+    assert_shell("bash", "[ ! -e $S/instances/x/run/state ] && [ ! -e $S/instances/x/run/memory ]",
+                 0);
     fake_drop(h, "x");
     const char *initrd = harness_format(h, "%s/initrd", h->directory);
     harness_put(initrd, "");
@@ -491,7 +494,7 @@ static void firecrackers_own_words_are_told(void **state)
                          "Boot source error: The initrd file cannot be opened: No such file");
     assert_file_contains(fake_instance(h, "y", "error"),
                          harness_format(h, "(initrd is %s)", initrd));
-    assert_shell("bash", "[ ! -e $S/instances/y/vmm.sock ]", 0);
+    assert_shell("bash", "[ ! -e $S/instances/y/run/vmm.sock ]", 0);
 }
 
 static bool vmm_hangs(void *argument)

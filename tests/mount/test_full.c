@@ -99,7 +99,7 @@ static void boot(struct harness *h)
 /* What lies in the instance's directory in the store. */
 static char *files_of_instance(struct harness *h)
 {
-    return assert_shell("bash", "ls -A $S/instances/x | tr '\\n' ' '", 0).out;
+    return assert_shell("bash", "ls -AR $S/instances/x | tr '\\n' ' '", 0).out;
 }
 
 /* Gives the running guest a payload by its memory's file; `length` is what its frame says. */
@@ -108,7 +108,7 @@ static void plant(struct harness *h, const char *payload, uint32_t length)
     const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
     const off_t frame = TINY_GUEST_LOAD + FRAME_SIZE;
     uint8_t bytes[4], sequence[4];
-    auto_close int fd = open(harness_store_path(h, "instances/x/memory"), O_WRONLY | O_CLOEXEC);
+    auto_close int fd = open(harness_store_path(h, "instances/x/run/memory"), O_WRONLY | O_CLOEXEC);
     frame_store_u32(bytes, length);
     frame_store_u32(sequence, 1);
     assert_int_equal(pwrite(fd, payload, strlen(payload), frame + (off_t)layout->payload),
@@ -255,7 +255,7 @@ static void snapshot_of_a_vm_with_a_disk_on_a_full_disk_is_not_made(void **state
     assert_contains(error, "df and df -i of the store");
     assert_null(strchr(error, '\\'));
     assert_string_equal(harness_get(h, file(h, "state")), "paused\n");
-    assert_fails(access(harness_store_path(h, "instances/x/disk0.1.qcow2"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/run/disk0.1.qcow2"), F_OK), ENOENT);
     make_room();
     harness_put(file(h, "snapshot"), "s");
 }
@@ -307,7 +307,7 @@ static void guest_that_needs_memory_which_the_disk_has_not_is_ended(void **state
     assert_string_equal(info(h, "pid"), "null");
     harness_await(h, h->log, "is the disk of the store full?");
     assert_file_contains(file(h, "error"), "was ended by SIGBUS: the store had no room");
-    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/run/memory"), F_OK), ENOENT);
     make_room();
     harness_put(file(h, "state"), "running");
     harness_await(h, file(h, "console"), "ready\n");
@@ -324,7 +324,7 @@ static void boot_on_a_full_disk_leaves_no_vm(void **state)
     assert_errno(harness_write(file(h, "state"), "running"), ENOSPC);
     assert_file_contains(file(h, "error"), no_space);
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
-    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/run/memory"), F_OK), ENOENT);
     assert_shell("bash", "! readlink /proc/[0-9]*/cwd 2> /dev/null | grep -F $S", 0);
     assert_string_equal(info(h, "pid"), "null");
     make_room();

@@ -74,15 +74,15 @@ static void images_of_later_generations_when_forked_are_sealed_too(void **state)
     harness_put(harness_path(h, "instances/f1/snapshot"), "live");
     assert_mode(harness_store_path(h, "snapshots/live/memory"), 0400);
     harness_put(harness_path(h, "instances/f1/state"), "standby");
-    assert_mode(harness_store_path(h, "instances/f1/memory"), 0400);
+    assert_mode(harness_store_path(h, "instances/f1/run/memory"), 0400);
     harness_put(harness_path(h, "instances/f1/snapshot"), "rest");
     commit_fork(h, "f2", "snapshots/live");
     commit_fork(h, "f3", "snapshots/rest");
     commit_fork(h, "f4", "instances/f1");
     harness_put(harness_path(h, "instances/f1/state"), "running");
     assert_only_read(h, harness_store_path(h, "snapshots/live/memory"));
-    assert_only_read(h, harness_store_path(h, "instances/f1/base"));
-    assert_only_read(h, harness_store_path(h, "instances/f4/base"));
+    assert_only_read(h, harness_store_path(h, "instances/f1/run/base"));
+    assert_only_read(h, harness_store_path(h, "instances/f4/run/base"));
     harness_put(harness_path(h, "instances/f1/state"), "standby");
 }
 
@@ -126,7 +126,7 @@ static void vmm_that_has_the_image_open_for_writing_is_refused(void **state)
                                            fixture_script(h, "writing-qemu",
                                                           "#!/bin/bash\n"
                                                           "case \"$*\" in *-incoming*) exec 77<> "
-                                                          "../../snapshots/base/memory;; esac\n"
+                                                          "../../../snapshots/base/memory;; esac\n"
                                                           "exec qemu-system-x86_64 \"$@\"\n"),
                                            NULL});
     /* The file's mode keeps an ordinary user from that, so it is taken away here. */

@@ -13,8 +13,10 @@
 static const char spoil[] = "cd $S/instances && mkdir Upper && : > file && "
                             "mkdir $'es\\x0cape' && "
                             "echo '{' > broken/instance.json && "
-                            "sed -i 's/\"version\": 1,/\"version\": 9,/' newer/instance.json && "
+                            "sed -i 's/\"version\": 2,/\"version\": 9,/' newer/instance.json && "
                             "mkdir .hidden && mkdir -p .new-1/below/deeper && "
+                            "if [ $UID = 0 ]; then mount -t tmpfs none .new-1/below; "
+                            "else chmod 0 .new-1/below; fi && "
                             "echo '{}' > ../snapshots/base/snapshot.json";
 
 static const struct {
@@ -26,7 +28,7 @@ static const struct {
     {"load instances/broken: ", "instance broken: instance.json: "},
     {"load instances/newer: EOPNOTSUPP: ", "instance.json: \"version\" is 9, of a newer hypefs"},
     {"load snapshots/base: ", "snapshot base: snapshot.json: "},
-    {"remove instances/.new-1: ", "below cannot be removed"},
+    {"remove instances/.new-1: ", ".new-1"},
 };
 
 static int setup(void **state)
@@ -125,7 +127,15 @@ static void snapshot_that_is_copied_in_pieces_is_shown_when_it_is_complete(void 
     assert_string_equal(harness_get(h, harness_path(h, "error")), "");
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+/* What cannot be removed here, unless it is root's, which is unmounted. */
+static int teardown(void **state)
+{
+    struct harness *h = *state;
+    chmod(harness_store_path(h, "instances/.new-1/below"), 0700);
+    return harness_teardown(state);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {

@@ -104,7 +104,7 @@ static void transitions_that_do_not_exist_are_refused(void **state)
 static void socket_of_a_vmm_goes_with_it(void **state)
 {
     struct harness *h = *state;
-    const char *socket = harness_store_path(h, "instances/x/qmp.sock");
+    const char *socket = harness_store_path(h, "instances/x/run/qmp.sock");
     boot(h);
     assert_works(access(socket, F_OK));
     harness_put(file(h, "state"), "standby");
@@ -336,9 +336,9 @@ static void boot_that_cannot_be_put_on_record_is_taken_back(void **state)
     assert_file_contains(file(h, "error"), "instance.json");
     assert_string_equal(harness_get(h, file(h, "state")), "created\n");
     assert_string_equal(info(h, "pid"), "null");
-    assert_shell("bash", "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -xF $S/instances/x", 1);
-    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
-    assert_fails(access(harness_store_path(h, "instances/x/qmp.sock"), F_OK), ENOENT);
+    assert_shell("bash", "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -xF $S/instances/x/run", 1);
+    assert_fails(access(harness_store_path(h, "instances/x/run/memory"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/run/qmp.sock"), F_OK), ENOENT);
     assert_string_equal(harness_get(h, harness_store_path(h, "instances/x/instance.json")), before);
     assert_works(rmdir(harness_store_path(h, "instances/x/instance.json.tmp")));
     harness_put(file(h, "state"), "running");

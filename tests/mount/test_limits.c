@@ -73,7 +73,7 @@ static void file_size_when_limited_is_efbig_and_nothing_is_killed(void **state)
     struct rlimit before, vmm_before;
     limit(h->daemon, RLIMIT_FSIZE, 1 << 20, &before);
     assert_refused(h, "running", EFBIG, "1048576 bytes (RLIMIT_FSIZE");
-    assert_fails(access(harness_store_path(h, "instances/x/memory"), F_OK), ENOENT);
+    assert_fails(access(harness_store_path(h, "instances/x/run/memory"), F_OK), ENOENT);
     lift(h->daemon, RLIMIT_FSIZE, &before);
     assert_boots(h);
     /* QEMU writes the state of the devices by itself. */

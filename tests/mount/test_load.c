@@ -258,7 +258,7 @@ static bool vmm_is_there(void *argument)
 {
     struct harness *h = argument;
     return harness_shell(h, "bash",
-                         "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -qxF $S/instances/x")
+                         "readlink /proc/[0-9]*/cwd 2> /dev/null | grep -qxF $S/instances/x/run")
                .status == 0;
 }
 

@@ -100,7 +100,7 @@ static void have_firecracker_log(struct harness *h, const char *word)
     assert_shell(
         "bash",
         harness_format(h,
-                       "cd $S/instances/x && python3 -c 'import socket; "
+                       "cd $S/instances/x/run && python3 -c 'import socket; "
                        "s = socket.socket(socket.AF_UNIX); s.connect(\"vmm.sock\"); "
                        "s.send(b\"PUT /%s HTTP/1.1\\r\\nContent-Length: 2\\r\\n\\r\\n{}\"); "
                        "s.recv(100)'",

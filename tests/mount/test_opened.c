@@ -210,12 +210,12 @@ static void chain_is_made_of_what_qemu_has_open(void **state)
     assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
     assert_file_contains(file(h, "error"), "/kept: put that back");
     assert_shell("bash",
-                 "mv $T/kept $T/a && cd $S/instances/x && mv disk0.1.qcow2 kept && "
+                 "mv $T/kept $T/a && cd $S/instances/x/run && mv disk0.1.qcow2 kept && "
                  "cp kept disk0.1.qcow2",
                  0);
     assert_errno(harness_write(file(h, "snapshot"), "s"), EIO);
     assert_file_contains(file(h, "error"), "the file disk0.1.qcow2 in the store is not the one");
-    assert_shell("bash", "cd $S/instances/x && mv kept disk0.1.qcow2", 0);
+    assert_shell("bash", "cd $S/instances/x/run && mv kept disk0.1.qcow2", 0);
     assert_saved(h);
 }
 
@@ -223,15 +223,15 @@ static void memory_is_what_qemu_has_mapped(void **state)
 {
     struct harness *h = *state;
     boot_qemu(h, ",\"readonly\":true");
-    assert_shell("bash", "cd $S/instances/x && mv memory kept && cp kept memory", 0);
+    assert_shell("bash", "cd $S/instances/x/run && mv memory kept && cp kept memory", 0);
     assert_not_saved(h, "the file memory in the store is not the memory of the VM");
-    assert_shell("bash", "cd $S/instances/x && mv kept memory", 0);
+    assert_shell("bash", "cd $S/instances/x/run && mv kept memory", 0);
     assert_saved(h);
-    assert_shell("bash", "cd $S/instances/x && mv base kept && cp kept base", 0);
+    assert_shell("bash", "cd $S/instances/x/run && mv base kept && cp kept base", 0);
     assert_errno(harness_write(file(h, "state"), "standby"), EIO);
     assert_file_contains(file(h, "error"),
                          "the file base in the store is not the memory of the VM");
-    assert_shell("bash", "cd $S/instances/x && mv kept base", 0);
+    assert_shell("bash", "cd $S/instances/x/run && mv kept base", 0);
     change(h, "x", "standby");
 }
 
@@ -250,11 +250,11 @@ static void drive_is_frozen_as_firecracker_has_it_open(void **state)
     /* Nothing need lie where the disks were once they are frozen. */
     assert_shell("bash", "rm $T/a", 0);
     commit(h, "snapshots/s", "f");
-    harness_await(h, harness_store_path(h, "instances/f/drive-disk0"), "f");
+    harness_await(h, harness_store_path(h, "instances/f/run/drive-disk0"), "f");
     change(h, "x", "standby");
     change(h, "x", "running");
     change(h, "x", "standby");
-    assert_shell("bash", "[ \"$(head -c 1 $S/instances/x/frozen-disk0)\" = x ]", 0);
+    assert_shell("bash", "[ \"$(head -c 1 $S/instances/x/run/frozen-disk0)\" = x ]", 0);
     assert_shell("bash", "[ \"$(cat $T/kept | tr -d '\\0')\" = x ] && [ ! -e $T/a ]", 0);
 }
 
@@ -325,7 +325,7 @@ static void vsock_is_made_anew_by_each_vmm(void **state)
     fake_mount(h);
     fake_tell(h, "FAKE_VMM_VERSION=1.16.0");
     commit(h, "snapshots/base", "x");
-    const char *vsock = harness_store_path(h, "instances/x/vsock.sock");
+    const char *vsock = harness_store_path(h, "instances/x/run/vsock.sock");
     for (int i = 0; i < 2; i++) {
         assert_works(access(vsock, F_OK));
         change(h, "x", "standby");

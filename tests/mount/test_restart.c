@@ -101,6 +101,41 @@ static void assert_can_be_stopped(struct harness *h)
     assert_no_instance(h);
 }
 
+static void assert_lies_in(struct harness *h, const char *file, bool beside_the_record)
+{
+    assert_int_equal(access(harness_store_path(h, "instances/x/%s", file), F_OK) == 0,
+                     beside_the_record);
+    assert_int_equal(access(harness_store_path(h, "instances/x/run/%s", file), F_OK) == 0,
+                     !beside_the_record);
+}
+
+/* Its VMM goes on where it is, as does the next one, until a daemon starts that finds none. */
+static void vm_of_version_0_1_runs_on_and_its_store_is_taken_over_when_it_has_ended(void **state)
+{
+    struct harness *h = *state;
+    pid_t pid = pid_of_x(h);
+    harness_kill(h);
+    fixture_make_old(h, "x");
+    mount_it(h);
+    assert_vmm_is(h, "x", "running");
+    assert_int_equal(pid_of_x(h), pid);
+    harness_put(of_x(h, "snapshot"), "s");
+    harness_put(of_x(h, "state"), "standby");
+    assert_lies_in(h, "memory", true);
+    harness_put(of_x(h, "state"), "running");
+    assert_vmm_is(h, "x", "running");
+    harness_put(of_x(h, "state"), "standby");
+    assert_int_equal(harness_unmount(h), 0);
+    mount_it(h);
+    assert_string_equal(harness_get(h, of_x(h, "state")), "standby\n");
+    assert_lies_in(h, "memory", false);
+    assert_lies_in(h, "console.log", true);
+    assert_shell("bash", "jq -e '.version == 2' $S/instances/x/instance.json", 0);
+    harness_put(of_x(h, "state"), "running");
+    assert_vmm_is(h, "x", "running");
+    assert_null(strstr(harness_get(h, h->log), "cannot"));
+}
+
 static void stopped_when_a_vmm_hangs_since_the_start_ends_it(void **state)
 {
     struct harness *h = *state;
@@ -146,6 +181,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(mount_when_a_vmm_hangs_answers_and_the_vm_goes_on_when_it_can),
         test(end_of_the_daemon_when_a_vmm_hangs_leaves_it_to_the_next),
+        test(vm_of_version_0_1_runs_on_and_its_store_is_taken_over_when_it_has_ended),
         test(stopped_when_a_vmm_hangs_since_the_start_ends_it),
         test(stopped_when_a_vmm_hangs_ends_it),
         bare_test(start_when_others_are_in_a_mount_that_hangs_does_not_wait_for_it),

@@ -36,7 +36,7 @@ static void assert_drive(struct harness *h, const char *path, const char *conten
 
 static void await_drive(struct harness *h, const char *id, const char *content)
 {
-    harness_await(h, harness_store_path(h, "instances/%s/drive-disk0", id), content);
+    harness_await(h, harness_store_path(h, "instances/%s/run/drive-disk0", id), content);
 }
 
 /* "t" runs, and has written its id to the user's file. */
@@ -68,7 +68,7 @@ static void forks_have_copies_of_what_was_saved(void **state)
     commit(h, "snapshots/live", "one");
     await_drive(h, "one", "one3456789");
     change(h, "one", "standby");
-    assert_drive(h, "instances/one/frozen-disk0", "one3456789");
+    assert_drive(h, "instances/one/run/frozen-disk0", "one3456789");
     /* The state of this one names the copy that it ran on. */
     commit(h, "instances/one", "second");
     await_drive(h, "second", "second6789");
@@ -83,7 +83,7 @@ static void forks_have_copies_of_what_was_saved(void **state)
     assert_drive(h, "snapshots/rest/frozen-disk0", "one3456789");
     assert_drive(h, "snapshots/live/frozen-disk0", "t123456789");
     assert_string_equal(harness_get(h, harness_format(h, "%s/origin", h->directory)), "t123456789");
-    assert_shell("bash", "[ ! -e $S/instances/one/frozen-disk0 ]", 0);
+    assert_shell("bash", "[ ! -e $S/instances/one/run/frozen-disk0 ]", 0);
 }
 
 static void boot_again_finds_the_newest_drive(void **state)
@@ -103,7 +103,7 @@ static void boot_again_finds_the_newest_drive(void **state)
     /* Of another disk it is not. */
     change(h, "t", "stopped");
     harness_put(instance(h, "t", "config"), "{}");
-    assert_shell("bash", "[ ! -e $S/instances/t/drive-disk0 ]", 0);
+    assert_shell("bash", "[ ! -e $S/instances/t/run/drive-disk0 ]", 0);
 }
 
 /* "reader" has, read-only, what "t" has no longer. */
@@ -188,16 +188,16 @@ static void copies_are_not_those_of_another_disk(void **state)
         harness_await(h, b, "tbcdefghij");
         change(h, "t", "standby");
         change(h, "t", "stopped");
-        assert_shell("bash", "[ -e $S/instances/t/frozen-disk0 ]", 0);
+        assert_shell("bash", "[ -e $S/instances/t/run/frozen-disk0 ]", 0);
         if (i > 0)
             harness_put(instance(h, "t", "config"), config_of(h, a, b));
         if (i > 1) {
             assert_int_equal(harness_unmount(h), 0);
             fake_mount(h);
         }
-        assert_shell("bash", "[ -e $S/instances/t/frozen-disk1 ]", 0);
+        assert_shell("bash", "[ -e $S/instances/t/run/frozen-disk1 ]", 0);
         harness_put(instance(h, "t", "config"), config_of(h, b, a));
-        assert_shell("bash", "ls $S/instances/t | grep -e ^frozen -e ^drive", 1);
+        assert_shell("bash", "ls $S/instances/t/run | grep -e ^frozen -e ^drive", 1);
         harness_put(a, drive);
         change(h, "t", "running");
         harness_await(h, a, "t123456789");
@@ -211,11 +211,11 @@ static void copies_that_were_left_behind_are_not_booted_from(void **state)
     struct harness *h = *state;
     char *origin = harness_format(h, "%s/origin", h->directory);
     change(h, "t", "stopped");
-    harness_put(harness_store_path(h, "instances/t/frozen-disk0"), "of another disk");
-    harness_put(harness_store_path(h, "instances/t/drive-disk0"), "of another disk");
+    harness_put(harness_store_path(h, "instances/t/run/frozen-disk0"), "of another disk");
+    harness_put(harness_store_path(h, "instances/t/run/drive-disk0"), "of another disk");
     harness_kill(h);
     fake_mount(h);
-    assert_shell("bash", "ls $S/instances/t | grep -e ^frozen -e ^drive", 1);
+    assert_shell("bash", "ls $S/instances/t/run | grep -e ^frozen -e ^drive", 1);
     harness_put(origin, drive);
     change(h, "t", "running");
     harness_await(h, origin, "t123456789");

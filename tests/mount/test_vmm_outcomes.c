@@ -128,7 +128,7 @@ static bool is_of_save(const char *name)
 
 static void assert_no_image(struct harness *h)
 {
-    auto_closedir DIR *entries = opendir(harness_store_path(h, "instances/x"));
+    auto_closedir DIR *entries = opendir(harness_store_path(h, "instances/x/run"));
     assert_non_null(entries);
     for (struct dirent *entry; (entry = readdir(entries));)
         if (is_of_save(entry->d_name))
@@ -322,8 +322,8 @@ static void image_whose_record_may_be_on_the_disk_stays(void **state)
     assert_file_contains(file(h, "error"), "the saved memory stays in the store");
     assert_state(h, "running");
     fake_assert_vm(h, "Running");
-    assert_works(access(harness_store_path(h, "instances/x/memory"), F_OK));
-    assert_works(access(harness_store_path(h, "instances/x/state"), F_OK));
+    assert_works(access(harness_store_path(h, "instances/x/run/memory"), F_OK));
+    assert_works(access(harness_store_path(h, "instances/x/run/state"), F_OK));
     assert_works(unlink(unsynced(h)));
     harness_write(file(h, "state"), "standby"); /* its VMM may have too little time to end */
     harness_await(h, file(h, "state"), "standby");

@@ -358,7 +358,7 @@ static void restore_that_fails_leaves_it_in_standby(void **state)
     struct harness *h = *state;
     fake_boot(h, "");
     harness_put(file(h, "state"), "standby");
-    const char *sum = "sha256sum < $S/instances/x/memory";
+    const char *sum = "sha256sum < $S/instances/x/run/memory";
     const char *before = assert_shell("bash", sum, 0).out;
     for (size_t call = 0; call < array_length(calls); call++)
         for (size_t when = 0; when < array_length(whens); when++)

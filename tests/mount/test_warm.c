@@ -49,7 +49,7 @@ static const char *hidden(struct harness *h)
 {
     return assert_shell("bash",
                         "for p in /proc/[0-9]*; do d=$(readlink $p/cwd) && "
-                        "[[ $d == $S/instances/.new-* ]] && echo ${p#/proc/}; done; true",
+                        "[[ $d == $S/instances/.new-*/run ]] && echo ${p#/proc/}; done; true",
                         0)
         .out;
 }

@@ -37,7 +37,7 @@ static void instance_when_created_is_there_whole(void **state)
     struct instance *instance = made(world, "web-1");
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
     assert_int_equal(world_count(world_path(world, "store/instances")), 1);
-    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 4);
     auto_free char *console = world_read(world_path(world, "store/instances/web-1/console.log"));
     auto_free char *log = world_read(world_path(world, "store/instances/web-1/vmm.log"));
     assert_string_equal(console, "");

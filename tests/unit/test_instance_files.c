@@ -181,9 +181,9 @@ static void snapshot_when_written_publishes_or_says_why_not(void **state)
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     leave(tree, "saved", "standby", "null");
-    world_write(world_path(tree->world, "store/instances/saved/memory"), 0600, image.bytes,
+    world_write(world_path(tree->world, "store/instances/saved/run/memory"), 0600, image.bytes,
                 image.size);
-    world_write_text(world_path(tree->world, "store/instances/saved/state"), "device");
+    world_write_text(world_path(tree->world, "store/instances/saved/run/state"), "device");
     tree_restart(tree);
     assert_int_equal(tree_put(tree, ONE "snapshot", "base"), -EINVAL);
     tree_assert_has(tree, ONE "error", "created has no memory to snapshot");

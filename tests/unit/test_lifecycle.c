@@ -161,7 +161,7 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
     size_t running = leave_with_vmm(world, "running", "running");
     size_t paused = leave_with_vmm(world, "paused", "paused");
     for (size_t i = 0; i < array_length(files); i++)
-        world_write_text(world_path(world, "store/instances/standby/%s", files[i]), "x");
+        world_write_text(world_path(world, "store/instances/standby/run/%s", files[i]), "x");
     world_open_whole(world);
     for (size_t i = 0; i < array_length(ids); i++) {
         struct instance *instance = world_found(world, ids[i]);
@@ -197,7 +197,7 @@ static void boot_when_the_program_is_missing_or_dies_leaves_the_state(void **sta
     assert_non_null(strstr(world->err.text, "no such luck"));
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
     assert_null(instance->vmm);
-    assert_false(world_has(world_path(world, "store/instances/web-1/memory")));
+    assert_false(world_has(world_path(world, "store/instances/web-1/run/memory")));
     auto_free char *log = world_read(world_path(world, "store/instances/web-1/vmm.log"));
     assert_non_null(strstr(log, "no such luck"));
     assert_int_equal(instance_remove(instance, &world->err), 0);
@@ -217,7 +217,7 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
     /* It may be paused: the next daemon lets it go on. */
     auto_free char *record = world_read(world_path(world, "store/instances/web-1/instance.json"));
     assert_non_null(strstr(record, "\"intent\": \"standby\""));
-    assert_false(world_has(world_path(world, "store/instances/web-1/state")));
+    assert_false(world_has(world_path(world, "store/instances/web-1/run/state")));
     instance_unref(instance);
 }
 
@@ -287,7 +287,7 @@ static void stop_when_a_boot_is_under_way_ends_it(void **state)
     assert_non_null(strstr(boot.err.text, "ended by a write of stopped"));
     assert_int_equal(instance_state(boot.instance), INSTANCE_STOPPED);
     assert_null(boot.instance->vmm);
-    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 4);
     assert_int_equal(instance_remove(boot.instance, &world->err), 0);
     instance_unref(boot.instance);
 }

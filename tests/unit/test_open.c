@@ -123,7 +123,7 @@ static size_t leave_held(struct world *world, const char *id, const char *intent
 {
     char vmm[256];
     leave(world, id, "running", "null");
-    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", id));
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s/run", id));
     world_describe_child(world, child, vmm, sizeof vmm);
     remove(world_path(world, "store/instances/%s/instance.json", id));
     auto_free char *json = NULL;
@@ -202,18 +202,19 @@ static void vmm_when_it_cannot_be_described_is_not_put_on_record(void **state)
 static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 {
     static const char *const states[] = {"created", "running", "standby", "stopped"};
-    static const char *const files[] = {"memory", "state", "mailboxes.json", "base", "hold"};
+    static const char *const files[] = {"memory", "state", "mailboxes.json", "base"};
     struct world *world = *state;
     for (size_t i = 0; i < array_length(states); i++) {
         leave(world, states[i], states[i], "null");
         for (size_t j = 0; j < array_length(files); j++)
-            world_write_text(world_path(world, "store/instances/%s/%s", states[i], files[j]), "x");
+            world_write_text(world_path(world, "store/instances/%s/run/%s", states[i], files[j]),
+                             "x");
     }
     open_world(world);
     for (size_t i = 0; i < array_length(states); i++) {
         bool saved = strcmp(states[i], "standby") == 0;
         for (size_t j = 0; j < array_length(files); j++)
-            if (world_has(world_path(world, "store/instances/%s/%s", states[i], files[j])) !=
+            if (world_has(world_path(world, "store/instances/%s/run/%s", states[i], files[j])) !=
                 (saved && j < 3))
                 fail_msg("%s of %s", files[j], states[i]);
     }
@@ -222,9 +223,9 @@ static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 /* It never ran: its memory is what counts. */
 static void assert_stands_by(struct world *world)
 {
-    static const char *const files[] = {"memory", "state", "base", "restoring"};
-    for (size_t i = 0; i < 3; i++)
-        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
+    static const char *const files[] = {"memory", "state", "base"};
+    for (size_t i = 0; i < array_length(files); i++)
+        world_write_text(world_path(world, "store/instances/web-1/run/%s", files[i]), "x");
     for (int starts = 0; starts < 2; starts++) {
         open_world(world);
         struct instance *instance = instances_find(&world->instances, "web-1");
@@ -232,8 +233,9 @@ static void assert_stands_by(struct world *world)
         assert_false(instance->exit.ended);
         instance_unref(instance);
         for (size_t i = 0; i < array_length(files); i++)
-            assert_int_equal(world_has(world_path(world, "store/instances/web-1/%s", files[i])),
+            assert_int_equal(world_has(world_path(world, "store/instances/web-1/run/%s", files[i])),
                              i < 2);
+        assert_false(world_has(world_path(world, "store/instances/web-1/restoring")));
         world_close(world);
     }
     world_remove_instance(world, "web-1");
@@ -259,8 +261,8 @@ static void instance_when_its_restore_from_firmware_was_cut_short_still_boots(vo
                          "\"boot\":{\"kernel\":\"/kernel\",\"initrd\":null,\"cmdline\":\"a\"}}",
                          (int)strlen(world_machine) - 1, world_machine) > 0);
     world_leave_instance(world, "web-1", json);
-    world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
-    world_write_text(world_path(world, "store/instances/web-1/state"), "x");
+    world_write_text(world_path(world, "store/instances/web-1/run/memory"), "x");
+    world_write_text(world_path(world, "store/instances/web-1/run/state"), "x");
     for (int starts = 0; starts < 2; starts++) {
         open_world(world);
         struct instance *instance = world_found(world, "web-1");
@@ -277,7 +279,7 @@ static void instance_when_its_restore_from_firmware_was_cut_short_still_boots(vo
     auto_json cJSON *record = NULL;
     auto_close int fd = open(world_path(world, "store/instances/web-1"), O_RDONLY | O_CLOEXEC);
     assert_int_equal(store_read_json(fd, "instance.json", &record, &world->err), 0);
-    assert_true(cJSON_GetObjectItemCaseSensitive(record, "version")->valuedouble == 1);
+    assert_true(cJSON_GetObjectItemCaseSensitive(record, "version")->valuedouble == 2);
     const cJSON *machine = cJSON_GetObjectItemCaseSensitive(record, "machine");
     assert_null(cJSON_GetObjectItemCaseSensitive(machine, "boot"));
 }

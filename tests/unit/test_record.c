@@ -220,8 +220,8 @@ static void vmm_when_no_daemon_started_it_there_is_left_alone(void **state)
     world_make_instance(world, "other");
     const size_t children[] = {
         world_spawn(world, NULL),
-        world_spawn(world, world_path(world, "store/instances/foreign-inside")),
-        world_spawn_vmm(world, world_path(world, "store/instances/other"))};
+        world_spawn(world, world_path(world, "store/instances/foreign-inside/run")),
+        world_spawn_vmm(world, world_path(world, "store/instances/other/run"))};
     for (size_t i = 0; i < array_length(ids); i++) {
         world_describe_child(world, children[i], vmm, sizeof vmm);
         leave_running(world, ids[i], vmm, "");
@@ -320,7 +320,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
         world_write_text(world_path(world, "store/instances/fork-%d/fork.json", i),
                          "{\"version\":1,\"options\":\"{}\",\"result\":{}}");
     auto_free char *memory = strdup(world_path(world, "store/snapshots/base/memory"));
-    assert_int_equal(link(memory, world_path(world, "store/instances/fork-1/base")), 0);
+    assert_int_equal(link(memory, world_path(world, "store/instances/fork-1/run/base")), 0);
     open_world(world);
     assert_string_equal(world->complaints, "");
     base = snapshots_find(&world->snapshots, "base");
@@ -447,7 +447,7 @@ static void overlay_of_a_vm_that_ended_before_the_start_stays(void **state)
         assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
         assert_int_equal(disk_top(&instance->machine.disks[0]), 1);
         instance_unref(instance);
-        assert_true(world_has(world_path(world, "store/instances/web-1/disk0.1.qcow2")));
+        assert_true(world_has(world_path(world, "store/instances/web-1/run/disk0.1.qcow2")));
         world_close(world);
     }
 }

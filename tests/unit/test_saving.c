@@ -17,12 +17,17 @@ static void leave(struct world *world, const char *state, bool loaded, const cha
                          loaded ? "true" : "false", intent ? member : "") > 0);
     world_leave_with_vmm(world, "web-1", json);
     for (size_t i = 0; i < array_length(images); i++)
-        world_write_text(world_path(world, "store/instances/web-1/%s", images[i]), "x");
+        world_write_text(world_path(world, "store/instances/web-1/run/%s", images[i]), "x");
     if (mark)
         world_write_text(world_path(world, "store/instances/web-1/%s", mark), "");
 }
 
 static bool has(const struct world *world, const char *name)
+{
+    return world_has(world_path(world, "store/instances/web-1/run/%s", name));
+}
+
+static bool has_mark(const struct world *world, const char *name)
 {
     return world_has(world_path(world, "store/instances/web-1/%s", name));
 }
@@ -41,7 +46,7 @@ static void vm_that_is_paused_on_record_stays_so(void **state)
     leave(world, "paused", true, NULL, "hold");
     world_open_whole(world);
     assert_state(world, INSTANCE_PAUSED);
-    assert_false(has(world, "hold"));
+    assert_false(has_mark(world, "hold"));
 }
 
 static bool record_has(const struct world *world, const char *words)
@@ -66,8 +71,8 @@ static void assert_told_of(struct world *world, const char *intent)
         assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
         instance_unref(instance);
         assert_true(record_has(world, words));
-        assert_false(has(world, "hold"));
-        assert_false(has(world, "restoring"));
+        assert_false(has_mark(world, "hold"));
+        assert_false(has_mark(world, "restoring"));
         assert_true(has(world, "memory"));
         world_close(world);
         world->complaints[0] = 0;

@@ -244,7 +244,7 @@ static void assert_not_scanned(struct world *world, const char *id)
     instance_unref(instance);
     assert_int_equal(finding, 0);
     assert_false(gate_wait(&world->scanned, 0));
-    assert_false(world_has(world_path(world, "store/instances/%s/mailboxes.json", id)));
+    assert_false(world_has(world_path(world, "store/instances/%s/run/mailboxes.json", id)));
 }
 
 /* What was looked up in standby must not lead to the memory of a VM that runs. */
@@ -264,9 +264,9 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     auto_free char *json = NULL;
     assert_true(asprintf(&json, "\"state\":\"standby\",\"config\":\"{}\",%s", world_machine) > 0);
     world_leave_instance(world, "one", json);
-    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
+    world_write(world_path(world, "store/instances/one/run/memory"), 0600, image.bytes, image.size);
     auto_close int fd =
-        open(world_path(world, "store/instances/one"), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+        open(world_path(world, "store/instances/one/run"), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     assert_int_equal(image_scan(fd, NULL, &index, &world->err), 0);
     image_index_unref(index);
     tree_start(tree);
@@ -275,7 +275,7 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     tree_assert_has(tree, "instances/one/mailboxes/box", "\"name\": \"box\"");
     assert_true(gate_wait(&world->scanned, FIXTURE_FAR_MS)); /* the list was read */
     assert_int_equal(tree_put(tree, "instances/one/state", "stopped"), 0);
-    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
+    world_write(world_path(world, "store/instances/one/run/memory"), 0600, image.bytes, image.size);
     caller_init(&caller);
     assert_int_equal(fs_lookup(tree->fs, mailboxes, "box", &caller.waiter, &node, &st), -ENOENT);
     gate_finish(&caller.answered);

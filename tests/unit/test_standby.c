@@ -12,7 +12,7 @@ int __wrap_unlinkat(int directory_fd, const char *name, int flags)
 {
     auto_json cJSON *json = NULL;
     if (strcmp(name, "memory") == 0 &&
-        store_read_json(directory_fd, "instance.json", &json, NULL) == 0)
+        store_read_json(directory_fd, "../instance.json", &json, NULL) == 0)
         snprintf(state_on_record, sizeof state_on_record, "%s",
                  cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(json, "state")));
     return __real_unlinkat(directory_fd, name, flags);
@@ -52,7 +52,7 @@ static void stop_when_from_standby_drops_the_saved_memory(void **state)
     struct world *world = *state;
     leave(world);
     for (size_t i = 0; i < array_length(files); i++)
-        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
+        world_write_text(world_path(world, "store/instances/web-1/run/%s", files[i]), "x");
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
@@ -60,7 +60,7 @@ static void stop_when_from_standby_drops_the_saved_memory(void **state)
     assert_non_null(strstr(world->err.text, "write stopped to state first"));
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
     assert_string_equal(state_on_record, "stopped"); /* before the memory went */
-    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 3);
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 4);
     assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
     instance_unref(instance);
     world_restart(world);
@@ -73,16 +73,16 @@ static void stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory(void **s
 {
     struct world *world = *state;
     leave(world);
-    world_write_text(world_path(world, "store/instances/web-1/memory"), "x");
+    world_write_text(world_path(world, "store/instances/web-1/run/memory"), "x");
     world_open_whole(world);
     assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
     struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), -EISDIR);
     assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
-    assert_true(world_has(world_path(world, "store/instances/web-1/memory")));
+    assert_true(world_has(world_path(world, "store/instances/web-1/run/memory")));
     assert_int_equal(rmdir(world_path(world, "store/instances/web-1/instance.json.tmp")), 0);
     assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
-    assert_false(world_has(world_path(world, "store/instances/web-1/memory")));
+    assert_false(world_has(world_path(world, "store/instances/web-1/run/memory")));
     instance_unref(instance);
 }
 
@@ -91,8 +91,9 @@ static void leave_standby(struct world *world)
     struct world_image image = {.size = FIXTURE_MEMORY};
     frames_arm(world_page(&image, 1), "box", "token");
     leave(world);
-    world_write(world_path(world, "store/instances/web-1/memory"), 0600, image.bytes, image.size);
-    world_write_text(world_path(world, "store/instances/web-1/state"), "device");
+    world_write(world_path(world, "store/instances/web-1/run/memory"), 0600, image.bytes,
+                image.size);
+    world_write_text(world_path(world, "store/instances/web-1/run/state"), "device");
 }
 
 static ino_t inode_of(const char *path)
@@ -113,7 +114,7 @@ static void snapshot_when_in_standby_shares_the_instances_image(void **state)
     assert_int_equal(instance_snapshot(instance, "base", &world->err), -EEXIST);
     assert_int_equal(instance_snapshot(instance, "other", &world->err), 0);
     assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
-    ino_t inode = inode_of(world_path(world, "store/instances/web-1/memory"));
+    ino_t inode = inode_of(world_path(world, "store/instances/web-1/run/memory"));
     assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     assert_non_null(base);
@@ -152,7 +153,7 @@ static void snapshot_when_the_image_was_scanned_is_not_scanned_again(void **stat
     snapshot_unref(base);
     /* A list of another image is not believed, and nobody has vouched for this one. */
     assert_int_equal(
-        utimensat(AT_FDCWD, world_path(world, "store/instances/web-1/memory"), NULL, 0), 0);
+        utimensat(AT_FDCWD, world_path(world, "store/instances/web-1/run/memory"), NULL, 0), 0);
     assert_int_equal(instance_snapshot(instance, "other", &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "hypefs accept"));
     assert_int_equal(scans, 0);
@@ -223,7 +224,7 @@ static void stop_when_an_image_is_vouched_for_ends_that(void **state)
     pthread_t accept_thread, stop_thread;
     void *accepted, *stopped;
     leave_standby(world);
-    assert_int_equal(truncate(world_path(world, "store/instances/web-1/memory"), 256 << 20), 0);
+    assert_int_equal(truncate(world_path(world, "store/instances/web-1/run/memory"), 256 << 20), 0);
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
     hold_scans();

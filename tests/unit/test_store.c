@@ -432,6 +432,36 @@ static void entry_when_it_is_a_link_is_not_followed(void **state)
     assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
 }
 
+/* Deeper than a process has descriptors, and with a file at each level; the link leads elsewhere.
+ */
+static void make_deep(const char *path)
+{
+    enum { LEVELS = 3000 };
+    int at = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    for (int i = 0; i < LEVELS; i++) {
+        assert_int_equal(mkdirat(at, "deep-0", 0700), 0);
+        assert_int_equal(mkdirat(at, "beside", 0700), 0);
+        int next = openat(at, "deep-0", O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+        assert_true(next >= 0);
+        close(at);
+        at = next;
+    }
+    assert_int_equal(symlinkat("../..", at, "link"), 0);
+    close(at);
+}
+
+static void entry_when_a_vmm_has_planted_deep_directories_is_removed(void **state)
+{
+    struct world *world = *state;
+    world_open_store(world);
+    leave(world, "instances/.gone-1");
+    leave(world, "instances/web-1");
+    make_deep(world_path(world, "store/instances/.gone-1"));
+    assert_int_equal(store_erase(&world->store, STORE_INSTANCES, ".gone-1", &world->err), 0);
+    assert_string_equal(listed(world, STORE_INSTANCES), "web-1 ");
+    assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
+}
+
 static int refuse(void *context, const char *id, struct error *err)
 {
     ++*(int *)context;
@@ -481,6 +511,7 @@ int main(void)
         IN_EMPTY(entry_when_discarded_leaves_nothing),
         IN_EMPTY(entry_when_unpublished_is_gone_at_once_and_erased_later),
         IN_EMPTY(entry_when_it_is_a_link_is_not_followed),
+        IN_EMPTY(entry_when_a_vmm_has_planted_deep_directories_is_removed),
         IN_EMPTY(list_when_called_names_all_but_the_hidden_and_stops_at_a_failure),
     };
     setenv("HYPEFS_TEST_TIMING", "lock:300", 1);

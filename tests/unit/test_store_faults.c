@@ -45,8 +45,8 @@ static void fill_store(struct world *world)
     free(json);
     assert_true(asprintf(&json, "\"state\":\"standby\",%s,\"vmm\":null", world_machine) > 0);
     world_leave_instance(world, "kept", json);
-    world_write(world_path(world, "store/instances/kept/memory"), 0600, image, sizeof image);
-    world_write_text(world_path(world, "store/instances/kept/state"), "device");
+    world_write(world_path(world, "store/instances/kept/run/memory"), 0600, image, sizeof image);
+    world_write_text(world_path(world, "store/instances/kept/run/state"), "device");
     world_leave_instance(world, "fire", "");
     free(json);
     assert_true(asprintf(&json,
@@ -54,9 +54,10 @@ static void fill_store(struct world *world)
                          "\"state\":\"standby\",%s,\"vmm\":null}",
                          fire_machine) > 0);
     world_write_text(world_path(world, "store/instances/fire/instance.json"), json);
-    world_write(world_path(world, "store/instances/fire/memory"), 0600, image, sizeof image);
-    assert_int_equal(truncate(world_path(world, "store/instances/fire/memory"), FIRE_MEMORY), 0);
-    world_write(world_path(world, "store/instances/fire/state"), 0600, fire_state,
+    world_write(world_path(world, "store/instances/fire/run/memory"), 0600, image, sizeof image);
+    assert_int_equal(truncate(world_path(world, "store/instances/fire/run/memory"), FIRE_MEMORY),
+                     0);
+    world_write(world_path(world, "store/instances/fire/run/state"), 0600, fire_state,
                 sizeof fire_state - 1);
     world_open_whole(world);
     world_publish_box(world, "base");

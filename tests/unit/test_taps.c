@@ -210,7 +210,7 @@ static void fork_when_published_keeps_its_tap_over_a_restart(void **state)
     publish(world, "base", ON_TAP("t0"));
     struct snapshot *base = snapshots_find(&world->snapshots, "base");
     assert_int_equal(store_entry_create(&world->store, STORE_INSTANCES, &entry, &world->err), 0);
-    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", entry.name));
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s/run", entry.name));
     int pidfd = fcntl(world->children[child].pidfd, F_DUPFD_CLOEXEC, 0);
     assert_int_equal(machine_from_json(snapshot_machine(base), &machine, &world->err), 0);
     machine.hypervisor = hypervisor_find("qemu");

@@ -63,7 +63,7 @@ static void fill_store(struct world *world)
     world_write_text(world_path(world, "store/instances/fire/instance.json"),
                      "{\"version\":1,\"id\":\"fire\",\"hypervisor\":\"firecracker\","
                      "\"state\":\"standby\"," MACHINE ",\"vmm\":null}");
-    auto_close int fd = open(world_path(world, "store/instances/fire"), O_RDONLY | O_CLOEXEC);
+    auto_close int fd = open(world_path(world, "store/instances/fire/run"), O_RDONLY | O_CLOEXEC);
     write_image(fd);
     world_open_whole(world);
     publish_base(world);

@@ -441,7 +441,7 @@ void tree_furnish(struct tree *tree)
     world_write_text(world_path(world, "store/instances/web-1/console.log"), "hello\n");
     assert_true(asprintf(&json, "\"state\":\"standby\",%s", world_machine) > 0);
     world_leave_instance(world, "one", json);
-    world_write(world_path(world, "store/instances/one/memory"), 0600, image.bytes, image.size);
+    world_write(world_path(world, "store/instances/one/run/memory"), 0600, image.bytes, image.size);
     world_restart(world);
     assert_string_equal(world->complaints, "");
     tree_open_fs(tree, false);

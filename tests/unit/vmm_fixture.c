@@ -64,8 +64,11 @@ struct vmm_context fixture_context(struct fixture *fixture, const char *name, co
     int fd = openat(fixture->base_fd, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     assert_true(fd >= 0);
     fixture->directories[fixture->directory_count++] = fd;
-    return (struct vmm_context){
-        .binary = binary, .programs = fixture->programs, .directory_fd = fd, .cancel_fd = -1};
+    return (struct vmm_context){.binary = binary,
+                                .programs = fixture->programs,
+                                .directory_fd = fd,
+                                .log_fd = fd,
+                                .cancel_fd = -1};
 }
 
 void fixture_write(int directory_fd, const char *name, mode_t mode, const void *bytes, size_t size)

@@ -396,12 +396,13 @@ void world_make_instance(const struct world *world, const char *id)
     mkdir(world_path(world, "store"), 0700);
     mkdir(world_path(world, "store/instances"), 0700);
     mkdir(world_path(world, "store/instances/%s", id), 0700);
+    mkdir(world_path(world, "store/instances/%s/run", id), 0700);
 }
 
 size_t world_spawn_in_instance(struct world *world, const char *id, char *ret, size_t size)
 {
     world_make_instance(world, id);
-    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s", id));
+    size_t child = world_spawn_vmm(world, world_path(world, "store/instances/%s/run", id));
     world_describe_child(world, child, ret, size);
     return child;
 }
@@ -409,7 +410,7 @@ size_t world_spawn_in_instance(struct world *world, const char *id, char *ret, s
 void world_leave_instance(const struct world *world, const char *id, const char *json)
 {
     auto_free char *text = NULL;
-    assert_true(asprintf(&text, "{\"version\":1,\"id\":\"%s\",\"hypervisor\":\"qemu\",%s}\n", id,
+    assert_true(asprintf(&text, "{\"version\":2,\"id\":\"%s\",\"hypervisor\":\"qemu\",%s}\n", id,
                          json) > 0);
     world_make_instance(world, id);
     world_write_text(world_path(world, "store/instances/%s/instance.json", id), text);
@@ -437,7 +438,8 @@ void world_leave_overlay(struct world *world, const char *id)
     /* A qcow2 file's header, and the name of the file below. */
     static const char overlay[] = "QFI\xfb\0\0\0\3\0\0\0\0\0\0\0\x68\0\0\0\5";
     char header[0x68] = {0};
-    auto_fclose FILE *file = fopen(world_path(world, "store/instances/%s/disk0.1.qcow2", id), "we");
+    auto_fclose FILE *file =
+        fopen(world_path(world, "store/instances/%s/run/disk0.1.qcow2", id), "we");
     assert_non_null(file);
     memcpy(header, overlay, sizeof overlay);
     assert_int_equal(fwrite(header, sizeof header, 1, file), 1);

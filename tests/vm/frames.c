@@ -26,7 +26,7 @@
 cJSON *vm_ask(struct harness *h, const char *id, const char *command)
 {
     auto_close int directory =
-        open(harness_store_path(h, "instances/%s", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+        open(harness_store_path(h, "instances/%s/run", id), O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     const struct process_limits limits = {
         .pidfd = -1, .cancel_fd = -1, .deadline_ms = process_now_ms() + HARNESS_DEADLINE_MS};
     cJSON *answer = NULL;
@@ -58,8 +58,9 @@ static struct held hold(struct harness *h, const char *id)
     struct held held = {.context.cancel_fd = -1};
     pid_t pid = vm_pid(h, id);
     held.context.directory_fd =
-        open(harness_store_path(h, "instances/%s", id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    held.image_fd = open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
+        open(harness_store_path(h, "instances/%s/run", id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    held.image_fd = open(harness_store_path(h, "instances/%s/run/base", id), O_RDONLY | O_CLOEXEC);
+    held.context.log_fd = held.context.directory_fd;
     assert_true(held.context.directory_fd >= 0 && held.image_fd >= 0);
     MUST(vmm_create(hypervisor_find(vm_vmm()), pid, pidfd_open(pid, 0), &held.vmm, &err));
     MUST(vmm_pause(&held.context, held.vmm, &err));
@@ -145,7 +146,7 @@ void vm_assert_image(struct harness *h, const char *id, const char *path)
     char *live = harness_alloc(h, CHUNK), *saved = harness_alloc(h, CHUNK);
     pid_t pid = vm_pid(h, id);
     auto_close int image =
-        open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
+        open(harness_store_path(h, "instances/%s/run/base", id), O_RDONLY | O_CLOEXEC);
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
     auto_close int process = -1;
     assert_true(image >= 0 && fd >= 0);

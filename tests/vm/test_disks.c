@@ -54,10 +54,10 @@ static char *checksum(struct harness *h, const char *path)
 static char *disk_of(struct harness *h, const char *id, int layer)
 {
     if (strcmp(vm_vmm(), "qemu") == 0)
-        return harness_store_path(h, "instances/%s/disk0.%d.qcow2", id, layer);
-    char *frozen = harness_store_path(h, "instances/%s/frozen-disk0", id);
+        return harness_store_path(h, "instances/%s/run/disk0.%d.qcow2", id, layer);
+    char *frozen = harness_store_path(h, "instances/%s/run/frozen-disk0", id);
     return access(frozen, F_OK) == 0 ? frozen
-                                     : harness_store_path(h, "instances/%s/drive-disk0", id);
+                                     : harness_store_path(h, "instances/%s/run/drive-disk0", id);
 }
 
 /* What is on that disk: a sound file system, with the half that was in memory, and `own` in the
@@ -216,7 +216,7 @@ static void record_when_it_lacks_saves_is_mended_by_a_start(void **state)
     struct harness *h = *state;
     char *own = make_disk(h, "own.raw", "raw");
     char *record = harness_store_path(h, "instances/template/instance.json");
-    char *left = harness_store_path(h, "instances/template/disk0.3.qcow2");
+    char *left = harness_store_path(h, "instances/template/run/disk0.3.qcow2");
     vm_boot(h, "microvm", parameters);
     char *before = harness_get(h, record);
     harness_put(harness_path(h, "instances/template/snapshot"), "one");
@@ -258,7 +258,7 @@ static void boot_again_finds_the_newest_disk(void **state)
     /* Another disk: its overlays are not that one's. */
     assert_int_equal(vm_change(h, "web-2", "stopped"), 0);
     harness_put(harness_path(h, "instances/web-2/config"), "{\"kernel\":\"/etc/passwd\"}");
-    assert_int_equal(access(harness_store_path(h, "instances/web-2/disk0.1.qcow2"), F_OK), -1);
+    assert_int_equal(access(harness_store_path(h, "instances/web-2/run/disk0.1.qcow2"), F_OK), -1);
     assert_int_equal(vm_change(h, "web-1", "stopped"), 0);
 }
 
@@ -269,7 +269,7 @@ static void overlay_of_another_disk_when_left_behind_is_not_booted_from(void **s
     struct harness *h = *state;
     make_disk(h, "own.raw", "raw");
     vm_boot(h, "microvm", parameters);
-    harness_put(harness_store_path(h, "instances/template/disk0.1.qcow2"), "of another disk");
+    harness_put(harness_store_path(h, "instances/template/run/disk0.1.qcow2"), "of another disk");
     standby(h, "template");
     assert_int_equal(vm_change(h, "template", "stopped"), 0);
     int code = vm_change(h, "template", "running");
@@ -380,10 +380,10 @@ static void plant(struct harness *h, const char *payload)
                  {layout->length, length, sizeof length},
                  {layout->sequence, sequence, sizeof sequence}};
     auto_close int fd =
-        open(harness_store_path(h, "instances/template/memory"), O_WRONLY | O_CLOEXEC);
+        open(harness_store_path(h, "instances/template/run/memory"), O_WRONLY | O_CLOEXEC);
     struct harness_result found = harness_shell(
         h, "bash",
-        "$HYPEFS scan --json $S/instances/template/memory | jq '.. | .offset? // empty'");
+        "$HYPEFS scan --json $S/instances/template/run/memory | jq '.. | .offset? // empty'");
     assert_string_not_equal(found.out, "");
     for (char *next = found.out, *end; *next; next = end + strspn(end, "\n")) {
         off_t frame = (off_t)strtoull(next, &end, 10);

@@ -140,7 +140,7 @@ static void snapshot_of_one_that_runs_lets_it_go_on(void **state)
     assert_string_equal(of_snapshot(h, "s", "source_instance"), "web-1");
     assert_string_equal(of_snapshot(h, "s", "undelivered"), "[]");
     assert_non_null(strstr(harness_get(h, h->log), "web-1 was paused for "));
-    assert_int_equal(access(harness_store_path(h, "instances/web-1/memory"), F_OK), -1);
+    assert_int_equal(access(harness_store_path(h, "instances/web-1/run/memory"), F_OK), -1);
     const char *record = harness_get(h, harness_store_path(h, "instances/web-1/instance.json"));
     assert_null(strstr(record, "\"intent\""));
     /* Its fork goes on from there. */
@@ -224,7 +224,7 @@ static void snapshot_of_one_in_standby_shares_its_image(void **state)
     assert_int_equal(vm_change(h, "web-1", "standby"), 0);
     put(in(h, "web-1", "snapshot"), "s");
     assert_string_equal(of_snapshot(h, "s", "pause_ms"), "null");
-    assert_int_equal(stat(harness_store_path(h, "instances/web-1/memory"), &own), 0);
+    assert_int_equal(stat(harness_store_path(h, "instances/web-1/run/memory"), &own), 0);
     assert_int_equal(stat(harness_store_path(h, "snapshots/s/memory"), &its), 0);
     assert_int_equal(own.st_ino, its.st_ino);
     /* Neither is changed by what becomes of the other. */
@@ -370,7 +370,7 @@ static void check_fork_of_live(struct harness *h, const char *state)
                      ENOENT);
     assert_string_equal(harness_get(h, in(h, "web-1", "state")), harness_format(h, "%s\n", state));
     assert_int_equal(vm_pid(h, "web-1"), pid);
-    assert_int_equal(access(harness_store_path(h, "instances/web-1/memory"), F_OK), -1);
+    assert_int_equal(access(harness_store_path(h, "instances/web-1/run/memory"), F_OK), -1);
     struct harness_result left =
         harness_run(h, (const char *const[]){"ls", "-A", harness_store_path(h, "snapshots"), NULL});
     assert_string_equal(left.out, "base\n");
@@ -440,7 +440,7 @@ static void fork_into_standby_has_no_process_and_runs_when_told(void **state)
     assert_string_equal(harness_get(h, in(h, "web-1", "state")), "standby\n");
     assert_string_equal(vm_info(h, "web-1", "pid"), "null");
     /* What was found in the image is known already. */
-    assert_int_equal(access(harness_store_path(h, "instances/web-1/mailboxes.json"), F_OK), 0);
+    assert_int_equal(access(harness_store_path(h, "instances/web-1/run/mailboxes.json"), F_OK), 0);
     assert_int_equal(access(in(h, "web-1", "mailboxes/first.v1"), F_OK), 0);
     must_fork(h, "instances/web-1", "web-2", VM_REQUEST("ack", ",\"n\":2"), NULL);
     assert_int_equal(vm_change(h, "web-2", "stopped"), 0);

@@ -107,7 +107,7 @@ static void assert_switched(struct harness *h, const char *id, int pid_before)
                         info_of(h, snapshot, "pause_ms"));
     assert_int_not_equal(vm_pid(h, "template"), pid_before);
     assert_true(inode(h, harness_format(h, "%s/memory", snapshot)) ==
-                inode(h, "instances/template/base"));
+                inode(h, "instances/template/run/base"));
     struct stat image;
     assert_int_equal(stat(harness_store_path(h, "%s/memory", snapshot), &image), 0);
     assert_int_equal(image.st_mode & 07777, 0400);
@@ -166,7 +166,7 @@ static void fork_of_a_booted_vm_that_runs_copies_nothing(void **state)
     harness_put(of_template(h, "forks/new/mailboxes/first.v1"), VM_REQUEST("ack", ""));
     harness_put(of_template(h, "forks/new/commit"), "web-1");
     assert_int_not_equal(vm_pid(h, "template"), pid);
-    assert_true(inode(h, "instances/web-1/base") == inode(h, "instances/template/base"));
+    assert_true(inode(h, "instances/web-1/run/base") == inode(h, "instances/template/run/base"));
     goes_on(h, "web-1");
     goes_on(h, "template");
     harness_kill(h);
@@ -201,9 +201,9 @@ static char *make_disk(struct harness *h)
 static void assert_disk(struct harness *h, const char *id, int layer, const char *own)
 {
     char *flat = harness_format(h, "%s/flat", h->directory);
-    run(h, (const char *const[]){"qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw",
-                                 harness_store_path(h, "instances/%s/disk0.%d.qcow2", id, layer),
-                                 flat, NULL});
+    run(h, (const char *const[]){
+               "qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw",
+               harness_store_path(h, "instances/%s/run/disk0.%d.qcow2", id, layer), flat, NULL});
     run(h, (const char *const[]){"e2fsck", "-fn", flat, NULL});
     assert_string_equal(run(h, (const char *const[]){"debugfs", "-R", "cat /own", flat, NULL}),
                         own);
@@ -280,7 +280,7 @@ static void snapshot_when_the_other_vmm_does_not_load_is_a_copy(void **state)
     save(h, "live");
     assert_int_equal(vm_pid(h, "template"), pid);
     assert_string_equal(info_of(h, "snapshots/live", "switched"), "false");
-    assert_true(inode(h, "snapshots/live/memory") != inode(h, "instances/template/memory"));
+    assert_true(inode(h, "snapshots/live/memory") != inode(h, "instances/template/run/memory"));
     const char *log = harness_get(h, h->log);
     assert_non_null(strstr(log, "template cannot go on in another VMM"));
     assert_non_null(strstr(log, "nothing is loaded today"));
