@@ -30,7 +30,7 @@ trap clean_up EXIT
 trap 'exit 143' HUP INT TERM
 
 has_files() {
-    for file in bin/hypefs bin/hypefs-guest libexec/hypefs/hypefs-readonly.so libexec/hypefs/hypefs-bind \
+    for file in bin/hypefs bin/hypefs-guest libexec/hypefs/hypefs-readonly.so libexec/hypefs/hypefs-vmm \
         include/hypefs-guest.h share/man/man1/hypefs.1 share/man/man1/hypefs-guest.1 \
         share/man/man3/hypefs-guest.3; do
         [ -s "$prefix/$file" ] || fail "there is no $file"

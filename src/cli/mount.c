@@ -36,6 +36,8 @@ struct daemon {
     sigset_t ending_signals;
     struct store store;
     struct vmm_programs *programs;
+    struct vmm_confine confine;
+    bool confines; /* that is there */
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct turns *turns;
@@ -233,19 +235,20 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                       .rules = arguments->rules,
                                       .wake = ops_wake,
                                       .release = ops_release};
-    const struct instances_setup instances_setup = {.store = &daemon->store,
-                                                    .snapshots = &daemon->snapshots,
-                                                    .programs = daemon->programs,
-                                                    .turns = daemon->turns,
-                                                    .binaries = arguments->binaries,
-                                                    .binary_count =
-                                                        array_length(arguments->binaries),
-                                                    .on_change = on_change,
-                                                    .on_vanished = on_vanished,
-                                                    .warn = warn,
-                                                    .context = daemon,
-                                                    .on_event = event_instance,
-                                                    .listener = daemon->events};
+    const struct instances_setup instances_setup = {
+        .store = &daemon->store,
+        .snapshots = &daemon->snapshots,
+        .programs = daemon->programs,
+        .turns = daemon->turns,
+        .binaries = arguments->binaries,
+        .binary_count = array_length(arguments->binaries),
+        .confine = daemon->confines ? &daemon->confine : NULL,
+        .on_change = on_change,
+        .on_vanished = on_vanished,
+        .warn = warn,
+        .context = daemon,
+        .on_event = event_instance,
+        .listener = daemon->events};
     const struct warm_setup warm_setup = {.instances = &daemon->instances,
                                           .meminfo = "/proc/meminfo",
                                           .on_change = on_warm_change,
@@ -320,6 +323,45 @@ static int check_programs(const struct mount_arguments *arguments, struct error 
     return r;
 }
 
+static bool is_below(const char *path, const char *directory)
+{
+    size_t size = strlen(directory);
+    return strncmp(path, directory, size) == 0 && (path[size] == '/' || !path[size]);
+}
+
+/* Can VMMs be shut in here? */
+static int prepare_confine(struct daemon *daemon, struct error *err)
+{
+    const struct mount_arguments *arguments = &daemon->arguments;
+    struct error why, text;
+    daemon->confine.readable = (const char *const *)(uintptr_t)arguments->readable;
+    daemon->confine.readable_count = arguments->readable_count;
+    for (size_t i = 0; i < arguments->readable_count; i++)
+        if (access(arguments->readable[i], F_OK) < 0)
+            return error_errno(err, errno, "--vmm-read: %s", arguments->readable[i]);
+        else if (is_below(arguments->mountpoint, arguments->readable[i]))
+            return error_set(err, EINVAL,
+                             "--vmm-read: the mount would lie in %s, and a VMM would keep it from "
+                             "being unmounted: give directories without it",
+                             arguments->readable[i]);
+    if (arguments->confine == CONFINE_OFF)
+        return 0;
+    int r = vmm_confine_find(&daemon->confine, &why);
+    daemon->confines = r == 0;
+    if (r == 0)
+        return 0;
+    if (arguments->confine == CONFINE_STRICT)
+        return error_set(err, -r, "--confine strict: VMMs cannot be shut in on this host: %s",
+                         why.text);
+    error_set(
+        &text, -r,
+        "VMMs are not shut in, for this host cannot do that, and one whose guest has taken it "
+        "over can do whatever this user can: %s",
+        why.text);
+    warn_user(daemon, text.text);
+    return 0;
+}
+
 /* One that was given: acks can be received there now. */
 static int check_ack_address(const struct mount_arguments *arguments, struct error *err)
 {
@@ -350,6 +392,8 @@ static int start(struct daemon *daemon, struct error *err)
     int r = check_programs(&daemon->arguments, err);
     if (r == 0)
         r = check_ack_address(&daemon->arguments, err);
+    if (r == 0)
+        r = prepare_confine(daemon, err);
     if (r == 0)
         r = check_mountpoint(&daemon->arguments, &daemon->place_fd, err);
     if (r < 0)

@@ -29,6 +29,10 @@ static const char help[] =
     "                       Cloud Hypervisor's program (default: cloud-hypervisor from PATH)\n"
     "  --max-loads N        how many VMMs start or load at the same time; others wait for\n"
     "                       their turn (default: twice the number of processors)\n"
+    "  --confine MODE       whether VMMs are shut in: auto (default) where this host can do that,\n"
+    "                       strict refuses to mount where it cannot, off\n"
+    "  --vmm-read PATH      a file or directory that VMMs may read, besides what they need\n"
+    "                       anyway: what a script that is given as --qemu needs, say\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
     "  --insecure-store     as root, also use a store that others can change\n"
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
@@ -98,6 +102,31 @@ static int read_ack(void *arguments, const char *value)
     return cli_misuse(COMMAND, "--ack is one of memory, udp and keyed");
 }
 
+static int read_confine(void *arguments, const char *value)
+{
+    static const char *const words[] = {"auto", "strict", "off"};
+    for (size_t i = 0; i < array_length(words); i++)
+        if (strcmp(value, words[i]) == 0) {
+            ((struct mount_arguments *)arguments)->confine = (enum confine_mode)i;
+            return CLI_GO_ON;
+        }
+    return cli_misuse(COMMAND, "--confine is one of auto, strict and off");
+}
+
+static int add_readable(void *arguments, const char *value)
+{
+    struct mount_arguments *ret = arguments;
+    if (!value[0])
+        return cli_misuse(COMMAND, "--vmm-read needs a file or a directory");
+    if (ret->readable_count == MOUNT_READABLE_MAX)
+        return cli_misuse(COMMAND, "--vmm-read is given too often");
+    char *path = absolute(value);
+    if (!path)
+        return cli_fail(COMMAND, no_directory);
+    ret->readable[ret->readable_count++] = path;
+    return CLI_GO_ON;
+}
+
 static int read_ack_address(void *arguments, const char *value)
 {
     struct error err;
@@ -122,6 +151,8 @@ static int read_options(int argc, char **argv, struct mount_arguments *ret)
         {"foreground", 'f', .flag = &ret->foreground},
         {"ack", .read = read_ack},
         {"ack-address", .read = read_ack_address},
+        {"confine", .read = read_confine},
+        {"vmm-read", .read = add_readable},
         {"max-loads", .read = read_max_loads},
         {"require-token", .flag = &ret->rules.require_token},
         {"insecure-store", .flag = &ret->insecure_store},
@@ -190,5 +221,7 @@ void mount_arguments_finish(struct mount_arguments *arguments)
     free(arguments->store);
     for (size_t i = 0; i < HYPERVISORS; i++)
         free(arguments->programs[i]);
+    for (size_t i = 0; i < arguments->readable_count; i++)
+        free(arguments->readable[i]);
     free(arguments->mountpoint);
 }

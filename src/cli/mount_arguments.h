@@ -8,6 +8,8 @@
 #include "cli/cli.h"
 #include "fs/ops.h"
 
+enum { MOUNT_READABLE_MAX = 32 };
+
 struct mount_arguments {
     char *store, *mountpoint;    /* owned, absolute */
     char *programs[HYPERVISORS]; /* owned: those of `binaries` that have a path, which is absolute
@@ -16,6 +18,9 @@ struct mount_arguments {
     const char *ack_address; /* NULL: 127.0.0.1 */
     unsigned max_loads;
     bool foreground, insecure_store;
+    enum confine_mode { CONFINE_AUTO, CONFINE_STRICT, CONFINE_OFF } confine;
+    char *readable[MOUNT_READABLE_MAX]; /* for VMMs */
+    size_t readable_count;
     struct fork_rules rules;
     struct fuse_args fuse;
 };

@@ -63,7 +63,7 @@ int load_vm(const struct vmm_context *context, const struct snapshot *snapshot, 
     char image[STORE_ID_MAX + 32];
     snprintf(image, sizeof image, "../../../snapshots/%s", snapshot->id);
     int r = vmm_load(context, machine, image, ret, err);
-    return r < 0 ? r : load_link(snapshot, name, "memory", context->directory_fd, "base", err);
+    return r < 0 ? r : load_link(snapshot, name, "memory", context->entry_fd, "base", err);
 }
 
 void load_discard(struct store_entry *entry, struct vmm *vmm)

@@ -157,7 +157,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     if (r < 0)
         return r;
     off_t from = vmm_log_size(context);
-    r = cloud_hypervisor_start(context, machine, &program, &vmm, err);
+    r = cloud_hypervisor_start(context, machine, NULL, &program, &vmm, err);
     if (r == 0)
         r = boot_vm(context, vmm, machine, err);
     if (r == 0 && (r = guest_memory_check(vmm->pid, memory, err)) < 0)
@@ -259,7 +259,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r == 0)
         r = prepare_restore(context, machine, image, err);
     if (r == 0)
-        r = cloud_hypervisor_start(context, machine, &program, &vmm, err);
+        r = cloud_hypervisor_start(context, machine, image, &program, &vmm, err);
     if (r == 0)
         r = restore(context, vmm, image, err);
     directory_remove(context->directory_fd, folder_name, NULL);

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "hypervisor/machine.h"
+#include "hypervisor/confine.h"
 #include "hypervisor/vmm_api.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
@@ -66,11 +67,12 @@ int cloud_hypervisor_find(const struct vmm_context *context, struct program *ret
 }
 
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                 const char *program, struct vmm **ret, struct error *err)
+                 const struct arguments *confine, const char *program, struct vmm **ret,
+                 struct error *err)
 {
     char *arguments[] = {(char *)(uintptr_t)program, (char[]){"--api-socket"},
                          (char[]){VMM_API_SOCKET_NAME}, NULL};
-    return vmm_api_spawn(hypervisor, context, arguments, ret, err);
+    return vmm_api_spawn(hypervisor, context, arguments, confine, ret, err);
 }
 
 /* Nothing in what it saves names its version, and it takes what another has saved. */
@@ -95,11 +97,16 @@ static int check_version(const struct vmm_context *context, struct vmm *vmm,
 }
 
 int cloud_hypervisor_start(const struct vmm_context *context, const struct machine *machine,
-                           const struct program *program, struct vmm **ret, struct error *err)
+                           const char *image, const struct program *program, struct vmm **ret,
+                           struct error *err)
 {
+    struct arguments confined = {0};
     int r = machine_check_taps(machine, err);
+    if (r == 0 && context->confine)
+        confine_begin(&confined, context, machine, image, program->path);
     if (r == 0)
-        r = spawn(machine->hypervisor, context, program->path, ret, err);
+        r = spawn(machine->hypervisor, context, &confined, program->path, ret, err);
+    arguments_finish(&confined);
     return r == 0 ? check_version(context, *ret, program, err) : r;
 }
 

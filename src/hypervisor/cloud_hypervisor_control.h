@@ -19,7 +19,8 @@ int cloud_hypervisor_find(const struct vmm_context *context, struct program *ret
  * console and goes to console.log; what it says itself goes to vmm.log. After a failure *ret may be
  * a VMM, to be abandoned. */
 int cloud_hypervisor_start(const struct vmm_context *context, const struct machine *machine,
-                           const struct program *program, struct vmm **ret, struct error *err);
+                           const char *image, const struct program *program, struct vmm **ret,
+                           struct error *err);
 
 /* A PUT with a body (taken; NULL: no memory for it), and one without. */
 int cloud_hypervisor_put(const struct vmm_context *context, struct vmm *vmm, const char *path,

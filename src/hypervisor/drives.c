@@ -88,6 +88,14 @@ int drives_copy(const struct vmm_context *context, const struct machine *machine
     return r;
 }
 
+bool drive_is_users(const struct vmm_context *context, const struct machine_disk *disk)
+{
+    char copied[DISK_COPY_SIZE], frozen[DISK_COPY_SIZE];
+    disk_drive_name(disk, copied);
+    disk_copy_name(disk, frozen);
+    return !disk->readonly && !has(context, frozen) && !has(context, copied);
+}
+
 int drive_path(const struct vmm_context *context, const struct machine_disk *disk, char **ret,
                struct error *err)
 {

@@ -11,6 +11,9 @@
 int drives_copy(const struct vmm_context *context, const struct machine *machine, const char *image,
                 struct error *err);
 
+/* Would a VM that boots get the user's own file for it? */
+bool drive_is_users(const struct vmm_context *context, const struct machine_disk *disk);
+
 /* The file that a VM which boots gets for a drive (owned). One that can be written to is "drive-ID"
  * in its directory: a link to the user's file, unless the instance ran on a copy, or was saved. */
 int drive_path(const struct vmm_context *context, const struct machine_disk *disk, char **ret,

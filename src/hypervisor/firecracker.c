@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "hypervisor/confine.h"
 #include "hypervisor/drives.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
@@ -76,16 +77,37 @@ static int find_program(const struct vmm_context *context, struct program *ret, 
                          context->cancel_fd, ret, err);
 }
 
-static int start(const struct vmm_context *context, const struct machine *machine,
-                 const struct program *program, struct vmm **ret, struct error *err)
+/* Of a VMM that sees no folder but its own. */
+static int check_vsock(const struct machine *machine, const struct program *program,
+                       struct error *err)
 {
-    struct firecracker_binds binds;
+    struct firecracker firecracker;
+    if (!machine->vsock || !strchr(machine->vsock, '/') ||
+        !firecracker_parse_version(program->version, &firecracker) ||
+        firecracker_is_at_least(&firecracker, 1, 16))
+        return 0;
+    return error_set(err, EOPNOTSUPP,
+                     "the saved state has its vsock's socket at %s, which a VMM that is shut in "
+                     "does not see, and this Firecracker (%s) cannot be told another: use 1.16 or "
+                     "later, or mount with --confine off",
+                     machine->vsock, program->version);
+}
+
+static int start(const struct vmm_context *context, const struct machine *machine,
+                 const char *image, const struct program *program, struct vmm **ret,
+                 struct error *err)
+{
+    struct arguments confined = {0};
     int r = machine_check_taps(machine, err);
+    if (r == 0 && image)
+        r = context->confine ? check_vsock(machine, program, err)
+                             : firecracker_check_paths(machine, err);
+    if (r == 0 && context->confine)
+        confine_begin(&confined, context, machine, image, program->path);
     if (r == 0)
-        r = firecracker_find_binds(machine, &binds, err);
-    return r < 0 ? r
-                 : firecracker_start(machine->hypervisor, context, binds.arguments, program->path,
-                                     ret, err);
+        r = firecracker_start(machine->hypervisor, context, &confined, program->path, ret, err);
+    arguments_finish(&confined);
+    return r;
 }
 
 /* ---- requests ---- */
@@ -205,7 +227,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
     struct vmm *vmm = NULL;
     int r = find_program(context, &program, err);
     if (r == 0)
-        r = start(context, machine, &program, &vmm, err);
+        r = start(context, machine, NULL, &program, &vmm, err);
     if (r < 0)
         return r;
     r = configure(context, vmm, machine, err);
@@ -373,12 +395,12 @@ static int load(const struct vmm_context *context, const struct machine *machine
     if (r == 0)
         r = drives_copy(context, machine, image, err);
     if (r == 0)
-        r = start(context, machine, &program, &vmm, err);
+        r = start(context, machine, image, &program, &vmm, err);
     if (r < 0)
         return r;
     r = load_state(context, vmm, machine, image, err);
     if (r < 0 && r != -ECANCELED)
-        firecracker_explain_drives(machine, err);
+        firecracker_explain_drives(context, machine, err);
     if (r == 0)
         r = firecracker_place_drives(context, vmm, machine, err);
     if (r == 0 && (r = memory_reach(context, vmm, image, err)) < 0)
@@ -408,6 +430,7 @@ const struct hypervisor firecracker_hypervisor = {
     .title = "Firecracker",
     .sockets = sockets,
     .copies_disks = true,
+    .kill_only = true,
     .default_network = NETWORK_NONE,
     .check = machine_check_plain,
     .boot = boot,

@@ -58,24 +58,20 @@ static int empty_log(const struct vmm_context *context, struct error *err)
 }
 
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                 const char *const *before, const char *program, struct vmm **ret,
+                 const struct arguments *confine, const char *program, struct vmm **ret,
                  struct error *err)
 {
     char log[VMM_LOG_PATH_SIZE];
     vmm_log_path(context, VMM_LOG_NAME, log);
-    const char *own[] = {program,   "--api-sock", VMM_API_SOCKET_NAME, "--log-path", log, "--level",
-                         "Warning", "--id",       context->id};
-    const char *arguments[FIRECRACKER_BEFORE_MAX + array_length(own) + 1] = {NULL};
-    size_t count = 0;
-    while (before[count] && count < FIRECRACKER_BEFORE_MAX) {
-        arguments[count] = before[count];
-        count++;
-    }
-    memcpy(&arguments[count], own, (array_length(own) - (context->id ? 0 : 2)) * sizeof *own);
+    const char *arguments[] = {program,     "--api-sock", VMM_API_SOCKET_NAME, "--log-path",
+                               log,         "--level",    "Warning",           "--id",
+                               context->id, NULL};
+    if (!context->id)
+        arguments[array_length(arguments) - 3] = NULL;
     int r = empty_log(context, err);
-    return r == 0
-               ? vmm_api_spawn(hypervisor, context, (char *const *)(uintptr_t)arguments, ret, err)
-               : r;
+    return r == 0 ? vmm_api_spawn(hypervisor, context, (char *const *)(uintptr_t)arguments, confine,
+                                  ret, err)
+                  : r;
 }
 
 static int greet(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -112,7 +108,7 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
 {
     struct stat log;
     int r = 0;
-    if (fstatat(context->log_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
+    if (fstatat(context->entry_fd, VMM_LOG_NAME, &log, AT_SYMLINK_NOFOLLOW) == 0)
         r = opened_walk(vmm->pid, file_id_of(&log), make_append, vmm);
     return r == 0 || r == -EACCES || r == -ESRCH /* the next call says it */
                ? 0
@@ -120,11 +116,11 @@ static int append_log(const struct vmm_context *context, struct vmm *vmm, struct
 }
 
 int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                      const char *const *before, const char *program, struct vmm **ret,
+                      const struct arguments *confine, const char *program, struct vmm **ret,
                       struct error *err)
 {
     struct vmm *vmm = NULL;
-    int r = spawn(hypervisor, context, before, program, &vmm, err);
+    int r = spawn(hypervisor, context, confine, program, &vmm, err);
     if (r == 0)
         r = greet(context, vmm, err);
     if (r == 0)

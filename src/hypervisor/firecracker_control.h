@@ -8,6 +8,7 @@
 #include <stdbool.h>
 
 #include "hypervisor/hypervisor.h"
+#include "util/arguments.h"
 
 enum { FIRECRACKER_VERSION_SIZE = 32 };
 
@@ -21,12 +22,11 @@ struct firecracker {
 bool firecracker_parse_version(const char *text, struct firecracker *ret);
 bool firecracker_is_at_least(const struct firecracker *firecracker, unsigned major, unsigned minor);
 
-/* Starts `program`, or what `before` (NULL at the end, at most FIRECRACKER_BEFORE_MAX) says and
- * that becomes it, and waits for its version. Its output is the guest's serial console and goes to
- * console.log; what it says itself goes to vmm.log. EIO, and nothing is left. */
-enum { FIRECRACKER_BEFORE_MAX = 2 * MACHINE_DISKS_MAX + 2 };
+/* Starts `program`, with `confine` as in struct vmm_spawn, and waits for its version. Its output is
+ * the guest's serial console and goes to console.log; what it says itself goes to vmm.log. EIO, and
+ * nothing is left. */
 int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                      const char *const *before, const char *program, struct vmm **ret,
+                      const struct arguments *confine, const char *program, struct vmm **ret,
                       struct error *err);
 
 /* Frees the state. */

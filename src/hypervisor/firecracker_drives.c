@@ -12,7 +12,6 @@
 #include "hypervisor/vmm_api.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/libexec.h"
 #include "util/text.h"
 
 enum { PATH_SIZE = 128, NAME_SIZE = 96 };
@@ -93,28 +92,25 @@ static bool needs_bind(const struct machine_disk *disk)
            !file_id_equal(file_id_of(&saved), file_id_of(&ours));
 }
 
-int firecracker_find_binds(const struct machine *machine, struct firecracker_binds *ret,
-                           struct error *err)
+int firecracker_check_paths(const struct machine *machine, struct error *err)
 {
-    size_t count = 1;
-    *ret = (struct firecracker_binds){0};
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        const struct machine_disk *disk = &machine->disks[i];
-        if (!needs_bind(disk))
-            continue;
-        disk_drive_name(disk, ret->copies[i]);
-        ret->arguments[count++] = disk->saved_path;
-        ret->arguments[count++] = disk->frozen ? ret->copies[i] : disk->path;
-    }
-    if (count == 1)
-        return 0;
-    ret->arguments[0] = ret->program;
-    ret->arguments[count] = "--";
-    return libexec_find("bind", "hypefs-bind", ret->program, err);
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (needs_bind(&machine->disks[i]))
+            return error_set(err, EOPNOTSUPP,
+                             "the saved state names %s, where this host has another file, or none, "
+                             "and only a VMM that is shut in finds the right one there: mount "
+                             "without --confine off",
+                             machine->disks[i].saved_path);
+    return 0;
 }
 
-void firecracker_explain_drives(const struct machine *machine, struct error *err)
+void firecracker_explain_drives(const struct vmm_context *context, const struct machine *machine,
+                                struct error *err)
 {
+    if (context->confine && err && strstr(err->text, "os error 2)"))
+        error_append(err, " (a VMM sees no files but those that its snapshot names: if the saved "
+                          "state names another, import it again with a --config that has it, or "
+                          "mount with --vmm-read PATH)");
     for (size_t i = 0; i < machine->disk_count; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         if (disk->frozen && !disk->saved_path && disk->path[0] == '/' &&

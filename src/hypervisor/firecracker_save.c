@@ -22,17 +22,19 @@ enum { PATH_SIZE = 128, MIB = 1024 * 1024 };
 
 static const char memory_name[] = "memory", state_name[] = "state";
 
+/* What Firecracker writes, in its own directory: it sees no other. */
+static const char written_memory[] = "memory.tmp", written_state[] = "state.tmp";
+
 static int create_snapshot(const struct vmm_context *context, struct vmm *vmm, const char *type,
-                           const char *state, const char *memory, struct vmm_api_call *call,
-                           struct error *err)
+                           const char *memory, struct vmm_api_call *call, struct error *err)
 {
-    /* Firecracker would write into an older file, which may be a snapshot's too by a hard link. */
-    int r = vmm_remove_old(context, state, err);
+    /* Firecracker would write into an older file. */
+    int r = vmm_remove_old(context, written_state, err);
     if (r < 0)
         return r;
     cJSON *body = cJSON_CreateObject();
     json_add_string(body, "snapshot_type", type);
-    json_add_string(body, "snapshot_path", state);
+    json_add_string(body, "snapshot_path", written_state);
     json_add_string(body, "mem_file_path", memory);
     call->method = "PUT";
     call->path = "/snapshot/create";
@@ -96,11 +98,15 @@ static int save_booted(const struct vmm_context *context, struct vmm *vmm,
     const bool diff = machine->version && firecracker_parse_version(machine->version, &version) &&
                       firecracker_is_at_least(&version, 1, 13) && !may_swap();
     struct vmm_api_call call = {0};
-    int r = vmm_remove_old(context, memory, err);
+    int r = vmm_remove_old(context, written_memory, err);
     if (r == 0)
         r = check_room(context, diff ? resident_bytes(vmm->pid) : machine->memory_bytes, err);
     if (r == 0)
-        r = create_snapshot(context, vmm, diff ? "Diff" : "Full", state, memory, &call, err);
+        r = create_snapshot(context, vmm, diff ? "Diff" : "Full", written_memory, &call, err);
+    if (r == 0)
+        r = vmm_take_file(context, written_state, state, err);
+    if (r == 0)
+        r = vmm_take_file(context, written_memory, memory, err);
     return r == 0 ? dig_holes(context, memory, err) : r;
 }
 
@@ -110,10 +116,10 @@ static int save_state(const struct vmm_context *context, struct vmm *vmm, const 
                       struct error *err)
 {
     struct vmm_api_call call = {.refusal = {"memory backing file", "os error 21"}};
-    int r = create_snapshot(context, vmm, "Full", state, ".", &call, err);
-    return r < 0 || call.refused
-               ? r
-               : error_set(err, EIO, "Firecracker has written memory into a directory");
+    int r = create_snapshot(context, vmm, "Full", ".", &call, err);
+    if (r == 0 && !call.refused)
+        r = error_set(err, EIO, "Firecracker has written memory into a directory");
+    return r < 0 ? r : vmm_take_file(context, written_state, state, err);
 }
 
 /* What a loaded VM has written is hypefs's to add to its image. */
@@ -138,8 +144,9 @@ int firecracker_save(const struct vmm_context *context, struct vmm *vmm, struct 
     if (r == 0)
         r = drives_freeze(context, vmm, machine, save->directory, err);
     if (r < 0) {
-        unlinkat(context->directory_fd, state, 0);
-        unlinkat(context->directory_fd, memory, 0);
+        const char *const names[] = {state, memory, written_state, written_memory};
+        for (size_t i = 0; i < array_length(names); i++)
+            unlinkat(context->directory_fd, names[i], 0);
     }
     return r;
 }

@@ -14,6 +14,7 @@
 #ifndef HYPEFS_HYPERVISOR_HYPERVISOR_H
 #define HYPEFS_HYPERVISOR_HYPERVISOR_H
 
+#include <limits.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -121,12 +122,28 @@ void vmm_programs_destroy(struct vmm_programs *programs);
 /* Is there such a program (in PATH if it has no slash) that can be executed? It is not run. EIO. */
 int vmm_program_check(const char *binary, struct error *err);
 
+/* What shuts VMMs in. */
+struct vmm_confine {
+    char program[PATH_MAX];      /* src/confine/vmm.c */
+    const char *const *readable; /* paths that VMMs may read, besides what they need anyway */
+    size_t readable_count;
+};
+
+/* Finds the program, and tries it. EIO: it cannot shut anything in on this host, and why. */
+int vmm_confine_find(struct vmm_confine *ret, struct error *err);
+
+/* What is in force for a VMM's process, as the kernel tells it: for `info`. Null if it has ended.
+ */
+cJSON *vmm_describe_confinement(pid_t pid);
+
 /* Where a VMM is to run. Borrowed for the call. */
 struct vmm_context {
+    const struct vmm_confine *confine; /* NULL: it can do whatever the daemon's user can */
     const char *binary; /* path of the VMM's program; NULL: the backend's own from PATH */
     struct vmm_programs *programs;
     int directory_fd; /* where the VMM works, with its sockets, its memory and its disks */
-    int log_fd;       /* the directory of its logs: that one, or the one above it */
+    int entry_fd;     /* the instance's, which is closed to the VMM: with logs, and with "base"; the
+                         one above that, or the same (of an instance of version 0.1) */
     int cancel_fd;    /* readable: give up with ECANCELED; -1: never */
     const char *id;   /* the instance's, which a VMM that wants one is told; NULL: none */
     int answer_ms;    /* the VMM has this long for each answer; 0: as long as the backend gives */
@@ -138,7 +155,7 @@ struct vmm_context {
 struct vmm_save {
     const char *directory; /* by its path from the context's; "." if the VM is to end after it: then
                               the memory that a booted one shares with its file is not copied */
-    bool loaded;   /* from an image, whose memory is the file "base" in the context's directory */
+    bool loaded;   /* from an image, whose memory is the file "base" of the context's entry */
     bool prepared; /* by vmm_prepare(): "memory" of the directory is a copy of "base" */
     bool shared;   /* the memory that a booted one shares with its file is not copied, though the VM
                       does not end after it: it must never run in that VMM again once somebody uses
@@ -176,7 +193,8 @@ struct hypervisor {
     bool takes_taps;                      /* at a load, from the VMM before (struct vmm_context) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
-    bool kill_only;                       /* asked to end, it would let a paused VM go on first */
+    bool kill_only;                       /* asked to end, it would let a paused VM go on first, or
+                                             do nothing, as the first process of its namespace */
     enum machine_network default_network; /* of a config that names none */
 
     /* NULL: it can boot whatever a config may ask for. EINVAL, EOPNOTSUPP: not this machine. */

@@ -76,7 +76,8 @@ int memory_open(const struct vmm_context *context, const struct vmm *vmm,
                 const struct vmm_save *save, int *ret, struct error *err)
 {
     const char *name = save->loaded ? base_name : own_name;
-    auto_close int fd = openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_close int fd = openat(save->loaded ? context->entry_fd : context->directory_fd, name,
+                               O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0)
         return error_io(err, errno, "the VM's memory file %s", name);
     int r = vmm_ended(vmm, guest_memory_check(vmm->pid, fd, err), err);

@@ -140,8 +140,25 @@ int opened_remember(const struct vmm_context *context, struct vmm *vmm,
     return r;
 }
 
+/* Where it is now cannot be told of a VMM that is shut in: it has but that file of the folder. */
+static int explain_renamed(const char *path, struct file_id id, const char *now, struct error *err)
+{
+    const char *slash = strrchr(path, '/');
+    if (strcmp(now, path) == 0 && slash)
+        return error_set(
+            err, EIO,
+            "disk %s is not the file that the VM has open, which has another name now "
+            "(find %.*s/ -xdev -inum %ju tells it): put that back (mv, not cp) and try "
+            "again",
+            path, (int)(slash - path), path, (uintmax_t)id.inode);
+    return error_set(err, EIO,
+                     "disk %s is not the file that the VM has open, which is now at %s: put "
+                     "that back (mv, not cp) and try again",
+                     path, now);
+}
+
 /* What became of the file that the VMM has open. */
-static int explain(const char *path, const char *descriptor, struct error *err)
+static int explain(const char *path, struct file_id id, const char *descriptor, struct error *err)
 {
     char now[PATH_MAX];
     ssize_t size = readlink(descriptor, now, sizeof now - 1);
@@ -149,10 +166,7 @@ static int explain(const char *path, const char *descriptor, struct error *err)
     text_make_printable(now, strlen(now), '?');
     char *end = strstr(now, deleted);
     if (!end || end[sizeof deleted - 1])
-        return error_set(err, EIO,
-                         "disk %s is not the file that the VM has open, which is now at %s: put "
-                         "that back (mv, not cp) and try again",
-                         path, now);
+        return explain_renamed(path, id, now, err);
     return error_set(err, EIO,
                      "disk %s is not the file that the VM has open, which was removed or "
                      "replaced: the VM runs on, but cannot be saved; what is on that disk can be "
@@ -174,7 +188,7 @@ static int check(const struct vmm_context *context, const struct vmm *vmm,
                          "disk %s is not the file that the VM has open: put that back (mv, not cp) "
                          "and try again",
                          path);
-    return is_same(context->directory_fd, path, id) ? 0 : explain(path, descriptor, err);
+    return is_same(context->directory_fd, path, id) ? 0 : explain(path, id, descriptor, err);
 }
 
 int opened_check(const struct vmm_context *context, const struct vmm *vmm,

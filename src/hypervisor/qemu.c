@@ -10,6 +10,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "hypervisor/confine.h"
 #include "hypervisor/guest_memory.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
@@ -96,23 +97,40 @@ static int find_program(const struct vmm_context *context, const struct machine 
 
 /* ---- starting ---- */
 
-/* `environment` as in struct process_spec. */
-static int spawn(const struct vmm_context *context, char *const *arguments,
-                 const char *const *environment, const struct qemu_start *start, struct vmm **ret,
-                 struct error *err)
+/* A machine that is loaded from its firmware boots once more. */
+static void confine(const struct vmm_context *context, const struct machine *machine,
+                    const struct qemu_readonly *readonly, const struct qemu_start *start,
+                    struct arguments *ret)
 {
+    if (!context->confine)
+        return;
+    confine_begin(ret, context, machine, start->image, start->program->path);
+    if (readonly->library[0])
+        confine_add(ret, "--ro", readonly->library);
+}
+
+static int spawn(const struct vmm_context *context, const struct machine *machine,
+                 const struct arguments *arguments, const struct qemu_readonly *readonly,
+                 const struct qemu_start *start, struct vmm **ret, struct error *err)
+{
+    struct arguments confined = {0};
     const int inherited[] = {start->qmp_fd, start->tap_fd};
     auto_close int output = -1, console = -1;
     int r = vmm_log_open(context, VMM_LOG_NAME, &output, err);
     if (r == 0)
         r = vmm_log_open(context, VMM_CONSOLE_NAME, &console, err);
-    struct vmm_spawn spawn = {.arguments = arguments,
-                              .environment = environment,
+    confine(context, machine, readonly, start, &confined);
+    struct vmm_spawn spawn = {.arguments = arguments->items,
+                              .confine = &confined,
+                              .environment = readonly->environment,
                               .output_fd = output,
                               .error_fd = -1,
                               .inherit_fds = inherited,
                               .inherit_count = start->tap_fd >= 0 ? 2 : 1};
-    return r < 0 ? r : vmm_spawn(&qemu_hypervisor, context, &spawn, ret, err);
+    if (r == 0)
+        r = vmm_spawn(&qemu_hypervisor, context, &spawn, ret, err);
+    arguments_finish(&confined);
+    return r;
 }
 
 /* Starts a QEMU and waits for its greeting. After a failure *ret may be a VMM, to be abandoned. */
@@ -120,7 +138,8 @@ static int launch(const struct vmm_context *context, const struct machine *machi
                   struct qemu_start *start, struct vmm **ret, struct error *err)
 {
     auto_close int listener = -1, control = -1;
-    char **arguments = NULL, console[VMM_LOG_PATH_SIZE];
+    char console[VMM_LOG_PATH_SIZE];
+    struct arguments arguments = {0};
     struct qemu_readonly readonly = {0};
     int r = unix_socket_listen(context->directory_fd, QEMU_SOCKET_NAME, &listener, err);
     if (r == 0)
@@ -135,9 +154,9 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     if (r == 0 && start->restore && !qemu_readonly_is_option(start->program))
         r = qemu_readonly_prepare(start->memory, &readonly, err);
     if (r == 0)
-        r = spawn(context, arguments, readonly.environment, start, ret, err);
+        r = spawn(context, machine, &arguments, &readonly, start, ret, err);
     qemu_readonly_finish(&readonly);
-    qemu_arguments_destroy(arguments);
+    arguments_finish(&arguments);
     /* From here on the connection breaks when QEMU ends before it took it. */
     if (listener >= 0)
         close(steal_fd(&listener));
@@ -309,6 +328,7 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm, int st
 
 /* The image as QEMU gets it: memory by its path, the state by a descriptor. */
 struct image {
+    const char *directory;
     char *memory;
     int memory_fd, state_fd;
 };
@@ -349,6 +369,7 @@ static int restore(const struct vmm_context *context, const struct machine *mach
     struct qemu_start start = {.program = program,
                                .type = machine->type,
                                .memory = image->memory,
+                               .image = image->directory,
                                .restore = true,
                                .tap_fd = tap_fd};
     struct vmm *vmm = NULL;
@@ -397,7 +418,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
 {
     const bool takes_tap = context->before && machine->network == NETWORK_TAP;
     struct program program;
-    struct image image = {.memory_fd = -1, .state_fd = -1};
+    struct image image = {.directory = directory, .memory_fd = -1, .state_fd = -1};
     int r = find_program(context, machine, &program, err);
     if (r == 0)
         r = qemu_record_check(machine, &program, err);

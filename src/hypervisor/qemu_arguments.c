@@ -2,7 +2,6 @@
 #include "hypervisor/qemu_arguments.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,53 +23,15 @@ static const struct board {
     [MACHINE_Q35] = {"", "virtio-blk-pci", "virtio-net-pci", true},
 };
 
-/* A list under construction. Once an addition has failed, all others do. */
-struct list {
-    char **items; /* ends with NULL */
-    size_t count;
-    bool failed;
-};
-
-static void take(struct list *list, char *item)
-{
-    char **items = reallocarray(list->items, list->count + 2, sizeof *items);
-    if (items)
-        list->items = items;
-    if (!items || !item) {
-        free(item);
-        list->failed = true;
-        return;
-    }
-    items[list->count++] = item;
-    items[list->count] = NULL;
-}
-
-static void add(struct list *list, const char *item)
-{
-    take(list, strdup(item));
-}
-
-__attribute__((format(printf, 2, 3))) static void add_format(struct list *list, const char *format,
-                                                             ...)
-{
-    va_list args;
-    va_start(args, format);
-    char *item = NULL;
-    if (vasprintf(&item, format, args) < 0)
-        item = NULL;
-    va_end(args);
-    take(list, item);
-}
-
 /* Takes the object. */
-static void add_json(struct list *list, const char *option, cJSON *object)
+static void add_json(struct arguments *list, const char *option, cJSON *object)
 {
-    add(list, option);
-    take(list, json_print_line(object));
+    arguments_add(list, option);
+    arguments_take(list, json_print_line(object));
     cJSON_Delete(object);
 }
 
-static void add_memory(struct list *list, const struct machine *machine,
+static void add_memory(struct arguments *list, const struct machine *machine,
                        const struct qemu_start *start)
 {
     cJSON *memory = cJSON_CreateObject();
@@ -116,7 +77,7 @@ static void describe_tap(cJSON *netdev, const struct machine *machine, int tap_f
 static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *, int) = {
     [NETWORK_USER] = describe_user, [NETWORK_TAP] = describe_tap};
 
-static void add_network(struct list *list, const struct machine *machine, int tap_fd)
+static void add_network(struct arguments *list, const struct machine *machine, int tap_fd)
 {
     if (machine->network == NETWORK_NONE)
         return;
@@ -145,7 +106,7 @@ static bool is_block_device(const char *path)
 }
 
 /* One file of a disk: the user's, or an overlay over the one before it. */
-static void add_layer(struct list *list, const struct machine_disk *disk, size_t index,
+static void add_layer(struct arguments *list, const struct machine_disk *disk, size_t index,
                       unsigned layer)
 {
     char node[QEMU_NODE_SIZE], below[QEMU_NODE_SIZE], name[DISK_NAME_SIZE];
@@ -170,7 +131,7 @@ static void add_layer(struct list *list, const struct machine_disk *disk, size_t
     add_json(list, "-blockdev", block);
 }
 
-static void add_disk(struct list *list, const struct machine *machine, size_t index)
+static void add_disk(struct arguments *list, const struct machine *machine, size_t index)
 {
     const struct machine_disk *disk = &machine->disks[index];
     char node[QEMU_NODE_SIZE];
@@ -191,7 +152,7 @@ static void add_disk(struct list *list, const struct machine *machine, size_t in
  * counter, which is the host's, is right. And it panics when it has missed ticks of the timer that
  * it tries. To reboot it asks devices that a microvm does not have, for minutes, before it makes
  * the triple fault that works. A parameter that is given already stays as it is. */
-static void add_cmdline(struct list *list, const struct machine *machine)
+static void add_cmdline(struct arguments *list, const struct machine *machine)
 {
     const char *cmdline = machine->cmdline ? machine->cmdline : "";
     bool boots = machine->kernel != NULL, tcg = machine->accel == ACCEL_TCG;
@@ -215,27 +176,27 @@ static void add_cmdline(struct list *list, const struct machine *machine)
             size += (size_t)snprintf(told + size, sizeof told - size, "%s", parameters[i].text);
     if (!machine->cmdline && !told[0])
         return;
-    add(list, "-append");
+    arguments_add(list, "-append");
     if (cmdline[0] || !told[0])
-        add_format(list, "%s%s", cmdline, told);
+        arguments_add_format(list, "%s%s", cmdline, told);
     else
-        add(list, told + 1);
+        arguments_add(list, told + 1);
 }
 
-static void add_boot(struct list *list, const struct machine *machine)
+static void add_boot(struct arguments *list, const struct machine *machine)
 {
     if (machine->kernel) {
-        add(list, "-kernel");
-        add(list, machine->kernel);
+        arguments_add(list, "-kernel");
+        arguments_add(list, machine->kernel);
     }
     if (machine->initrd) {
-        add(list, "-initrd");
-        add(list, machine->initrd);
+        arguments_add(list, "-initrd");
+        arguments_add(list, machine->initrd);
     }
     add_cmdline(list, machine);
 }
 
-static void add_all(struct list *list, const struct machine *machine,
+static void add_all(struct arguments *list, const struct machine *machine,
                     const struct qemu_start *start)
 {
     static const char *const always[] = {
@@ -256,38 +217,39 @@ static void add_all(struct list *list, const struct machine *machine,
         "migration.send-configuration=off",
     };
     bool state = start->restore && !machine->in_firmware;
-    add(list, start->program->path);
+    arguments_add(list, start->program->path);
     if (start->program->sandbox) {
-        add(list, "-sandbox");
-        add(list, QEMU_SANDBOX);
+        arguments_add(list, "-sandbox");
+        arguments_add(list, QEMU_SANDBOX);
     }
-    add(list, "-chardev");
-    add_format(list, "socket,id=qmp,fd=%d,server=on,wait=off", start->qmp_fd);
-    add(list, "-chardev");
-    add_format(list, "file,id=console,path=%s,append=on", start->console);
+    arguments_add(list, "-chardev");
+    arguments_add_format(list, "socket,id=qmp,fd=%d,server=on,wait=off", start->qmp_fd);
+    arguments_add(list, "-chardev");
+    arguments_add_format(list, "file,id=console,path=%s,append=on", start->console);
     for (size_t i = 0; i < array_length(always); i++)
-        add(list, always[i]);
-    add(list, "-machine");
-    add_format(list, "%s%s,memory-backend=ram,suppress-vmdesc=on,dump-guest-core=off,mem-merge=off",
-               start->type, boards[machine->board].options);
-    add(list, "-accel");
-    add(list, machine_accel_names[machine->accel]);
-    add(list, "-cpu");
-    add(list, machine->cpu);
-    add(list, "-smp");
-    add_format(list, "%u", machine->vcpus);
+        arguments_add(list, always[i]);
+    arguments_add(list, "-machine");
+    arguments_add_format(
+        list, "%s%s,memory-backend=ram,suppress-vmdesc=on,dump-guest-core=off,mem-merge=off",
+        start->type, boards[machine->board].options);
+    arguments_add(list, "-accel");
+    arguments_add(list, machine_accel_names[machine->accel]);
+    arguments_add(list, "-cpu");
+    arguments_add(list, machine->cpu);
+    arguments_add(list, "-smp");
+    arguments_add_format(list, "%u", machine->vcpus);
     add_memory(list, machine, start);
     for (size_t i = 0; i < machine->disk_count; i++)
         add_disk(list, machine, i);
     add_network(list, machine, start->tap_fd);
     if (boards[machine->board].generation) {
-        add(list, "-device");
-        add(list, "vmgenid,guid=auto");
+        arguments_add(list, "-device");
+        arguments_add(list, "vmgenid,guid=auto");
     }
     if (start->restore)
-        add(list, "-S");
+        arguments_add(list, "-S");
     for (size_t i = 0; state && i < array_length(restore); i++)
-        add(list, restore[i]);
+        arguments_add(list, restore[i]);
     if (!state)
         add_boot(list, machine);
 }
@@ -304,26 +266,17 @@ static int check_network(const struct machine *machine, struct error *err)
 }
 
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
-                          char ***ret, struct error *err)
+                          struct arguments *ret, struct error *err)
 {
     int r = check_network(machine, err);
     if (r == 0)
         r = qemu_disks_check(machine, start->restore, err);
     if (r < 0)
         return r;
-    struct list list = {0};
-    add_all(&list, machine, start);
-    if (list.failed) {
-        qemu_arguments_destroy(list.items);
-        return error_set(err, ENOMEM, "no memory for QEMU's arguments");
-    }
-    *ret = list.items;
-    return 0;
-}
-
-void qemu_arguments_destroy(char **arguments)
-{
-    for (size_t i = 0; arguments && arguments[i]; i++)
-        free(arguments[i]);
-    free(arguments);
+    *ret = (struct arguments){0};
+    add_all(ret, machine, start);
+    if (!ret->failed)
+        return 0;
+    arguments_finish(ret);
+    return error_set(err, ENOMEM, "no memory for QEMU's arguments");
 }

@@ -15,6 +15,7 @@
 
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/programs.h"
+#include "util/arguments.h"
 
 #define QEMU_SANDBOX "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
@@ -24,15 +25,15 @@ struct qemu_start {
     const char *type;    /* the machine type: a word, no commas in it */
     const char *memory;  /* path of the guest's memory file */
     const char *console; /* and of that to which its console is appended: a word */
+    const char *image;   /* the directory that it is loaded from; NULL: it is booted */
     bool restore;        /* paused, over a private memory; its state comes by QMP, if it has one */
     int qmp_fd;          /* a listening socket */
     int tap_fd;          /* of the machine's tap, open already; -1: QEMU opens it */
 };
 
-/* Owned: each string and the array, which ends with NULL. EOPNOTSUPP or EINVAL for a disk or
+/* EOPNOTSUPP or EINVAL for a disk or
  * a network that this backend does not take, EIO for a disk or a tap that is not there. */
 int qemu_arguments_create(const struct machine *machine, const struct qemu_start *start,
-                          char ***ret, struct error *err);
-void qemu_arguments_destroy(char **arguments);
+                          struct arguments *ret, struct error *err);
 
 #endif

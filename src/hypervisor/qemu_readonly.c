@@ -33,14 +33,13 @@ static int find_library(char ret[static PATH_MAX], struct error *err)
 
 int qemu_readonly_prepare(const char *image, struct qemu_readonly *ret, struct error *err)
 {
-    char library[PATH_MAX];
     const char *before = getenv("LD_PRELOAD");
     bool others = before && before[0];
     *ret = (struct qemu_readonly){0};
-    int r = find_library(library, err);
+    int r = find_library(ret->library, err);
     if (r < 0)
         return r;
-    if (asprintf(&ret->preload, "LD_PRELOAD=%s%s%s", library, others ? ":" : "",
+    if (asprintf(&ret->preload, "LD_PRELOAD=%s%s%s", ret->library, others ? ":" : "",
                  others ? before : "") < 0)
         ret->preload = NULL;
     if (asprintf(&ret->image, "HYPEFS_READONLY=%s", image) < 0)

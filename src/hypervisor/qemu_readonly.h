@@ -5,6 +5,7 @@
 #ifndef HYPEFS_HYPERVISOR_QEMU_READONLY_H
 #define HYPEFS_HYPERVISOR_QEMU_READONLY_H
 
+#include <limits.h>
 #include <stdbool.h>
 
 #include "hypervisor/programs.h"
@@ -14,6 +15,7 @@ bool qemu_readonly_is_option(const struct program *program);
 
 /* What the process of an older one is given; to be finished, after a failure too. */
 struct qemu_readonly {
+    char library[PATH_MAX]; /* "": none is needed */
     char *preload, *image;
     const char *environment[3]; /* as in struct process_spec */
 };

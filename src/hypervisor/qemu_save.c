@@ -17,17 +17,19 @@
 
 enum { PATH_SIZE = 128 };
 
+/* What QEMU writes, in its own directory: it sees no other. */
+static const char written_name[] = "state.tmp";
+
 /* Of a PC. */
 static const uint64_t CR0_PAGING = 0x80000000, FIRMWARE_END = 0x100000, ROM_BEGIN = 0xff000000,
                       SEGMENTS_BEGIN = 0xf0000;
 
 /* Without "live": false QEMU lets go of the disks of a paused VM, and ends with an assertion when
  * it is asked once more; there may be a next time even where the VM is to end. */
-static int write_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
-                       struct error *err)
+static int write_state(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     cJSON *arguments = cJSON_CreateObject();
-    json_add_string(arguments, "filename", path);
+    json_add_string(arguments, "filename", written_name);
     json_add_bool(arguments, "live", false);
     return qemu_control_execute_with(context, vmm, "xen-save-devices-state", arguments, -1, NULL,
                                      err);
@@ -83,13 +85,14 @@ static int find_firmware(const struct vmm_context *context, struct vmm *vmm,
 static int save_state(const struct vmm_context *context, struct vmm *vmm, const char *path,
                       struct error *err)
 {
-    /* QEMU would write into an older file, which may be a snapshot's too by a hard link. */
-    int r = vmm_remove_old(context, path, err);
+    /* QEMU would write into an older file. */
+    int r = vmm_remove_old(context, written_name, err);
     if (r < 0)
         return r;
     off_t from = vmm_log_size(context);
-    r = write_state(context, vmm, path, err);
-    return r < 0 ? vmm_explain(context, vmm, from, r, err) : 0;
+    r = write_state(context, vmm, err);
+    return r < 0 ? vmm_explain(context, vmm, from, r, err)
+                 : vmm_take_file(context, written_name, path, err);
 }
 
 /* All that the paths in the store have to name before anything is made of them. */
@@ -138,6 +141,7 @@ int qemu_save(const struct vmm_context *context, struct vmm *vmm, struct machine
         return 0;
     }
     unlinkat(context->directory_fd, state, 0);
+    unlinkat(context->directory_fd, written_name, 0);
     memory_discard(context, save);
     return r;
 }

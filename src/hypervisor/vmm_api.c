@@ -122,7 +122,8 @@ int vmm_api_call(const struct vmm_context *context, struct vmm *vmm, struct vmm_
 /* ---- starting ---- */
 
 int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                  char *const *arguments, struct vmm **ret, struct error *err)
+                  char *const *arguments, const struct arguments *confine, struct vmm **ret,
+                  struct error *err)
 {
     auto_close int log = -1, console = -1;
     int r = vmm_log_open(context, VMM_LOG_NAME, &log, err);
@@ -131,7 +132,8 @@ int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context 
     if (r < 0)
         return r;
     hypervisor_drop_sockets(hypervisor, context->directory_fd);
-    struct vmm_spawn spawn = {.arguments = arguments, .output_fd = console, .error_fd = log};
+    struct vmm_spawn spawn = {
+        .arguments = arguments, .confine = confine, .output_fd = console, .error_fd = log};
     return vmm_spawn(hypervisor, context, &spawn, ret, err);
 }
 

@@ -7,6 +7,7 @@
 #include <cjson/cJSON.h>
 
 #include "hypervisor/hypervisor.h"
+#include "util/arguments.h"
 
 /* In the directory of an instance. */
 #define VMM_API_SOCKET_NAME "vmm.sock"
@@ -32,11 +33,12 @@ struct vmm_api_call {
 int vmm_api_call(const struct vmm_context *context, struct vmm *vmm, struct vmm_api_call *call,
                  cJSON **ret, struct error *err);
 
-/* Starts `arguments` in the context's directory: its output is the guest's serial console and goes
- * to console.log, what it says itself to vmm.log. It binds to its sockets, and would not where
- * there are such: they are removed before. EIO. */
+/* Starts `arguments` in the context's directory, with `confine` as in struct vmm_spawn: its output
+ * is the guest's serial console and goes to console.log, what it says itself to vmm.log. It binds
+ * to its sockets, and would not where there are such: they are removed before. EIO. */
 int vmm_api_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-                  char *const *arguments, struct vmm **ret, struct error *err);
+                  char *const *arguments, const struct arguments *confine, struct vmm **ret,
+                  struct error *err);
 
 /* Of a VMM that was just started: GETs `path` as soon as it listens. EIO, as above. */
 int vmm_api_greet(const struct vmm_context *context, struct vmm *vmm, const char *path, cJSON **ret,

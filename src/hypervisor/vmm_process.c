@@ -19,6 +19,7 @@
 #include "util/timing.h"
 
 enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000, REFUSED_MS = 200 };
+enum { LAUNCH_MS = 10000, INHERITED_MAX = 8 };
 enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
 
 /* ---- its life ---- */
@@ -151,9 +152,32 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
     return 0;
 }
 
+int vmm_take_file(const struct vmm_context *context, const char *name, const char *path,
+                  struct error *err)
+{
+    struct stat found, taken;
+    auto_close int fd =
+        openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    if (fd < 0 || fstat(fd, &found) < 0)
+        return error_io(err, errno, "%s, which the VMM was to write, cannot be opened", name);
+    if (!S_ISREG(found.st_mode) || found.st_nlink != 1 || found.st_uid != geteuid())
+        return error_set(err, EIO, "%s, which the VMM was to write, is no regular file of its own",
+                         name);
+    int r = vmm_remove_old(context, path, err);
+    if (r < 0)
+        return r;
+    if (renameat(context->directory_fd, name, context->directory_fd, path) < 0)
+        return error_io(err, errno, "%s cannot be renamed to %s", name, path);
+    if (fstatat(context->directory_fd, path, &taken, AT_SYMLINK_NOFOLLOW) == 0 &&
+        file_id_equal(file_id_of(&taken), file_id_of(&found)))
+        return 0;
+    unlinkat(context->directory_fd, path, 0); /* replaced just now */
+    return error_set(err, EIO, "%s, which the VMM was to write, is another file now", name);
+}
+
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)
 {
-    int fd = openat(context->log_fd, name,
+    int fd = openat(context->entry_fd, name,
                     O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK, 0600);
     if (fd < 0)
         return error_errno(err, errno, "%s cannot be opened", name);
@@ -166,7 +190,7 @@ void vmm_log_path(const struct vmm_context *context, const char *name,
                   char ret[static VMM_LOG_PATH_SIZE])
 {
     struct stat works, logs;
-    bool same = fstat(context->directory_fd, &works) == 0 && fstat(context->log_fd, &logs) == 0 &&
+    bool same = fstat(context->directory_fd, &works) == 0 && fstat(context->entry_fd, &logs) == 0 &&
                 file_id_equal(file_id_of(&works), file_id_of(&logs));
     snprintf(ret, VMM_LOG_PATH_SIZE, "%s%s", same ? "" : "../", name);
 }
@@ -174,35 +198,8 @@ void vmm_log_path(const struct vmm_context *context, const char *name,
 off_t vmm_log_size(const struct vmm_context *context)
 {
     struct stat file;
-    return fstatat(context->log_fd, VMM_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0 ? 0
-                                                                                  : file.st_size;
-}
-
-int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
-{
-    struct process_spec spec = {.path = spawn->arguments[0],
-                                .argv = spawn->arguments,
-                                .directory_fd = context->directory_fd,
-                                .output_fd = spawn->output_fd,
-                                .error_fd = spawn->error_fd,
-                                .environment = spawn->environment,
-                                .inherit_fds = spawn->inherit_fds,
-                                .inherit_count = spawn->inherit_count};
-    pid_t pid;
-    auto_close int pidfd = -1;
-    struct error why;
-    fault_point(FAULT_SPAWN);
-    int r = process_spawn(&spec, &pid, &pidfd, &why);
-    if (r < 0)
-        return error_set(err, -limit_or_io(r), "%s", why.text);
-    fault_point(FAULT_SPAWNED);
-    r = vmm_create(hypervisor, pid, pidfd, ret, err);
-    if (r < 0)
-        process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
-    else
-        pidfd = -1;
-    return r;
+    return fstatat(context->entry_fd, VMM_LOG_NAME, &file, AT_SYMLINK_NOFOLLOW) < 0 ? 0
+                                                                                    : file.st_size;
 }
 
 /* The end of what vmm.log got since it had `from` bytes, as one line. */
@@ -211,7 +208,7 @@ static void read_last_words(const struct vmm_context *context, off_t from,
 {
     ret[0] = '\0';
     auto_close int fd =
-        openat(context->log_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+        openat(context->entry_fd, VMM_LOG_NAME, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     struct stat file;
     if (fd < 0 || fstat(fd, &file) < 0)
         return;
@@ -230,6 +227,137 @@ static void read_last_words(const struct vmm_context *context, off_t from,
         cut++;
     memmove(ret, ret + cut, size - cut + 1);
     text_make_printable(ret, size - cut, ' ');
+}
+
+/* ---- starting ---- */
+
+static int spawn_plainly(const struct vmm_context *context, const struct vmm_spawn *spawn,
+                         char *const *arguments, pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+    const struct process_spec spec = {.path = arguments[0],
+                                      .argv = arguments,
+                                      .directory_fd = context->directory_fd,
+                                      .output_fd = spawn->output_fd,
+                                      .error_fd = spawn->error_fd,
+                                      .environment = spawn->environment,
+                                      .closed = context->confine != NULL,
+                                      .inherit_fds = spawn->inherit_fds,
+                                      .inherit_count = spawn->inherit_count};
+    struct error why;
+    int r = process_spawn(&spec, ret_pid, ret_pidfd, &why);
+    return r < 0 ? error_set(err, -limit_or_io(r), "%s", why.text) : 0;
+}
+
+/* The strings are borrowed, the array is owned. */
+static char **confined_arguments(const struct vmm_context *context, const struct vmm_spawn *spawn,
+                                 const char *pid_fd)
+{
+    const char *const own[] = {context->confine->program, "--pid-fd", pid_fd};
+    size_t program = 0, count = 0;
+    while (spawn->arguments[program])
+        program++;
+    const char **ret =
+        calloc(array_length(own) + spawn->confine->count + 1 + program + 1, sizeof *ret);
+    if (!ret)
+        return NULL;
+    for (size_t i = 0; i < array_length(own); i++)
+        ret[count++] = own[i];
+    for (size_t i = 0; i < spawn->confine->count; i++)
+        ret[count++] = spawn->confine->items[i];
+    ret[count++] = "--";
+    for (size_t i = 0; i < program; i++)
+        ret[count++] = spawn->arguments[i];
+    return (char **)(uintptr_t)ret;
+}
+
+/* The program that shuts a VMM in tells the VMM's pid, and ends. */
+static int read_pid(const struct vmm_context *context, int pipe_fd, pid_t *ret, struct error *err)
+{
+    char line[16] = "";
+    const int fds[] = {pipe_fd, context->cancel_fd};
+    const int ready = process_poll(fds, array_length(fds), process_now_ms() + LAUNCH_MS);
+    if (ready <= 0 || !(ready & 1))
+        return ready > 0 ? error_set(err, ECANCELED, "given up")
+                         : error_set(err, EIO, "it does not answer");
+    ssize_t size = read(pipe_fd, line, sizeof line - 1);
+    *ret = size > 0 ? (pid_t)strtol(line, NULL, 10) : 0;
+    return *ret > 0 ? 0 : error_set(err, EIO, "it has ended");
+}
+
+/* Its process group is not to be killed: the VMM may be in it still. */
+static void reap_launcher(int pidfd)
+{
+    siginfo_t info;
+    if (process_poll(&pidfd, 1, process_now_ms() + LAUNCH_MS) <= 0)
+        pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
+    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED);
+}
+
+static int launch(const struct vmm_context *context, const struct vmm_spawn *spawn, int reads,
+                  int writes, pid_t *ret_pid, struct error *err)
+{
+    int inherited[INHERITED_MAX];
+    char number[16];
+    pid_t launcher;
+    auto_close int pidfd = -1, pipe_fd = writes;
+    struct vmm_spawn with_pipe = *spawn;
+    snprintf(number, sizeof number, "%d", writes);
+    for (size_t i = 0; i < spawn->inherit_count; i++)
+        inherited[i] = spawn->inherit_fds[i];
+    inherited[with_pipe.inherit_count++] = writes;
+    with_pipe.inherit_fds = inherited;
+    auto_free char **arguments = confined_arguments(context, spawn, number);
+    int r = !arguments || spawn->confine->failed
+                ? error_set(err, ENOMEM, "no memory for a VMM's arguments")
+                : spawn_plainly(context, &with_pipe, arguments, &launcher, &pidfd, err);
+    if (r < 0)
+        return r;
+    close(steal_fd(&pipe_fd));
+    r = read_pid(context, reads, ret_pid, err);
+    if (r < 0)
+        process_kill(launcher, pidfd, timing_ms(TIMING_KILL), err);
+    else
+        reap_launcher(pidfd);
+    return r;
+}
+
+static int spawn_confined(const struct vmm_context *context, const struct vmm_spawn *spawn,
+                          pid_t *ret_pid, int *ret_pidfd, struct error *err)
+{
+    int ends[2];
+    struct error why;
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        return error_errno(err, errno, "no pipe for a VMM");
+    auto_close int reads = ends[0];
+    off_t from = vmm_log_size(context);
+    int r = launch(context, spawn, reads, ends[1], ret_pid, &why);
+    if (r < 0) {
+        char words[LAST_WORDS_MAX + 1];
+        read_last_words(context, from, words);
+        return error_set(err, -r, "the VMM cannot be shut in: %s%s%s", why.text,
+                         words[0] ? ": " : "", words);
+    }
+    *ret_pidfd = pidfd_open(*ret_pid, 0); /* it is our child, and not reaped */
+    return *ret_pidfd >= 0 ? 0 : error_errno(err, errno, "no descriptor for a VMM");
+}
+
+int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
+{
+    pid_t pid;
+    auto_close int pidfd = -1;
+    fault_point(FAULT_SPAWN);
+    int r = context->confine ? spawn_confined(context, spawn, &pid, &pidfd, err)
+                             : spawn_plainly(context, spawn, spawn->arguments, &pid, &pidfd, err);
+    if (r < 0)
+        return r;
+    fault_point(FAULT_SPAWNED);
+    r = vmm_create(hypervisor, pid, pidfd, ret, err);
+    if (r < 0)
+        process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
+    else
+        pidfd = -1;
+    return r;
 }
 
 int vmm_ended(const struct vmm *vmm, int r, struct error *err)
@@ -266,10 +394,13 @@ int vmm_find_limit(const struct vmm_context *context, int r, struct error *err)
 
 /* It has ended, and its last words are these: a limit of the host that they name is told, and one
  * of address space, which VMMs do not know of, also if they name none. Returns r, or that errno. */
-static int explain_limit(const char *words, int r, struct error *err)
+static int explain_limit(const struct vmm_context *context, const char *words, int r,
+                         struct error *err)
 {
     char limit[LIMIT_TEXT_SIZE];
     int code = limit_named(words);
+    if (code == EROFS && context->confine) /* the walls, rather than the host */
+        return r;
     if (r != -EIO || (!code && !limit_has_memory()))
         return r;
     limit_explain(code ? code : ENOMEM, limit);
@@ -294,7 +425,7 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
             snprintf(how, sizeof how, " (status %d)", exit.code);
         error_append(err, "%s%s%s", how, words[0] ? ": " : "", words);
         if (exit.ended)
-            r = explain_limit(words, r, err);
+            r = explain_limit(context, words, r, err);
     }
     return vmm_find_limit(context, r, err);
 }

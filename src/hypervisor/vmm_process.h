@@ -6,6 +6,7 @@
 #include <sys/types.h>
 
 #include "hypervisor/hypervisor.h"
+#include "util/arguments.h"
 #include "util/process.h"
 
 /* In the context's directory of logs. */
@@ -36,10 +37,17 @@ int vmm_new_link(const struct vmm_context *context, const char *target, const ch
 /* A new file of the context's directory, or one below it, in place of an older one. EIO. */
 int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err);
 
+/* A file that a VMM was told to make in its directory becomes the one at that path, in place of an
+ * older one. EIO: it is no regular file with one name, of the daemon's user. */
+int vmm_take_file(const struct vmm_context *context, const char *name, const char *path,
+                  struct error *err);
+
 /* Starts `arguments` in the context's directory, with these descriptors for stdout and stderr (-1:
- * the same), and `inherit_fds` open under their own numbers. EIO. */
+ * the same), and `inherit_fds` open under their own numbers; shut in, if the context says so, with
+ * what `confine` (confine.h) names. EIO. */
 struct vmm_spawn {
     char *const *arguments;
+    const struct arguments *confine;
     int output_fd, error_fd;
     const int *inherit_fds;
     size_t inherit_count;

@@ -120,7 +120,7 @@ static const struct instance *mapped_by(const struct instance *instance)
     for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
         if (other->published && other->vmm && other->loaded &&
             strcmp(other->source.uuid, instance->uuid) == 0 &&
-            instance_shares_file(other, "base", instance->image->directory_fd, "memory"))
+            instance_maps(other, instance->image->directory_fd))
             return other;
     return NULL;
 }

@@ -2,7 +2,8 @@
 /*
  * image: the files that a save makes of a VM, and which disks belong to them.
  *
- * Files of an instance's directory, besides those of store.h:
+ * Files of an instance's directory, besides those of store.h: memory and state where its VMM works,
+ * base beside the records.
  *   memory     of a VM that was booted: what it runs on. Else, with state: the image in standby.
  *   base       the image that a VM was loaded from, a hard link; as long as that VM lives
  */
@@ -16,11 +17,11 @@
 #include "util/fault.h"
 #include "util/json.h"
 
-void instance_remove_file(struct instance *instance, const char *name)
+static void remove_from(struct instance *instance, int directory_fd, const char *name)
 {
     struct error why;
     fault_point(FAULT_UNLINK);
-    if (unlinkat(instance->image->directory_fd, name, 0) < 0 && errno != ENOENT) {
+    if (unlinkat(directory_fd, name, 0) < 0 && errno != ENOENT) {
         error_errno(&why, errno, "%s of the instance %s cannot be removed from the store", name,
                     instance->id);
         instances_warn(instance->table, "%s", why.text);
@@ -28,11 +29,22 @@ void instance_remove_file(struct instance *instance, const char *name)
     fault_point(FAULT_UNLINKED);
 }
 
+void instance_remove_file(struct instance *instance, const char *name)
+{
+    remove_from(instance, instance->image->directory_fd, name);
+}
+
+void instance_remove_base(struct instance *instance)
+{
+    remove_from(instance, instance->entry_fd, "base");
+}
+
 void instance_remove_image(struct instance *instance)
 {
-    static const char *const names[] = {"memory", "state", "mailboxes.json", "base"};
+    static const char *const names[] = {"memory", "state", "mailboxes.json"};
     for (size_t i = 0; i < array_length(names); i++)
         instance_remove_file(instance, names[i]);
+    instance_remove_base(instance);
 }
 
 void instance_remove_saved(struct instance *instance)

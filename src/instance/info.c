@@ -105,6 +105,8 @@ char *instance_info(struct instance *instance)
         json_add_number(info, "pid", instance->vmm->pid);
     else
         json_add_null(info, "pid");
+    json_add(info, "confinement",
+             instance->vmm ? vmm_describe_confinement(instance->vmm->pid) : cJSON_CreateNull());
     json_add_string(info, "created_at", instance->created_at);
     if (instance->source.id[0]) {
         source = json_add_object(info, "source");

@@ -219,7 +219,7 @@ void instance_publish(struct instance *instance)
 
 struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
-                                     int log_fd, int cancel_fd)
+                                     int entry_fd, int cancel_fd)
 {
     const struct instances_setup *setup = &instances->setup;
     const char *binary = NULL;
@@ -228,9 +228,10 @@ struct vmm_context instances_context(const struct instances *instances, const ch
             binary = setup->binaries[i].path;
     return (struct vmm_context){.id = id,
                                 .binary = binary,
+                                .confine = setup->confine,
                                 .programs = setup->programs,
                                 .directory_fd = directory_fd,
-                                .log_fd = log_fd,
+                                .entry_fd = entry_fd,
                                 .cancel_fd = cancel_fd};
 }
 
@@ -254,12 +255,11 @@ struct file_id instance_directory(const struct instance *instance)
     return file_id_of(&st);
 }
 
-bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
-                          const char *other)
+bool instance_maps(const struct instance *instance, int directory_fd)
 {
     struct stat own, its;
-    return fstatat(instance->image->directory_fd, name, &own, AT_SYMLINK_NOFOLLOW) == 0 &&
-           fstatat(directory_fd, other, &its, AT_SYMLINK_NOFOLLOW) == 0 &&
+    return fstatat(instance->entry_fd, "base", &own, AT_SYMLINK_NOFOLLOW) == 0 &&
+           fstatat(directory_fd, "memory", &its, AT_SYMLINK_NOFOLLOW) == 0 &&
            own.st_ino == its.st_ino && own.st_dev == its.st_dev;
 }
 

@@ -149,6 +149,7 @@ struct instances_setup {
     struct turns *turns;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
+    const struct vmm_confine *confine; /* NULL: VMMs are not shut in */
     void (*on_change)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
     void (*warn)(void *context, const char *text);
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
@@ -238,7 +239,7 @@ int instance_publish_fork(struct instance *instance, struct instance_fork *fork,
  * borrowed, and NULL of a VMM that is of no instance yet. */
 struct vmm_context instances_context(const struct instances *instances, const char *id,
                                      const struct hypervisor *hypervisor, int directory_fd,
-                                     int log_fd, int cancel_fd);
+                                     int entry_fd, int cancel_fd);
 
 /* The config's text, as written or with all defaults. Returns owned. */
 char *instance_config(struct instance *instance);

@@ -32,9 +32,8 @@ void instance_finish_transit(struct transit *transit);
 struct vmm_context instance_context(const struct instance *instance);
 struct file_id instance_directory(const struct instance *instance);
 bool instance_has(const struct instance *instance, const char *name);
-/* Are these two one file? */
-bool instance_shares_file(const struct instance *instance, const char *name, int directory_fd,
-                          const char *other);
+/* Is what it was loaded from the file "memory" of that directory? */
+bool instance_maps(const struct instance *instance, int directory_fd);
 
 /* ---- taps.c: the machine's taps become the instance's. EBUSY if another has one of them ---- */
 
@@ -126,6 +125,7 @@ void instance_settle_held_files(struct instance *instance, bool loaded);
 
 /* A file that cannot be removed is told in the log, here and below. */
 void instance_remove_file(struct instance *instance, const char *name);
+void instance_remove_base(struct instance *instance);
 /* All memory of an instance that is neither running nor in standby. Snapshots made of it hold links
  * of their own, so nothing is lost. */
 void instance_remove_image(struct instance *instance);

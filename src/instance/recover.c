@@ -25,8 +25,7 @@ static void find_mapped(struct instance *instance)
             ? snapshots_find(instance->table->setup.snapshots, instance->source.id)
             : NULL;
     if (source && strcmp(source->uuid, instance->source.uuid) == 0 &&
-        instance_shares_file(instance, "base", source->image->directory_fd, "memory") &&
-        snapshot_use(source, NULL) == 0)
+        instance_maps(instance, source->image->directory_fd) && snapshot_use(source, NULL) == 0)
         instance->mapped = source;
     else
         snapshot_unref(source);
@@ -110,8 +109,8 @@ static const char new_name[] = "run.new";
 /* A directory_visit of the entry. */
 static int move_file(void *context, int directory_fd, const char *name, struct error *err)
 {
-    static const char *const staying[] = {
-        "instance.json", "fork.json", "vmm.log", "console.log", hold, restoring, new_name};
+    static const char *const staying[] = {"instance.json", "fork.json", "vmm.log", "console.log",
+                                          "base",          hold,        restoring, new_name};
     const int *run_fd = context;
     for (size_t i = 0; i < array_length(staying); i++)
         if (strcmp(name, staying[i]) == 0)
@@ -261,7 +260,7 @@ void instance_recover_files(struct instance *instance)
     store_tidy_entry(instance->entry_fd);
     store_tidy_entry(instance->image->directory_fd);
     if (instance->vmm && !instance->loaded) /* of a switch that was cut short */
-        instance_remove_file(instance, "base");
+        instance_remove_base(instance);
     replace_marks(instance);
     if (instance_must_resume(instance))
         return;
@@ -269,7 +268,7 @@ void instance_recover_files(struct instance *instance)
         instance_remove_saved(instance);
     } else if (instance->state == INSTANCE_STANDBY) {
         disks_drop_tops(&instance->machine, instance->image->directory_fd);
-        instance_remove_file(instance, "base");
+        instance_remove_base(instance);
     } else {
         instance_remove_image(instance);
         disks_tidy(&instance->machine, instance->image->directory_fd);

@@ -256,9 +256,8 @@ static int copy(struct transit *transit, struct error *err)
 /* What a VM is loaded from, however long the file keeps its own name. */
 static int link_base(struct instance *instance, struct error *err)
 {
-    const int directory_fd = instance->image->directory_fd;
-    instance_remove_file(instance, "base");
-    if (linkat(directory_fd, "memory", directory_fd, "base", 0) < 0)
+    instance_remove_base(instance);
+    if (linkat(instance->image->directory_fd, "memory", instance->entry_fd, "base", 0) < 0)
         return error_io(err, errno, "cannot link the memory image as base");
     fault_point(FAULT_LINKED);
     return 0;
@@ -278,7 +277,7 @@ static int load(struct transit *transit, struct error *err)
 static void unload(struct transit *transit)
 {
     end_started(transit);
-    instance_remove_file(transit->instance, "base");
+    instance_remove_base(transit->instance);
     disks_drop_tops(&transit->instance->machine, transit->instance->image->directory_fd);
 }
 
@@ -308,7 +307,7 @@ static void unload_beside(struct transit *transit)
         pidfd_send_signal(transit->vmm->pidfd, SIGKILL, NULL, 0);
     end_started(transit);
     instance_settle_held_files(instance, false);
-    instance_remove_file(instance, "base");
+    instance_remove_base(instance);
 }
 
 /* The record first: should the daemon end now, the next one lets the VM go on in the new VMM, and
@@ -427,7 +426,7 @@ static int release_vmm(struct transit *transit, struct error *err)
     if (mapped)
         snapshot_leave(mapped);
     snapshot_unref(mapped);
-    instance_remove_file(instance, "base");
+    instance_remove_base(instance);
     return 0;
 }
 

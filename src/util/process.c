@@ -99,7 +99,9 @@ static int close_others(posix_spawn_file_actions_t *actions, const struct proces
     for (int fd = STDERR_FILENO + 1; fd < last && !r; fd++)
         if (!is_named(spec, fd))
             r = posix_spawn_file_actions_addclose(actions, fd);
-    return r ? r : posix_spawn_file_actions_addclosefrom_np(actions, last + 1);
+    if (!r)
+        r = posix_spawn_file_actions_addclosefrom_np(actions, last + 1);
+    return r == EBADF ? EMFILE : r; /* the last that the limit allows */
 }
 
 /* What the child does between fork and exec. */
@@ -149,8 +151,13 @@ static bool is_given(const char *const *given, const char *entry)
     return false;
 }
 
+static bool is_harmless(const char *entry)
+{
+    return strncmp(entry, "PATH=", 5) == 0 || strncmp(entry, "TZ=", 3) == 0;
+}
+
 /* The mark, what is given, and ours. Returns owned; the strings are borrowed. */
-static char **make_environment(const char *const *given)
+static char **make_environment(const char *const *given, bool closed)
 {
     size_t ours = 0, givens = 0, count = 0;
     while (environ[ours])
@@ -164,14 +171,14 @@ static char **make_environment(const char *const *given)
     for (size_t i = 0; i < givens; i++)
         ret[count++] = (char *)(uintptr_t)given[i];
     for (size_t i = 0; i < ours; i++)
-        if (!is_given(given, environ[i]))
+        if (!is_given(given, environ[i]) && (!closed || is_harmless(environ[i])))
             ret[count++] = environ[i];
     return ret;
 }
 
 static int spawn(const struct process_spec *spec, pid_t *ret)
 {
-    auto_free char **environment = make_environment(spec->environment);
+    auto_free char **environment = make_environment(spec->environment, spec->closed);
     if (!environment)
         return ENOMEM;
     posix_spawn_file_actions_t actions;

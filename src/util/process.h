@@ -24,6 +24,7 @@ struct process_spec {
     const int *inherit_fds; /* stay open in the child under their own numbers */
     size_t inherit_count;
     const char *const *environment; /* "NAME=value" in place of ours; ends with NULL; or NULL */
+    bool closed;                    /* of ours it gets only PATH and TZ */
 };
 
 /* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */

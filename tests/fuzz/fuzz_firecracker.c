@@ -41,7 +41,7 @@ static bool place_drives(const char *status, const uint8_t *data, size_t size)
                       .memory_fd = -1,
                       .exit = {.ended = true, .code = -1}};
     const struct vmm_context context = {
-        .directory_fd = peer.directory_fd, .log_fd = peer.directory_fd, .cancel_fd = -1};
+        .directory_fd = peer.directory_fd, .entry_fd = peer.directory_fd, .cancel_fd = -1};
     int r = firecracker_place_drives(&context, &vmm, &machine, &err);
     MUST(r == 0 || r == -EIO || r == -EOPNOTSUPP);
     MUST(r == 0 || (err.code == -r && err.text[0] && utf8_valid(err.text, strlen(err.text))));

@@ -259,7 +259,7 @@ static void bring_coverage(void)
 /* What hypefs looks for from where it lies itself: in the build folder, and installed. */
 static bool bring_beside(const char *program)
 {
-    static const char *const files[] = {"preload/hypefs-readonly.so", "bind/hypefs-bind"};
+    static const char *const files[] = {"preload/hypefs-readonly.so", "confine/hypefs-vmm"};
     const char *slash = strrchr(program, '/');
     char from[600], to[400];
     bool brought = true;

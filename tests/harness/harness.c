@@ -87,6 +87,7 @@ int harness_setup(void **state)
     h->store = harness_format(h, "%s/store", path);
     h->mount = harness_format(h, "%s/mount", path);
     h->log = harness_format(h, "%s/daemon.log", path);
+    h->programs = harness_format(h, "%s/programs", path);
     *state = h;
     return mkdir(h->mount, 0700);
 }
@@ -102,8 +103,19 @@ static void export(const struct harness *h)
 
 static pid_t spawn_daemon(struct harness *h, const char *const *options)
 {
+    /* What scripts that are given as a VMM become; it is seen by no other. */
+    static const char *const played[] = {"FAKE_FIRECRACKER", "FAKE_CLOUD_HYPERVISOR"};
     const char *argv[ARGUMENTS_MAX] = {getenv("HYPEFS"), "mount", "-f", "--store", h->store};
     size_t count = 5;
+    if (access(h->programs, F_OK) == 0) {
+        argv[count++] = "--vmm-read";
+        argv[count++] = h->programs;
+    }
+    for (size_t i = 0; i < array_length(played); i++)
+        if (getenv(played[i])) {
+            argv[count++] = "--vmm-read";
+            argv[count++] = getenv(played[i]);
+        }
     for (size_t i = 0; options && options[i]; i++)
         argv[count++] = options[i];
     argv[count] = h->mount;

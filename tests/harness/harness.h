@@ -32,6 +32,7 @@ struct harness {
     char *store;     /* directory/store, or where a test puts it before a daemon makes it */
     char *mount;     /* directory/mount */
     char *log;       /* what daemons wrote to stderr */
+    char *programs;  /* directory/programs: once it is there, VMMs may read what is in it */
     pid_t daemon;    /* 0: none */
     int daemon_pidfd;
     bool tolerant; /* teardown does not mind how the daemon ends */

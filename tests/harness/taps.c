@@ -13,16 +13,14 @@
 
 enum { TUN_MAJOR = 10, TUN_MINOR = 200, OPEN_TO_ALL = 0666 };
 
-/* A device that everyone may open, as distributions have it. */
+/* A device that everyone may open, as distributions have it. It stays in `base`: what has no name
+ * any more cannot be shown to a VMM that is shut in. */
 static bool open_tun_to_all(const char *base)
 {
     char node[300];
     snprintf(node, sizeof node, "%.280s/tun", base);
-    bool open = mknod(node, S_IFCHR | OPEN_TO_ALL, makedev(TUN_MAJOR, TUN_MINOR)) == 0 &&
-                chmod(node, OPEN_TO_ALL) == 0 &&
-                mount(node, "/dev/net/tun", NULL, MS_BIND, NULL) == 0;
-    unlink(node);
-    return open;
+    return mknod(node, S_IFCHR | OPEN_TO_ALL, makedev(TUN_MAJOR, TUN_MINOR)) == 0 &&
+           chmod(node, OPEN_TO_ALL) == 0 && mount(node, "/dev/net/tun", NULL, MS_BIND, NULL) == 0;
 }
 
 const char *harness_make_taps(const char *base, int count)

@@ -69,7 +69,7 @@ base=$cache/machine.cpio
 "$here/root.sh" "$kernel" "$base"
 put "$build/src/cli/hypefs" bin/hypefs
 put "$build/src/preload/hypefs-readonly.so" libexec/hypefs/hypefs-readonly.so
-put "$build/src/bind/hypefs-bind" libexec/hypefs/hypefs-bind
+put "$build/src/confine/hypefs-vmm" libexec/hypefs/hypefs-vmm
 put "$build/src/guest/hypefs-guest" guest/hypefs-guest
 put "$build/tests/vm/guest/vm_guest" guest/vm_guest
 for file in make-initramfs.sh init hook; do

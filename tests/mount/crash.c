@@ -56,7 +56,7 @@ static bool start(struct harness *h, const char *plan, int *ret_status)
 {
     setenv("HYPEFS_FAULT", plan, 1);
     const char *options[] = {harness_format(h, "--%s", fake_hypervisor()),
-                             harness_format(h, "%s/program", h->directory), NULL};
+                             harness_format(h, "%s/program", h->programs), NULL};
     bool runs = harness_try_mount(h, options, ret_status);
     unsetenv("HYPEFS_FAULT");
     return runs;
@@ -219,10 +219,11 @@ static void check_instance(struct harness *h, const char *parent, const char *id
     assert_true(id[0] != '.');
     const char *state = state_of(h, id);
     bool runs = is_among(state, "running paused");
-    allowed = "instance.json fork.json vmm.log console.log run";
+    allowed = runs ? "instance.json fork.json vmm.log console.log base run"
+                   : "instance.json fork.json vmm.log console.log run";
     list(h, path, check_file);
-    allowed = runs && !fake_is_firecracker() ? "vmm.sock base memory drive-disk0"
-              : runs                         ? "vmm.sock base drive-disk0"
+    allowed = runs && !fake_is_firecracker() ? "vmm.sock memory drive-disk0"
+              : runs                         ? "vmm.sock drive-disk0"
               : strcmp(state, "standby") == 0
                   ? "memory state mailboxes.json drive-disk0 frozen-disk0"
                   : "drive-disk0 frozen-disk0";

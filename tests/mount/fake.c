@@ -22,7 +22,8 @@ char *fake_instance(struct harness *h, const char *id, const char *file)
 
 void fake_tell(struct harness *h, const char *variables)
 {
-    harness_put(harness_format(h, "%s/how", h->directory),
+    mkdir(h->programs, 0700);
+    harness_put(harness_format(h, "%s/how", h->programs),
                 harness_format(h, "export %s\n", variables));
 }
 

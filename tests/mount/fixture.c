@@ -34,7 +34,8 @@ int fixture_setup(void **state)
 
 char *fixture_script(struct harness *h, const char *name, const char *text)
 {
-    char *path = harness_format(h, "%s/%s", h->directory, name);
+    char *path = harness_format(h, "%s/%s", h->programs, name);
+    mkdir(h->programs, 0700);
     harness_put(path, text);
     assert_works(chmod(path, 0700));
     return path;

@@ -81,8 +81,8 @@ static void images_of_later_generations_when_forked_are_sealed_too(void **state)
     commit_fork(h, "f4", "instances/f1");
     harness_put(harness_path(h, "instances/f1/state"), "running");
     assert_only_read(h, harness_store_path(h, "snapshots/live/memory"));
-    assert_only_read(h, harness_store_path(h, "instances/f1/run/base"));
-    assert_only_read(h, harness_store_path(h, "instances/f4/run/base"));
+    assert_only_read(h, harness_store_path(h, "instances/f1/base"));
+    assert_only_read(h, harness_store_path(h, "instances/f4/base"));
     harness_put(harness_path(h, "instances/f1/state"), "standby");
 }
 
@@ -128,7 +128,7 @@ static void vmm_that_has_the_image_open_for_writing_is_refused(void **state)
                                                           "case \"$*\" in *-incoming*) exec 77<> "
                                                           "../../../snapshots/base/memory;; esac\n"
                                                           "exec qemu-system-x86_64 \"$@\"\n"),
-                                           NULL});
+                                           "--confine", "off", NULL});
     /* The file's mode keeps an ordinary user from that, so it is taken away here. */
     assert_works(chmod(harness_store_path(h, "snapshots/base/memory"), 0600));
     harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"n\":1}");

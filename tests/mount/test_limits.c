@@ -150,8 +150,8 @@ static void limit_of_the_vmm_is_named(void **state)
                                             "exec qemu-system-x86_64 \"$@\"\n",
                                             vmms[i].says);
         assert_int_equal(harness_unmount(h), 0);
-        harness_mount(
-            h, (const char *const[]){"--qemu", fixture_script(h, "poor-qemu", script), NULL});
+        harness_mount(h, (const char *const[]){"--qemu", fixture_script(h, "poor-qemu", script),
+                                               "--confine", "off", NULL});
         limit(h->daemon, RLIMIT_AS, (rlim_t)1 << 46, &before);
         assert_refused(h, "running", vmms[i].code, vmms[i].words);
         lift(h->daemon, RLIMIT_AS, &before);

@@ -157,7 +157,7 @@ static void snapshot_that_cannot_be_read_is_left_out_and_named_in_the_log(void *
 static void remount(struct harness *h, const char *qemu)
 {
     assert_int_equal(harness_unmount(h), 0);
-    harness_mount(h, (const char *const[]){"--qemu", qemu, NULL});
+    harness_mount(h, (const char *const[]){"--qemu", qemu, "--confine", "off", NULL});
 }
 
 static void qemu_that_is_missing_is_named(void **state)

@@ -36,7 +36,7 @@ static void stage(struct harness *h, const char *mailbox, const char *timeout_ms
 
 static char *gate(struct harness *h)
 {
-    return harness_format(h, "%s/gate", h->directory);
+    return harness_format(h, "%s/gate", h->programs);
 }
 
 static int setup(void **state)

@@ -21,7 +21,7 @@ static char *draft(struct harness *h, const char *fork, const char *file)
 /* What the guests do; their VMMs start when the test lets them. */
 static void tell(struct harness *h, const char *guest)
 {
-    fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=%s\nread go < '%s/gate'", guest, h->directory));
+    fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=%s\nread go < '%s/gate'", guest, h->programs));
 }
 
 static int setup(void **state)
@@ -31,7 +31,7 @@ static int setup(void **state)
         struct harness *h = *state;
         fake_mount_with(h, "--max-loads", "1");
         fake_publish(h, "mailboxes=m,a", "");
-        assert_works(mkfifo(harness_format(h, "%s/gate", h->directory), 0600));
+        assert_works(mkfifo(harness_format(h, "%s/gate", h->programs), 0600));
         tell(h, "ack");
     }
     return r;
@@ -40,7 +40,7 @@ static int setup(void **state)
 /* The VMM that waits at the gate starts. */
 static void let_one_start(struct harness *h)
 {
-    harness_put(harness_format(h, "%s/gate", h->directory), "go\n");
+    harness_put(harness_format(h, "%s/gate", h->programs), "go\n");
 }
 
 /* A VM has its directory in the store: one of a fork has no name yet. */

@@ -152,7 +152,7 @@ static void store_on_sshfs_is_refused_with_what_it_lacks(void **state)
     /* No network, and no sshd: what sshfs starts in ssh's place is the server itself. */
     fixture_script(h, "ssh", harness_format(h, "#!/bin/sh\nexec %s\n", server));
     assert_shell("bash",
-                 "mkdir $T/far $T/disk && sshfs -o ssh_command=$T/ssh nowhere:$T/far $T/disk && "
+                 "mkdir $T/far $T/disk && sshfs -o ssh_command=$T/programs/ssh nowhere:$T/far $T/disk && "
                  "mkdir $T/disk/store",
                  0);
     struct harness_result result =

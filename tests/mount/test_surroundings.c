@@ -67,9 +67,17 @@ struct start {
 /* The process that was started: in the foreground that is the daemon. */
 static pid_t start(struct harness *h, bool foreground, const char *qemu)
 {
-    const char *argv[] = {
-        getenv("HYPEFS"),         "mount", "--qemu", qemu, "--store", h->store, h->mount,
-        foreground ? "-f" : NULL, NULL};
+    const char *argv[] = {getenv("HYPEFS"),
+                          "mount",
+                          "--confine",
+                          "off",
+                          "--qemu",
+                          qemu,
+                          "--store",
+                          h->store,
+                          h->mount,
+                          foreground ? "-f" : NULL,
+                          NULL};
     const char *pipe_path = harness_format(h, "%s/pipe", h->directory);
     fflush(NULL);
     pid_t pid = fork();

@@ -18,7 +18,7 @@ BEGIN {
     may["util"] = "util"
     may["mailbox"] = "util mailbox"
     may["guest"] = "guest"
-    may["bind"] = "util"
+    may["confine"] = "confine"
     may["hypervisor"] = "util mailbox hypervisor"
     may["store"] = "util mailbox store"
     may["instance"] = "util mailbox hypervisor store instance"

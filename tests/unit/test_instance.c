@@ -29,9 +29,9 @@ static struct instance *made(struct world *world, const char *id)
 
 static void instance_when_created_is_there_whole(void **state)
 {
-    static const char *const members[] = {"id",         "state",    "hypervisor",   "pid",
-                                          "created_at", "source",   "memory_bytes", "config",
-                                          "pause_ms",   "switched", "exit"};
+    static const char *const members[] = {"id",          "state",      "hypervisor", "pid",
+                                          "confinement", "created_at", "source",     "memory_bytes",
+                                          "config",      "pause_ms",   "switched",   "exit"};
     struct world *world = *state;
     size_t count = 0;
     struct instance *instance = made(world, "web-1");

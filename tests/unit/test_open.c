@@ -202,19 +202,18 @@ static void vmm_when_it_cannot_be_described_is_not_put_on_record(void **state)
 static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 {
     static const char *const states[] = {"created", "running", "standby", "stopped"};
-    static const char *const files[] = {"memory", "state", "mailboxes.json", "base"};
+    static const char *const files[] = {"run/memory", "run/state", "run/mailboxes.json", "base"};
     struct world *world = *state;
     for (size_t i = 0; i < array_length(states); i++) {
         leave(world, states[i], states[i], "null");
         for (size_t j = 0; j < array_length(files); j++)
-            world_write_text(world_path(world, "store/instances/%s/run/%s", states[i], files[j]),
-                             "x");
+            world_write_text(world_path(world, "store/instances/%s/%s", states[i], files[j]), "x");
     }
     open_world(world);
     for (size_t i = 0; i < array_length(states); i++) {
         bool saved = strcmp(states[i], "standby") == 0;
         for (size_t j = 0; j < array_length(files); j++)
-            if (world_has(world_path(world, "store/instances/%s/run/%s", states[i], files[j])) !=
+            if (world_has(world_path(world, "store/instances/%s/%s", states[i], files[j])) !=
                 (saved && j < 3))
                 fail_msg("%s of %s", files[j], states[i]);
     }
@@ -223,9 +222,9 @@ static void memory_when_no_vmm_runs_and_none_was_saved_is_dropped(void **state)
 /* It never ran: its memory is what counts. */
 static void assert_stands_by(struct world *world)
 {
-    static const char *const files[] = {"memory", "state", "base"};
+    static const char *const files[] = {"run/memory", "run/state", "base"};
     for (size_t i = 0; i < array_length(files); i++)
-        world_write_text(world_path(world, "store/instances/web-1/run/%s", files[i]), "x");
+        world_write_text(world_path(world, "store/instances/web-1/%s", files[i]), "x");
     for (int starts = 0; starts < 2; starts++) {
         open_world(world);
         struct instance *instance = instances_find(&world->instances, "web-1");
@@ -233,7 +232,7 @@ static void assert_stands_by(struct world *world)
         assert_false(instance->exit.ended);
         instance_unref(instance);
         for (size_t i = 0; i < array_length(files); i++)
-            assert_int_equal(world_has(world_path(world, "store/instances/web-1/run/%s", files[i])),
+            assert_int_equal(world_has(world_path(world, "store/instances/web-1/%s", files[i])),
                              i < 2);
         assert_false(world_has(world_path(world, "store/instances/web-1/restoring")));
         world_close(world);

@@ -26,16 +26,17 @@ static char *arguments_of(const struct machine *machine, const struct program *p
                                .qmp_fd = 7,
                                .tap_fd = -1};
     struct error err = {0};
-    char **arguments = NULL, *text = strdup("\n");
+    struct arguments arguments = {0};
+    char *text = strdup("\n");
     if (qemu_arguments_create(machine, &start, &arguments, &err) < 0)
         fail_msg("%s", err.text);
-    for (size_t i = 0; arguments[i]; i++) {
+    for (size_t i = 0; i < arguments.count; i++) {
         char *longer = NULL;
-        assert_true(asprintf(&longer, "%s%s\n", text, arguments[i]) > 0);
+        assert_true(asprintf(&longer, "%s%s\n", text, arguments.items[i]) > 0);
         free(text);
         text = longer;
     }
-    qemu_arguments_destroy(arguments);
+    arguments_finish(&arguments);
     return text;
 }
 
@@ -174,7 +175,7 @@ static void tap_that_is_not_taken_is_refused(void **state)
     struct machine machine = small_machine();
     struct qemu_start start = {.program = &plain, .type = "microvm", .memory = "memory"};
     struct error err = {0};
-    char **arguments = NULL;
+    struct arguments arguments = {0};
 
     (void)state;
     machine.network = NETWORK_TAP;
@@ -298,7 +299,7 @@ static void assert_restore_fails(const struct machine_disk *disk, int code, cons
         .program = &plain, .type = "microvm", .memory = "memory", .restore = true};
     struct machine_disk copy = *disk;
     struct error err = {0};
-    char **arguments = NULL;
+    struct arguments arguments = {0};
     machine.disks = &copy;
     machine.disk_count = 1;
     assert_int_equal(qemu_arguments_create(&machine, &start, &arguments, &err), -code);
@@ -355,11 +356,11 @@ static void disk_that_is_not_taken_is_refused(void **state)
         machine.disk_count = 1;
         struct qemu_start start = {.program = &plain, .type = "microvm", .memory = "memory"};
         struct error err = {0};
-        char **arguments = NULL;
+        struct arguments arguments = {0};
         if (qemu_arguments_create(&machine, &start, &arguments, &err) != -cases[i].code)
             fail_msg("%s: %d %s", cases[i].name, err.code, err.text);
         assert_true(cases[i].code == 0 || strstr(err.text, path));
-        qemu_arguments_destroy(arguments);
+        arguments_finish(&arguments);
     }
 }
 

@@ -320,7 +320,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
         world_write_text(world_path(world, "store/instances/fork-%d/fork.json", i),
                          "{\"version\":1,\"options\":\"{}\",\"result\":{}}");
     auto_free char *memory = strdup(world_path(world, "store/snapshots/base/memory"));
-    assert_int_equal(link(memory, world_path(world, "store/instances/fork-1/run/base")), 0);
+    assert_int_equal(link(memory, world_path(world, "store/instances/fork-1/base")), 0);
     open_world(world);
     assert_string_equal(world->complaints, "");
     base = snapshots_find(&world->snapshots, "base");

@@ -67,7 +67,7 @@ struct vmm_context fixture_context(struct fixture *fixture, const char *name, co
     return (struct vmm_context){.binary = binary,
                                 .programs = fixture->programs,
                                 .directory_fd = fd,
-                                .log_fd = fd,
+                                .entry_fd = fd,
                                 .cancel_fd = -1};
 }
 

@@ -59,8 +59,8 @@ static struct held hold(struct harness *h, const char *id)
     pid_t pid = vm_pid(h, id);
     held.context.directory_fd =
         open(harness_store_path(h, "instances/%s/run", id), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    held.image_fd = open(harness_store_path(h, "instances/%s/run/base", id), O_RDONLY | O_CLOEXEC);
-    held.context.log_fd = held.context.directory_fd;
+    held.image_fd = open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
+    held.context.entry_fd = held.context.directory_fd;
     assert_true(held.context.directory_fd >= 0 && held.image_fd >= 0);
     MUST(vmm_create(hypervisor_find(vm_vmm()), pid, pidfd_open(pid, 0), &held.vmm, &err));
     MUST(vmm_pause(&held.context, held.vmm, &err));
@@ -146,7 +146,7 @@ void vm_assert_image(struct harness *h, const char *id, const char *path)
     char *live = harness_alloc(h, CHUNK), *saved = harness_alloc(h, CHUNK);
     pid_t pid = vm_pid(h, id);
     auto_close int image =
-        open(harness_store_path(h, "instances/%s/run/base", id), O_RDONLY | O_CLOEXEC);
+        open(harness_store_path(h, "instances/%s/base", id), O_RDONLY | O_CLOEXEC);
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
     auto_close int process = -1;
     assert_true(image >= 0 && fd >= 0);

@@ -100,7 +100,7 @@ static void walk_standby(struct harness *h, const char *id)
     assert_string_equal(vm_info(h, id, "pid"), "null");
     assert_string_equal(vm_info(h, id, "exit"), "null");
     assert_int_equal(access(in(h, id, "mailboxes/first.v1"), F_OK), 0);
-    assert_int_equal(access(harness_store_path(h, "instances/%s/run/base", id), F_OK), -1);
+    assert_int_equal(access(harness_store_path(h, "instances/%s/base", id), F_OK), -1);
     assert_int_equal(vm_change(h, id, "standby"), 0);
     assert_int_equal(vm_change(h, id, "paused"), EINVAL);
     change(h, id, "running");

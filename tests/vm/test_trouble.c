@@ -20,7 +20,9 @@ static int make_template(void **state)
 
 static void mount_with_qemu(struct harness *h, const char *qemu)
 {
-    harness_mount(h, (const char *const[]){"--qemu", qemu, NULL});
+    const bool is_script = strchr(qemu, '/'); /* it says elsewhere what it has done */
+    harness_mount(
+        h, (const char *const[]){"--qemu", qemu, "--confine", is_script ? "off" : "strict", NULL});
     vm_stage(h, "new", box, VM_REQUEST("ack", ""));
 }
 

@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: MIT */
+#include "confine/filter.h"
+
+#include <errno.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <stddef.h>
+#include <sys/ioctl.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#if defined __x86_64__
+enum { ARCHITECTURE = AUDIT_ARCH_X86_64, FOREIGN_CALLS = 0x40000000 /* those of x32 */ };
+#elif defined __aarch64__
+enum { ARCHITECTURE = AUDIT_ARCH_AARCH64, FOREIGN_CALLS = 0x40000000 };
+#else
+#error "hypefs-vmm does not know this processor's system calls"
+#endif
+
+#define NAMESPACES                                                                                 \
+    (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |  \
+     CLONE_NEWNET)
+
+/* Refused with EPERM. */
+static const int refused[] = {
+    /* namespaces and mounts */
+    SYS_unshare,
+    SYS_setns,
+    SYS_mount,
+    SYS_umount2,
+    SYS_pivot_root,
+    SYS_chroot,
+    SYS_open_tree,
+    SYS_move_mount,
+    SYS_fsopen,
+    SYS_fsconfig,
+    SYS_fsmount,
+    SYS_fspick,
+    SYS_mount_setattr,
+    /* other processes */
+    SYS_ptrace,
+    SYS_process_vm_readv,
+    SYS_process_vm_writev,
+    SYS_pidfd_getfd,
+    SYS_kcmp,
+    SYS_process_madvise,
+    /* keys, programs and counters in the kernel */
+    SYS_add_key,
+    SYS_request_key,
+    SYS_keyctl,
+    SYS_bpf,
+    SYS_perf_event_open,
+    SYS_userfaultfd,
+    SYS_fanotify_init,
+    SYS_open_by_handle_at,
+    SYS_name_to_handle_at,
+    /* the host as a whole */
+    SYS_init_module,
+    SYS_finit_module,
+    SYS_delete_module,
+    SYS_kexec_load,
+    SYS_kexec_file_load,
+    SYS_reboot,
+    SYS_swapon,
+    SYS_swapoff,
+    SYS_acct,
+    SYS_quotactl,
+    SYS_quotactl_fd,
+    SYS_syslog,
+    SYS_settimeofday,
+    SYS_clock_settime,
+    SYS_adjtimex,
+    SYS_clock_adjtime,
+    SYS_sethostname,
+    SYS_setdomainname,
+    SYS_vhangup,
+    SYS_nfsservctl,
+    SYS_lookup_dcookie,
+#ifdef __x86_64__
+    SYS_iopl,
+    SYS_ioperm,
+    SYS_modify_ldt,
+    SYS_mknod,
+    SYS_uselib,
+    SYS_ustat,
+    SYS_sysfs,
+    SYS__sysctl,
+#endif
+    SYS_mknodat,
+};
+
+/* As if the kernel did not have them: their callers know another way. io_uring does what the filter
+ * would refuse; the flags of clone3 lie in memory, where no filter sees them. */
+static const int unknown[] = {SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
+                              SYS_io_uring_register};
+
+enum { COUNT_MAX = 256 };
+
+static struct sock_filter program[COUNT_MAX];
+static unsigned short count;
+
+static void add(unsigned short code, unsigned value, unsigned char if_true, unsigned char if_false)
+{
+    program[count++] = (struct sock_filter){code, if_true, if_false, value};
+}
+
+static void load(size_t offset)
+{
+    add(BPF_LD | BPF_W | BPF_ABS, (unsigned)offset, 0, 0);
+}
+
+static void answer(unsigned action)
+{
+    add(BPF_RET | BPF_K, action, 0, 0);
+}
+
+static void refuse_all(const int *calls, size_t size, int code)
+{
+    for (size_t i = 0; i < size; i++) {
+        add(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[i], 0, 1);
+        answer(SECCOMP_RET_ERRNO | (unsigned)code);
+    }
+}
+
+static size_t argument(int index)
+{
+    return offsetof(struct seccomp_data, args) + (size_t)index * sizeof(__u64);
+}
+
+/* The low half of an argument is loaded for what follows, which has `size` instructions and answers
+ * one way or the other. */
+static void begin_call(int call, int index, unsigned char size)
+{
+    add(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)call, 0, (unsigned char)(size + 1));
+    load(argument(index));
+}
+
+static void add_clone(void)
+{
+    begin_call(SYS_clone, 0, 3);
+    add(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* Others have parts of the kernel behind them that guests need not reach. */
+static void add_socket(void)
+{
+    begin_call(SYS_socket, 0, 5);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 3, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
+    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* Keys typed at somebody's terminal. */
+static void add_ioctl(void)
+{
+    enum { TIOCLINUX_ = 0x541c };
+    begin_call(SYS_ioctl, 1, 4);
+    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCLINUX_, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+int filter_install(void)
+{
+    load(offsetof(struct seccomp_data, arch));
+    add(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
+    answer(SECCOMP_RET_KILL_PROCESS);
+    load(offsetof(struct seccomp_data, nr));
+    add(BPF_JMP | BPF_JGE | BPF_K, FOREIGN_CALLS, 0, 1);
+    answer(SECCOMP_RET_ERRNO | ENOSYS);
+    add_ioctl(); /* first: KVM's are many */
+    refuse_all(refused, sizeof refused / sizeof *refused, EPERM);
+    refuse_all(unknown, sizeof unknown / sizeof *unknown, ENOSYS);
+    add_clone();
+    add_socket();
+    answer(SECCOMP_RET_ALLOW);
+    const struct sock_fprog whole = {count, program};
+    return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole);
+}

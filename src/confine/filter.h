@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT */
+/* filter: which system calls are refused to a VMM: those that reach into the kernel where a VMM has
+ * nothing to do. It is a list of what is refused, and not of what is allowed, because each VMM has
+ * its own. For the program hypefs-vmm. */
+#ifndef HYPEFS_CONFINE_FILTER_H
+#define HYPEFS_CONFINE_FILTER_H
+
+/* For this thread, and whatever it runs, for ever; it has no_new_privs. -1 and errno. */
+int filter_install(void);
+
+#endif

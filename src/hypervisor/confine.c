@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: MIT */
+#include "hypervisor/confine.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "hypervisor/disks.h"
+#include "hypervisor/drives.h"
+#include "hypervisor/vmm_process.h"
+#include "util/cleanup.h"
+#include "util/json.h"
+#include "util/libexec.h"
+#include "util/process.h"
+
+enum { CHECK_MS = 10000, CHECK_OUTPUT_MAX = 1024 };
+
+void confine_add(struct arguments *arguments, const char *option, const char *path)
+{
+    arguments_add(arguments, option);
+    arguments_add(arguments, path);
+}
+
+void confine_add_at(struct arguments *arguments, const char *option, const char *path,
+                    const char *file)
+{
+    confine_add(arguments, option, path);
+    arguments_add(arguments, file);
+}
+
+static bool is_block_device(const char *path)
+{
+    struct stat st;
+    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
+}
+
+static void add_readonly(struct arguments *arguments, const char *path)
+{
+    if (access(path, F_OK) == 0) /* else its VMM says so */
+        confine_add(arguments, is_block_device(path) ? "--dev" : "--ro", path);
+}
+
+/* The user's file, and the overlays over it in the directory where the VMM works. */
+static void add_chain(struct arguments *arguments, const struct machine_disk *disk, size_t index)
+{
+    char name[DISK_NAME_SIZE];
+    const unsigned top = disk_top(disk);
+    if (disk->readonly || top > 0)
+        add_readonly(arguments, disk->path);
+    else if (access(disk->path, F_OK) == 0)
+        confine_add(arguments, "--rw", disk->path);
+    for (unsigned layer = 1; layer < top; layer++) {
+        disk_layer_name(index, layer, name);
+        confine_add(arguments, "--ro", name);
+    }
+}
+
+/* A state that another tool has saved names the user's path, where the VM is to find its copy. */
+static void add_drive(struct arguments *arguments, const struct vmm_context *context,
+                      const struct machine_disk *disk, bool loads)
+{
+    char copy[DISK_COPY_SIZE];
+    const char *path = disk->saved_path ? disk->saved_path : disk->path;
+    disk_drive_name(disk, copy);
+    if (disk->readonly && disk->saved_path)
+        confine_add_at(arguments, "--ro-at", path, disk->path);
+    else if (disk->readonly)
+        add_readonly(arguments, path);
+    else if (!loads && drive_is_users(context, disk) && access(path, F_OK) == 0)
+        confine_add(arguments, "--rw", path);
+    else if (loads && disk->frozen && (disk->saved_path || access(path, F_OK) == 0))
+        confine_add_at(arguments, "--rw-at", path, copy);
+}
+
+/* Programs of the system are there; of others also what is installed with them. */
+static void add_program(struct arguments *arguments, const char *program)
+{
+    static const char *const beside[] = {"lib", "lib64", "libexec", "share"};
+    char real[PATH_MAX], path[PATH_MAX + 16];
+    if (!realpath(program, real) || strncmp(real, "/usr/", 5) == 0)
+        return;
+    confine_add(arguments, "--ro", real);
+    if (strcmp(real, program) != 0)
+        confine_add_at(arguments, "--ro-at", program, real);
+    char *bin = strstr(real, "/bin/");
+    if (!bin || strchr(bin + 5, '/'))
+        return;
+    *bin = 0;
+    for (size_t i = 0; i < array_length(beside); i++) {
+        snprintf(path, sizeof path, "%s/%s", real, beside[i]);
+        if (access(path, F_OK) == 0)
+            confine_add(arguments, "--ro", path);
+    }
+}
+
+static void add_logs(struct arguments *arguments, const struct vmm_context *context)
+{
+    static const char *const names[] = {VMM_CONSOLE_NAME, VMM_LOG_NAME};
+    char path[VMM_LOG_PATH_SIZE];
+    for (size_t i = 0; i < array_length(names); i++) {
+        vmm_log_path(context, names[i], path);
+        if (path[0] == '.')
+            confine_add(arguments, "--rw", path);
+    }
+}
+
+static void add_image(struct arguments *arguments, const char *image)
+{
+    static const char *const names[] = {"memory", "state"};
+    for (size_t i = 0; i < array_length(names); i++) {
+        arguments_add(arguments, "--ro");
+        arguments_add_format(arguments, "%s/%s", image, names[i]);
+    }
+}
+
+void confine_begin(struct arguments *ret, const struct vmm_context *context,
+                   const struct machine *machine, const char *image, const char *program)
+{
+    *ret = (struct arguments){0};
+    add_program(ret, program);
+    for (size_t i = 0; i < context->confine->readable_count; i++)
+        confine_add(ret, "--ro", context->confine->readable[i]);
+    add_logs(ret, context);
+    if (image)
+        add_image(ret, image);
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (machine->hypervisor->copies_disks)
+            add_drive(ret, context, &machine->disks[i], image != NULL);
+        else
+            add_chain(ret, &machine->disks[i], i);
+    if (machine->kernel)
+        add_readonly(ret, machine->kernel);
+    if (machine->initrd)
+        add_readonly(ret, machine->initrd);
+    if (machine->network != NETWORK_NONE)
+        arguments_add(ret, "--net");
+}
+
+int vmm_confine_find(struct vmm_confine *ret, struct error *err)
+{
+    auto_free char *said = NULL;
+    int r = libexec_find("confine", "hypefs-vmm", ret->program, err);
+    if (r < 0)
+        return r;
+    const char *const arguments[] = {ret->program, "--check", NULL};
+    return process_output(-1, arguments, CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
+}
+
+/* ---- what is in force ---- */
+
+static const char *const namespace_names[] = {"user", "mnt", "pid", "ipc", "uts", "net"};
+enum { NS_USER, NS_MOUNT, NS_PID, NAMESPACES = array_length(namespace_names) };
+
+/* Is it in another than the daemon? */
+static bool has_namespace(pid_t pid, const char *name)
+{
+    char own[48], its[48];
+    struct stat ours, theirs;
+    snprintf(own, sizeof own, "/proc/self/ns/%s", name);
+    snprintf(its, sizeof its, "/proc/%d/ns/%s", (int)pid, name);
+    return stat(own, &ours) == 0 && stat(its, &theirs) == 0 && ours.st_ino != theirs.st_ino;
+}
+
+struct status {
+    unsigned uid, seccomp;
+    unsigned long long capabilities;
+};
+
+static bool read_status(pid_t pid, struct status *ret)
+{
+    char path[48], line[256];
+    snprintf(path, sizeof path, "/proc/%d/status", (int)pid);
+    auto_fclose FILE *file = fopen(path, "re");
+    int found = 0;
+    while (file && fgets(line, sizeof line, file))
+        found += sscanf(line, "Uid: %u", &ret->uid) == 1 ||
+                 sscanf(line, "CapEff: %llx", &ret->capabilities) == 1 ||
+                 sscanf(line, "Seccomp: %u", &ret->seccomp) == 1;
+    return found == 3;
+}
+
+/* Root's own files are root's in every namespace. */
+static const char *level_of(const struct status *status, const bool *namespaces)
+{
+    const bool walls = namespaces[NS_USER] && namespaces[NS_MOUNT] && namespaces[NS_PID] &&
+                       status->seccomp && !status->capabilities;
+    return walls && status->uid != 0 ? "full" : walls ? "partial" : "none";
+}
+
+cJSON *vmm_describe_confinement(pid_t pid)
+{
+    struct status status = {0};
+    bool namespaces[NAMESPACES];
+    if (!read_status(pid, &status))
+        return cJSON_CreateNull();
+    cJSON *json = cJSON_CreateObject();
+    json_add_number(json, "uid", status.uid);
+    cJSON *names = json_add_array(json, "namespaces");
+    for (size_t i = 0; i < NAMESPACES; i++) {
+        namespaces[i] = has_namespace(pid, namespace_names[i]);
+        if (namespaces[i])
+            json_append(names, cJSON_CreateString(i == NS_MOUNT ? "mount" : namespace_names[i]));
+    }
+    json_add_bool(json, "seccomp", status.seccomp != 0);
+    json_add_string(json, "capabilities", status.capabilities ? "some" : "none");
+    json_add_string(json, "level", level_of(&status, namespaces));
+    return json;
+}
