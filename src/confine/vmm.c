@@ -59,24 +59,25 @@ struct place {
     const char *source; /* what lies there; NULL: the same path */
     enum access access;
     bool optional; /* not every host has it */
+    bool as_link;  /* where it is a link, it is one inside, too */
     int tree;      /* what lies there, detached */
 };
 
 static const struct place system_places[] = {
     {"/usr", .optional = true},
-    {"/bin", .optional = true},
-    {"/sbin", .optional = true},
-    {"/lib", .optional = true},
-    {"/lib32", .optional = true},
-    {"/lib64", .optional = true},
-    {"/libx32", .optional = true},
+    {"/bin", .optional = true, .as_link = true},
+    {"/sbin", .optional = true, .as_link = true},
+    {"/lib", .optional = true, .as_link = true},
+    {"/lib32", .optional = true, .as_link = true},
+    {"/lib64", .optional = true, .as_link = true},
+    {"/libx32", .optional = true, .as_link = true},
     {"/nix/store", .optional = true},
     {"/gnu/store", .optional = true},
     {"/etc/alternatives", .optional = true},
     {"/etc/ld.so.cache", .optional = true},
     {"/etc/ld.so.conf", .optional = true},
     {"/etc/ld.so.conf.d", .optional = true},
-    {"/etc/localtime", .optional = true},
+    {"/etc/localtime", .optional = true, .as_link = true},
     {"/sys/devices/system/cpu", .optional = true},
     {"/sys/devices/system/node", .optional = true},
     {"/sys/kernel/mm/transparent_hugepage", .optional = true},
@@ -188,7 +189,7 @@ static void open_tree_of(struct place *place)
     const char *source = place->source ? place->source : place->path;
     struct mount_attr attributes = {.attr_set = MOUNT_ATTR_NOSUID};
     struct stat st;
-    if (lstat(source, &st) == 0 && S_ISLNK(st.st_mode) && place->optional)
+    if (lstat(source, &st) == 0 && S_ISLNK(st.st_mode) && place->as_link)
         return; /* it is made anew */
     place->tree = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
     if (place->tree < 0 && errno == ENOENT && place->optional)
@@ -305,8 +306,8 @@ static void change_root(void)
             fail(CANNOT_CONFINE, "cannot leave the host's /");
         return;
     }
-    if (errno != EINVAL || rmdir(old) < 0 || mount(scratch, "/", NULL, MS_MOVE, NULL) < 0 ||
-        chroot(scratch) < 0)
+    if (errno != EINVAL || rmdir(old) < 0 || chdir(scratch) < 0 ||
+        mount(".", "/", NULL, MS_MOVE, NULL) < 0 || chroot(".") < 0)
         fail(CANNOT_CONFINE, "cannot replace /");
 }
 

@@ -13,6 +13,7 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/process.h"
 
 enum { UNSEEN_WAIT_MS = 30000 }; /* who may wait for longer is shown meanwhile */
@@ -108,13 +109,14 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
 {
     const struct snapshot *snapshot = fork->snapshot;
     struct stat st;
-    auto_close int fd = openat(snapshot->image->directory_fd, "memory",
-                               O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
-        return error_io(err, errno, "the memory image of %s cannot be opened", fork->source_name);
-    if (!S_ISREG(st.st_mode))
-        return error_set(err, EIO, "the memory image of %s is not a regular file",
-                         fork->source_name);
+    char what[STORE_ID_MAX + 48];
+    auto_close int fd = -1;
+    snprintf(what, sizeof what, "the memory image of %s", fork->source_name);
+    int r = plain_file_open(snapshot->image->directory_fd, "memory", O_RDONLY, what, &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &st) < 0)
+        return error_io(err, errno, "%s", what);
     if ((uint64_t)st.st_size != snapshot->memory_bytes)
         return error_set(err, EIO,
                          "the memory image of %s has %jd bytes, not the %" PRIu64

@@ -10,6 +10,7 @@
 
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/text_file.h"
 
 enum {
@@ -43,9 +44,11 @@ char *cloud_hypervisor_state_print(const struct cloud_hypervisor_state *state)
 static int read_text(int directory_fd, const char *path, char **ret, size_t *ret_size,
                      struct error *err)
 {
-    auto_close int fd =
-        openat(directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY);
-    int r = fd < 0 ? -errno : text_file_read(fd, STATE_TEXT_MAX, ret, ret_size);
+    auto_close int fd = -1;
+    int r = plain_file_open(directory_fd, path, O_RDONLY, path, &fd, err);
+    if (r < 0)
+        return r;
+    r = text_file_read(fd, STATE_TEXT_MAX, ret, ret_size);
     return r < 0 ? error_io(err, -r, "%s cannot be read", path) : 0;
 }
 

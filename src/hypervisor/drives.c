@@ -13,6 +13,7 @@
 #include "hypervisor/opened.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
+#include "util/plain_file.h"
 #include "util/sparse.h"
 
 enum { NAME_SIZE = 96 };
@@ -49,11 +50,9 @@ static int copy(const struct vmm_context *context, const char *what, int from, c
 static int copy_file(const struct vmm_context *context, const char *what, const char *from_path,
                      const char *to_path, struct error *err)
 {
-    auto_close int from = openat(context->directory_fd, from_path,
-                                 O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | O_NOFOLLOW);
-    if (from < 0)
-        return error_io(err, errno, "%s cannot be opened", what);
-    return copy(context, what, from, to_path, err);
+    auto_close int from = -1;
+    int r = plain_file_open(context->directory_fd, from_path, O_RDONLY, what, &from, err);
+    return r == 0 ? copy(context, what, from, to_path, err) : r;
 }
 
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,

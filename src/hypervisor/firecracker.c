@@ -21,6 +21,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/process.h"
 #include "util/unix_socket.h"
 
@@ -367,9 +368,11 @@ static int check_format(const struct vmm_context *context, const char *image,
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, state_name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd =
-        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    ssize_t got = fd >= 0 ? pread(fd, bytes, sizeof bytes, 0) : -1;
+    auto_close int fd = -1;
+    int r = plain_file_open(context->directory_fd, path, O_RDONLY, path, &fd, err);
+    if (r < 0)
+        return r;
+    ssize_t got = pread(fd, bytes, sizeof bytes, 0);
     if (got < 0)
         return error_io(err, errno, "%s cannot be read", path);
     if (!firecracker_head_read(bytes, (size_t)got, &head) ||

@@ -16,6 +16,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/sparse.h"
 
 enum { PATH_SIZE = 128, MIB = 1024 * 1024 };
@@ -82,9 +83,10 @@ static int check_room(const struct vmm_context *context, uint64_t needed, struct
 /* Firecracker writes what is zeros, too. */
 static int dig_holes(const struct vmm_context *context, const char *memory, struct error *err)
 {
-    auto_close int fd = openat(context->directory_fd, memory, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    if (fd < 0)
-        return error_errno(err, errno, "Firecracker has written no %s", memory);
+    auto_close int fd = -1;
+    int r = plain_file_open(context->directory_fd, memory, O_RDWR, memory, &fd, err);
+    if (r < 0)
+        return r;
     return sparse_dig(fd, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
 }
 

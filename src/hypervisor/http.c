@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "util/cleanup.h"
+#include "util/unix_socket.h"
 #include "util/process.h"
 
 enum { SOCKET_PATH_SIZE = 108, URL_SIZE = 256, END_MS = 200, POLL_SLICE_MS = 60 * 60 * 1000 };
@@ -32,6 +33,7 @@ void http_close(void)
 
 /* A request under way. */
 struct call {
+    int socket_fd; /* a place */
     const struct http_request *request;
     CURL *easy;
     CURLM *multi;
@@ -51,6 +53,7 @@ static void finish(struct call *call)
     curl_multi_cleanup(call->multi);
     curl_slist_free_all(call->headers);
     free(call->reply.body);
+    cleanup_close(&call->socket_fd);
 }
 
 /* libcurl's callback: what it does not get all of, it reports as a failure. */
@@ -94,8 +97,7 @@ static bool set_up(struct call *call)
     const struct http_request *request = call->request;
     char path[SOCKET_PATH_SIZE], url[URL_SIZE];
     CURL *easy = call->easy;
-    int path_size =
-        snprintf(path, sizeof path, "/proc/self/fd/%d/%s", request->directory_fd, request->socket);
+    snprintf(path, sizeof path, "/proc/self/fd/%d", call->socket_fd);
     int url_size = snprintf(url, sizeof url, "http://localhost%s", request->path);
     static const char *const headers[] = {"Accept: application/json",
                                           "Expect:", "Content-Type: application/json"};
@@ -105,7 +107,7 @@ static bool set_up(struct call *call)
             return false;
         call->headers = longer;
     }
-    return path_size < (int)sizeof path && url_size < (int)sizeof url &&
+    return url_size < (int)sizeof url &&
            curl_easy_setopt(easy, CURLOPT_UNIX_SOCKET_PATH, path) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK &&
            curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK &&
@@ -178,6 +180,12 @@ static const struct {
     {CURLE_WEIRD_SERVER_REPLY, false, "answers with something that is not HTTP"},
 };
 
+static int not_listening(const struct call *call, struct error *err)
+{
+    return error_set(err, ECONNREFUSED, "%s does not listen at its socket %s", call->request->peer,
+                     call->request->socket);
+}
+
 static int explain(const struct call *call, const struct process_limits *limits, CURLcode code,
                    struct error *err)
 {
@@ -192,8 +200,7 @@ static int explain(const struct call *call, const struct process_limits *limits,
     if (call->no_memory || code == CURLE_OUT_OF_MEMORY)
         return error_set(err, ENOMEM, "no memory for the answer of %s", peer);
     if (code == CURLE_COULDNT_CONNECT)
-        return error_set(err, ECONNREFUSED, "%s does not listen at its socket %s", peer,
-                         call->request->socket);
+        return not_listening(call, err);
     for (size_t i = 0; i < array_length(failures); i++) {
         if (failures[i].code != code)
             continue;
@@ -209,9 +216,15 @@ static int run(struct call *call, const struct process_limits *limits, struct er
 {
     CURLcode code = CURLE_OK;
     long status = 0;
+    const struct http_request *request = call->request;
+    int r = unix_socket_find(request->directory_fd, request->socket, &call->socket_fd, err);
+    if (r == -ENOENT)
+        return not_listening(call, err);
+    if (r < 0)
+        return r;
     if (!call->easy || !call->multi || !set_up(call))
-        return error_set(err, ENOMEM, "no memory for a request to %s", call->request->peer);
-    int r = perform(call, limits, &code, err);
+        return error_set(err, ENOMEM, "no memory for a request to %s", request->peer);
+    r = perform(call, limits, &code, err);
     if (r < 0)
         return r;
     if (code == CURLE_OK && !call->whole_header)
@@ -232,7 +245,8 @@ static int run(struct call *call, const struct process_limits *limits, struct er
 int http_call(const struct http_request *request, const struct process_limits *limits,
               struct http_reply *ret, struct error *err)
 {
-    struct call call = {.request = request, .easy = curl_easy_init(), .multi = curl_multi_init()};
+    struct call call = {
+        .request = request, .socket_fd = -1, .easy = curl_easy_init(), .multi = curl_multi_init()};
     int r = run(&call, limits, err);
     if (r == 0) {
         *ret = call.reply;

@@ -19,6 +19,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
+#include "util/plain_file.h"
 
 static const struct hypervisor *const backends[HYPERVISORS] = {
     &qemu_hypervisor, &firecracker_hypervisor, &cloud_hypervisor_hypervisor};
@@ -140,23 +141,23 @@ int vmm_boot(const struct vmm_context *context, struct machine *machine, struct 
 }
 
 /* One file of an image. VMMs get it by its path, so links and what else is no file are kept from
- * them here. Texts name whose it is, which is the last part of the image's path: a snapshot's, or
- * that of an instance, which lies beside where the VMM works. */
+ * them here. Texts name whose it is: the snapshot's, by the last part of the image's path, or the
+ * instance's own. */
 static int check_file(const struct vmm_context *context, const char *image, const char *name,
                       const char *what, struct stat *ret, struct error *err)
 {
-    const char *slash = strrchr(image, '/'), *id = slash ? slash + 1 : image;
-    const char *of = slash && slash - image == 2 ? "instance" : "snapshot"; /* "../ID" */
-    auto_free char *path = NULL;
-    if (asprintf(&path, "%s/%s", image, name) < 0)
+    const bool own = strcmp(image, ".") == 0;
+    const char *slash = strrchr(image, '/');
+    auto_free char *path = NULL, *words = NULL;
+    auto_close int fd = -1;
+    if (asprintf(&path, "%s/%s", image, name) < 0 ||
+        asprintf(&words, "the %s of the %s %s", what, own ? "instance" : "snapshot",
+                 own && context->id ? context->id
+                 : slash            ? slash + 1
+                                    : image) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd =
-        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 || fstat(fd, ret) < 0)
-        return error_io(err, errno, "the %s of the %s %s cannot be opened", what, of, id);
-    if (!S_ISREG(ret->st_mode))
-        return error_set(err, EIO, "the %s of the %s %s is not a regular file", what, of, id);
-    return 0;
+    int r = plain_file_open(context->directory_fd, path, O_RDONLY, words, &fd, err);
+    return r == 0 && fstat(fd, ret) < 0 ? error_io(err, errno, "%s", words) : r;
 }
 
 /* What a machine that was saved in its firmware boots from. */

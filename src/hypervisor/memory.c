@@ -13,6 +13,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
+#include "util/plain_file.h"
 #include "util/sparse.h"
 
 enum { PATH_SIZE = 128 };
@@ -46,11 +47,10 @@ int memory_reach(const struct vmm_context *context, struct vmm *vmm, const char 
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, own_name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd =
-        openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return error_io(err, errno, "%s cannot be opened", path);
-    int r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
+    auto_close int fd = -1;
+    int r = plain_file_open(context->directory_fd, path, O_RDONLY, path, &fd, err);
+    if (r == 0)
+        r = guest_memory_open_process(vmm->pid, &vmm->memory_fd, err);
     if (r == 0)
         r = guest_memory_create(vmm->pid, vmm->memory_fd, fd, &vmm->memory, err);
     return vmm_ended(vmm, r, err);
@@ -76,11 +76,12 @@ int memory_open(const struct vmm_context *context, const struct vmm *vmm,
                 const struct vmm_save *save, int *ret, struct error *err)
 {
     const char *name = save->loaded ? base_name : own_name;
-    auto_close int fd = openat(save->loaded ? context->entry_fd : context->directory_fd, name,
-                               O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0)
-        return error_io(err, errno, "the VM's memory file %s", name);
-    int r = vmm_ended(vmm, guest_memory_check(vmm->pid, fd, err), err);
+    auto_close int fd = -1;
+    int r = plain_file_open(save->loaded ? context->entry_fd : context->directory_fd, name,
+                            O_RDONLY, "the VM's memory file", &fd, err);
+    if (r < 0)
+        return r;
+    r = vmm_ended(vmm, guest_memory_check(vmm->pid, fd, err), err);
     if (r < 0)
         return error_prefix(err, r, "the file %s in the store is not the memory of the VM", name);
     *ret = steal_fd(&fd);
@@ -116,22 +117,25 @@ static int add_written(const struct vmm_context *context, struct vmm *vmm,
 {
     char path[PATH_SIZE];
     path_of(save, path);
-    auto_close int to = openat(context->directory_fd, path, O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    return to >= 0 ? copy_written(context, vmm, base, to, err)
-                   : error_errno(err, errno, "the copy of the VM's memory");
+    auto_close int to = -1;
+    int r = plain_file_open(context->directory_fd, path, O_RDWR, "the copy of the VM's memory", &to,
+                            err);
+    return r == 0 ? copy_written(context, vmm, base, to, err) : r;
 }
 
-static int link_file(const struct vmm_context *context, const struct vmm_save *save,
+/* The very file that the VM has, whatever is under its name by now. */
+static int link_file(const struct vmm_context *context, const struct vmm_save *save, int from,
                      struct error *err)
 {
-    char path[PATH_SIZE];
+    char path[PATH_SIZE], descriptor[PATH_SIZE];
     path_of(save, path);
+    snprintf(descriptor, sizeof descriptor, "/proc/self/fd/%d", from);
     int r = vmm_remove_old(context, path, err);
-    if (r == 0 && linkat(context->directory_fd, own_name, context->directory_fd, path, 0) < 0)
+    if (r == 0 && linkat(AT_FDCWD, descriptor, context->directory_fd, path, AT_SYMLINK_FOLLOW) < 0)
         r = error_errno(err, errno, "the VM's memory cannot be linked as %s", path);
     fault_point(FAULT_LINKED);
     /* As every image; its VMM has it open already. */
-    if (r == 0 && fchmodat(context->directory_fd, path, 0400, 0) < 0)
+    if (r == 0 && fchmod(from, 0400) < 0)
         r = error_errno(err, errno, "the mode of %s cannot be changed", path);
     return r;
 }
@@ -148,7 +152,7 @@ int memory_save(const struct vmm_context *context, struct vmm *vmm, const struct
     if (is_in_place(save))
         return 0;
     if (save->shared)
-        return link_file(context, save, err);
+        return link_file(context, save, from, err);
     int r = save->prepared ? 0 : copy_file(context, from, save, err);
     return r == 0 && save->loaded ? add_written(context, vmm, save, from, err) : r;
 }

@@ -24,6 +24,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/process.h"
 #include "util/unix_socket.h"
 
@@ -346,13 +347,10 @@ static int open_file(const struct vmm_context *context, const char *directory, c
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", directory, name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    int fd = openat(context->directory_fd, path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0)
-        return error_io(err, errno, "%s cannot be opened", path);
-    if (ret_path)
+    int r = plain_file_open(context->directory_fd, path, O_RDONLY, path, ret, err);
+    if (r == 0 && ret_path)
         *ret_path = steal_pointer(path);
-    *ret = fd;
-    return 0;
+    return r;
 }
 
 static int open_image(const struct vmm_context *context, const char *directory, struct image *ret,

@@ -15,6 +15,7 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 #include "util/process.h"
 
 enum {
@@ -145,40 +146,58 @@ static void describe(const struct machine_disk *disk, size_t index, unsigned num
     ret->format = number == 0 ? disk->format : "qcow2";
 }
 
+/* The user's file may be reached by links; an overlay may be a VMM's. */
+static int open_layer(const struct vmm_context *context, const struct layer *layer, int *ret,
+                      struct error *err)
+{
+    if (layer->name == layer->path)
+        return plain_file_open(context->directory_fd, layer->name, O_RDONLY, layer->name, ret, err);
+    int fd = open(layer->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return error_io(err, errno, "disk %s", layer->name);
+    *ret = fd;
+    return 0;
+}
+
 static int find_size(const struct vmm_context *context, const struct layer *layer, uint64_t *ret,
                      struct error *err)
 {
-    auto_close int fd =
-        openat(context->directory_fd, layer->name, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    auto_close int fd = -1;
     struct stat file;
-    if (fd < 0 || fstat(fd, &file) < 0)
+    int r = open_layer(context, layer, &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &file) < 0)
         return error_io(err, errno, "disk %s", layer->name);
     struct qcow2 qcow2 = {.size = ((uint64_t)file.st_size + SECTOR - 1) / SECTOR * SECTOR};
-    int r = strcmp(layer->format, "qcow2") == 0 ? read_qcow2(fd, layer->name, &qcow2, err) : 0;
+    r = strcmp(layer->format, "qcow2") == 0 ? read_qcow2(fd, layer->name, &qcow2, err) : 0;
     if (r == 0)
         *ret = qcow2.size;
     return r;
 }
 
-/* `-u`: the file below is not opened, which a VM that is still writing to it would not allow. */
+/* It is made where no VMM can put a link in its place. `-u`: the file below is not opened, which a
+ * VM that is still writing to it would not allow. */
 static int create(const struct vmm_context *context, const struct layer *below,
                   const struct layer *layer, uint64_t size, struct error *err)
 {
-    char number[NUMBER_SIZE];
+    char number[NUMBER_SIZE], made[DISK_NAME_SIZE + 8];
     snprintf(number, sizeof number, "%" PRIu64, size);
-    const char *const arguments[] = {img_name,    "create", "-q",        "-f", "qcow2",
-                                     "-u",        "-b",     below->name, "-F", below->format,
-                                     layer->name, number,   NULL};
+    snprintf(made, sizeof made, "%s.tmp", layer->name);
+    const char *const arguments[] = {img_name, "create", "-q",        "-f", "qcow2",
+                                     "-u",     "-b",     below->name, "-F", below->format,
+                                     made,     number,   NULL};
     auto_free char *output = NULL;
-    int r = vmm_remove_old(context, layer->name, err);
-    if (r < 0)
-        return r;
-    r = process_output(context->directory_fd, arguments, IMG_OUTPUT_MAX, IMG_MS, context->cancel_fd,
-                       &output, err);
+    int r = process_output(context->entry_fd, arguments, IMG_OUTPUT_MAX, IMG_MS, context->cancel_fd,
+                           &output, err);
     if (r == -ENOENT)
         return error_set(err, EIO,
                          "qemu-img is not in PATH, and a writable disk needs it: install it (on "
                          "Debian, the package qemu-utils)");
+    if (r == 0 && renameat(context->entry_fd, made, context->directory_fd, layer->name) < 0)
+        r = error_errno(err, errno, "it cannot be moved");
+    if (r < 0)
+        unlinkat(context->entry_fd, made, 0);
     return r < 0 ? error_prefix(err, r, "the overlay %s", layer->name) : 0;
 }
 
@@ -295,9 +314,10 @@ static bool has_next_file(const struct vmm_context *context, const struct machin
     describe(disk, index, disk_top(disk), &below);
     describe(disk, index, disk_top(disk) + 1, &layer);
     size_t size = strlen(below.name);
-    auto_close int fd =
-        openat(context->directory_fd, layer.path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
-    return fd >= 0 && size < sizeof name && read_qcow2(fd, layer.path, &qcow2, NULL) == 0 &&
+    auto_close int fd = -1;
+    return plain_file_open(context->directory_fd, layer.path, O_RDONLY, layer.path, &fd, NULL) ==
+               0 &&
+           size < sizeof name && read_qcow2(fd, layer.path, &qcow2, NULL) == 0 &&
            qcow2.length == size && pread(fd, name, size, (off_t)qcow2.backing) == (ssize_t)size &&
            memcmp(name, below.name, size) == 0;
 }

@@ -15,6 +15,7 @@
 #include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/limit.h"
+#include "util/plain_file.h"
 #include "util/text.h"
 #include "util/timing.h"
 
@@ -156,14 +157,13 @@ int vmm_take_file(const struct vmm_context *context, const char *name, const cha
                   struct error *err)
 {
     struct stat found, taken;
-    auto_close int fd =
-        openat(context->directory_fd, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &found) < 0)
-        return error_io(err, errno, "%s, which the VMM was to write, cannot be opened", name);
-    if (!S_ISREG(found.st_mode) || found.st_nlink != 1 || found.st_uid != geteuid())
-        return error_set(err, EIO, "%s, which the VMM was to write, is no regular file of its own",
-                         name);
-    int r = vmm_remove_old(context, path, err);
+    auto_close int fd = -1;
+    int r = plain_file_open(context->directory_fd, name, O_RDONLY, name, &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &found) < 0 || found.st_nlink != 1 || found.st_uid != geteuid())
+        return error_set(err, EIO, "%s, which the VMM was to write, is another's file", name);
+    r = vmm_remove_old(context, path, err);
     if (r < 0)
         return r;
     if (renameat(context->directory_fd, name, context->directory_fd, path) < 0)

@@ -16,6 +16,7 @@
 #include "mailbox/rearm.h"
 #include "util/fault.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 
 static void remove_from(struct instance *instance, int directory_fd, const char *name)
 {
@@ -58,9 +59,12 @@ void instance_remove_saved(struct instance *instance)
 
 static int sync_file(int directory_fd, const char *name, struct error *err)
 {
-    auto_close int fd = openat(directory_fd, name, O_RDONLY | O_CLOEXEC);
+    auto_close int fd = -1;
+    int r = plain_file_open(directory_fd, name, O_RDONLY, name, &fd, err);
+    if (r < 0)
+        return r;
     fault_point(FAULT_SYNC);
-    if (fd < 0 || fsync(fd) < 0)
+    if (fsync(fd) < 0)
         return error_errno(err, errno, "cannot write %s in the store", name);
     fault_point(FAULT_SYNCED);
     return 0;
@@ -73,9 +77,9 @@ const cJSON *instance_delivered(const struct instance *instance)
 
 static int arm_again(int directory_fd, const cJSON *delivered, struct error *err)
 {
-    auto_close int fd = openat(directory_fd, "memory", O_RDWR | O_NOFOLLOW | O_CLOEXEC);
-    return fd >= 0 ? rearm_image(fd, delivered, err)
-                   : error_errno(err, errno, "cannot open the memory image");
+    auto_close int fd = -1;
+    int r = plain_file_open(directory_fd, "memory", O_RDWR, "the memory image", &fd, err);
+    return r == 0 ? rearm_image(fd, delivered, err) : r;
 }
 
 int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err)

@@ -254,10 +254,12 @@ static int copy(struct transit *transit, struct error *err)
 }
 
 /* What a VM is loaded from, however long the file keeps its own name. */
-static int link_base(struct instance *instance, struct error *err)
+static int link_base(struct instance *instance, const char *image, struct error *err)
 {
+    char path[STORE_HIDDEN_SIZE + 48];
+    snprintf(path, sizeof path, "%s/memory", image);
     instance_remove_base(instance);
-    if (linkat(instance->image->directory_fd, "memory", instance->entry_fd, "base", 0) < 0)
+    if (linkat(instance->image->directory_fd, path, instance->entry_fd, "base", 0) < 0)
         return error_io(err, errno, "cannot link the memory image as base");
     fault_point(FAULT_LINKED);
     return 0;
@@ -270,7 +272,7 @@ static int load(struct transit *transit, struct error *err)
     transit->next.loaded = true;
     int r = image_index_wait(instance->image, &instance->cancelled, &transit->index, err);
     if (r == 0)
-        r = link_base(instance, err);
+        r = link_base(instance, ".", err);
     return r == 0 ? vmm_load(&context, &instance->machine, ".", &transit->vmm, err) : r;
 }
 
@@ -293,7 +295,7 @@ static int load_beside(struct transit *transit, struct error *err)
     transit->is_saved = transit->next.loaded = true;
     int r = instance_hold_files(instance, err);
     if (r == 0)
-        r = link_base(instance, err);
+        r = link_base(instance, transit->image, err);
     return r == 0 ? vmm_load(&context, &instance->machine, transit->image, &transit->vmm, err) : r;
 }
 

@@ -10,6 +10,7 @@
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/limit.h"
+#include "util/plain_file.h"
 
 const char image_memory_name[] = "memory", image_index_name[] = "mailboxes.json";
 static const char state_name[] = "state", memory_image[] = "memory image";
@@ -55,9 +56,12 @@ int image_seal(int directory_fd, struct error *err)
 {
     enum { SEALED = 0400 };
     struct stat st;
-    auto_close int fd =
-        openat(directory_fd, image_memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
+    auto_close int fd = -1;
+    int r =
+        plain_file_open(directory_fd, image_memory_name, O_RDONLY, "the memory image", &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open the memory image");
     if (st.st_nlink == 1 && fchmod(fd, SEALED) < 0)
         return error_errno(err, errno, "the memory image cannot be made read-only");
@@ -176,14 +180,17 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
                      struct image_index **ret, struct error *err)
 {
     struct stat st;
-    auto_close int fd =
-        openat(directory_fd, image_memory_name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0)
+    auto_close int fd = -1;
+    int r =
+        plain_file_open(directory_fd, image_memory_name, O_RDONLY, "the memory image", &fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot open the memory image");
     struct image_index *index = index_create(directory_fd, &st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
-    int r = scan_image(fd, progress, context, &index->scan, err);
+    r = scan_image(fd, progress, context, &index->scan, err);
     if (r < 0) {
         image_index_unref(index);
         return error_prefix(err, r, "cannot scan the memory image");

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -13,11 +14,12 @@
 
 enum { BACKLOG = 8 };
 
-static struct sockaddr_un address_of(int directory_fd, const char *name)
+/* `name` "": of the socket that the descriptor is. */
+static struct sockaddr_un address_of(int fd, const char *name)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    int length = snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d/%s",
-                          directory_fd, name);
+    int length = snprintf(address.sun_path, sizeof address.sun_path, "/proc/self/fd/%d%s%s", fd,
+                          name[0] ? "/" : "", name);
     assert(length > 0 && (size_t)length < sizeof address.sun_path);
     return address;
 }
@@ -41,12 +43,28 @@ int unix_socket_listen(int directory_fd, const char *name, int *ret, struct erro
     return 0;
 }
 
+int unix_socket_find(int directory_fd, const char *name, int *ret, struct error *err)
+{
+    auto_close int fd = openat(directory_fd, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    struct stat st;
+    if (fd < 0 || fstat(fd, &st) < 0)
+        return error_errno(err, errno, "nobody answers at the socket %s", name);
+    if (!S_ISSOCK(st.st_mode))
+        return error_set(err, EIO, "%s is not a socket", name);
+    *ret = steal_fd(&fd);
+    return 0;
+}
+
 int unix_socket_connect(int directory_fd, const char *name, int *ret, struct error *err)
 {
     auto_close int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (fd < 0)
         return error_errno(err, errno, "no socket for %s", name);
-    struct sockaddr_un address = address_of(directory_fd, name);
+    auto_close int place = -1;
+    int r = unix_socket_find(directory_fd, name, &place, err);
+    if (r < 0)
+        return r;
+    struct sockaddr_un address = address_of(place, "");
     if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0) {
         *ret = steal_fd(&fd);
         return 0;

@@ -10,7 +10,12 @@
 /* A listening socket under `name`, which replaces an older one. The descriptor is CLOEXEC. */
 int unix_socket_listen(int directory_fd, const char *name, int *ret, struct error *err);
 
-/* Connects to it: CLOEXEC, non-blocking. Does not wait for accept: EIO if too many wait already. */
+/* The socket itself, for "/proc/self/fd/N", rather than the one that a link under that name leads to:
+ * EIO if it is no socket. A CLOEXEC descriptor that is only a place (O_PATH). */
+int unix_socket_find(int directory_fd, const char *name, int *ret, struct error *err);
+
+/* Connects to it: CLOEXEC, non-blocking. Does not wait for accept: EIO if too many wait already, or if
+ * under that name is a link or anything else but a socket. */
 int unix_socket_connect(int directory_fd, const char *name, int *ret, struct error *err);
 
 #endif

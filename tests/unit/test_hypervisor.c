@@ -186,8 +186,8 @@ static void load_when_a_file_is_none_spawns_nothing(void **state)
 {
     static const struct {
         const char *name, *what;
-    } files[] = {{"memory", "the memory image of the instance base"},
-                 {"state", "the device state of the instance base"}};
+    } files[] = {{"memory", "the memory image of the snapshot base"},
+                 {"state", "the device state of the snapshot base"}};
     struct fixture *fixture = *state;
     auto_free char *fake = fixture_script(fixture, "fake", FAKE);
     struct vmm_context context = fixture_context(fixture, "vm", fake);
