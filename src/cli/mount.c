@@ -325,8 +325,27 @@ static int check_programs(const struct mount_arguments *arguments, struct error 
 
 static bool is_below(const char *path, const char *directory)
 {
-    size_t size = strlen(directory);
-    return strncmp(path, directory, size) == 0 && (path[size] == '/' || !path[size]);
+    char real[PATH_MAX], above[PATH_MAX];
+    if (!realpath(directory, above))
+        return false;
+    if (realpath(path, real)) /* else it is made later */
+        path = real;
+    size_t size = strcmp(above, "/") == 0 ? 0 : strlen(above);
+    return strncmp(path, above, size) == 0 && (path[size] == '/' || !path[size]);
+}
+
+/* A VMM would see what lies there, the store with all VMs, say. */
+static int check_readable(const struct mount_arguments *arguments, const char *path,
+                          struct error *err)
+{
+    if (access(path, F_OK) < 0)
+        return error_errno(err, errno, "--vmm-read: %s", path);
+    if (is_below(arguments->mountpoint, path) || is_below(arguments->store, path))
+        return error_set(err, EINVAL,
+                         "--vmm-read: the store or the mount lies in %s, and no VMM may see those "
+                         "of others: give directories without them",
+                         path);
+    return 0;
 }
 
 /* Can VMMs be shut in here? */
@@ -336,17 +355,12 @@ static int prepare_confine(struct daemon *daemon, struct error *err)
     struct error why, text;
     daemon->confine.readable = (const char *const *)(uintptr_t)arguments->readable;
     daemon->confine.readable_count = arguments->readable_count;
-    for (size_t i = 0; i < arguments->readable_count; i++)
-        if (access(arguments->readable[i], F_OK) < 0)
-            return error_errno(err, errno, "--vmm-read: %s", arguments->readable[i]);
-        else if (is_below(arguments->mountpoint, arguments->readable[i]))
-            return error_set(err, EINVAL,
-                             "--vmm-read: the mount would lie in %s, and a VMM would keep it from "
-                             "being unmounted: give directories without it",
-                             arguments->readable[i]);
-    if (arguments->confine == CONFINE_OFF)
-        return 0;
-    int r = vmm_confine_find(&daemon->confine, &why);
+    int r = 0;
+    for (size_t i = 0; i < arguments->readable_count && r == 0; i++)
+        r = check_readable(arguments, arguments->readable[i], err);
+    if (r < 0 || arguments->confine == CONFINE_OFF)
+        return r;
+    r = vmm_confine_find(&daemon->confine, &why);
     daemon->confines = r == 0;
     if (r == 0)
         return 0;

@@ -79,8 +79,9 @@ static void stop_timers(void)
 static rlim_t limit_of(int resource, rlim_t hard)
 {
     switch (resource) {
-    case RLIMIT_CORE: /* a core dump would hold guests' memory */
-        return 0;
+    case RLIMIT_CORE: /* a core dump would hold guests' memory. With 0 the kernel would still give it
+                         to a program, where core_pattern names one; 1 is too little for a file */
+        return hard > 0 ? 1 : 0;
     case RLIMIT_STACK:
         return hard == RLIM_INFINITY || hard > STACK_BYTES ? STACK_BYTES : hard;
     case RLIMIT_CPU:
@@ -100,7 +101,7 @@ static void set_limits(void)
             continue;
         limit.rlim_cur = limit_of(resource, limit.rlim_max);
         if (resource == RLIMIT_CORE)
-            limit.rlim_max = 0;
+            limit.rlim_max = limit.rlim_cur;
         setrlimit((__rlimit_resource_t)resource, &limit);
     }
 }

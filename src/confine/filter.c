@@ -33,6 +33,8 @@ static const int refused[] = {
     SYS_umount2,
     SYS_pivot_root,
     SYS_chroot,
+    SYS_chdir, /* by its working directory a daemon that starts knows it */
+    SYS_fchdir,
     SYS_open_tree,
     SYS_move_mount,
     SYS_fsopen,
@@ -147,9 +149,9 @@ static void add_clone(void)
 }
 
 /* Others have parts of the kernel behind them that guests need not reach. */
-static void add_socket(void)
+static void add_socket(int call)
 {
-    begin_call(SYS_socket, 0, 5);
+    begin_call(call, 0, 5);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 3, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
@@ -168,6 +170,15 @@ static void add_ioctl(void)
     answer(SECCOMP_RET_ALLOW);
 }
 
+/* The daemon would not be let at what it must reach. */
+static void add_prctl(void)
+{
+    begin_call(SYS_prctl, 0, 3);
+    add(BPF_JMP | BPF_JEQ | BPF_K, PR_SET_DUMPABLE, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
 int filter_install(void)
 {
     load(offsetof(struct seccomp_data, arch));
@@ -180,7 +191,9 @@ int filter_install(void)
     refuse_all(refused, sizeof refused / sizeof *refused, EPERM);
     refuse_all(unknown, sizeof unknown / sizeof *unknown, ENOSYS);
     add_clone();
-    add_socket();
+    add_socket(SYS_socket);
+    add_socket(SYS_socketpair);
+    add_prctl();
     answer(SECCOMP_RET_ALLOW);
     const struct sock_fprog whole = {count, program};
     return prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &whole);

@@ -49,7 +49,7 @@
 
 #include "confine/filter.h"
 
-enum { CANNOT_CONFINE = 126, CANNOT_RUN = 127, PLACES_MAX = 512 };
+enum { CANNOT_CONFINE = 126, CANNOT_RUN = 127, PLACES_MAX = 4096 };
 
 /* ---- what there is inside ---- */
 
@@ -103,6 +103,8 @@ static char here[PATH_MAX]; /* the working directory */
 /* Where the new / is made: every host has it, and nothing of it is needed once the trees are open.
  */
 static const char scratch[] = "/sys";
+/* Inside, for a moment: a name that no place has. */
+static const char old_root[] = "/.hypefs-vmm";
 
 __attribute__((format(printf, 2, 3), noreturn)) static void fail(int status, const char *format,
                                                                  ...)
@@ -169,17 +171,28 @@ __attribute__((noreturn)) static void end_as(pid_t pid)
 /* The child is the first in its pid namespace. Returns in the child. */
 static void become_first(void)
 {
-    char line[16];
+    char line[16], go;
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        fail(CANNOT_CONFINE, "cannot make a pipe");
     long pid =
         syscall(SYS_clone, pid_fd >= 0 ? CLONE_PARENT | SIGCHLD : SIGCHLD, NULL, NULL, NULL, NULL);
     if (pid < 0)
         fail(CANNOT_CONFINE, "cannot make a process");
-    if (pid == 0)
+    if (pid == 0) {
+        /* Nobody would know of it if hypefs-vmm were ended before it has told. */
+        close(ends[1]);
+        if (read(ends[0], &go, 1) != 1)
+            _exit(CANNOT_CONFINE);
+        close(ends[0]);
         return;
+    }
+    int size = snprintf(line, sizeof line, "%ld\n", pid);
+    if ((pid_fd >= 0 && write(pid_fd, line, (size_t)size) != size) || write(ends[1], "", 1) != 1)
+        _exit(CANNOT_CONFINE);
     if (pid_fd < 0)
         end_as((pid_t)pid);
-    int size = snprintf(line, sizeof line, "%ld\n", pid);
-    _exit(write(pid_fd, line, (size_t)size) == size ? 0 : CANNOT_CONFINE);
+    _exit(0);
 }
 
 /* ---- the file system ---- */
@@ -191,10 +204,19 @@ static void open_tree_of(struct place *place)
     struct stat st;
     if (lstat(source, &st) == 0 && S_ISLNK(st.st_mode) && place->as_link)
         return; /* it is made anew */
-    place->tree = open_tree(AT_FDCWD, source, OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE);
+    /* What is in the working directory may be an earlier VMM's, which must not choose for this one
+     * what of the host it sees. */
+    place->tree = open_tree(AT_FDCWD, source,
+                            OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE |
+                                (source[0] == '/' ? 0 : AT_SYMLINK_NOFOLLOW));
     if (place->tree < 0 && errno == ENOENT && place->optional)
         return;
-    if (place->access == READ)
+    if (place->tree >= 0 && fstat(place->tree, &st) == 0 && S_ISLNK(st.st_mode)) {
+        errno = ELOOP;
+        fail(CANNOT_CONFINE, "%s", source);
+    }
+    /* Devices can be written to all the same; but they cannot be given another mode. */
+    if (place->access != WRITE)
         attributes.attr_set |= MOUNT_ATTR_RDONLY;
     if (place->access != DEVICE)
         attributes.attr_set |= MOUNT_ATTR_NODEV;
@@ -284,7 +306,7 @@ static void put(struct place *place)
 }
 
 /* Of the new pid namespace. A host that hides parts of its own /proc (in a container) allows none:
- * then there is but the one file that QEMU reads. */
+ * then there is none. */
 static void put_proc(void)
 {
     char path[64];
@@ -298,11 +320,11 @@ static void put_proc(void)
 static void change_root(void)
 {
     char old[64];
-    snprintf(old, sizeof old, "%s/old", scratch);
-    if (mkdir(old, 0700) < 0)
+    snprintf(old, sizeof old, "%s%s", scratch, old_root);
+    if (!may_make(scratch) || mkdir(old, 0700) < 0)
         fail(CANNOT_CONFINE, "cannot make a directory");
     if (syscall(SYS_pivot_root, scratch, old) == 0) {
-        if (umount2("/old", MNT_DETACH) < 0 || rmdir("/old") < 0)
+        if (umount2(old_root, MNT_DETACH) < 0 || rmdir(old_root) < 0)
             fail(CANNOT_CONFINE, "cannot leave the host's /");
         return;
     }
@@ -329,8 +351,14 @@ static void make_root(void)
     change_root();
     if (mount_setattr(AT_FDCWD, "/", 0, &closed, sizeof closed) < 0)
         fail(CANNOT_CONFINE, "cannot close the file system in memory");
-    if (chdir(here) < 0)
-        fail(CANNOT_CONFINE, "%s", here);
+}
+
+/* Standard input was opened on the host, whose device it would be. */
+static void open_null(void)
+{
+    int fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    if (fd < 0 || dup2(fd, STDIN_FILENO) < 0)
+        fail(CANNOT_CONFINE, "/dev/null");
 }
 
 /* ---- rights ---- */
@@ -412,9 +440,15 @@ int main(int argc, char **argv)
 {
     add_table(system_places, sizeof system_places / sizeof *system_places);
     if (!getcwd(here, sizeof here))
-        fail(CANNOT_CONFINE, "the working directory");
-    add_place((struct place){.path = here, .access = WRITE});
+        here[0] = 0;
+    if (here[0] == '/' && here[1])
+        add_place((struct place){.path = here, .access = WRITE});
     char **program = read_arguments(argc, argv);
+    errno = ENOENT;
+    if (!program)
+        place_count = sizeof system_places / sizeof *system_places;
+    else if (here[0] != '/' || !here[1])
+        fail(CANNOT_CONFINE, "a program cannot be shut in in the working directory \"%s\"", here);
     if (has_network)
         add_table(network_places, sizeof network_places / sizeof *network_places);
     make_namespaces();
@@ -425,6 +459,9 @@ int main(int argc, char **argv)
     if (program && setsid() < 0)
         fail(CANNOT_CONFINE, "cannot make a session");
     make_root();
+    open_null();
+    if (program && chdir(here) < 0)
+        fail(CANNOT_CONFINE, "%s", here);
     drop_capabilities();
     if (filter_install() < 0)
         fail(CANNOT_CONFINE, "cannot filter system calls");

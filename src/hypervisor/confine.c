@@ -2,6 +2,7 @@
 #include "hypervisor/confine.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,7 +80,7 @@ static void add_drive(struct arguments *arguments, const struct vmm_context *con
 /* Programs of the system are there; of others also what is installed with them. */
 static void add_program(struct arguments *arguments, const char *program)
 {
-    static const char *const beside[] = {"lib", "lib64", "libexec", "share"};
+    static const char *const beside[] = {"lib", "lib64", "libexec/qemu", "share/qemu"};
     char real[PATH_MAX], path[PATH_MAX + 16];
     if (!realpath(program, real) || strncmp(real, "/usr/", 5) == 0)
         return;
@@ -108,13 +109,31 @@ static void add_logs(struct arguments *arguments, const struct vmm_context *cont
     }
 }
 
-static void add_image(struct arguments *arguments, const char *image)
+static void add_own(struct arguments *arguments, const struct vmm_context *context,
+                    const char *name)
+{
+    if (faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        confine_add(arguments, "--ro", name);
+}
+
+/* The instance's own lies where its VMM can write, and snapshots may have links of it. */
+static void add_image(struct arguments *arguments, const struct vmm_context *context,
+                      const struct machine *machine, const char *image)
 {
     static const char *const names[] = {"memory", "state"};
+    char copy[DISK_COPY_SIZE];
     for (size_t i = 0; i < array_length(names); i++) {
         arguments_add(arguments, "--ro");
         arguments_add_format(arguments, "%s/%s", image, names[i]);
     }
+    if (strcmp(image, ".") != 0)
+        return;
+    add_own(arguments, context, "mailboxes.json");
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (machine->disks[i].frozen) {
+            disk_copy_name(&machine->disks[i], copy);
+            add_own(arguments, context, copy);
+        }
 }
 
 void confine_begin(struct arguments *ret, const struct vmm_context *context,
@@ -126,7 +145,7 @@ void confine_begin(struct arguments *ret, const struct vmm_context *context,
         confine_add(ret, "--ro", context->confine->readable[i]);
     add_logs(ret, context);
     if (image)
-        add_image(ret, image);
+        add_image(ret, context, machine, image);
     for (size_t i = 0; i < machine->disk_count; i++)
         if (machine->hypervisor->copies_disks)
             add_drive(ret, context, &machine->disks[i], image != NULL);

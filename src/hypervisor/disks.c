@@ -277,9 +277,13 @@ void disks_renew_keys(struct machine *machine, const struct machine *before, con
 
 static int link_file(int from_fd, int to_fd, const char *name, struct error *err)
 {
-    if (linkat(from_fd, name, to_fd, name, 0) == 0)
+    struct stat st;
+    if (linkat(from_fd, name, to_fd, name, 0) < 0)
+        return error_io(err, errno, "the disk %s cannot be linked", name);
+    if (fstatat(to_fd, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode))
         return 0;
-    return error_io(err, errno, "the disk %s cannot be linked", name);
+    unlinkat(to_fd, name, 0); /* a VMM has put it in the place of a disk */
+    return error_set(err, EIO, "the disk %s is not a regular file", name);
 }
 
 int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,

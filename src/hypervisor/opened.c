@@ -94,6 +94,17 @@ static const char *given(const struct machine *machine, size_t index, char ret[D
     return ret;
 }
 
+/* The one that the VMM was given is the user's, or a file of its own directory, where it may have
+ * put a link since. */
+static bool stat_given(const struct vmm_context *context, const struct machine *machine,
+                       size_t index, const char *path, struct stat *ret)
+{
+    if (path[0] != '/' && fstatat(context->directory_fd, path, ret, AT_SYMLINK_NOFOLLOW) == 0 &&
+        !S_ISLNK(ret->st_mode))
+        return true;
+    return stat(machine->disks[index].path, ret) == 0;
+}
+
 /* Which file the disk is: a daemon before this one may not have remembered it. */
 static struct file_id id_of(const struct vmm_context *context, const struct vmm *vmm,
                             const struct machine *machine, size_t index)
@@ -101,9 +112,7 @@ static struct file_id id_of(const struct vmm_context *context, const struct vmm 
     char name[DISK_COPY_SIZE];
     struct file_id id = vmm->disks[index];
     struct stat file;
-    if (id.inode == 0 &&
-        (fstatat(context->directory_fd, given(machine, index, name), &file, 0) == 0 ||
-         stat(machine->disks[index].path, &file) == 0))
+    if (id.inode == 0 && stat_given(context, machine, index, given(machine, index, name), &file))
         id = file_id_of(&file);
     return id;
 }
@@ -114,7 +123,7 @@ static int remember(const struct vmm_context *context, struct vmm *vmm,
     char descriptor[PATH_SIZE], name[DISK_COPY_SIZE];
     const char *path = given(machine, index, name);
     struct stat file;
-    if (fstatat(context->directory_fd, path, &file, 0) < 0)
+    if (!stat_given(context, machine, index, path, &file))
         return error_io(err, errno, "disk %s", path);
     int r = disk_check_key(&machine->disks[index], &file, err);
     if (r == 0)

@@ -194,8 +194,10 @@ static int create(const struct vmm_context *context, const struct layer *below,
         return error_set(err, EIO,
                          "qemu-img is not in PATH, and a writable disk needs it: install it (on "
                          "Debian, the package qemu-utils)");
+    if (r == 0)
+        r = vmm_remove_old(context, layer->name, err);
     if (r == 0 && renameat(context->entry_fd, made, context->directory_fd, layer->name) < 0)
-        r = error_errno(err, errno, "it cannot be moved");
+        r = error_io(err, errno, "it cannot be moved");
     if (r < 0)
         unlinkat(context->entry_fd, made, 0);
     return r < 0 ? error_prefix(err, r, "the overlay %s", layer->name) : 0;

@@ -13,6 +13,7 @@
 
 #include "hypervisor/guest_memory.h"
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/fault.h"
 #include "util/limit.h"
 #include "util/plain_file.h"
@@ -123,9 +124,10 @@ bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size)
 
 int vmm_remove_old(const struct vmm_context *context, const char *path, struct error *err)
 {
-    return unlinkat(context->directory_fd, path, 0) == 0 || errno == ENOENT
-               ? 0
-               : error_errno(err, errno, "the old %s cannot be removed", path);
+    struct error why;
+    if (directory_remove(context->directory_fd, path, &why) == 0)
+        return 0;
+    return error_set(err, -limit_or_io(-why.code), "the old %s: %s", path, why.text);
 }
 
 int vmm_new_link(const struct vmm_context *context, const char *target, const char *name,
@@ -293,6 +295,13 @@ static void reap_launcher(int pidfd)
     waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED);
 }
 
+/* Of which there is no descriptor. */
+static void end_child(pid_t pid)
+{
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+}
+
 static int launch(const struct vmm_context *context, const struct vmm_spawn *spawn, int reads,
                   int writes, pid_t *ret_pid, struct error *err)
 {
@@ -314,10 +323,13 @@ static int launch(const struct vmm_context *context, const struct vmm_spawn *spa
         return r;
     close(steal_fd(&pipe_fd));
     r = read_pid(context, reads, ret_pid, err);
-    if (r < 0)
-        process_kill(launcher, pidfd, timing_ms(TIMING_KILL), err);
-    else
+    if (r == 0) {
         reap_launcher(pidfd);
+        return 0;
+    }
+    process_kill(launcher, pidfd, timing_ms(TIMING_KILL), err);
+    if (read_pid(context, reads, ret_pid, NULL) == 0) /* it was told meanwhile */
+        end_child(*ret_pid);
     return r;
 }
 
@@ -338,7 +350,11 @@ static int spawn_confined(const struct vmm_context *context, const struct vmm_sp
                          words[0] ? ": " : "", words);
     }
     *ret_pidfd = pidfd_open(*ret_pid, 0); /* it is our child, and not reaped */
-    return *ret_pidfd >= 0 ? 0 : error_errno(err, errno, "no descriptor for a VMM");
+    if (*ret_pidfd >= 0)
+        return 0;
+    r = error_errno(err, errno, "no descriptor for a VMM");
+    end_child(*ret_pid);
+    return r;
 }
 
 int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,

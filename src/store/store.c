@@ -400,6 +400,8 @@ int store_open_run(int entry_fd, struct error *err)
 {
     const int flags = O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
     int fd = openat(entry_fd, run_name, flags);
+    if (fd < 0 && errno == EACCES) /* a VMM may have taken the right away */
+        fd = directory_open_own(entry_fd, run_name);
     if (fd < 0 && errno == ENOENT)
         fd = openat(entry_fd, ".", flags);
     return fd >= 0 ? fd : error_errno(err, errno, "cannot open the directory run in the store");

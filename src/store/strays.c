@@ -32,12 +32,20 @@ static int directory_of(int parent_fd, const char *path, struct file_id *ret)
     return 0;
 }
 
-/* 1; 0: it has not the mark, or has ended; -errno: it may not be looked at. */
+/* A VMM that is shut in can overwrite its environment; but it is in another pid namespace, and
+ * cannot leave its directory. */
+static int is_ours(pid_t thread)
+{
+    int r = process_has_mark(thread);
+    return r == 0 && process_is_elsewhere(thread) ? 1 : r;
+}
+
+/* 1; 0: it is none of ours, or has ended; -errno: it may not be looked at. */
 static int find_thread(pid_t thread, struct file_id *ret)
 {
     char path[48];
     snprintf(path, sizeof path, "/proc/%d/cwd", (int)thread);
-    int r = process_has_mark(thread);
+    int r = is_ours(thread);
     if (r > 0 && (r = directory_of(AT_FDCWD, path, ret)) == 0)
         return 1;
     return r == -ENOENT || r == -ESRCH ? 0 : r;

@@ -32,6 +32,18 @@ int directory_walk(int parent_fd, const char *path, directory_visit *visit, void
     }
 }
 
+int directory_open_own(int parent_fd, const char *name)
+{
+    char path[32];
+    auto_close int place = openat(parent_fd, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    if (place < 0)
+        return -1;
+    snprintf(path, sizeof path, "/proc/self/fd/%d", place);
+    if (chmod(path, 0700) < 0)
+        return -1;
+    return openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+}
+
 /* What is removed, and how deep in it the walk is. */
 struct removal {
     int top_fd;
@@ -78,8 +90,11 @@ static int remove_one(void *context, int directory_fd, const char *name, struct 
     int r = check_device(removal, directory_fd, name, err);
     if (r < 0 || removal->depth == DEPTH_MAX)
         return r < 0 ? r : move_up(removal, directory_fd, name, err);
+    auto_close int fd = directory_open_own(directory_fd, name);
+    if (fd < 0)
+        return error_errno(err, errno, "%s cannot be opened", name);
     removal->depth++;
-    r = directory_walk(directory_fd, name, remove_one, removal, err);
+    r = directory_walk(fd, ".", remove_one, removal, err);
     removal->depth--;
     if (r < 0)
         return error_prefix(err, r, "%s", name);
@@ -110,7 +125,7 @@ int directory_remove(int parent_fd, const char *name, struct error *err)
         return 0;
     if (errno != EISDIR)
         return error_errno(err, errno, "%s cannot be removed", name);
-    auto_close int fd = openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    auto_close int fd = directory_open_own(parent_fd, name);
     int r =
         fd < 0 ? error_errno(err, errno, "%s cannot be opened", name) : directory_empty(fd, err);
     if (r < 0)

@@ -14,6 +14,10 @@ typedef int directory_visit(void *context, int directory_fd, const char *name, s
 int directory_walk(int parent_fd, const char *path, directory_visit *visit, void *context,
                    struct error *err) __attribute__((warn_unused_result));
 
+/* Opens a directory of our own, whose mode somebody may have changed: then it is 0700 again. -1 and
+ * errno. */
+int directory_open_own(int parent_fd, const char *name);
+
 /* Removes all that is in a directory, however deep. Whoever writes there meanwhile may leave more.
  * EBUSY: something is mounted in it. */
 int directory_empty(int directory_fd, struct error *err);

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -251,6 +252,15 @@ int process_has_mark(pid_t pid)
     if (ferror(file) && errno != ESRCH)
         return -errno;
     return empty && has_program(pid) ? -ENODATA : 0;
+}
+
+bool process_is_elsewhere(pid_t pid)
+{
+    char path[48];
+    struct stat own, its;
+    snprintf(path, sizeof path, "/proc/%d/ns/pid", (int)pid);
+    return stat("/proc/self/ns/pid", &own) == 0 && stat(path, &its) == 0 &&
+           own.st_ino != its.st_ino;
 }
 
 /* One of those letters is its state. */

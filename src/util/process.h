@@ -2,7 +2,7 @@
 /*
  * process: starting a program and knowing when it ends. Never a shell, never a bare pid.
  *
- * The daemon has set umask 077 and RLIMIT_CORE 0 and blocked its signals; a child starts in a
+ * The daemon has set umask 077 and RLIMIT_CORE 1 and blocked its signals; a child starts in a
  * session of its own with no signal blocked, none ignored (but SIGXFSZ, where we ignore it), and
  * only the descriptors named. Each has a mark in its environment, and so has what it starts, by
  * which a later daemon can tell them from everything else.
@@ -35,6 +35,9 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
  * there is no such process; -errno: it may not be looked at, say. ENODATA: it has no environment:
  * it was given none, or is in the middle of an exec. */
 int process_has_mark(pid_t pid);
+
+/* Is it in another pid namespace than we? False, too, if it may not be looked at. */
+bool process_is_elsewhere(pid_t pid);
 
 /* Is it stopped, by a signal or a debugger, so that it answers nobody? */
 bool process_is_stopped(pid_t pid);

@@ -67,7 +67,7 @@ void bare_copy(struct harness *h, pid_t pid, const char *snapshot, const char *m
                          .directory = harness_format(h, "%s/bare-%s", h->directory, snapshot),
                          .arguments = harness_format(h, "%s/bare-%s.args", h->directory, snapshot)};
     assert_int_equal(mkdir(ret->directory, 0700), 0);
-    write_arguments(h, text, size, harness_format(h, "../../snapshots/%s/memory", snapshot),
+    write_arguments(h, text, size, harness_format(h, "../../../snapshots/%s/memory", snapshot),
                     ret->image, ret->arguments);
     find_offsets(h, harness_get(h, harness_path(h, "snapshots/%s/mailboxes/%s", snapshot, mailbox)),
                  ret);

@@ -68,6 +68,7 @@ void bench_forget(void);
 /* The rows. */
 void bench_forks(void **state);
 void bench_warm(void **state);
+void bench_confine(void **state);
 void bench_copies(void **state);
 void bench_saves(void **state);
 void bench_scan(void **state);

@@ -14,6 +14,7 @@
 
 #include "bench/bench.h"
 #include "mount/fake.h"
+#include "mount/fixture.h"
 #include "util/cleanup.h"
 
 enum { DAEMONS = 3, QUICK_WAITING = 5, WAITING = 300 };
@@ -41,10 +42,12 @@ static size_t count_descriptors(pid_t pid)
 
 static void start_daemon(struct harness *h, const char *guest)
 {
-    setenv("FAKE_VMM_GUEST", guest, 1);
+    const char *script =
+        fixture_script(h, "firecracker",
+                       harness_format(h, "#!/bin/sh\nexport FAKE_VMM_GUEST=%s\nexec '%s' \"$@\"\n",
+                                      guest, bench_program("FAKE_FIRECRACKER")));
     /* A fork without an ack has its turn for 2 s: all are to wait for theirs at the same time. */
-    harness_mount(h, (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"),
-                                           "--max-loads", "1000", NULL});
+    harness_mount(h, (const char *const[]){"--firecracker", script, "--max-loads", "1000", NULL});
 }
 
 static void begin(struct crowd *crowd)

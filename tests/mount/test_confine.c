@@ -66,7 +66,12 @@ static const struct {
      "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
      "NoNewPrivs:\t1\nSeccomp:\t2\n",
      ""},
-    {"$B --check", 0, "", ""},
+    {"$B -- chmod 600 /dev/null", 1, "", "Read-only file system"},
+    {"$B -- chmod 600 /proc/self/fd/0 < /dev/null", 1, "", "Read-only file system"},
+    {"$B -- sh -c 'cd /usr'", 2, "", "can't cd to /usr"},
+    {"ln -s $T/secret planted && $B --ro planted -- true", 126, "", "planted: Too many levels"},
+    {"$B --check && cd / && $B --check && [ ! -e /.hypefs-vmm ]", 0, "", ""},
+    {"cd / && $B -- true", 126, "", "in the working directory \"/\""},
 };
 
 static void program_that_is_shut_in_has_what_is_named_and_no_more(void **state)
@@ -154,7 +159,7 @@ static void options_that_are_wrong_are_refused(void **state)
     } wrong[] = {{"--confine maybe", "--confine is one of auto, strict and off"},
                  {"--vmm-read ''", "--vmm-read needs a file or a directory"},
                  {"--vmm-read $T/none", "/none: No such file or directory"},
-                 {"--vmm-read $T", "a VMM would keep it from being unmounted"}};
+                 {"--vmm-read $T", "the store or the mount lies in "}};
     struct harness *h = *state;
     for (size_t i = 0; i < array_length(wrong); i++) {
         struct harness_result result = harness_shell(

@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tiny_guest.h"
 #include "util/cleanup.h"
 
 /* In the directory of the VMM; a folder has something in it, and a mode that keeps others out. */
@@ -27,7 +28,7 @@ static const char *const kinds[] = {
     "ln -s $S/instances/y/run/$N $N",
     "ln $T/secret $N",
     "mkfifo $N",
-    "mkdir -p $N/in/it && touch $N/file && chmod 0 $N/file",
+    "mkdir -p $N/in/it && touch $N/file && chmod 0 $N/in && chmod 500 $N",
     "ln -s /dev/zero $N",
     "ln -s $N $N",
 };
@@ -126,6 +127,42 @@ static void link_to_anothers_socket_is_no_socket(void **state)
     assert_errno(harness_write(fake_instance(h, "x", "state"), "stopped"), 0);
 }
 
+/* ---- QEMU ---- */
+
+static void write_x(struct harness *h, const char *name, const char *text)
+{
+    int code = harness_write(fake_instance(h, "x", name), text);
+    if (code != 0)
+        fail_msg("%s: %s", name, harness_get(h, fake_instance(h, "x", "error")));
+}
+
+/* What the next VMM is to find there is not what the link leads to. */
+static void link_in_the_place_of_a_frozen_overlay_is_not_followed(void **state)
+{
+    static const char *const mailboxes[] = {"m", NULL};
+    struct harness *h = *state;
+    const char *kernel = harness_json(h, tiny_guest_config(h, mailboxes), "kernel");
+    assert_shell("bash", "truncate -s 64K $T/a.img && cp $T/a.img $T/secrets", 0);
+    assert_works(mkdir(fake_instance(h, "x", ""), 0755));
+    write_x(h, "config",
+            harness_format(h,
+                           "{\"kernel\":\"%s\",\"memory_mib\":8,\"network\":{\"mode\":\"none\"},"
+                           "\"disks\":[{\"path\":\"%s/a.img\",\"format\":\"raw\"}]}",
+                           kernel, h->directory));
+    write_x(h, "state", "running");
+    harness_await(h, fake_instance(h, "x", "console"), "ready");
+    write_x(h, "snapshot", "one");
+    write_x(h, "snapshot", "two");
+    write_x(h, "state", "stopped");
+    assert_shell("bash",
+                 "cd $S/instances/x/run && [ -f disk0.2.qcow2 ] && mv disk0.1.qcow2 $T/secrets && "
+                 "ln -s $T/secrets/disk0.1.qcow2 .",
+                 0);
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "running"), EIO);
+    assert_file_contains(fake_instance(h, "x", "error"),
+                         "disk0.1.qcow2: Too many levels of symbolic links");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -133,6 +170,8 @@ int main(void)
                                         harness_teardown),
         cmocka_unit_test_setup_teardown(link_to_anothers_socket_is_no_socket, setup,
                                         harness_teardown),
+        cmocka_unit_test_setup_teardown(link_in_the_place_of_a_frozen_overlay_is_not_followed,
+                                        setup, harness_teardown),
     };
     setenv("HYPEFS_TEST_TIMING", "stop:300", 1);
     harness_enter();

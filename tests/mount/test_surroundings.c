@@ -137,7 +137,7 @@ static void check_limits(pid_t pid)
         struct rlimit limit;
         assert_works(prlimit(pid, (__rlimit_resource_t)resource, NULL, &limit));
         if (resource == RLIMIT_CORE) {
-            assert_true(limit.rlim_cur == 0 && limit.rlim_max == 0);
+            assert_true(limit.rlim_cur == 1 && limit.rlim_max == 1);
         } else if (resource == RLIMIT_STACK) {
             assert_true(limit.rlim_cur == 8 * 1024 * 1024 || limit.rlim_cur == limit.rlim_max);
         } else if (limit.rlim_cur != limit.rlim_max) {
