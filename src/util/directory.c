@@ -52,13 +52,12 @@ struct removal {
 };
 
 /* What is mounted there is not what is to be removed. */
-static int check_device(const struct removal *removal, int directory_fd, const char *name,
-                        struct error *err)
+static int check_device(dev_t device, int directory_fd, const char *name, struct error *err)
 {
     struct stat st;
     if (fstatat(directory_fd, name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return error_errno(err, errno, "%s cannot be removed", name);
-    return st.st_dev == removal->device
+    return st.st_dev == device
                ? 0
                : error_set(err, EBUSY, "another file system is mounted at %s: unmount that", name);
 }
@@ -87,7 +86,7 @@ static int remove_one(void *context, int directory_fd, const char *name, struct 
         return 0;
     if (errno != EISDIR)
         return error_errno(err, errno, "%s cannot be removed", name);
-    int r = check_device(removal, directory_fd, name, err);
+    int r = check_device(removal->device, directory_fd, name, err);
     if (r < 0 || removal->depth == DEPTH_MAX)
         return r < 0 ? r : move_up(removal, directory_fd, name, err);
     auto_close int fd = directory_open_own(directory_fd, name);
@@ -125,9 +124,13 @@ int directory_remove(int parent_fd, const char *name, struct error *err)
         return 0;
     if (errno != EISDIR)
         return error_errno(err, errno, "%s cannot be removed", name);
+    struct stat parent;
+    int r = fstat(parent_fd, &parent) < 0 ? error_errno(err, errno, "%s cannot be removed", name)
+                                          : check_device(parent.st_dev, parent_fd, name, err);
+    if (r < 0)
+        return r;
     auto_close int fd = directory_open_own(parent_fd, name);
-    int r =
-        fd < 0 ? error_errno(err, errno, "%s cannot be opened", name) : directory_empty(fd, err);
+    r = fd < 0 ? error_errno(err, errno, "%s cannot be opened", name) : directory_empty(fd, err);
     if (r < 0)
         return error_prefix(err, r, "%s cannot be removed", name);
     return unlinkat(parent_fd, name, AT_REMOVEDIR) == 0
