@@ -91,8 +91,8 @@ static rlim_t limit_of(int resource, rlim_t hard)
     }
 }
 
-/* VMMs inherit them. Each instance takes a descriptor, a running one two: as many as we may have.
- */
+/* VMMs inherit them. Each instance takes two descriptors, a running one three: as many as we may
+ * have. */
 static void set_limits(void)
 {
     for (int resource = 0; resource < (int)RLIM_NLIMITS; resource++) {

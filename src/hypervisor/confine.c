@@ -159,6 +159,39 @@ void confine_begin(struct arguments *ret, const struct vmm_context *context,
         arguments_add(ret, "--net");
 }
 
+/* What forbids users namespaces, and what allows them. */
+static const struct hurdle {
+    const char *name;
+    int forbids;
+    bool for_root;
+    const char *remedy;
+} hurdles[] = {
+    {"user.max_user_namespaces", 0, true, "sysctl user.max_user_namespaces=10000"},
+    {"kernel.unprivileged_userns_clone", 0, false, "sysctl kernel.unprivileged_userns_clone=1"},
+    {"kernel.apparmor_restrict_unprivileged_userns", 1, false,
+     "give that program an AppArmor profile with \"userns,\", or sysctl "
+     "kernel.apparmor_restrict_unprivileged_userns=0"},
+};
+
+static bool is_in_the_way(const struct hurdle *hurdle)
+{
+    char path[96];
+    int value;
+    snprintf(path, sizeof path, "/proc/sys/%s", hurdle->name);
+    *strchr(path + sizeof "/proc/sys", '.') = '/';
+    auto_fclose FILE *file = fopen(path, "re");
+    return file && fscanf(file, "%d", &value) == 1 && value == hurdle->forbids &&
+           (hurdle->for_root || geteuid() != 0);
+}
+
+static void explain(struct error *err)
+{
+    for (size_t i = 0; i < array_length(hurdles); i++)
+        if (is_in_the_way(&hurdles[i]))
+            error_append(err, " (%s is %d: %s)", hurdles[i].name, hurdles[i].forbids,
+                         hurdles[i].remedy);
+}
+
 int vmm_confine_find(struct vmm_confine *ret, struct error *err)
 {
     auto_free char *said = NULL;
@@ -166,7 +199,10 @@ int vmm_confine_find(struct vmm_confine *ret, struct error *err)
     if (r < 0)
         return r;
     const char *const arguments[] = {ret->program, "--check", NULL};
-    return process_output(-1, arguments, CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
+    r = process_output(-1, arguments, CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
+    if (r < 0)
+        explain(err);
+    return r;
 }
 
 /* ---- what is in force ---- */

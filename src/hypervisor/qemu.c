@@ -22,6 +22,7 @@
 #include "hypervisor/qemu_readonly.h"
 #include "hypervisor/qemu_record.h"
 #include "hypervisor/vmm_process.h"
+#include "hypervisor/vmm_spawn.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/plain_file.h"

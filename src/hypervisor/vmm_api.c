@@ -8,6 +8,7 @@
 
 #include "hypervisor/http.h"
 #include "hypervisor/vmm_process.h"
+#include "hypervisor/vmm_spawn.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/process.h"

@@ -20,8 +20,7 @@
 #include "util/text.h"
 #include "util/timing.h"
 
-enum { LAST_WORDS_MAX = 400, STATUS_SIZE = 64, END_MS = 2000, REFUSED_MS = 200 };
-enum { LAUNCH_MS = 10000, INHERITED_MAX = 8 };
+enum { STATUS_SIZE = 64, END_MS = 2000, REFUSED_MS = 200 };
 enum { ROOM = 1024 * 1024 }; /* bytes that a device state may need */
 
 /* ---- its life ---- */
@@ -204,9 +203,8 @@ off_t vmm_log_size(const struct vmm_context *context)
                                                                                     : file.st_size;
 }
 
-/* The end of what vmm.log got since it had `from` bytes, as one line. */
-static void read_last_words(const struct vmm_context *context, off_t from,
-                            char ret[static LAST_WORDS_MAX + 1])
+void vmm_last_words(const struct vmm_context *context, off_t from,
+                    char ret[static VMM_WORDS_MAX + 1])
 {
     ret[0] = '\0';
     auto_close int fd =
@@ -216,9 +214,9 @@ static void read_last_words(const struct vmm_context *context, off_t from,
         return;
     if (file.st_size < from) /* it was shortened meanwhile */
         from = 0;
-    if (file.st_size - from > LAST_WORDS_MAX)
-        from = file.st_size - LAST_WORDS_MAX;
-    ssize_t got = pread(fd, ret, LAST_WORDS_MAX, from);
+    if (file.st_size - from > VMM_WORDS_MAX)
+        from = file.st_size - VMM_WORDS_MAX;
+    ssize_t got = pread(fd, ret, VMM_WORDS_MAX, from);
     size_t size = got > 0 ? (size_t)got : 0;
     while (size > 0 && (unsigned char)ret[size - 1] <= ' ')
         size--;
@@ -229,151 +227,6 @@ static void read_last_words(const struct vmm_context *context, off_t from,
         cut++;
     memmove(ret, ret + cut, size - cut + 1);
     text_make_printable(ret, size - cut, ' ');
-}
-
-/* ---- starting ---- */
-
-static int spawn_plainly(const struct vmm_context *context, const struct vmm_spawn *spawn,
-                         char *const *arguments, pid_t *ret_pid, int *ret_pidfd, struct error *err)
-{
-    const struct process_spec spec = {.path = arguments[0],
-                                      .argv = arguments,
-                                      .directory_fd = context->directory_fd,
-                                      .output_fd = spawn->output_fd,
-                                      .error_fd = spawn->error_fd,
-                                      .environment = spawn->environment,
-                                      .closed = context->confine != NULL,
-                                      .inherit_fds = spawn->inherit_fds,
-                                      .inherit_count = spawn->inherit_count};
-    struct error why;
-    int r = process_spawn(&spec, ret_pid, ret_pidfd, &why);
-    return r < 0 ? error_set(err, -limit_or_io(r), "%s", why.text) : 0;
-}
-
-/* The strings are borrowed, the array is owned. */
-static char **confined_arguments(const struct vmm_context *context, const struct vmm_spawn *spawn,
-                                 const char *pid_fd)
-{
-    const char *const own[] = {context->confine->program, "--pid-fd", pid_fd};
-    size_t program = 0, count = 0;
-    while (spawn->arguments[program])
-        program++;
-    const char **ret =
-        calloc(array_length(own) + spawn->confine->count + 1 + program + 1, sizeof *ret);
-    if (!ret)
-        return NULL;
-    for (size_t i = 0; i < array_length(own); i++)
-        ret[count++] = own[i];
-    for (size_t i = 0; i < spawn->confine->count; i++)
-        ret[count++] = spawn->confine->items[i];
-    ret[count++] = "--";
-    for (size_t i = 0; i < program; i++)
-        ret[count++] = spawn->arguments[i];
-    return (char **)(uintptr_t)ret;
-}
-
-/* The program that shuts a VMM in tells the VMM's pid, and ends. */
-static int read_pid(const struct vmm_context *context, int pipe_fd, pid_t *ret, struct error *err)
-{
-    char line[16] = "";
-    const int fds[] = {pipe_fd, context->cancel_fd};
-    const int ready = process_poll(fds, array_length(fds), process_now_ms() + LAUNCH_MS);
-    if (ready <= 0 || !(ready & 1))
-        return ready > 0 ? error_set(err, ECANCELED, "given up")
-                         : error_set(err, EIO, "it does not answer");
-    ssize_t size = read(pipe_fd, line, sizeof line - 1);
-    *ret = size > 0 ? (pid_t)strtol(line, NULL, 10) : 0;
-    return *ret > 0 ? 0 : error_set(err, EIO, "it has ended");
-}
-
-/* Its process group is not to be killed: the VMM may be in it still. */
-static void reap_launcher(int pidfd)
-{
-    siginfo_t info;
-    if (process_poll(&pidfd, 1, process_now_ms() + LAUNCH_MS) <= 0)
-        pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
-    waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED);
-}
-
-/* Of which there is no descriptor. */
-static void end_child(pid_t pid)
-{
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-}
-
-static int launch(const struct vmm_context *context, const struct vmm_spawn *spawn, int reads,
-                  int writes, pid_t *ret_pid, struct error *err)
-{
-    int inherited[INHERITED_MAX];
-    char number[16];
-    pid_t launcher;
-    auto_close int pidfd = -1, pipe_fd = writes;
-    struct vmm_spawn with_pipe = *spawn;
-    snprintf(number, sizeof number, "%d", writes);
-    for (size_t i = 0; i < spawn->inherit_count; i++)
-        inherited[i] = spawn->inherit_fds[i];
-    inherited[with_pipe.inherit_count++] = writes;
-    with_pipe.inherit_fds = inherited;
-    auto_free char **arguments = confined_arguments(context, spawn, number);
-    int r = !arguments || spawn->confine->failed
-                ? error_set(err, ENOMEM, "no memory for a VMM's arguments")
-                : spawn_plainly(context, &with_pipe, arguments, &launcher, &pidfd, err);
-    if (r < 0)
-        return r;
-    close(steal_fd(&pipe_fd));
-    r = read_pid(context, reads, ret_pid, err);
-    if (r == 0) {
-        reap_launcher(pidfd);
-        return 0;
-    }
-    process_kill(launcher, pidfd, timing_ms(TIMING_KILL), err);
-    if (read_pid(context, reads, ret_pid, NULL) == 0) /* it was told meanwhile */
-        end_child(*ret_pid);
-    return r;
-}
-
-static int spawn_confined(const struct vmm_context *context, const struct vmm_spawn *spawn,
-                          pid_t *ret_pid, int *ret_pidfd, struct error *err)
-{
-    int ends[2];
-    struct error why;
-    if (pipe2(ends, O_CLOEXEC) < 0)
-        return error_errno(err, errno, "no pipe for a VMM");
-    auto_close int reads = ends[0];
-    off_t from = vmm_log_size(context);
-    int r = launch(context, spawn, reads, ends[1], ret_pid, &why);
-    if (r < 0) {
-        char words[LAST_WORDS_MAX + 1];
-        read_last_words(context, from, words);
-        return error_set(err, -r, "the VMM cannot be shut in: %s%s%s", why.text,
-                         words[0] ? ": " : "", words);
-    }
-    *ret_pidfd = pidfd_open(*ret_pid, 0); /* it is our child, and not reaped */
-    if (*ret_pidfd >= 0)
-        return 0;
-    r = error_errno(err, errno, "no descriptor for a VMM");
-    end_child(*ret_pid);
-    return r;
-}
-
-int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
-{
-    pid_t pid;
-    auto_close int pidfd = -1;
-    fault_point(FAULT_SPAWN);
-    int r = context->confine ? spawn_confined(context, spawn, &pid, &pidfd, err)
-                             : spawn_plainly(context, spawn, spawn->arguments, &pid, &pidfd, err);
-    if (r < 0)
-        return r;
-    fault_point(FAULT_SPAWNED);
-    r = vmm_create(hypervisor, pid, pidfd, ret, err);
-    if (r < 0)
-        process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
-    else
-        pidfd = -1;
-    return r;
 }
 
 int vmm_ended(const struct vmm *vmm, int r, struct error *err)
@@ -433,8 +286,8 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
     if (r != -ECANCELED && err) {
         struct vmm_exit exit;
         vmm_reap(vmm, &exit);
-        char words[LAST_WORDS_MAX + 1], how[STATUS_SIZE] = "";
-        read_last_words(context, log_size, words);
+        char words[VMM_WORDS_MAX + 1], how[STATUS_SIZE] = "";
+        vmm_last_words(context, log_size, words);
         if (exit.ended && exit.signal)
             snprintf(how, sizeof how, " (signal %d)", exit.signal);
         else if (exit.ended && exit.code >= 0)

@@ -6,7 +6,6 @@
 #include <sys/types.h>
 
 #include "hypervisor/hypervisor.h"
-#include "util/arguments.h"
 #include "util/process.h"
 
 /* In the context's directory of logs. */
@@ -23,6 +22,11 @@ void vmm_log_path(const struct vmm_context *context, const char *name,
 
 /* How long vmm.log is: to be taken before something is tried. */
 off_t vmm_log_size(const struct vmm_context *context);
+
+/* The end of what vmm.log got since it had `from` bytes, as one line. */
+enum { VMM_WORDS_MAX = 400 };
+void vmm_last_words(const struct vmm_context *context, off_t from,
+                    char ret[static VMM_WORDS_MAX + 1]);
 
 /* A sparse_progress, with the context as its context: until cancel_fd becomes readable. */
 bool vmm_copy_goes_on(void *context, uint64_t done, uint64_t size);
@@ -41,20 +45,6 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
  * older one. EIO: it is no regular file with one name, of the daemon's user. */
 int vmm_take_file(const struct vmm_context *context, const char *name, const char *path,
                   struct error *err);
-
-/* Starts `arguments` in the context's directory, with these descriptors for stdout and stderr (-1:
- * the same), and `inherit_fds` open under their own numbers; shut in, if the context says so, with
- * what `confine` (confine.h) names. EIO. */
-struct vmm_spawn {
-    char *const *arguments;
-    const struct arguments *confine;
-    int output_fd, error_fd;
-    const int *inherit_fds;
-    size_t inherit_count;
-    const char *const *environment; /* as in struct process_spec */
-};
-int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err);
 
 /* Of ESRCH, which guest_memory returns, and of ECONNREFUSED at the VMM's socket: waits a moment for
  * its end, so that it can be explained, and becomes EIO. Any other r is returned. */

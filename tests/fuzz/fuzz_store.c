@@ -49,7 +49,8 @@ static void remove_files(int parent_fd, const char *name)
 {
     DIR *dir = fdopendir(openat(parent_fd, name, O_DIRECTORY | O_RDONLY | O_CLOEXEC));
     for (struct dirent *entry; dir && (entry = readdir(dir));)
-        unlinkat(dirfd(dir), entry->d_name, 0);
+        if (unlinkat(dirfd(dir), entry->d_name, 0) < 0 && entry->d_name[0] != '.')
+            remove_files(dirfd(dir), entry->d_name);
     if (dir)
         closedir(dir);
     unlinkat(parent_fd, name, AT_REMOVEDIR);

@@ -227,7 +227,7 @@ static bool bring_file(const char *from, const char *path)
 static void bring_files(void)
 {
     static const char *const variables[] = {"HYPEFS_NO_FILES", "HYPEFS_SLOW_DISK",
-                                            "HYPEFS_SLOW_QEMU", "FAKE_FIRECRACKER",
+                                            "HYPEFS_SLOW_QEMU", "HYPEFS_ATTACK", "FAKE_FIRECRACKER",
                                             "FAKE_CLOUD_HYPERVISOR"};
     for (size_t i = 0; i < array_length(variables); i++) {
         char path[300];

@@ -3,7 +3,14 @@
  * that was taken over would try. */
 #include "fixture.h"
 
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "tiny_guest.h"
@@ -96,6 +103,69 @@ static void program_that_is_shut_in_has_what_is_named_and_no_more(void **state)
     assert_true(passed);
 }
 
+/* ---- what a VMM that was taken over tries (attack.c) ---- */
+
+/* Somebody of the host's who takes connections at a port of 127.0.0.1 and at an abstract socket. */
+struct listeners {
+    int port_fd, abstract_fd, port;
+    char name[32];
+};
+
+static struct listeners listen_here(void)
+{
+    struct listeners ret = {.port_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+                            .abstract_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)};
+    struct sockaddr_in port = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_un abstract = {.sun_family = AF_UNIX};
+    socklen_t size = sizeof port;
+    snprintf(ret.name, sizeof ret.name, "hypefs-test-%d", (int)getpid());
+    memcpy(abstract.sun_path + 1, ret.name, strlen(ret.name));
+    assert_works(bind(ret.port_fd, (struct sockaddr *)&port, sizeof port));
+    assert_works(getsockname(ret.port_fd, (struct sockaddr *)&port, &size));
+    assert_works(bind(ret.abstract_fd, (struct sockaddr *)&abstract,
+                      (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + strlen(ret.name))));
+    assert_works(listen(ret.port_fd, 1));
+    assert_works(listen(ret.abstract_fd, 1));
+    ret.port = ntohs(port.sin_port);
+    return ret;
+}
+
+static void assert_attack(struct harness *h, const struct listeners *listeners, const char *option,
+                          const char *succeeds)
+{
+    struct harness_result result = harness_shell(
+        h, "bash",
+        harness_format(h,
+                       "H=${HYPEFS%%/*}; B=$H/../confine/hypefs-vmm; "
+                       "[ -x $B ] || B=$H/../libexec/hypefs/hypefs-vmm; ulimit -c 0; "
+                       "rm -rf $T/x && mkdir -p $T/x/run $T/y/run && cd $T/x/run && "
+                       "echo {} > ../instance.json && echo s > $T/secret && echo i > $T/image && "
+                       "echo m > $T/y/run/memory && "
+                       "$B %s --ro $T/image --ro-at /attack $HYPEFS_ATTACK -- /attack $$ %d %s "
+                       "$T/secret $T/y/run $T/image && "
+                       "[ \"$(cat $T/image)\" = i ] && [ $(stat -c %%h $T/image) = 1 ]",
+                       option, listeners->port, listeners->name));
+    if (result.status != 0 || strcmp(result.out, succeeds) != 0)
+        fail_msg("%s: %d, %s%s", option, result.status, result.out, result.err);
+}
+
+/* Those that succeed where the network is the host's are the ones that docs/confinement.md names.
+ */
+static void attack_when_shut_in_fails(void **state)
+{
+    struct harness *h = *state;
+    struct listeners listeners = listen_here();
+    assert_attack(h, &listeners, "", "133 attempts\n");
+    auto_close int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    assert_attack(h, &listeners, "--net",
+                  harness_format(h,
+                                 "%sconnect_to_host: succeeded\nabstract_socket: succeeded\n"
+                                 "133 attempts\n",
+                                 tun >= 0 ? "/dev/net/tun: opened (02)\n" : ""));
+    close(listeners.port_fd);
+    close(listeners.abstract_fd);
+}
+
 /* ---- a mount ---- */
 
 static void boot(struct harness *h)
@@ -150,6 +220,7 @@ static void host_that_cannot_shut_in_is_told_of(void **state)
     assert_int_equal(result.status, 1);
     assert_contains(result.err, "--confine strict: VMMs cannot be shut in on this host: ");
     assert_contains(result.err, "hypefs-vmm: cannot make namespaces: No space left on device");
+    assert_contains(result.err, "user.max_user_namespaces is 0: sysctl user.max_user_namespaces=");
 }
 
 static void options_that_are_wrong_are_refused(void **state)
@@ -174,6 +245,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(program_that_is_shut_in_has_what_is_named_and_no_more,
                                         harness_setup, harness_teardown),
+        bare_test(attack_when_shut_in_fails),
         bare_test(vmm_is_shut_in_and_info_says_how),
         bare_test(vmm_when_that_is_off_is_not_shut_in),
         bare_test(host_that_cannot_shut_in_is_told_of),
