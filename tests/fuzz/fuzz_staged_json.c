@@ -89,6 +89,8 @@ static bool check_options(const char *text, size_t size)
     MUST(fork_parse_options(text, size, NULL, NULL) == r);
     MUST(r == 0 || (err.code == -r && *err.text));
     free(options.ack_address);
+    free(options.tap);
+    cJSON_Delete(options.taps);
     return r == 0;
 }
 
