@@ -348,6 +348,30 @@ static int check_readable(const struct mount_arguments *arguments, const char *p
     return 0;
 }
 
+static bool is_script(const char *program)
+{
+    char begin[2] = "";
+    auto_close int fd = open(program, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    return fd >= 0 && read(fd, begin, sizeof begin) == sizeof begin && memcmp(begin, "#!", 2) == 0;
+}
+
+/* Scripts that worked before are to work on, and nobody knows what they need. */
+static void leave_scripts_open(struct daemon *daemon)
+{
+    struct error text;
+    for (size_t i = 0; i < HYPERVISORS; i++) {
+        struct vmm_binary *binary = &daemon->arguments.binaries[i];
+        binary->open = binary->path && is_script(binary->path);
+        if (!binary->open)
+            continue;
+        error_set(&text, EPERM,
+                  "%s is a script, and its VMMs are not shut in, because nobody knows what it "
+                  "needs: with --confine strict they are, and it sees what --vmm-read names",
+                  binary->path);
+        warn_user(daemon, text.text);
+    }
+}
+
 /* Can VMMs be shut in here? */
 static int prepare_confine(struct daemon *daemon, struct error *err)
 {
@@ -362,6 +386,8 @@ static int prepare_confine(struct daemon *daemon, struct error *err)
         return r;
     r = vmm_confine_find(&daemon->confine, &why);
     daemon->confines = r == 0;
+    if (r == 0 && arguments->confine == CONFINE_AUTO)
+        leave_scripts_open(daemon);
     if (r == 0)
         return 0;
     if (arguments->confine == CONFINE_STRICT)

@@ -260,6 +260,7 @@ const struct hypervisor *hypervisor_find(const char *name);
 struct vmm_binary {
     const char *hypervisor;
     const char *path; /* NULL: the backend's own from PATH */
+    bool open;        /* its VMMs are not shut in */
 };
 
 int vmm_check(const struct machine *machine, struct error *err);

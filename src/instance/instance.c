@@ -222,13 +222,13 @@ struct vmm_context instances_context(const struct instances *instances, const ch
                                      int entry_fd, int cancel_fd)
 {
     const struct instances_setup *setup = &instances->setup;
-    const char *binary = NULL;
+    struct vmm_binary binary = {0};
     for (size_t i = 0; i < setup->binary_count; i++)
         if (strcmp(setup->binaries[i].hypervisor, hypervisor->name) == 0)
-            binary = setup->binaries[i].path;
+            binary = setup->binaries[i];
     return (struct vmm_context){.id = id,
-                                .binary = binary,
-                                .confine = setup->confine,
+                                .binary = binary.path,
+                                .confine = binary.open ? NULL : setup->confine,
                                 .programs = setup->programs,
                                 .directory_fd = directory_fd,
                                 .entry_fd = entry_fd,

@@ -116,8 +116,15 @@ static pid_t spawn_daemon(struct harness *h, const char *const *options)
             argv[count++] = "--vmm-read";
             argv[count++] = getenv(played[i]);
         }
-    for (size_t i = 0; options && options[i]; i++)
+    bool told = false;
+    for (size_t i = 0; options && options[i]; i++) {
         argv[count++] = options[i];
+        told = told || strcmp(options[i], "--confine") == 0;
+    }
+    if (!told) { /* scripts, too */
+        argv[count++] = "--confine";
+        argv[count++] = "strict";
+    }
     argv[count] = h->mount;
     export(h);
     fflush(NULL);

@@ -200,6 +200,23 @@ static void vmm_is_shut_in_and_info_says_how(void **state)
     assert_string_equal(confinement(h, ""), "null");
 }
 
+static void vmm_of_a_script_is_shut_in_only_if_that_is_asked_for(void **state)
+{
+    static const char *const modes[][2] = {{"auto", "none"}, {"strict", NULL}};
+    struct harness *h = *state;
+    const char *qemu = fixture_script(h, "my-qemu", "#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n");
+    for (size_t i = 0; i < array_length(modes); i++) {
+        harness_mount(h, (const char *const[]){"--qemu", qemu, "--confine", modes[i][0], NULL});
+        boot(h);
+        const char *level = modes[i][1] ? modes[i][1] : geteuid() == 0 ? "partial" : "full";
+        assert_string_equal(confinement(h, ".level"), level);
+        harness_put(harness_path(h, "instances/x/state"), "stopped");
+        assert_works(rmdir(harness_path(h, "instances/x")));
+        assert_int_equal(harness_unmount(h), 0);
+    }
+    assert_file_contains(h->log, "my-qemu is a script, and its VMMs are not shut in");
+}
+
 static void vmm_when_that_is_off_is_not_shut_in(void **state)
 {
     struct harness *h = *state;
@@ -247,6 +264,7 @@ int main(void)
                                         harness_setup, harness_teardown),
         bare_test(attack_when_shut_in_fails),
         bare_test(vmm_is_shut_in_and_info_says_how),
+        bare_test(vmm_of_a_script_is_shut_in_only_if_that_is_asked_for),
         bare_test(vmm_when_that_is_off_is_not_shut_in),
         bare_test(host_that_cannot_shut_in_is_told_of),
         bare_test(options_that_are_wrong_are_refused),
