@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
@@ -33,16 +32,10 @@ void confine_add_at(struct arguments *arguments, const char *option, const char 
     arguments_add(arguments, file);
 }
 
-static bool is_block_device(const char *path)
-{
-    struct stat st;
-    return stat(path, &st) == 0 && S_ISBLK(st.st_mode);
-}
-
 static void add_readonly(struct arguments *arguments, const char *path)
 {
     if (access(path, F_OK) == 0) /* else its VMM says so */
-        confine_add(arguments, is_block_device(path) ? "--dev" : "--ro", path);
+        confine_add(arguments, disk_is_block_device(path) ? "--dev" : "--ro", path);
 }
 
 /* The user's file, and the overlays over it in the directory where the VMM works. */
@@ -210,16 +203,6 @@ int vmm_confine_find(struct vmm_confine *ret, struct error *err)
 static const char *const namespace_names[] = {"user", "mnt", "pid", "ipc", "uts", "net"};
 enum { NS_USER, NS_MOUNT, NS_PID, NAMESPACES = array_length(namespace_names) };
 
-/* Is it in another than the daemon? */
-static bool has_namespace(pid_t pid, const char *name)
-{
-    char own[48], its[48];
-    struct stat ours, theirs;
-    snprintf(own, sizeof own, "/proc/self/ns/%s", name);
-    snprintf(its, sizeof its, "/proc/%d/ns/%s", (int)pid, name);
-    return stat(own, &ours) == 0 && stat(its, &theirs) == 0 && ours.st_ino != theirs.st_ino;
-}
-
 struct status {
     unsigned uid, seccomp;
     unsigned long long capabilities;
@@ -256,7 +239,7 @@ cJSON *vmm_describe_confinement(pid_t pid)
     json_add_number(json, "uid", status.uid);
     cJSON *names = json_add_array(json, "namespaces");
     for (size_t i = 0; i < NAMESPACES; i++) {
-        namespaces[i] = has_namespace(pid, namespace_names[i]);
+        namespaces[i] = process_has_namespace(pid, namespace_names[i]);
         if (namespaces[i])
             json_append(names, cJSON_CreateString(i == NS_MOUNT ? "mount" : namespace_names[i]));
     }

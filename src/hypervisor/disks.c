@@ -31,6 +31,12 @@ void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
     snprintf(ret, DISK_COPY_SIZE, "drive-%s", disk->id ? disk->id : "");
 }
 
+bool disk_is_block_device(const char *path)
+{
+    struct stat file;
+    return stat(path, &file) == 0 && S_ISBLK(file.st_mode);
+}
+
 unsigned disk_top(const struct machine_disk *disk)
 {
     return disk->key[0] && !disk->readonly ? disk->layers + 1 : 0;

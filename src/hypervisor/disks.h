@@ -35,6 +35,9 @@ void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE]);
 void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 
+/* Is there a block device at that path? False, too, if it may not be looked at. */
+bool disk_is_block_device(const char *path);
+
 /* Which file of it a VM that runs writes to; 0: the user's. */
 unsigned disk_top(const struct machine_disk *disk);
 

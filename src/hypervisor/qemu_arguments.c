@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
@@ -99,19 +98,13 @@ static void add_network(struct arguments *list, const struct machine *machine, i
     add_json(list, "-device", device);
 }
 
-static bool is_block_device(const char *path)
-{
-    struct stat file;
-    return stat(path, &file) == 0 && S_ISBLK(file.st_mode);
-}
-
 /* One file of a disk: the user's, or an overlay over the one before it. */
 static void add_layer(struct arguments *list, const struct machine_disk *disk, size_t index,
                       unsigned layer)
 {
     char node[QEMU_NODE_SIZE], below[QEMU_NODE_SIZE], name[DISK_NAME_SIZE];
     const char *format = layer > 0 ? "qcow2" : disk->format;
-    const char *driver = layer == 0 && is_block_device(disk->path) ? "host_device" : "file";
+    const char *driver = layer == 0 && disk_is_block_device(disk->path) ? "host_device" : "file";
     bool readonly = disk->readonly || layer < disk_top(disk);
     qemu_disk_node(index, layer, node);
     disk_layer_name(index, layer, name);

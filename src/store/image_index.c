@@ -52,17 +52,23 @@ void image_key(int directory_fd, const struct stat *memory, char ret[IMAGE_KEY_S
     snprintf(ret, IMAGE_KEY_SIZE, "%s %s", key, state);
 }
 
+static int open_memory(int directory_fd, int *ret_fd, struct stat *ret, struct error *err)
+{
+    int r =
+        plain_file_open(directory_fd, image_memory_name, O_RDONLY, "the memory image", ret_fd, err);
+    if (r < 0)
+        return r;
+    return fstat(*ret_fd, ret) < 0 ? error_errno(err, errno, "cannot open the memory image") : 0;
+}
+
 int image_seal(int directory_fd, struct error *err)
 {
     enum { SEALED = 0400 };
     struct stat st;
     auto_close int fd = -1;
-    int r =
-        plain_file_open(directory_fd, image_memory_name, O_RDONLY, "the memory image", &fd, err);
+    int r = open_memory(directory_fd, &fd, &st, err);
     if (r < 0)
         return r;
-    if (fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot open the memory image");
     if (st.st_nlink == 1 && fchmod(fd, SEALED) < 0)
         return error_errno(err, errno, "the memory image cannot be made read-only");
     return 0;
@@ -181,12 +187,9 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
 {
     struct stat st;
     auto_close int fd = -1;
-    int r =
-        plain_file_open(directory_fd, image_memory_name, O_RDONLY, "the memory image", &fd, err);
+    int r = open_memory(directory_fd, &fd, &st, err);
     if (r < 0)
         return r;
-    if (fstat(fd, &st) < 0)
-        return error_errno(err, errno, "cannot open the memory image");
     struct image_index *index = index_create(directory_fd, &st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");

@@ -37,7 +37,7 @@ static int directory_of(int parent_fd, const char *path, struct file_id *ret)
 static int is_ours(pid_t thread)
 {
     int r = process_has_mark(thread);
-    return r == 0 && process_is_elsewhere(thread) ? 1 : r;
+    return r == 0 && process_has_namespace(thread, "pid") ? 1 : r;
 }
 
 /* 1; 0: it is none of ours, or has ended; -errno: it may not be looked at. */

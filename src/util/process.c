@@ -254,13 +254,13 @@ int process_has_mark(pid_t pid)
     return empty && has_program(pid) ? -ENODATA : 0;
 }
 
-bool process_is_elsewhere(pid_t pid)
+bool process_has_namespace(pid_t pid, const char *kind)
 {
-    char path[48];
-    struct stat own, its;
-    snprintf(path, sizeof path, "/proc/%d/ns/pid", (int)pid);
-    return stat("/proc/self/ns/pid", &own) == 0 && stat(path, &its) == 0 &&
-           own.st_ino != its.st_ino;
+    char own[48], its[48];
+    struct stat ours, theirs;
+    snprintf(own, sizeof own, "/proc/self/ns/%s", kind);
+    snprintf(its, sizeof its, "/proc/%d/ns/%s", (int)pid, kind);
+    return stat(own, &ours) == 0 && stat(its, &theirs) == 0 && ours.st_ino != theirs.st_ino;
 }
 
 /* One of those letters is its state. */

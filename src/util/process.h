@@ -36,8 +36,9 @@ int process_spawn(const struct process_spec *spec, pid_t *ret_pid, int *ret_pidf
  * it was given none, or is in the middle of an exec. */
 int process_has_mark(pid_t pid);
 
-/* Is it in another pid namespace than we? False, too, if it may not be looked at. */
-bool process_is_elsewhere(pid_t pid);
+/* Is it in another namespace than we? `kind` is a name in /proc/PID/ns: "pid", "mnt", say. False,
+ * too, if it may not be looked at. */
+bool process_has_namespace(pid_t pid, const char *kind);
 
 /* Is it stopped, by a signal or a debugger, so that it answers nobody? */
 bool process_is_stopped(pid_t pid);
