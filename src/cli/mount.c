@@ -16,6 +16,7 @@
 
 #include "cli/cli.h"
 #include "cli/mount_arguments.h"
+#include "cli/mount_confine.h"
 #include "cli/mountpoint.h"
 #include "cli/process_setup.h"
 #include "fork/memory_watch.h"
@@ -36,8 +37,7 @@ struct daemon {
     sigset_t ending_signals;
     struct store store;
     struct vmm_programs *programs;
-    struct vmm_confine confine;
-    bool confines; /* that is there */
+    struct mount_confine confine;
     struct ack_ports *ack_ports;
     struct memory_watch *watch;
     struct turns *turns;
@@ -242,7 +242,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
         .turns = daemon->turns,
         .binaries = arguments->binaries,
         .binary_count = array_length(arguments->binaries),
-        .confine = daemon->confines ? &daemon->confine : NULL,
+        .confine = daemon->confine.is_on ? &daemon->confine.vmm : NULL,
         .on_change = on_change,
         .on_vanished = on_vanished,
         .warn = warn,
@@ -323,85 +323,6 @@ static int check_programs(const struct mount_arguments *arguments, struct error 
     return r;
 }
 
-static bool is_below(const char *path, const char *directory)
-{
-    char real[PATH_MAX], above[PATH_MAX];
-    if (!realpath(directory, above))
-        return false;
-    if (realpath(path, real)) /* else it is made later */
-        path = real;
-    size_t size = strcmp(above, "/") == 0 ? 0 : strlen(above);
-    return strncmp(path, above, size) == 0 && (path[size] == '/' || !path[size]);
-}
-
-/* A VMM would see what lies there, the store with all VMs, say. */
-static int check_readable(const struct mount_arguments *arguments, const char *path,
-                          struct error *err)
-{
-    if (access(path, F_OK) < 0)
-        return error_errno(err, errno, "--vmm-read: %s", path);
-    if (is_below(arguments->mountpoint, path) || is_below(arguments->store, path))
-        return error_set(err, EINVAL,
-                         "--vmm-read: the store or the mount lies in %s, and no VMM may see those "
-                         "of others: give directories without them",
-                         path);
-    return 0;
-}
-
-static bool is_script(const char *program)
-{
-    char begin[2] = "";
-    auto_close int fd = open(program, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    return fd >= 0 && read(fd, begin, sizeof begin) == sizeof begin && memcmp(begin, "#!", 2) == 0;
-}
-
-/* Scripts that worked before are to work on, and nobody knows what they need. */
-static void leave_scripts_open(struct daemon *daemon)
-{
-    struct error text;
-    for (size_t i = 0; i < HYPERVISORS; i++) {
-        struct vmm_binary *binary = &daemon->arguments.binaries[i];
-        binary->open = binary->path && is_script(binary->path);
-        if (!binary->open)
-            continue;
-        error_set(&text, EPERM,
-                  "%s is a script, and its VMMs are not shut in, because nobody knows what it "
-                  "needs: with --confine strict they are, and it sees what --vmm-read names",
-                  binary->path);
-        warn_user(daemon, text.text);
-    }
-}
-
-/* Can VMMs be shut in here? */
-static int prepare_confine(struct daemon *daemon, struct error *err)
-{
-    const struct mount_arguments *arguments = &daemon->arguments;
-    struct error why, text;
-    daemon->confine.readable = (const char *const *)(uintptr_t)arguments->readable;
-    daemon->confine.readable_count = arguments->readable_count;
-    int r = 0;
-    for (size_t i = 0; i < arguments->readable_count && r == 0; i++)
-        r = check_readable(arguments, arguments->readable[i], err);
-    if (r < 0 || arguments->confine == CONFINE_OFF)
-        return r;
-    r = vmm_confine_find(&daemon->confine, &why);
-    daemon->confines = r == 0;
-    if (r == 0 && arguments->confine == CONFINE_AUTO)
-        leave_scripts_open(daemon);
-    if (r == 0)
-        return 0;
-    if (arguments->confine == CONFINE_STRICT)
-        return error_set(err, -r, "--confine strict: VMMs cannot be shut in on this host: %s",
-                         why.text);
-    error_set(
-        &text, -r,
-        "VMMs are not shut in, for this host cannot do that, and one whose guest has taken it "
-        "over can do whatever this user can: %s",
-        why.text);
-    warn_user(daemon, text.text);
-    return 0;
-}
-
 /* One that was given: acks can be received there now. */
 static int check_ack_address(const struct mount_arguments *arguments, struct error *err)
 {
@@ -433,7 +354,7 @@ static int start(struct daemon *daemon, struct error *err)
     if (r == 0)
         r = check_ack_address(&daemon->arguments, err);
     if (r == 0)
-        r = prepare_confine(daemon, err);
+        r = mount_confine_prepare(&daemon->arguments, warn_user, daemon, &daemon->confine, err);
     if (r == 0)
         r = check_mountpoint(&daemon->arguments, &daemon->place_fd, err);
     if (r < 0)
@@ -461,6 +382,9 @@ int cli_mount(int argc, char **argv)
         return cli_fail(&cli_mount_command, err.text);
     json_wipe_freed();
     int status = mount_arguments_read(argc, argv, &daemon.arguments);
+    if (status == CLI_GO_ON && daemon.arguments.user &&
+        process_setup_become(daemon.arguments.user, &err) < 0)
+        status = cli_fail(&cli_mount_command, err.text);
     if (status == CLI_GO_ON)
         status = mount_arguments_open_session(&daemon.arguments, &daemon.ops, &daemon.session);
     if (status == CLI_GO_ON) {
@@ -471,6 +395,7 @@ int cli_mount(int argc, char **argv)
     }
     if (daemon.session)
         fuse_session_destroy(daemon.session);
+    mount_confine_finish(&daemon.confine);
     mount_arguments_finish(&daemon.arguments);
     return status;
 }

@@ -2,9 +2,11 @@
 #include "cli/mount_arguments.h"
 
 #include <getopt.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli/cli.h"
 #include "instance/turns.h"
@@ -33,6 +35,10 @@ static const char help[] =
     "                       strict refuses to mount where it cannot, off\n"
     "  --vmm-read PATH      a file or directory that VMMs may read, besides what they need\n"
     "                       anyway: what a script that is given as --qemu needs, say\n"
+    "  --vmm-uids FIRST-LAST\n"
+    "                       as root: each VMM gets a user of its own, from this range\n"
+    "  --vmm-user NAME      as root: VMMs are this user\n"
+    "  --user NAME          as root: the daemon and VMMs are this user, and have no rights of root\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
     "  --insecure-store     as root, also use a store that others can change\n"
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
@@ -113,6 +119,46 @@ static int read_confine(void *arguments, const char *value)
     return cli_misuse(COMMAND, "--confine is one of auto, strict and off");
 }
 
+/* Ids that are nobody's in particular begin at 1; the last is "no change" to the kernel. */
+static int read_vmm_uids(void *arguments, const char *value)
+{
+    enum { USERS_MAX = 1000000 };
+    struct vmm_user_range *range = &((struct mount_arguments *)arguments)->vmm_users;
+    unsigned first, last;
+    int end = 0;
+    if (value[strspn(value, "0123456789-")] || strlen(value) > 21 ||
+        sscanf(value, "%u-%u%n", &first, &last, &end) != 2 || value[end] || first < 1 ||
+        last <= first || last - first >= USERS_MAX || last == (uid_t)-1)
+        return cli_misuse(COMMAND, "--vmm-uids is a range of at most 1000000 user ids, as "
+                                   "300000-365535, which are nobody else's");
+    *range = (struct vmm_user_range){first, last, first};
+    return CLI_GO_ON;
+}
+
+static int read_vmm_user(void *arguments, const char *value)
+{
+    struct vmm_user_range *range = &((struct mount_arguments *)arguments)->vmm_users;
+    const struct passwd *user = getpwnam(value);
+    if (!user || user->pw_uid == 0 || user->pw_gid == 0)
+        return cli_misuse(COMMAND, user ? "--vmm-user names root, or somebody of its group"
+                                        : "--vmm-user names nobody whom this host knows");
+    *range = (struct vmm_user_range){user->pw_uid, user->pw_uid, user->pw_gid};
+    return CLI_GO_ON;
+}
+
+/* What the options say together. */
+static int check_users(const struct mount_arguments *arguments)
+{
+    if ((arguments->vmm_users.first || arguments->user) && geteuid() != 0)
+        return cli_misuse(COMMAND, "only root can use --user, --vmm-uids and --vmm-user");
+    if (arguments->vmm_users.first && arguments->user)
+        return cli_misuse(COMMAND, "--user does not go with --vmm-uids and --vmm-user: only root "
+                                   "can give VMMs another user");
+    if (arguments->vmm_users.first && arguments->confine == CONFINE_OFF)
+        return cli_misuse(COMMAND, "--confine off does not go with --vmm-uids and --vmm-user");
+    return CLI_GO_ON;
+}
+
 static int add_readable(void *arguments, const char *value)
 {
     struct mount_arguments *ret = arguments;
@@ -153,6 +199,9 @@ static int read_options(int argc, char **argv, struct mount_arguments *ret)
         {"ack-address", .read = read_ack_address},
         {"confine", .read = read_confine},
         {"vmm-read", .read = add_readable},
+        {"vmm-uids", .read = read_vmm_uids},
+        {"vmm-user", .read = read_vmm_user},
+        {"user", .text = &ret->user},
         {"max-loads", .read = read_max_loads},
         {"require-token", .flag = &ret->rules.require_token},
         {"insecure-store", .flag = &ret->insecure_store},
@@ -175,6 +224,8 @@ int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
     int status = read_options(argc, argv, ret);
+    if (status == CLI_GO_ON)
+        status = check_users(ret);
     if (status != CLI_GO_ON)
         return status;
     if (optind + 1 < argc)

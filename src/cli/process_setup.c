@@ -3,13 +3,16 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/close_range.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -184,6 +187,18 @@ static int set_descriptors(struct error *err)
     return 0;
 }
 
+/* Payloads and guests' memory are in ours: another process of the same user is not to read it. */
+static int set_protection(struct error *err)
+{
+#ifdef HYPEFS_TESTS
+    if (getenv("HYPEFS_TEST_DUMPABLE")) /* tests look what is in there */
+        return 0;
+#endif
+    return prctl(PR_SET_DUMPABLE, 0) == 0
+               ? 0
+               : error_errno(err, errno, "cannot keep the memory from other processes");
+}
+
 int process_setup(sigset_t *ret_ending, struct error *err)
 {
     set_signals(ret_ending);
@@ -192,7 +207,22 @@ int process_setup(sigset_t *ret_ending, struct error *err)
     set_environment();
     umask(077);
     int r = set_descriptors(err);
+    if (r == 0)
+        r = set_protection(err);
     return r == 0 ? set_stacks(err) : r;
+}
+
+int process_setup_become(const char *name, struct error *err)
+{
+    const struct passwd *user = getpwnam(name);
+    if (!user)
+        return error_set(err, EINVAL, "--user: this host knows no user %s", name);
+    if (initgroups(name, user->pw_gid) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
+        return error_errno(err, errno, "--user: cannot become the user %s", name);
+    if (setenv("HOME", user->pw_dir, 1) < 0 || setenv("USER", name, 1) < 0 ||
+        setenv("LOGNAME", name, 1) < 0)
+        return error_set(err, ENOMEM, "out of memory");
+    return set_protection(err); /* a change of user may set it otherwise */
 }
 
 /* ---- background ---- */

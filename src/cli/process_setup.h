@@ -18,6 +18,9 @@
  */
 int process_setup(sigset_t *ret_ending, struct error *err);
 
+/* Becomes that user, with its groups and none of root's rights. EINVAL: nobody has that name. */
+int process_setup_become(const char *name, struct error *err);
+
 /* Warns of a limit that this process cannot lift and that will end it or its VMs. */
 void process_setup_warn_of_limits(void (*warn)(void *context, const char *text), void *context);
 

@@ -32,6 +32,12 @@ void confine_add_at(struct arguments *arguments, const char *option, const char 
     arguments_add(arguments, file);
 }
 
+void confine_add_user(struct arguments *arguments, uid_t uid, gid_t gid)
+{
+    arguments_add(arguments, "--user");
+    arguments_add_format(arguments, "%u:%u", uid, gid);
+}
+
 static void add_readonly(struct arguments *arguments, const char *path)
 {
     if (access(path, F_OK) == 0) /* else its VMM says so */
@@ -148,8 +154,11 @@ void confine_begin(struct arguments *ret, const struct vmm_context *context,
         add_readonly(ret, machine->kernel);
     if (machine->initrd)
         add_readonly(ret, machine->initrd);
-    if (machine->network != NETWORK_NONE)
+    const bool opens_taps = machine->network == NETWORK_TAP && !machine->hypervisor->takes_taps;
+    if (machine->network == NETWORK_USER || opens_taps)
         arguments_add(ret, "--net");
+    for (size_t i = 0; i < machine->interface_count && opens_taps; i++)
+        confine_add(ret, "--tap", machine->interfaces[i].tap);
 }
 
 /* What forbids users namespaces, and what allows them. */
@@ -185,15 +194,23 @@ static void explain(struct error *err)
                          hurdles[i].remedy);
 }
 
-int vmm_confine_find(struct vmm_confine *ret, struct error *err)
+int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err)
 {
     auto_free char *said = NULL;
+    struct arguments arguments = {0};
     int r = libexec_find("confine", "hypefs-vmm", ret->program, err);
     if (r < 0)
         return r;
-    const char *const arguments[] = {ret->program, "--check", NULL};
-    r = process_output(-1, arguments, CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
-    if (r < 0)
+    arguments_add(&arguments, ret->program);
+    if (ret->users)
+        confine_add_user(&arguments, vmm_users_first(ret->users), vmm_users_group(ret->users));
+    arguments_add(&arguments, "--check");
+    r = arguments.failed
+            ? error_set(err, ENOMEM, "out of memory")
+            : process_output(directory_fd, (const char *const *)(uintptr_t)arguments.items,
+                             CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
+    arguments_finish(&arguments);
+    if (r < 0 && r != -ENOMEM)
         explain(err);
     return r;
 }
@@ -221,12 +238,23 @@ static bool read_status(pid_t pid, struct status *ret)
     return found == 3;
 }
 
-/* Root's own files are root's in every namespace. */
+/* Root's own files are root's in every namespace. Who is another user than the daemon needs no
+ * namespace of users. */
 static const char *level_of(const struct status *status, const bool *namespaces)
 {
-    const bool walls = namespaces[NS_USER] && namespaces[NS_MOUNT] && namespaces[NS_PID] &&
-                       status->seccomp && !status->capabilities;
+    const bool walls = (namespaces[NS_USER] || status->uid != geteuid()) && namespaces[NS_MOUNT] &&
+                       namespaces[NS_PID] && status->seccomp && !status->capabilities;
     return walls && status->uid != 0 ? "full" : walls ? "partial" : "none";
+}
+
+void vmm_find_user(struct vmm *vmm, struct vmm_users *users)
+{
+    struct status status;
+    if (!users || !read_status(vmm->pid, &status))
+        return;
+    vmm_users_note(users, status.uid);
+    vmm->users = users;
+    vmm->uid = status.uid;
 }
 
 cJSON *vmm_describe_confinement(pid_t pid)

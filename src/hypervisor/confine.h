@@ -15,10 +15,13 @@
 void confine_begin(struct arguments *ret, const struct vmm_context *context,
                    const struct machine *machine, const char *image, const char *program);
 
-/* More: "--ro", "--rw", "--dev". */
+/* More: "--ro", "--rw", "--dev", "--tap". */
 void confine_add(struct arguments *arguments, const char *option, const char *path);
 /* More: "--ro-at", "--rw-at". */
 void confine_add_at(struct arguments *arguments, const char *option, const char *path,
                     const char *file);
+
+/* And who it is to be, if not the daemon's user. */
+void confine_add_user(struct arguments *arguments, uid_t uid, gid_t gid);
 
 #endif

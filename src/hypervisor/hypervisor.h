@@ -20,6 +20,7 @@
 #include <sys/types.h>
 #include <cjson/cJSON.h>
 
+#include "hypervisor/vmm_users.h"
 #include "util/error.h"
 #include "util/file_key.h"
 
@@ -127,10 +128,12 @@ struct vmm_confine {
     char program[PATH_MAX];      /* src/confine/vmm.c */
     const char *const *readable; /* paths that VMMs may read, besides what they need anyway */
     size_t readable_count;
+    struct vmm_users *users; /* whom they are; NULL: the daemon's user */
 };
 
-/* Finds the program, and tries it. EIO: it cannot shut anything in on this host, and why. */
-int vmm_confine_find(struct vmm_confine *ret, struct error *err);
+/* Finds the program, and tries it, in a directory that is on the store's file system. EIO: it
+ * cannot shut anything in there, and why. */
+int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err);
 
 /* What is in force for a VMM's process, as the kernel tells it: for `info`. Null if it has ended.
  */
@@ -180,6 +183,8 @@ struct vmm {
     struct vmm_exit exit;
     struct file_id disks[MACHINE_DISKS_MAX]; /* the file that it has open for each disk of its
                                                 machine, of a chain the user's (opened.h) */
+    struct vmm_users *users;                 /* one of whom it is; NULL: the daemon's user */
+    uid_t uid;                               /* that one */
     unsigned taps[MACHINE_INTERFACES_MAX];   /* indices of the host's interfaces that it has open,
                                                 in the order of its machine's; 0: not known */
 };
@@ -190,7 +195,9 @@ struct hypervisor {
     const char *const *sockets;           /* that it makes in the directory; ends with NULL */
     bool shares_memory;                   /* with the file "memory", once booted */
     bool copies_disks;                    /* at a save; else they become chains (disks.h) */
-    bool takes_taps;                      /* at a load, from the VMM before (struct vmm_context) */
+    bool takes_taps;                      /* open already: it needs no network of the host for them,
+                                             and a load has those of the VMM before (struct
+                                             vmm_context) */
     bool may_halt;                        /* a VM, by itself, when a disk has no room for a write
                                              of its guest; each resume makes it try again */
     bool kill_only;                       /* asked to end, it would let a paused VM go on first, or
@@ -291,6 +298,9 @@ int vmm_find_disks(const struct vmm_context *context, struct vmm *vmm, struct ma
 /* A VMM that was just started, or is found again after a restart. Takes the pidfd on success. */
 int vmm_create(const struct hypervisor *hypervisor, pid_t pid, int pidfd, struct vmm **ret,
                struct error *err);
+
+/* Of one that is found again: whom of those users it is. */
+void vmm_find_user(struct vmm *vmm, struct vmm_users *users);
 
 /* Closes control connection and memory, which a running VM needs no more. */
 void vmm_release(struct vmm *vmm);

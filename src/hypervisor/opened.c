@@ -105,14 +105,16 @@ static bool stat_given(const struct vmm_context *context, const struct machine *
     return stat(machine->disks[index].path, ret) == 0;
 }
 
-/* Which file the disk is: a daemon before this one may not have remembered it. */
+/* Which file the disk is: a daemon before this one may not have remembered it, or a block device by
+ * its node. */
 static struct file_id id_of(const struct vmm_context *context, const struct vmm *vmm,
                             const struct machine *machine, size_t index)
 {
     char name[DISK_COPY_SIZE];
     struct file_id id = vmm->disks[index];
     struct stat file;
-    if (id.inode == 0 && stat_given(context, machine, index, given(machine, index, name), &file))
+    if (stat_given(context, machine, index, given(machine, index, name), &file) &&
+        (id.inode == 0 || S_ISBLK(file.st_mode)))
         id = file_id_of(&file);
     return id;
 }

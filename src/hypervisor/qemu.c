@@ -22,6 +22,7 @@
 #include "hypervisor/qemu_readonly.h"
 #include "hypervisor/qemu_record.h"
 #include "hypervisor/vmm_process.h"
+#include "hypervisor/tap.h"
 #include "hypervisor/vmm_spawn.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -135,11 +136,17 @@ static int spawn(const struct vmm_context *context, const struct machine *machin
     return r;
 }
 
+static int open_tap(const struct machine *machine, int *ret, struct error *err)
+{
+    int r = machine_check_taps(machine, err);
+    return r == 0 ? tap_open(machine->interfaces[0].tap, ret, err) : r;
+}
+
 /* Starts a QEMU and waits for its greeting. After a failure *ret may be a VMM, to be abandoned. */
 static int launch(const struct vmm_context *context, const struct machine *machine,
                   struct qemu_start *start, struct vmm **ret, struct error *err)
 {
-    auto_close int listener = -1, control = -1;
+    auto_close int listener = -1, control = -1, tap = -1;
     char console[VMM_LOG_PATH_SIZE];
     struct arguments arguments = {0};
     struct qemu_readonly readonly = {0};
@@ -151,6 +158,10 @@ static int launch(const struct vmm_context *context, const struct machine *machi
     start->console = console;
     if (r == 0)
         r = qemu_disks_make(context, machine, start->restore, err);
+    if (r == 0 && machine->network == NETWORK_TAP && start->tap_fd < 0) {
+        r = open_tap(machine, &tap, err);
+        start->tap_fd = tap;
+    }
     if (r == 0)
         r = qemu_arguments_create(machine, start, &arguments, err);
     if (r == 0 && start->restore && !qemu_readonly_is_option(start->program))

@@ -57,20 +57,14 @@ static void describe_user(cJSON *netdev, const struct machine *machine, int tap_
     json_add_bool(netdev, "restrict", machine->network_restrict);
 }
 
-/* Without the scripts that QEMU would run by default. */
 static void describe_tap(cJSON *netdev, const struct machine *machine, int tap_fd)
 {
     char number[16];
     json_add_string(netdev, "type", "tap");
     json_add_string(netdev, "id", "net0");
-    if (tap_fd >= 0) {
-        snprintf(number, sizeof number, "%d", tap_fd);
-        json_add_string(netdev, "fd", number);
-        return;
-    }
-    json_add_string(netdev, "ifname", machine->interfaces[0].tap);
-    json_add_string(netdev, "script", "no");
-    json_add_string(netdev, "downscript", "no");
+    snprintf(number, sizeof number, "%d", tap_fd);
+    json_add_string(netdev, "fd", number);
+    (void)machine;
 }
 
 static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *, int) = {

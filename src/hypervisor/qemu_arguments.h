@@ -28,7 +28,7 @@ struct qemu_start {
     const char *image;   /* the directory that it is loaded from; NULL: it is booted */
     bool restore;        /* paused, over a private memory; its state comes by QMP, if it has one */
     int qmp_fd;          /* a listening socket */
-    int tap_fd;          /* of the machine's tap, open already; -1: QEMU opens it */
+    int tap_fd;          /* of the machine's tap, if it is on one */
 };
 
 /* EOPNOTSUPP or EINVAL for a disk or

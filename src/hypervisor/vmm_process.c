@@ -100,6 +100,8 @@ void vmm_close(struct vmm *vmm)
         return;
     vmm_release(vmm);
     close(vmm->pidfd);
+    if (vmm->users)
+        vmm_users_give(vmm->users, vmm->uid);
     free(vmm);
 }
 

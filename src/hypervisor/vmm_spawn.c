@@ -10,6 +10,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "hypervisor/confine.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/fault.h"
@@ -36,26 +37,20 @@ static int spawn_plainly(const struct vmm_context *context, const struct vmm_spa
     return r < 0 ? error_set(err, -limit_or_io(r), "%s", why.text) : 0;
 }
 
-/* The strings are borrowed, the array is owned. */
-static char **confined_arguments(const struct vmm_context *context, const struct vmm_spawn *spawn,
-                                 const char *pid_fd)
+/* `uid` 0: the daemon's own user. */
+static void confined_arguments(const struct vmm_context *context, const struct vmm_spawn *spawn,
+                               int pid_fd, uid_t uid, struct arguments *ret)
 {
-    const char *const own[] = {context->confine->program, "--pid-fd", pid_fd};
-    size_t program = 0, count = 0;
-    while (spawn->arguments[program])
-        program++;
-    const char **ret =
-        calloc(array_length(own) + spawn->confine->count + 1 + program + 1, sizeof *ret);
-    if (!ret)
-        return NULL;
-    for (size_t i = 0; i < array_length(own); i++)
-        ret[count++] = own[i];
+    arguments_add(ret, context->confine->program);
+    arguments_add(ret, "--pid-fd");
+    arguments_add_format(ret, "%d", pid_fd);
+    if (uid)
+        confine_add_user(ret, uid, vmm_users_group(context->confine->users));
     for (size_t i = 0; i < spawn->confine->count; i++)
-        ret[count++] = spawn->confine->items[i];
-    ret[count++] = "--";
-    for (size_t i = 0; i < program; i++)
-        ret[count++] = spawn->arguments[i];
-    return (char **)(uintptr_t)ret;
+        arguments_add(ret, spawn->confine->items[i]);
+    arguments_add(ret, "--");
+    for (size_t i = 0; spawn->arguments[i]; i++)
+        arguments_add(ret, spawn->arguments[i]);
 }
 
 /* The program that shuts a VMM in tells the VMM's pid, and ends. */
@@ -89,22 +84,22 @@ static void end_child(pid_t pid)
 }
 
 static int launch(const struct vmm_context *context, const struct vmm_spawn *spawn, int reads,
-                  int writes, pid_t *ret_pid, struct error *err)
+                  int writes, uid_t uid, pid_t *ret_pid, struct error *err)
 {
     int inherited[INHERITED_MAX];
-    char number[16];
+    struct arguments arguments = {0};
     pid_t launcher;
     auto_close int pidfd = -1, pipe_fd = writes;
     struct vmm_spawn with_pipe = *spawn;
-    snprintf(number, sizeof number, "%d", writes);
     for (size_t i = 0; i < spawn->inherit_count; i++)
         inherited[i] = spawn->inherit_fds[i];
     inherited[with_pipe.inherit_count++] = writes;
     with_pipe.inherit_fds = inherited;
-    auto_free char **arguments = confined_arguments(context, spawn, number);
-    int r = !arguments || spawn->confine->failed
+    confined_arguments(context, spawn, writes, uid, &arguments);
+    int r = arguments.failed || spawn->confine->failed
                 ? error_set(err, ENOMEM, "no memory for a VMM's arguments")
-                : spawn_plainly(context, &with_pipe, arguments, &launcher, &pidfd, err);
+                : spawn_plainly(context, &with_pipe, arguments.items, &launcher, &pidfd, err);
+    arguments_finish(&arguments);
     if (r < 0)
         return r;
     close(steal_fd(&pipe_fd));
@@ -120,7 +115,7 @@ static int launch(const struct vmm_context *context, const struct vmm_spawn *spa
 }
 
 static int spawn_confined(const struct vmm_context *context, const struct vmm_spawn *spawn,
-                          pid_t *ret_pid, int *ret_pidfd, struct error *err)
+                          uid_t uid, pid_t *ret_pid, int *ret_pidfd, struct error *err)
 {
     int ends[2];
     struct error why;
@@ -128,7 +123,7 @@ static int spawn_confined(const struct vmm_context *context, const struct vmm_sp
         return error_errno(err, errno, "no pipe for a VMM");
     auto_close int reads = ends[0];
     off_t from = vmm_log_size(context);
-    int r = launch(context, spawn, reads, ends[1], ret_pid, &why);
+    int r = launch(context, spawn, reads, ends[1], uid, ret_pid, &why);
     if (r < 0) {
         char words[VMM_WORDS_MAX + 1];
         vmm_last_words(context, from, words);
@@ -143,13 +138,13 @@ static int spawn_confined(const struct vmm_context *context, const struct vmm_sp
     return r;
 }
 
-int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
-              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
+static int spawn_as(const struct hypervisor *hypervisor, const struct vmm_context *context,
+                    const struct vmm_spawn *spawn, uid_t uid, struct vmm **ret, struct error *err)
 {
     pid_t pid;
     auto_close int pidfd = -1;
     fault_point(FAULT_SPAWN);
-    int r = context->confine ? spawn_confined(context, spawn, &pid, &pidfd, err)
+    int r = context->confine ? spawn_confined(context, spawn, uid, &pid, &pidfd, err)
                              : spawn_plainly(context, spawn, spawn->arguments, &pid, &pidfd, err);
     if (r < 0)
         return r;
@@ -159,5 +154,23 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
         process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);
     else
         pidfd = -1;
+    return r;
+}
+
+int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,
+              const struct vmm_spawn *spawn, struct vmm **ret, struct error *err)
+{
+    struct vmm_users *users = context->confine ? context->confine->users : NULL;
+    uid_t uid = 0;
+    int r = users ? vmm_users_take(users, &uid, err) : 0;
+    if (r < 0)
+        return r;
+    r = spawn_as(hypervisor, context, spawn, uid, ret, err);
+    if (users && r < 0)
+        vmm_users_give(users, uid);
+    if (users && r == 0) {
+        (*ret)->users = users;
+        (*ret)->uid = uid;
+    }
     return r;
 }

@@ -349,8 +349,10 @@ int instance_read_vmm(const struct instance *instance, const cJSON *record, stru
                            pid);
     r = r > 0 ? vmm_create(instance->machine.hypervisor, pid, pidfd, ret, err) : 0;
     if (*ret) {
+        const struct vmm_confine *confine = instance->table->setup.confine;
         pidfd = -1;
         read_opened(json, *ret);
+        vmm_find_user(*ret, confine ? confine->users : NULL);
     }
     return r;
 }

@@ -91,6 +91,8 @@ void file_key_tell(const char *key, const struct stat *st, char ret[FILE_KEY_CHA
 
 struct file_id file_id_of(const struct stat *st)
 {
+    if (S_ISBLK(st->st_mode))
+        return (struct file_id){.device = st->st_rdev, .inode = (ino_t)-1};
     return (struct file_id){.device = st->st_dev, .inode = st->st_ino};
 }
 

@@ -8,7 +8,7 @@
 
 enum { FILE_KEY_SIZE = 128, FILE_KEY_CHANGE_SIZE = 256 };
 
-/* One of the files that there are now, whatever its name is. */
+/* One of the files that there are now, whatever its name is; of a block device, whatever its node. */
 struct file_id {
     dev_t device;
     ino_t inode; /* 0: of no file */

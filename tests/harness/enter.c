@@ -325,6 +325,7 @@ void harness_enter_with(const char *(*prepare)(const char *base))
     if (uid != geteuid() && !isolated)
         skip_all("only root with mount namespaces can run the tests as another user");
     make_base(uid);
+    setenv("HYPEFS_TEST_DUMPABLE", "1", 1); /* tests look into the daemon */
     leave_keeper();
     const char *why = prepare ? prepare(harness_base()) : NULL;
     if (why)

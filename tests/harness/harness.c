@@ -116,14 +116,20 @@ static pid_t spawn_daemon(struct harness *h, const char *const *options)
             argv[count++] = "--vmm-read";
             argv[count++] = getenv(played[i]);
         }
-    bool told = false;
+    const char *confine = NULL;
+    bool has_users = geteuid() != 0;
     for (size_t i = 0; options && options[i]; i++) {
         argv[count++] = options[i];
-        told = told || strcmp(options[i], "--confine") == 0;
+        confine = strcmp(options[i], "--confine") == 0 ? options[i + 1] : confine;
+        has_users = has_users || strncmp(options[i], "--vmm-u", 7) == 0;
     }
-    if (!told) { /* scripts, too */
+    if (!confine) { /* scripts, too */
         argv[count++] = "--confine";
-        argv[count++] = "strict";
+        argv[count++] = confine = "strict";
+    }
+    if (strcmp(confine, "strict") == 0 && !has_users) { /* root is one that is strict only then */
+        argv[count++] = "--vmm-uids";
+        argv[count++] = "300000-365535";
     }
     argv[count] = h->mount;
     export(h);

@@ -3,6 +3,7 @@
  * that was taken over would try. */
 #include "fixture.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stddef.h>
@@ -18,11 +19,11 @@
 
 /* In $T/at, with the files a and b, which say so; $B is the program. $T/secret is a file of the
  * daemon's user beside it. */
-static const struct {
+static const struct shut_in {
     const char *script;
     int status;
     const char *out, *err; /* the whole; a part */
-} cases[] = {
+} own_cases[] = {
     /* what it is told */
     {"$B -- sh -c 'pwd; cat a; echo c > c; exit 7'; echo $? && cat c", 0, NULL, ""},
     {"$B --ro-at /hypefs-none a -- cat /hypefs-none; [ ! -e /hypefs-none ]", 0, "a\n", ""},
@@ -42,6 +43,7 @@ static const struct {
      "cannot make /usr/none: Invalid cross-device link"},
     {"$B --ro-at $T/at/a/x a -- true", 126, "", "cannot make "},
     {"$B -- /none", 127, "", "hypefs-vmm: /none: No such file or directory"},
+    {"$B --user 0:0 -- true", 126, "", "usage: "},
     {"$B --ro a", 126, "", "usage: "},
     {"$B --", 126, "", "usage: "},
     {"$B --unknown -- true", 126, "", "usage: "},
@@ -81,16 +83,43 @@ static const struct {
     {"cd / && $B -- true", 126, "", "in the working directory \"/\""},
 };
 
-static void program_that_is_shut_in_has_what_is_named_and_no_more(void **state)
+/* The same with another user, whose all files are that the options name; as root. */
+static const struct shut_in user_cases[] = {
+    {"$B $U -- id -u; $B $U -- id -g; $B $U -- id -G", 0, "300000\n300001\n300001\n", ""},
+    {"chmod 600 a; $B $U -- sh -c 'cat a; echo c > c; stat -c %u:%g a c'; stat -c %u:%g a c", 0,
+     "a\n300000:300001\n300000:300001\n0:0\n0:0\n", ""},
+    {"chmod 600 $T/secret; chown 7:8 $T/secret; $B $U --rw ../secret -- sh -c 'echo more >> "
+     "../secret' && cat $T/secret && stat -c %u:%g $T/secret",
+     0, "secret\nmore\n7:8\n", ""},
+    {"chmod 400 $T/secret; $B $U --ro ../secret -- cat ../secret", 0, "secret\n", ""},
+    {"chmod 400 $T/secret; $B $U --ro ../secret -- chmod 600 ../secret", 1, "", "Read-only"},
+    {"$B $U -- sh -c 'echo > a; chown 0 a'", 1, "", "chown: changing ownership of 'a'"},
+    {"$B $U -- sh -c 'cat < /dev/null > /dev/full'", 0, "", ""},
+    {"$B $U -- chmod 666 /dev/null", 1, "", "Read-only file system"},
+    {"$B $U -- grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", 0,
+     "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
+     "NoNewPrivs:\t1\nSeccomp:\t2\n",
+     ""},
+    {"$B $U -- unshare --user true", 1, "", "Operation not permitted"},
+    {"$B $U -- unshare --mount true", 1, "", "Operation not permitted"},
+    {"$B $U -- sh -c 'kill -0 $1' - $$", 1, "", "No such process"},
+    {"$B $U -- mknod x c 1 3", 1, "", "Operation not permitted"},
+    {"$B $U --check && cd / && $B $U --check", 0, "", ""},
+    /* a file system that cannot show files as another's: 9p, proc */
+    {"$B $U --rw /proc/sys/kernel/hostname -- true", 126, "",
+     "/proc/sys/kernel/hostname: the VMM's user 300000 may not write to it"},
+};
+
+static void run_cases(struct harness *h, const struct shut_in *cases, size_t count)
 {
-    struct harness *h = *state;
     bool passed = true;
-    for (size_t i = 0; i < array_length(cases); i++) {
+    for (size_t i = 0; i < count; i++) {
         struct harness_result result = harness_shell(
             h, "bash",
             harness_format(h,
                            "H=${HYPEFS%%/*}; B=$H/../confine/hypefs-vmm; "
                            "[ -x $B ] || B=$H/../libexec/hypefs/hypefs-vmm; export T; "
+                           "U='--user 300000:300001'; "
                            "rm -rf $T/at && mkdir $T/at && cd $T/at && echo a > a && "
                            "echo b > b && ln -sf at/a $T/l && echo secret > $T/secret && { %s; }",
                            cases[i].script));
@@ -101,6 +130,18 @@ static void program_that_is_shut_in_has_what_is_named_and_no_more(void **state)
         passed = false;
     }
     assert_true(passed);
+}
+
+static void program_that_is_shut_in_has_what_is_named_and_no_more(void **state)
+{
+    run_cases(*state, own_cases, array_length(own_cases));
+}
+
+static void program_that_is_shut_in_as_another_user_has_its_files(void **state)
+{
+    if (geteuid() != 0)
+        skip();
+    run_cases(*state, user_cases, array_length(user_cases));
 }
 
 /* ---- what a VMM that was taken over tries (attack.c) ---- */
@@ -156,6 +197,8 @@ static void attack_when_shut_in_fails(void **state)
     struct harness *h = *state;
     struct listeners listeners = listen_here();
     assert_attack(h, &listeners, "", "133 attempts\n");
+    if (geteuid() == 0)
+        assert_attack(h, &listeners, "--user 300000:300001", "133 attempts\n");
     auto_close int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
     assert_attack(h, &listeners, "--net",
                   harness_format(h,
@@ -168,18 +211,23 @@ static void attack_when_shut_in_fails(void **state)
 
 /* ---- a mount ---- */
 
-static void boot(struct harness *h)
+static void make(struct harness *h, const char *id)
 {
     static const char *const mailboxes[] = {"m", NULL};
-    assert_works(mkdir(harness_path(h, "instances/x"), 0755));
-    harness_put(harness_path(h, "instances/x/config"), tiny_guest_config(h, mailboxes));
-    harness_put(harness_path(h, "instances/x/state"), "running");
-    harness_await(h, harness_path(h, "instances/x/console"), "ready");
+    assert_works(mkdir(harness_path(h, "instances/%s", id), 0755));
+    harness_put(harness_path(h, "instances/%s/config", id), tiny_guest_config(h, mailboxes));
 }
 
-static const char *confinement(struct harness *h, const char *member)
+static void boot(struct harness *h, const char *id)
 {
-    const char *info = harness_get(h, harness_path(h, "instances/x/info"));
+    make(h, id);
+    harness_put(harness_path(h, "instances/%s/state", id), "running");
+    harness_await(h, harness_path(h, "instances/%s/console", id), "ready");
+}
+
+static const char *confinement(struct harness *h, const char *id, const char *member)
+{
+    const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
     return harness_json(h, info, harness_format(h, "confinement%s", member));
 }
 
@@ -188,28 +236,121 @@ static void vmm_is_shut_in_and_info_says_how(void **state)
 {
     struct harness *h = *state;
     const bool is_root = geteuid() == 0;
-    harness_mount(h, (const char *const[]){"--confine", "strict", NULL});
-    boot(h);
-    assert_string_equal(confinement(h, ".level"), is_root ? "partial" : "full");
-    assert_string_equal(confinement(h, ".seccomp"), "true");
-    assert_string_equal(confinement(h, ".capabilities"), "none");
-    assert_string_equal(confinement(h, ".uid"), harness_format(h, "%u", (unsigned)geteuid()));
-    assert_string_equal(confinement(h, ".namespaces"),
+    harness_mount(h, (const char *const[]){"--confine", is_root ? "auto" : "strict", NULL});
+    boot(h, "x");
+    assert_string_equal(confinement(h, "x", ".level"), is_root ? "partial" : "full");
+    assert_string_equal(confinement(h, "x", ".seccomp"), "true");
+    assert_string_equal(confinement(h, "x", ".capabilities"), "none");
+    assert_string_equal(confinement(h, "x", ".uid"), harness_format(h, "%u", (unsigned)geteuid()));
+    assert_string_equal(confinement(h, "x", ".namespaces"),
                         "[\"user\",\"mount\",\"pid\",\"ipc\",\"uts\"]");
     harness_put(harness_path(h, "instances/x/state"), "stopped");
-    assert_string_equal(confinement(h, ""), "null");
+    assert_string_equal(confinement(h, "x", ""), "null");
+}
+
+/* Also after a restart, of whose VMMs the users are taken; and free again when they have ended. */
+static void vmms_with_a_range_of_users_have_one_each(void **state)
+{
+    struct harness *h = *state;
+    const char *const options[] = {"--vmm-uids", "300000-300001", NULL};
+    if (geteuid() != 0)
+        skip();
+    harness_mount(h, options);
+    boot(h, "x");
+    assert_string_equal(confinement(h, "x", ".level"), "full");
+    assert_string_equal(confinement(h, "x", ".uid"), "300000");
+    assert_string_equal(confinement(h, "x", ".namespaces"), "[\"mount\",\"pid\",\"ipc\",\"uts\"]");
+    assert_int_equal(harness_unmount(h), 0);
+    harness_mount(h, options);
+    boot(h, "y");
+    assert_string_equal(confinement(h, "y", ".uid"), "300001");
+    make(h, "z");
+    assert_int_equal(harness_write(harness_path(h, "instances/z/state"), "running"), EAGAIN);
+    assert_contains(harness_get(h, harness_path(h, "instances/z/error")),
+                    "all 2 users of --vmm-uids have a VMM");
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    harness_put(harness_path(h, "instances/z/state"), "running");
+    assert_string_equal(confinement(h, "z", ".uid"), "300000");
+    harness_put(harness_path(h, "instances/z/state"), "stopped");
+    harness_put(harness_path(h, "instances/x/state"), "running");
+    assert_string_equal(confinement(h, "x", ".uid"), "300000");
+}
+
+static void vmms_with_one_user_are_all_that_one(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        skip();
+    harness_mount(h, (const char *const[]){"--vmm-user", "nobody", NULL});
+    boot(h, "x");
+    boot(h, "y");
+    const char *uid = harness_shell(h, "sh", "printf %s $(id -u nobody)").out;
+    assert_string_equal(confinement(h, "x", ".uid"), uid);
+    assert_string_equal(confinement(h, "y", ".uid"), uid);
+    assert_string_equal(confinement(h, "y", ".level"), "full");
+}
+
+/* The mount is then that user's, as with its own hands. */
+static void daemon_with_a_user_is_that_one_and_closed_to_it(void **state)
+{
+    static const char script[] =
+        "set -e; unset HYPEFS_TEST_DUMPABLE; mknod $T/fuse c 10 229; chmod 666 $T/fuse\n"
+        "mount --bind $T/fuse /dev/fuse; mkdir $S; chown nobody $T $T/.. $S $M\n"
+        "trap 'umount -l /dev/fuse; chown root $T $T/..' EXIT\n"
+        "as=\"setpriv --reuid nobody --regid $(id -g nobody) --clear-groups\"\n"
+        "$HYPEFS mount --user nobody --store $S $M; pid=$(cat $S/lock)\n"
+        "$as cat $M/README > /dev/null\n"
+        "awk '/^(Uid|CapPrm|CapEff):/ {print $2}' /proc/$pid/status\n"
+        "for file in mem environ; do ! $as head -c 1 /proc/$pid/$file || echo $file; done\n"
+        "$as fusermount3 -u $M";
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        skip();
+    struct harness_result result = harness_shell(h, "bash", script);
+    const char *uid = harness_shell(h, "sh", "id -u nobody").out;
+    if (result.status != 0)
+        print_error("%s\n", result.err);
+    assert_int_equal(result.status, 0);
+    assert_string_equal(result.out,
+                        harness_format(h, "%s0000000000000000\n0000000000000000\n", uid));
+}
+
+static void memory_of_the_daemon_is_closed_to_its_user(void **state)
+{
+    static const char script[] = "unset HYPEFS_TEST_DUMPABLE; $HYPEFS mount --store $S $M; "
+                                 "pid=$(cat $S/lock); cat /proc/$pid/environ; head -c 1 "
+                                 "/proc/$pid/mem; ls /proc/$pid/fd; fusermount3 -u $M";
+    struct harness *h = *state;
+    if (geteuid() == 0)
+        skip();
+    struct harness_result result = harness_shell(h, "bash", script);
+    assert_int_equal(result.status, 0);
+    assert_string_equal(result.out, "");
+    assert_contains(result.err, "environ: Permission denied");
+    assert_contains(result.err, "/mem' for reading: Permission denied");
+    assert_contains(result.err, "/fd': Permission denied");
+}
+
+static void root_that_is_to_be_strict_needs_users(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0)
+        skip();
+    struct harness_result result =
+        harness_shell(h, "bash", "$HYPEFS mount --confine strict --store $S $M");
+    assert_int_equal(result.status, 1);
+    assert_contains(result.err, "give each a user of its own (--vmm-uids FIRST-LAST)");
 }
 
 static void vmm_of_a_script_is_shut_in_only_if_that_is_asked_for(void **state)
 {
-    static const char *const modes[][2] = {{"auto", "none"}, {"strict", NULL}};
+    static const char *const modes[][2] = {{"auto", "none"}, {"strict", "full"}};
     struct harness *h = *state;
     const char *qemu = fixture_script(h, "my-qemu", "#!/bin/sh\nexec qemu-system-x86_64 \"$@\"\n");
     for (size_t i = 0; i < array_length(modes); i++) {
         harness_mount(h, (const char *const[]){"--qemu", qemu, "--confine", modes[i][0], NULL});
-        boot(h);
-        const char *level = modes[i][1] ? modes[i][1] : geteuid() == 0 ? "partial" : "full";
-        assert_string_equal(confinement(h, ".level"), level);
+        boot(h, "x");
+        assert_string_equal(confinement(h, "x", ".level"), modes[i][1]);
         harness_put(harness_path(h, "instances/x/state"), "stopped");
         assert_works(rmdir(harness_path(h, "instances/x")));
         assert_int_equal(harness_unmount(h), 0);
@@ -221,9 +362,9 @@ static void vmm_when_that_is_off_is_not_shut_in(void **state)
 {
     struct harness *h = *state;
     harness_mount(h, (const char *const[]){"--confine", "off", NULL});
-    boot(h);
-    assert_string_equal(confinement(h, ".level"), "none");
-    assert_string_equal(confinement(h, ".namespaces"), "[]");
+    boot(h, "x");
+    assert_string_equal(confinement(h, "x", ".level"), "none");
+    assert_string_equal(confinement(h, "x", ".namespaces"), "[]");
 }
 
 /* In a user namespace that allows none in it. */
@@ -242,9 +383,23 @@ static void host_that_cannot_shut_in_is_told_of(void **state)
 
 static void options_that_are_wrong_are_refused(void **state)
 {
-    static const struct {
+    const bool is_root = geteuid() == 0;
+    const struct {
         const char *options, *words;
     } wrong[] = {{"--confine maybe", "--confine is one of auto, strict and off"},
+                 {"--vmm-uids 5", "--vmm-uids is a range of at most 1000000 user ids"},
+                 {"--vmm-uids 0-5", "--vmm-uids is a range of"},
+                 {"--vmm-uids 7-6", "--vmm-uids is a range of"},
+                 {"--vmm-uids 1-1000001", "--vmm-uids is a range of"},
+                 {"--vmm-uids 4294967290-4294967295", "--vmm-uids is a range of"},
+                 {"--vmm-user root", "--vmm-user names root"},
+                 {"--vmm-user none-such", "--vmm-user names nobody whom this host knows"},
+                 {"--vmm-uids 5-9 --user nobody",
+                  is_root ? "--user does not go with --vmm-uids" : "only root can use --user"},
+                 {"--vmm-uids 5-9 --confine off",
+                  is_root ? "--confine off does not go with" : "only root can use --user"},
+                 {"--user none-such",
+                  is_root ? "this host knows no user none-such" : "only root can use --user"},
                  {"--vmm-read ''", "--vmm-read needs a file or a directory"},
                  {"--vmm-read $T/none", "/none: No such file or directory"},
                  {"--vmm-read $T", "the store or the mount lies in "}};
@@ -264,6 +419,12 @@ int main(void)
                                         harness_setup, harness_teardown),
         bare_test(attack_when_shut_in_fails),
         bare_test(vmm_is_shut_in_and_info_says_how),
+        bare_test(program_that_is_shut_in_as_another_user_has_its_files),
+        bare_test(vmms_with_a_range_of_users_have_one_each),
+        bare_test(vmms_with_one_user_are_all_that_one),
+        bare_test(daemon_with_a_user_is_that_one_and_closed_to_it),
+        bare_test(memory_of_the_daemon_is_closed_to_its_user),
+        bare_test(root_that_is_to_be_strict_needs_users),
         bare_test(vmm_of_a_script_is_shut_in_only_if_that_is_asked_for),
         bare_test(vmm_when_that_is_off_is_not_shut_in),
         bare_test(host_that_cannot_shut_in_is_told_of),

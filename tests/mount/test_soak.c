@@ -84,6 +84,17 @@ path_of(const struct user *user, char ret[PATH_SIZE], const char *format, va_lis
     vsnprintf(ret + size, PATH_SIZE - (size_t)size, format, args);
 }
 
+/* What the file "error" beside that one says. */
+static void tell_error(const char *path)
+{
+    char beside[PATH_SIZE + 8], text[1024] = "";
+    const char *slash = strrchr(path, '/');
+    snprintf(beside, sizeof beside, "%.*s/error", (int)(slash - path), path);
+    auto_close int fd = open(beside, O_RDONLY | O_CLOEXEC);
+    if (fd >= 0 && read(fd, text, sizeof text - 1) > 0)
+        fputs(text, stderr);
+}
+
 /* Writes, and must succeed. */
 __attribute__((format(printf, 3, 4))) static void put(const struct user *user, const char *text,
                                                       const char *format, ...)
@@ -95,11 +106,11 @@ __attribute__((format(printf, 3, 4))) static void put(const struct user *user, c
     va_end(args);
     struct harness_steps steps =
         harness_write_steps(path, O_WRONLY | O_TRUNC | O_CREAT, text, strlen(text));
-    if (steps.open || steps.write || steps.close)
-        give_up(steps.open    ? steps.open
-                : steps.write ? steps.write
-                              : steps.close,
-                "writing %s to %s", text, path);
+    if (!steps.open && !steps.write && !steps.close)
+        return;
+    tell_error(path);
+    give_up(steps.open ? steps.open : steps.write ? steps.write : steps.close, "writing %s to %s",
+            text, path);
 }
 
 __attribute__((format(printf, 3, 4))) static void expect(const struct user *user, const char *text,

@@ -24,7 +24,7 @@ static char *arguments_of(const struct machine *machine, const struct program *p
                                .memory = "a,b/memory",
                                .restore = restore,
                                .qmp_fd = 7,
-                               .tap_fd = -1};
+                               .tap_fd = 8};
     struct error err = {0};
     struct arguments arguments = {0};
     char *text = strdup("\n");
@@ -145,7 +145,7 @@ static void restore_by_a_qemu_that_can_opens_the_image_for_reading_only(void **s
     }
 }
 
-static void tap_is_passed_as_a_value_and_runs_no_scripts(void **state)
+static void tap_is_passed_as_a_descriptor(void **state)
 {
     char tap[] = "lo", mac[] = "02:00:00:00:00:01"; /* one that is there on every host */
     struct machine_interface interface = {.tap = tap, .mac = mac};
@@ -158,8 +158,7 @@ static void tap_is_passed_as_a_value_and_runs_no_scripts(void **state)
     machine.interface_count = 1;
     for (size_t i = 0; i < array_length(restores); i++) {
         auto_free char *arguments = arguments_of(&machine, &plain, restores[i]);
-        assert_has(arguments, "\n-netdev\n{\"type\":\"tap\",\"id\":\"net0\",\"ifname\":\"lo\","
-                              "\"script\":\"no\",\"downscript\":\"no\"}\n"
+        assert_has(arguments, "\n-netdev\n{\"type\":\"tap\",\"id\":\"net0\",\"fd\":\"8\"}\n"
                               "-device\n{\"driver\":\"virtio-net-device\",\"netdev\":\"net0\","
                               "\"mac\":\"02:00:00:00:00:01\",\"guest_announce\":false}\n");
     }
@@ -371,7 +370,7 @@ int main(void)
         cmocka_unit_test(restore_is_private_and_waits_and_has_nothing_to_boot),
         cmocka_unit_test(restore_of_firmware_is_private_and_waits_and_boots),
         cmocka_unit_test(restore_by_a_qemu_that_can_opens_the_image_for_reading_only),
-        cmocka_unit_test(tap_is_passed_as_a_value_and_runs_no_scripts),
+        cmocka_unit_test(tap_is_passed_as_a_descriptor),
         cmocka_unit_test(tap_that_is_not_taken_is_refused),
         cmocka_unit_test(sandbox_when_the_program_has_one_is_on),
         cmocka_unit_test(kernel_of_a_microvm_is_told_how_to_reboot_unless_the_user_does),
