@@ -131,7 +131,7 @@ static int await(const struct call *call, const struct process_limits *limits, s
     const char *peer = call->request->peer;
     struct curl_waitfd fds[] = {{.fd = limits->pidfd, .events = CURL_WAIT_POLLIN},
                                 {.fd = limits->cancel_fd, .events = CURL_WAIT_POLLIN}};
-    double left_ms = limits->deadline_ms - process_now_ms();
+    double left_ms = process_deadline(limits) - process_now_ms();
     int wait_ms = left_ms <= 0 ? 0 : left_ms > POLL_SLICE_MS ? POLL_SLICE_MS : (int)left_ms + 1;
     if (curl_multi_poll(call->multi, fds, limits->cancel_fd >= 0 ? 2 : 1, wait_ms, NULL) !=
         CURLM_OK)

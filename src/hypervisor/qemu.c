@@ -309,16 +309,15 @@ static int loaded(const struct vmm_context *context, struct vmm *vmm, struct err
 
 static int await_loaded(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
-    const int timeout_ms = context->answer_ms > 0 ? context->answer_ms : LOAD_MS;
-    double deadline_ms = process_now_ms() + timeout_ms;
+    const struct process_limits limits = vmm_start_limits(context, vmm, LOAD_MS);
     for (int pause_ms = LOAD_POLL_MIN_MS;; pause_ms *= 2) {
         int r = loaded(context, vmm, err);
         if (r != 0)
             return r < 0 ? r : 0;
         double now_ms = process_now_ms();
-        if (now_ms > deadline_ms)
+        if (now_ms > process_deadline(&limits))
             return error_set(err, EIO, "QEMU did not load the state within %d s",
-                             timeout_ms / 1000);
+                             (context->answer_ms > 0 ? context->answer_ms : LOAD_MS) / 1000);
         if (pause_ms > LOAD_POLL_MAX_MS)
             pause_ms = LOAD_POLL_MAX_MS;
         int fds[] = {vmm->pidfd, context->cancel_fd};

@@ -20,14 +20,18 @@ void qemu_control_release(struct vmm *vmm)
     qmp_close(steal_pointer(vmm->state));
 }
 
-int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd, struct error *err)
+static int open_within(struct process_limits limits, struct vmm *vmm, int fd, struct error *err)
 {
-    struct process_limits wait = vmm_limits(context, vmm, GREETING_MS);
     struct qmp *qmp;
-    int r = qmp_open(fd, &wait, &qmp, err);
+    int r = qmp_open(fd, &limits, &qmp, err);
     if (r == 0)
         vmm->state = qmp;
     return r;
+}
+
+int qemu_control_open(const struct vmm_context *context, struct vmm *vmm, int fd, struct error *err)
+{
+    return open_within(vmm_start_limits(context, vmm, GREETING_MS), vmm, fd, err);
 }
 
 static int connect_control(const struct vmm_context *context, struct vmm *vmm, struct error *err)
@@ -36,7 +40,7 @@ static int connect_control(const struct vmm_context *context, struct vmm *vmm, s
     struct error why;
     int r = unix_socket_connect(context->directory_fd, QEMU_SOCKET_NAME, &fd, &why);
     if (r == 0)
-        return qemu_control_open(context, vmm, fd, err);
+        return open_within(vmm_limits(context, vmm, GREETING_MS), vmm, fd, err);
     const bool gone = r == -ECONNREFUSED || r == -ENOENT;
     r = error_set(err, gone ? ECONNREFUSED : -limit_or_io(r), "%s", why.text);
     return vmm_ended(vmm, r, err);

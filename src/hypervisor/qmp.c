@@ -60,7 +60,7 @@ void qmp_message_finish(struct qmp_message *message)
 static int await(const struct qmp *qmp, const struct process_limits *limits, struct error *err)
 {
     int fds[] = {qmp->fd, limits->pidfd, limits->cancel_fd};
-    int ready = process_poll(fds, array_length(fds), limits->deadline_ms);
+    int ready = process_await(fds, array_length(fds), limits);
     if (ready < 0)
         return error_errno(err, -ready, "waiting for QEMU");
     if (ready & 4)

@@ -148,7 +148,7 @@ static int await_answer(const struct vmm_context *context, const struct vmm *vmm
                                 .socket = VMM_API_SOCKET_NAME,
                                 .method = "GET",
                                 .path = path};
-    struct process_limits limits = vmm_limits(context, vmm, START_MS);
+    struct process_limits limits = vmm_start_limits(context, vmm, START_MS);
     for (int pause_ms = RETRY_MIN_MS;; pause_ms *= 2) {
         int r = request(&http, &limits, ret, outcome, err);
         if (r != -ECONNREFUSED)
@@ -163,7 +163,7 @@ static int await_answer(const struct vmm_context *context, const struct vmm *vmm
             return error_set(err, ECANCELED, "given up while waiting for %s", peer);
         if (ready & 1)
             return error_set(err, EIO, "%s has ended before it listened at its socket", peer);
-        if (process_now_ms() > limits.deadline_ms)
+        if (process_now_ms() > process_deadline(&limits))
             return error_set(err, EIO, "%s does not listen at its socket %s", peer,
                              VMM_API_SOCKET_NAME);
     }

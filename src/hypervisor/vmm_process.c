@@ -110,7 +110,17 @@ struct process_limits vmm_limits(const struct vmm_context *context, const struct
 {
     if (context->answer_ms > 0)
         timeout_ms = context->answer_ms;
-    return (struct process_limits){vmm->pidfd, context->cancel_fd, process_now_ms() + timeout_ms};
+    return (struct process_limits){.pidfd = vmm->pidfd,
+                                   .cancel_fd = context->cancel_fd,
+                                   .deadline_ms = process_now_ms() + timeout_ms};
+}
+
+struct process_limits vmm_start_limits(const struct vmm_context *context, const struct vmm *vmm,
+                                       int timeout_ms)
+{
+    struct process_limits limits = vmm_limits(context, vmm, timeout_ms);
+    limits.started = vmm->pid;
+    return limits;
 }
 
 /* ---- its files ---- */

@@ -64,6 +64,9 @@ int vmm_explain(const struct vmm_context *context, struct vmm *vmm, off_t log_si
 /* For a VMM that has so long to answer, if the context does not say otherwise. */
 struct process_limits vmm_limits(const struct vmm_context *context, const struct vmm *vmm,
                                  int timeout_ms);
+/* The same of one that has just been started. */
+struct process_limits vmm_start_limits(const struct vmm_context *context, const struct vmm *vmm,
+                                       int timeout_ms);
 
 /* Ends a start that failed: no process and no socket stay behind, but for a process that cannot be
  * killed, which the text of the failure then names. `vmm` may be NULL. Returns r. */

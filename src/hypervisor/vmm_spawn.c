@@ -54,11 +54,12 @@ static void confined_arguments(const struct vmm_context *context, const struct v
 }
 
 /* The program that shuts a VMM in tells the VMM's pid, and ends. */
-static int read_pid(const struct vmm_context *context, int pipe_fd, pid_t *ret, struct error *err)
+static int read_pid(pid_t launcher, int cancel_fd, int pipe_fd, pid_t *ret, struct error *err)
 {
     char line[16] = "";
-    const int fds[] = {pipe_fd, context->cancel_fd};
-    const int ready = process_poll(fds, array_length(fds), process_now_ms() + LAUNCH_MS);
+    const int fds[] = {pipe_fd, cancel_fd};
+    const struct process_limits limits = {-1, cancel_fd, process_now_ms() + LAUNCH_MS, launcher};
+    const int ready = process_await(fds, array_length(fds), &limits);
     if (ready <= 0 || !(ready & 1))
         return ready > 0 ? error_set(err, ECANCELED, "given up")
                          : error_set(err, EIO, "it does not answer");
@@ -103,13 +104,13 @@ static int launch(const struct vmm_context *context, const struct vmm_spawn *spa
     if (r < 0)
         return r;
     close(steal_fd(&pipe_fd));
-    r = read_pid(context, reads, ret_pid, err);
+    r = read_pid(launcher, context->cancel_fd, reads, ret_pid, err);
     if (r == 0) {
         reap_launcher(pidfd);
         return 0;
     }
     process_kill(launcher, pidfd, timing_ms(TIMING_KILL), err);
-    if (read_pid(context, reads, ret_pid, NULL) == 0) /* it was told meanwhile */
+    if (read_pid(0, -1, reads, ret_pid, NULL) == 0) /* it was told meanwhile */
         end_child(*ret_pid);
     return r;
 }

@@ -83,6 +83,23 @@ int process_poll(const int *fds, size_t count, double deadline_ms)
     }
 }
 
+/* It is asked once the deadline has come only, as it takes a look at each thread. */
+double process_deadline(const struct process_limits *limits)
+{
+    if (limits->started == 0 || process_now_ms() < limits->deadline_ms)
+        return limits->deadline_ms;
+    return limits->deadline_ms + process_times(limits->started).waited_ms;
+}
+
+int process_await(const int *fds, size_t count, const struct process_limits *limits)
+{
+    for (;;) {
+        int ready = process_poll(fds, count, process_deadline(limits));
+        if (ready != 0 || process_now_ms() >= process_deadline(limits))
+            return ready;
+    }
+}
+
 static bool is_named(const struct process_spec *spec, int fd)
 {
     for (size_t i = 0; i < spec->inherit_count; i++)
@@ -319,13 +336,13 @@ static int drain(int fd, char *text, size_t max, size_t *used)
 }
 
 /* Reads until the process has ended; what it wrote before is in the pipe by then. */
-static int collect(int pidfd, int fd, int cancel_fd, char *text, size_t max, double deadline_ms)
+static int collect(int fd, const struct process_limits *limits, char *text, size_t max)
 {
     size_t used = 0;
     bool open = true;
     for (;;) {
-        int fds[] = {pidfd, open ? fd : -1, cancel_fd};
-        int ready = process_poll(fds, array_length(fds), deadline_ms);
+        int fds[] = {limits->pidfd, open ? fd : -1, limits->cancel_fd};
+        int ready = process_await(fds, array_length(fds), limits);
         if (ready <= 0)
             return ready ? ready : -ETIMEDOUT;
         if (ready & 4)
@@ -375,7 +392,8 @@ int process_output(int directory_fd, const char *const *argv, size_t max, int ti
     if (r < 0)
         return r;
     close(steal_fd(&out));
-    r = collect(pidfd, in, cancel_fd, text, max, process_now_ms() + timeout_ms);
+    const struct process_limits limits = {pidfd, cancel_fd, process_now_ms() + timeout_ms, pid};
+    r = collect(in, &limits, text, max);
     if (r < 0) {
         r = no_output(path, timeout_ms, r, err);
         process_kill(pid, pidfd, timing_ms(TIMING_KILL), err);

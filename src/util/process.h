@@ -68,8 +68,15 @@ double process_now_ms(void);
 struct process_limits {
     int pidfd;          /* readable: it has ended, EIO */
     int cancel_fd;      /* readable: ECANCELED; -1: never */
-    double deadline_ms; /* of process_now_ms(): EIO */
+    double deadline_ms; /* of process_now_ms(): EIO; later by what process_deadline() says */
+    pid_t started;      /* of a process that has just been started: its pid; else 0 */
 };
+
+/* The deadline by now. For who has just started, the time in which it could run and had no
+ * processor does not count: a host with too much to do does not end what would answer. */
+double process_deadline(const struct process_limits *limits);
+/* process_poll() until then. */
+int process_await(const int *fds, size_t count, const struct process_limits *limits);
 
 /* Since the start of each thread of a process, in ms. */
 struct process_times {

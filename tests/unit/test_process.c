@@ -52,6 +52,39 @@ static int status_of(int pidfd)
     return info.si_code == CLD_EXITED ? info.si_status : -info.si_status;
 }
 
+/* On one processor with many others: each has a session, between which Linux may share it. */
+static void program_that_gets_no_processor_has_longer(void **state)
+{
+    static const char slow[] = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); done; echo done";
+    const char *const argv[] = {shell, "-c", slow, NULL};
+    enum { SHORT_MS = 600, HOGS = 40 };
+    pid_t hogs[HOGS];
+    cpu_set_t before, one;
+    auto_free char *text = NULL;
+    (void)state;
+    if (access("/proc/self/schedstat", R_OK) < 0)
+        skip(); /* a kernel that does not count */
+    assert_int_equal(sched_getaffinity(0, sizeof before, &before), 0);
+    CPU_ZERO(&one);
+    for (size_t i = 0; CPU_COUNT(&one) == 0; i++)
+        if (CPU_ISSET(i, &before))
+            CPU_SET(i, &one);
+    assert_int_equal(sched_setaffinity(0, sizeof one, &one), 0);
+    for (size_t i = 0; i < HOGS; i++) {
+        hogs[i] = fork();
+        for (volatile bool works = hogs[i] == 0 && setsid() > 0; works;)
+            continue;
+    }
+    int r = process_output(-1, argv, OUTPUT_MAX, SHORT_MS, -1, &text, NULL);
+    for (size_t i = 0; i < HOGS; i++) {
+        kill(hogs[i], SIGKILL);
+        waitpid(hogs[i], NULL, 0);
+    }
+    sched_setaffinity(0, sizeof before, &before);
+    assert_int_equal(r, 0);
+    assert_string_equal(text, "done\n");
+}
+
 static void output_when_a_program_prints_returns_both_streams(void **state)
 {
     (void)state;
@@ -399,6 +432,7 @@ static void poll_when_nothing_comes_ends_at_the_deadline(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(program_that_gets_no_processor_has_longer),
         cmocka_unit_test(output_when_a_program_prints_returns_both_streams),
         cmocka_unit_test(output_when_longer_than_allowed_is_cut_and_the_program_ends),
         cmocka_unit_test(output_when_the_program_fails_is_eio_with_its_words),
