@@ -2,7 +2,9 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +14,7 @@
 #include "util/cleanup.h"
 #include "util/text.h"
 
-enum { OPTIONS_MAX = 16, UNLETTERED = 256 };
+enum { OPTIONS_MAX = 32, UNLETTERED = 256 };
 
 static int value_of(const struct cli_option *options, size_t index)
 {
@@ -120,4 +122,16 @@ void cli_say(FILE *out, const char *format, ...)
     if (line)
         text_make_printable(line, strlen(line), '?');
     fprintf(out, "%s\n", line ? line : "out of memory");
+}
+
+int cli_open_above(const char *path)
+{
+    char above[PATH_MAX];
+    int fd = -1;
+    snprintf(above, sizeof above, "%s", path);
+    while (above[0] && (fd = open(above, O_DIRECTORY | O_PATH | O_CLOEXEC)) < 0) {
+        char *slash = strrchr(above, '/');
+        *(slash ? slash : above) = 0;
+    }
+    return fd;
 }

@@ -17,6 +17,7 @@ int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_accept(int argc, char **argv);
 int cli_scan(int argc, char **argv);
+int cli_doctor(int argc, char **argv);
 
 struct cli_command {
     const char *name; /* "hypefs import"; lives as long as the program, as the help does */
@@ -54,5 +55,8 @@ void cli_say(FILE *out, const char *format, ...) __attribute__((format(printf, 2
 
 /* Where the store is if nobody says. Returns owned; NULL when there is no home for it. */
 char *cli_default_store(void);
+
+/* Opens (O_PATH) the directory, or the nearest one above that is there. -1 and errno. */
+int cli_open_above(const char *path);
 
 #endif

@@ -13,6 +13,7 @@ static const struct subcommand {
     {"import", cli_import},
     {"accept", cli_accept},
     {"scan", cli_scan},
+    {"doctor", cli_doctor},
 };
 
 static const char help[] =
@@ -24,6 +25,7 @@ static const char help[] =
     "  import             publish files that another tool saved as a snapshot\n"
     "  accept DIRECTORY…  accept the files of a snapshot that have changed\n"
     "  scan FILE…         list the mailboxes in memory images\n"
+    "  doctor             tell what this host lacks, and how to get it\n"
     "\n"
     "hypefs COMMAND --help shows a command's options.\n"
     "  --help             print this\n"

@@ -61,30 +61,20 @@ static void leave_scripts_open(struct mount_arguments *arguments,
     }
 }
 
-/* What there is of the store's path: it is made later. */
-static int open_above(const char *path)
-{
-    char above[PATH_MAX];
-    int fd = -1;
-    snprintf(above, sizeof above, "%s", path);
-    while (above[0] && (fd = open(above, O_DIRECTORY | O_PATH | O_CLOEXEC)) < 0) {
-        char *slash = strrchr(above, '/');
-        *(slash ? slash : above) = 0;
-    }
-    return fd;
-}
-
 /* Can VMMs be shut in here? */
 static int try(const struct mount_arguments *arguments, struct mount_confine *ret,
                struct error *err)
 {
-    auto_close int directory = open_above(arguments->store);
+    auto_close int directory = cli_open_above(arguments->store);
     int r = arguments->vmm_users.first
                 ? vmm_users_create(&arguments->vmm_users, &ret->vmm.users, err)
                 : 0;
     if (r == 0)
         r = vmm_confine_find(&ret->vmm, directory, err);
-    if (r == 0 && arguments->confine == CONFINE_STRICT && geteuid() == 0 && !ret->vmm.users)
+    const bool is_strict = arguments->confine == CONFINE_STRICT;
+    if (r == 0 && is_strict && ret->vmm.no_namespaces)
+        return -EPERM;
+    if (r == 0 && is_strict && geteuid() == 0 && !ret->vmm.users)
         r = error_set(err, EPERM,
                       "they would be root without rights, but root: give each a user of its own "
                       "(--vmm-uids FIRST-LAST) or all of them one (--vmm-user NAME)");
@@ -105,6 +95,13 @@ int mount_confine_prepare(struct mount_arguments *arguments,
         return r;
     r = try(arguments, ret, &why);
     ret->is_on = r == 0;
+    if (r == 0 && ret->vmm.no_namespaces) {
+        error_set(&text, EPERM,
+                  "VMMs are shut in by Landlock and a filter of system calls alone, which is not "
+                  "all that can be done: %s",
+                  why.text);
+        warn(context, text.text);
+    }
     if (r == 0 && arguments->confine == CONFINE_AUTO)
         leave_scripts_open(arguments, warn, context);
     if (r == 0)

@@ -2,6 +2,7 @@
 #include "confine/filter.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/audit.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
@@ -11,6 +12,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #if defined __x86_64__
 enum { ARCHITECTURE = AUDIT_ARCH_X86_64, FOREIGN_CALLS = 0x40000000 /* those of x32 */ };
@@ -19,6 +21,8 @@ enum { ARCHITECTURE = AUDIT_ARCH_AARCH64, FOREIGN_CALLS = 0x40000000 };
 #else
 #error "hypefs-vmm does not know this processor's system calls"
 #endif
+
+enum { SYS_fchmodat2_ = 452 }; /* headers may be older */
 
 #define NAMESPACES                                                                                 \
     (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |  \
@@ -99,7 +103,60 @@ static const int refused[] = {
 static const int unknown[] = {SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
                               SYS_io_uring_register};
 
-enum { COUNT_MAX = 256 };
+/* With EPERM, too, where there are no namespaces: by these it would reach others of its user, and
+ * files by means that Landlock does not know in all of its versions. */
+static const int refused_alone[] = {
+    SYS_truncate,
+    SYS_fchmod,
+    SYS_fchmodat,
+    SYS_fchmodat2_,
+    SYS_fchown,
+    SYS_fchownat,
+    SYS_utimensat,
+    SYS_setxattr,
+    SYS_lsetxattr,
+    SYS_fsetxattr,
+    SYS_removexattr,
+    SYS_lremovexattr,
+    SYS_fremovexattr,
+    SYS_tkill,
+    SYS_rt_sigqueueinfo,
+    SYS_rt_tgsigqueueinfo,
+    SYS_pidfd_open,
+    SYS_pidfd_send_signal,
+    SYS_setpriority,
+    SYS_ioprio_set,
+    SYS_sched_setaffinity,
+    SYS_sched_setattr,
+    SYS_sched_setparam,
+    SYS_sched_setscheduler,
+    SYS_migrate_pages,
+    SYS_move_pages,
+    SYS_shmget,
+    SYS_shmat,
+    SYS_shmctl,
+    SYS_semget,
+    SYS_semop,
+    SYS_semctl,
+    SYS_msgget,
+    SYS_msgsnd,
+    SYS_msgrcv,
+    SYS_msgctl,
+    SYS_mq_open,
+    SYS_mq_unlink,
+#ifdef __x86_64__
+    SYS_chmod,
+    SYS_chown,
+    SYS_lchown,
+    SYS_utime,
+    SYS_utimes,
+    SYS_futimesat,
+    SYS_fork,
+    SYS_vfork,
+#endif
+};
+
+enum { COUNT_MAX = 512 };
 
 static struct sock_filter program[COUNT_MAX];
 static unsigned short count;
@@ -140,12 +197,43 @@ static void begin_call(int call, int index, unsigned char size)
     load(argument(index));
 }
 
-static void add_clone(void)
+/* Alone it makes threads only: nobody would end its processes. */
+static void add_clone(bool alone)
 {
-    begin_call(SYS_clone, 0, 3);
-    add(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 0, 1);
+    begin_call(SYS_clone, 0, 4);
+    add(BPF_JMP | BPF_JSET | BPF_K, NAMESPACES, 1, 0);
+    add(BPF_JMP | BPF_JSET | BPF_K, alone ? CLONE_THREAD : ~0U, 1, 0);
     answer(SECCOMP_RET_ERRNO | EPERM);
     answer(SECCOMP_RET_ALLOW);
+}
+
+/* Of itself, by its pid (or 0, where that means the same), and nobody else. */
+static void add_itself(int call, int index, bool zero)
+{
+    begin_call(call, index, 4);
+    add(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)getpid(), 2, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, zero ? 0 : (unsigned)getpid(), 1, 0);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* Who gets a signal when a descriptor has something. */
+static void add_fcntl(void)
+{
+    begin_call(SYS_fcntl, 1, 4);
+    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN_EX, 0, 1);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+static void add_alone(void)
+{
+    refuse_all(refused_alone, sizeof refused_alone / sizeof *refused_alone, EPERM);
+    add_itself(SYS_kill, 0, false);
+    add_itself(SYS_tgkill, 0, false);
+    add_itself(SYS_prlimit64, 0, true);
+    add_fcntl();
 }
 
 /* Others have parts of the kernel behind them that guests need not reach. */
@@ -179,7 +267,7 @@ static void add_prctl(void)
     answer(SECCOMP_RET_ALLOW);
 }
 
-int filter_install(void)
+int filter_install(bool alone)
 {
     load(offsetof(struct seccomp_data, arch));
     add(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
@@ -190,7 +278,9 @@ int filter_install(void)
     add_ioctl(); /* first: KVM's are many */
     refuse_all(refused, sizeof refused / sizeof *refused, EPERM);
     refuse_all(unknown, sizeof unknown / sizeof *unknown, ENOSYS);
-    add_clone();
+    if (alone)
+        add_alone();
+    add_clone(alone);
     add_socket(SYS_socket);
     add_socket(SYS_socketpair);
     add_prctl();

@@ -5,7 +5,10 @@
 #ifndef HYPEFS_CONFINE_FILTER_H
 #define HYPEFS_CONFINE_FILTER_H
 
-/* For this thread, and whatever it runs, for ever; it has no_new_privs. -1 and errno. */
-int filter_install(void);
+#include <stdbool.h>
+
+/* For this thread, and whatever it runs, for ever; it has no_new_privs. `alone`: it has no
+ * namespaces, and what they would keep from it is refused, too. -1 and errno. */
+int filter_install(bool alone);
 
 #endif

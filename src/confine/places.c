@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "confine/fail.h"
+#include "confine/landlock.h"
 
 /* ---- what there is inside ---- */
 
@@ -293,6 +294,35 @@ void places_make_root(const char *here, const struct ids *user)
     if (mount_setattr(AT_FDCWD, "/", 0, &closed, sizeof closed) < 0)
         fail(CANNOT_CONFINE, "cannot close the file system in memory");
     umask(before);
+}
+
+/* What is read by who has a / of its own, and what of the host's /proc by who has not. */
+static const char *const read_in_root[] = {"/", NULL};
+static const char *const read_on_host[] = {"/proc/self", "/proc/cpuinfo", "/proc/meminfo",
+                                           "/proc/sys/vm", NULL};
+
+static const int access_rights[] = {
+    [READ] = LANDLOCK_MAY_READ | LANDLOCK_MAY_RUN,
+    [WRITE] = LANDLOCK_MAY_READ | LANDLOCK_MAY_WRITE | LANDLOCK_MAY_MAKE,
+    [DEVICE] = LANDLOCK_MAY_READ | LANDLOCK_MAY_WRITE | LANDLOCK_MAY_CONTROL,
+    [DEVICE_READ] = LANDLOCK_MAY_READ | LANDLOCK_MAY_CONTROL};
+
+void places_allow(bool has_root)
+{
+    for (const char *const *path = has_root ? read_in_root : read_on_host; *path; path++)
+        landlock_allow(*path, access_rights[READ]);
+    for (size_t i = 0; i < place_count; i++) {
+        const struct place *place = &places[i];
+        errno = EOPNOTSUPP;
+        if (!has_root && place->source && strcmp(place->source, place->path) != 0)
+            fail(CANNOT_CONFINE, "%s cannot be shown as %s without a mount namespace",
+                 place->source, place->path);
+        errno = ENOENT;
+        if (!has_root && !place->optional && access(place->path, F_OK) < 0)
+            fail(CANNOT_CONFINE, "%s", place->path);
+        if (!has_root || place->access != READ)
+            landlock_allow(place->path, access_rights[place->access]);
+    }
 }
 
 void places_check(const struct ids *user)

@@ -24,6 +24,10 @@ int places_read_option(char **argv, int left);
  * NULL: nothing is changed. */
 void places_make_root(const char *here, const struct ids *user);
 
+/* After landlock_begin(): what is there may be used as it was named, and nothing else. Without a /
+ * of its own a file can be found at no other place than on the host. */
+void places_allow(bool has_root);
+
 /* By that user, in the new /: says what there is that it may not use. */
 void places_check(const struct ids *user);
 

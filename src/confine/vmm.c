@@ -14,10 +14,11 @@
  *     --user UID:GID   the program's user and group, which are not root; by root only. Files that
  *                      the options name, and those that it makes, are this user's for the program,
  *                      and whose they were on the disk (idmap.h); devices are this user's
+ *     --no-namespaces  for hosts where there can be none: by Landlock and the filter alone
  *     --tap NAME       with --net: a tap of the host's, which becomes that user's
  *     --pid-fd N       where the program's pid is told, as a line; N is an open descriptor
  *     --check          shuts a process in and ends it: exits with 0 if that works here, and in
- *                      this working directory
+ *                      this working directory, and prints "landlock N", its version, or 0
  *
  * The program has namespaces of its own: mount, pid, ipc, uts and, without --net, network; without
  * --user also one of users, with the same user in it. Its / is a file system in memory that nobody
@@ -27,9 +28,10 @@
  * was named before. Nothing is ever made on the host.
  *
  * It has no capabilities, can get none, and system calls that a VMM does not need are refused
- * (filter.h). It leads a session, and is pid 1 of its namespace: what it has started ends with it.
- * With --pid-fd it is a child of whoever called hypefs-vmm, which ends once the pid is told; else
- * hypefs-vmm waits for it, and ends with its status.
+ * (filter.h). Landlock is a second wall around its files, if the kernel has it (landlock.h). It
+ * leads a session, and is pid 1 of its namespace: what it has started ends with it. With --pid-fd
+ * it is a child of whoever called hypefs-vmm, which ends once the pid is told; else hypefs-vmm
+ * waits for it, and ends with its status.
  *
  * What cannot be done is a line on standard error, and the status 126; 127: the program cannot be
  * run.
@@ -55,11 +57,12 @@
 
 #include "confine/fail.h"
 #include "confine/filter.h"
+#include "confine/landlock.h"
 #include "confine/places.h"
 
 enum { TAPS_MAX = 64 };
 
-static bool has_network;
+static bool has_network, alone;
 static int pid_fd = -1;
 static char here[PATH_MAX]; /* the working directory */
 static struct ids user;     /* uid 0: none is given */
@@ -153,7 +156,7 @@ static void drop_rights(void)
     struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
     struct __user_cap_data_struct none[_LINUX_CAPABILITY_U32S_3] = {{0}};
     for (int i = 0; prctl(PR_CAPBSET_READ, i, 0, 0, 0) >= 0; i++)
-        if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) < 0)
+        if (prctl(PR_CAPBSET_DROP, i, 0, 0, 0) < 0 && !alone) /* then an exec gives none */
             fail(CANNOT_CONFINE, "cannot drop capabilities");
     if (user.uid)
         change_user();
@@ -180,7 +183,8 @@ static void give_tap(const char *name)
 __attribute__((noreturn)) static void misuse(void)
 {
     fputs("usage: hypefs-vmm [--ro PATH] [--rw PATH] [--dev PATH] [--ro-at PATH FILE] "
-          "[--rw-at PATH FILE] [--net] [--tap NAME] [--user UID:GID] [--pid-fd N] -- PROGRAM "
+          "[--rw-at PATH FILE] [--net] [--no-namespaces] [--tap NAME] [--user UID:GID] [--pid-fd "
+          "N] -- PROGRAM "
           "[ARGUMENT]…\n"
           "       hypefs-vmm [--user UID:GID] --check\n",
           stderr);
@@ -206,6 +210,9 @@ static char **read_arguments(int argc, char **argv)
         } else if (strcmp(argv[i], "--net") == 0) {
             has_network = true;
             i++;
+        } else if (strcmp(argv[i], "--no-namespaces") == 0) {
+            alone = true;
+            i++;
         } else if (strcmp(argv[i], "--user") == 0 && i + 1 < argc) {
             read_user(argv[i + 1]);
             i += 2;
@@ -216,14 +223,34 @@ static char **read_arguments(int argc, char **argv)
             pid_fd = atoi(argv[i + 1]);
             i += 2;
         } else if (strcmp(argv[i], "--check") == 0 && i + 1 == argc) {
-            return NULL;
+            break;
         } else {
             misuse();
         }
     }
+    if (alone && user.uid) /* whose files would they be? */
+        misuse();
+    if (i < argc && strcmp(argv[i], "--check") == 0)
+        return NULL;
     if (i + 1 >= argc)
         misuse();
     return &argv[i + 1];
+}
+
+static void restrict_self(void)
+{
+    const bool has_landlock = landlock_version() > 0;
+    if (has_landlock || alone) {
+        landlock_begin(has_network);
+        places_allow(!alone);
+    }
+    drop_rights();
+    if (user.uid)
+        places_check(&user);
+    if (has_landlock)
+        landlock_end();
+    if (filter_install(alone) < 0)
+        fail(CANNOT_CONFINE, "cannot filter system calls");
 }
 
 int main(int argc, char **argv)
@@ -242,24 +269,22 @@ int main(int argc, char **argv)
         places_add_network();
     for (int i = 0; i < tap_count && user.uid; i++)
         give_tap(taps[i]);
-    make_namespaces();
+    if (!alone)
+        make_namespaces();
     if (program)
         become_first();
     if (pid_fd >= 0)
         close(pid_fd);
     if (program && setsid() < 0)
         fail(CANNOT_CONFINE, "cannot make a session");
-    places_make_root(here, user.uid ? &user : NULL);
+    if (!alone)
+        places_make_root(here, user.uid ? &user : NULL);
     open_null();
-    if (is_somewhere && chdir(here) < 0)
+    if (!alone && is_somewhere && chdir(here) < 0)
         fail(CANNOT_CONFINE, "%s", here);
-    drop_rights();
-    if (user.uid)
-        places_check(&user);
-    if (filter_install() < 0)
-        fail(CANNOT_CONFINE, "cannot filter system calls");
+    restrict_self();
     if (!program)
-        return 0;
+        return printf("landlock %d\n", landlock_version()) < 0;
     execvp(program[0], program);
     fail(CANNOT_RUN, "%s", program[0]);
 }

@@ -217,7 +217,7 @@ static int load(struct fork *fork, struct error *err)
     if (fork->warm)
         return 0;
     int r = load_entry(fork->engine->instances->setup.store, fork->snapshot, fork->source_name,
-                       &fork->machine, standby, &fork->entry, err);
+                       &fork->machine, standby ? DISKS_OF_IMAGE : DISKS_OF_FORK, &fork->entry, err);
     if (r < 0 || standby)
         return r < 0 ? r : stand_by(fork, err);
     struct vmm_context context = context_of(fork);

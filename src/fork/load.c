@@ -47,13 +47,13 @@ int load_link(const struct snapshot *snapshot, const char *name, const char *fil
 }
 
 int load_entry(const struct store *store, const struct snapshot *snapshot, const char *name,
-               const struct machine *machine, bool copies, struct store_entry *ret,
+               const struct machine *machine, enum disks_of of, struct store_entry *ret,
                struct error *err)
 {
     int r = store_entry_create(store, STORE_INSTANCES, ret, err);
     if (r < 0)
         return r;
-    r = disks_link(machine, snapshot->image->directory_fd, ret->run_fd, copies, err);
+    r = disks_link(machine, snapshot->image->directory_fd, ret->run_fd, of, err);
     return r < 0 ? error_prefix(err, r, "%s", name) : 0;
 }
 

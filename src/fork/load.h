@@ -6,6 +6,7 @@
 #ifndef HYPEFS_FORK_LOAD_H
 #define HYPEFS_FORK_LOAD_H
 
+#include "hypervisor/disks.h"
 #include "instance/instance.h"
 
 /* From what snapshot.json says. EOPNOTSUPP: it cannot be forked. */
@@ -15,10 +16,10 @@ int load_machine(const cJSON *json, const char *name, struct machine *ret, struc
 int load_link(const struct snapshot *snapshot, const char *name, const char *file, int directory_fd,
               const char *as, struct error *err);
 
-/* The directory, with the frozen disks of the machine; `copies` as in disks_link(). It is to be
+/* The directory, with the frozen disks of the machine; `of` as in disks_link(). It is to be
  * discarded, after a failure too. */
 int load_entry(const struct store *store, const struct snapshot *snapshot, const char *name,
-               const struct machine *machine, bool copies, struct store_entry *ret,
+               const struct machine *machine, enum disks_of of, struct store_entry *ret,
                struct error *err);
 
 /* Loads the VM there; `context` is of that directory. It keeps hold of the image, so that it can be

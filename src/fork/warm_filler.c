@@ -245,7 +245,7 @@ static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct 
     if (r == 0)
         r = load_machine(snapshot_json(snapshot), name, &machine, err);
     if (r == 0)
-        r = load_entry(pool->setup.instances->setup.store, snapshot, name, &machine, false,
+        r = load_entry(pool->setup.instances->setup.store, snapshot, name, &machine, DISKS_OF_FORK,
                        &vm->entry, err);
     if (r == 0) {
         struct vmm_context context =

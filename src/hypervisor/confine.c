@@ -194,25 +194,38 @@ static void explain(struct error *err)
                          hurdles[i].remedy);
 }
 
-int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err)
+/* It tells the version of Landlock. */
+static int check(struct vmm_confine *confine, int directory_fd, struct error *err)
 {
     auto_free char *said = NULL;
     struct arguments arguments = {0};
-    int r = libexec_find("confine", "hypefs-vmm", ret->program, err);
-    if (r < 0)
-        return r;
-    arguments_add(&arguments, ret->program);
-    if (ret->users)
-        confine_add_user(&arguments, vmm_users_first(ret->users), vmm_users_group(ret->users));
+    arguments_add(&arguments, confine->program);
+    if (confine->no_namespaces)
+        arguments_add(&arguments, "--no-namespaces");
+    if (confine->users)
+        confine_add_user(&arguments, vmm_users_first(confine->users),
+                         vmm_users_group(confine->users));
     arguments_add(&arguments, "--check");
-    r = arguments.failed
-            ? error_set(err, ENOMEM, "out of memory")
-            : process_output(directory_fd, (const char *const *)(uintptr_t)arguments.items,
-                             CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
+    int r = arguments.failed
+                ? error_set(err, ENOMEM, "out of memory")
+                : process_output(directory_fd, (const char *const *)(uintptr_t)arguments.items,
+                                 CHECK_OUTPUT_MAX, CHECK_MS, -1, &said, err);
     arguments_finish(&arguments);
-    if (r < 0 && r != -ENOMEM)
-        explain(err);
+    if (r == 0 && sscanf(said, "landlock %d", &confine->landlock) != 1)
+        r = error_set(err, EIO, "%s --check does not tell what it has done", confine->program);
     return r;
+}
+
+int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err)
+{
+    int r = libexec_find("confine", "hypefs-vmm", ret->program, err);
+    if (r == 0)
+        r = check(ret, directory_fd, err);
+    if (r == 0 || r == -ENOMEM)
+        return r;
+    explain(err);
+    ret->no_namespaces = true;
+    return !ret->users && check(ret, directory_fd, NULL) == 0 ? 0 : r;
 }
 
 /* ---- what is in force ---- */
@@ -240,11 +253,13 @@ static bool read_status(pid_t pid, struct status *ret)
 
 /* Root's own files are root's in every namespace. Who is another user than the daemon needs no
  * namespace of users. */
-static const char *level_of(const struct status *status, const bool *namespaces)
+static const char *level_of(const struct vmm *vmm, const struct status *status,
+                            const bool *namespaces)
 {
     const bool walls = (namespaces[NS_USER] || status->uid != geteuid()) && namespaces[NS_MOUNT] &&
                        namespaces[NS_PID] && status->seccomp && !status->capabilities;
-    return walls && status->uid != 0 ? "full" : walls ? "partial" : "none";
+    const bool landlock = vmm->landlock > 0 && status->seccomp && !status->capabilities;
+    return walls && status->uid != 0 ? "full" : walls || landlock ? "partial" : "none";
 }
 
 void vmm_find_user(struct vmm *vmm, struct vmm_users *users)
@@ -257,22 +272,31 @@ void vmm_find_user(struct vmm *vmm, struct vmm_users *users)
     vmm->uid = status.uid;
 }
 
-cJSON *vmm_describe_confinement(pid_t pid)
+static cJSON *describe(const struct vmm *vmm)
 {
     struct status status = {0};
     bool namespaces[NAMESPACES];
-    if (!read_status(pid, &status))
-        return cJSON_CreateNull();
+    if (!read_status(vmm->pid, &status))
+        return NULL;
     cJSON *json = cJSON_CreateObject();
     json_add_number(json, "uid", status.uid);
     cJSON *names = json_add_array(json, "namespaces");
     for (size_t i = 0; i < NAMESPACES; i++) {
-        namespaces[i] = process_has_namespace(pid, namespace_names[i]);
+        namespaces[i] = process_has_namespace(vmm->pid, namespace_names[i]);
         if (namespaces[i])
             json_append(names, cJSON_CreateString(i == NS_MOUNT ? "mount" : namespace_names[i]));
     }
+    json_add_number(json, "landlock", vmm->landlock);
     json_add_bool(json, "seccomp", status.seccomp != 0);
     json_add_string(json, "capabilities", status.capabilities ? "some" : "none");
-    json_add_string(json, "level", level_of(&status, namespaces));
+    json_add_string(json, "level", level_of(vmm, &status, namespaces));
     return json;
+}
+
+/* It is asked once: none of it changes while the process lives. */
+cJSON *vmm_describe_confinement(struct vmm *vmm)
+{
+    if (!vmm->confinement)
+        vmm->confinement = describe(vmm);
+    return vmm->confinement ? cJSON_Duplicate(vmm->confinement, true) : cJSON_CreateNull();
 }

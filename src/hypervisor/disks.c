@@ -4,9 +4,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <linux/fs.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
@@ -15,6 +17,7 @@
 #include "util/directory.h"
 #include "util/fault.h"
 #include "util/json.h"
+#include "util/plain_file.h"
 
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
 {
@@ -292,18 +295,43 @@ static int link_file(int from_fd, int to_fd, const char *name, struct error *err
     return error_set(err, EIO, "the disk %s is not a regular file", name);
 }
 
-int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
+/* The same blocks in a file of its own: what one file has, nobody can change by the other. 1: that
+ * file system has no reflinks. */
+static int clone_file(int from_fd, int to_fd, const char *name, struct error *err)
+{
+    auto_close int from = -1;
+    int r = plain_file_open(from_fd, name, O_RDONLY, name, &from, err);
+    if (r < 0)
+        return r;
+    auto_close int to =
+        openat(to_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+    if (to < 0)
+        return error_io(err, errno, "the disk %s cannot be copied", name);
+    if (ioctl(to, FICLONE, from) < 0)
+        return unlinkat(to_fd, name, 0) < 0 ? error_io(err, errno, "the disk %s", name) : 1;
+    return fsync(to) < 0 ? error_io(err, errno, "the disk %s cannot be written", name) : 0;
+}
+
+static int link_apart(int from_fd, int to_fd, const char *name, struct error *err)
+{
+    int r = clone_file(from_fd, to_fd, name, err);
+    return r > 0 ? link_file(from_fd, to_fd, name, err) : r;
+}
+
+int disks_link(const struct machine *machine, int from_fd, int to_fd, enum disks_of of,
                struct error *err)
 {
+    int (*const link)(int, int, const char *, struct error *) =
+        of == DISKS_OF_RUNNING ? link_apart : link_file;
     char name[DISK_NAME_SIZE];
     int r = 0;
     for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         for (unsigned layer = 1; layer <= disk->layers && r == 0; layer++) {
             disk_layer_name(i, layer, name);
-            r = link_file(from_fd, to_fd, name, err);
+            r = link(from_fd, to_fd, name, err);
         }
-        if (r == 0 && copies && disk->frozen)
+        if (r == 0 && of == DISKS_OF_IMAGE && disk->frozen)
             r = link_file(from_fd, to_fd, disk->frozen, err);
     }
     return r;

@@ -71,8 +71,14 @@ void disks_freeze(struct machine *machine);
  * have written to a user's qcow2 even on closing it. The key of a replaced file stays. */
 void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm);
 
-/* Links the frozen files of `machine`, with `copies` also those in machine_disk.frozen. EIO. */
-int disks_link(const struct machine *machine, int from_fd, int to_fd, bool copies,
+/* Links the frozen files of `machine`. EIO. */
+enum disks_of {
+    DISKS_OF_FORK,    /* but those in machine_disk.frozen, of which it makes copies */
+    DISKS_OF_IMAGE,   /* all */
+    DISKS_OF_RUNNING, /* as of a fork, for what its VM has saved, from files that the VMM may still
+                         have open: where the file system has reflinks, into files of their own */
+};
+int disks_link(const struct machine *machine, int from_fd, int to_fd, enum disks_of of,
                struct error *err);
 
 /* Removes the frozen copies of an image that is not needed any more. */

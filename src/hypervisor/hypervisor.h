@@ -123,21 +123,26 @@ void vmm_programs_destroy(struct vmm_programs *programs);
 /* Is there such a program (in PATH if it has no slash) that can be executed? It is not run. EIO. */
 int vmm_program_check(const char *binary, struct error *err);
 
+struct vmm;
+
 /* What shuts VMMs in. */
 struct vmm_confine {
     char program[PATH_MAX];      /* src/confine/vmm.c */
     const char *const *readable; /* paths that VMMs may read, besides what they need anyway */
     size_t readable_count;
     struct vmm_users *users; /* whom they are; NULL: the daemon's user */
+    bool no_namespaces;      /* there can be none on this host: Landlock has to do without */
+    int landlock;            /* its version; 0: there is none */
 };
 
-/* Finds the program, and tries it, in a directory that is on the store's file system. EIO: it
+/* Finds the program, and tries it, in a directory that is on the store's file system. Where there
+ * can be no namespaces, `err` says why, although there is Landlock, and this succeeds. EIO: it
  * cannot shut anything in there, and why. */
 int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err);
 
-/* What is in force for a VMM's process, as the kernel tells it: for `info`. Null if it has ended.
- */
-cJSON *vmm_describe_confinement(pid_t pid);
+/* What is in force for a VMM's process, as the kernel tells it, but for Landlock, of which it does
+ * not: for `info`. Null if it has ended. One thread at a time per VMM. */
+cJSON *vmm_describe_confinement(struct vmm *vmm);
 
 /* Where a VMM is to run. Borrowed for the call. */
 struct vmm_context {
@@ -185,6 +190,8 @@ struct vmm {
                                                 machine, of a chain the user's (opened.h) */
     struct vmm_users *users;                 /* one of whom it is; NULL: the daemon's user */
     uid_t uid;                               /* that one */
+    int landlock;                            /* the version that shuts it in; 0: none */
+    cJSON *confinement;                      /* what vmm_describe_confinement() has found */
     unsigned taps[MACHINE_INTERFACES_MAX];   /* indices of the host's interfaces that it has open,
                                                 in the order of its machine's; 0: not known */
 };

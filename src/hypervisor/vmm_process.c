@@ -102,6 +102,7 @@ void vmm_close(struct vmm *vmm)
     close(vmm->pidfd);
     if (vmm->users)
         vmm_users_give(vmm->users, vmm->uid);
+    cJSON_Delete(vmm->confinement);
     free(vmm);
 }
 

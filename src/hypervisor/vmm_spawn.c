@@ -44,6 +44,8 @@ static void confined_arguments(const struct vmm_context *context, const struct v
     arguments_add(ret, context->confine->program);
     arguments_add(ret, "--pid-fd");
     arguments_add_format(ret, "%d", pid_fd);
+    if (context->confine->no_namespaces)
+        arguments_add(ret, "--no-namespaces");
     if (uid)
         confine_add_user(ret, uid, vmm_users_group(context->confine->users));
     for (size_t i = 0; i < spawn->confine->count; i++)
@@ -169,6 +171,8 @@ int vmm_spawn(const struct hypervisor *hypervisor, const struct vmm_context *con
     r = spawn_as(hypervisor, context, spawn, uid, ret, err);
     if (users && r < 0)
         vmm_users_give(users, uid);
+    if (r == 0 && context->confine)
+        (*ret)->landlock = context->confine->landlock;
     if (users && r == 0) {
         (*ret)->users = users;
         (*ret)->uid = uid;

@@ -106,7 +106,7 @@ char *instance_info(struct instance *instance)
     else
         json_add_null(info, "pid");
     json_add(info, "confinement",
-             instance->vmm ? vmm_describe_confinement(instance->vmm->pid) : cJSON_CreateNull());
+             instance->vmm ? vmm_describe_confinement(instance->vmm) : cJSON_CreateNull());
     json_add_string(info, "created_at", instance->created_at);
     if (instance->source.id[0]) {
         source = json_add_object(info, "source");

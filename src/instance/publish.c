@@ -47,7 +47,8 @@ static int link_image(const struct instance *instance, int directory_fd, struct 
                                names[i]);
         fault_point(FAULT_LINKED);
     }
-    int r = disks_link(&instance->machine, instance->image->directory_fd, directory_fd, true, err);
+    int r = disks_link(&instance->machine, instance->image->directory_fd, directory_fd,
+                       DISKS_OF_IMAGE, err);
     if (r < 0)
         return r;
     /* What was found in it when it was saved. If that cannot be had, the image is scanned again. */
@@ -72,7 +73,8 @@ static int write_copy(struct taking *taking, struct error *err)
         return r;
     cJSON_Delete(taking->json);
     taking->json = describe(instance, &machine);
-    r = disks_link(&machine, instance->image->directory_fd, taking->entry->fd, false, err);
+    r = disks_link(&machine, instance->image->directory_fd, taking->entry->fd, DISKS_OF_RUNNING,
+                   err);
     disks_finish(&machine);
     return r;
 }

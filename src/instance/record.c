@@ -56,7 +56,8 @@ static int boot_id(char ret[48])
     return r;
 }
 
-/* The files of its disks, and the taps, as it has opened them. Numbers of 64 bits are texts. */
+/* What cannot be asked any more: the files of its disks, and the taps, as it has opened them, and
+ * what shuts it in. Numbers of 64 bits are texts. */
 static void opened_to_json(const struct vmm *vmm, const struct machine *machine, cJSON *json)
 {
     char text[FILE_ID_SIZE];
@@ -69,6 +70,7 @@ static void opened_to_json(const struct vmm *vmm, const struct machine *machine,
     }
     for (size_t i = 0; i < machine->interface_count; i++)
         json_append(taps, cJSON_CreateNumber(vmm->taps[i]));
+    json_add_number(json, "landlock", vmm->landlock);
 }
 
 static void read_opened(const cJSON *json, struct vmm *vmm)
@@ -352,6 +354,7 @@ int instance_read_vmm(const struct instance *instance, const cJSON *record, stru
         const struct vmm_confine *confine = instance->table->setup.confine;
         pidfd = -1;
         read_opened(json, *ret);
+        (*ret)->landlock = number_of(json, "landlock");
         vmm_find_user(*ret, confine ? confine->users : NULL);
     }
     return r;

@@ -16,7 +16,7 @@ set -eu
 packages="bash dash coreutils util-linux mount procps findutils grep sed gzip xz-utils diffutils iproute2 kmod cpio jq
           busybox-static fuse3 libfuse3-3 libcjson1 libcurl4 libmd0 libcmocka0 libc-bin libseccomp2
           qemu-system-x86 qemu-utils e2fsprogs"
-modules="kvm_amd fuse tun"
+modules="kvm_amd fuse tun loop ext4"
 
 fail() {
     echo "root.sh: $*" >&2

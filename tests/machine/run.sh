@@ -84,6 +84,7 @@ find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r 
     put "$file" "kernel/lib/${file##*/}"
 done
 put "$build/tests/mount/slow_disk.so" lib/slow_disk.so
+put "$build/tests/mount/attack" bin/attack
 bare=$build/tests/bench/bare_api # where the build has the benchmark
 [ ! -x "$bare" ] || put "$bare" bin/bare_api
 put "$here/inside" run

@@ -8,9 +8,11 @@
 #include <netinet/in.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -79,7 +81,7 @@ static const struct shut_in {
     {"$B -- chmod 600 /proc/self/fd/0 < /dev/null", 1, "", "Read-only file system"},
     {"$B -- sh -c 'cd /usr'", 2, "", "can't cd to /usr"},
     {"ln -s $T/secret planted && $B --ro planted -- true", 126, "", "planted: Too many levels"},
-    {"$B --check && cd / && $B --check && [ ! -e /.hypefs-vmm ]", 0, "", ""},
+    {"$B --check && cd / && $B --check && [ ! -e /.hypefs-vmm ]", 0, NULL, ""},
     {"cd / && $B -- true", 126, "", "in the working directory \"/\""},
 };
 
@@ -104,7 +106,7 @@ static const struct shut_in user_cases[] = {
     {"$B $U -- unshare --mount true", 1, "", "Operation not permitted"},
     {"$B $U -- sh -c 'kill -0 $1' - $$", 1, "", "No such process"},
     {"$B $U -- mknod x c 1 3", 1, "", "Operation not permitted"},
-    {"$B $U --check && cd / && $B $U --check", 0, "", ""},
+    {"$B $U --check && cd / && $B $U --check", 0, NULL, ""},
     /* a file system that cannot show files as another's: 9p, proc */
     {"$B $U --rw /proc/sys/kernel/hostname -- true", 126, "",
      "/proc/sys/kernel/hostname: the VMM's user 300000 may not write to it"},
@@ -144,6 +146,47 @@ static void program_that_is_shut_in_as_another_user_has_its_files(void **state)
     run_cases(*state, user_cases, array_length(user_cases));
 }
 
+/* The same without namespaces, where Linux has Landlock. */
+static const struct shut_in alone_cases[] = {
+    {"$B --no-namespaces -- sh -c 'echo x > new; exec cat a new'", 0, "a\nx\n", ""},
+    {"$B --no-namespaces -- mv a c && $B --no-namespaces -- ln -s c l && cat l", 0, "a\n", ""},
+    {"$B --no-namespaces -- cat a", 0, "a\n", ""},
+    {"$B --no-namespaces --ro ../secret -- cat ../secret $T/secret", 0, "secret\nsecret\n", ""},
+    {"$B --no-namespaces -- cat $T/secret", 1, "", "Permission denied"},
+    {"$B --no-namespaces -- cat /etc/passwd", 1, "", "Permission denied"},
+    {"$B --no-namespaces -- ls $T", 2, "", "Permission denied"},
+    {"$B --no-namespaces --ro $T/secret -- tee $T/secret </dev/null", 1, "", "Permission denied"},
+    {"$B --no-namespaces --ro $T/secret -- truncate -s 0 $T/secret", 1, "", "Permission denied"},
+    {"$B --no-namespaces --ro $T/secret -- chmod 777 $T/secret", 1, "", "Operation not permitted"},
+    {"$B --no-namespaces --rw $T/secret -- cp a $T/secret && cat $T/secret", 0, "a\n", ""},
+    {"$B --no-namespaces -- kill -0 $$", 1, "", "Operation not permitted"},
+    {"$B --no-namespaces -- sh -c '(:)'", 2, "", "Cannot fork"},
+    {"cp /bin/true t; $B --no-namespaces -- ./t", 127, "", "Permission denied"},
+    {"$B --no-namespaces --ro-at /x a -- true", 126, "", "a cannot be shown as /x without"},
+    {"$B --no-namespaces --ro none -- true", 126, "", "none: No such file"},
+    {"$B --no-namespaces --user 3:3 -- true", 126, "", "usage: "},
+    {"$B --no-namespaces --check", 0, NULL, ""},
+};
+
+/* 0: none. */
+static int version_of_landlock(void)
+{
+    long version = syscall(SYS_landlock_create_ruleset, NULL, (size_t)0, 1U);
+    return version > 0 ? (int)version : 0;
+}
+
+static bool has_landlock(void)
+{
+    return version_of_landlock() > 0;
+}
+
+static void program_without_namespaces_is_shut_in_by_landlock(void **state)
+{
+    if (!has_landlock())
+        skip();
+    run_cases(*state, alone_cases, array_length(alone_cases));
+}
+
 /* ---- what a VMM that was taken over tries (attack.c) ---- */
 
 /* Somebody of the host's who takes connections at a port of 127.0.0.1 and at an abstract socket. */
@@ -171,6 +214,10 @@ static struct listeners listen_here(void)
     return ret;
 }
 
+/* In a / of its own nothing is to be there of where it lies on the host. */
+#define IN_ROOT "--ro-at /attack $HYPEFS_ATTACK -- /attack"
+#define ON_HOST "--ro $HYPEFS_ATTACK -- $HYPEFS_ATTACK"
+
 static void assert_attack(struct harness *h, const struct listeners *listeners, const char *option,
                           const char *succeeds)
 {
@@ -182,7 +229,7 @@ static void assert_attack(struct harness *h, const struct listeners *listeners, 
                        "rm -rf $T/x && mkdir -p $T/x/run $T/y/run && cd $T/x/run && "
                        "echo {} > ../instance.json && echo s > $T/secret && echo i > $T/image && "
                        "echo m > $T/y/run/memory && "
-                       "$B %s --ro $T/image --ro-at /attack $HYPEFS_ATTACK -- /attack $$ %d %s "
+                       "$B --ro $T/image %s $$ %d %s "
                        "$T/secret $T/y/run $T/image && "
                        "[ \"$(cat $T/image)\" = i ] && [ $(stat -c %%h $T/image) = 1 ]",
                        option, listeners->port, listeners->name));
@@ -196,11 +243,16 @@ static void attack_when_shut_in_fails(void **state)
 {
     struct harness *h = *state;
     struct listeners listeners = listen_here();
-    assert_attack(h, &listeners, "", "133 attempts\n");
+    assert_attack(h, &listeners, IN_ROOT, "133 attempts\n");
     if (geteuid() == 0)
-        assert_attack(h, &listeners, "--user 300000:300001", "133 attempts\n");
+        assert_attack(h, &listeners, "--user 300000:300001 " IN_ROOT, "133 attempts\n");
+    if (has_landlock()) {
+        const bool alone = version_of_landlock() < 6; /* no scopes before, and no TCP before 4 */
+        assert_attack(h, &listeners, "--no-namespaces " ON_HOST,
+                      !alone ? "133 attempts\n" : "abstract_socket: succeeded\n133 attempts\n");
+    }
     auto_close int tun = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    assert_attack(h, &listeners, "--net",
+    assert_attack(h, &listeners, "--net " IN_ROOT,
                   harness_format(h,
                                  "%sconnect_to_host: succeeded\nabstract_socket: succeeded\n"
                                  "133 attempts\n",
@@ -225,6 +277,12 @@ static void boot(struct harness *h, const char *id)
     harness_await(h, harness_path(h, "instances/%s/console", id), "ready");
 }
 
+static bool is_shut_in_as_well_as_here(struct harness *h, const char *id)
+{
+    const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
+    return atoi(harness_json(h, info, "confinement.landlock")) == version_of_landlock();
+}
+
 static const char *confinement(struct harness *h, const char *id, const char *member)
 {
     const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
@@ -239,6 +297,7 @@ static void vmm_is_shut_in_and_info_says_how(void **state)
     harness_mount(h, (const char *const[]){"--confine", is_root ? "auto" : "strict", NULL});
     boot(h, "x");
     assert_string_equal(confinement(h, "x", ".level"), is_root ? "partial" : "full");
+    assert_true(is_shut_in_as_well_as_here(h, "x"));
     assert_string_equal(confinement(h, "x", ".seccomp"), "true");
     assert_string_equal(confinement(h, "x", ".capabilities"), "none");
     assert_string_equal(confinement(h, "x", ".uid"), harness_format(h, "%u", (unsigned)geteuid()));
@@ -262,6 +321,7 @@ static void vmms_with_a_range_of_users_have_one_each(void **state)
     assert_string_equal(confinement(h, "x", ".namespaces"), "[\"mount\",\"pid\",\"ipc\",\"uts\"]");
     assert_int_equal(harness_unmount(h), 0);
     harness_mount(h, options);
+    assert_true(is_shut_in_as_well_as_here(h, "x"));
     boot(h, "y");
     assert_string_equal(confinement(h, "y", ".uid"), "300001");
     make(h, "z");
@@ -329,6 +389,40 @@ static void memory_of_the_daemon_is_closed_to_its_user(void **state)
     assert_contains(result.err, "environ: Permission denied");
     assert_contains(result.err, "/mem' for reading: Permission denied");
     assert_contains(result.err, "/fd': Permission denied");
+}
+
+/* As if it were installed on a host where hypefs-vmm can make none. */
+static void host_without_namespaces_has_landlock(void **state)
+{
+    static const char install[] =
+        "set -e; from=${HYPEFS%/*}; mkdir -p $T/i/bin $T/i/libexec/hypefs; cp $HYPEFS $T/i/bin\n"
+        "cd $T/i/libexec/hypefs; for file in confine/hypefs-vmm preload/hypefs-readonly.so; do\n"
+        "cp $from/../$file . || cp $from/../libexec/hypefs/${file#*/} .; done; mv hypefs-vmm real\n"
+        "cat > hypefs-vmm <<EOF\n#!/bin/sh\n"
+        "case \"\\$*\" in *--no-namespaces*) exec $PWD/real \"\\$@\";; esac\n"
+        "echo hypefs-vmm: none here >&2\nexit 126\nEOF\nchmod 755 hypefs-vmm";
+    struct harness *h = *state;
+    if (!has_landlock())
+        skip();
+    const char *before = harness_format(h, "%s", getenv("HYPEFS"));
+    assert_int_equal(harness_shell(h, "bash", install).status, 0);
+    setenv("HYPEFS", harness_format(h, "%s/i/bin/hypefs", h->directory), 1);
+    struct harness_result strict =
+        harness_shell(h, "bash", "$HYPEFS mount --confine strict --store $S $M");
+    harness_mount(h, (const char *const[]){"--confine", "auto", NULL});
+    setenv("HYPEFS", before, 1);
+    boot(h, "x");
+    assert_string_equal(confinement(h, "x", ".level"), "partial");
+    assert_string_equal(confinement(h, "x", ".namespaces"), "[]");
+    harness_put(harness_path(h, "instances/x/state"), "standby");
+    harness_put(harness_path(h, "instances/x/snapshot"), "s");
+    harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f");
+    assert_string_equal(confinement(h, "f", ".level"), "partial");
+    harness_put(harness_path(h, "instances/f/state"), "stopped");
+    assert_int_equal(strict.status, 1);
+    assert_contains(strict.err, "--confine strict: VMMs cannot be shut in on this host: ");
+    assert_contains(strict.err, "hypefs-vmm: none here");
+    assert_file_contains(h->log, "VMMs are shut in by Landlock and a filter of system calls alone");
 }
 
 static void root_that_is_to_be_strict_needs_users(void **state)
@@ -420,6 +514,8 @@ int main(void)
         bare_test(attack_when_shut_in_fails),
         bare_test(vmm_is_shut_in_and_info_says_how),
         bare_test(program_that_is_shut_in_as_another_user_has_its_files),
+        bare_test(program_without_namespaces_is_shut_in_by_landlock),
+        bare_test(host_without_namespaces_has_landlock),
         bare_test(vmms_with_a_range_of_users_have_one_each),
         bare_test(vmms_with_one_user_are_all_that_one),
         bare_test(daemon_with_a_user_is_that_one_and_closed_to_it),

@@ -103,6 +103,38 @@ static void quota_when_used_up_is_edquot_and_nothing_is_lost(void **state)
     harness_put(harness_path(h, "snapshots/s/forks/new/commit"), "f1");
 }
 
+/* ---- reflinks ---- */
+
+/* The first freezes the user's file, the second an overlay, which the VMM still has open. */
+static void snapshot_where_there_are_reflinks_has_disks_of_its_own(void **state)
+{
+    static const char compare[] =
+        "a=$T/disk/store/instances/x/run/disk0.1.qcow2 b=$T/disk/store/snapshots/s2/disk0.1.qcow2\n"
+        "cmp $a $b && stat -c %h $a $b && [ $(stat -c %i $a) != $(stat -c %i $b) ]";
+    struct harness *h = *state;
+    mount_disk(h, "mkdir $T/disk && truncate -s 256M $T/image && mkfs.btrfs -q $T/image && "
+                  "mount -o loop $T/image $T/disk && truncate -s 1M $T/disk/d");
+    assert_works(mkdir(file(h, ""), 0755));
+    harness_put(file(h, "config"),
+                harness_format(h,
+                               "{\"kernel\":\"%s\",\"memory_mib\":16,\"cmdline\":\"mailboxes=m\","
+                               "\"network\":{\"mode\":\"none\"},\"disks\":[{\"path\":\"%s/disk/d\","
+                               "\"format\":\"raw\"}]}",
+                               harness_json(h, tiny_guest_config(h, names), "kernel"),
+                               h->directory));
+    assert_becomes(h, "running");
+    harness_await(h, file(h, "console"), "ready\n");
+    harness_put(file(h, "snapshot"), "s1");
+    harness_put(file(h, "snapshot"), "s2");
+    struct harness_result result = harness_shell(h, "bash", compare);
+    assert_string_equal(result.err, "");
+    assert_string_equal(result.out, "1\n1\n");
+    assert_int_equal(result.status, 0);
+    harness_put(harness_path(h, "snapshots/s2/forks/new/commit"), "f");
+    assert_becomes(h, "stopped");
+    assert_becomes(h, "running");
+}
+
 /* ---- hard links ---- */
 
 /* Returns how many there are. */
@@ -151,10 +183,11 @@ static void store_on_sshfs_is_refused_with_what_it_lacks(void **state)
     }
     /* No network, and no sshd: what sshfs starts in ssh's place is the server itself. */
     fixture_script(h, "ssh", harness_format(h, "#!/bin/sh\nexec %s\n", server));
-    assert_shell("bash",
-                 "mkdir $T/far $T/disk && sshfs -o ssh_command=$T/programs/ssh nowhere:$T/far $T/disk && "
-                 "mkdir $T/disk/store",
-                 0);
+    assert_shell(
+        "bash",
+        "mkdir $T/far $T/disk && sshfs -o ssh_command=$T/programs/ssh nowhere:$T/far $T/disk && "
+        "mkdir $T/disk/store",
+        0);
     struct harness_result result =
         assert_shell("bash", "$HYPEFS mount --store $T/disk/store $M", 1);
     assert_contains(result.err, "(fuse.sshfs) has no ");
@@ -190,6 +223,7 @@ int main(void)
     const struct CMUnitTest as_root[] = {
         /* who may mount a disk */
         bare_test(quota_when_used_up_is_edquot_and_nothing_is_lost),
+        bare_test(snapshot_where_there_are_reflinks_has_disks_of_its_own),
         bare_test(links_when_used_up_are_emlink_and_leave_nothing),
     };
     harness_enter();

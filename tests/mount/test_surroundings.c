@@ -323,10 +323,38 @@ static void files_when_locked_by_one_user_are_locked_to_others(void **state)
     assert_shell("bash", "flock -n instances/x true", 0);
 }
 
+/* What it finds is the host's; what it is told is not. */
+static void doctor_tells_of_what_is_missing(void **state)
+{
+    static const struct {
+        const char *command;
+        int status;
+        const char *line;
+    } hosts[] = {
+        {"$HYPEFS doctor --store $S", 0, "ok       mount: can be mounted\n"},
+        {"$HYPEFS doctor --store $S", 0, "ok       qemu: QEMU emulator version "},
+        {"PATH=/none $HYPEFS doctor --store $S", 2, "warning  qemu: qemu-system-x86_64 is not in "},
+        {"PATH=$T $HYPEFS doctor --store $S", 1, "failed   firecracker: "},
+    };
+    struct harness *h = *state;
+    fixture_script(h, "firecracker", "#!/bin/sh\nexit 3\n");
+    harness_shell(h, "bash", "cp $T/programs/firecracker $T");
+    for (size_t i = 0; i < array_length(hosts); i++) {
+        struct harness_result result = harness_shell(h, "bash", hosts[i].command);
+        if (hosts[i].status != 2) /* an ordinary user lacks more then than root */
+            assert_int_equal(result.status, hosts[i].status);
+        assert_contains(result.out, hosts[i].line);
+        assert_string_equal(result.err, "");
+    }
+    assert_int_equal(access(h->store, F_OK), -1);
+    assert_int_equal(harness_shell(h, "bash", "$HYPEFS doctor x").status, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         bare_test(daemon_whatever_it_was_started_by_has_known_surroundings),
+        bare_test(doctor_tells_of_what_is_missing),
         bare_test(df_of_the_mount_is_that_of_the_store),
         bare_test(files_when_locked_by_one_user_are_locked_to_others),
         bare_test(daemon_when_signals_come_ends_in_order_or_goes_on),
