@@ -13,8 +13,9 @@
 #                      is root, those of an ordinary user in the first. Without what says that it is
 #                      for the nightly run (the suite nightly). The soak is run in the third only, and
 #                      the suite faults, in which one call after another fails, in the second
-#   some of the rest   what is installed, the short benchmark (whose results count and not its times),
-#                      the quickstart, some units under valgrind, each fuzzer for a moment
+#   some of the rest   what is installed, a part of the tests in a machine with another kernel, the
+#                      short benchmark (whose results count and not its times), the quickstart,
+#                      some units under valgrind, each fuzzer for a moment
 # --long     all suites in both builds, and all of the rest: the tests built with clang, too, the
 #            benchmark in a release build, the quickstart with --keep, more units under valgrind, each
 #            fuzzer for minutes
@@ -466,6 +467,12 @@ installed() {
         "$(can_mount || echo --no-mount)"
 }
 
+# Whatever this host's kernel has, VMMs are shut in with an older Landlock, too.
+other_kernel() {
+    heading "Debian's kernel, in a virtual machine"
+    check "machine/run.sh confine" "$root/tests/machine/run.sh" --build "$root/build-gcc" confine
+}
+
 quickstart() {
     heading "The quickstart"
     check "quickstart.sh" "$root/tests/check_quickstart.sh"
@@ -528,6 +535,7 @@ all_suites
 [ $mode != suites ] || finish
 suites build-thread "unit soak" "$not_in_thread" --timeout-multiplier $thread_timeouts
 installed
+other_kernel
 if ! can_mount; then
     skip 2 "the benchmark and the quickstart: nothing can be mounted here"
 else

@@ -3,9 +3,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -17,6 +19,7 @@
 #include "util/fault.h"
 #include "util/limit.h"
 #include "util/plain_file.h"
+#include "util/sparse.h"
 #include "util/text.h"
 #include "util/timing.h"
 
@@ -167,26 +170,53 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
     return 0;
 }
 
+/* Its content, in a new file: the VMM may have the one that it wrote open for as long as it lives.
+ * 1: that is large, and the file system has no reflinks. */
+static int copy_written_file(const struct vmm_context *context, int from, const struct stat *known,
+                             const char *path, struct error *err)
+{
+    enum { SMALL = 4 * 1024 * 1024 };
+    auto_close int to = -1;
+    int r = vmm_new_file(context, path, &to, err);
+    if (r < 0 || ioctl(to, FICLONE, from) == 0)
+        return r;
+    if (known->st_size > SMALL)
+        return 1;
+    return sparse_copy(from, to, known, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
+}
+
+/* The one that it wrote becomes that. */
+static int move_written_file(const struct vmm_context *context, const char *name,
+                             const struct stat *found, const char *path, struct error *err)
+{
+    struct stat taken;
+    int r = vmm_remove_old(context, path, err);
+    if (r < 0)
+        return r;
+    if (renameat(context->directory_fd, name, context->directory_fd, path) < 0)
+        return error_io(err, errno, "%s cannot be renamed to %s", name, path);
+    if (fstatat(context->directory_fd, path, &taken, AT_SYMLINK_NOFOLLOW) == 0 &&
+        file_id_equal(file_id_of(&taken), file_id_of(found)))
+        return 0;
+    unlinkat(context->directory_fd, path, 0); /* replaced just now */
+    return error_set(err, EIO, "%s, which the VMM was to write, is another file now", name);
+}
+
 int vmm_take_file(const struct vmm_context *context, const char *name, const char *path,
                   struct error *err)
 {
-    struct stat found, taken;
+    struct stat found;
     auto_close int fd = -1;
     int r = plain_file_open(context->directory_fd, name, O_RDONLY, name, &fd, err);
     if (r < 0)
         return r;
     if (fstat(fd, &found) < 0 || found.st_nlink != 1 || found.st_uid != geteuid())
         return error_set(err, EIO, "%s, which the VMM was to write, is another's file", name);
-    r = vmm_remove_old(context, path, err);
-    if (r < 0)
-        return r;
-    if (renameat(context->directory_fd, name, context->directory_fd, path) < 0)
-        return error_io(err, errno, "%s cannot be renamed to %s", name, path);
-    if (fstatat(context->directory_fd, path, &taken, AT_SYMLINK_NOFOLLOW) == 0 &&
-        file_id_equal(file_id_of(&taken), file_id_of(&found)))
-        return 0;
-    unlinkat(context->directory_fd, path, 0); /* replaced just now */
-    return error_set(err, EIO, "%s, which the VMM was to write, is another file now", name);
+    r = copy_written_file(context, fd, &found, path, err);
+    if (r > 0)
+        return move_written_file(context, name, &found, path, err);
+    unlinkat(context->directory_fd, name, 0);
+    return r;
 }
 
 int vmm_log_open(const struct vmm_context *context, const char *name, int *ret, struct error *err)

@@ -41,8 +41,9 @@ int vmm_new_link(const struct vmm_context *context, const char *target, const ch
 /* A new file of the context's directory, or one below it, in place of an older one. EIO. */
 int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, struct error *err);
 
-/* A file that a VMM was told to make in its directory becomes the one at that path, in place of an
- * older one. EIO: it is no regular file with one name, of the daemon's user. */
+/* A file that a VMM was told to make in its directory goes to that path, in place of an older one:
+ * what it wrote, in a new file, unless it is large and the file system has no reflinks. EIO: it is
+ * no regular file with one name, of the daemon's user. */
 int vmm_take_file(const struct vmm_context *context, const char *name, const char *path,
                   struct error *err);
 

@@ -2,13 +2,18 @@
 /* Instances and forks on taps, with a real VMM, in a network namespace of the program's own. */
 #include "fixture.h"
 
+#include <fcntl.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "taps.h"
 #include "tiny_guest.h"
+#include "util/cleanup.h"
 
 static const char in_use[] = "the tap t0 is in use by the instance ";
 
@@ -101,6 +106,21 @@ static void fork_when_its_tap_is_in_use_is_busy_and_another_is_taken(void **stat
     taps_assert(h, "t0", true);
 }
 
+/* Not an instance's: hypefs opens it, and knows why it cannot. */
+static void tap_that_another_process_has_open_is_named(void **state)
+{
+    struct harness *h = *state;
+    struct ifreq request = {.ifr_name = "t0", .ifr_flags = IFF_TAP | IFF_NO_PI};
+    auto_close int other = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    assert_works(ioctl(other, TUNSETIFF, &request));
+    assert_errno(commit(h, "f1", "{}"), EIO);
+    assert_file_contains(forks(h, "new/error"), "the tap t0 cannot be opened");
+    assert_file_contains(forks(h, "new/error"), ": another process has it open: stop that");
+    close(steal_fd(&other));
+    assert_works(commit(h, "f1", "{}"));
+    taps_assert(h, "t0", true);
+}
+
 static void fork_when_the_tap_is_not_there_is_eio(void **state)
 {
     struct harness *h = *state;
@@ -173,6 +193,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         tap_test(instance_when_its_tap_is_in_use_does_not_boot, setup),
         tap_test(fork_when_its_tap_is_in_use_is_busy_and_another_is_taken, setup_snapshot),
+        tap_test(tap_that_another_process_has_open_is_named, setup_snapshot),
         tap_test(fork_when_the_tap_is_not_there_is_eio, setup_snapshot),
         tap_test(fork_when_the_source_has_no_tap_is_einval, tiny_guest_setup),
         tap_test(forks_when_two_want_one_tap_at_once_are_one, setup_snapshot),
