@@ -104,12 +104,11 @@ static bool ask(const char *program, char ret[DETAIL_SIZE])
     return true;
 }
 
-static enum verdict look_at_program(const char *program, const char *missing, enum verdict verdict,
-                                    char ret[DETAIL_SIZE])
+static enum verdict look_at_program(const char *program, const char *missing, char ret[DETAIL_SIZE])
 {
     if (vmm_program_check(program, NULL) < 0)
-        return say(verdict, ret, "%s is not in PATH: %s", program, missing);
-    return ask(program, ret) ? OK : FAILED;
+        return say(WARNING, ret, "%s is not in PATH: %s", program, missing);
+    return ask(program, ret) ? OK : WARNING;
 }
 
 static enum verdict look_at_qemu(const char *store, char ret[DETAIL_SIZE])
@@ -118,7 +117,7 @@ static enum verdict look_at_qemu(const char *store, char ret[DETAIL_SIZE])
     return look_at_program("qemu-system-x86_64",
                            "its VMs cannot be run: install it (Debian: "
                            "qemu-system-x86)",
-                           WARNING, ret);
+                           ret);
 }
 
 static enum verdict look_at_qemu_img(const char *store, char ret[DETAIL_SIZE])
@@ -127,19 +126,19 @@ static enum verdict look_at_qemu_img(const char *store, char ret[DETAIL_SIZE])
     return look_at_program("qemu-img",
                            "QEMU's VMs cannot have writable disks: install it (Debian: "
                            "qemu-utils)",
-                           WARNING, ret);
+                           ret);
 }
 
 static enum verdict look_at_firecracker(const char *store, char ret[DETAIL_SIZE])
 {
     (void)store;
-    return look_at_program("firecracker", "its VMs cannot be run", WARNING, ret);
+    return look_at_program("firecracker", "its VMs cannot be run", ret);
 }
 
 static enum verdict look_at_cloud_hypervisor(const char *store, char ret[DETAIL_SIZE])
 {
     (void)store;
-    return look_at_program("cloud-hypervisor", "its VMs cannot be run", WARNING, ret);
+    return look_at_program("cloud-hypervisor", "its VMs cannot be run", ret);
 }
 
 static enum verdict look_at_taps(const char *store, char ret[DETAIL_SIZE])
@@ -229,14 +228,15 @@ static enum verdict look_at_store(const char *store, char ret[DETAIL_SIZE])
 static const struct {
     const char *name;
     look *look;
+    bool is_vmm;
 } looks[] = {
     {"mount", look_at_fuse},
     {"store", look_at_store},
     {"kvm", look_at_kvm},
-    {"qemu", look_at_qemu},
+    {"qemu", look_at_qemu, .is_vmm = true},
     {"qemu-img", look_at_qemu_img},
-    {"firecracker", look_at_firecracker},
-    {"cloud-hypervisor", look_at_cloud_hypervisor},
+    {"firecracker", look_at_firecracker, .is_vmm = true},
+    {"cloud-hypervisor", look_at_cloud_hypervisor, .is_vmm = true},
     {"taps", look_at_taps},
     {"confinement", look_at_confinement},
     {"users of VMMs", look_at_users},
@@ -254,13 +254,20 @@ int cli_doctor(int argc, char **argv)
     auto_free char *usual = store ? NULL : cli_default_store();
     if (!store && !usual)
         return cli_misuse(&command, "no HOME to keep the store in: give --store DIR");
-    bool failed = false;
+    bool failed = false, has_vmm = false;
     for (size_t i = 0; i < array_length(looks); i++) {
         char detail[DETAIL_SIZE];
         enum verdict verdict = looks[i].look(store ? store : usual, detail);
         cli_say(stdout, "%-8s %s: %s", verdicts[verdict], looks[i].name, detail);
         failed = failed || verdict == FAILED;
+        has_vmm = has_vmm || (looks[i].is_vmm && verdict == OK);
     }
+    if (!has_vmm)
+        cli_say(stdout,
+                "%-8s VMMs: there is none, so no VM can be run: install QEMU, Firecracker or "
+                "Cloud Hypervisor",
+                verdicts[FAILED]);
+    failed = failed || !has_vmm;
     status = cli_flush(command.name);
     return status == CLI_DONE && failed ? CLI_FAILED : status;
 }

@@ -382,9 +382,6 @@ int cli_mount(int argc, char **argv)
         return cli_fail(&cli_mount_command, err.text);
     json_wipe_freed();
     int status = mount_arguments_read(argc, argv, &daemon.arguments);
-    if (status == CLI_GO_ON && daemon.arguments.user &&
-        process_setup_become(daemon.arguments.user, &err) < 0)
-        status = cli_fail(&cli_mount_command, err.text);
     if (status == CLI_GO_ON)
         status = mount_arguments_open_session(&daemon.arguments, &daemon.ops, &daemon.session);
     if (status == CLI_GO_ON) {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/process_setup.h"
 #include "instance/turns.h"
 #include "mailbox/ack.h"
 #include "util/cleanup.h"
@@ -220,12 +221,15 @@ static int read_options(int argc, char **argv, struct mount_arguments *ret)
 
 int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
 {
+    struct error err;
     ret->max_loads = turns_default();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
     int status = read_options(argc, argv, ret);
     if (status == CLI_GO_ON)
         status = check_users(ret);
+    if (status == CLI_GO_ON && ret->user && process_setup_become(ret->user, &err) < 0)
+        status = cli_fail(COMMAND, err.text);
     if (status != CLI_GO_ON)
         return status;
     if (optind + 1 < argc)

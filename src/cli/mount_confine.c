@@ -102,7 +102,8 @@ int mount_confine_prepare(struct mount_arguments *arguments,
                   why.text);
         warn(context, text.text);
     }
-    if (r == 0 && arguments->confine == CONFINE_AUTO)
+    /* Who has users for VMMs does not want them to be root. */
+    if (r == 0 && arguments->confine == CONFINE_AUTO && !arguments->vmm_users.first)
         leave_scripts_open(arguments, warn, context);
     if (r == 0)
         return 0;

@@ -212,16 +212,23 @@ int process_setup(sigset_t *ret_ending, struct error *err)
     return r == 0 ? set_stacks(err) : r;
 }
 
+/* That the user could not use. */
+static const char *const roots_places[] = {"TMPDIR", "XDG_DATA_HOME", "XDG_RUNTIME_DIR",
+                                           "XDG_CACHE_HOME"};
+
 int process_setup_become(const char *name, struct error *err)
 {
     const struct passwd *user = getpwnam(name);
-    if (!user)
-        return error_set(err, EINVAL, "--user: this host knows no user %s", name);
+    if (!user || user->pw_uid == 0)
+        return error_set(err, EINVAL,
+                         user ? "--user: %s is root" : "--user: this host knows no user %s", name);
     if (initgroups(name, user->pw_gid) < 0 || setgid(user->pw_gid) < 0 || setuid(user->pw_uid) < 0)
         return error_errno(err, errno, "--user: cannot become the user %s", name);
     if (setenv("HOME", user->pw_dir, 1) < 0 || setenv("USER", name, 1) < 0 ||
         setenv("LOGNAME", name, 1) < 0)
         return error_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < array_length(roots_places); i++)
+        unsetenv(roots_places[i]);
     return set_protection(err); /* a change of user may set it otherwise */
 }
 

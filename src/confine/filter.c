@@ -7,10 +7,12 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -22,7 +24,15 @@ enum { ARCHITECTURE = AUDIT_ARCH_AARCH64, FOREIGN_CALLS = 0x40000000 };
 #error "hypefs-vmm does not know this processor's system calls"
 #endif
 
-enum { SYS_fchmodat2_ = 452 }; /* headers may be older */
+/* Headers may be older. */
+enum {
+    SYS_process_mrelease_ = 448,
+    SYS_fchmodat2_ = 452,
+    SYS_setxattrat_ = 463,
+    SYS_removexattrat_ = 466,
+    SYS_open_tree_attr_ = 467,
+    SYS_file_setattr_ = 469
+};
 
 #define NAMESPACES                                                                                 \
     (CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID |  \
@@ -40,6 +50,7 @@ static const int refused[] = {
     SYS_chdir, /* by its working directory a daemon that starts knows it */
     SYS_fchdir,
     SYS_open_tree,
+    SYS_open_tree_attr_,
     SYS_move_mount,
     SYS_fsopen,
     SYS_fsconfig,
@@ -53,6 +64,7 @@ static const int refused[] = {
     SYS_pidfd_getfd,
     SYS_kcmp,
     SYS_process_madvise,
+    SYS_process_mrelease_,
     /* keys, programs and counters in the kernel */
     SYS_add_key,
     SYS_request_key,
@@ -99,8 +111,8 @@ static const int refused[] = {
 };
 
 /* As if the kernel did not have them: their callers know another way. io_uring does what the filter
- * would refuse; the flags of clone3 lie in memory, where no filter sees them. */
-static const int unknown[] = {SYS_clone3, SYS_io_uring_setup, SYS_io_uring_enter,
+ * would refuse; the flags of clone3 and openat2 lie in memory, where no filter sees them. */
+static const int unknown[] = {SYS_clone3, SYS_openat2, SYS_io_uring_setup, SYS_io_uring_enter,
                               SYS_io_uring_register};
 
 /* With EPERM, too, where there are no namespaces: by these it would reach others of its user, and
@@ -119,6 +131,9 @@ static const int refused_alone[] = {
     SYS_removexattr,
     SYS_lremovexattr,
     SYS_fremovexattr,
+    SYS_setxattrat_,
+    SYS_removexattrat_,
+    SYS_file_setattr_,
     SYS_tkill,
     SYS_rt_sigqueueinfo,
     SYS_rt_tgsigqueueinfo,
@@ -137,6 +152,7 @@ static const int refused_alone[] = {
     SYS_shmctl,
     SYS_semget,
     SYS_semop,
+    SYS_semtimedop,
     SYS_semctl,
     SYS_msgget,
     SYS_msgsnd,
@@ -217,12 +233,13 @@ static void add_itself(int call, int index, bool zero)
     answer(SECCOMP_RET_ALLOW);
 }
 
-/* Who gets a signal when a descriptor has something. */
+/* Who gets a signal when a descriptor has something, and which. */
 static void add_fcntl(void)
 {
-    begin_call(SYS_fcntl, 1, 4);
-    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN, 1, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN_EX, 0, 1);
+    begin_call(SYS_fcntl, 1, 5);
+    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN, 2, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETOWN_EX, 1, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, F_SETSIG, 0, 1);
     answer(SECCOMP_RET_ERRNO | EPERM);
     answer(SECCOMP_RET_ALLOW);
 }
@@ -236,7 +253,47 @@ static void add_alone(void)
     add_fcntl();
 }
 
-/* Others have parts of the kernel behind them that guests need not reach. */
+/* What it owns is also the host's: nobody is to become its owner there by running it. A file is
+ * made with a mode only if it is made. Alone: before its third version, Landlock lets who may read
+ * a file empty it so. */
+static void add_open(int call, int flags, bool alone)
+{
+    enum { TMPFILE = 020000000 };
+    begin_call(call, flags, 9);
+    add(BPF_JMP | BPF_JSET | BPF_K, alone ? O_TRUNC : 0, 0, 2);
+    add(BPF_ALU | BPF_AND | BPF_K, O_ACCMODE, 0, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, O_RDONLY, 5, 0);
+    load(argument(flags));
+    add(BPF_JMP | BPF_JSET | BPF_K, O_CREAT | TMPFILE, 0, 2);
+    load(argument(flags + 1));
+    add(BPF_JMP | BPF_JSET | BPF_K, S_ISUID | S_ISGID, 1, 0);
+    answer(SECCOMP_RET_ALLOW);
+    answer(SECCOMP_RET_ERRNO | EPERM);
+}
+
+static const struct {
+    int call, mode;
+} modes[] = {{SYS_fchmod, 1}, {SYS_fchmodat, 2}, {SYS_fchmodat2_, 2}, {SYS_mkdirat, 2},
+#ifdef __x86_64__
+             {SYS_chmod, 1},  {SYS_creat, 1},    {SYS_mkdir, 1}
+#endif
+};
+
+static void add_modes(bool alone)
+{
+    for (size_t i = 0; i < sizeof modes / sizeof *modes; i++) {
+        begin_call(modes[i].call, modes[i].mode, 3);
+        add(BPF_JMP | BPF_JSET | BPF_K, S_ISUID | S_ISGID, 0, 1);
+        answer(SECCOMP_RET_ERRNO | EPERM);
+        answer(SECCOMP_RET_ALLOW);
+    }
+    add_open(SYS_openat, 2, alone);
+#ifdef __x86_64__
+    add_open(SYS_open, 1, alone);
+#endif
+}
+
+/* Other families have parts of the kernel behind them that guests need not reach. */
 static void add_socket(int call)
 {
     begin_call(call, 0, 5);
@@ -247,15 +304,67 @@ static void add_socket(int call)
     answer(SECCOMP_RET_ALLOW);
 }
 
-/* Keys typed at somebody's terminal. */
+/* One that is of this host, and has to be connected before anything can be sent. */
+static void add_stream_socket(int call)
+{
+    enum { TYPES = 0xf };
+    begin_call(call, 0, 6);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 0, 4);
+    load(argument(1));
+    add(BPF_ALU | BPF_AND | BPF_K, TYPES, 0, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, SOCK_DGRAM, 1, 0);
+    answer(SECCOMP_RET_ALLOW);
+    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+}
+
+static void add_internet_socket(void)
+{
+    begin_call(SYS_socket, 0, 4);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
+    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
+    answer(SECCOMP_RET_ALLOW);
+}
+
+/* Landlock knows neither sockets by their path nor UDP. Alone a VMM can listen at sockets of its
+ * own, and connect to nothing; or, if it is the user's network, connect to others on a network, and
+ * to no socket of this host by its path. */
+static void add_sockets(enum filter_walls walls)
+{
+    static const int connect[] = {SYS_connect};
+    if (walls == FILTER_NAMESPACES) {
+        add_socket(SYS_socket);
+        add_socket(SYS_socketpair);
+        return;
+    }
+    add_stream_socket(SYS_socketpair);
+    if (walls == FILTER_ALONE_ON_NETWORK) {
+        add_internet_socket();
+        return;
+    }
+    add_stream_socket(SYS_socket);
+    refuse_all(connect, 1, EPERM);
+}
+
+/* Keys typed at somebody's terminal; signals to others, as by fcntl; and what a file is, of one
+ * that may only be read. */
+static const unsigned refused_controls[] = {
+    TIOCSTI,    0x541c, /* TIOCLINUX */
+    0x8901,             /* FIOSETOWN */
+    0x8902,             /* SIOCSPGRP */
+    0x40086602,         /* FS_IOC_SETFLAGS */
+    0x401c5820,         /* FS_IOC_FSSETXATTR */
+    0x40806685,         /* FS_IOC_ENABLE_VERITY */
+};
+
 static void add_ioctl(void)
 {
-    enum { TIOCLINUX_ = 0x541c };
-    begin_call(SYS_ioctl, 1, 4);
-    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCSTI, 1, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, TIOCLINUX_, 0, 1);
-    answer(SECCOMP_RET_ERRNO | EPERM);
+    enum { COUNT = sizeof refused_controls / sizeof *refused_controls };
+    begin_call(SYS_ioctl, 1, COUNT + 2);
+    for (int i = 0; i < COUNT; i++)
+        add(BPF_JMP | BPF_JEQ | BPF_K, refused_controls[i], (unsigned char)(COUNT - i), 0);
     answer(SECCOMP_RET_ALLOW);
+    answer(SECCOMP_RET_ERRNO | EPERM);
 }
 
 /* The daemon would not be let at what it must reach. */
@@ -267,8 +376,9 @@ static void add_prctl(void)
     answer(SECCOMP_RET_ALLOW);
 }
 
-int filter_install(bool alone)
+int filter_install(enum filter_walls walls)
 {
+    const bool alone = walls != FILTER_NAMESPACES;
     load(offsetof(struct seccomp_data, arch));
     add(BPF_JMP | BPF_JEQ | BPF_K, ARCHITECTURE, 1, 0);
     answer(SECCOMP_RET_KILL_PROCESS);
@@ -281,8 +391,8 @@ int filter_install(bool alone)
     if (alone)
         add_alone();
     add_clone(alone);
-    add_socket(SYS_socket);
-    add_socket(SYS_socketpair);
+    add_modes(alone);
+    add_sockets(walls);
     add_prctl();
     answer(SECCOMP_RET_ALLOW);
     const struct sock_fprog whole = {count, program};

@@ -5,10 +5,14 @@
 #ifndef HYPEFS_CONFINE_FILTER_H
 #define HYPEFS_CONFINE_FILTER_H
 
-#include <stdbool.h>
+enum filter_walls {
+    FILTER_NAMESPACES,      /* the filter is one wall of several */
+    FILTER_ALONE,           /* there are none, and what they would keep from it is refused, too */
+    FILTER_ALONE_ON_NETWORK /* the same; but it is on the host's network by connections of its own
+                             */
+};
 
-/* For this thread, and whatever it runs, for ever; it has no_new_privs. `alone`: it has no
- * namespaces, and what they would keep from it is refused, too. -1 and errno. */
-int filter_install(bool alone);
+/* For this thread, and whatever it runs, for ever; it has no_new_privs. -1 and errno. */
+int filter_install(enum filter_walls walls);
 
 #endif

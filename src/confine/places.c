@@ -114,7 +114,9 @@ static void give(const struct place *place, const struct ids *user)
     struct stat st;
     if (fstat(place->tree, &st) < 0)
         fail(CANNOT_CONFINE, "%s", place->path);
-    if (!place->of_system && !is_device(place))
+    /* Whoever names a directory to be read does not mean what is its owner's secret. */
+    const bool is_named = S_ISDIR(st.st_mode) && place->access == READ;
+    if (!place->of_system && !is_device(place) && !is_named)
         idmap_set(place->tree, (struct ids){st.st_uid, st.st_gid}, *user);
 }
 
@@ -216,7 +218,11 @@ static bool make_node(const struct place *place, char *path, const struct stat *
     if (!S_ISCHR(st->st_mode) && !S_ISBLK(st->st_mode))
         return false;
     make_way(path);
-    return mknod(path, (st->st_mode & S_IFMT) | mode, st->st_rdev) == 0 &&
+    char *last = strrchr(path, '/');
+    *last = 0;
+    const bool may = may_make(path);
+    *last = '/';
+    return may && mknod(path, (st->st_mode & S_IFMT) | mode, st->st_rdev) == 0 &&
            chown(path, user->uid, user->gid) == 0;
 }
 

@@ -182,12 +182,12 @@ static void give_tap(const char *name)
 
 __attribute__((noreturn)) static void misuse(void)
 {
-    fputs("usage: hypefs-vmm [--ro PATH] [--rw PATH] [--dev PATH] [--ro-at PATH FILE] "
-          "[--rw-at PATH FILE] [--net] [--no-namespaces] [--tap NAME] [--user UID:GID] [--pid-fd "
-          "N] -- PROGRAM "
-          "[ARGUMENT]…\n"
-          "       hypefs-vmm [--user UID:GID] --check\n",
-          stderr);
+    fputs(
+        "usage: hypefs-vmm [OPTION]… -- PROGRAM [ARGUMENT]…\n"
+        "       hypefs-vmm [--no-namespaces] [--user UID:GID] --check\n"
+        "options: --ro PATH, --rw PATH, --dev PATH, --ro-at PATH FILE, --rw-at PATH FILE, --net,\n"
+        "         --tap NAME, --user UID:GID, --no-namespaces, --pid-fd N\n",
+        stderr);
     exit(CANNOT_CONFINE);
 }
 
@@ -249,7 +249,10 @@ static void restrict_self(void)
         places_check(&user);
     if (has_landlock)
         landlock_end();
-    if (filter_install(alone) < 0)
+    const bool is_on_network = has_network && tap_count == 0;
+    if (filter_install(!alone          ? FILTER_NAMESPACES
+                       : is_on_network ? FILTER_ALONE_ON_NETWORK
+                                       : FILTER_ALONE) < 0)
         fail(CANNOT_CONFINE, "cannot filter system calls");
 }
 

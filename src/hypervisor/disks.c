@@ -307,8 +307,14 @@ static int clone_file(int from_fd, int to_fd, const char *name, struct error *er
         openat(to_fd, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
     if (to < 0)
         return error_io(err, errno, "the disk %s cannot be copied", name);
-    if (ioctl(to, FICLONE, from) < 0)
-        return unlinkat(to_fd, name, 0) < 0 ? error_io(err, errno, "the disk %s", name) : 1;
+    if (ioctl(to, FICLONE, from) < 0) {
+        const int code = errno;
+        if (unlinkat(to_fd, name, 0) < 0)
+            return error_io(err, errno, "the disk %s cannot be removed", name);
+        return code == EOPNOTSUPP || code == ENOTTY || code == EXDEV || code == EINVAL
+                   ? 1
+                   : error_io(err, code, "the disk %s cannot be copied", name);
+    }
     return fsync(to) < 0 ? error_io(err, errno, "the disk %s cannot be written", name) : 0;
 }
 

@@ -141,7 +141,7 @@ struct vmm_confine {
 int vmm_confine_find(struct vmm_confine *ret, int directory_fd, struct error *err);
 
 /* What is in force for a VMM's process, as the kernel tells it, but for Landlock, of which it does
- * not: for `info`. Null if it has ended. One thread at a time per VMM. */
+ * not: for `info`. Null if it had ended when it was first asked. One thread at a time per VMM. */
 cJSON *vmm_describe_confinement(struct vmm *vmm);
 
 /* Where a VMM is to run. Borrowed for the call. */

@@ -49,35 +49,27 @@ static void add_memory(struct arguments *list, const struct machine *machine,
     add_json(list, "-object", memory);
 }
 
-static void describe_user(cJSON *netdev, const struct machine *machine, int tap_fd)
-{
-    (void)tap_fd;
-    json_add_string(netdev, "type", "user");
-    json_add_string(netdev, "id", "net0");
-    json_add_bool(netdev, "restrict", machine->network_restrict);
-}
-
-static void describe_tap(cJSON *netdev, const struct machine *machine, int tap_fd)
+static cJSON *describe_netdev(const struct machine *machine, int tap_fd)
 {
     char number[16];
-    json_add_string(netdev, "type", "tap");
+    cJSON *netdev = cJSON_CreateObject();
+    json_add_string(netdev, "type", machine_network_names[machine->network]);
     json_add_string(netdev, "id", "net0");
-    snprintf(number, sizeof number, "%d", tap_fd);
-    json_add_string(netdev, "fd", number);
-    (void)machine;
+    if (machine->network == NETWORK_TAP) {
+        snprintf(number, sizeof number, "%d", tap_fd);
+        json_add_string(netdev, "fd", number);
+    } else {
+        json_add_bool(netdev, "restrict", machine->network_restrict);
+    }
+    return netdev;
 }
-
-static void (*const describe_netdev[NETWORK_MODES])(cJSON *, const struct machine *, int) = {
-    [NETWORK_USER] = describe_user, [NETWORK_TAP] = describe_tap};
 
 static void add_network(struct arguments *list, const struct machine *machine, int tap_fd)
 {
     if (machine->network == NETWORK_NONE)
         return;
     const char *mac = machine->network == NETWORK_TAP ? machine->interfaces[0].mac : NULL;
-    cJSON *netdev = cJSON_CreateObject();
-    describe_netdev[machine->network](netdev, machine, tap_fd);
-    add_json(list, "-netdev", netdev);
+    add_json(list, "-netdev", describe_netdev(machine, tap_fd));
 
     /* After a restore that announces nothing, resetting a device that could have announced itself
      * ends QEMU 7.2 with a segmentation fault: its timer is gone. Guests reset theirs at reboot. */

@@ -42,3 +42,13 @@ int tap_open(const char *name, int *ret, struct error *err)
             error_append(err, "%s", refusals[i].words);
     return r;
 }
+
+void tap_take_back(const char *name)
+{
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    auto_close int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    /* One that is not there would be made. */
+    if (fd >= 0 && if_nametoindex(name) != 0 && ioctl(fd, TUNSETIFF, &request) == 0)
+        (void)ioctl(fd, TUNSETOWNER, (unsigned long)geteuid());
+}

@@ -10,4 +10,8 @@
  * is no tap, another process has it open, or it belongs to another user. */
 int tap_open(const char *name, int *ret, struct error *err);
 
+/* A tap that was given to a VMM's user, and that nobody has open any more, becomes ours again. Only
+ * root can; whoever cannot does nothing. */
+void tap_take_back(const char *name);
+
 #endif

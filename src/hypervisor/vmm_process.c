@@ -102,9 +102,9 @@ void vmm_close(struct vmm *vmm)
     if (!vmm)
         return;
     vmm_release(vmm);
-    close(vmm->pidfd);
-    if (vmm->users)
+    if (vmm->users && ends_within(vmm, 0)) /* else it is still that one */
         vmm_users_give(vmm->users, vmm->uid);
+    close(vmm->pidfd);
     cJSON_Delete(vmm->confinement);
     free(vmm);
 }
@@ -165,7 +165,7 @@ int vmm_new_file(const struct vmm_context *context, const char *path, int *ret, 
     int fd = openat(context->directory_fd, path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
                     0600);
     if (fd < 0)
-        return error_errno(err, errno, "%s cannot be made", path);
+        return error_io(err, errno, "%s cannot be made", path);
     *ret = fd;
     return 0;
 }
@@ -215,7 +215,8 @@ int vmm_take_file(const struct vmm_context *context, const char *name, const cha
     r = copy_written_file(context, fd, &found, path, err);
     if (r > 0)
         return move_written_file(context, name, &found, path, err);
-    unlinkat(context->directory_fd, name, 0);
+    if (r == 0 && unlinkat(context->directory_fd, name, 0) < 0)
+        r = error_io(err, errno, "%s cannot be removed", name);
     return r;
 }
 

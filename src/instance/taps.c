@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "hypervisor/tap.h"
 #include "instance/internal.h"
 
 static bool has_tap(const struct instance *instance, const char *tap)
@@ -47,8 +48,20 @@ int instance_acquire_taps(struct instance *instance, const struct machine *machi
     return instance_acquire_taps_locked(instance, machine, err);
 }
 
+/* The VMMs of some open a tap by its name, for which it is their user's. */
+static void take_back(const struct instance *instance)
+{
+    const struct vmm_confine *confine = instance->table->setup.confine;
+    const struct hypervisor *hypervisor = instance->machine.hypervisor; /* NULL: it never ran */
+    if (!confine || !confine->users || !hypervisor || hypervisor->takes_taps)
+        return;
+    for (size_t i = 0; i < instance->tap_count; i++)
+        tap_take_back(instance->taps[i]);
+}
+
 void instance_release_taps(struct instance *instance)
 {
+    take_back(instance);
     auto_lock(&instance->table->lock);
     instance->tap_count = 0;
 }

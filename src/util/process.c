@@ -22,6 +22,7 @@
 #include "util/directory.h"
 #include "util/timing.h"
 
+enum { LONGER_MAX_MS = 600000 }; /* threads that only wait could put it off for ever */
 enum { POLL_MAX = 16, POLL_SLICE_MS = 60 * 60 * 1000 };
 
 static const char mark[] = "HYPEFS_CHILD=1";
@@ -88,7 +89,8 @@ double process_deadline(const struct process_limits *limits)
 {
     if (limits->started == 0 || process_now_ms() < limits->deadline_ms)
         return limits->deadline_ms;
-    return limits->deadline_ms + process_times(limits->started).waited_ms;
+    const double more_ms = process_times(limits->started).waited_ms;
+    return limits->deadline_ms + (more_ms < LONGER_MAX_MS ? more_ms : LONGER_MAX_MS);
 }
 
 int process_await(const int *fds, size_t count, const struct process_limits *limits)

@@ -73,7 +73,8 @@ struct process_limits {
 };
 
 /* The deadline by now. For who has just started, the time in which it could run and had no
- * processor does not count: a host with too much to do does not end what would answer. */
+ * processor does not count, up to 10 minutes: a host with too much to do does not end what would
+ * answer. */
 double process_deadline(const struct process_limits *limits);
 /* process_poll() until then. */
 int process_await(const int *fds, size_t count, const struct process_limits *limits);

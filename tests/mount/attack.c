@@ -15,6 +15,7 @@
 #include <fcntl.h>
 #include <grp.h>
 #include <linux/capability.h>
+#include <linux/fs.h>
 #include <linux/if_packet.h>
 #include <linux/keyctl.h>
 #include <linux/perf_event.h>
@@ -26,6 +27,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/io.h>
+#include <asm/sockios.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
 #include <sys/mount.h>
@@ -131,6 +133,20 @@ static const struct file_attempt files[] = {
     X(unlink_image, unlink(image))                                                                 \
     X(link_image, link(image, "linked"))                                                           \
     X(touch_image, utimensat(AT_FDCWD, image, NULL, 0))                                            \
+    X(empty_image, open(image, O_RDONLY | O_TRUNC))                                                \
+    X(make_setuid, open("setuid", O_WRONLY | O_CREAT, 04755))                                      \
+    X(become_setuid, fchmod(open("x", O_WRONLY | O_CREAT, 0600), 04755))                           \
+    X(become_setgid, chmod(".", 02755))                                                            \
+    X(become_setuid_at, fchmodat(AT_FDCWD, "x", 06755, 0))                                         \
+    X(open_by_struct,                                                                              \
+      syscall(SYS_openat2, AT_FDCWD, ".", NULL, 0) < 0 && errno == ENOSYS ? -1 : 0)                \
+    X(own_signals, ioctl(socket(AF_UNIX, SOCK_STREAM, 0), FIOSETOWN, &daemon_pid))                 \
+    X(own_signals_too, ioctl(socket(AF_UNIX, SOCK_STREAM, 0), SIOCSPGRP, &daemon_pid))             \
+    X(change_attributes, ioctl(open(image, O_RDONLY), FS_IOC_SETFLAGS, &(int){0}))                 \
+    X(send_to_sibling, send_to(in(sibling, "vmm.sock")))                                           \
+    X(release_memory, syscall(448, 0, 0) < 0 && errno == EPERM ? -1 : 0)                           \
+    X(clone_tree_with, syscall(467, 0, "", 0, NULL, 0) < 0 && errno == EPERM ? -1 : 0)             \
+    X(multipath, connect_multipath())                                                              \
     X(chmod_null, chmod("/dev/null", 0600))                                                        \
     X(chmod_input, fchmod(0, 0600))                                                                \
     X(make_device, mknod("device", S_IFCHR | 0600, makedev(1, 1)))                                 \
@@ -222,6 +238,28 @@ static long connect_to(const char *path)
     return connect(socket(AF_UNIX, SOCK_STREAM, 0), (struct sockaddr *)&address, sizeof address);
 }
 
+/* To a socket for datagrams there: that it is for streams is known of one that can be reached. */
+static long send_to(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fds[2];
+    snprintf(address.sun_path, sizeof address.sun_path, "%.100s", path);
+    if (socketpair(AF_UNIX, SOCK_DGRAM, 0, fds) < 0)
+        return -1;
+    long r = sendto(fds[0], "x", 1, 0, (struct sockaddr *)&address, sizeof address);
+    return r < 0 && errno == EPROTOTYPE ? 0 : r;
+}
+
+/* Some versions of Landlock do not know of it. */
+static long connect_multipath(void)
+{
+    struct sockaddr_in address = {.sin_family = AF_INET,
+                                  .sin_port = htons((in_port_t)port),
+                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    int fd = socket(AF_INET, SOCK_STREAM, 262);
+    return connect(fd, (struct sockaddr *)&address, sizeof address);
+}
+
 static long connect_to_abstract(void)
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
@@ -265,7 +303,8 @@ static long run_own(void)
         execl("./program", "program", (char *)NULL);
         _exit(126);
     }
-    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) != 126
+    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+                   WEXITSTATUS(status) != 126
                ? 0
                : -1;
 }

@@ -22,9 +22,7 @@ char *fake_instance(struct harness *h, const char *id, const char *file)
 
 void fake_tell(struct harness *h, const char *variables)
 {
-    mkdir(h->programs, 0700);
-    harness_put(harness_format(h, "%s/how", h->programs),
-                harness_format(h, "export %s\n", variables));
+    fixture_script(h, "how", harness_format(h, "export %s\n", variables));
 }
 
 bool fake_is_firecracker(void)

@@ -36,8 +36,9 @@ char *fixture_script(struct harness *h, const char *name, const char *text)
 {
     char *path = harness_format(h, "%s/%s", h->programs, name);
     mkdir(h->programs, 0700);
+    assert_works(chmod(h->programs, 0755)); /* root's VMMs are other users */
     harness_put(path, text);
-    assert_works(chmod(path, 0700));
+    assert_works(chmod(path, 0755));
     return path;
 }
 

@@ -200,6 +200,16 @@ static void fork_without_a_network_cannot_ack_by_datagram(void **state)
     assert_errno(commit(h, "f"), 0);
 }
 
+/* Of root's VMMs each is a user of its own, which opens the tap by its name. */
+static void assert_owner(struct harness *h, const char *tap, bool is_vmms)
+{
+    if (geteuid() != 0)
+        return;
+    const char *script = harness_format(h, "ip -d link show %s | grep -o 'user [^ ]*'", tap);
+    const char *owner = harness_shell(h, "sh", script).out;
+    assert_string_equal(harness_format(h, "%.7s", owner), is_vmms ? "user 30" : "user ro");
+}
+
 static void fork_on_another_tap_needs_a_version_that_can(void **state)
 {
     struct harness *h = *state;
@@ -207,6 +217,7 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     publish_on_tap(h);
     assert_errno(commit(h, "f1"), 0);
     taps_assert(h, "t0", true);
+    assert_owner(h, "t0", true);
     assert_errno(commit(h, "f2"), EBUSY);
     harness_put(forks(h, "new/options"), "{\"tap\":\"t1\"}");
     taps_assert(h, "t1", false);
@@ -219,6 +230,7 @@ static void fork_on_another_tap_needs_a_version_that_can(void **state)
     taps_assert(h, "t1", true);
     fake_drop(h, "f1");
     fake_drop(h, "f2");
+    assert_owner(h, "t0", false);
     harness_put(forks(h, "new/options"), "{\"taps\":{\"eth9\":\"t1\"}}");
     assert_refused(h, EINVAL, "validate", "has no interface with the id \"eth9\"");
     fake_tell(h, "FAKE_VMM_VERSION=1.11.0");

@@ -51,7 +51,7 @@ static const char *fill_path(void)
     return path;
 }
 
-static void fill(void)
+static void fill_once(void)
 {
     static const char zeros[CHUNK];
     auto_close int fd = open(fill_path(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -59,6 +59,23 @@ static void fill(void)
     while (write(fd, zeros, sizeof zeros) > 0)
         ;
     assert_errno(errno, ENOSPC);
+}
+
+/* What was removed takes room until the daemon has erased it, and what a VMM had for some moments
+ * after both are gone: as long as the kernel takes to forget the VMM's file systems. */
+static bool is_full_for_good(void *argument)
+{
+    static const char script[] =
+        "cd \"$HYPEFS_TEST_DISK\" && [ -z \"$(find . -name '.gone-*')\" ] && "
+        "[ $(stat -f -c %f .) = 0 ] && [ $(du -s -B4096 . | cut -f1) = $(stat -f -c %b .) ]";
+    (void)argument;
+    fill_once();
+    return system(script) == 0;
+}
+
+static void fill(void)
+{
+    harness_await_that(is_full_for_good, NULL, "the disk to be full");
 }
 
 static void make_room(void)

@@ -47,6 +47,7 @@ static int setup(void **state)
         fake_mount(h);
         fake_publish(h, "mailboxes=m,a", "");
         assert_works(mkfifo(gate(h), 0600));
+        assert_works(chmod(gate(h), 0644)); /* the umask */
         fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=late FAKE_VMM_GATE='%s'", gate(h)));
     }
     return r;

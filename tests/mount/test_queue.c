@@ -32,6 +32,7 @@ static int setup(void **state)
         fake_mount_with(h, "--max-loads", "1");
         fake_publish(h, "mailboxes=m,a", "");
         assert_works(mkfifo(harness_format(h, "%s/gate", h->programs), 0600));
+        assert_works(chmod(harness_format(h, "%s/gate", h->programs), 0644));
         tell(h, "ack");
     }
     return r;
