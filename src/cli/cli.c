@@ -127,11 +127,17 @@ void cli_say(FILE *out, const char *format, ...)
 int cli_open_above(const char *path)
 {
     char above[PATH_MAX];
-    int fd = -1;
+    int fd;
     snprintf(above, sizeof above, "%s", path);
-    while (above[0] && (fd = open(above, O_DIRECTORY | O_PATH | O_CLOEXEC)) < 0) {
+    while ((fd = open(above, O_DIRECTORY | O_PATH | O_CLOEXEC)) < 0 && errno == ENOENT) {
         char *slash = strrchr(above, '/');
-        *(slash ? slash : above) = 0;
+        if (!slash || !slash[1])
+            break;
+        slash[slash == above] = 0;
+    }
+    if (fd >= 0 && faccessat(fd, ".", X_OK, AT_EACCESS) < 0) { /* nothing can be run in there */
+        close(fd);
+        fd = -1;
     }
     return fd;
 }

@@ -56,7 +56,8 @@ void cli_say(FILE *out, const char *format, ...) __attribute__((format(printf, 2
 /* Where the store is if nobody says. Returns owned; NULL when there is no home for it. */
 char *cli_default_store(void);
 
-/* Opens (O_PATH) the directory, or the nearest one above that is there. -1 and errno. */
+/* Opens (O_PATH) the directory, or the nearest one above that is there. -1 and errno: it is none, or
+ * we may not enter it. */
 int cli_open_above(const char *path);
 
 #endif

@@ -211,7 +211,7 @@ static enum verdict look_at_store(const char *store, char ret[DETAIL_SIZE])
     auto_close int above = cli_open_above(store);
     auto_close int fd = above >= 0 ? openat(above, ".", O_DIRECTORY | O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0 || fstat(fd, &st) < 0 || fstatvfs(fd, &room) < 0)
-        return say(FAILED, ret, "%s: %s", store, strerrordesc_np(errno));
+        return say(FAILED, ret, "%s: %s: give another with --store", store, strerrordesc_np(errno));
     if (faccessat(fd, ".", W_OK, AT_EACCESS) < 0)
         return say(FAILED, ret, "%s cannot be written to (%s): give another with --store", store,
                    strerrordesc_np(errno));
@@ -251,6 +251,8 @@ int cli_doctor(int argc, char **argv)
         return status;
     if (optind < argc)
         return cli_misuse(&command, "there are no arguments, only options");
+    if (store && !store[0])
+        return cli_misuse(&command, "--store needs a directory");
     auto_free char *usual = store ? NULL : cli_default_store();
     if (!store && !usual)
         return cli_misuse(&command, "no HOME to keep the store in: give --store DIR");

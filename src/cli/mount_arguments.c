@@ -39,7 +39,8 @@ static const char help[] =
     "  --vmm-uids FIRST-LAST\n"
     "                       as root: each VMM gets a user of its own, from this range\n"
     "  --vmm-user NAME      as root: VMMs are this user\n"
-    "  --user NAME          as root: the daemon and VMMs are this user, and have no rights of root\n"
+    "  --user NAME          as root: the daemon and VMMs are this user, and have no rights of "
+    "root\n"
     "  --require-token      every mailbox request must carry its mailbox's token\n"
     "  --insecure-store     as root, also use a store that others can change\n"
     "  -o OPTIONS           FUSE mount options, such as allow_other\n"
@@ -120,31 +121,56 @@ static int read_confine(void *arguments, const char *value)
     return cli_misuse(COMMAND, "--confine is one of auto, strict and off");
 }
 
+static int set_range(void *arguments, struct vmm_user_range range)
+{
+    struct mount_arguments *ret = arguments;
+    if (ret->vmm_users.first)
+        return cli_misuse(COMMAND, "--vmm-uids and --vmm-user are given once, and not both");
+    ret->vmm_users = range;
+    return CLI_GO_ON;
+}
+
+/* Processes of a VMM's user may end that. */
+static int check_nobody_has(unsigned long first, unsigned long last)
+{
+    char text[200] = "";
+    const struct passwd *user;
+    setpwent();
+    while ((user = getpwent()))
+        if (user->pw_uid >= first && user->pw_uid <= last)
+            snprintf(text, sizeof text,
+                     "--vmm-uids has the user %.64s (%u) in it: give a range that "
+                     "is nobody's",
+                     user->pw_name, user->pw_uid);
+    endpwent();
+    return text[0] ? cli_misuse(COMMAND, text) : CLI_GO_ON;
+}
+
 /* Ids that are nobody's in particular begin at 1; the last is "no change" to the kernel. */
 static int read_vmm_uids(void *arguments, const char *value)
 {
     enum { USERS_MAX = 1000000 };
-    struct vmm_user_range *range = &((struct mount_arguments *)arguments)->vmm_users;
-    unsigned first, last;
+    unsigned long first, last;
     int end = 0;
     if (value[strspn(value, "0123456789-")] || strlen(value) > 21 ||
-        sscanf(value, "%u-%u%n", &first, &last, &end) != 2 || value[end] || first < 1 ||
-        last <= first || last - first >= USERS_MAX || last == (uid_t)-1)
-        return cli_misuse(COMMAND, "--vmm-uids is a range of at most 1000000 user ids, as "
-                                   "300000-365535, which are nobody else's");
-    *range = (struct vmm_user_range){first, last, first};
-    return CLI_GO_ON;
+        sscanf(value, "%lu-%lu%n", &first, &last, &end) != 2 || value[end] || first < 1 ||
+        last <= first || last - first >= USERS_MAX || last >= (uid_t)-1)
+        return cli_misuse(COMMAND, "--vmm-uids is a range of 2 to 1000000 user ids, as "
+                                   "3000000-3065535, which are nobody else's");
+    int status = check_nobody_has(first, last);
+    return status == CLI_GO_ON
+               ? set_range(arguments,
+                           (struct vmm_user_range){(uid_t)first, (uid_t)last, (gid_t)first})
+               : status;
 }
 
 static int read_vmm_user(void *arguments, const char *value)
 {
-    struct vmm_user_range *range = &((struct mount_arguments *)arguments)->vmm_users;
     const struct passwd *user = getpwnam(value);
     if (!user || user->pw_uid == 0 || user->pw_gid == 0)
         return cli_misuse(COMMAND, user ? "--vmm-user names root, or somebody of its group"
                                         : "--vmm-user names nobody whom this host knows");
-    *range = (struct vmm_user_range){user->pw_uid, user->pw_uid, user->pw_gid};
-    return CLI_GO_ON;
+    return set_range(arguments, (struct vmm_user_range){user->pw_uid, user->pw_uid, user->pw_gid});
 }
 
 /* What the options say together. */

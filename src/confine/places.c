@@ -25,7 +25,8 @@ struct place {
     bool optional; /* not every host has it */
     bool as_link;  /* where it is a link, it is one inside, too */
     bool of_system;
-    int tree; /* what lies there, detached */
+    bool is_shown; /* as its user's */
+    int tree;      /* what lies there, detached */
 };
 
 static const struct place system_places[] = {
@@ -109,7 +110,7 @@ static bool is_device(const struct place *place)
     return place->access == DEVICE || place->access == DEVICE_READ;
 }
 
-static void give(const struct place *place, const struct ids *user)
+static void give(struct place *place, const struct ids *user, const char *here)
 {
     struct stat st;
     if (fstat(place->tree, &st) < 0)
@@ -117,7 +118,13 @@ static void give(const struct place *place, const struct ids *user)
     /* Whoever names a directory to be read does not mean what is its owner's secret. */
     const bool is_named = S_ISDIR(st.st_mode) && place->access == READ;
     if (!place->of_system && !is_device(place) && !is_named)
-        idmap_set(place->tree, (struct ids){st.st_uid, st.st_gid}, *user);
+        place->is_shown = idmap_set(place->tree, (struct ids){st.st_uid, st.st_gid}, *user);
+    /* The store's: there nobody else is to have rights. */
+    if (place->path == here && !place->is_shown)
+        fail(CANNOT_CONFINE,
+             "the file system of %s cannot show files as another user's (idmapped mounts: ext4, "
+             "XFS and Btrfs can, and tmpfs since Linux 6.3)",
+             here);
 }
 
 static void open_tree_of(struct place *place)
@@ -287,7 +294,7 @@ void places_make_root(const char *here, const struct ids *user)
     for (size_t i = 0; i < place_count; i++) {
         open_tree_of(&places[i]);
         if (user && places[i].tree >= 0)
-            give(&places[i], user);
+            give(&places[i], user, here);
     }
     if (mount("hypefs-vmm", scratch, "tmpfs", MS_NOSUID | (user ? 0 : MS_NODEV), "mode=0755") < 0 ||
         stat(scratch, &st) < 0)
@@ -339,8 +346,11 @@ void places_check(const struct ids *user)
         if (!place->of_system &&
             faccessat(AT_FDCWD, place->path, writes ? R_OK | W_OK : R_OK, AT_EACCESS) < 0)
             fail(CANNOT_CONFINE,
-                 "%s: the VMM's user %u may not %s it, and its file system cannot show it as that "
-                 "user's: give group %u the right (chgrp, chmod)",
+                 place->is_shown
+                     ? "%s: its owner, as whose it is shown to the VMM's user %u, may not %s it "
+                       "(chmod, chattr -i)"
+                     : "%s: the VMM's user %u may not %s it, and it is not shown as that user's: "
+                       "give group %u the right (chgrp, chmod)",
                  place->path, user->uid, writes ? "write to" : "read", user->gid);
     }
 }

@@ -20,12 +20,12 @@
  *     --check          shuts a process in and ends it: exits with 0 if that works here, and in
  *                      this working directory, and prints "landlock N", its version, or 0
  *
- * The program has namespaces of its own: mount, pid, ipc, uts and, without --net, network; without
- * --user also one of users, with the same user in it. Its / is a file system in memory that nobody
- * can write to, with nothing in it but the system's programs and libraries, a few devices, a /proc
- * of its own, the working directory, which it can write to, and what the options name. PATH may be
- * relative to that; the file or folder has the same path inside. What is named later lies over what
- * was named before. Nothing is ever made on the host.
+ * The program has namespaces of its own: user (with its user alone in it), mount, pid, ipc, uts
+ * and, without --net, network. Its / is a file system in memory that nobody can write to, with
+ * nothing in it but the system's programs and libraries, a few devices, a /proc of its own, the
+ * working directory, which it can write to, and what the options name. PATH may be relative to
+ * that; the file or folder has the same path inside. What is named later lies over what was named
+ * before. Nothing is ever made on the host.
  *
  * It has no capabilities, can get none, and system calls that a VMM does not need are refused
  * (filter.h). Landlock is a second wall around its files, if the kernel has it (landlock.h). It
@@ -79,7 +79,8 @@ static void write_map(const char *path, const char *text)
     close(fd);
 }
 
-/* One of users is needed by who has no rights, or goes on to be the same user. */
+/* Who is to become another user makes one of users last (make_user_namespace()): mounts that show
+ * files as that user's need the rights of the host's root. */
 static void make_namespaces(void)
 {
     const unsigned uid = geteuid(), gid = getegid();
@@ -142,6 +143,46 @@ static void open_null(void)
 }
 
 /* ---- rights ---- */
+
+static bool write_text_at(int directory, const char *name, const char *text)
+{
+    int fd = openat(directory, name, O_WRONLY | O_CLOEXEC);
+    bool good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
+    if (fd >= 0)
+        close(fd);
+    return good;
+}
+
+/* In the namespace before, whose root may say who is whom in the next. */
+__attribute__((noreturn)) static void map_user(int process, int go)
+{
+    char text[64], byte;
+    bool good = read(go, &byte, 1) == 1;
+    snprintf(text, sizeof text, "%u %u 1", user.uid, user.uid);
+    good = good && write_text_at(process, "uid_map", text);
+    snprintf(text, sizeof text, "%u %u 1", user.gid, user.gid);
+    _exit(good && write_text_at(process, "gid_map", text) ? 0 : 1);
+}
+
+/* It is root's, and has that user alone in it: others who are the same user reach nothing of the
+ * program by /proc, where its files are its own. `process`: ours, in the host's /proc. */
+static void make_user_namespace(int process)
+{
+    int ends[2], status;
+    if (pipe2(ends, O_CLOEXEC) < 0)
+        fail(CANNOT_CONFINE, "cannot make a pipe");
+    pid_t helper = fork();
+    if (helper == 0)
+        map_user(process, ends[0]);
+    if (helper < 0 || unshare(CLONE_NEWUSER) < 0 || write(ends[1], "", 1) != 1)
+        fail(CANNOT_CONFINE, "cannot make a namespace for the user %u", user.uid);
+    close(ends[0]);
+    close(ends[1]);
+    close(process);
+    errno = EPERM;
+    if (waitpid(helper, &status, 0) < 0 || status != 0)
+        fail(CANNOT_CONFINE, "cannot make a namespace for the user %u", user.uid);
+}
 
 static void change_user(void)
 {
@@ -237,13 +278,16 @@ static char **read_arguments(int argc, char **argv)
     return &argv[i + 1];
 }
 
-static void restrict_self(void)
+/* `process`: with another user only. */
+static void restrict_self(int process)
 {
     const bool has_landlock = landlock_version() > 0;
     if (has_landlock || alone) {
         landlock_begin(has_network);
         places_allow(!alone);
     }
+    if (user.uid)
+        make_user_namespace(process);
     drop_rights();
     if (user.uid)
         places_check(&user);
@@ -274,18 +318,18 @@ int main(int argc, char **argv)
         give_tap(taps[i]);
     if (!alone)
         make_namespaces();
-    if (program)
-        become_first();
+    become_first();
     if (pid_fd >= 0)
         close(pid_fd);
     if (program && setsid() < 0)
         fail(CANNOT_CONFINE, "cannot make a session");
+    int process = user.uid ? open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
     if (!alone)
         places_make_root(here, user.uid ? &user : NULL);
     open_null();
     if (!alone && is_somewhere && chdir(here) < 0)
         fail(CANNOT_CONFINE, "%s", here);
-    restrict_self();
+    restrict_self(process);
     if (!program)
         return printf("landlock %d\n", landlock_version()) < 0;
     execvp(program[0], program);

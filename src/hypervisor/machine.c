@@ -162,6 +162,11 @@ void machine_explain_taps(const struct machine *machine, struct error *err)
         if (if_nametoindex(tap) != 0 && !is_tap(tap))
             error_append(err, " (the interface %s is no tap: give one that ip tuntap add has made)",
                          tap);
+        else if (err && strstr(err->text, "os error 1)"))
+            error_append(err,
+                         " (the tap %s may be another user's or a group's: make it with neither, ip "
+                         "tuntap add %s mode tap)",
+                         tap, tap);
     }
 }
 

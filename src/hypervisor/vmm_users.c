@@ -66,8 +66,8 @@ int vmm_users_take(struct vmm_users *users, uid_t *ret, struct error *err)
         return 0;
     }
     return error_set(err, EAGAIN,
-                     "all %zu users of --vmm-uids have a VMM: end VMs, or give hypefs mount a "
-                     "larger range",
+                     "all %zu users of --vmm-uids have a VMM (VMs that are loaded ahead, by warm, "
+                     "count): end some, or give hypefs mount a larger range",
                      users->count);
 }
 

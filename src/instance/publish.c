@@ -114,7 +114,7 @@ static int switch_vmm(struct taking *taking, double *ret_paused_ms, bool *ret_go
     int r = instance_switch(instance, take, taking->path, taking, ret_paused_ms, &saved, err);
     taking->save.shared = false;
     *ret_goes_on = r < 0 && r != -ECANCELED && r != -ESHUTDOWN && (saved || r == -EAGAIN);
-    instance->cannot_switch = *ret_goes_on && saved;
+    instance->cannot_switch = *ret_goes_on && saved && r != -EAGAIN; /* no user for it, just now */
     return r;
 }
 

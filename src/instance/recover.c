@@ -37,6 +37,8 @@ static void note_end(struct instance *instance)
 {
     instance_refresh_disks(instance);
     disks_drop_copies(&instance->machine, instance->image->directory_fd);
+    instance_adopt_taps(instance, &instance->machine); /* its VMM had them until then */
+    instance_release_taps(instance);
     instance->state = INSTANCE_STOPPED;
     instance->intent = INTENT_NONE;
     instance->exit = (struct vmm_exit){.ended = true, .code = -1};

@@ -110,7 +110,10 @@ static const struct shut_in user_cases[] = {
     {"$B $U --check && cd / && $B $U --check", 0, NULL, ""},
     /* a file system that cannot show files as another's: 9p, proc */
     {"$B $U --rw /proc/sys/kernel/hostname -- true", 126, "",
-     "/proc/sys/kernel/hostname: the VMM's user 300000 may not write to it"},
+     "/proc/sys/kernel/hostname: the VMM's user 300000 may not write to it, and it is not shown"},
+    {"chmod 400 $T/secret; $B $U --rw ../secret -- true", 126, "",
+     "../secret: its owner, as whose it is shown to the VMM's user 300000, may not write to it"},
+    {"cd /proc/sys && $B $U --check", 126, "", "the file system of /proc/sys cannot show files as"},
 };
 
 static void run_cases(struct harness *h, const struct shut_in *cases, size_t count)
@@ -309,6 +312,20 @@ static void vmm_is_shut_in_and_info_says_how(void **state)
     assert_string_equal(confinement(h, "x", ""), "null");
 }
 
+/* Whoever else is that user on the host. */
+static void assert_shut_to_its_user(struct harness *h, const char *id, unsigned uid)
+{
+    const char *info = harness_get(h, harness_path(h, "instances/%s/info", id));
+    struct harness_result result = harness_shell(
+        h, "bash",
+        harness_format(h,
+                       "for file in root/. cwd/. fd/1; do setpriv --reuid %u --regid "
+                       "300000 --clear-groups test -r /proc/%s/$file && echo $file; done; setpriv "
+                       "--reuid %u --regid 300000 --clear-groups cat /proc/%s/environ && echo read",
+                       uid, harness_json(h, info, "pid"), uid, harness_json(h, info, "pid")));
+    assert_string_equal(result.out, "");
+}
+
 /* Also after a restart, of whose VMMs the users are taken; and free again when they have ended. */
 static void vmms_with_a_range_of_users_have_one_each(void **state)
 {
@@ -318,7 +335,8 @@ static void vmms_with_a_range_of_users_have_one_each(void **state)
     boot(h, "x");
     assert_string_equal(confinement(h, "x", ".level"), "full");
     assert_string_equal(confinement(h, "x", ".uid"), "300000");
-    assert_string_equal(confinement(h, "x", ".namespaces"), "[\"mount\",\"pid\",\"ipc\",\"uts\"]");
+    assert_string_equal(confinement(h, "x", ".namespaces"),
+                        "[\"user\",\"mount\",\"pid\",\"ipc\",\"uts\"]");
     assert_int_equal(harness_unmount(h), 0);
     harness_mount(h, options);
     assert_true(is_shut_in_as_well_as_here(h, "x"));
@@ -327,7 +345,8 @@ static void vmms_with_a_range_of_users_have_one_each(void **state)
     make(h, "z");
     assert_int_equal(harness_write(harness_path(h, "instances/z/state"), "running"), EAGAIN);
     assert_contains(harness_get(h, harness_path(h, "instances/z/error")),
-                    "all 2 users of --vmm-uids have a VMM");
+                    "all 2 users of --vmm-uids have a VMM (");
+    assert_shut_to_its_user(h, "x", 300000);
     harness_put(harness_path(h, "instances/x/state"), "standby");
     harness_put(harness_path(h, "instances/z/state"), "running");
     assert_string_equal(confinement(h, "z", ".uid"), "300000");
@@ -482,16 +501,19 @@ static void options_that_are_wrong_are_refused(void **state)
     const struct {
         const char *options, *words;
     } wrong[] = {{"--confine maybe", "--confine is one of auto, strict and off"},
-                 {"--vmm-uids 5", "--vmm-uids is a range of at most 1000000 user ids"},
+                 {"--vmm-uids 5", "--vmm-uids is a range of 2 to 1000000 user ids"},
+                 {"--vmm-uids 4294967597-4294967600", "--vmm-uids is a range of"},
+                 {"--vmm-uids 60000-70000", "--vmm-uids has the user nobody (65534) in it"},
+                 {"--vmm-uids 300000-300001 --vmm-user nobody", "are given once, and not both"},
                  {"--vmm-uids 0-5", "--vmm-uids is a range of"},
                  {"--vmm-uids 7-6", "--vmm-uids is a range of"},
                  {"--vmm-uids 1-1000001", "--vmm-uids is a range of"},
                  {"--vmm-uids 4294967290-4294967295", "--vmm-uids is a range of"},
                  {"--vmm-user root", "--vmm-user names root"},
                  {"--vmm-user none-such", "--vmm-user names nobody whom this host knows"},
-                 {"--vmm-uids 5-9 --user nobody",
+                 {"--vmm-uids 300000-300009 --user nobody",
                   is_root ? "--user does not go with --vmm-uids" : "only root can use --user"},
-                 {"--vmm-uids 5-9 --confine off",
+                 {"--vmm-uids 300000-300009 --confine off",
                   is_root ? "--confine off does not go with" : "only root can use --user"},
                  {"--user none-such",
                   is_root ? "this host knows no user none-such" : "only root can use --user"},
