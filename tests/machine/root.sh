@@ -12,9 +12,9 @@
 # One that is there is used again, unless packages or this script have changed since.
 set -eu
 
-# With Debian's names. kmod is needed here, too.
+# With Debian's names, of which one of several is enough. kmod is needed here, too.
 packages="bash dash coreutils util-linux mount procps findutils grep sed gzip xz-utils diffutils iproute2 kmod cpio jq
-          busybox-static fuse3 libfuse3-3 libcjson1 libcurl4 libmd0 libcmocka0 libc-bin libseccomp2
+          busybox-static fuse3 libfuse3-3|libfuse3-4 libcjson1 libcurl4 libmd0 libcmocka0 libc-bin libseccomp2
           qemu-system-x86 qemu-utils e2fsprogs"
 modules="kvm_amd fuse tun loop ext4"
 
@@ -56,10 +56,12 @@ copy_packages() {
 
 # The modules, and those that they need.
 copy_modules() {
-    folder=$(ls -d "$kernel"/lib/modules/*)
+    lib=$kernel/lib # Debian 13 has it in usr
+    [ -d "$lib/modules" ] || lib=$kernel/usr/lib
+    folder=$(ls -d "$lib"/modules/*)
     version=${folder##*/}
     mkdir -p "$tree/usr/lib/modules" "$work/modules/lib"
-    cp -a "$kernel/lib/modules" "$work/modules/lib/"
+    cp -a "$lib/modules" "$work/modules/lib/"
     depmod -b "$work/modules" "$version"
     for module in $modules; do
         modprobe -d "$work/modules" -S "$version" --show-depends "$module" | sed -n 's/^insmod //p'
@@ -77,14 +79,15 @@ kernel=$1 out=$2
 here=$(dirname "$(readlink -f "$0")")
 wanted=
 for package in $packages; do
-    # Debian 13 has t64 behind some names.
-    if is_installed "$package"; then
-        wanted="$wanted $package"
-    elif is_installed "${package}t64"; then
-        wanted="$wanted ${package}t64"
-    else
-        fail "the package $package is missing (apt install $package)"
-    fi
+    found=
+    for name in $(echo "$package" | tr '|' ' '); do
+        # Debian 13 has t64 behind some names.
+        for name in "$name" "${name}t64"; do
+            [ -n "$found" ] || ! is_installed "$name" || found=$name
+        done
+    done
+    [ -n "$found" ] || fail "the package $package is missing (apt install $package)"
+    wanted="$wanted $found"
 done
 # shellcheck disable=SC2086 # a list of words
 stamp=$( (cat "$0" "$here/init" "$kernel"/boot/config-* && dpkg-query -W $wanted) | sha256sum)

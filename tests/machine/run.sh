@@ -80,7 +80,7 @@ for program in "$build"/tests/vm/test_vm_*; do
 done
 mkdir -p "$work/add/machine/kernel/boot"
 cp "${MACHINE_GUEST_KERNEL:-$(ls "$kernel"/boot/vmlinuz-* | head -n 1)}" "$work/add/machine/kernel/boot/vmlinuz-guest"
-find "$kernel/lib" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
+find "$kernel" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file; do
     put "$file" "kernel/lib/${file##*/}"
 done
 put "$build/tests/mount/slow_disk.so" lib/slow_disk.so
