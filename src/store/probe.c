@@ -135,10 +135,14 @@ int probe_trust(int store_fd, const char *path, struct error *err)
         r = trust_directory(store_fd, "", path, err);
     for (int kind = 0; kind < STORE_KINDS && r == 0; kind++) {
         char name[PATH_MAX];
+        if (faccessat(store_fd, store_kind_names[kind], F_OK, AT_SYMLINK_NOFOLLOW) < 0)
+            continue; /* it is going to be made */
         snprintf(name, sizeof name, "%s/%s", path, store_kind_names[kind]);
         r = trust_directory(store_fd, store_kind_names[kind], name, err);
         if (r == 0)
             r = directory_walk(store_fd, store_kind_names[kind], check_entry, name, err);
+        if (r == -ENOTDIR) /* who opens it says so */
+            r = 0;
     }
     if (r == -EPERM)
         error_append(err,

@@ -11,7 +11,8 @@
  * EOPNOTSUPP, with what it cannot; the errno of a limit, such as EROFS. `path` is for texts. */
 int probe_file_system(int kind_fd, const char *path, struct error *err);
 
-/* EPERM if one of the store's directories is another user's, or writable to one, or a link. */
+/* EPERM if one of the store's directories, as far as they are there, is another user's, or writable
+ * to one, or a link. */
 int probe_trust(int store_fd, const char *path, struct error *err);
 
 /* Of the file system with that device, as /proc/self/mountinfo has it; "unknown" where that has

@@ -140,8 +140,9 @@ static int open_kind(int store_fd, const char *name, struct error *err)
     return fd >= 0 ? fd : error_errno(err, errno, "cannot open %s/ in the store", name);
 }
 
-/* The directories, made if they are missing. */
-static int open_directories(const char *path, struct store *store, int *ret_fd, struct error *err)
+/* The directory, made if it is missing. What root does not trust it does not write to. */
+static int open_directory(const char *path, bool insecure, struct store *store, int *ret_fd,
+                          struct error *err)
 {
     *store = (struct store){.lock_fd = -1, .kind_fd = {-1, -1}};
     int r = make_path(path, err);
@@ -150,17 +151,14 @@ static int open_directories(const char *path, struct store *store, int *ret_fd, 
     *ret_fd = open(path, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
     if (*ret_fd < 0)
         return error_errno(err, errno, "cannot open the store %s", path);
-    return 0;
+    return geteuid() == 0 && !insecure ? probe_trust(*ret_fd, path, err) : 0;
 }
 
-static int open_kinds(int store_fd, const char *path, bool insecure, struct store *store,
-                      struct error *err)
+static int open_kinds(int store_fd, struct store *store, struct error *err)
 {
     int r = 0;
     for (int kind = 0; kind < STORE_KINDS && r >= 0; kind++)
         r = store->kind_fd[kind] = open_kind(store_fd, store_kind_names[kind], err);
-    if (r >= 0 && geteuid() == 0 && !insecure)
-        r = probe_trust(store_fd, path, err);
     return r < 0 ? r : 0;
 }
 
@@ -210,11 +208,11 @@ int store_open(const char *path, bool insecure, const struct store_leftovers *le
 {
     struct store store;
     auto_close int fd = -1;
-    int r = open_directories(path, &store, &fd, err);
+    int r = open_directory(path, insecure, &store, &fd, err);
     if (r == 0)
         r = store.lock_fd = store_lock_take(fd, path, err);
     if (r >= 0)
-        r = open_kinds(fd, path, insecure, &store, err);
+        r = open_kinds(fd, &store, err);
     if (r == 0)
         r = lock_again(&store, path, err);
     if (r == 0)
@@ -239,9 +237,9 @@ int store_attach(const char *path, bool insecure, struct store *ret, struct erro
 {
     struct store store;
     auto_close int fd = -1;
-    int r = open_directories(path, &store, &fd, err);
+    int r = open_directory(path, insecure, &store, &fd, err);
     if (r == 0)
-        r = open_kinds(fd, path, insecure, &store, err);
+        r = open_kinds(fd, &store, err);
     if (r == 0)
         r = format_check(fd, path, err);
     if (r < 0)

@@ -341,6 +341,7 @@ static void what_others_can_change_is_refused_to_root_with_a_sentence(void **sta
                                         untrusted[i].arguments),
                          good ? 0 : 1);
         assert_contains(result.err, untrusted[i].err);
+        assert_shell("bash", "[ ! -e open/lock ] && [ ! -e open/instances ]", 0);
         if (!good && strstr(untrusted[i].arguments, "$M"))
             assert_shell("bash",
                          harness_format(h, "$HYPEFS mount --insecure-store %s && ls $M/README",
