@@ -90,55 +90,17 @@ static enum verdict look_at_kvm(const char *store, char ret[DETAIL_SIZE])
 }
 
 /* The first line of what a program says of itself. */
-static bool ask(const char *program, char ret[DETAIL_SIZE])
+static enum verdict look_at_program(const char *program, const char *missing, char ret[DETAIL_SIZE])
 {
     const char *const arguments[] = {program, "--version", NULL};
     auto_free char *said = NULL;
     struct error err;
-    if (process_output(-1, arguments, OUTPUT_MAX, ANSWER_MS, -1, &said, &err) < 0) {
-        say(OK, ret, "%s", err.text);
-        return false;
-    }
-    said[strcspn(said, "\n")] = 0;
-    say(OK, ret, "%s", said);
-    return true;
-}
-
-static enum verdict look_at_program(const char *program, const char *missing, char ret[DETAIL_SIZE])
-{
     if (vmm_program_check(program, NULL) < 0)
         return say(WARNING, ret, "%s is not in PATH: %s", program, missing);
-    return ask(program, ret) ? OK : WARNING;
-}
-
-static enum verdict look_at_qemu(const char *store, char ret[DETAIL_SIZE])
-{
-    (void)store;
-    return look_at_program("qemu-system-x86_64",
-                           "its VMs cannot be run: install it (Debian: "
-                           "qemu-system-x86)",
-                           ret);
-}
-
-static enum verdict look_at_qemu_img(const char *store, char ret[DETAIL_SIZE])
-{
-    (void)store;
-    return look_at_program("qemu-img",
-                           "QEMU's VMs cannot have writable disks: install it (Debian: "
-                           "qemu-utils)",
-                           ret);
-}
-
-static enum verdict look_at_firecracker(const char *store, char ret[DETAIL_SIZE])
-{
-    (void)store;
-    return look_at_program("firecracker", "its VMs cannot be run", ret);
-}
-
-static enum verdict look_at_cloud_hypervisor(const char *store, char ret[DETAIL_SIZE])
-{
-    (void)store;
-    return look_at_program("cloud-hypervisor", "its VMs cannot be run", ret);
+    if (process_output(-1, arguments, OUTPUT_MAX, ANSWER_MS, -1, &said, &err) < 0)
+        return say(WARNING, ret, "%s", err.text);
+    said[strcspn(said, "\n")] = 0;
+    return say(OK, ret, "%s", said);
 }
 
 static enum verdict look_at_taps(const char *store, char ret[DETAIL_SIZE])
@@ -183,9 +145,9 @@ static enum verdict look_at_users(const char *store, char ret[DETAIL_SIZE])
     static const struct vmm_user_range some = {300000, 300000, 300000};
     struct vmm_confine confine = {0};
     struct error err = {0};
-    auto_close int directory = cli_open_above(store);
     if (geteuid() != 0)
         return say(OK, ret, "VMMs are this user, in namespaces of their own");
+    auto_close int directory = cli_open_above(store);
     int r = vmm_users_create(&some, &confine.users, &err);
     if (r == 0)
         r = vmm_confine_find(&confine, directory, &err);
@@ -227,16 +189,19 @@ static enum verdict look_at_store(const char *store, char ret[DETAIL_SIZE])
 
 static const struct {
     const char *name;
-    look *look;
+    look *look;                    /* NULL: a program */
+    const char *program, *missing; /* what is not possible without, and the remedy */
     bool is_vmm;
 } looks[] = {
     {"mount", look_at_fuse},
     {"store", look_at_store},
     {"kvm", look_at_kvm},
-    {"qemu", look_at_qemu, .is_vmm = true},
-    {"qemu-img", look_at_qemu_img},
-    {"firecracker", look_at_firecracker, .is_vmm = true},
-    {"cloud-hypervisor", look_at_cloud_hypervisor, .is_vmm = true},
+    {"qemu", NULL, "qemu-system-x86_64",
+     "its VMs cannot be run: install it (Debian: qemu-system-x86)", true},
+    {"qemu-img", NULL, "qemu-img",
+     "QEMU's VMs cannot have writable disks: install it (Debian: qemu-utils)", false},
+    {"firecracker", NULL, "firecracker", "its VMs cannot be run", true},
+    {"cloud-hypervisor", NULL, "cloud-hypervisor", "its VMs cannot be run", true},
     {"taps", look_at_taps},
     {"confinement", look_at_confinement},
     {"users of VMMs", look_at_users},
@@ -259,7 +224,9 @@ int cli_doctor(int argc, char **argv)
     bool failed = false, has_vmm = false;
     for (size_t i = 0; i < array_length(looks); i++) {
         char detail[DETAIL_SIZE];
-        enum verdict verdict = looks[i].look(store ? store : usual, detail);
+        enum verdict verdict = looks[i].look
+                                   ? looks[i].look(store ? store : usual, detail)
+                                   : look_at_program(looks[i].program, looks[i].missing, detail);
         cli_say(stdout, "%-8s %s: %s", verdicts[verdict], looks[i].name, detail);
         failed = failed || verdict == FAILED;
         has_vmm = has_vmm || (looks[i].is_vmm && verdict == OK);

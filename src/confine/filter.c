@@ -293,11 +293,12 @@ static void add_modes(bool alone)
 #endif
 }
 
-/* Other families have parts of the kernel behind them that guests need not reach. */
-static void add_socket(int call)
+/* Of that family, or on a network. Others have parts of the kernel behind them that guests need not
+ * reach. */
+static void add_socket(int call, int family)
 {
     begin_call(call, 0, 5);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_UNIX, 3, 0);
+    add(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)family, 3, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
     add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
@@ -317,15 +318,6 @@ static void add_stream_socket(int call)
     answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
 }
 
-static void add_internet_socket(void)
-{
-    begin_call(SYS_socket, 0, 4);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET, 2, 0);
-    add(BPF_JMP | BPF_JEQ | BPF_K, AF_INET6, 1, 0);
-    answer(SECCOMP_RET_ERRNO | EAFNOSUPPORT);
-    answer(SECCOMP_RET_ALLOW);
-}
-
 /* Landlock knows neither sockets by their path nor UDP. Alone a VMM can listen at sockets of its
  * own, and connect to nothing; or, if it is the user's network, connect to others on a network, and
  * to no socket of this host by its path. */
@@ -333,13 +325,13 @@ static void add_sockets(enum filter_walls walls)
 {
     static const int connect[] = {SYS_connect};
     if (walls == FILTER_NAMESPACES) {
-        add_socket(SYS_socket);
-        add_socket(SYS_socketpair);
+        add_socket(SYS_socket, AF_UNIX);
+        add_socket(SYS_socketpair, AF_UNIX);
         return;
     }
     add_stream_socket(SYS_socketpair);
     if (walls == FILTER_ALONE_ON_NETWORK) {
-        add_internet_socket();
+        add_socket(SYS_socket, AF_INET);
         return;
     }
     add_stream_socket(SYS_socket);

@@ -15,27 +15,25 @@
 
 #include "confine/fail.h"
 
-/* By its number in the host's /proc, which is not the one that clone(2) returns in a pid namespace.
- */
-static int open_of(long pid, const char *name, int flags)
-{
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%ld/%s", pid, name);
-    return open(path, flags | O_CLOEXEC);
-}
-
-static bool write_map(long pid, const char *name, unsigned from, unsigned to)
+static bool write_map(int process, const char *name, unsigned inside, unsigned outside)
 {
     char text[64];
-    int size = snprintf(text, sizeof text, "%u %u 1", from, to);
-    int fd = open_of(pid, name, O_WRONLY);
+    int size = snprintf(text, sizeof text, "%u %u 1", inside, outside);
+    int fd = openat(process, name, O_WRONLY | O_CLOEXEC);
     bool good = fd >= 0 && write(fd, text, (size_t)size) == size;
     if (fd >= 0)
         close(fd);
     return good;
 }
 
-/* A process that is there for its user namespace, until `hold` is closed. It tells its number. */
+bool idmap_write(int process, struct ids inside, struct ids outside)
+{
+    return write_map(process, "uid_map", inside.uid, outside.uid) &&
+           write_map(process, "gid_map", inside.gid, outside.gid);
+}
+
+/* A process that is there for its user namespace, until `hold` is closed. It tells its number in
+ * the host's /proc, which is not the one that clone(2) returns in a pid namespace. */
 __attribute__((noreturn)) static void stay(int tell, int hold)
 {
     char number[16] = "", byte;
@@ -60,11 +58,13 @@ static int make_namespace(struct ids from, struct ids to)
     int code = errno;
     close(told[1]);
     if (child > 0 && read(told[0], number, sizeof number) == sizeof number) {
-        long pid = strtol(number, NULL, 10);
-        if (write_map(pid, "uid_map", from.uid, to.uid) &&
-            write_map(pid, "gid_map", from.gid, to.gid))
-            fd = open_of(pid, "ns/user", O_RDONLY);
+        char path[64];
+        snprintf(path, sizeof path, "/proc/%s", number);
+        int process = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+        if (idmap_write(process, from, to))
+            fd = openat(process, "ns/user", O_RDONLY | O_CLOEXEC);
         code = errno;
+        close(process);
     }
     close(told[0]);
     close(held[0]);

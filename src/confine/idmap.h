@@ -13,6 +13,10 @@ struct ids {
     gid_t gid;
 };
 
+/* Of a process, which is a directory of the host's /proc: the only ones in its user namespace are
+ * `inside`, and outside of it they are `outside`. False and errno. */
+bool idmap_write(int process, struct ids inside, struct ids outside);
+
 /* The detached mount `tree`: what is owned by `from` is owned by `to` there, and what is made there
  * by `to` is owned by `from` on the disk. False, and nothing has changed: that file system cannot
  * do it. */

@@ -169,20 +169,24 @@ static bool may_make(const char *directory)
     return st.st_dev == new_device;
 }
 
+/* The same of the directory in which the path is. */
+static bool may_make_at(char *path)
+{
+    char *last = strrchr(path, '/');
+    *last = 0;
+    const bool may = may_make(path);
+    *last = '/';
+    return may;
+}
+
 /* The directories on the way to the last part of a path. */
 static void make_way(char *path)
 {
     for (char *slash = strchr(path + sizeof scratch, '/'); slash; slash = strchr(slash + 1, '/')) {
         struct stat st;
         *slash = 0;
-        if (stat(path, &st) < 0) {
-            char *last = strrchr(path, '/');
-            *last = 0;
-            bool may = may_make(path);
-            *last = '/';
-            if (!may || mkdir(path, 0755) < 0)
-                fail(CANNOT_CONFINE, "cannot make %s", path + sizeof scratch - 1);
-        }
+        if (stat(path, &st) < 0 && (!may_make_at(path) || mkdir(path, 0755) < 0))
+            fail(CANNOT_CONFINE, "cannot make %s", path + sizeof scratch - 1);
         *slash = '/';
     }
 }
@@ -193,10 +197,7 @@ static void make_target(char *path, bool is_directory)
     make_way(path);
     if (stat(path, &st) == 0)
         return;
-    char *last = strrchr(path, '/');
-    *last = 0;
-    bool may = may_make(path);
-    *last = '/';
+    const bool may = may_make_at(path);
     int fd = may && !is_directory ? open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
     if (!may || (is_directory ? mkdir(path, 0755) : fd) < 0)
         fail(CANNOT_CONFINE, "cannot make %s", path + sizeof scratch - 1);
@@ -225,11 +226,7 @@ static bool make_node(const struct place *place, char *path, const struct stat *
     if (!S_ISCHR(st->st_mode) && !S_ISBLK(st->st_mode))
         return false;
     make_way(path);
-    char *last = strrchr(path, '/');
-    *last = 0;
-    const bool may = may_make(path);
-    *last = '/';
-    return may && mknod(path, (st->st_mode & S_IFMT) | mode, st->st_rdev) == 0 &&
+    return may_make_at(path) && mknod(path, (st->st_mode & S_IFMT) | mode, st->st_rdev) == 0 &&
            chown(path, user->uid, user->gid) == 0;
 }
 

@@ -71,11 +71,21 @@ static int tap_count;
 
 /* ---- namespaces ---- */
 
-static void write_map(const char *path, const char *text)
+static int open_process(void)
 {
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || write(fd, text, strlen(text)) < 0)
-        fail(CANNOT_CONFINE, "cannot write %s", path);
+    int fd = open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        fail(CANNOT_CONFINE, "/proc/self");
+    return fd;
+}
+
+/* Only then may an ordinary user say who the groups are (user_namespaces(7)). */
+static void deny_groups(int process)
+{
+    static const char deny[] = "deny";
+    int fd = openat(process, "setgroups", O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, deny, strlen(deny)) < 0)
+        fail(CANNOT_CONFINE, "cannot write /proc/self/setgroups");
     close(fd);
 }
 
@@ -83,19 +93,18 @@ static void write_map(const char *path, const char *text)
  * files as that user's need the rights of the host's root. */
 static void make_namespaces(void)
 {
-    const unsigned uid = geteuid(), gid = getegid();
+    const struct ids own = {geteuid(), getegid()};
     const int flags = (user.uid ? 0 : CLONE_NEWUSER) | CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWIPC |
                       CLONE_NEWUTS | (has_network ? 0 : CLONE_NEWNET);
-    char text[64];
     if (unshare(flags) < 0)
         fail(CANNOT_CONFINE, "cannot make namespaces");
     if (user.uid)
         return;
-    write_map("/proc/self/setgroups", "deny");
-    snprintf(text, sizeof text, "%u %u 1", uid, uid);
-    write_map("/proc/self/uid_map", text);
-    snprintf(text, sizeof text, "%u %u 1", gid, gid);
-    write_map("/proc/self/gid_map", text);
+    int process = open_process();
+    deny_groups(process);
+    if (!idmap_write(process, own, own))
+        fail(CANNOT_CONFINE, "cannot write /proc/self/uid_map and gid_map");
+    close(process);
 }
 
 __attribute__((noreturn)) static void end_as(pid_t pid)
@@ -144,24 +153,11 @@ static void open_null(void)
 
 /* ---- rights ---- */
 
-static bool write_text_at(int directory, const char *name, const char *text)
-{
-    int fd = openat(directory, name, O_WRONLY | O_CLOEXEC);
-    bool good = fd >= 0 && write(fd, text, strlen(text)) == (ssize_t)strlen(text);
-    if (fd >= 0)
-        close(fd);
-    return good;
-}
-
 /* In the namespace before, whose root may say who is whom in the next. */
 __attribute__((noreturn)) static void map_user(int process, int go)
 {
-    char text[64], byte;
-    bool good = read(go, &byte, 1) == 1;
-    snprintf(text, sizeof text, "%u %u 1", user.uid, user.uid);
-    good = good && write_text_at(process, "uid_map", text);
-    snprintf(text, sizeof text, "%u %u 1", user.gid, user.gid);
-    _exit(good && write_text_at(process, "gid_map", text) ? 0 : 1);
+    char byte;
+    _exit(read(go, &byte, 1) == 1 && idmap_write(process, user, user) ? 0 : 1);
 }
 
 /* It is root's, and has that user alone in it: others who are the same user reach nothing of the
@@ -323,7 +319,7 @@ int main(int argc, char **argv)
         close(pid_fd);
     if (program && setsid() < 0)
         fail(CANNOT_CONFINE, "cannot make a session");
-    int process = user.uid ? open("/proc/self", O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    int process = user.uid ? open_process() : -1;
     if (!alone)
         places_make_root(here, user.uid ? &user : NULL);
     open_null();

@@ -251,13 +251,12 @@ static bool read_status(pid_t pid, struct status *ret)
     return found == 3;
 }
 
-/* Root's own files are root's in every namespace. Who is another user than the daemon needs no
- * namespace of users. */
+/* Root's own files are root's in every namespace. */
 static const char *level_of(const struct vmm *vmm, const struct status *status,
                             const bool *namespaces)
 {
-    const bool walls = (namespaces[NS_USER] || status->uid != geteuid()) && namespaces[NS_MOUNT] &&
-                       namespaces[NS_PID] && status->seccomp && !status->capabilities;
+    const bool walls = namespaces[NS_USER] && namespaces[NS_MOUNT] && namespaces[NS_PID] &&
+                       status->seccomp && !status->capabilities;
     const bool landlock = vmm->landlock > 0 && status->seccomp && !status->capabilities;
     return walls && status->uid != 0 ? "full" : walls || landlock ? "partial" : "none";
 }

@@ -23,16 +23,26 @@ static const struct {
             "NAME mode tap user USER)"},
 };
 
-int tap_open(const char *name, int *ret, struct error *err)
+static int open_device(void)
+{
+    return open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+}
+
+static int attach(int fd, const char *name)
 {
     struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    return ioctl(fd, TUNSETIFF, &request);
+}
+
+int tap_open(const char *name, int *ret, struct error *err)
+{
     int size = HEADER_SIZE;
-    auto_close int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+    auto_close int fd = open_device();
     if (fd < 0)
         return error_io(err, errno, "the tap %s: /dev/net/tun cannot be opened", name);
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
     /* An earlier process may have left it another size. */
-    if (ioctl(fd, TUNSETIFF, &request) == 0 && ioctl(fd, TUNSETVNETHDRSZ, &size) == 0) {
+    if (attach(fd, name) == 0 && ioctl(fd, TUNSETVNETHDRSZ, &size) == 0) {
         *ret = steal_fd(&fd);
         return 0;
     }
@@ -45,10 +55,8 @@ int tap_open(const char *name, int *ret, struct error *err)
 
 void tap_take_back(const char *name)
 {
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    auto_close int fd = open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    auto_close int fd = open_device();
     /* One that is not there would be made. */
-    if (fd >= 0 && if_nametoindex(name) != 0 && ioctl(fd, TUNSETIFF, &request) == 0)
+    if (fd >= 0 && if_nametoindex(name) != 0 && attach(fd, name) == 0)
         (void)ioctl(fd, TUNSETOWNER, (unsigned long)geteuid());
 }

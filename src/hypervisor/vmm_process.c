@@ -178,10 +178,10 @@ static int copy_written_file(const struct vmm_context *context, int from, const 
     enum { SMALL = 4 * 1024 * 1024 };
     auto_close int to = -1;
     int r = vmm_new_file(context, path, &to, err);
-    if (r < 0 || ioctl(to, FICLONE, from) == 0)
+    if (r < 0)
         return r;
     if (known->st_size > SMALL)
-        return 1;
+        return ioctl(to, FICLONE, from) == 0 ? 0 : 1;
     return sparse_copy(from, to, known, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
 }
 
