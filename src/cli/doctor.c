@@ -17,6 +17,7 @@
 #include "hypervisor/hypervisor.h"
 #include "hypervisor/machine.h"
 #include "store/probe.h"
+#include "store/store_lock.h"
 #include "util/cleanup.h"
 #include "util/process.h"
 #include "util/text.h"
@@ -33,7 +34,7 @@ static const struct cli_command command = {
     "Exit status: 0, or 1 if something failed: then nothing can be mounted, or no\n"
     "VM can be run.\n"};
 
-enum { OUTPUT_MAX = 4096, ANSWER_MS = 10000, DETAIL_SIZE = 1024 };
+enum { OWNER_SIZE = 40, OUTPUT_MAX = 4096, ANSWER_MS = 10000, DETAIL_SIZE = 1024 };
 static const uint64_t MIB = 1024 * 1024, ROOM_LEAST_MIB = 1024;
 
 enum verdict { OK, WARNING, FAILED };
@@ -165,8 +166,22 @@ static bool has_reflinks(int directory_fd)
            ioctl(to, FICLONE, from) == 0;
 }
 
+/* Of a store that is there already: what a mount would refuse, and who uses it. 0, or -errno. */
+static int look_into(const char *store, char ret_owner[OWNER_SIZE], struct error *err)
+{
+    auto_close int fd = open(store, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return 0;
+    pid_t owner = store_lock_owner(fd);
+    if (owner > 0)
+        snprintf(ret_owner, OWNER_SIZE, ", in use by process %d", (int)owner);
+    return geteuid() == 0 ? probe_trust(fd, store, err) : 0;
+}
+
 static enum verdict look_at_store(const char *store, char ret[DETAIL_SIZE])
 {
+    char owner[OWNER_SIZE] = "";
+    struct error err = {0};
     char type[PROBE_TYPE_SIZE];
     struct stat st;
     struct statvfs room;
@@ -177,11 +192,13 @@ static enum verdict look_at_store(const char *store, char ret[DETAIL_SIZE])
     if (faccessat(fd, ".", W_OK, AT_EACCESS) < 0)
         return say(FAILED, ret, "%s cannot be written to (%s): give another with --store", store,
                    strerrordesc_np(errno));
+    if (look_into(store, owner, &err) < 0)
+        return say(FAILED, ret, "%s", err.text);
     probe_type(st.st_dev, type, NULL);
     uint64_t free_mib = (uint64_t)room.f_bavail * room.f_frsize / MIB;
-    return say(free_mib < ROOM_LEAST_MIB ? WARNING : OK, ret, "%s (%s, %ju MiB free%s); %s", store,
-               type, (uintmax_t)free_mib,
-               free_mib < ROOM_LEAST_MIB ? ", which few snapshots fill: make room" : "",
+    return say(free_mib < ROOM_LEAST_MIB ? WARNING : OK, ret, "%s (%s, %ju MiB free%s%s); %s",
+               store, type, (uintmax_t)free_mib,
+               free_mib < ROOM_LEAST_MIB ? ", which few snapshots fill: make room" : "", owner,
                has_reflinks(fd) ? "memory is copied by reflinks"
                                 : "memory is copied byte by byte, as it has no reflinks (XFS and "
                                   "Btrfs have)");

@@ -51,6 +51,7 @@ int disks_check_room(const struct machine *machine, struct error *err);
  * device that is only read, for that cannot be frozen as a file is. */
 int disk_check_kind(const char *path, bool readonly, const struct stat *file, struct error *err);
 
+/* disk_keys.c: */
 /* EIO unless the user's file of a disk, of which this is what stat() tells, is as it was. */
 int disk_check_key(const struct machine_disk *disk, const struct stat *file, struct error *err);
 
@@ -71,6 +72,7 @@ void disks_freeze(struct machine *machine);
  * have written to a user's qcow2 even on closing it. The key of a replaced file stays. */
 void disks_renew_keys(struct machine *machine, const struct machine *before, const struct vmm *vmm);
 
+/* disks.c again: */
 /* Links the frozen files of `machine`. EIO. */
 enum disks_of {
     DISKS_OF_FORK,    /* but those in machine_disk.frozen, of which it makes copies */

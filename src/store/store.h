@@ -124,6 +124,7 @@ int store_unpublish(const struct store *store, enum store_kind kind, const char 
 int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
                 struct error *err) __attribute__((warn_unused_result));
 
+/* store_list.c: */
 /* Calls `each` for every entry (its name may be no id) but hidden ones, until the first failure. */
 int store_list(const struct store *store, enum store_kind kind,
                int (*each)(void *context, const char *name, struct error *err), void *context,

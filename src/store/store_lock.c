@@ -72,6 +72,13 @@ int store_lock_take(int store_fd, const char *path, struct error *err)
     return steal_fd(&fd);
 }
 
+pid_t store_lock_owner(int store_fd)
+{
+    char owner[OWNER_SIZE] = "";
+    auto_close int fd = openat(store_fd, "lock", O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    return fd >= 0 && try_lock(fd, owner) == -EWOULDBLOCK ? (pid_t)strtol(owner, NULL, 10) : 0;
+}
+
 void store_lock_give(int fd)
 {
     /* Should it fail, the pid stays, as that of a daemon that was killed does. */

@@ -350,9 +350,28 @@ static void doctor_tells_of_what_is_missing(void **state)
     assert_int_equal(harness_shell(h, "bash", "$HYPEFS doctor x").status, 2);
 }
 
+static void doctor_of_a_store_that_is_there_tells_who_uses_it_and_who_could_change_it(void **state)
+{
+    struct harness *h = *state;
+    harness_mount(h, NULL);
+    struct harness_result result = harness_shell(h, "bash", "$HYPEFS doctor --store $S");
+    assert_int_equal(result.status, 0);
+    assert_contains(result.out, harness_format(h, ", in use by process %d); ", (int)h->daemon));
+    harness_unmount(h);
+    assert_works(chmod(h->store, 0777));
+    result = harness_shell(h, "bash", "$HYPEFS doctor --store $S");
+    if (geteuid() == 0) {
+        assert_int_equal(result.status, 1);
+        assert_contains(result.out, "failed   store: ");
+        assert_contains(result.out, h->store);
+    }
+    assert_null(strstr(result.out, "in use"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        bare_test(doctor_of_a_store_that_is_there_tells_who_uses_it_and_who_could_change_it),
         bare_test(daemon_whatever_it_was_started_by_has_known_surroundings),
         bare_test(doctor_tells_of_what_is_missing),
         bare_test(df_of_the_mount_is_that_of_the_store),
