@@ -145,7 +145,7 @@ static bool is_to_another(const struct qmp *qmp, const struct qmp_message *messa
     return id && !(cJSON_IsString(id) && strcmp(id->valuestring, qmp->id) == 0);
 }
 
-/* The answer to the last command: events and answers to others are passed over. */
+/* The greeting, or the answer to the last command: events and answers to others are passed over. */
 static int next_answer(struct qmp *qmp, const struct process_limits *limits,
                        struct qmp_message *ret, struct error *err)
 {
@@ -188,8 +188,7 @@ static int transmit(struct qmp *qmp, const struct process_limits *limits, char *
     return 0;
 }
 
-static int put_command(struct qmp *qmp, const struct process_limits *limits, const char *command,
-                       cJSON *arguments, int send_fd, struct error *err)
+static char *print_command(struct qmp *qmp, const char *command, cJSON *arguments)
 {
     auto_json cJSON *message = cJSON_CreateObject();
     json_add_string(message, "execute", command);
@@ -197,10 +196,50 @@ static int put_command(struct qmp *qmp, const struct process_limits *limits, con
         json_add(message, "arguments", arguments);
     snprintf(qmp->id, sizeof qmp->id, "%" PRIx64 ".%u", qmp->opened_ns, qmp->commands++);
     json_add_string(message, "id", qmp->id);
-    auto_free char *line = json_print_line(message);
-    if (!line)
-        return error_set(err, ENOMEM, "no memory for a command to QEMU");
-    return transmit(qmp, limits, line, strlen(line), send_fd, err);
+    return json_print_line(message);
+}
+
+/* *ret_greeted: QEMU has greeted again before. It does if the connection comes at the moment in
+ * which its monitor's thread begins to listen. */
+static int ask(struct qmp *qmp, const struct process_limits *limits, char *line, int send_fd,
+               struct qmp_message *ret, bool *ret_greeted, struct error *err)
+{
+    int r = transmit(qmp, limits, line, strlen(line), send_fd, err);
+    if (r == 0)
+        r = next_answer(qmp, limits, ret, err);
+    while (r == 0 && ret->kind == QMP_GREETING) {
+        *ret_greeted = true;
+        qmp_message_finish(ret);
+        r = next_answer(qmp, limits, ret, err);
+    }
+    return r;
+}
+
+static int negotiate(struct qmp *qmp, const struct process_limits *limits, struct error *err)
+{
+    struct qmp_message answer;
+    bool greeted;
+    auto_free char *line = print_command(qmp, "qmp_capabilities", NULL);
+    int r = line ? ask(qmp, limits, line, -1, &answer, &greeted, err)
+                 : error_set(err, ENOMEM, "no memory for a command to QEMU");
+    if (r < 0)
+        return r;
+    const bool refused = answer.kind == QMP_ERROR;
+    qmp_message_finish(&answer);
+    return refused ? error_set(err, EIO, "QEMU refused qmp_capabilities") : 0;
+}
+
+/* Who has greeted again takes no other command before it has agreed on capabilities again. */
+static int ask_again(struct qmp *qmp, const struct process_limits *limits, char *line, int send_fd,
+                     struct qmp_message *ret, struct error *err)
+{
+    char id[ID_SIZE];
+    bool greeted;
+    memcpy(id, qmp->id, sizeof id);
+    qmp_message_finish(ret);
+    int r = negotiate(qmp, limits, err);
+    memcpy(qmp->id, id, sizeof id);
+    return r == 0 ? ask(qmp, limits, line, send_fd, ret, &greeted, err) : r;
 }
 
 /* QEMU's reason, cut short and on one line. */
@@ -213,16 +252,17 @@ static int refused(const char *command, const cJSON *body, struct error *err)
 int qmp_execute(struct qmp *qmp, const struct process_limits *limits, const char *command,
                 cJSON *arguments, int send_fd, cJSON **ret, struct error *err)
 {
-    int r = put_command(qmp, limits, command, arguments, send_fd, err);
     struct qmp_message answer;
-    if (r == 0)
-        r = next_answer(qmp, limits, &answer, err);
+    bool greeted = false;
+    auto_free char *line = print_command(qmp, command, arguments);
+    int r = line ? ask(qmp, limits, line, send_fd, &answer, &greeted, err)
+                 : error_set(err, ENOMEM, "no memory for a command to QEMU");
+    if (r == 0 && answer.kind == QMP_ERROR && greeted)
+        r = ask_again(qmp, limits, line, send_fd, &answer, err);
     if (r < 0)
         return error_prefix(err, r, "%s", command);
     if (answer.kind == QMP_ERROR)
         r = refused(command, answer.body, err);
-    else if (answer.kind != QMP_RETURN)
-        r = error_set(err, EIO, "QEMU greeted instead of answering %s", command);
     else if (ret)
         *ret = cJSON_DetachItemFromObjectCaseSensitive(answer.document, kind_members[QMP_RETURN]);
     qmp_message_finish(&answer);
@@ -256,7 +296,7 @@ static int greet(struct qmp *qmp, const struct process_limits *limits, struct er
     else
         r = error_set(err, EIO, "QEMU did not begin with its greeting");
     qmp_message_finish(&greeting);
-    return r < 0 ? r : qmp_execute(qmp, limits, "qmp_capabilities", NULL, -1, NULL, err);
+    return r < 0 ? r : negotiate(qmp, limits, err);
 }
 
 int qmp_open(int fd, const struct process_limits *limits, struct qmp **ret, struct error *err)

@@ -128,6 +128,34 @@ static void open_when_the_greeting_is_wrong_is_eio(void **state)
     (void)state;
 }
 
+static void open_when_greeted_twice_works(void **state)
+{
+    struct fixture *fixture = *state;
+    say(fixture, GREETING);
+    struct qmp *qmp = open_greeted(fixture);
+    assert_string_equal(qmp_version(qmp), "7.2.22");
+    qmp_close(qmp);
+}
+
+/* Then it has forgotten that it had agreed on capabilities. */
+static void execute_when_greeted_again_agrees_anew_and_asks_again(void **state)
+{
+    struct fixture *fixture = *state;
+    struct error err = {0};
+    auto_json cJSON *answer = NULL;
+    char heard[512] = "";
+    struct qmp *qmp = open_greeted(fixture);
+    say(fixture,
+        GREETING "{\"error\": {\"class\": \"CommandNotFound\", \"desc\": \"Expecting capabilities "
+                 "negotiation with 'qmp_capabilities'\"}}\r\n" DONE "{\"return\": {\"a\": 1}}\r\n");
+    assert_int_equal(qmp_execute(qmp, &fixture->limits, "stop", NULL, -1, &answer, &err), 0);
+    assert_non_null(json_get(answer, "a"));
+    assert_true(read(fixture->server, heard, sizeof heard - 1) > 0);
+    const char *first = strstr(heard, "\"stop\""), *agreed = strstr(heard, "qmp_capabilities");
+    assert_true(first && agreed && first < agreed && strstr(agreed, "\"stop\""));
+    qmp_close(qmp);
+}
+
 static void execute_when_events_come_first_returns_the_answer(void **state)
 {
     struct fixture *fixture = *state;
@@ -432,6 +460,8 @@ static void parse_tells_the_kinds_apart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        WITH(open_when_greeted_twice_works),
+        WITH(execute_when_greeted_again_agrees_anew_and_asks_again),
         WITH(open_when_greeted_knows_the_version),
         WITH(open_when_something_comes_before_the_greeting_passes_over_it),
         cmocka_unit_test(open_when_the_greeting_is_wrong_is_eio),
