@@ -28,7 +28,7 @@ static bool has(const struct vmm_context *context, const char *name)
 
 /* A new file in the context's directory, or one below it, from that. */
 static int copy(const struct vmm_context *context, const char *what, int from, const char *to_path,
-                struct error *err)
+                bool lasts, struct error *err)
 {
     struct stat file;
     auto_close int to = -1;
@@ -40,7 +40,7 @@ static int copy(const struct vmm_context *context, const char *what, int from, c
     if (r < 0)
         return r;
     r = sparse_copy(from, to, &file, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
-    if (r == 0 && fsync(to) < 0)
+    if (r == 0 && lasts && fsync(to) < 0)
         r = error_errno(err, errno, "%s cannot be written", to_path);
     if (r < 0)
         unlinkat(context->directory_fd, to_path, 0);
@@ -48,11 +48,11 @@ static int copy(const struct vmm_context *context, const char *what, int from, c
 }
 
 static int copy_file(const struct vmm_context *context, const char *what, const char *from_path,
-                     const char *to_path, struct error *err)
+                     const char *to_path, bool lasts, struct error *err)
 {
     auto_close int from = -1;
     int r = plain_file_open(context->directory_fd, from_path, O_RDONLY, what, &from, err);
-    return r == 0 ? copy(context, what, from, to_path, err) : r;
+    return r == 0 ? copy(context, what, from, to_path, lasts, err) : r;
 }
 
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
@@ -64,7 +64,7 @@ static int copy_frozen(const struct vmm_context *context, const struct machine_d
     snprintf(what, sizeof what, "the frozen copy %s", disk->frozen);
     if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    return copy_file(context, what, path, name, err);
+    return copy_file(context, what, path, name, false, err);
 }
 
 int drive_prefix(const struct machine_disk *disk, int r, struct error *err)
@@ -103,7 +103,7 @@ int drive_path(const struct vmm_context *context, const struct machine_disk *dis
     disk_copy_name(disk, frozen);
     int r = 0;
     if (!disk->readonly && has(context, frozen)) {
-        r = copy_file(context, "what was saved of it", frozen, copied, err);
+        r = copy_file(context, "what was saved of it", frozen, copied, true, err);
         if (r == 0)
             unlinkat(context->directory_fd, frozen, 0);
     } else if (!disk->readonly && !has(context, copied)) {
@@ -130,7 +130,7 @@ static int freeze(const struct vmm_context *context, const struct vmm *vmm, stru
         return error_set(err, ENOMEM, "no memory for a path");
     int r = opened_open(context, vmm, machine, index, &from, err);
     if (r == 0)
-        r = copy(context, "its file", from, path, err);
+        r = copy(context, "its file", from, path, true, err);
     if (r < 0)
         return r;
     free(disk->frozen);

@@ -29,7 +29,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
     if (r == 0)
         r = instance_record(instance, err);
     if (r == 0)
-        r = store_entry_publish(&entry, id, err);
+        r = store_entry_publish(&entry, id, true, err);
     if (r == 0) {
         pthread_mutex_lock(&instances->lock);
         instance_publish(instance);

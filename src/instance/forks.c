@@ -24,7 +24,8 @@ static int furnish(struct instance *instance, const struct instance_fork *fork, 
     if (r < 0)
         return r;
     instance->source = fork->source;
-    return instance_make_logs(fd, err);
+    r = instance_make_logs(fd, err);
+    return r == 0 && *fork->vmm ? instance_begin_unsynced(instance, err) : r;
 }
 
 /* With the lock held. */
@@ -84,10 +85,11 @@ static int put_on_record(struct instance *instance, struct instance_fork *fork, 
         return r;
     if (*fork->vmm)
         machine_settle(fork->machine);
-    r = store_stage_json(fork->entry->fd, "fork.json", *fork->record, err);
+    r = (*fork->vmm ? store_cache_json : store_stage_json)(fork->entry->fd, "fork.json",
+                                                           *fork->record, err);
     if (r == 0)
         r = instance_record_as(instance, &next, err);
-    return r == 0 ? store_entry_publish(fork->entry, instance->id, err) : r;
+    return r == 0 ? store_entry_publish(fork->entry, instance->id, !*fork->vmm, err) : r;
 }
 
 int instance_publish_fork(struct instance *instance, struct instance_fork *fork, struct error *err)

@@ -88,6 +88,8 @@ struct instance {
                             that one, or the same (store_open_run); NULL likewise */
     bool has_run;        /* not the same */
 
+    bool unsynced; /* the disk may not have it yet (unsynced.c) */
+
     bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
     int vanished; /* at the last look at the store its directory was not there: -errno of
@@ -149,7 +151,7 @@ struct instances_setup {
     struct turns *turns;               /* how many VMMs start or load at once; NULL: no limit */
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
-    const struct vmm_confine *confine; /* NULL: VMMs are not shut in */
+    const struct vmm_confine *confine;                /* NULL: VMMs are not shut in */
     void (*on_change)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
     void (*warn)(void *context, const char *text);
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
@@ -170,7 +172,7 @@ struct instances {
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
-    unsigned recovering;   /* threads that recover VMs (instances.c) */
+    unsigned recovering;               /* threads that recover VMs (instances.c) */
     int epoll_fd, stop_fd; /* the watch for VMMs that end */
     pthread_t watch;
     bool watched;           /* that thread runs; the next two are its own (vanished.c) */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* instances: their table when the daemon starts, with the VMMs that run on, and its end. */
 #include <errno.h>
+#include <sys/stat.h>
 
 #include "instance/internal.h"
 #include "store/notes.h"
@@ -90,6 +91,29 @@ static void leave_out(struct instances *table, const char *name, struct error *w
     instances_warn(table, "%s", why->text);
 }
 
+/* A fork of which the host's end has left no whole record. */
+static bool discard_torn(const struct instances *table, const char *id)
+{
+    const struct store *store = table->setup.store;
+    char hidden[STORE_HIDDEN_SIZE];
+    struct error why;
+    struct stat st;
+    auto_close int fd = store_open_entry(store, STORE_INSTANCES, id, NULL);
+    if (fd < 0 || !instance_is_torn(fd, &why) || fstat(fd, &st) < 0)
+        return false;
+    error_prefix(&why, 0,
+                 "the instance %s is discarded: the disk did not have all of it when the host went "
+                 "down, and its VM ended then",
+                 id);
+    instances_warn(table, "%s", why.text);
+    int r = store_unpublish(store, STORE_INSTANCES, id, file_id_of(&st), hidden, &why);
+    if (r == 0)
+        r = store_erase(store, STORE_INSTANCES, hidden, &why);
+    if (r < 0)
+        instances_warn(table, "%s", why.text);
+    return true;
+}
+
 static int load_one(void *context, const char *id, struct error *err)
 {
     struct load_context *load_context = context;
@@ -97,6 +121,8 @@ static int load_one(void *context, const char *id, struct error *err)
     struct instance *instance;
     struct error why = {0};
     (void)err;
+    if (discard_torn(table, id))
+        return 0;
     if (store_check_id(id, &why) < 0 || instance_load(table, id, &instance, &why) < 0) {
         leave_out(table, id, &why);
         return 0;

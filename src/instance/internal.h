@@ -95,6 +95,20 @@ void instance_set_intent(struct instance *instance, enum instance_intent intent)
 /* The watch is told when its VMM ends. */
 int instance_watch(struct instance *instance, struct error *err);
 
+/* ---- unsynced.c: forks that run and that the disk does not have yet. By the owner ---- */
+
+enum { INSTANCE_BOOT_ID_SIZE = 48 };
+/* Of the host; another one after each start of it. 0 or -errno. */
+int instance_boot_id(char ret[INSTANCE_BOOT_ID_SIZE]);
+/* The instance becomes such a fork. Before it is recorded for the first time. */
+int instance_begin_unsynced(struct instance *instance, struct error *err);
+/* The disk gets its records and its directory, if it is one; then it is none any more. */
+int instance_sync(struct instance *instance, struct error *err);
+/* Is it the directory of one of which the host's end has left no whole record, and why? */
+bool instance_is_torn(int entry_fd, struct error *ret_why);
+/* At the start: whether it is one. */
+void instance_read_unsynced(struct instance *instance);
+
 /* ---- record.c: instance.json, in its directory. By the owner, or before it is published ---- */
 
 int instance_record(struct instance *instance, struct error *err);

@@ -48,14 +48,6 @@ static int start_time(pid_t pid, char ret[32])
     return r < 0 ? r : ret[0] ? 0 : -EIO;
 }
 
-static int boot_id(char ret[48])
-{
-    int r = read_proc("/proc/sys/kernel/random/boot_id", ret, 48);
-    if (r == 0)
-        ret[strcspn(ret, "\n")] = 0;
-    return r;
-}
-
 /* What cannot be asked any more: the files of its disks, and the taps, as it has opened them, and
  * what shuts it in. Numbers of 64 bits are texts. */
 static void opened_to_json(const struct vmm *vmm, const struct machine *machine, cJSON *json)
@@ -96,14 +88,14 @@ static void read_opened(const cJSON *json, struct vmm *vmm)
 static int vmm_to_json(const struct vmm *vmm, const struct machine *machine, cJSON **ret,
                        struct error *err)
 {
-    char started[32], booted[48];
+    char started[32], booted[INSTANCE_BOOT_ID_SIZE];
     if (!vmm) {
         *ret = cJSON_CreateNull();
         return 0;
     }
     int r = start_time(vmm->pid, started);
     if (r == 0)
-        r = boot_id(booted);
+        r = instance_boot_id(booted);
     if (r < 0)
         return error_errno(err, -r, "cannot describe the VMM with the pid %d", (int)vmm->pid);
     cJSON *json = cJSON_CreateObject();
@@ -131,10 +123,15 @@ static int write_changed(struct instance *instance, const cJSON *json, struct er
         instance->recorded = steal_pointer(text);
         return 0;
     }
-    int r = text ? store_stage_json(directory_fd, "instance.json", json, err)
-                 : error_set(err, ENOMEM, "out of memory");
+    const bool is_shown = instance->published && instance->state != INSTANCE_WAITING;
+    const bool lasts = is_shown || !instance->unsynced;
+    int r = !text   ? error_set(err, ENOMEM, "out of memory")
+            : lasts ? store_stage_json(directory_fd, "instance.json", json, err)
+                    : store_cache_json(directory_fd, "instance.json", json, err);
     if (r < 0)
         instance->recorded = steal_pointer(before); /* it is still there */
+    else if (instance->unsynced && lasts)
+        r = instance_sync(instance, err);
     else if (instance->published)
         r = store_sync_json(directory_fd, "instance.json", err); /* else either may be there */
     if (r < 0)
@@ -320,7 +317,7 @@ static int identify(const cJSON *json, int directory_fd, int pid, int *ret_pidfd
 {
     char kept[48], now[48];
     copy_text(kept, sizeof kept, json, "boot_id");
-    int r = boot_id(now);
+    int r = instance_boot_id(now);
     if (r < 0 || strcmp(kept, now) != 0 || pid <= 0)
         return r;
     auto_close int pidfd = pidfd_open(pid, 0);

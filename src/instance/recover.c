@@ -202,8 +202,11 @@ int instance_load(struct instances *table, const char *id, struct instance **ret
     if (r >= 0)
         r = instance_read(instance, json, err);
     if (r >= 0) {
+        instance_read_unsynced(instance);
         read_marks(instance);
         r = find_vmm(instance, json, err);
+        if (r == 0 && !instance->vmm && instance_sync(instance, &why) < 0) /* what stays lasts */
+            instances_warn(table, "instance %s: %s", id, why.text);
     }
     /* A record that cannot be read must not hide a VM that runs. */
     if (r >= 0 && instance->source.id[0] && read_fork(fd, &instance->fork, &why) < 0) {

@@ -358,7 +358,7 @@ static int appear(struct snapshots *snapshots, struct store_entry *entry, const 
     char hidden[STORE_HIDDEN_SIZE];
     struct stat st = {0};
     fstat(entry->fd, &st);
-    int r = store_entry_publish(entry, id, err);
+    int r = store_entry_publish(entry, id, true, err);
     if (r < 0)
         return r;
     pthread_mutex_lock(&snapshots->refreshing);

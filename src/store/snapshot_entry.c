@@ -78,7 +78,7 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
     if (r == 0)
         r = snapshot_entry_describe(&entry, import->json, &index->scan, err);
     if (r == 0)
-        r = store_entry_publish(&entry, import->id, err);
+        r = store_entry_publish(&entry, import->id, true, err);
     if (r == 0)
         *ret_frames = index->scan.count;
     image_index_unref(index);

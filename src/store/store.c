@@ -354,10 +354,10 @@ static void close_entry(struct store_entry *entry)
         close(steal_fd(&entry->run_fd));
 }
 
-int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
+int store_entry_publish(struct store_entry *entry, const char *id, bool lasts, struct error *err)
 {
     fault_point(FAULT_PUBLISH_FSYNC);
-    if (fsync(entry->fd) < 0)
+    if (lasts && fsync(entry->fd) < 0)
         return error_errno(err, errno, "cannot write the store's entry for %s", id);
     fault_point(FAULT_PUBLISH_RENAME);
     int r = rename_to_new(entry->kind_fd, entry->name, id);
@@ -365,7 +365,7 @@ int store_entry_publish(struct store_entry *entry, const char *id, struct error 
         return r == -EEXIST ? store_taken(entry->kind_fd, id, err)
                             : error_errno(err, -r, "cannot publish %s", id);
     fault_point(FAULT_PUBLISH_RENAMED);
-    if (fsync(entry->kind_fd) < 0) {
+    if (lasts && fsync(entry->kind_fd) < 0) {
         /* It might be gone after a power cut: so it is not there now either. */
         r = error_errno(err, errno, "cannot publish %s", id);
         if (renameat(entry->kind_fd, id, entry->kind_fd, entry->name) < 0)

@@ -97,8 +97,9 @@ int store_entry_create(const struct store *store, enum store_kind kind, struct s
                        struct error *err) __attribute__((warn_unused_result));
 /* EEXIST for an id of that directory, with the path: an unreadable entry is not shown. */
 int store_taken(int kind_fd, const char *id, struct error *err);
-/* EEXIST if the id is taken. The entry's files are fsynced by who wrote them, directories here. */
-int store_entry_publish(struct store_entry *entry, const char *id, struct error *err)
+/* EEXIST if the id is taken. If it is to last, the entry's files are fsynced by who wrote them, and
+ * directories here; else a power cut may leave whatever the kernel has written by then. */
+int store_entry_publish(struct store_entry *entry, const char *id, bool lasts, struct error *err)
     __attribute__((warn_unused_result));
 /* Removes what was not published, and closes. */
 void store_entry_discard(struct store_entry *entry);
@@ -149,6 +150,9 @@ int store_write_json(int directory_fd, const char *name, const cJSON *json, stru
     __attribute__((warn_unused_result));
 /* The same, but a power cut may bring the old one back, unless the entry is published next. */
 int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+    __attribute__((warn_unused_result));
+/* The same, but does not wait for the disk: a power cut may leave any part of it. */
+int store_cache_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
     __attribute__((warn_unused_result));
 /* What makes the second the first. */
 int store_sync_json(int directory_fd, const char *name, struct error *err);

@@ -13,7 +13,8 @@
 
 static const char temporary_suffix[] = ".tmp";
 
-int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+static int write_json(int directory_fd, const char *name, const cJSON *json, bool lasts,
+                      struct error *err)
 {
     char temporary[48];
     auto_free char *text = json_print(json);
@@ -26,7 +27,7 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
         return error_errno(err, errno, "cannot make %s in the store", temporary);
     int r = text_file_write(fd, text, strlen(text));
     fault_point(FAULT_JSON_FSYNC);
-    if (r == 0 && fsync(fd) < 0)
+    if (r == 0 && lasts && fsync(fd) < 0)
         r = -errno;
     fault_point(FAULT_JSON_RENAME);
     if (r == 0 && renameat(directory_fd, temporary, directory_fd, name) < 0)
@@ -37,6 +38,16 @@ int store_stage_json(int directory_fd, const char *name, const cJSON *json, stru
     }
     fault_point(FAULT_JSON_RENAMED);
     return 0;
+}
+
+int store_stage_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+{
+    return write_json(directory_fd, name, json, true, err);
+}
+
+int store_cache_json(int directory_fd, const char *name, const cJSON *json, struct error *err)
+{
+    return write_json(directory_fd, name, json, false, err);
 }
 
 int store_write_json(int directory_fd, const char *name, const cJSON *json, struct error *err)

@@ -219,7 +219,7 @@ static void check_instance(struct harness *h, const char *parent, const char *id
     assert_true(id[0] != '.');
     const char *state = state_of(h, id);
     bool runs = is_among(state, "running paused");
-    allowed = runs ? "instance.json fork.json vmm.log console.log base run"
+    allowed = runs ? "instance.json fork.json vmm.log console.log base run unsynced"
                    : "instance.json fork.json vmm.log console.log run";
     list(h, path, check_file);
     allowed = runs && !fake_is_firecracker() ? "vmm.sock memory drive-disk0"

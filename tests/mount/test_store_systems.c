@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -170,6 +171,84 @@ static void links_when_used_up_are_emlink_and_leave_nothing(void **state)
     harness_await(h, harness_path(h, "instances/f1/console"), "m {\"n\":1}\n");
 }
 
+/* ---- a power cut ---- */
+
+/* ext4 goes down at once: what it has not written is lost, and what is in its journal is not. */
+static void cut_power(struct harness *h)
+{
+    uint32_t without_flush = 2;
+    auto_close int fd =
+        open(harness_format(h, "%s/disk", h->directory), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_works(ioctl(fd, _IOR('X', 125, uint32_t), &without_flush));
+}
+
+/* What its journal has to this moment lasts: of new files, their names and not what is in them. */
+static void write_journal(struct harness *h)
+{
+    auto_close int fd =
+        open(harness_store_path(h, "instances"), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    assert_works(fsync(fd));
+}
+
+static void commit_fork(struct harness *h, const char *id)
+{
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"), "{\"n\":1}");
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), id);
+}
+
+static void set_state(struct harness *h, const char *id, const char *word)
+{
+    harness_put(harness_path(h, "instances/%s/state", id), word);
+}
+
+/* The daemon and its VMMs are gone, and the host has another boot id. */
+static void start_host_anew(struct harness *h)
+{
+    static const char *const running[] = {"whole", "torn", "lost"};
+    pid_t vmms[array_length(running)];
+    for (size_t i = 0; i < array_length(running); i++)
+        vmms[i] = atoi(harness_json(
+            h, harness_get(h, harness_path(h, "instances/%s/info", running[i])), "pid"));
+    cut_power(h);
+    harness_kill(h);
+    for (size_t i = 0; i < array_length(running); i++) {
+        assert_works(kill(vmms[i], SIGKILL));
+        harness_await_gone(vmms[i]);
+    }
+    assert_shell("bash",
+                 "umount $M; umount $T/disk && mount -o loop $T/image $T/disk && "
+                 "cat /proc/sys/kernel/random/uuid >$T/boot && "
+                 "mount --bind $T/boot /proc/sys/kernel/random/boot_id",
+                 0);
+    harness_mount(h, NULL);
+}
+
+static void power_when_cut_leaves_forks_whole_or_not_at_all(void **state)
+{
+    struct harness *h = *state;
+    mount_disk(h, "mkdir $T/disk && truncate -s 256M $T/image && mke2fs -q -t ext4 $T/image && "
+                  "mount -o loop $T/image $T/disk");
+    tiny_guest_snapshot(h, "base", names);
+    commit_fork(h, "whole");
+    assert_shell("bash", "sync -f $T/disk", 0);
+    commit_fork(h, "kept");
+    set_state(h, "kept", "standby");
+    commit_fork(h, "torn");
+    write_journal(h);
+    commit_fork(h, "lost");
+    start_host_anew(h);
+    assert_string_equal(assert_shell("bash", "ls snapshots instances", 0).out,
+                        "instances:\nkept\nwhole\n\nsnapshots:\nbase\n");
+    assert_string_equal(assert_shell("bash", "ls -A $S/instances", 0).out, "kept\nwhole\n");
+    assert_file_contains(h->log, "the instance torn is discarded");
+    assert_string_equal(harness_get(h, harness_path(h, "error")), "");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/whole/state")), "stopped\n");
+    assert_file_contains(harness_path(h, "instances/whole/fork/result"), "committed");
+    set_state(h, "kept", "running");
+    commit_fork(h, "torn");
+    assert_shell("bash", "umount /proc/sys/kernel/random/boot_id", 0);
+}
+
 /* ---- a remote one ---- */
 
 static void store_on_sshfs_is_refused_with_what_it_lacks(void **state)
@@ -225,6 +304,7 @@ int main(void)
         bare_test(quota_when_used_up_is_edquot_and_nothing_is_lost),
         bare_test(snapshot_where_there_are_reflinks_has_disks_of_its_own),
         bare_test(links_when_used_up_are_emlink_and_leave_nothing),
+        bare_test(power_when_cut_leaves_forks_whole_or_not_at_all),
     };
     harness_enter();
     if (!tiny_guest_possible())

@@ -130,8 +130,8 @@ static void entry_where_renames_replace_is_published_and_replaces_nothing(void *
         struct store_entry first = make_entry(world, "first"), second = make_entry(world, "second");
         failing = "renameat2";
         failing_errno = errors[i];
-        assert_int_equal(store_entry_publish(&first, id, &world->err), 0);
-        assert_int_equal(store_entry_publish(&second, id, &world->err), -EEXIST);
+        assert_int_equal(store_entry_publish(&first, id, true, &world->err), 0);
+        assert_int_equal(store_entry_publish(&second, id, true, &world->err), -EEXIST);
         failing = "";
         store_entry_discard(&second);
         char path[64];

@@ -224,7 +224,7 @@ static void entry_when_it_is_being_written_is_no_leftover(void **state)
     assert_int_equal(store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err), 0);
     world_open_store(world);
     assert_true(world_has(world_path(world, "store/snapshots/%s", entry.name)));
-    assert_int_equal(store_entry_publish(&entry, "base", &world->err), 0);
+    assert_int_equal(store_entry_publish(&entry, "base", true, &world->err), 0);
     assert_true(world_has(world_path(world, "store/snapshots/base")));
     /* Who wrote it was killed. */
     assert_int_equal(store_entry_create(&importer, STORE_SNAPSHOTS, &entry, &world->err), 0);
@@ -268,7 +268,7 @@ static void entries_when_daemons_start_again_and_again_stay(void **state)
             continue; /* bad luck three times */
         assert_int_equal(r, 0);
         assert_int_equal(mkdirat(entry.fd, "file", 0700), 0);
-        assert_int_equal(store_entry_publish(&entry, id, &world->err), 0);
+        assert_int_equal(store_entry_publish(&entry, id, true, &world->err), 0);
         assert_true(world_has(world_path(world, "store/snapshots/%s/file", id)));
     }
     atomic_store(&cleaning.stop, true);
@@ -352,7 +352,7 @@ static void entry_when_published_appears_whole(void **state)
     auto_json cJSON *json = cJSON_CreateObject();
     assert_int_equal(store_write_json(entry.fd, "a.json", json, &world->err), 0);
     assert_string_equal(listed(world, STORE_SNAPSHOTS), "");
-    assert_int_equal(store_entry_publish(&entry, "base", &world->err), 0);
+    assert_int_equal(store_entry_publish(&entry, "base", true, &world->err), 0);
     assert_int_equal(entry.fd, -1);
     store_entry_discard(&entry);
     assert_string_equal(listed(world, STORE_SNAPSHOTS), "base ");
@@ -367,12 +367,12 @@ static void entry_when_the_id_is_taken_stays_hidden(void **state)
     world_open_store(world);
     struct store_entry first = make_entry(world, STORE_INSTANCES);
     struct store_entry second = make_entry(world, STORE_INSTANCES);
-    assert_int_equal(store_entry_publish(&first, "web-1", &world->err), 0);
-    assert_int_equal(store_entry_publish(&second, "web-1", &world->err), -EEXIST);
+    assert_int_equal(store_entry_publish(&first, "web-1", true, &world->err), 0);
+    assert_int_equal(store_entry_publish(&second, "web-1", true, &world->err), -EEXIST);
     auto_free char *path = realpath(world_path(world, "store/instances/web-1"), NULL);
     assert_non_null(strstr(world->err.text, path));
     assert_true(second.fd >= 0);
-    assert_int_equal(store_entry_publish(&second, "web-2", &world->err), 0);
+    assert_int_equal(store_entry_publish(&second, "web-2", true, &world->err), 0);
     assert_int_equal(world_count(world_path(world, "store/instances")), 2);
 }
 
