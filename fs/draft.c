@@ -161,7 +161,7 @@ void draft_touched(struct draft *draft)
     if (!draft_is_new(draft)) /* there, nothing of what failed is left to be mended */
         free(steal_pointer(draft->failure));
     free(steal_pointer(draft->note));
-    object_changed(&draft->object);
+    object_touched(&draft->object);
 }
 
 int draft_note(struct draft *draft, const struct error *err)

@@ -39,11 +39,11 @@ static int may_write(const struct place *place)
 static void changed(const struct place *place, bool complete)
 {
     struct draft *draft = draft_of(place);
-    object_changed(place->object);
+    object_touched(place->object);
     if (draft && complete)
         draft_touched(draft);
     else if (draft)
-        object_changed(&draft->object);
+        object_touched(&draft->object);
 }
 
 /* mailboxes/<name>: the payload staged, or what became of it. */
@@ -187,7 +187,14 @@ static const struct file_type draft_error_file = {.text = draft_error_text};
 
 /* mailboxes/ */
 
-static const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file};
+/* What is open of one that was removed can still be used. */
+static bool is_there(const struct place *place)
+{
+    return staged_of(place)->draft != NULL;
+}
+
+static const struct entry staged_entry = {NULL, S_IFREG | 0600, 1, .file = &staged_file,
+                                          .present = is_there};
 
 static int staged_find(const struct place *directory, const char *name, struct waiter *waiter,
                        struct place *ret)
@@ -267,6 +274,7 @@ static int staged_unlink(const struct place *directory, const char *name, struct
         return r;
     draft_remove_file(file);
     draft_touched(draft);
+    object_changed(&draft->object);
     return 0;
 }
 
@@ -321,6 +329,7 @@ static int staged_rename(const struct place *directory, const char *name,
     strncpy(file->name, new_name, sizeof file->name - 1);
     file->scratch = scratch;
     draft_touched(draft);
+    object_changed(&draft->object);
     return 0;
 }
 
@@ -354,6 +363,7 @@ static int draft_unlink_file(const struct place *directory, const char *name, st
         return r;
     draft_remove_network(draft);
     draft_touched(draft);
+    object_changed(&draft->object);
     return 0;
 }
 
@@ -388,7 +398,8 @@ static const struct directory draft_directory = {.entries = draft_entries,
                                                  .create = draft_create_file,
                                                  .unlink = draft_unlink_file};
 
-static const struct entry draft_entry = {NULL, S_IFDIR | 0755, 8, .directory = &draft_directory};
+static const struct entry draft_entry = {NULL, S_IFDIR | 0755, 8, .appears = true,
+                                         .directory = &draft_directory};
 
 /* forks/ of a snapshot or an instance. */
 

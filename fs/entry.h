@@ -35,8 +35,8 @@ struct file_type {
     /* Generates the content, of collected files if their document has none. Returns owned, also if
      * it is empty; NULL only without memory. */
     char *(*text)(const struct place *place);
-    /* Can that be done now? Asked by lookups too, for the size. 0, -errno, or FS_LATER with the
-     * waiter queued. NULL: always. */
+    /* Is it there, and can that be done now? Asked by lookups too, for the size. 0, -ESTALE and
+     * others, or FS_LATER with the waiter queued; -EAGAIN without one. NULL: always. */
     int (*ready)(const struct place *place, struct waiter *waiter);
     bool pollable;
 
@@ -78,9 +78,7 @@ typedef int change(const struct place *directory, const char *name, struct error
 struct directory {
     const struct entry *entries;
     size_t count;
-    /* Called without the lock before anything is done in it: what is not known by memory alone is
-     * brought up to date. May be NULL. */
-    void (*refresh)(struct fs *fs);
+    bool of_snapshots; /* it has those that are in the store, whoever put them there */
     /* Children that are not in the table. -ENOENT; FS_LATER only with the waiter queued. */
     int (*find)(const struct place *directory, const char *name, struct waiter *waiter,
                 struct place *ret);
@@ -97,10 +95,11 @@ struct entry {
     mode_t mode;
     unsigned char number; /* unique among the entries of an object kind; part of st_ino */
     bool command;         /* every lookup gives a new node */
+    bool appears;         /* can be made by other requests than mkdir and creation of the name */
     const struct directory *directory;
     const struct file_type *file;
     void (*link)(const struct place *place, char ret[256]);
-    bool (*present)(const struct place *place); /* NULL: always */
+    bool (*present)(const struct place *place); /* of the object; NULL: always */
 };
 
 ino_t entry_ino(const struct object *object, const struct entry *entry,

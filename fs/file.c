@@ -71,11 +71,12 @@ static int open_place(const struct place *place, int flags, pid_t tid, struct ha
     return 0;
 }
 
-int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct handle **ret)
+int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct waiter *waiter,
+                 struct handle **ret)
 {
     auto_place struct place place = {0};
-    int r = place_acquire(fs, node, &place);
-    return r < 0 ? r : open_place(&place, flags, tid, ret);
+    int r = place_acquire_named(fs, node, waiter, &place);
+    return r == 0 ? open_place(&place, flags, tid, ret) : r;
 }
 
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
@@ -84,7 +85,7 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
     int r = fs_create_node(fs, parent, name, flags, tid, ret_node, ret);
     if (r < 0)
         return r;
-    r = fs_open_file(fs, *ret_node, flags, tid, ret_handle);
+    r = fs_open_file(fs, *ret_node, flags, tid, NULL, ret_handle);
     if (r < 0)
         fs_forget(fs, *ret_node, 1);
     return r;
@@ -133,7 +134,7 @@ static int read_content(struct handle *handle, size_t size, off_t offset, struct
     if (r == 0 && anew)
         r = generate(handle);
     if (r != 0)
-        return r;
+        return r == -ESTALE ? -ENODEV : r;
     size_t at = (size_t)offset < handle->content_size ? (size_t)offset : handle->content_size;
     return handle_answer(handle, at, size, ret, ret_size);
 }

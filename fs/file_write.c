@@ -300,7 +300,7 @@ int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
     auto_place struct place place = {0};
     int r = place_acquire(fs, node, &place);
     if (r < 0)
-        return r;
+        return r == -ESTALE && handle ? -ENODEV : r;
     const struct file_type *type = place.entry->file;
     if (!type || (place.entry->mode & 0222) == 0)
         r = -EACCES;

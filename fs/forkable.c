@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "fs/state.h"
+#include "store/notes.h"
 #include "util/cleanup.h"
 
 static struct forkable **table_of(struct fs *fs, enum object_kind kind)
@@ -146,6 +147,25 @@ void forkable_remove_instance(struct fs *fs, uint64_t serial)
     HASH_FIND(hh, fs->instances, &serial, sizeof serial, instance);
     if (instance)
         forkable_remove(instance);
+}
+
+void forkables_refresh(struct fs *fs)
+{
+    struct forkable *snapshot, *next;
+    snapshots_refresh(fs->setup.snapshots);
+    unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
+    unsigned notes = store_notes_changes(fs->setup.snapshots->store->notes);
+    objects_lock(&fs->objects);
+    if (fs->vanished != vanished)
+        HASH_ITER (hh, fs->snapshots, snapshot, next)
+            if (snapshot_is_removed(snapshot->of.snapshot))
+                forkable_remove(snapshot);
+    fs->vanished = vanished;
+    if (fs->notes != notes)
+        object_touched(&fs->root);
+    fs->notes = notes;
+    objects_names_only(&fs->objects);
+    objects_unlock(&fs->objects);
 }
 
 void forkable_note_outcome(struct forkable *instance, uint64_t number, const char *text)

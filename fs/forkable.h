@@ -52,6 +52,10 @@ void forkable_remove(struct forkable *forkable);
 /* The same of the instance with that serial, if anybody has seen it. */
 void forkable_remove_instance(struct fs *fs, uint64_t serial);
 
+/* Without the lock: snapshots that are not in the store any more are removed, whoever took them
+ * out; so is what was staged. */
+void forkables_refresh(struct fs *fs);
+
 /* What the `error` of an instance says from now on; NULL: nothing. No time changes by that: an
  * editor that may not make its swap file would take the file that it edits for changed. */
 void forkable_note(struct forkable *instance, const char *text);

@@ -41,6 +41,7 @@ int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err)
     fs->objects.fs = fs;
     fs->objects.wake = setup->wake;
     fs->objects.end_nodes = object_end_nodes;
+    fs->objects.expire_nodes = object_expire_nodes;
     pthread_mutex_init(&fs->objects.lock, NULL);
     pthread_cond_init(&fs->waiters.interrupted, NULL);
     fs->waiters.objects = &fs->objects;
@@ -97,12 +98,17 @@ void fs_interrupt(struct fs *fs, const void *key)
     objects_unlock(&fs->objects);
 }
 
+void fs_refresh(struct fs *fs)
+{
+    forkables_refresh(fs);
+}
+
 void fs_changed(struct fs *fs, enum object_kind kind, const char *id)
 {
     struct forkable *forkable;
     objects_lock(&fs->objects);
     if (!id)
-        object_changed(&fs->root);
+        object_touched(&fs->root);
     else if (forkable_find(fs, kind, id, &forkable) == 0)
         object_changed(&forkable->object);
     objects_unlock(&fs->objects);

@@ -36,12 +36,18 @@ struct fs_setup {
     /* Whoever polls a file through `poll` (fs_poll) should poll again. Takes `poll`. */
     void (*wake)(void *poll);
     void (*release)(void *poll); /* the same, unused */
+    /* The kernel is to ask again for the attributes of a node. NULL: it keeps none. */
+    void (*expire)(void *kernel, uint64_t node);
+    void *kernel;
 };
 
 int fs_open(const struct fs_setup *setup, struct fs **ret, struct error *err);
 /* Ends all jobs: those that wait are answered (ESHUTDOWN). New ones are refused. `events` ends. */
 void fs_stop(struct fs *fs);
 void fs_close(struct fs *fs);
+
+/* Others may have put snapshots into the store, or taken some out. */
+void fs_refresh(struct fs *fs);
 
 /* For the layers below. A snapshot or an instance
  * changed; NULL: what the store's notes say. */
@@ -53,12 +59,15 @@ void fs_image_scanned(struct fs *fs);
 /* The kernel says that the waiting thread got a signal. */
 void fs_interrupt(struct fs *fs, const void *key);
 
-/* Nodes. Ids are never reused; the root's is 1. */
+/* Nodes. Ids are never reused; the root's is 1. What is not there any more is -ESTALE: then the
+ * kernel looks the name up anew. *ret_keep: it may keep the name until then. */
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
-              uint64_t *ret_node, struct stat *ret);
+              uint64_t *ret_node, struct stat *ret, bool *ret_keep);
 void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
-/* `handle` may be NULL: then what a new open would read counts. */
-int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret);
+/* `handle` may be NULL: then what a new open would read counts. *ret_keep: the kernel may keep the
+ * answer until `expire` is called. -EAGAIN: there is no waiter, and it has to wait. */
+int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct waiter *waiter,
+               struct stat *ret, bool *ret_keep);
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256]);
 /* `tid` is the calling thread, for the line about a refusal. */
@@ -73,7 +82,9 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 /* Files. */
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
               uint64_t *ret_node, struct stat *ret, struct handle **ret_handle);
-int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct handle **ret);
+/* -EAGAIN as of fs_getattr(). */
+int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct waiter *waiter,
+                 struct handle **ret);
 /* *ret is owned by the caller (free). */
 int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, struct waiter *waiter,
             char **ret, size_t *ret_size);

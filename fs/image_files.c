@@ -21,7 +21,7 @@ static int index_of(const struct place *place, bool patient, struct waiter *wait
     if (r != -IMAGE_READING && !(patient && r == -IMAGE_SCANNING))
         return r;
     if (!waiter)
-        return -EBUSY;
+        return -EAGAIN;
     waiter_begin(&fs_of(place)->waiters, NULL, NULL, waiter);
     return FS_LATER;
 }
@@ -57,9 +57,8 @@ static int mailbox_ready(const struct place *place, struct waiter *waiter)
 {
     auto_index struct image_index *index = NULL;
     int r = index_of(place, true, waiter, &index);
-    if (r == 0 && place->mailbox && !forkable_index_has(index, name_of(place)))
-        r = -ENODEV; /* the image is another one */
-    return r;
+    const bool is_another = r == -ENOENT || (r == 0 && !forkable_index_has(index, name_of(place)));
+    return is_another ? -ESTALE : r; /* an image, or none */
 }
 
 static const struct file_type mailbox_type = {.text = mailbox_text, .ready = mailbox_ready};

@@ -81,7 +81,7 @@ static void config_changed(const struct place *place, bool complete)
 {
     (void)complete;
     forkable_note(forkable_at(place), NULL);
-    object_changed(place->object);
+    object_touched(place->object);
 }
 
 static const struct file_type config_file = {.text = config_text,
@@ -314,7 +314,7 @@ static const struct directory instance_directory = {.entries = instance_entries,
                                                     .count = array_length(instance_entries),
                                                     .find = network_find,
                                                     .list = network_list};
-static const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11,
+static const struct entry instance_entry = {NULL, S_IFDIR | 0755, 11, .appears = true,
                                             .directory = &instance_directory};
 
 /* instances/ */

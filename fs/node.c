@@ -9,20 +9,31 @@
 
 #include "fs/forkable.h"
 #include "fs/handle.h"
+#include "fs/place.h"
 #include "fs/state.h"
 #include "util/cleanup.h"
+#include "util/process.h"
+
+/* Tells the kernel that it has to ask again for the attributes of a directory. Made before it gets
+ * them to keep, so that the memory is there when they change. */
+struct expiry {
+    struct deferred deferred;
+    void (*expire)(void *kernel, uint64_t node);
+    void *kernel;
+    uint64_t node;
+};
 
 struct node {
     uint64_t id;
     uint64_t lookups;
     /* Counts a reference of the object; which is NULL when that was removed. */
     struct place place;
+    struct expiry *expiry;    /* NULL: the kernel keeps no attributes of it */
+    double looked_up_ms;      /* the last time */
     struct node *prev, *next; /* of the object's */
     UT_hash_handle hh;        /* in fs.nodes */
     UT_hash_handle hh_place;  /* in fs.places */
 };
-
-enum { NAME_BLOCK = 512 };
 
 _Static_assert(sizeof(struct place) == 3 * sizeof(void *), "a hash key has no padding");
 
@@ -33,11 +44,45 @@ static struct node *node_by_id(struct fs *fs, uint64_t id)
     return node;
 }
 
-/* It stays until the kernel forgets it, and is ENODEV. */
+static void run_expiry(struct deferred *deferred)
+{
+    struct expiry *expiry = (struct expiry *)deferred;
+    expiry->expire(expiry->kernel, expiry->node);
+    free(expiry);
+}
+
+static void node_expire(struct node *node)
+{
+    struct objects *objects = node->place.object->objects;
+    if (node->expiry)
+        objects_defer_first(objects, &steal_pointer(node->expiry)->deferred);
+}
+
+void object_expire_nodes(struct object *object)
+{
+    struct node *node;
+    DL_FOREACH (object->nodes, node)
+        node_expire(node);
+}
+
+/* The kernel may keep the attributes that it gets now. False: without memory. */
+static bool node_keep(const struct fs *fs, struct node *node)
+{
+    if (node->expiry || !fs->setup.expire)
+        return node->expiry;
+    node->expiry = malloc(sizeof *node->expiry);
+    if (node->expiry)
+        *node->expiry =
+            (struct expiry){{.run = run_expiry}, fs->setup.expire, fs->setup.kernel, node->id};
+    return node->expiry;
+}
+
+/* It stays until the kernel forgets it, and is ESTALE. */
 static void node_end(struct fs *fs, struct node *node)
 {
     if (!node->place.object)
         return;
+    node_expire(node);
     if (!node->place.entry->command)
         HASH_DELETE(hh_place, fs->places, node);
     DL_DELETE(node->place.object->nodes, node);
@@ -53,6 +98,7 @@ void object_end_nodes(struct object *object)
 static void node_discard(struct fs *fs, struct node *node)
 {
     HASH_DELETE(hh, fs->nodes, node);
+    free(steal_pointer(node->expiry)); /* the kernel keeps nothing of what it forgets */
     node_end(fs, node);
     free(node);
 }
@@ -101,7 +147,7 @@ int place_acquire(struct fs *fs, uint64_t id, struct place *ret)
     if (!node && id == 1)
         node = node_of(fs, &(struct place){.object = &fs->root, .entry = fs->root_entry});
     if (!node || !node->place.object) {
-        int r = node || id != 1 ? -ENODEV : -ENOMEM;
+        int r = node || id != 1 ? -ESTALE : -ENOMEM;
         objects_unlock(&fs->objects);
         return r;
     }
@@ -110,18 +156,39 @@ int place_acquire(struct fs *fs, uint64_t id, struct place *ret)
     return 0;
 }
 
-/* The same of a directory, which is refreshed before. */
-static int directory_acquire(struct fs *fs, uint64_t id, struct place *ret)
+/* The directory snapshots/, or what is in it. */
+static bool is_in_snapshots(const struct place *place)
+{
+    const struct object *object = place->object;
+    if (object->kind == OBJECT_STAGED && ((const struct staged *)object)->draft)
+        object = &((const struct staged *)object)->draft->object;
+    if (object->kind == OBJECT_DRAFT)
+        object = ((const struct draft *)object)->drafts->owner;
+    return object->kind == OBJECT_SNAPSHOT ||
+           (place->entry->directory && place->entry->directory->of_snapshots);
+}
+
+/* The same, after what others have put into the store or taken out of it was noticed. */
+static int fresh_acquire(struct fs *fs, uint64_t id, struct place *ret)
 {
     int r = place_acquire(fs, id, ret);
-    const struct directory *directory = r == 0 ? ret->entry->directory : NULL;
-    if (!directory || !directory->refresh)
+    if (r < 0 || !is_in_snapshots(ret))
         return r;
     objects_names_only(&fs->objects);
     objects_unlock(&fs->objects);
-    directory->refresh(fs);
+    forkables_refresh(fs);
     objects_lock(&fs->objects);
-    return ret->object->removed ? -ENODEV : 0;
+    return ret->object->removed ? -ESTALE : 0;
+}
+
+/* With the lock held: is what the kernel knows by a name still there? FS_LATER with the waiter
+ * queued; -EAGAIN if that had to wait and there is no waiter. */
+static int check_name(const struct place *place, struct waiter *waiter)
+{
+    const struct file_type *type = place->entry->file;
+    if (place->entry->present && !place->entry->present(place))
+        return -ESTALE;
+    return type && type->ready ? type->ready(place, waiter) : 0;
 }
 
 void place_release(struct place *place)
@@ -132,51 +199,6 @@ void place_release(struct place *place)
     struct objects *objects = object->objects;
     object_unref(object);
     objects_unlock(objects);
-}
-
-static const char *log_name(const struct place *place)
-{
-    return place->entry->file ? place->entry->file->log : NULL;
-}
-
-static int stat_log(const struct place *place, struct stat *ret)
-{
-    struct stat st;
-    const struct instance *instance = forkable_at(place)->of.instance;
-    if (fstatat(instance->entry_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return -errno;
-    ret->st_size = st.st_size;
-    ret->st_mtim = st.st_mtim;
-    return 0;
-}
-
-static int stat_place(const struct place *place, struct stat *ret)
-{
-    const struct entry *entry = place->entry;
-    char target[256];
-    int r = 0;
-    *ret = (struct stat){.st_ino = entry_ino(place->object, entry, place->mailbox),
-                         .st_mode = entry->mode,
-                         .st_nlink = 1,
-                         .st_uid = geteuid(),
-                         .st_gid = getegid(),
-                         .st_blksize = 4096,
-                         .st_mtim = place->object->changed};
-    if (entry->link) {
-        entry->link(place, target);
-        ret->st_size = (off_t)strlen(target);
-    } else if (log_name(place)) {
-        r = stat_log(place, ret);
-    } else if (entry->file && entry->file->text) {
-        size_t size = 0;
-        char *text = place_text(place, &size);
-        r = text ? 0 : -ENOMEM;
-        free_wiped(text, size);
-        ret->st_size = (off_t)size;
-    }
-    ret->st_atim = ret->st_ctim = ret->st_mtim;
-    ret->st_blocks = (ret->st_size + NAME_BLOCK - 1) / NAME_BLOCK;
-    return r;
 }
 
 /* `events` is an object of its own, because what else changes in the root wakes none of its
@@ -204,24 +226,42 @@ static int find(const struct place *parent, const char *name, struct waiter *wai
     return directory->find ? directory->find(parent, name, waiter, ret) : -ENOENT;
 }
 
-/* With the lock held: a node for the kernel, counted as looked up. */
-static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, struct stat *ret)
+/*
+ * May the kernel keep the name? It looks a name that it knows up again without a lock, and should
+ * that answer be late, and the directory of that name be removed by another process before, the
+ * kernel keeps that there is nothing of that name. So it keeps no name by an answer that others
+ * came shortly before.
+ */
+static bool may_keep(struct node *node)
 {
-    int r = stat_place(place, ret);
+    enum { QUIET_MS = 1000 };
+    const double now_ms = process_now_ms(), before_ms = node->looked_up_ms;
+    const struct entry *entry = node->place.entry;
+    node->looked_up_ms = now_ms;
+    return !entry->command &&
+           (!entry->appears || node->lookups == 0 || now_ms - before_ms > QUIET_MS);
+}
+
+/* With the lock held: a node for the kernel, counted as looked up. */
+static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, struct stat *ret,
+                 bool *ret_keep)
+{
+    int r = place_stat(place, ret);
     struct node *node = r == 0 ? node_of(fs, place) : NULL;
     if (!node)
         return r < 0 ? r : -ENOMEM;
+    *ret_keep = may_keep(node);
     node->lookups++;
     *ret_node = node->id;
     return 0;
 }
 
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
-              uint64_t *ret_node, struct stat *ret)
+              uint64_t *ret_node, struct stat *ret, bool *ret_keep)
 {
     auto_place struct place directory = {0};
     struct place child;
-    int r = directory_acquire(fs, parent, &directory);
+    int r = fresh_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     r = find(&directory, name, waiter, &child);
@@ -229,7 +269,13 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
         objects_names_only(&fs->objects);
     if (r == 0 && child.entry->file && child.entry->file->ready)
         r = child.entry->file->ready(&child, waiter);
-    return r == 0 ? enter(fs, &child, ret_node, ret) : r;
+    return r == 0 ? enter(fs, &child, ret_node, ret, ret_keep) : r;
+}
+
+int place_acquire_named(struct fs *fs, uint64_t id, struct waiter *waiter, struct place *ret)
+{
+    int r = fresh_acquire(fs, id, ret);
+    return r == 0 ? check_name(ret, waiter) : r;
 }
 
 void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
@@ -245,30 +291,32 @@ void fs_forget(struct fs *fs, uint64_t id, uint64_t count)
     objects_unlock(&fs->objects);
 }
 
-int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct stat *ret)
+int fs_getattr(struct fs *fs, uint64_t id, const struct handle *handle, struct waiter *waiter,
+               struct stat *ret, bool *ret_keep)
 {
     auto_place struct place place = {0};
-    int r = place_acquire(fs, node, &place);
-    if (r < 0)
-        return r;
-    r = stat_place(&place, ret);
-    if (!place.entry->file)
+    int r = handle ? place_acquire(fs, id, &place) : fresh_acquire(fs, id, &place);
+    if (r == 0 && !place.entry->file)
         objects_names_only(&fs->objects);
+    if (r == 0 && !handle)
+        r = check_name(&place, waiter);
+    if (r == 0)
+        r = place_stat(&place, ret);
     if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
+    *ret_keep = r == 0 && place.entry->directory && node_keep(fs, node_by_id(fs, id));
     return r;
 }
 
 int fs_readlink(struct fs *fs, uint64_t node, char ret[256])
 {
     auto_place struct place place = {0};
-    int r = place_acquire(fs, node, &place);
-    if (r < 0)
-        return r;
-    if (!place.entry->link)
-        return -EINVAL;
-    place.entry->link(&place, ret);
-    return 0;
+    int r = fresh_acquire(fs, node, &place);
+    if (r == 0)
+        r = place.entry->link ? check_name(&place, NULL) : -EINVAL;
+    if (r == 0)
+        place.entry->link(&place, ret);
+    return r;
 }
 
 /* With the lock held: the table's function for that, or EPERM; a refusal is recorded. */
@@ -288,9 +336,10 @@ static int enter_new(struct fs *fs, const struct place *directory, const char *n
                      uint64_t *ret_node, struct stat *ret)
 {
     struct place child;
+    bool keep;
     int r = find(directory, name, NULL, &child);
     if (r == 0)
-        r = enter(fs, &child, ret_node, ret);
+        r = enter(fs, &child, ret_node, ret, &keep);
     if (r == -ENOMEM && undo)
         undo(directory, name, &(struct error){0});
     return r;
@@ -333,7 +382,7 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
 int fs_change(struct fs *fs, const char *operation, uint64_t parent, const char *name, pid_t tid)
 {
     auto_place struct place directory = {0};
-    int r = directory_acquire(fs, parent, &directory);
+    int r = fresh_acquire(fs, parent, &directory);
     if (r < 0)
         return r;
     const struct directory *table = directory.entry->directory;
@@ -353,14 +402,14 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
         return r;
     const struct node *node = node_by_id(fs, new_parent);
     if (!node || !node->place.object)
-        r = -ENODEV;
+        r = -ESTALE;
     else if (!directory.entry->directory->rename || !node->place.entry->directory->rename)
         r = -EPERM;
     else
         r = directory.entry->directory->rename(&directory, name, &node->place, new_name, flags,
                                                &err);
     err.code = -r;
-    const struct place *target = r == -ENODEV ? NULL : &node->place;
+    const struct place *target = r == -ESTALE ? NULL : &node->place;
     return r < 0 ? refuse(&(struct refusal){"rename", &directory, name, tid, target}, &err) : 0;
 }
 
@@ -386,7 +435,9 @@ int fs_opendir(struct fs *fs, uint64_t node, struct waiter *waiter, struct handl
 {
     auto_place struct place place = {0};
     struct handle *handle = handle_create(0);
-    int r = handle ? directory_acquire(fs, node, &place) : -ENOMEM;
+    int r = handle ? fresh_acquire(fs, node, &place) : -ENOMEM;
+    if (r == 0)
+        r = check_name(&place, NULL);
     if (r == 0)
         r = list(&place, waiter, handle);
     if (r == 0) {

@@ -38,12 +38,18 @@ void objects_defer(struct objects *objects, struct deferred *deferred)
     DL_APPEND(objects->deferred, deferred);
 }
 
+void objects_defer_first(struct objects *objects, struct deferred *deferred)
+{
+    DL_PREPEND(objects->deferred, deferred);
+}
+
 void object_init(struct object *object, struct objects *objects, enum object_kind kind,
                  uint64_t serial, void (*destroy)(struct object *object))
 {
     *object = (struct object){
         .objects = objects, .kind = kind, .references = 1, .serial = serial, .destroy = destroy};
     clock_gettime(CLOCK_REALTIME, &object->changed);
+    object->listed = object->changed;
 }
 
 struct object *object_ref(struct object *object)
@@ -86,6 +92,13 @@ static void run_wake(struct deferred *deferred)
 }
 
 void object_changed(struct object *object)
+{
+    object_touched(object);
+    object->listed = object->changed;
+    object->objects->expire_nodes(object);
+}
+
+void object_touched(struct object *object)
 {
     struct poller *poller;
     clock_gettime(CLOCK_REALTIME, &object->changed);

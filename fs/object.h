@@ -37,6 +37,8 @@ struct objects {
     void (*wake)(void *poll); /* takes what was given to a poller */
     /* Ends the nodes of an object that is removed: the kernel may remember them for long. */
     void (*end_nodes)(struct object *object);
+    /* What the kernel keeps of the object's directories counts no more. */
+    void (*expire_nodes)(struct object *object);
     uint64_t last_serial; /* of drafts and staged files */
 };
 
@@ -48,6 +50,8 @@ void objects_unlock(struct objects *objects);
 void objects_names_only(struct objects *objects);
 /* With the lock held. */
 void objects_defer(struct objects *objects, struct deferred *deferred);
+/* The same, before all that are not deferred so: no answer may come before it. */
+void objects_defer_first(struct objects *objects, struct deferred *deferred);
 
 /* Each kind but the root and `events` is a struct that begins with a struct object. */
 enum object_kind {
@@ -63,9 +67,9 @@ struct object {
     struct objects *objects;
     enum object_kind kind;
     unsigned references;
-    uint64_t serial; /* unique among its kind, never reused */
-    bool removed;    /* what still refers to it gets ENODEV */
-    struct timespec changed;
+    uint64_t serial;                 /* unique among its kind, never reused */
+    bool removed;                    /* its names are ESTALE, and what is open of it is ENODEV */
+    struct timespec changed, listed; /* mtime of its files and links, and of its directories */
     void (*destroy)(struct object *object); /* NULL: it is a part of something else */
     struct mailbox_file *mailboxes; /* of snapshots and instances: by name, those that were used */
     struct poller *pollers;
@@ -92,7 +96,10 @@ struct object *object_ref(struct object *object);
 void object_unref(struct object *object);
 /* Marks it, tells its pollers, and ends its nodes; the caller has a reference. */
 void object_remove(struct object *object);
-/* Its mtime is now, and its pollers are woken. */
+/* Of a file of it: the mtime is now, and its pollers are woken. */
+void object_touched(struct object *object);
+/* The same when names have come or gone, too, or may have: the kernel asks again for what it has
+ * kept of its directories. */
 void object_changed(struct object *object);
 /* The file of the mailbox of that name, which is made if it is not known yet. NULL without memory.
  */

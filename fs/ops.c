@@ -36,6 +36,15 @@ void ops_release(void *poll)
     fuse_pollhandle_destroy(poll);
 }
 
+/* For as long as nothing changes: what does, is told (node.h). */
+static const double KEPT_SECONDS = 1e6;
+
+void ops_expire(void *kernel, uint64_t node)
+{
+    struct fuse_session *const *session = kernel;
+    fuse_lowlevel_notify_inval_inode(*session, node, -1, 0); /* it may have forgotten it */
+}
+
 /* A request that may be answered later. */
 struct pending {
     struct waiter waiter;
@@ -43,7 +52,7 @@ struct pending {
     void (*call)(struct pending *pending); /* again, when a scan has ended */
     fuse_ino_t node;
     char *name;               /* lookup */
-    struct fuse_file_info fi; /* opendir, read */
+    struct fuse_file_info fi; /* open, opendir, read */
     size_t size;              /* read: at most; write: what is returned on success */
     off_t offset;             /* read */
 };
@@ -105,10 +114,11 @@ static bool failed(fuse_req_t req, int r)
     return r < 0;
 }
 
-static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st)
+/* Attributes that come with a name are not kept: such an answer may be late. */
+static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st, bool keep)
 {
     struct fs *fs = fs_of(req);
-    struct fuse_entry_param entry = {.ino = node};
+    struct fuse_entry_param entry = {.ino = node, .entry_timeout = keep ? KEPT_SECONDS : 0};
     if (failed(req, r))
         return;
     entry.attr = *st;
@@ -120,12 +130,13 @@ static void call_lookup(struct pending *pending)
 {
     uint64_t node = 0;
     struct stat st = {0};
+    bool keep = false;
     int r = pending->name ? fs_lookup(fs_of(pending->req), pending->node, pending->name,
-                                      &pending->waiter, &node, &st)
+                                      &pending->waiter, &node, &st, &keep)
                           : -ENOMEM;
     if (r == FS_LATER)
         return;
-    reply_entry(pending->req, r, node, &st);
+    reply_entry(pending->req, r, node, &st, keep);
     pending_free(pending);
 }
 
@@ -152,11 +163,33 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
     fuse_reply_none(req);
 }
 
-static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+/* Without a waiter: -EAGAIN, and nothing is answered, if it has to wait. */
+static int try_getattr(fuse_req_t req, fuse_ino_t node, const struct handle *handle,
+                       struct waiter *waiter)
 {
     struct stat st;
-    if (!failed(req, fs_getattr(fs_of(req), node, handle_of(fi), &st)))
-        fuse_reply_attr(req, &st, 0);
+    bool keep;
+    int r = fs_getattr(fs_of(req), node, handle, waiter, &st, &keep);
+    if (r != FS_LATER && r != -EAGAIN && !failed(req, r))
+        fuse_reply_attr(req, &st, keep ? KEPT_SECONDS : 0);
+    return r;
+}
+
+static void call_getattr(struct pending *pending)
+{
+    if (try_getattr(pending->req, pending->node, NULL, &pending->waiter) != FS_LATER)
+        pending_free(pending);
+}
+
+/* Nearly always it is answered at once. */
+static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    struct pending *pending;
+    if (try_getattr(req, node, handle_of(fi), NULL) != -EAGAIN ||
+        !(pending = pending_create(req, node, NULL, call_again)))
+        return;
+    pending->call = call_getattr;
+    call_getattr(pending);
 }
 
 /* Mode, owner and times are accepted and have no effect. */
@@ -182,7 +215,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     (void)mode;
     int r = fs_mkdir(fs_of(req), parent, name, tid_of(req), &node, &st);
     fault_point(FAULT_REPLY);
-    reply_entry(req, r, node, &st);
+    reply_entry(req, r, node, &st, true);
     fault_point(FAULT_REPLIED);
 }
 
@@ -234,7 +267,7 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
                       struct fuse_file_info *fi)
 {
     struct fs *fs = fs_of(req);
-    struct fuse_entry_param entry = {0};
+    struct fuse_entry_param entry = {.entry_timeout = KEPT_SECONDS};
     struct handle *handle;
     uint64_t node;
     (void)mode;
@@ -261,17 +294,37 @@ static void spare_flush(struct fuse_file_info *fi)
 #endif
 }
 
-static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+/* As try_getattr(). */
+static int try_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi,
+                    struct waiter *waiter)
 {
     struct fs *fs = fs_of(req);
     struct handle *handle;
-    if (failed(req, fs_open_file(fs, node, fi->flags, tid_of(req), &handle)))
-        return;
+    int r = fs_open_file(fs, node, fi->flags, tid_of(req), waiter, &handle);
+    if (r == FS_LATER || r == -EAGAIN || failed(req, r))
+        return r;
     fi->fh = (uintptr_t)handle;
     fi->direct_io = 1;
     spare_flush(fi);
     if (fuse_reply_open(req, fi) < 0)
         fs_release(fs, handle);
+    return 0;
+}
+
+static void call_open(struct pending *pending)
+{
+    if (try_open(pending->req, pending->node, &pending->fi, &pending->waiter) != FS_LATER)
+        pending_free(pending);
+}
+
+static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
+{
+    struct pending *pending;
+    if (try_open(req, node, fi, NULL) != -EAGAIN ||
+        !(pending = pending_create(req, node, fi, call_again)))
+        return;
+    pending->call = call_open;
+    call_open(pending);
 }
 
 static void call_read(struct pending *pending)

@@ -24,5 +24,7 @@ struct ops_context {
 /* For struct fs_setup. */
 void ops_wake(void *poll);
 void ops_release(void *poll);
+/* `kernel` is a struct fuse_session **. */
+void ops_expire(void *kernel, uint64_t node);
 
 #endif

@@ -84,7 +84,7 @@ int refuse(const struct refusal *refusal, struct error *err)
         error_set(err, err->code, "%s", reason_of(refusal->operation, err->code));
     path_of(refusal->directory, path, sizeof path);
     add_line(&fs->refusals, refusal, path, err);
-    object_changed(&fs->root);
+    object_touched(&fs->root);
     note(object, err);
     if (refusal->target && refusal->target->object != object)
         note(refusal->target->object, err);

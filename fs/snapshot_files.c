@@ -143,29 +143,10 @@ static const struct directory snapshot_directory = {.entries = snapshot_entries,
                                                     .count = array_length(snapshot_entries),
                                                     .find = network_find,
                                                     .list = network_list};
-static const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5,
+static const struct entry snapshot_entry = {NULL, S_IFDIR | 0755, 5, .appears = true,
                                             .directory = &snapshot_directory};
 
 /* snapshots/ */
-
-/* What is not in the store any more is removed, whoever took it out; so is what was staged. */
-static void refresh_snapshots(struct fs *fs)
-{
-    struct forkable *snapshot, *next;
-    snapshots_refresh(fs->setup.snapshots);
-    unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
-    unsigned notes = store_notes_changes(fs->setup.snapshots->store->notes);
-    objects_lock(&fs->objects);
-    if (fs->vanished != vanished)
-        HASH_ITER (hh, fs->snapshots, snapshot, next)
-            if (snapshot_is_removed(snapshot->of.snapshot))
-                forkable_remove(snapshot);
-    fs->vanished = vanished;
-    if (fs->notes != notes)
-        object_changed(&fs->root);
-    fs->notes = notes;
-    objects_unlock(&fs->objects);
-}
 
 static int find_snapshot(const struct place *directory, const char *name, struct waiter *waiter,
                          struct place *ret)
@@ -221,7 +202,5 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
     return r;
 }
 
-const struct directory snapshots_directory = {.refresh = refresh_snapshots,
-                                              .find = find_snapshot,
-                                              .list = list_snapshots,
-                                              .remove = remove_snapshot};
+const struct directory snapshots_directory = {
+    .of_snapshots = true, .find = find_snapshot, .list = list_snapshots, .remove = remove_snapshot};

@@ -99,6 +99,11 @@ static void on_change(void *context, const char *id)
     fs_changed(((struct daemon *)context)->ops.fs, OBJECT_INSTANCE, id);
 }
 
+static void on_snapshots(void *context)
+{
+    fs_refresh(((struct daemon *)context)->ops.fs);
+}
+
 static void on_warm_change(void *context, const char *id)
 {
     fs_changed(((struct daemon *)context)->ops.fs, OBJECT_SNAPSHOT, id);
@@ -234,7 +239,9 @@ static int open_layers(struct daemon *daemon, struct error *err)
                                       .events = daemon->events,
                                       .rules = arguments->rules,
                                       .wake = ops_wake,
-                                      .release = ops_release};
+                                      .release = ops_release,
+                                      .expire = ops_expire,
+                                      .kernel = &daemon->session};
     const struct instances_setup instances_setup = {
         .store = &daemon->store,
         .snapshots = &daemon->snapshots,
@@ -245,6 +252,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
         .confine = daemon->confine.is_on ? &daemon->confine.vmm : NULL,
         .on_change = on_change,
         .on_vanished = on_vanished,
+        .on_snapshots = on_snapshots,
         .warn = warn,
         .context = daemon,
         .on_event = event_instance,

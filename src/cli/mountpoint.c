@@ -66,20 +66,20 @@ int mountpoint_has(const char *path, const char *type, struct error *err)
 }
 
 /*
- * stat(), in a process of its own: a daemon that is stopped or hangs does not answer, and who has
- * asked it may not be killed then. 0, or what stat() failed with; ETIMEDOUT at the deadline;
- * -errno: it could not be asked.
+ * statx(), in a process of its own: a daemon that is stopped or hangs does not answer, and who has
+ * asked it may not be killed then. What the kernel keeps is no answer. 0, or what it failed with;
+ * ETIMEDOUT at the deadline; -errno: it could not be asked.
  */
 static int ask(const char *path, double deadline_ms, struct error *err)
 {
-    struct stat st;
+    struct statx st;
     siginfo_t info = {0};
     auto_close int pidfd = -1;
     /* As fork(), but there is no child without a descriptor of it. */
     pid_t pid = (pid_t)syscall(SYS_clone, CLONE_PIDFD | SIGCHLD, NULL, &pidfd, NULL, NULL);
     if (pid == 0) {
         setsid();
-        _exit(stat(path, &st) == 0 ? 0 : errno);
+        _exit(statx(AT_FDCWD, path, AT_STATX_FORCE_SYNC, STATX_BASIC_STATS, &st) == 0 ? 0 : errno);
     }
     if (pid < 0)
         return error_errno(err, errno, "cannot ask the hypefs that is mounted there");

@@ -157,6 +157,8 @@ struct instances_setup {
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by
      * instance_remove_vanished(). Called again until it is. NULL: nobody removes it. */
     void (*on_vanished)(void *context, const char *id, uint64_t serial);
+    /* Snapshots may have come to the store or gone from it. NULL: nobody is told. */
+    void (*on_snapshots)(void *context);
     void *context;
     /* Called with the lock held, so that what is told comes in the order in which it happened: may
      * read the instance, takes no lock of fs/ or here. NULL: nobody is told. */
@@ -173,7 +175,7 @@ struct instances {
     uint64_t last_serial;
     bool stopping;
     unsigned recovering;               /* threads that recover VMs (instances.c) */
-    int epoll_fd, stop_fd; /* the watch for VMMs that end */
+    int epoll_fd, stop_fd, inotify_fd; /* of the watch (watch.c); inotify_fd may be -1 */
     pthread_t watch;
     bool watched;           /* that thread runs; the next two are its own (vanished.c) */
     struct store_seen seen; /* of instances/ in the store */

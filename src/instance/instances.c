@@ -170,7 +170,7 @@ static int begin_lives(struct instances *table, struct error *err)
 
 int instances_open(const struct instances_setup *setup, struct instances *ret, struct error *err)
 {
-    *ret = (struct instances){.setup = *setup, .epoll_fd = -1, .stop_fd = -1};
+    *ret = (struct instances){.setup = *setup, .epoll_fd = -1, .stop_fd = -1, .inotify_fd = -1};
     pthread_mutex_init(&ret->lock, NULL);
     pthread_cond_init(&ret->idle, NULL);
     int r = instances_watch(ret, err);
@@ -203,6 +203,7 @@ void instances_close(struct instances *instances)
     instances_join(instances);
     cleanup_close(&instances->stop_fd);
     cleanup_close(&instances->epoll_fd);
+    cleanup_close(&instances->inotify_fd);
     struct instance *instance, *next;
     HASH_ITER (hh, instances->by_id, instance, next) {
         HASH_DEL(instances->by_id, instance);

@@ -64,9 +64,10 @@ static bool is_of_mount(const struct harness *h, pid_t pid, const char *call)
     case SYS_pread64:
     case SYS_getdents64:
         return is_file_of_mount(h, pid, first);
-    case SYS_openat:
-    case SYS_newfstatat:
+    case SYS_newfstatat: /* fstat() is that one without a path */
     case SYS_statx:
+        return is_path_of_mount(pid, second) || is_file_of_mount(h, pid, first);
+    case SYS_openat:
         return is_path_of_mount(pid, second);
     default:
         return false;

@@ -165,9 +165,9 @@ static void check_old(const struct old *old)
     assert_fails(pread(old->staged, &byte, 1, 0), ENODEV);
     assert_fails(pread(old->status, &byte, 1, 0), ENODEV);
     assert_fails(ftruncate(old->options, 0), ENODEV);
-    assert_fails(fstat(old->status, &st), ENODEV);
-    assert_fails(fstat(old->directory, &st), ENODEV);
-    assert_fails(openat(old->directory, "status", O_RDONLY | O_CLOEXEC), ENODEV);
+    assert_fails(fstat(old->status, &st), ESTALE);
+    assert_fails(fstat(old->directory, &st), ESTALE);
+    assert_fails(openat(old->directory, "status", O_RDONLY | O_CLOEXEC), ESTALE);
     struct pollfd fd = {.fd = old->status, .events = POLLPRI};
     assert_int_equal(poll(&fd, 1, 0), 1);
     assert_true(fd.revents & POLLERR);

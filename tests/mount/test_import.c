@@ -249,7 +249,10 @@ static void id_that_is_taken_is_refused(void **state)
         harness_format(h, "taken in the store by %s:", harness_store_path(h, "snapshots/ch"));
     assert_contains(assert_shell("bash", CLOUD "ch", 1).err, place);
     assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "ch\n");
-    assert_shell("bash", "> $S/snapshots/ch/snapshot.json; ! ls -d snapshots/ch", 0);
+    assert_shell("bash",
+                 "mv $S/snapshots/ch $T/away && > $T/away/snapshot.json && "
+                 "mv $T/away $S/snapshots/ch && ! ls -d snapshots/ch",
+                 0);
     assert_contains(assert_shell("bash", CLOUD "ch", 1).err, place);
     assert_shell("bash", "mv $S/snapshots/ch $T/away", 0);
     assert_silent(h, CLOUD "ch");

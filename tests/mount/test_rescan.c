@@ -189,7 +189,7 @@ static void snapshot_removed_while_it_is_scanned_is_gone_at_once(void **state)
     harness_await_blocked(h, list.pid);
     harness_await_blocked(h, look.pid);
     assert_shell("bash", "timeout 20 rmdir snapshots/base", 0);
-    assert_contains(harness_finish(h, &list).err, "No such device");
+    assert_contains(harness_finish(h, &list).err, "No such file or directory");
     assert_contains(harness_finish(h, &look).err, "No such");
     assert_string_equal(assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v :", 0).out,
                         "\n");

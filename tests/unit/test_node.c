@@ -164,8 +164,8 @@ static void node_when_looked_up_again_is_the_same_but_for_commands(void **state)
         uint64_t first = tree_walk(tree, new[i]), second = tree_walk(tree, new[i]);
         struct stat a, b;
         assert_int_not_equal(first, second);
-        assert_int_equal(fs_getattr(tree->fs, first, NULL, &a), 0);
-        assert_int_equal(fs_getattr(tree->fs, second, NULL, &b), 0);
+        assert_int_equal(tree_getattr(tree, first, &a), 0);
+        assert_int_equal(tree_getattr(tree, second, &b), 0);
         assert_int_equal(a.st_ino, b.st_ino);
     }
 }
@@ -179,17 +179,17 @@ static void node_when_forgotten_is_gone_and_its_id_never_reused(void **state)
     assert_int_equal(tree_lookup(tree, base, "info", &node, &st), 0);
     assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
     fs_forget(tree->fs, node, 1);
-    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), 0); /* looked up twice */
+    assert_int_equal(tree_getattr(tree, node, &st), 0); /* looked up twice */
     fs_forget(tree->fs, node, 1);
-    assert_int_equal(fs_getattr(tree->fs, node, NULL, &st), -ENODEV);
+    assert_int_equal(tree_getattr(tree, node, &st), -ESTALE);
     fs_forget(tree->fs, node, 1);
     fs_forget(tree->fs, UINT64_MAX, 1);
     assert_int_equal(tree_lookup(tree, base, "info", &again, &st), 0);
     assert_true(again > node);
     fs_forget(tree->fs, again, UINT64_MAX);
-    assert_int_equal(fs_getattr(tree->fs, again, NULL, &st), -ENODEV);
+    assert_int_equal(tree_getattr(tree, again, &st), -ESTALE);
     fs_forget(tree->fs, 1, UINT64_MAX);
-    assert_int_equal(fs_getattr(tree->fs, 1, NULL, &st), 0); /* the root stays */
+    assert_int_equal(tree_getattr(tree, 1, &st), 0); /* the root stays */
 }
 
 static void lookup_when_there_is_nothing_fails(void **state)

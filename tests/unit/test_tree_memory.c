@@ -107,9 +107,9 @@ static bool try_read(struct tree *tree, const char *path, const char *text, unsi
     caller_init(&caller);
     faults_begin(at);
     faults_armed = true;
-    int r = fs_getattr(tree->fs, node, NULL, &st);
+    int r = tree_getattr(tree, node, &st);
     if (r == 0)
-        r = fs_open_file(tree->fs, node, O_RDONLY, gettid(), &handle);
+        r = fs_open_file(tree->fs, node, O_RDONLY, gettid(), NULL, &handle);
     if (r == 0)
         r = fs_read(tree->fs, handle, TEXT_SIZE, 0, &caller.waiter, &bytes, &size);
     faults_armed = false;

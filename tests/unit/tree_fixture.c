@@ -147,7 +147,8 @@ int tree_lookup(struct tree *tree, uint64_t parent, const char *name, uint64_t *
     for (;;) {
         struct caller caller;
         caller_init(&caller);
-        int r = fs_lookup(tree->fs, parent, name, &caller.waiter, ret_node, ret);
+        bool keep;
+        int r = fs_lookup(tree->fs, parent, name, &caller.waiter, ret_node, ret, &keep);
         bool later = r == FS_LATER;
         r = caller_wait(&caller, r);
         if (!later || r < 0)
@@ -155,12 +156,18 @@ int tree_lookup(struct tree *tree, uint64_t parent, const char *name, uint64_t *
     }
 }
 
+int tree_getattr(struct tree *tree, uint64_t node, struct stat *ret)
+{
+    bool keep;
+    return fs_getattr(tree->fs, node, NULL, NULL, ret, &keep);
+}
+
 int64_t tree_try_walk(struct tree *tree, const char *path, struct stat *ret)
 {
     char copy[PATH_MAX], *rest = NULL;
     uint64_t node = 1;
     snprintf(copy, sizeof copy, "%s", path);
-    assert_int_equal(fs_getattr(tree->fs, node, NULL, ret), 0);
+    assert_int_equal(tree_getattr(tree, node, ret), 0);
     for (char *name = strtok_r(copy, "/", &rest); name; name = strtok_r(NULL, "/", &rest)) {
         int r = tree_lookup(tree, node, name, &node, ret);
         if (r < 0)
@@ -207,7 +214,7 @@ int tree_open_flags(struct tree *tree, const char *path, int flags, struct handl
         return fs_create(tree->fs, parent, name, flags, gettid(), &node, &st, ret);
     if (r == 0 && (flags & (O_CREAT | O_EXCL)) == (O_CREAT | O_EXCL))
         return -EEXIST;
-    return r < 0 ? r : fs_open_file(tree->fs, node, flags & ~O_CREAT, gettid(), ret);
+    return r < 0 ? r : fs_open_file(tree->fs, node, flags & ~O_CREAT, gettid(), NULL, ret);
 }
 
 struct handle *tree_open(struct tree *tree, const char *path, int flags)

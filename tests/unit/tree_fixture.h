@@ -42,6 +42,8 @@ int caller_wait(struct caller *caller, int r);
 int tree_lookup(struct tree *tree, uint64_t parent, const char *name, uint64_t *ret_node,
                 struct stat *ret);
 /* The node at a path, or -errno. The root for "". */
+/* Without a waiter. */
+int tree_getattr(struct tree *tree, uint64_t node, struct stat *ret);
 int64_t tree_try_walk(struct tree *tree, const char *path, struct stat *ret);
 uint64_t tree_walk(struct tree *tree, const char *path);
 struct stat tree_stat(struct tree *tree, const char *path);
