@@ -17,9 +17,10 @@ static const struct row {
     const char *name;
     void (*run)(void **state);
 } rows[] = {
-    {"forks", bench_forks},   {"warm", bench_warm},   {"confine", bench_confine},
-    {"copies", bench_copies}, {"saves", bench_saves}, {"scan", bench_scan},
-    {"tree", bench_tree},     {"many", bench_many},   {"waiting", bench_waiting},
+    {"forks", bench_forks},     {"warm", bench_warm},     {"wall", bench_wall},
+    {"confine", bench_confine}, {"copies", bench_copies}, {"saves", bench_saves},
+    {"scan", bench_scan},       {"tree", bench_tree},     {"many", bench_many},
+    {"waiting", bench_waiting},
 };
 
 static bool quick;

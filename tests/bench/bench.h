@@ -69,6 +69,7 @@ void bench_forget(void);
 void bench_forks(void **state);
 void bench_warm(void **state);
 void bench_confine(void **state);
+void bench_wall(void **state);
 void bench_copies(void **state);
 void bench_saves(void **state);
 void bench_scan(void **state);
