@@ -280,6 +280,21 @@ static void add_vsock(const struct firecracker *firecracker, const struct machin
         json_add_string(json_add_object(body, "vsock_override"), "uds_path", vsock_name);
 }
 
+/* A memory that was on hugetlbfs would else be loaded through userfaultfd only. */
+static int add_huge_pages(const struct firecracker *firecracker, const struct machine *machine,
+                          cJSON *body, struct error *err)
+{
+    if (!machine->huge_pages)
+        return 0;
+    if (!firecracker_is_at_least(firecracker, 1, 17))
+        return error_set(err, EOPNOTSUPP,
+                         "the saved state is of a VM with huge_pages \"2M\", which needs "
+                         "Firecracker 1.17 to be forked, and this one is %s: use a newer one",
+                         firecracker->version);
+    json_add_string(body, "huge_pages", "None");
+    return 0;
+}
+
 /* The directory that the socket is in, and its name there. */
 static int open_folder(int directory_fd, const char *path, const char **ret_name)
 {
@@ -351,6 +366,8 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     add_file(backend, "backend_path", image, memory_name);
     add_vsock(firecracker, machine, body);
     r = add_network(firecracker, machine, body, err);
+    if (r == 0)
+        r = add_huge_pages(firecracker, machine, body, err);
     if (r < 0) {
         cJSON_Delete(body);
         return r;

@@ -111,6 +111,9 @@ void firecracker_explain_drives(const struct vmm_context *context, const struct 
         error_append(err, " (a VMM sees no files but those that its snapshot names: if the saved "
                           "state names another, import it again with a --config that has it, or "
                           "mount with --vmm-read PATH)");
+    if (!machine->huge_pages && err && strstr(err->text, "hugetlbfs"))
+        error_append(err, " (import it again with a --config that says huge_pages \"2M\": then "
+                          "Firecracker 1.17 and later can map it)");
     for (size_t i = 0; i < machine->disk_count; i++) {
         const struct machine_disk *disk = &machine->disks[i];
         if (disk->frozen && !disk->saved_path && disk->path[0] == '/' &&

@@ -74,6 +74,8 @@ struct machine {
     size_t disk_count;
     uint64_t console_max_bytes; /* of each log; 0: MACHINE_LOG_MAX_DEFAULT */
     char *vsock; /* path of the Unix socket behind a vsock device; NULL: there is no such device */
+    bool huge_pages; /* of a saved state that another tool made: it says that the memory was on
+                        hugetlbfs, where that of a load is not */
 
     /* For booting only; NULL when not given. Absolute paths. */
     char *kernel, *initrd, *cmdline;
@@ -97,8 +99,8 @@ int machine_set_tap(struct machine *machine, const char *tap, struct error *err)
 /* The same of those that `taps` names: an object, of the ids of interfaces with the names of taps.
  * EINVAL: there is no such interface, or two are on one tap. */
 int machine_set_taps(struct machine *machine, const cJSON *taps, struct error *err);
-/* It runs: what is saved of it from now on is on the taps that it has, and names its own copies of
- * the disks that were frozen. */
+/* It runs: what is saved of it from now on is on the taps that it has, names its own copies of the
+ * disks that were frozen, and says of what pages its memory is now. */
 void machine_settle(struct machine *machine);
 
 /* Everything but the hypervisor, for snapshot.json; and back (untrusted: EINVAL). The boot members

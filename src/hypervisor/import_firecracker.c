@@ -66,6 +66,15 @@ static int read_hotplug(const cJSON *json, int64_t *ret_mib, struct error *err)
     return r < 0 ? error_prefix(err, r, "memory-hotplug") : 0;
 }
 
+/* The memory file is the same, of whatever pages the memory was. */
+static int read_huge_pages(const char *text, struct machine *machine, struct error *err)
+{
+    machine->huge_pages = strcmp(text, "2M") == 0;
+    if (machine->huge_pages || strcmp(text, "None") == 0 || strcmp(text, "Transparent") == 0)
+        return 0;
+    return error_set(err, EOPNOTSUPP, "machine-config: huge_pages \"%.20s\" is not known", text);
+}
+
 /* On entry the machine has the size of its memory file. */
 static int read_machine_config(const cJSON *json, int64_t hotplug_mib, struct machine *machine,
                                struct error *err)
@@ -84,12 +93,8 @@ static int read_machine_config(const cJSON *json, int64_t hotplug_mib, struct ma
     int r = json_read_known(json, fields, array_length(fields), &config, err);
     if (r < 0)
         error_prefix(err, r, "machine-config");
-    /* Such a snapshot is loaded through userfaultfd only. */
-    else if (config.huge_pages && strcmp(config.huge_pages, "None") != 0 &&
-             strcmp(config.huge_pages, "Transparent") != 0)
-        r = error_set(err, EOPNOTSUPP,
-                      "machine-config: a guest with huge_pages \"%.20s\" cannot be forked yet",
-                      config.huge_pages);
+    else if (config.huge_pages)
+        r = read_huge_pages(config.huge_pages, machine, err);
     free(config.huge_pages);
     machine->vcpus = (unsigned)config.vcpus;
     uint64_t bytes = (uint64_t)config.memory_mib * MIB;

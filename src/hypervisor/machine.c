@@ -130,6 +130,7 @@ void machine_settle(struct machine *machine)
             free(steal_pointer(machine->disks[i].saved_path));
     for (size_t i = 0; i < machine->interface_count; i++)
         machine->interfaces[i].replaced = false;
+    machine->huge_pages = false;
 }
 
 int machine_check_taps(const struct machine *machine, struct error *err)

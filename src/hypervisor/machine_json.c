@@ -83,6 +83,8 @@ cJSON *machine_to_json(const struct machine *machine)
         json_add_number(json, "console_max_bytes", (double)machine->console_max_bytes);
     if (machine->vsock)
         json_add_string(json, "vsock", machine->vsock);
+    if (machine->huge_pages)
+        json_add_bool(json, "huge_pages", true);
     if (machine->in_firmware)
         add_boot(json, machine);
     return json;
@@ -262,6 +264,7 @@ static int read_members(const cJSON *json, struct stored_machine *stored, struct
         {"host_cpu", JSON_STRING, FIELD(machine.host_cpu), .nullable = true},
         {"version", JSON_STRING, FIELD(machine.version), .nullable = true},
         {"vsock", JSON_STRING, FIELD(machine.vsock), .nullable = true},
+        {"huge_pages", JSON_BOOL, FIELD(machine.huge_pages)},
         {"console_max_bytes", JSON_INTEGER, FIELD(console_max_bytes), .min = MACHINE_LOG_MAX_LEAST,
          .max = MACHINE_LOG_MAX_MOST},
     };

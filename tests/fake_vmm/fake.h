@@ -49,6 +49,7 @@ struct fake {
     uint64_t memory_bytes;
     unsigned vcpus;
     char kernel[512], boot_args[1024], vsock[512];
+    char huge_pages[16]; /* "": as "None" */
     struct fake_drive drives[FAKE_DEVICES_MAX];
     size_t drive_count;
     cJSON *pmem;   /* devices, as the state has them; NULL: none */

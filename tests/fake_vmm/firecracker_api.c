@@ -139,6 +139,9 @@ static int get_config(struct fake *fake, const char *id, const cJSON *body, cJSO
     cJSON *machine = cJSON_AddObjectToObject(*ret, "machine-config");
     cJSON_AddNumberToObject(machine, "vcpu_count", fake->vcpus);
     cJSON_AddNumberToObject(machine, "mem_size_mib", (double)(fake->memory_bytes >> 20));
+    if (fake->minor >= 7)
+        cJSON_AddStringToObject(machine, "huge_pages",
+                                fake->huge_pages[0] ? fake->huge_pages : "None");
     cJSON *interfaces = cJSON_AddArrayToObject(*ret, "network-interfaces");
     for (size_t i = 0; i < fake->interface_count; i++) {
         cJSON *interface = cJSON_CreateObject();
@@ -277,11 +280,25 @@ static int check_overrides(const struct fake *fake, const cJSON *body, char *fau
     return 0;
 }
 
+static int check_huge_pages(const cJSON *body, char *fault)
+{
+    static const char *const variants[] = {"Snapshot", "None", "Transparent", "2M"};
+    if (!cJSON_HasObjectItem(body, "huge_pages"))
+        return 0;
+    for (size_t i = 0; i < array_length(variants); i++)
+        if (strcmp(fake_text(body, "huge_pages"), variants[i]) == 0)
+            return 0;
+    return deserializing(fault,
+                         "unknown variant `%s`, expected one of `Snapshot`, `None`, `Transparent`, "
+                         "`2M`",
+                         fake_text(body, "huge_pages"));
+}
+
 static int put_load(struct fake *fake, const char *id, const cJSON *body, cJSON **ret, char *fault)
 {
     (void)id;
     (void)ret;
-    if (check_overrides(fake, body, fault) < 0)
+    if (check_overrides(fake, body, fault) < 0 || check_huge_pages(body, fault) < 0)
         return -1;
     if (fake->boot_path)
         return refuse(fault, "Load snapshot error: Loading a microVM snapshot not allowed after "
@@ -393,7 +410,8 @@ static const struct call {
       {"network_overrides", cJSON_Array, false, 12},
       {"track_dirty_pages", cJSON_True, false, 13},
       {"vsock_override", cJSON_Object, false, 16},
-      {"clock_realtime", cJSON_True, false, 16}}},
+      {"clock_realtime", cJSON_True, false, 16},
+      {"huge_pages", cJSON_String, false, 17}}},
     {"PUT",
      "/snapshot/create",
      "create",

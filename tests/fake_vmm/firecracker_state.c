@@ -65,6 +65,8 @@ static int write_state(const struct fake *fake, int fd)
     }
     if (fake->vsock[0])
         cJSON_AddStringToObject(json, "vsock", fake->vsock);
+    if (fake->huge_pages[0])
+        cJSON_AddStringToObject(json, "huge_pages", fake->huge_pages);
     cJSON *regions = cJSON_AddArrayToObject(json, "regions");
     for (size_t i = 0; i < fake->region_count; i++) {
         cJSON *region = cJSON_CreateObject();
@@ -225,6 +227,19 @@ static int check_backend(const cJSON *backend, char *fault)
     return 0;
 }
 
+/* What the load says of it, or else the state. */
+static int choose_pages(struct fake *fake, const cJSON *state, const char *wanted, char *fault)
+{
+    const bool other = wanted[0] && strcmp(wanted, "Snapshot") != 0;
+    snprintf(fake->huge_pages, sizeof fake->huge_pages, "%s",
+             other ? wanted : fake_text(state, "huge_pages"));
+    return strcmp(fake->huge_pages, "2M") != 0
+               ? 0
+               : cannot_load(fault, "Failed to load guest memory: Error creating guest memory from "
+                                    "file: Cannot restore hugetlbfs backed snapshot by mapping the "
+                                    "memory file. Please use uffd.");
+}
+
 int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAKE_TEXT_SIZE])
 {
     auto_json cJSON *state = NULL;
@@ -237,7 +252,8 @@ int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAK
     if (major != fake->major || minor != fake->minor)
         return cannot_load(fault, "Failed to get snapshot state from file: Failed to load snapshot "
                                   "state from file: Invalid snapshot version");
-    if (load_memory(fake, state, fake_text(backend, "backend_path"), fault) < 0 ||
+    if (choose_pages(fake, state, fake_text(body, "huge_pages"), fault) < 0 ||
+        load_memory(fake, state, fake_text(backend, "backend_path"), fault) < 0 ||
         load_drives(fake, state, fault) < 0 ||
         load_interfaces(fake, state, cJSON_GetObjectItem(body, "network_overrides"), fault) < 0 ||
         load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0)

@@ -419,6 +419,26 @@ static void drives_are_found_where_the_state_names_them(void **state)
     fake_drop(h, "fork-1");
 }
 
+/* As an import with --config leaves it. */
+static void memory_that_was_on_hugetlbfs_is_forked_by_a_version_that_maps_it(void **state)
+{
+    struct harness *h = *state;
+    fake_craft(h, &small, "1.17.0", "\"huge_pages\":\"2M\"", ".machine.huge_pages=true");
+    fake_mount(h);
+    fake_tell(h, "FAKE_VMM_VERSION=1.16.2");
+    assert_refused(h, EOPNOTSUPP, "load",
+                   "needs Firecracker 1.17 to be forked, and this one is 1.16.2");
+    fake_tell(h, "FAKE_VMM_VERSION=1.17.0");
+    stage(h, "m", "{}", "memory", LONG_MS);
+    assert_errno(commit(h, "f1"), 0);
+    /* What is saved of it is of a memory like any other's. */
+    harness_put(fake_instance(h, "f1", "snapshot"), "own");
+    assert_shell("bash", "! grep -q huge_pages $S/snapshots/own/snapshot.json", 0);
+    harness_put(harness_path(h, "snapshots/own/forks/new/commit"), "f2");
+    fake_drop(h, "f2");
+    fake_drop(h, "f1");
+}
+
 static void drive_that_nobody_named_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -575,6 +595,7 @@ int main(void)
         bare_test(image_over_3_gib_is_reached_in_both_regions),
         bare_test(drives_are_each_forks_own_or_shared),
         bare_test(drives_are_found_where_the_state_names_them),
+        bare_test(memory_that_was_on_hugetlbfs_is_forked_by_a_version_that_maps_it),
         bare_test(drive_that_nobody_named_is_refused),
         fork_test(faults_are_eio_with_words_and_leave_nothing),
         fork_test(firecrackers_own_words_are_told),

@@ -228,6 +228,22 @@ static void tap_that_is_another_needs_a_version_that_can(void **state)
     unsetenv("FAKE_VMM_VERSION");
 }
 
+static void memory_that_was_on_hugetlbfs_needs_a_version_that_maps_it(void **state)
+{
+    struct vmm_context fork = context_in(*state, "fork");
+    struct machine machine = plain_machine();
+    setenv("FAKE_VMM_VERSION", "1.17.0-dev", 1);
+    make_base(&fork, MEMORY_BYTES, "1.17.0-dev", "\"huge_pages\":\"2M\"");
+    assert_load_fails(&fork, &machine, EIO, "import it again with a --config that says huge_pages");
+    machine.huge_pages = true;
+    stop(load(&fork, &machine));
+    setenv("FAKE_VMM_VERSION", "1.16.2", 1);
+    make_base(&fork, MEMORY_BYTES, "1.16.2", "\"huge_pages\":\"2M\"");
+    assert_load_fails(&fork, &machine, EOPNOTSUPP,
+                      "needs Firecracker 1.17 to be forked, and this one is 1.16.2");
+    unsetenv("FAKE_VMM_VERSION");
+}
+
 static void vsock_when_the_version_can_is_each_forks_own(void **state)
 {
     struct vmm_context a = context_in(*state, "a"), b = context_in(*state, "b");
@@ -288,6 +304,7 @@ int main(void)
         WITH(drives_with_long_ids_have_files_of_their_own),
         WITH(pmem_that_can_be_written_to_is_refused),
         WITH(tap_that_is_another_needs_a_version_that_can),
+        WITH(memory_that_was_on_hugetlbfs_needs_a_version_that_maps_it),
         WITH(vsock_when_the_version_can_is_each_forks_own),
         WITH(vsock_in_the_own_directory_when_nobody_listens_is_made_anew),
     };

@@ -61,6 +61,23 @@ static void firecracker_when_its_devices_are_named_becomes_a_machine(void **stat
     assert_string_equal(bench->import.frozen_from[1], path_of(bench, "data.img", path));
 }
 
+static void firecracker_when_its_memory_was_on_hugetlbfs_says_so(void **state)
+{
+    static const char config[] =
+        "{\"machine-config\":{\"vcpu_count\":1,\"mem_size_mib\":16,\"huge_pages\":\"%s\"}}";
+    struct bench *bench = *state;
+    char text[sizeof config + 16];
+    prepare_firecracker(bench);
+    snprintf(text, sizeof text, config, "2M");
+    put_config(bench, text);
+    assert_checked(bench, "firecracker", true);
+    assert_described(bench, "\"huge_pages\":true");
+    snprintf(text, sizeof text, config, "Transparent");
+    put_config(bench, text);
+    assert_checked(bench, "firecracker", true);
+    assert_false(bench->import.machine.huge_pages);
+}
+
 static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
 {
 #define DRIVE(more) "{\"drives\":[{\"drive_id\":\"a\",\"is_root_device\":true," more "}]}"
@@ -115,7 +132,8 @@ static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
         {HOTPLUG("\"mem_size_mib\":12", "\"slot_size_mib\":4"), EINVAL,
          "\"total_size_mib\" is missing"},
         {MACHINE("\"smt\":true"), EINVAL, "\"mem_size_mib\" is missing"},
-        {MACHINE("\"mem_size_mib\":16,\"huge_pages\":\"2M\""), EOPNOTSUPP, "huge_pages \"2M\""},
+        {MACHINE("\"mem_size_mib\":16,\"huge_pages\":\"2M\""), 0, ""},
+        {MACHINE("\"mem_size_mib\":16,\"huge_pages\":\"1G\""), EOPNOTSUPP, "huge_pages \"1G\""},
         {"{\"drives\":[],\"vsock\":{}}", EINVAL, "vsock: member \"uds_path\""},
         {"{\"drives\":[],\"pmem\":[{\"id\":\"p\",\"path_on_host\":\"/p\"}]}", EOPNOTSUPP, "pmem"},
         {"{\"drives\":[],\"pmem\":[{\"id\":\"p\",\"path_on_host\":\"/p\",\"read_only\":true}]}", 0,
@@ -137,6 +155,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         TEST(firecracker_without_a_configuration_has_no_devices),
         TEST(firecracker_when_its_devices_are_named_becomes_a_machine),
+        TEST(firecracker_when_its_memory_was_on_hugetlbfs_says_so),
         TEST(firecracker_when_its_configuration_is_wrong_is_refused),
     };
     return cmocka_run_group_tests_name("import_firecracker", tests, NULL, NULL);
