@@ -39,9 +39,9 @@ static const char help[] =
     "  --allow-disk DIR   allow disks below DIR, besides those in the folder of the "
     "configuration;\n"
     "                     may be given several times\n"
-    "  --path OLD=NEW     Firecracker: a drive that the configuration names by the path OLD is "
+    "  --path OLD=NEW     Firecracker: a drive or a pmem device that the configuration names by "
     "the\n"
-    "                     file NEW here; may be given several times\n"
+    "                     path OLD is the file NEW here; may be given several times\n"
     "  --copy             copy the memory (the default): by a reflink if the file system can make\n"
     "                     one, else only its data\n"
     "  --link             make a hard link to the memory; it must never change again then\n"
@@ -227,7 +227,9 @@ static void print_findings(const struct work *work)
                 from ? from : import->machine.disks[i].path);
     }
     if (import->machine.vsock)
-        cli_say(stdout, "made by each clone, or in the clone's own folder: %s",
+        cli_say(stdout,
+                "the vsock's socket, made in each clone's directory, but at this path where VMMs "
+                "are not shut in and older than 1.16: %s",
                 import->machine.vsock);
 }
 

@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "hypervisor/confine.h"
@@ -14,6 +13,7 @@
 #include "hypervisor/firecracker_drives.h"
 #include "hypervisor/firecracker_format.h"
 #include "hypervisor/firecracker_save.h"
+#include "hypervisor/firecracker_vsock.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
 #include "hypervisor/programs.h"
@@ -23,7 +23,6 @@
 #include "util/json.h"
 #include "util/plain_file.h"
 #include "util/process.h"
-#include "util/unix_socket.h"
 
 enum {
     PROBE_MS = 10000,
@@ -31,13 +30,11 @@ enum {
     PROBE_OUTPUT_MAX = 4096,
     MIB_SHIFT = 20,
     PATH_SIZE = 128,
-    VSOCK_PATH_MAX = 80, /* longer ones are not looked at */
 };
 
 static const char program_name[] = "firecracker";
 static const char memory_name[] = "memory";
 static const char state_name[] = "state";
-static const char vsock_name[] = "vsock.sock";
 
 /* ---- the program ---- */
 
@@ -78,33 +75,18 @@ static int find_program(const struct vmm_context *context, struct program *ret, 
                          context->cancel_fd, ret, err);
 }
 
-/* Of a VMM that sees no folder but its own. */
-static int check_vsock(const struct machine *machine, const struct program *program,
-                       struct error *err)
-{
-    struct firecracker firecracker;
-    if (!machine->vsock || !strchr(machine->vsock, '/') ||
-        !firecracker_parse_version(program->version, &firecracker) ||
-        firecracker_is_at_least(&firecracker, 1, 16))
-        return 0;
-    return error_set(err, EOPNOTSUPP,
-                     "the saved state has its vsock's socket at %s, which a VMM that is shut in "
-                     "does not see, and this Firecracker (%s) cannot be told another: use 1.16 or "
-                     "later, or mount with --confine off",
-                     machine->vsock, program->version);
-}
-
 static int start(const struct vmm_context *context, const struct machine *machine,
                  const char *image, const struct program *program, struct vmm **ret,
                  struct error *err)
 {
     struct arguments confined = {0};
     int r = machine_check_taps(machine, err);
-    if (r == 0 && image)
-        r = context->confine ? check_vsock(machine, program, err)
-                             : firecracker_check_paths(machine, err);
+    if (r == 0 && image && !context->confine)
+        r = firecracker_check_paths(machine, err);
     if (r == 0 && context->confine)
         confine_begin(&confined, context, machine, image, program->path);
+    if (r == 0 && image && context->confine)
+        r = firecracker_vsock_show(context, machine, program->version, &confined, err);
     if (r == 0)
         r = firecracker_start(machine->hypervisor, context, &confined, program->path, ret, err);
     arguments_finish(&confined);
@@ -272,14 +254,6 @@ static int add_network(const struct firecracker *firecracker, const struct machi
     return 0;
 }
 
-/* In this fork's directory, for the saved one is the same for all. Impossible before 1.16. */
-static void add_vsock(const struct firecracker *firecracker, const struct machine *machine,
-                      cJSON *body)
-{
-    if (machine->vsock && firecracker_is_at_least(firecracker, 1, 16))
-        json_add_string(json_add_object(body, "vsock_override"), "uds_path", vsock_name);
-}
-
 /* A memory that was on hugetlbfs would else be loaded through userfaultfd only. */
 static int add_huge_pages(const struct firecracker *firecracker, const struct machine *machine,
                           cJSON *body, struct error *err)
@@ -295,54 +269,6 @@ static int add_huge_pages(const struct firecracker *firecracker, const struct ma
     return 0;
 }
 
-/* The directory that the socket is in, and its name there. */
-static int open_folder(int directory_fd, const char *path, const char **ret_name)
-{
-    char folder[VSOCK_PATH_MAX + 1];
-    const char *slash = strrchr(path, '/');
-    *ret_name = slash ? slash + 1 : path;
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    return openat(directory_fd, slash == path ? "/" : folder, O_PATH | O_DIRECTORY | O_CLOEXEC);
-}
-
-static bool is_same_file(int fd, int other_fd)
-{
-    struct stat file, other;
-    return fstat(fd, &file) == 0 && fstat(other_fd, &other) == 0 && file.st_dev == other.st_dev &&
-           file.st_ino == other.st_ino;
-}
-
-/* Before 1.16 it is where the saved state says, and what an earlier VM has left there is in the way
- * of the next. The state may be a stranger's: what lies in other directories is not removed. */
-static int clear_vsock(const struct vmm_context *context, const struct firecracker *firecracker,
-                       const struct machine *machine, struct error *err)
-{
-    const char *path = machine->vsock, *name;
-    struct stat file;
-    if (!path || firecracker_is_at_least(firecracker, 1, 16) || strlen(path) > VSOCK_PATH_MAX)
-        return 0;
-    auto_close int folder = open_folder(context->directory_fd, path, &name), fd = -1;
-    if (folder < 0 || fstatat(folder, name, &file, AT_SYMLINK_NOFOLLOW) < 0 ||
-        !S_ISSOCK(file.st_mode))
-        return 0;
-    int r = unix_socket_connect(folder, name, &fd, NULL);
-    if (r == -ENOENT)
-        return 0;
-    if (r != -ECONNREFUSED)
-        return error_set(err, EBUSY,
-                         "the vsock's socket %s is in use, and this Firecracker (%s) cannot give "
-                         "each VM one of its own: stop what listens there, or use 1.16 or later",
-                         path, firecracker->version);
-    if (!is_same_file(folder, context->directory_fd))
-        return error_set(err, EBUSY,
-                         "the vsock's socket %s is in the way, and nobody listens there any more: "
-                         "remove it (hypefs only removes sockets in an instance's own directory), "
-                         "or use Firecracker 1.16 or later (this one is %s)",
-                         path, firecracker->version);
-    unlinkat(folder, name, 0);
-    return 0;
-}
-
 static void add_file(cJSON *json, const char *member, const char *image, const char *name)
 {
     auto_free char *path = NULL;
@@ -355,7 +281,7 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
                       const struct machine *machine, const char *image, struct error *err)
 {
     const struct firecracker *firecracker = vmm->state;
-    int r = clear_vsock(context, firecracker, machine, err);
+    int r = firecracker_vsock_clear(context, firecracker, machine, err);
     if (r < 0)
         return r;
     cJSON *body = cJSON_CreateObject();
@@ -364,7 +290,7 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     cJSON *backend = json_add_object(body, "mem_backend");
     json_add_string(backend, "backend_type", "File");
     add_file(backend, "backend_path", image, memory_name);
-    add_vsock(firecracker, machine, body);
+    firecracker_vsock_add(firecracker, machine, body);
     r = add_network(firecracker, machine, body, err);
     if (r == 0)
         r = add_huge_pages(firecracker, machine, body, err);
@@ -443,7 +369,7 @@ static int pause_guest(const struct vmm_context *context, struct vmm *vmm, struc
     return send_words(context, vmm, "PATCH", "/vm", "state", "Paused", err);
 }
 
-static const char *const sockets[] = {VMM_API_SOCKET_NAME, vsock_name, NULL};
+static const char *const sockets[] = {VMM_API_SOCKET_NAME, FIRECRACKER_VSOCK_NAME, NULL};
 
 const struct hypervisor firecracker_hypervisor = {
     .name = "firecracker",

@@ -30,6 +30,7 @@ struct machine_disk {
     char *path;   /* absolute */
     char *format; /* "raw" or "qcow2" */
     bool readonly;
+    bool pmem; /* a pmem device of Firecracker's, not a drive: its file is mapped, and not open */
     char *saved_path; /* absolute: where the state that is to be loaded says that it is, whether
                          there is such a file or not; NULL: at `path`, or a file of the VM's own */
     char *frozen;     /* of a writable one: the copy of it in the snapshot's directory; or NULL */

@@ -13,6 +13,7 @@
 
 #include "hypervisor/firecracker_format.h"
 #include "hypervisor/qemu_record.h"
+#include "hypervisor/saved_path.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text_file.h"
@@ -304,34 +305,11 @@ static int complete_machine(struct import *import, const char *config_path, stru
     return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;
 }
 
-/* Why not there: to follow "it". NULL: there it may be. What a stranger's state names must not
- * replace files of the system. */
-static const char *refuse_path(const char *path)
-{
-    static const char *const system[] = {"/bin",   "/boot", "/etc",  "/lib", "/lib32",
-                                         "/lib64", "/proc", "/sbin", "/sys", "/usr"};
-    const size_t length = strlen(path);
-    if (length >= PATH_MAX)
-        return "is too long";
-    if (path[0] != '/' || path[length - 1] == '/')
-        return "is not the absolute path of a file";
-    if (strstr(path, "//") || strstr(path, "/./") || strstr(path, "/../") ||
-        strcmp(&path[length > 2 ? length - 2 : 0], "/.") == 0 ||
-        strcmp(&path[length > 3 ? length - 3 : 0], "/..") == 0)
-        return "has \"//\", \".\" or \"..\" in it";
-    for (size_t i = 0; i < sizeof system / sizeof *system; i++) {
-        const size_t size = strlen(system[i]);
-        if (strncmp(path, system[i], size) == 0 && (path[size] == '/' || !path[size]))
-            return "is in a folder of the system";
-    }
-    return NULL;
-}
-
 static int take_path(const struct import_path *path, struct machine *machine, struct error *err)
 {
     bool found = false;
     struct stat st;
-    const char *why = refuse_path(path->saved);
+    const char *why = saved_path_refuse(path->saved);
     if (why)
         return error_set(err, EINVAL, "--path %.200s=…: nothing can be put there, for it %s",
                          path->saved, why);
@@ -348,10 +326,17 @@ static int take_path(const struct import_path *path, struct machine *machine, st
             return error_set(err, ENOMEM, "out of memory");
         found = true;
     }
-    return found ? 0
-                 : error_set(err, EINVAL,
-                             "--path %.200s=…: the configuration names no drive by that path",
-                             path->saved);
+    if (found)
+        return 0;
+    if (machine->vsock && strcmp(machine->vsock, path->saved) == 0)
+        return error_set(err, EINVAL,
+                         "--path %.200s=…: that is the vsock's socket, which needs none: each "
+                         "clone makes it in its own folder",
+                         path->saved);
+    return error_set(err, EINVAL,
+                     "--path %.200s=…: the configuration names no drive or pmem device by that "
+                     "path",
+                     path->saved);
 }
 
 /* A file is no directory of another's. */

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hypervisor/disks.h"
 #include "hypervisor/import.h"
 #include "util/cleanup.h"
 #include "util/json.h"
@@ -15,6 +16,24 @@ struct drive {
     char *id, *path;
     bool readonly;
 };
+
+static int check_absolute(const char *kind, const char *id, const char *path, struct error *err)
+{
+    return path[0] == '/'
+               ? 0
+               : error_set(err, EINVAL,
+                           "path_on_host of the %s %.64s is not absolute: Firecracker opens it "
+                           "again at every load, and from another directory",
+                           kind, id);
+}
+
+static int complete_disk(const char *kind, struct machine_disk *disk, struct error *err)
+{
+    int r = check_absolute(kind, disk->id, disk->path, err);
+    if (r == 0 && !(disk->format = strdup("raw")))
+        r = error_set(err, ENOMEM, "out of memory");
+    return r;
+}
 
 static int read_drive(const cJSON *json, void *item, struct error *err)
 {
@@ -33,13 +52,25 @@ static int read_drive(const cJSON *json, void *item, struct error *err)
         return error_set(err, EOPNOTSUPP,
                          "the drive %.64s has no path_on_host: a vhost-user drive cannot be forked",
                          drive.id);
-    if (drive.path[0] != '/')
-        return error_set(err, EINVAL,
-                         "path_on_host of the drive %.64s is not absolute: Firecracker opens it "
-                         "again at every load, and from another directory",
-                         drive.id);
-    ret->format = strdup("raw");
-    return ret->format ? 0 : error_set(err, ENOMEM, "out of memory");
+    return complete_disk("drive", ret, err);
+}
+
+/* To one that can be written to, all clones would write: Firecracker, which can be told of another
+ * file for a drive, cannot be for this. */
+static int read_pmem(const cJSON *json, void *item, struct error *err)
+{
+    static const struct json_field fields[] = {
+        {"id", JSON_STRING, offsetof(struct machine_disk, id), .required = true},
+        {"path_on_host", JSON_STRING, offsetof(struct machine_disk, path), .required = true},
+        {"read_only", JSON_BOOL, offsetof(struct machine_disk, readonly), .nullable = true},
+    };
+    struct machine_disk *ret = item;
+    int r = json_read_known(json, fields, array_length(fields), ret, err);
+    ret->pmem = true;
+    if (r == 0 && !ret->readonly)
+        r = error_set(err, EOPNOTSUPP,
+                      "the pmem device %.64s is not read_only, and cannot be forked", ret->id);
+    return r < 0 ? r : complete_disk("pmem device", ret, err);
 }
 
 static int read_interface(const cJSON *json, void *item, struct error *err)
@@ -112,14 +143,23 @@ static int read_vsock(const cJSON *json, struct machine *machine, struct error *
     return r < 0 ? error_prefix(err, r, "vsock") : 0;
 }
 
-/* All clones would write to the one file. */
-static int refuse_writable_pmem(const cJSON *json, struct error *err)
+/* Behind the drives: a file that the state names, too. */
+static int add_pmem(const cJSON *json, struct machine *machine, struct error *err)
 {
-    const cJSON *item;
-    cJSON_ArrayForEach (item, json)
-        if (!cJSON_IsTrue(json_get(item, "read_only")))
-            return error_set(err, EOPNOTSUPP,
-                             "pmem: a device that is not read_only cannot be forked");
+    static const struct json_list list = {"pmem", DRIVES_MAX, sizeof *machine->disks, read_pmem};
+    struct machine own = {0};
+    int r = json_read_list(json, &list, &own.disks, &own.disk_count, err);
+    struct machine_disk *all =
+        r < 0 ? NULL
+              : reallocarray(machine->disks, machine->disk_count + own.disk_count + 1, sizeof *all);
+    if (!all) {
+        disks_finish(&own);
+        return r < 0 ? r : error_set(err, ENOMEM, "out of memory");
+    }
+    for (size_t i = 0; i < own.disk_count; i++)
+        all[machine->disk_count++] = own.disks[i];
+    machine->disks = all;
+    free(own.disks);
     return 0;
 }
 
@@ -152,6 +192,8 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
     if (r == 0)
         r = json_read_list(members.drives, &drives, &ret->disks, &ret->disk_count, err);
     if (r == 0)
+        r = add_pmem(members.pmem, ret, err);
+    if (r == 0)
         r = json_read_list(members.interfaces, &interfaces, &ret->interfaces, &ret->interface_count,
                            err);
     ret->network = ret->interface_count > 0 ? NETWORK_TAP : NETWORK_NONE;
@@ -159,7 +201,5 @@ int import_read_firecracker(const cJSON *json, struct machine *ret, struct error
         r = read_hotplug(members.hotplug, &hotplug_mib, err);
     if (r == 0)
         r = read_machine_config(members.machine, hotplug_mib, ret, err);
-    if (r == 0)
-        r = read_vsock(members.vsock, ret, err);
-    return r < 0 ? r : refuse_writable_pmem(members.pmem, err);
+    return r < 0 ? r : read_vsock(members.vsock, ret, err);
 }

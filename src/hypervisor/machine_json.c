@@ -26,6 +26,8 @@ static void add_disk(cJSON *disks, const struct machine_disk *disk)
     json_add_text(object, "format", disk->format);
     json_add_bool(object, "readonly", disk->readonly);
     json_add_text(object, "frozen", disk->frozen);
+    if (disk->pmem)
+        json_add_bool(object, "pmem", true);
     if (disk->saved_path)
         json_add_string(object, "saved_path", disk->saved_path);
     if (disk->key[0]) {
@@ -143,6 +145,8 @@ static int check_disk(struct stored_disk *stored, struct error *err)
         r = error_set(err, EINVAL, "saved_path is not absolute");
     if (r == 0 && disk->readonly && disk->frozen)
         r = error_set(err, EINVAL, "frozen is for writable disks");
+    if (r == 0 && disk->pmem && !disk->readonly)
+        r = error_set(err, EINVAL, "pmem is for read-only disks");
     if (r == 0)
         r = check_chain(stored, err);
     if (r == 0 && !(disk->format = strdup(format_names[stored->format])))
@@ -159,6 +163,7 @@ static int read_disk(const cJSON *json, void *item, struct error *err)
         {"path", JSON_STRING, FIELD(disk.path), .required = true},
         {"format", JSON_WORD, FIELD(format), .required = true, .words = format_names},
         {"readonly", JSON_BOOL, FIELD(disk.readonly), .required = true},
+        {"pmem", JSON_BOOL, FIELD(disk.pmem)},
         {"frozen", JSON_STRING, FIELD(disk.frozen), .nullable = true},
         {"saved_path", JSON_STRING, FIELD(disk.saved_path), .nullable = true},
         {"key", JSON_STRING, FIELD(key), .nullable = true},

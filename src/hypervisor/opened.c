@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
+#include "hypervisor/guest_memory.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/directory.h"
@@ -84,6 +85,17 @@ static int find(const struct vmm *vmm, struct file_id id, char ret[static PATH_S
     return r < 0 ? vmm_ended(vmm, explain_walk(vmm->pid, r, err), err) : r;
 }
 
+/* A pmem device's file is closed when it is mapped. 1 if the VMM maps what is at the path, else 0.
+ */
+static int find_mapped(const struct vmm *vmm, const char *path, struct error *err)
+{
+    auto_close int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return error_io(err, errno, "disk %s", path);
+    int r = guest_memory_check(vmm->pid, fd, err);
+    return r == 0 ? 1 : r == -EIO ? 0 : vmm_ended(vmm, r, err);
+}
+
 /* The name of the file that the VMM was given, from the instance's directory. */
 static const char *given(const struct machine *machine, size_t index, char ret[DISK_COPY_SIZE])
 {
@@ -129,7 +141,8 @@ static int remember(const struct vmm_context *context, struct vmm *vmm,
         return error_io(err, errno, "disk %s", path);
     int r = disk_check_key(&machine->disks[index], &file, err);
     if (r == 0)
-        r = find(vmm, file_id_of(&file), descriptor, err);
+        r = machine->disks[index].pmem ? find_mapped(vmm, path, err)
+                                       : find(vmm, file_id_of(&file), descriptor, err);
     if (r == 0)
         return error_set(err, EIO,
                          "disk %s is not the file that the VMM has opened: it was replaced just "
@@ -191,7 +204,8 @@ static int check(const struct vmm_context *context, const struct vmm *vmm,
     char descriptor[PATH_SIZE];
     const char *path = machine->disks[index].path;
     struct file_id id = id_of(context, vmm, machine, index);
-    int r = find(vmm, id, descriptor, err);
+    const bool pmem = machine->disks[index].pmem;
+    int r = pmem ? find_mapped(vmm, path, err) : find(vmm, id, descriptor, err);
     if (r < 0)
         return r;
     if (r == 0)
@@ -199,7 +213,8 @@ static int check(const struct vmm_context *context, const struct vmm *vmm,
                          "disk %s is not the file that the VM has open: put that back (mv, not cp) "
                          "and try again",
                          path);
-    return is_same(context->directory_fd, path, id) ? 0 : explain(path, id, descriptor, err);
+    return pmem || is_same(context->directory_fd, path, id) ? 0
+                                                            : explain(path, id, descriptor, err);
 }
 
 int opened_check(const struct vmm_context *context, const struct vmm *vmm,

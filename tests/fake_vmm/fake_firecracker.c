@@ -21,8 +21,7 @@
  * this program's own, JSON: {"version": "1.7.0", "memory_bytes": N, "vcpus": N, "drives":
  * [{"drive_id","path_on_host","is_read_only"}], "interfaces": [{"iface_id","host_dev_name",
  * "guest_mac"}], "vsock": "path" or null, "pmem": [{"id","path_on_host","read_only"}], "regions":
- * [{"offset","size","plugged"}], "huge_pages": "2M"} (all but the version may be missing; of pmem
- * it only tells).
+ * [{"offset","size","plugged"}], "huge_pages": "2M"} (all but the version may be missing).
  *
  * Environment:
  *   FAKE_VMM_VERSION  what it says it is; default 1.7.0

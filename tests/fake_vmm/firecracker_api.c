@@ -280,25 +280,11 @@ static int check_overrides(const struct fake *fake, const cJSON *body, char *fau
     return 0;
 }
 
-static int check_huge_pages(const cJSON *body, char *fault)
-{
-    static const char *const variants[] = {"Snapshot", "None", "Transparent", "2M"};
-    if (!cJSON_HasObjectItem(body, "huge_pages"))
-        return 0;
-    for (size_t i = 0; i < array_length(variants); i++)
-        if (strcmp(fake_text(body, "huge_pages"), variants[i]) == 0)
-            return 0;
-    return deserializing(fault,
-                         "unknown variant `%s`, expected one of `Snapshot`, `None`, `Transparent`, "
-                         "`2M`",
-                         fake_text(body, "huge_pages"));
-}
-
 static int put_load(struct fake *fake, const char *id, const cJSON *body, cJSON **ret, char *fault)
 {
     (void)id;
     (void)ret;
-    if (check_overrides(fake, body, fault) < 0 || check_huge_pages(body, fault) < 0)
+    if (check_overrides(fake, body, fault) < 0)
         return -1;
     if (fake->boot_path)
         return refuse(fault, "Load snapshot error: Loading a microVM snapshot not allowed after "

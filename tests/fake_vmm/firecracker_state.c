@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,6 +66,8 @@ static int write_state(const struct fake *fake, int fd)
     }
     if (fake->vsock[0])
         cJSON_AddStringToObject(json, "vsock", fake->vsock);
+    if (fake->pmem)
+        cJSON_AddItemToObject(json, "pmem", cJSON_Duplicate(fake->pmem, true));
     if (fake->huge_pages[0])
         cJSON_AddStringToObject(json, "huge_pages", fake->huge_pages);
     cJSON *regions = cJSON_AddArrayToObject(json, "regions");
@@ -210,6 +213,29 @@ static int load_vsock(struct fake *fake, const cJSON *state, const cJSON *overri
     return 0;
 }
 
+/* Mapped, and closed. */
+static int load_pmem(struct fake *fake, const cJSON *state, char *fault)
+{
+    const cJSON *item;
+    cJSON_ArrayForEach (item, cJSON_GetObjectItem(state, "pmem")) {
+        const bool readonly = cJSON_IsTrue(cJSON_GetObjectItem(item, "read_only"));
+        const int mode = readonly ? O_RDONLY : O_RDWR, access = readonly ? 0 : PROT_WRITE;
+        char what[FAKE_TEXT_SIZE / 2];
+        struct stat file;
+        auto_close int fd = open(fake_text(item, "path_on_host"), mode | O_CLOEXEC);
+        if (fd < 0 || fstat(fd, &file) < 0 ||
+            mmap(NULL, (size_t)file.st_size, PROT_READ | access, MAP_SHARED, fd, 0) == MAP_FAILED) {
+            snprintf(what, sizeof what,
+                     "Failed to build microVM from snapshot: Pmem: Error accessing backing file: "
+                     "%s (os error %d)",
+                     strerror(errno), errno);
+            return cannot_load(fault, what);
+        }
+    }
+    fake->pmem = cJSON_Duplicate(cJSON_GetObjectItem(state, "pmem"), true);
+    return 0;
+}
+
 static int check_backend(const cJSON *backend, char *fault)
 {
     if (!backend) {
@@ -230,7 +256,18 @@ static int check_backend(const cJSON *backend, char *fault)
 /* What the load says of it, or else the state. */
 static int choose_pages(struct fake *fake, const cJSON *state, const char *wanted, char *fault)
 {
-    const bool other = wanted[0] && strcmp(wanted, "Snapshot") != 0;
+    static const char *const variants[] = {"", "Snapshot", "None", "Transparent", "2M"};
+    size_t i = 0;
+    while (i < array_length(variants) && strcmp(variants[i], wanted) != 0)
+        i++;
+    if (i == array_length(variants)) {
+        snprintf(fault, FAKE_TEXT_SIZE,
+                 "An error occurred when deserializing the json body of a request: unknown variant "
+                 "`%s`, expected one of `Snapshot`, `None`, `Transparent`, `2M`",
+                 wanted);
+        return -1;
+    }
+    const bool other = i >= 2;
     snprintf(fake->huge_pages, sizeof fake->huge_pages, "%s",
              other ? wanted : fake_text(state, "huge_pages"));
     return strcmp(fake->huge_pages, "2M") != 0
@@ -256,9 +293,9 @@ int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAK
         load_memory(fake, state, fake_text(backend, "backend_path"), fault) < 0 ||
         load_drives(fake, state, fault) < 0 ||
         load_interfaces(fake, state, cJSON_GetObjectItem(body, "network_overrides"), fault) < 0 ||
-        load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0)
+        load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0 ||
+        load_pmem(fake, state, fault) < 0)
         return -1;
-    fake->pmem = cJSON_DetachItemFromObject(state, "pmem");
     fake->loaded = true;
     pthread_mutex_lock(&fake->running);
     fake->state = FAKE_PAUSED;

@@ -381,18 +381,23 @@ static void drives_are_found_where_the_state_names_them(void **state)
                harness_format(h,
                               "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"%s/rw.img\","
                               "\"is_read_only\":false},{\"drive_id\":\"data\",\"path_on_host\":"
-                              "\"%s/jail/deep/ro.img\",\"is_read_only\":true}]",
-                              none, T),
+                              "\"%s/jail/deep/ro.img\",\"is_read_only\":true}],"
+                              "\"pmem\":[{\"id\":\"rom\",\"path_on_host\":\"%s/pmem.img\","
+                              "\"read_only\":true}]",
+                              none, T, none),
                harness_format(h,
                               ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
                               "\"saved_path\":\"%s/rw.img\",\"format\":\"raw\","
                               "\"readonly\":false,\"frozen\":\"disk-0\"},"
                               "{\"id\":\"data\",\"path\":\"%s/shared\","
                               "\"saved_path\":\"%s/jail/deep/ro.img\",\"format\":\"raw\","
-                              "\"readonly\":true}]",
-                              T, none, T, T));
+                              "\"readonly\":true},"
+                              "{\"id\":\"rom\",\"path\":\"%s/rom\",\"saved_path\":"
+                              "\"%s/pmem.img\",\"format\":\"raw\",\"readonly\":true,"
+                              "\"pmem\":true}]",
+                              T, none, T, T, T, none));
     assert_shell("bash",
-                 "echo shared > $T/shared; chmod 400 $T/shared; "
+                 "echo shared > $T/shared; echo rom > $T/rom; chmod 400 $T/shared $T/rom; "
                  "echo -n frozen content > $S/snapshots/base/disk-0",
                  0);
     fake_mount(h);

@@ -416,18 +416,22 @@ static void drive_at_another_path_is_where_path_says(void **state)
     assert_string_equal(
         assert_shell("bash",
                      "cd $T/in && sed \"s,$PWD/data.img,/rw.img,; s,$PWD/root,/ro,\" "
-                     "firecracker.json > jail.json && " FIRECRACKER
-                     "fc --config jail.json --path /rw.img=data.img --path /ro.ext4=./root.ext4",
+                     "firecracker.json | jq '.pmem=[{id:\"p\",path_on_host:\"/p.img\","
+                     "read_only:true}]' > jail.json && cp root.ext4 p.img && " FIRECRACKER
+                     "fc --config jail.json --path /rw.img=data.img --path /ro.ext4=./root.ext4 "
+                     "--path /p.img=p.img",
                      0)
             .out,
         harness_format(h,
                        "opened by each clone, for reading: %s/in/root.ext4\n"
-                       "copied into the snapshot: %s/in/data.img\n",
-                       h->directory, h->directory));
+                       "copied into the snapshot: %s/in/data.img\n"
+                       "opened by each clone, for reading: %s/in/p.img\n",
+                       h->directory, h->directory, h->directory));
     const char *json = harness_get(h, harness_store_path(h, "snapshots/fc/snapshot.json"));
-    static const char *const saved[] = {"/ro.ext4", "/rw.img"}, *const here[] = {"root.ext4",
-                                                                                 "data.img"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const saved[] = {"/ro.ext4", "/rw.img", "/p.img"}, *const here[] = {
+                                                                              "root.ext4",
+                                                                              "data.img", "p.img"};
+    for (int i = 0; i < 3; i++) {
         assert_string_equal(
             harness_json(h, json, harness_format(h, "machine.disks.%d.saved_path", i)), saved[i]);
         assert_string_equal(harness_json(h, json, harness_format(h, "machine.disks.%d.path", i)),
@@ -438,7 +442,7 @@ static void drive_at_another_path_is_where_path_says(void **state)
     assert_contains(assert_shell("bash",
                                  "cd $T && mkdir else && mv in/data.img else && " FIRECRACKER
                                  "other --config in/jail.json --path /rw.img=else/data.img "
-                                 "--path /ro.ext4=in/root.ext4",
+                                 "--path /ro.ext4=in/root.ext4 --path /p.img=in/p.img",
                                  1)
                         .err,
                     harness_format(h, "--allow-disk %s/else", h->directory));
@@ -493,7 +497,11 @@ static const struct refusal {
      1, "--allow-disk memory: it is not a folder"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=data.img",
-     1, "--path /none=…: the configuration names no drive by that path"},
+     1, "--path /none=…: the configuration names no drive or pmem device by that path"},
+    {"jq '.vsock={guest_cid:3,uds_path:\"/v.sock\"}' firecracker.json > v.json; "
+     "$I --id a --hypervisor firecracker --memory memory --state firecracker --config v.json "
+     "--path /v.sock=data.img",
+     1, "that is the vsock's socket, which needs none"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /none=none",
      1, "--path /none=none: No such file or directory"},

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "fake.h"
+#include "util/cleanup.h"
 #include "tiny_guest.h"
 
 static char *file(struct harness *h, const char *name)
@@ -343,6 +344,51 @@ static void vsock_is_made_anew_by_each_vmm(void **state)
     assert_fails(access(vsock, F_OK), ENOENT);
 }
 
+/* A Firecracker that cannot be told where else to make it. */
+static void vsock_that_the_state_names_elsewhere_is_each_forks_own(void **state)
+{
+    struct harness *h = *state;
+    const char *folder = harness_format(h, "/hypefs-none-%d", (int)getpid());
+    assert_int_equal(harness_unmount(h), 0);
+    fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s/in/v.sock\"", folder),
+               harness_format(h, ".machine.vsock=\"%s/in/v.sock\"", folder));
+    fake_mount(h);
+    fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
+    commit(h, "snapshots/base", "x");
+    commit(h, "snapshots/base", "f");
+    assert_shell("bash", "[ -S $S/instances/x/run/v.sock ] && [ -S $S/instances/f/run/v.sock ]", 0);
+    change(h, "x", "standby");
+    change(h, "x", "running");
+    assert_shell("bash", "[ -S $S/instances/x/run/v.sock ]", 0);
+    assert_fails(access(folder, F_OK), ENOENT);
+    change(h, "x", "stopped");
+    change(h, "f", "stopped");
+}
+
+static void vsock_in_a_folder_that_a_vmm_needs_is_refused(void **state)
+{
+    static const struct {
+        const char *path, *why;
+    } cases[] = {{"/v.sock", "is in /"},
+                 {"/dev/v.sock", "is in a folder of devices"},
+                 {"/usr/v.sock", "is in a folder of the system"},
+                 {"in/v.sock", "is not the absolute path of a file"}};
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    for (size_t i = 0; i < array_length(cases); i++) {
+        assert_shell("bash", "rm -rf $S/snapshots/base", 0);
+        fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s\"", cases[i].path),
+                   harness_format(h, ".machine.vsock=\"%s\"", cases[i].path));
+        fake_mount(h);
+        fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
+        assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "x"),
+                     EOPNOTSUPP);
+        assert_file_contains(harness_path(h, "snapshots/base/forks/new/error"), cases[i].why);
+        assert_int_equal(harness_unmount(h), 0);
+    }
+    fake_mount(h);
+}
+
 /* The state may be a stranger's, and the socket anybody's. */
 static void vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed(void **state)
 {
@@ -356,7 +402,7 @@ static void vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed(void
     assert_errno(harness_write(harness_path(h, "snapshots/base/forks/new/commit"), "x"),
                  EOPNOTSUPP);
     assert_file_contains(harness_path(h, "snapshots/base/forks/new/error"),
-                         "which a VMM that is shut in does not see");
+                         "is in a folder that has the store in it");
     assert_int_equal(harness_unmount(h), 0);
     fake_mount_with(h, "--confine", "off");
     fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
@@ -389,6 +435,8 @@ int main(void)
         TEST(drive_is_frozen_as_firecracker_has_it_open),
         TEST(drive_that_a_saved_state_names_is_told_when_nothing_is_there),
         TEST(vsock_is_made_anew_by_each_vmm),
+        TEST(vsock_that_the_state_names_elsewhere_is_each_forks_own),
+        TEST(vsock_in_a_folder_that_a_vmm_needs_is_refused),
         TEST(vsock_that_the_state_names_elsewhere_is_ebusy_and_never_removed),
     };
     harness_enter();

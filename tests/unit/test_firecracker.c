@@ -190,14 +190,44 @@ static void pmem_that_can_be_written_to_is_refused(void **state)
 {
     struct vmm_context fork = context_in(*state, "fork");
     struct machine machine = plain_machine();
+    make_base_with_drives(&fork);
     make_base(&fork, MEMORY_BYTES, "1.7.0",
-              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"/a\",\"read_only\":true},"
-              "{\"id\":\"b\",\"path_on_host\":\"/b\",\"read_only\":false}]");
+              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"../base/shared\",\"read_only\":true},"
+              "{\"id\":\"b\",\"path_on_host\":\"../base/origin\",\"read_only\":false}]");
     assert_load_fails(&fork, &machine, EOPNOTSUPP,
-                      "the VM can write to the pmem device b (/b), which");
+                      "the VM can write to the pmem device b (../base/origin), which");
     make_base(&fork, MEMORY_BYTES, "1.7.0",
-              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"/a\",\"read_only\":true}]");
+              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"../base/shared\",\"read_only\":true}]");
     stop(load(&fork, &machine));
+}
+
+static void pmem_that_is_named_must_be_the_file_that_is_mapped(void **state)
+{
+    struct fixture *fixture = *state;
+    struct vmm_context fork = context_in(fixture, "fork");
+    struct machine machine = plain_machine();
+    struct machine_disk disk = frozen_disk();
+    struct error err = {0};
+    char path[PATH_MAX];
+    make_base_with_drives(&fork);
+    make_base(&fork, MEMORY_BYTES, "1.7.0",
+              "\"pmem\":[{\"id\":\"a\",\"path_on_host\":\"../base/shared\",\"read_only\":true}]");
+    machine.disks = &disk;
+    machine.disk_count = 1;
+    disk.id = (char[]){"a"};
+    disk.frozen = NULL;
+    disk.readonly = disk.pmem = true;
+    disk.path = path;
+    snprintf(path, sizeof path, "%s/base/disk-0", fixture->base);
+    assert_load_fails(&fork, &machine, EIO, "is not the file that the VMM has opened");
+    snprintf(path, sizeof path, "%s/base/shared", fixture->base);
+    struct vmm *vmm = load(&fork, &machine);
+    assert_int_equal(vmm_pause(&fork, vmm, &err), 0);
+    /* Nobody says by a path any more what the VM maps. */
+    assert_int_equal(renameat(fork.directory_fd, "../base/disk-0", fork.directory_fd, path), 0);
+    assert_int_equal(vmm_save(&fork, vmm, &machine, &fixture_save, &err), -EIO);
+    assert_non_null(strstr(err.text, "/base/shared is not the file that the VM has open"));
+    stop(vmm);
 }
 
 /* ---- network, vsock ---- */
@@ -303,6 +333,7 @@ int main(void)
         WITH(drives_that_nobody_named_are_refused_unless_they_are_readonly),
         WITH(drives_with_long_ids_have_files_of_their_own),
         WITH(pmem_that_can_be_written_to_is_refused),
+        WITH(pmem_that_is_named_must_be_the_file_that_is_mapped),
         WITH(tap_that_is_another_needs_a_version_that_can),
         WITH(memory_that_was_on_hugetlbfs_needs_a_version_that_maps_it),
         WITH(vsock_when_the_version_can_is_each_forks_own),

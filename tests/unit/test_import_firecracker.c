@@ -81,6 +81,8 @@ static void firecracker_when_its_memory_was_on_hugetlbfs_says_so(void **state)
 static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
 {
 #define DRIVE(more) "{\"drives\":[{\"drive_id\":\"a\",\"is_root_device\":true," more "}]}"
+#define PMEM(path)                                                                                 \
+    "{\"drives\":[],\"pmem\":[{\"id\":\"p\",\"path_on_host\":\"" path "\",\"read_only\":true}]}"
 #define INTERFACE(more) "{\"drives\":[],\"network-interfaces\":[{" more "}]}"
 #define MACHINE(more) "{\"machine-config\":{\"vcpu_count\":1," more "}}"
 #define HOTPLUG(machine, more)                                                                     \
@@ -136,8 +138,9 @@ static void firecracker_when_its_configuration_is_wrong_is_refused(void **state)
         {MACHINE("\"mem_size_mib\":16,\"huge_pages\":\"1G\""), EOPNOTSUPP, "huge_pages \"1G\""},
         {"{\"drives\":[],\"vsock\":{}}", EINVAL, "vsock: member \"uds_path\""},
         {"{\"drives\":[],\"pmem\":[{\"id\":\"p\",\"path_on_host\":\"/p\"}]}", EOPNOTSUPP, "pmem"},
-        {"{\"drives\":[],\"pmem\":[{\"id\":\"p\",\"path_on_host\":\"/p\",\"read_only\":true}]}", 0,
-         ""},
+        {PMEM("/p"), ENOENT, "the disk /p cannot be opened"},
+        {PMEM("p"), EINVAL, "path_on_host of the pmem device p is not absolute"},
+        {PMEM("@/data.img"), 0, ""},
     };
     struct bench *bench = *state;
     prepare_firecracker(bench);
