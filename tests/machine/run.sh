@@ -96,6 +96,8 @@ printf '%s\n' "$@" >"$work/add/machine/names"
 [ -z "$shell" ] || : >"$work/add/machine/shell"
 vmm FIRECRACKER firecracker
 vmm CLOUD_HYPERVISOR cloud-hypervisor
+curl=$(command -v curl || true) # libcurl4 is there already
+[ -z "$curl" ] || put "$curl" bin/curl
 (cd "$work/add" && find . -print0 | cpio --null --quiet -o -H newc -R 0:0) >"$work/add.cpio"
 rm -r "$work/add"
 cat "$base" "$work/add.cpio" >"$work/initrd"
