@@ -11,10 +11,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/import_ask.h"
 #include "cli/progress.h"
 #include "hypervisor/import.h"
 #include "store/snapshot_entry.h"
@@ -35,13 +37,17 @@ static const char help[] =
     "output\n"
     "                     of QEMU's xen-save-devices-state\n"
     "  --config FILE      the machine: Firecracker's configuration, which names its drives and\n"
-    "                     interfaces; config.json; or a snapshot.json, which qemu needs\n"
+    "                     interfaces (without, a Firecracker that is shut in loads the state and "
+    "is\n"
+    "                     asked); config.json; or a snapshot.json, which qemu needs\n"
     "  --allow-disk DIR   allow disks below DIR, besides those in the folder of the "
     "configuration;\n"
     "                     may be given several times\n"
     "  --path OLD=NEW     Firecracker: a drive or a pmem device that the configuration names by "
     "the\n"
     "                     path OLD is the file NEW here; may be given several times\n"
+    "  --firecracker PROGRAM   the Firecracker that is asked what a state has, without --config;\n"
+    "                     default: firecracker from PATH\n"
     "  --copy             copy the memory (the default): by a reflink if the file system can make\n"
     "                     one, else only its data\n"
     "  --link             make a hard link to the memory; it must never change again then\n"
@@ -56,7 +62,7 @@ static const char help[] =
 enum { ALLOWED_MAX = 64, PATHS_MAX = MACHINE_DISKS_MAX };
 
 struct arguments {
-    const char *id, *hypervisor, *memory, *state, *config, *store;
+    const char *id, *hypervisor, *memory, *state, *config, *store, *firecracker;
     bool link, copy, insecure_store;
     const char *allowed[ALLOWED_MAX]; /* folders, with what lies below them */
     size_t allowed_count;
@@ -69,6 +75,9 @@ struct work {
     struct import_files files;
     struct import_path paths[PATHS_MAX];
     struct import import;
+    bool asks;              /* a VMM, what the machine has */
+    cJSON *told;            /* owned; by it */
+    struct error told_less; /* why the VMM could not be asked; code 0: it was, or was not to be */
     struct progress progress;
     size_t frames; /* that were found in the memory */
 };
@@ -135,7 +144,7 @@ static int read_arguments(int argc, char **argv, struct arguments *ret)
         {"config", .text = &ret->config},   {"store", .text = &ret->store},
         {"allow-disk", .read = allow_disk}, {"link", .flag = &ret->link},
         {"copy", .flag = &ret->copy},       {"insecure-store", .flag = &ret->insecure_store},
-        {"path", .read = add_path},
+        {"path", .read = add_path},         {"firecracker", .text = &ret->firecracker},
     };
     int status = cli_read_options(&command, argc, argv, options, array_length(options), ret);
     if (status != CLI_GO_ON)
@@ -176,7 +185,8 @@ static int check_path(const char *path, const char *own_folder, const struct arg
     auto_free char *folder = strdup(real);
     return error_set(err, EPERM,
                      "the machine would open %s%s%s, which lies outside the folder of its "
-                     "configuration: allow it with --allow-disk %s if you trust where the snapshot "
+                     "configuration (without one, of its state): allow it with --allow-disk %s if "
+                     "you trust where the snapshot "
                      "comes from",
                      path, strcmp(path, real) ? ", that is " : "", strcmp(path, real) ? real : "",
                      folder ? dirname(folder) : "DIR");
@@ -195,12 +205,12 @@ static int check_folders(const struct arguments *arguments, struct error *err)
     return 0;
 }
 
-/* EPERM unless each disk lies, wherever links lead, below the folder of the configuration or one
- * that is allowed. There are no disks without a configuration. */
+/* EPERM unless each disk lies, wherever links lead, below the folder of the configuration, or else
+ * of the state, or one that is allowed. */
 static int check_paths(const struct import *import, const struct arguments *arguments,
                        struct error *err)
 {
-    auto_free char *copy = strdup(arguments->config ? arguments->config : "");
+    auto_free char *copy = strdup(arguments->config ? arguments->config : arguments->state);
     int r = copy ? check_folders(arguments, err) : error_set(err, ENOMEM, "out of memory");
     const char *own_folder = copy ? dirname(copy) : NULL;
     for (size_t i = 0; i < import->machine.disk_count && r == 0; i++) {
@@ -218,6 +228,12 @@ static void print_findings(const struct work *work)
                 "%s: warning: no mailbox was found in %s: nothing can be delivered to the clones "
                 "(its guest must have armed one before it is saved)",
                 command.name, work->arguments->memory);
+    if (work->told_less.code != 0)
+        cli_say(stderr,
+                "%s: warning: nobody says what the VM has, so clones can be made only if it has no "
+                "drive that it writes to, and nothing else that this host lacks. Import it again "
+                "with --config if that fails. Why the state was not asked: %s",
+                command.name, work->told_less.text);
     if (import->releases)
         cli_say(stdout, "the state can be loaded by: %s %s", import->hypervisor, import->releases);
     for (size_t i = 0; i < import->machine.disk_count; i++) {
@@ -228,25 +244,28 @@ static void print_findings(const struct work *work)
     }
     if (import->machine.vsock)
         cli_say(stdout,
-                "the vsock's socket, made in each clone's directory, but at this path where VMMs "
-                "are not shut in and older than 1.16: %s",
+                "the vsock's socket, made in each clone's directory, or, where VMMs are not shut "
+                "in, maybe at this path: %s",
                 import->machine.vsock);
 }
 
 /* ---- being interrupted ---- */
 
 static volatile sig_atomic_t interrupted;
+static int interrupt_fd = -1; /* readable then */
 
 static void interrupt(int number)
 {
     (void)number;
     interrupted = 1;
+    (void)!eventfd_write(interrupt_fd, 1);
 }
 
 /* What is ignored, in the background say, stays ignored. A file that gets larger than the limit is
  * an error of the write. */
 static void take_signals(void)
 {
+    interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     signal(SIGXFSZ, SIG_IGN);
     static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
     struct sigaction action = {.sa_handler = interrupt}, before;
@@ -346,8 +365,6 @@ static int publish(struct work *work, const struct store *store, struct error *e
         .id = work->arguments->id, .json = json, .fill = fill, .progress = go_on, .context = work};
     if (!json)
         return error_set(err, ENOMEM, "out of memory");
-    if (snapshot_exists(store, parts.id))
-        return store_taken(store->kind_fd[STORE_SNAPSHOTS], parts.id, err);
     int r = snapshot_import(store, &parts, &work->frames, err);
     progress_end(&work->progress);
     return r == -ECANCELED ? error_set(err, ECANCELED, "interrupted, nothing was imported") : r;
@@ -377,6 +394,19 @@ static void free_paths(struct work *work)
     }
 }
 
+/* Nobody has given a configuration, and a VMM can be asked. */
+static bool is_to_ask(struct work *work)
+{
+    const struct arguments *arguments = work->arguments;
+    if (arguments->config)
+        return false;
+    int r = import_ask_check(arguments->hypervisor, arguments->firecracker, &work->told_less);
+    if (r == -EOPNOTSUPP)
+        work->told_less = (struct error){0};
+    return r == 0;
+}
+
+/* All that can be checked before the store is needed: a VMM works there. */
 static int open_files(struct work *work, struct error *err)
 {
     const struct arguments *arguments = work->arguments;
@@ -387,8 +417,29 @@ static int open_files(struct work *work, struct error *err)
         r = import_file_open(arguments->config, &work->files.config, err);
     if (r == 0)
         r = find_paths(work, err);
+    work->asks = r == 0 && is_to_ask(work);
+    if (work->asks) {
+        struct import_files some = work->files;
+        some.path_count = 0;
+        return import_check(arguments->hypervisor, &some, &work->import, err);
+    }
     if (r == 0)
         r = import_check(arguments->hypervisor, &work->files, &work->import, err);
+    return r < 0 ? r : check_paths(&work->import, arguments, err);
+}
+
+static int ask(struct work *work, const struct store *store, struct error *err)
+{
+    const struct arguments *arguments = work->arguments;
+    if (import_ask_in(store, arguments->hypervisor, arguments->firecracker, &work->files,
+                      interrupt_fd, &work->told, &work->told_less) == 0)
+        work->files.told = work->told;
+    if (interrupted)
+        return error_set(err, ECANCELED, "interrupted, nothing was imported");
+    import_finish(&work->import);
+    int r = import_check(arguments->hypervisor, &work->files, &work->import, err);
+    if (r < 0 && work->told_less.code != 0)
+        error_append(err, " (why the state was not asked: %s)", work->told_less.text);
     return r < 0 ? r : check_paths(&work->import, arguments, err);
 }
 
@@ -401,7 +452,12 @@ static int import_into(struct work *work, const char *store_path, struct error *
     r = store_attach(store_path, work->arguments->insecure_store, &store, err);
     if (r < 0)
         return r;
-    r = publish(work, &store, err);
+    if (snapshot_exists(&store, work->arguments->id))
+        r = store_taken(store.kind_fd[STORE_SNAPSHOTS], work->arguments->id, err);
+    if (r == 0 && work->asks)
+        r = ask(work, &store, err);
+    if (r == 0)
+        r = publish(work, &store, err);
     store_close(&store);
     return r;
 }
@@ -429,6 +485,7 @@ int cli_import(int argc, char **argv)
     if (status == CLI_DONE)
         print_findings(&work);
     import_finish(&work.import);
+    cJSON_Delete(work.told);
     free_paths(&work);
     import_file_close(&work.files.memory);
     import_file_close(&work.files.state);

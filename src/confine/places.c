@@ -98,6 +98,11 @@ void places_add_network(void)
     add_table(network_places, sizeof network_places / sizeof *network_places);
 }
 
+void places_add_tun(void)
+{
+    add_place((struct place){.path = "/dev/net/tun", .access = DEVICE, .of_system = true});
+}
+
 void places_add_here(const char *here)
 {
     add_place((struct place){.path = here, .access = WRITE});

@@ -14,6 +14,8 @@
 /* The programs and libraries of the system, and a few devices: before all others. */
 void places_add_system(void);
 void places_add_network(void);
+/* The device by which taps are opened, of a network of its own. */
+void places_add_tun(void);
 /* The working directory, to be written to. */
 void places_add_here(const char *here);
 /* An option that names one, and its values: how many arguments were read; 0: it is none. */

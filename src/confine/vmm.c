@@ -16,6 +16,8 @@
  *                      and whose they were on the disk (idmap.h); devices are this user's
  *     --no-namespaces  for hosts where there can be none: by Landlock and the filter alone
  *     --tap NAME       with --net: a tap of the host's, which becomes that user's
+ *     --own-tap NAME   without --net: a tap in the program's own network, from which nothing leads
+ *                      anywhere; NAME may be "": only the device by which taps are opened
  *     --pid-fd N       where the program's pid is told, as a line; N is an open descriptor
  *     --check          shuts a process in and ends it: exits with 0 if that works here, and in
  *                      this working directory, and prints "landlock N", its version, or 0
@@ -66,8 +68,10 @@ static bool has_network, alone;
 static int pid_fd = -1;
 static char here[PATH_MAX]; /* the working directory */
 static struct ids user;     /* uid 0: none is given */
-static const char *taps[TAPS_MAX];
-static int tap_count;
+static struct taps {
+    const char *names[TAPS_MAX];
+    int count;
+} taps, own_taps;
 
 /* ---- namespaces ---- */
 
@@ -201,17 +205,36 @@ static void drop_rights(void)
         fail(CANNOT_CONFINE, "cannot drop capabilities");
 }
 
+/* `ret` is open then; false: it is not to be had. */
+static bool open_tap(const char *name, int *ret)
+{
+    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
+    *ret = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
+    if (*ret < 0)
+        fail(CANNOT_CONFINE, "/dev/net/tun");
+    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
+    return ioctl(*ret, TUNSETIFF, &request) == 0;
+}
+
 /* As long as another process has it open, it stays whose it is, and the program says so. */
 static void give_tap(const char *name)
 {
-    struct ifreq request = {.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR};
-    int fd = open("/dev/net/tun", O_RDWR | O_CLOEXEC);
-    if (fd < 0)
-        fail(CANNOT_CONFINE, "/dev/net/tun");
-    snprintf(request.ifr_name, sizeof request.ifr_name, "%s", name);
-    if (if_nametoindex(name) && ioctl(fd, TUNSETIFF, &request) == 0 &&
-        ioctl(fd, TUNSETOWNER, (unsigned long)user.uid) < 0)
+    int fd;
+    if (!if_nametoindex(name))
+        return;
+    if (open_tap(name, &fd) && ioctl(fd, TUNSETOWNER, (unsigned long)user.uid) < 0)
         fail(CANNOT_CONFINE, "cannot give the tap %s to the user %u", name, user.uid);
+    close(fd);
+}
+
+/* In the new network, with which it goes. */
+static void make_tap(const char *name)
+{
+    const uid_t owner = user.uid ? user.uid : geteuid();
+    int fd;
+    if (!open_tap(name, &fd) || ioctl(fd, TUNSETOWNER, (unsigned long)owner) < 0 ||
+        ioctl(fd, TUNSETPERSIST, 1) < 0)
+        fail(CANNOT_CONFINE, "cannot make the tap %s", name);
     close(fd);
 }
 
@@ -223,7 +246,7 @@ __attribute__((noreturn)) static void misuse(void)
         "usage: hypefs-vmm [OPTION]… -- PROGRAM [ARGUMENT]…\n"
         "       hypefs-vmm [--no-namespaces] [--user UID:GID] --check\n"
         "options: --ro PATH, --rw PATH, --dev PATH, --ro-at PATH FILE, --rw-at PATH FILE, --net,\n"
-        "         --tap NAME, --user UID:GID, --no-namespaces, --pid-fd N\n",
+        "         --tap NAME, --own-tap NAME, --user UID:GID, --no-namespaces, --pid-fd N\n",
         stderr);
     exit(CANNOT_CONFINE);
 }
@@ -234,6 +257,13 @@ static void read_user(const char *text)
     if (sscanf(text, "%u:%u%n", &user.uid, &user.gid, &end) != 2 || text[end] || !user.uid ||
         !user.gid)
         misuse();
+}
+
+static void add_tap(struct taps *to, const char *name)
+{
+    if (to->count == TAPS_MAX)
+        misuse();
+    to->names[to->count++] = name;
 }
 
 /* Returns the program and its arguments; NULL: --check. */
@@ -253,8 +283,11 @@ static char **read_arguments(int argc, char **argv)
         } else if (strcmp(argv[i], "--user") == 0 && i + 1 < argc) {
             read_user(argv[i + 1]);
             i += 2;
-        } else if (strcmp(argv[i], "--tap") == 0 && i + 1 < argc && tap_count < TAPS_MAX) {
-            taps[tap_count++] = argv[i + 1];
+        } else if (strcmp(argv[i], "--tap") == 0 && i + 1 < argc) {
+            add_tap(&taps, argv[i + 1]);
+            i += 2;
+        } else if (strcmp(argv[i], "--own-tap") == 0 && i + 1 < argc) {
+            add_tap(&own_taps, argv[i + 1]);
             i += 2;
         } else if (strcmp(argv[i], "--pid-fd") == 0 && i + 1 < argc) {
             pid_fd = atoi(argv[i + 1]);
@@ -266,6 +299,8 @@ static char **read_arguments(int argc, char **argv)
         }
     }
     if (alone && user.uid) /* whose files would they be? */
+        misuse();
+    if (own_taps.count > 0 && (alone || has_network))
         misuse();
     if (i < argc && strcmp(argv[i], "--check") == 0)
         return NULL;
@@ -289,7 +324,7 @@ static void restrict_self(int process)
         places_check(&user);
     if (has_landlock)
         landlock_end();
-    const bool is_on_network = has_network && tap_count == 0;
+    const bool is_on_network = has_network && taps.count == 0;
     if (filter_install(!alone          ? FILTER_NAMESPACES
                        : is_on_network ? FILTER_ALONE_ON_NETWORK
                                        : FILTER_ALONE) < 0)
@@ -310,10 +345,15 @@ int main(int argc, char **argv)
         fail(CANNOT_CONFINE, "a program cannot be shut in in the working directory \"%s\"", here);
     if (has_network)
         places_add_network();
-    for (int i = 0; i < tap_count && user.uid; i++)
-        give_tap(taps[i]);
+    if (own_taps.count > 0)
+        places_add_tun();
+    for (int i = 0; i < taps.count && user.uid; i++)
+        give_tap(taps.names[i]);
     if (!alone)
         make_namespaces();
+    for (int i = 0; i < own_taps.count; i++)
+        if (own_taps.names[i][0])
+            make_tap(own_taps.names[i]);
     become_first();
     if (pid_fd >= 0)
         close(pid_fd);

@@ -11,69 +11,23 @@
 #include "hypervisor/drives.h"
 #include "hypervisor/firecracker_control.h"
 #include "hypervisor/firecracker_drives.h"
-#include "hypervisor/firecracker_format.h"
+#include "hypervisor/firecracker_program.h"
 #include "hypervisor/firecracker_save.h"
 #include "hypervisor/firecracker_vsock.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/memory.h"
-#include "hypervisor/programs.h"
 #include "hypervisor/vmm_api.h"
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/plain_file.h"
-#include "util/process.h"
 
 enum {
-    PROBE_MS = 10000,
-
-    PROBE_OUTPUT_MAX = 4096,
     MIB_SHIFT = 20,
     PATH_SIZE = 128,
 };
 
-static const char program_name[] = "firecracker";
 static const char memory_name[] = "memory";
 static const char state_name[] = "state";
-
-/* ---- the program ---- */
-
-/* It is no failure if it does not know the option. */
-static int ask_format(int cancel_fd, struct program *ret, struct error *err)
-{
-    const char *const arguments[] = {ret->path, "--snapshot-version", NULL};
-    auto_free char *text = NULL;
-    struct error why;
-    int r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, &why);
-    if (r == 0)
-        snprintf(ret->format, sizeof ret->format, "%.*s", (int)strcspn(text, "\r\n"), text);
-    return r == 0 || r == -EIO ? 0 : error_set(err, -r, "%s", why.text);
-}
-
-static int probe(int cancel_fd, struct program *ret, struct error *err)
-{
-    const char *const arguments[] = {ret->path, "--version", NULL};
-    auto_free char *text = NULL;
-    struct firecracker firecracker;
-    int r = process_output(-1, arguments, PROBE_OUTPUT_MAX, PROBE_MS, cancel_fd, &text, err);
-    if (r < 0)
-        return r;
-    static const char before[] = "Firecracker ";
-    const char *found = strstr(text, before);
-    if (found)
-        text[found - text + (ptrdiff_t)strcspn(found, "\r\n")] = '\0';
-    if (!found || !firecracker_parse_version(found + strlen(before), &firecracker))
-        return error_set(err, EIO, "%s --version does not print a version of Firecracker",
-                         ret->path);
-    snprintf(ret->version, sizeof ret->version, "%s", firecracker.version);
-    return ask_format(cancel_fd, ret, err);
-}
-
-static int find_program(const struct vmm_context *context, struct program *ret, struct error *err)
-{
-    return programs_find(context->programs, context->binary ? context->binary : program_name, probe,
-                         context->cancel_fd, ret, err);
-}
 
 static int start(const struct vmm_context *context, const struct machine *machine,
                  const char *image, const struct program *program, struct vmm **ret,
@@ -208,7 +162,7 @@ static int boot(const struct vmm_context *context, struct machine *machine, stru
 {
     struct program program;
     struct vmm *vmm = NULL;
-    int r = find_program(context, &program, err);
+    int r = firecracker_find_program(context, &program, err);
     if (r == 0)
         r = start(context, machine, NULL, &program, &vmm, err);
     if (r < 0)
@@ -269,14 +223,6 @@ static int add_huge_pages(const struct firecracker *firecracker, const struct ma
     return 0;
 }
 
-static void add_file(cJSON *json, const char *member, const char *image, const char *name)
-{
-    auto_free char *path = NULL;
-    if (asprintf(&path, "%s/%s", image, name) < 0)
-        path = NULL; /* so that the tree is not whole */
-    json_add_string(json, member, path);
-}
-
 static int load_state(const struct vmm_context *context, struct vmm *vmm,
                       const struct machine *machine, const char *image, struct error *err)
 {
@@ -284,12 +230,11 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     int r = firecracker_vsock_clear(context, firecracker, machine, err);
     if (r < 0)
         return r;
-    cJSON *body = cJSON_CreateObject();
-    add_file(body, "snapshot_path", image, state_name);
-    json_add_bool(body, "resume_vm", false);
-    cJSON *backend = json_add_object(body, "mem_backend");
-    json_add_string(backend, "backend_type", "File");
-    add_file(backend, "backend_path", image, memory_name);
+    auto_free char *state = NULL, *memory = NULL;
+    if (asprintf(&state, "%s/%s", image, state_name) < 0 ||
+        asprintf(&memory, "%s/%s", image, memory_name) < 0)
+        return error_set(err, ENOMEM, "no memory for a path");
+    cJSON *body = firecracker_load_request(state, memory);
     firecracker_vsock_add(firecracker, machine, body);
     r = add_network(firecracker, machine, body, err);
     if (r == 0)
@@ -302,32 +247,13 @@ static int load_state(const struct vmm_context *context, struct vmm *vmm,
     return vmm_api_call(context, vmm, &call, NULL, err);
 }
 
-/* Firecracker's own words would not say which one can. */
 static int check_format(const struct vmm_context *context, const char *image,
                         const struct program *program, struct error *err)
 {
-    uint8_t bytes[FIRECRACKER_HEAD_SIZE];
-    struct firecracker_head head;
     auto_free char *path = NULL;
     if (asprintf(&path, "%s/%s", image, state_name) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    auto_close int fd = -1;
-    int r = plain_file_open(context->directory_fd, path, O_RDONLY, path, &fd, err);
-    if (r < 0)
-        return r;
-    ssize_t got = pread(fd, bytes, sizeof bytes, 0);
-    if (got < 0)
-        return error_io(err, errno, "%s cannot be read", path);
-    if (!firecracker_head_read(bytes, (size_t)got, &head) ||
-        firecracker_format_fits(head.format, firecracker_format_parse(program->format)))
-        return 0;
-    const char *releases = firecracker_format_releases(head.format);
-    return error_set(err, EOPNOTSUPP,
-                     "the saved state has the format %u.%u, which Firecracker %s writes, and the "
-                     "program here, Firecracker %s, loads %s: give hypefs mount another one with "
-                     "--firecracker",
-                     head.format.major, head.format.minor,
-                     releases ? releases : "of another release", program->version, program->format);
+    return firecracker_check_format(context, path, program, err);
 }
 
 static int load(const struct vmm_context *context, const struct machine *machine, const char *image,
@@ -335,7 +261,7 @@ static int load(const struct vmm_context *context, const struct machine *machine
 {
     struct program program;
     struct vmm *vmm = NULL;
-    int r = find_program(context, &program, err);
+    int r = firecracker_find_program(context, &program, err);
     if (r == 0)
         r = check_format(context, image, &program, err);
     if (r == 0)

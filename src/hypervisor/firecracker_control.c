@@ -130,3 +130,14 @@ int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_cont
     *ret = vmm;
     return 0;
 }
+
+cJSON *firecracker_load_request(const char *state, const char *memory)
+{
+    cJSON *body = cJSON_CreateObject();
+    json_add_string(body, "snapshot_path", state);
+    json_add_bool(body, "resume_vm", false);
+    cJSON *backend = json_add_object(body, "mem_backend");
+    json_add_string(backend, "backend_type", "File");
+    json_add_string(backend, "backend_path", memory);
+    return body;
+}

@@ -29,6 +29,9 @@ int firecracker_start(const struct hypervisor *hypervisor, const struct vmm_cont
                       const struct arguments *confine, const char *program, struct vmm **ret,
                       struct error *err);
 
+/* The body of a load of that state and that memory, which does not let the VM run. Owned. */
+cJSON *firecracker_load_request(const char *state, const char *memory);
+
 /* Frees the state. */
 void firecracker_release(struct vmm *vmm);
 

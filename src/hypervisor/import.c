@@ -11,9 +11,9 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "hypervisor/firecracker_ask.h"
 #include "hypervisor/firecracker_format.h"
 #include "hypervisor/qemu_record.h"
-#include "hypervisor/saved_path.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text_file.h"
@@ -205,14 +205,18 @@ static const struct importer {
     /* NULL: an image has the state as it is. Else the text (owned) that it has, of both files. */
     int (*combine)(const cJSON *config, const char *state, struct machine *machine, char **ret,
                    struct error *err);
+    /* NULL: only a configuration tells. What a VMM says that has loaded the two files, by their
+     * absolute paths. */
+    int (*ask)(const struct vmm_context *context, const char *memory, const char *state,
+               cJSON **ret, struct error *err);
 } importers[] = {
     {"qemu", false, false,
      "a snapshot.json of hypefs's, or an object with the members of its \"machine\"", ACCEL_AUTO,
-     check_qemu_state, NULL, read_qemu, NULL},
+     check_qemu_state, NULL, read_qemu, NULL, NULL},
     {"firecracker", false, true, NULL, ACCEL_KVM, check_firecracker_state, find_firecrackers,
-     import_read_firecracker, NULL},
+     import_read_firecracker, NULL, firecracker_ask},
     {"cloud-hypervisor", true, false, NULL, ACCEL_KVM, check_cloud_hypervisor_state, NULL,
-     import_read_cloud_hypervisor, import_combine_cloud_hypervisor},
+     import_read_cloud_hypervisor, import_combine_cloud_hypervisor, NULL},
 };
 
 static const struct importer *find_importer(const char *name)
@@ -226,6 +230,24 @@ static const struct importer *find_importer(const char *name)
 bool import_is_known(const char *hypervisor)
 {
     return find_importer(hypervisor) != NULL;
+}
+
+int import_ask_check(const char *hypervisor, const char *program, struct error *err)
+{
+    const struct importer *importer = find_importer(hypervisor);
+    if (!importer || !importer->ask)
+        return error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);
+    return vmm_program_check(program ? program : importer->name, err);
+}
+
+int import_ask(const char *hypervisor, const struct vmm_context *context,
+               const struct import_files *files, cJSON **ret, struct error *err)
+{
+    auto_free char *memory = realpath(files->memory.path, NULL);
+    auto_free char *state = memory ? realpath(files->state.path, NULL) : NULL;
+    if (!state)
+        return error_errno(err, errno, "%s", memory ? files->state.path : files->memory.path);
+    return find_importer(hypervisor)->ask(context, memory, state, ret, err);
 }
 
 /* ---- what holds for all ---- */
@@ -305,72 +327,6 @@ static int complete_machine(struct import *import, const char *config_path, stru
     return r < 0 && config_path ? error_prefix(err, r, "%s", config_path) : r;
 }
 
-static int take_path(const struct import_path *path, struct machine *machine, struct error *err)
-{
-    bool found = false;
-    struct stat st;
-    const char *why = saved_path_refuse(path->saved);
-    if (why)
-        return error_set(err, EINVAL, "--path %.200s=…: nothing can be put there, for it %s",
-                         path->saved, why);
-    if (stat(path->here, &st) < 0 || !S_ISREG(st.st_mode))
-        return error_set(err, EINVAL, "--path %s=%s: that is not a regular file", path->saved,
-                         path->here);
-    for (size_t i = 0; i < machine->disk_count; i++) {
-        struct machine_disk *disk = &machine->disks[i];
-        if (disk->saved_path || strcmp(disk->path, path->saved) != 0)
-            continue;
-        disk->saved_path = disk->path;
-        disk->path = strdup(path->here);
-        if (!disk->path)
-            return error_set(err, ENOMEM, "out of memory");
-        found = true;
-    }
-    if (found)
-        return 0;
-    if (machine->vsock && strcmp(machine->vsock, path->saved) == 0)
-        return error_set(err, EINVAL,
-                         "--path %.200s=…: that is the vsock's socket, which needs none: each "
-                         "clone makes it in its own folder",
-                         path->saved);
-    return error_set(err, EINVAL,
-                     "--path %.200s=…: the configuration names no drive or pmem device by that "
-                     "path",
-                     path->saved);
-}
-
-/* A file is no directory of another's. */
-static int check_apart(const struct import_files *files, const struct import_path *path,
-                       struct error *err)
-{
-    const size_t length = strlen(path->saved);
-    for (size_t i = 0; i < files->path_count; i++)
-        if (strncmp(files->paths[i].saved, path->saved, length) == 0 &&
-            files->paths[i].saved[length] == '/')
-            return error_set(err, EINVAL, "--path %.200s=…: %.200s is a file, by another --path",
-                             files->paths[i].saved, path->saved);
-    return 0;
-}
-
-/* Where the state names them. Of those with a copy, too: nothing need be there then. */
-static int take_paths(const struct importer *importer, const struct import_files *files,
-                      struct machine *machine, struct error *err)
-{
-    int r = 0;
-    for (size_t i = 0; i < files->path_count && r == 0; i++)
-        r = check_apart(files, &files->paths[i], err);
-    for (size_t i = 0; i < files->path_count && r == 0; i++)
-        r = take_path(&files->paths[i], machine, err);
-    for (size_t i = 0; importer->binds_paths && i < machine->disk_count && r == 0; i++) {
-        struct machine_disk *disk = &machine->disks[i];
-        if (disk->readonly || disk->saved_path)
-            continue;
-        disk->saved_path = strdup(disk->path);
-        r = disk->saved_path ? 0 : error_set(err, ENOMEM, "out of memory");
-    }
-    return r;
-}
-
 static int combine(const struct importer *importer, const struct import_files *files,
                    const cJSON *config, struct import *import, struct error *err)
 {
@@ -382,15 +338,22 @@ static int combine(const struct importer *importer, const struct import_files *f
     return r < 0 ? error_prefix(err, r, "with the state %s", files->state.path) : 0;
 }
 
+/* What tells of the machine: for texts. NULL: nothing does. */
+static const char *config_path(const struct import_files *files)
+{
+    return files->told ? files->state.path : files->config.fd >= 0 ? files->config.path : NULL;
+}
+
 static int take_config(const struct importer *importer, const struct import_files *files,
                        struct import *import, struct error *err)
 {
     struct machine *machine = &import->machine;
-    auto_json cJSON *json = NULL;
+    auto_json cJSON *read = NULL;
     uint64_t size = size_of(&files->memory);
-    int r = read_config(&files->config, &json, err);
+    int r = files->told ? 0 : read_config(&files->config, &read, err);
     if (r < 0)
         return r;
+    const cJSON *json = files->told ? files->told : read;
     if (is_snapshot_json(json))
         r = files->check_version(json, err);
     if (r == 0)
@@ -401,10 +364,10 @@ static int take_config(const struct importer *importer, const struct import_file
                       machine->memory_bytes, files->memory.path, size);
     machine->memory_bytes = size;
     if (r == 0)
-        r = take_paths(importer, files, machine, err);
+        r = import_take_paths(files, importer->binds_paths, machine, err);
     if (r == 0 && importer->combine)
         r = combine(importer, files, json, import, err);
-    return r < 0 ? error_prefix(err, r, "%s", files->config.path) : 0;
+    return r < 0 ? error_prefix(err, r, "%s", config_path(files)) : 0;
 }
 
 static int check_files(const struct importer *importer, const struct import_files *files,
@@ -412,10 +375,10 @@ static int check_files(const struct importer *importer, const struct import_file
 {
     if (files->path_count > 0 && !importer->binds_paths)
         return error_set(err, EOPNOTSUPP, "--path is for snapshots of Firecracker's only");
-    if (files->path_count > 0 && files->config.fd < 0)
+    if (files->path_count > 0 && !config_path(files))
         return error_set(err, EINVAL,
                          "--path is for disks that a configuration names: give --config");
-    if (importer->needs && files->config.fd < 0)
+    if (importer->needs && !config_path(files))
         return error_set(err, EINVAL, "for %s a configuration must be given: %s", importer->name,
                          importer->needs);
     int r = check_memory(&files->memory, err);
@@ -430,15 +393,15 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
         return error_set(err, EINVAL, "\"%.40s\" is not a known hypervisor: %s", hypervisor,
                          import_names);
     struct import import = {.hypervisor = importer->name,
-                            .has_machine = !importer->config_tells || files->config.fd >= 0,
+                            .has_machine = !importer->config_tells || config_path(files),
                             .machine = {.memory_bytes = size_of(&files->memory),
                                         .board = MACHINE_MICROVM,
                                         .accel = importer->accel}};
     int r = check_files(importer, files, err);
-    if (r == 0 && files->config.fd >= 0)
+    if (r == 0 && config_path(files))
         r = take_config(importer, files, &import, err);
     if (r == 0 && import.has_machine)
-        r = complete_machine(&import, files->config.path, err);
+        r = complete_machine(&import, config_path(files), err);
     if (r == -ENOENT && importer->binds_paths && import.machine.disk_count > 0)
         error_append(err, " (if it is at another path on this host, --path OLD=NEW says so)");
     if (r == 0 && importer->find_releases)

@@ -32,6 +32,7 @@ struct import_files {
     struct import_file memory, state, config;
     const struct import_path *paths;
     size_t path_count;
+    const cJSON *told; /* in place of a configuration, by import_ask(); NULL: nothing */
     /* The store's word on the version of a snapshot.json, which a configuration may be. */
     int (*check_version)(const cJSON *json, struct error *err);
 };
@@ -52,8 +53,21 @@ int import_check(const char *hypervisor, const struct import_files *files, struc
                  struct error *err);
 void import_finish(struct import *import);
 
+/* Can a VMM say what the machine has, where no configuration is given? `program`: NULL: that of
+ * PATH. EOPNOTSUPP: not one of that hypervisor; EIO: there is no such program. */
+int import_ask_check(const char *hypervisor, const char *program, struct error *err);
+/* Has one load the memory and the state, in a context that shuts it in, and ends it. `ret`, owned,
+ * is for import_files.told. */
+int import_ask(const char *hypervisor, const struct vmm_context *context,
+               const struct import_files *files, cJSON **ret, struct error *err);
+
 /* The members of snapshot.json that are known. Returns owned; NULL without memory. */
 cJSON *import_describe(const struct import *import, const struct import_files *files);
+
+/* import_paths.c: the machine's disks are where `files` says. With `binds_paths` those that are
+ * copied have saved_path, too. EINVAL: no disk has such a path, or nothing can be put there. */
+int import_take_paths(const struct import_files *files, bool binds_paths, struct machine *machine,
+                      struct error *err);
 
 /* import_firecracker.c: a --config-file, or GET /vm/config. `ret` is to be finished in any case. */
 int import_read_firecracker(const cJSON *json, struct machine *ret, struct error *err);

@@ -67,7 +67,7 @@ static int locate(const char *binary, struct known *ret, struct error *err)
         return search(binary, path, &ret->file)
                    ? 0
                    : error_set(err, EIO,
-                               "%s is not in PATH: install it, or give hypefs mount its path",
+                               "%s is not in PATH: install it, or give hypefs its path",
                                binary);
     if (binary[0] == '/' && strlen(binary) < PATH_MAX)
         memcpy(path, binary, strlen(binary) + 1);

@@ -147,9 +147,14 @@ static int get_config(struct fake *fake, const char *id, const cJSON *body, cJSO
         cJSON *interface = cJSON_CreateObject();
         cJSON_AddStringToObject(interface, "iface_id", fake->interfaces[i].id);
         cJSON_AddStringToObject(interface, "host_dev_name", fake->interfaces[i].tap);
+        if (fake->interfaces[i].mac[0])
+            cJSON_AddStringToObject(interface, "guest_mac", fake->interfaces[i].mac);
         cJSON_AddItemToArray(interfaces, interface);
     }
-    cJSON_AddNullToObject(*ret, "vsock");
+    if (!fake->vsock[0])
+        cJSON_AddNullToObject(*ret, "vsock");
+    else
+        cJSON_AddStringToObject(cJSON_AddObjectToObject(*ret, "vsock"), "uds_path", fake->vsock);
     return 0;
 }
 

@@ -176,6 +176,7 @@ static int load_interfaces(struct fake *fake, const cJSON *state, const cJSON *o
     const cJSON *item, *override;
     cJSON_ArrayForEach (item, cJSON_GetObjectItem(state, "interfaces")) {
         struct fake_interface *interface = &fake->interfaces[fake->interface_count++];
+        char what[FAKE_TEXT_SIZE / 2];
         *interface = (struct fake_interface){.fd = -1};
         snprintf(interface->id, sizeof interface->id, "%s", fake_text(item, "iface_id"));
         snprintf(interface->tap, sizeof interface->tap, "%s", fake_text(item, "host_dev_name"));
@@ -184,9 +185,18 @@ static int load_interfaces(struct fake *fake, const cJSON *state, const cJSON *o
             if (strcmp(fake_text(override, "iface_id"), interface->id) == 0)
                 snprintf(interface->tap, sizeof interface->tap, "%s",
                          fake_text(override, "host_dev_name"));
-        if (vm_open_tap(interface) < 0)
-            return cannot_load(fault, "Failed to build microVM from snapshot: Net: Open tap device "
-                                      "failed");
+        if (vm_open_tap(interface) < 0) {
+            if (interface->fd < 0)
+                return cannot_load(fault, "Failed to build microVM from snapshot: Net: Open tap "
+                                          "device failed: Couldn't open /dev/net/tun: No such file "
+                                          "or directory (os error 2)");
+            snprintf(what, sizeof what,
+                     "Failed to build microVM from snapshot: Net: Open tap device failed: Error "
+                     "while creating ifreq structure: %s (os error %d). Invalid TUN/TAP Backend "
+                     "provided by %s. Check our documentation on setting up the network devices.",
+                     strerror(errno), errno, interface->tap);
+            return cannot_load(fault, what);
+        }
     }
     cJSON_ArrayForEach (override, overrides) {
         size_t i = 0;
@@ -296,6 +306,8 @@ int firecracker_load(struct fake *fake, const cJSON *body, char fault[static FAK
         load_vsock(fake, state, cJSON_GetObjectItem(body, "vsock_override"), fault) < 0 ||
         load_pmem(fake, state, fault) < 0)
         return -1;
+    const cJSON *vcpus = cJSON_GetObjectItem(state, "vcpus");
+    fake->vcpus = vcpus ? (unsigned)vcpus->valuedouble : 1;
     fake->loaded = true;
     pthread_mutex_lock(&fake->running);
     fake->state = FAKE_PAUSED;

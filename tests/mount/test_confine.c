@@ -50,6 +50,7 @@ static const struct shut_in {
     {"$B --ro a", 126, "", "usage: "},
     {"$B --", 126, "", "usage: "},
     {"$B --unknown -- true", 126, "", "usage: "},
+    {"$B --own-tap t7 --net -- true", 126, "", "usage: "},
     /* what the program cannot do: the file system */
     {"$B -- cat $T/secret", 1, "", "No such file or directory"},
     {"$B -- cat /etc/passwd", 1, "", "No such file or directory"},
@@ -74,6 +75,9 @@ static const struct shut_in {
     {"$B -- mount -t tmpfs none /usr", 32, "", ""},
     {"$B -- chroot /usr true", 125, "", "Operation not permitted"},
     {"$B -- sh -c 'grep -c . /proc/net/dev'", 0, "3\n", ""}, /* two lines above, and lo */
+    {"[ ! -w /dev/net/tun ] || $B --own-tap t7 -- grep -q t7: /proc/net/dev; "
+     "! grep t7: /proc/net/dev",
+     0, "", ""},
     {"$B -- grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", 0,
      "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"
      "NoNewPrivs:\t1\nSeccomp:\t2\n",
@@ -98,6 +102,8 @@ static const struct shut_in user_cases[] = {
     {"chmod 400 $T/secret; $B $U --ro ../secret -- chmod 600 ../secret", 1, "", "Read-only"},
     {"$B $U -- sh -c 'echo > a; chown 0 a'", 1, "", "chown: changing ownership of 'a'"},
     {"$B $U -- sh -c 'cat < /dev/null > /dev/full'", 0, "", ""},
+    {"$B $U --own-tap t7 --own-tap '' -- sh -c 'grep -c t7: /proc/net/dev; : <> /dev/net/tun'", 0,
+     "1\n", ""},
     {"$B $U -- chmod 666 /dev/null", 1, "", "Read-only file system"},
     {"$B $U -- grep -E '^(CapPrm|CapEff|CapBnd|NoNewPrivs|Seccomp):' /proc/self/status", 0,
      "CapPrm:\t0000000000000000\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\n"

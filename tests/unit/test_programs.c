@@ -84,7 +84,7 @@ static void name_when_path_is_relative_or_not_set_is_not_looked_for_here(void **
         struct error err = {0};
         assert_int_equal(find_in(fixture, paths[i], "only-here", &program, &err), -EIO);
         assert_string_equal(err.text,
-                            "only-here is not in PATH: install it, or give hypefs mount its path");
+                            "only-here is not in PATH: install it, or give hypefs its path");
     }
     assert_int_equal(fchdir(before), 0);
 }
