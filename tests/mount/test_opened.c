@@ -349,20 +349,24 @@ static void vsock_that_the_state_names_elsewhere_is_each_forks_own(void **state)
 {
     struct harness *h = *state;
     const char *folder = harness_format(h, "/hypefs-none-%d", (int)getpid());
-    assert_int_equal(harness_unmount(h), 0);
-    fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s/in/v.sock\"", folder),
-               harness_format(h, ".machine.vsock=\"%s/in/v.sock\"", folder));
-    fake_mount(h);
-    fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
-    commit(h, "snapshots/base", "x");
-    commit(h, "snapshots/base", "f");
-    assert_shell("bash", "[ -S $S/instances/x/run/v.sock ] && [ -S $S/instances/f/run/v.sock ]", 0);
-    change(h, "x", "standby");
-    change(h, "x", "running");
-    assert_shell("bash", "[ -S $S/instances/x/run/v.sock ]", 0);
-    assert_fails(access(folder, F_OK), ENOENT);
-    change(h, "x", "stopped");
-    change(h, "f", "stopped");
+    const char *const paths[] = {harness_format(h, "%s/in/v.sock", folder), "./v.sock"};
+    for (size_t i = 0; i < array_length(paths); i++) {
+        assert_int_equal(harness_unmount(h), 0);
+        assert_shell("bash", "rm -rf $S/snapshots/base", 0);
+        fake_craft(h, &foreign, "1.15.0", harness_format(h, "\"vsock\":\"%s\"", paths[i]),
+                   harness_format(h, ".machine.vsock=\"%s\"", paths[i]));
+        fake_mount(h);
+        fake_tell(h, "FAKE_VMM_VERSION=1.15.0");
+        commit(h, "snapshots/base", "x");
+        commit(h, "snapshots/base", "f");
+        assert_shell("bash", "[ -S $S/instances/x/run/v.sock -a -S $S/instances/f/run/v.sock ]", 0);
+        change(h, "x", "standby");
+        change(h, "x", "running");
+        assert_shell("bash", "[ -S $S/instances/x/run/v.sock ]", 0);
+        assert_fails(access(folder, F_OK), ENOENT);
+        fake_drop(h, "x");
+        fake_drop(h, "f");
+    }
 }
 
 static void vsock_in_a_folder_that_a_vmm_needs_is_refused(void **state)
