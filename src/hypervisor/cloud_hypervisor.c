@@ -68,7 +68,7 @@ static int add_disks(const struct vmm_context *context, cJSON *config,
         json_add_string(disk, "id", machine->disks[i].id);
         json_add_string(disk, "path", path);
         json_add_bool(disk, "readonly", machine->disks[i].readonly);
-        json_add_string(disk, "image_type", "Raw");
+        cloud_hypervisor_set_format(disk, &machine->disks[i]);
         json_append(disks, disk);
     }
     return 0;
@@ -362,7 +362,8 @@ static int check_disks(const struct vmm_context *context, const struct vmm *vmm,
 {
     int r = 0;
     for (size_t i = 0; i < machine->disk_count && r == 0; i++)
-        if (!machine->disks[i].readonly && strcmp(machine->disks[i].format, "raw") == 0)
+        if (!machine->disks[i].readonly && !machine->disks[i].lower &&
+            strcmp(machine->disks[i].format, "raw") == 0)
             r = check_disk(context, vmm, machine, i, err);
     return r;
 }
@@ -377,6 +378,7 @@ static int keep_state(const struct vmm_context *context, const struct machine *m
         cloud_hypervisor_state_take(context->directory_fd, config_path, state_path, &state, err);
     if (r < 0)
         return vmm_find_limit(context, r, err);
+    cloud_hypervisor_state_forget_overlays(&state, machine);
     r = cloud_hypervisor_state_normalize(&state, machine->memory_bytes, err);
     if (r == 0)
         text = cloud_hypervisor_state_print(&state);
@@ -405,8 +407,10 @@ static int save(const struct vmm_context *context, struct vmm *vmm, struct machi
     directory_remove(context->directory_fd, folder_name, NULL);
     if (r == 0)
         r = memory_save(context, vmm, save, memory, err);
+    const struct drives_save drives = {save->directory,
+                                       cloud_hypervisor_has_overlays(machine->version)};
     if (r == 0)
-        r = drives_freeze(context, vmm, machine, save->directory, err);
+        r = drives_freeze(context, vmm, machine, &drives, err);
     if (r < 0) {
         unlinkat(context->directory_fd, state, 0);
         memory_discard(context, save);

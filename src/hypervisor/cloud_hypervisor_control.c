@@ -20,6 +20,7 @@ enum {
     /* Before, a pause did not wait for the requests of disks; and what it says where memory-ranges
      * is in the way had not the name in it. */
     VERSION_LEAST = 53,
+    OVERLAY_COMMITS = 81, /* after that */
 };
 
 static const char program_name[] = "cloud-hypervisor";
@@ -64,6 +65,16 @@ int cloud_hypervisor_find(const struct vmm_context *context, struct program *ret
         r = error_set(err, EOPNOTSUPP, "%s is Cloud Hypervisor %s, and v%d or later is needed",
                       ret->path, ret->version, VERSION_LEAST);
     return r;
+}
+
+/* In v53.0 a pause leaves a part of an overlay's tables in memory, so that a copy of the file lacks
+ * what was written last. And 81 commits later the last error that loses data was known. */
+bool cloud_hypervisor_has_overlays(const char *version)
+{
+    int major, minor, commits = 0;
+    if (!version || sscanf(version, "v%4d.%4d-%6d", &major, &minor, &commits) < 2)
+        return false;
+    return major > VERSION_LEAST || (major == VERSION_LEAST && commits >= OVERLAY_COMMITS);
 }
 
 static int spawn(const struct hypervisor *hypervisor, const struct vmm_context *context,

@@ -15,6 +15,9 @@
 int cloud_hypervisor_find(const struct vmm_context *context, struct program *ret,
                           struct error *err);
 
+/* Can VMs of that version (NULL: not known) write to overlays, and be saved then? */
+bool cloud_hypervisor_has_overlays(const char *version);
+
 /* Starts it and waits until it says that it is this version. Its output is the guest's serial
  * console and goes to console.log; what it says itself goes to vmm.log. After a failure *ret may be
  * a VMM, to be abandoned. */

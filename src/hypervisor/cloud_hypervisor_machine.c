@@ -76,6 +76,26 @@ int cloud_hypervisor_state_tell(const struct cloud_hypervisor_state *state, stru
     return r;
 }
 
+void cloud_hypervisor_set_format(cJSON *item, const struct machine_disk *disk)
+{
+    const bool qcow2 = disk->lower || strcmp(disk->format, "qcow2") == 0;
+    json_set(item, "image_type", cJSON_CreateString(qcow2 ? "Qcow2" : "Raw"));
+    json_set(item, "backing_files", cJSON_CreateBool(disk->lower != NULL));
+}
+
+void cloud_hypervisor_state_forget_overlays(struct cloud_hypervisor_state *state,
+                                            const struct machine *machine)
+{
+    cJSON *item, *items = (cJSON *)(uintptr_t)json_get(state->config, "disks");
+    cJSON_ArrayForEach (item, items) {
+        const struct machine_disk *disk = machine_find_disk(machine, json_get_text(item, "id"));
+        if (!disk || !disk->lower)
+            continue;
+        json_set(item, "image_type", cJSON_CreateString("Raw"));
+        json_set(item, "backing_files", cJSON_CreateFalse());
+    }
+}
+
 static int place_disks(cJSON *config, const struct machine *machine, struct error *err)
 {
     cJSON *item, *items = (cJSON *)(uintptr_t)json_get(config, "disks");
@@ -93,6 +113,8 @@ static int place_disks(cJSON *config, const struct machine *machine, struct erro
                              disk->path);
         disk_drive_name(disk, name);
         json_set(item, "path", cJSON_CreateString(disk->readonly ? disk->path : name));
+        if (disk->lower)
+            cloud_hypervisor_set_format(item, disk);
     }
     return 0;
 }

@@ -52,4 +52,11 @@ int cloud_hypervisor_state_place(struct cloud_hypervisor_state *state,
                                  const struct machine *machine, const char *image,
                                  struct error *err);
 
+/* An item of "disks": the format of the file that a VM of that machine writes to. */
+void cloud_hypervisor_set_format(cJSON *item, const struct machine_disk *disk);
+/* Of what was saved of it: an image's disks are as they were without overlays, which a load adds.
+ */
+void cloud_hypervisor_state_forget_overlays(struct cloud_hypervisor_state *state,
+                                            const struct machine *machine);
+
 #endif

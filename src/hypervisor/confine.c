@@ -59,6 +59,13 @@ static void add_chain(struct arguments *arguments, const struct machine_disk *di
     }
 }
 
+static void add_own(struct arguments *arguments, const struct vmm_context *context,
+                    const char *name)
+{
+    if (faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
+        confine_add(arguments, "--ro", name);
+}
+
 /* A state that another tool has saved names the user's path, where the VM is to find its copy. */
 static void add_drive(struct arguments *arguments, const struct vmm_context *context,
                       const struct machine_disk *disk, bool loads)
@@ -66,6 +73,8 @@ static void add_drive(struct arguments *arguments, const struct vmm_context *con
     char copy[DISK_COPY_SIZE];
     const char *path = disk->saved_path ? disk->saved_path : disk->path;
     disk_drive_name(disk, copy);
+    if (disk->lower)
+        add_own(arguments, context, disk->lower);
     if (disk->readonly && disk->saved_path)
         confine_add_at(arguments, "--ro-at", path, disk->path);
     else if (disk->readonly)
@@ -106,13 +115,6 @@ static void add_logs(struct arguments *arguments, const struct vmm_context *cont
         if (path[0] == '.')
             confine_add(arguments, "--rw", path);
     }
-}
-
-static void add_own(struct arguments *arguments, const struct vmm_context *context,
-                    const char *name)
-{
-    if (faccessat(context->directory_fd, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        confine_add(arguments, "--ro", name);
 }
 
 /* The instance's own lies where its VMM can write, and snapshots may have links of it. */

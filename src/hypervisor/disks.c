@@ -17,21 +17,6 @@
 #include "util/json.h"
 #include "util/plain_file.h"
 
-void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE])
-{
-    snprintf(ret, DISK_NAME_SIZE, "disk%zu.%u.qcow2", index, layer);
-}
-
-void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
-{
-    snprintf(ret, DISK_COPY_SIZE, "frozen-%s", disk->id ? disk->id : "");
-}
-
-void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE])
-{
-    snprintf(ret, DISK_COPY_SIZE, "drive-%s", disk->id ? disk->id : "");
-}
-
 bool disk_is_block_device(const char *path)
 {
     struct stat file;
@@ -133,6 +118,8 @@ int disks_link(const struct machine *machine, int from_fd, int to_fd, enum disks
         }
         if (r == 0 && of == DISKS_OF_IMAGE && disk->frozen)
             r = link_file(from_fd, to_fd, disk->frozen, err);
+        if (r == 0 && of != DISKS_OF_RUNNING && disk->lower)
+            r = link_file(from_fd, to_fd, disk->lower, err);
     }
     return r;
 }
@@ -140,9 +127,14 @@ int disks_link(const struct machine *machine, int from_fd, int to_fd, enum disks
 static void drop_copy(const struct machine_disk *disk, int directory_fd)
 {
     char name[DISK_COPY_SIZE];
+    if (disk->readonly)
+        return;
     disk_copy_name(disk, name);
-    if (!disk->readonly)
-        unlinkat(directory_fd, name, 0);
+    unlinkat(directory_fd, name, 0);
+    if (disk->lower) /* its VM runs on that */
+        return;
+    disk_lower_name(disk, name);
+    unlinkat(directory_fd, name, 0);
 }
 
 void disks_swap(struct machine *a, struct machine *b)
@@ -171,16 +163,6 @@ void disks_drop_tops(const struct machine *machine, int directory_fd)
     }
 }
 
-/* "disk7.3.qcow2" and what disk_copy_name() and disk_drive_name() make. */
-static bool is_of_a_disk(const char *name)
-{
-    size_t index;
-    unsigned layer;
-    int end = 0;
-    return strncmp(name, "frozen-", 7) == 0 || strncmp(name, "drive-", 6) == 0 ||
-           (sscanf(name, "disk%zu.%u.qcow2%n", &index, &layer, &end) == 2 && end > 0 && !name[end]);
-}
-
 static bool is_of(const struct machine_disk *disk, size_t index, const char *name)
 {
     char own[DISK_NAME_SIZE], copy[DISK_COPY_SIZE];
@@ -195,14 +177,14 @@ static bool is_of(const struct machine_disk *disk, size_t index, const char *nam
     if (strcmp(copy, name) == 0)
         return true;
     disk_drive_name(disk, copy);
-    return strcmp(copy, name) == 0;
+    return strcmp(copy, name) == 0 || (disk->lower && strcmp(disk->lower, name) == 0);
 }
 
 /* A directory_visit. */
 static int tidy(void *context, int directory_fd, const char *name, struct error *err)
 {
     const struct machine *machine = context;
-    bool needed = !is_of_a_disk(name);
+    bool needed = !disk_owns_name(name);
     for (size_t i = 0; i < machine->disk_count && !needed; i++)
         needed = is_of(&machine->disks[i], i, name);
     if (needed)
@@ -238,7 +220,8 @@ int disks_copy(struct machine *machine, struct error *err)
     for (size_t i = 0; i < count; i++) {
         struct machine_disk *disk = &disks[i];
         *disk = from[i];
-        char **texts[] = {&disk->id, &disk->path, &disk->format, &disk->saved_path, &disk->frozen};
+        char **texts[] = {&disk->id,         &disk->path,   &disk->format,
+                          &disk->saved_path, &disk->frozen, &disk->lower};
         for (size_t j = 0; j < array_length(texts); j++)
             complete = copy_text(texts[j]) && complete;
     }
@@ -257,6 +240,7 @@ void disks_finish(struct machine *machine)
         free(machine->disks[i].format);
         free(machine->disks[i].saved_path);
         free(machine->disks[i].frozen);
+        free(machine->disks[i].lower);
     }
     free(machine->disks);
     machine->disks = NULL;
@@ -280,6 +264,14 @@ static bool keep_text(char **to, const char *from)
     return !from || *to;
 }
 
+int disks_keep_lower(struct machine *machine, const struct machine *from, struct error *err)
+{
+    for (size_t i = 0; i < machine->disk_count; i++)
+        if (!keep_text(&machine->disks[i].lower, from->disks[i].lower))
+            return error_set(err, ENOMEM, "no memory for a machine's disks");
+    return 0;
+}
+
 int disks_keep(struct machine *machine, const struct machine *from, struct error *err)
 {
     for (size_t i = 0; i < machine->disk_count; i++) {
@@ -289,7 +281,8 @@ int disks_keep(struct machine *machine, const struct machine *from, struct error
         const struct machine_disk *its = &from->disks[i];
         memcpy(disk->key, its->key, sizeof disk->key);
         disk->layers = its->layers;
-        if (!keep_text(&disk->id, its->id) || !keep_text(&disk->frozen, its->frozen))
+        if (!keep_text(&disk->id, its->id) || !keep_text(&disk->frozen, its->frozen) ||
+            !keep_text(&disk->lower, its->lower))
             return error_set(err, ENOMEM, "no memory for a machine's disks");
     }
     return 0;

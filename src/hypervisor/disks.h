@@ -10,9 +10,9 @@
  *
  * 0 is the disk's number. A boot goes on with the top of a VM that has ended. Nothing ever writes
  * to what is frozen. The instance's or snapshot's directory has the overlays, by hard links; the
- * user's file stays where it is, and its key tells whether it has changed. A VMM that knows no
- * overlays has copies instead (machine_disk.frozen). The record of a machine tells its overlays and
- * copies: others are what a killed daemon has left. Any thread.
+ * user's file stays where it is, and its key tells whether it has changed. A VMM that knows no such
+ * chains has copies instead (machine_disk.frozen; drives.h). The record of a machine tells its
+ * overlays and copies: others are what a killed daemon has left. Any thread.
  */
 #ifndef HYPEFS_HYPERVISOR_DISKS_H
 #define HYPEFS_HYPERVISOR_DISKS_H
@@ -28,12 +28,17 @@ enum {
     DISK_COPY_SIZE = 96,
 };
 
+/* disk_names.c: */
 /* The file with that number of the disk with that index, beside the image; not 0. */
 void disk_layer_name(size_t index, unsigned layer, char ret[DISK_NAME_SIZE]);
 
-/* The frozen copy, beside the image, of a disk with an id; and the one that its VM writes to. */
+/* The frozen copy, beside the image, of a disk with an id; the one that its VM writes to; and the
+ * raw file that both are overlays over, if they are (machine_disk.lower). */
 void disk_copy_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
 void disk_drive_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
+void disk_lower_name(const struct machine_disk *disk, char ret[DISK_COPY_SIZE]);
+/* Is it one of these of some disk? */
+bool disk_owns_name(const char *name);
 
 /* Is there a block device at that path? False, too, if it may not be looked at. */
 bool disk_is_block_device(const char *path);
@@ -77,7 +82,7 @@ void disks_renew_keys(struct machine *machine, const struct machine *before, con
 enum disks_of {
     DISKS_OF_FORK,    /* but those in machine_disk.frozen, of which it makes copies */
     DISKS_OF_IMAGE,   /* all */
-    DISKS_OF_RUNNING, /* as of a fork, for what its VM has saved, from files that the VMM may still
+    DISKS_OF_RUNNING, /* the overlays, for what its VM has saved, from files that the VMM may still
                          have open: where the file system has reflinks, into files of their own */
 };
 int disks_link(const struct machine *machine, int from_fd, int to_fd, enum disks_of of,
@@ -104,5 +109,8 @@ bool disks_match(const struct machine *a, const struct machine *b, size_t index)
 /* What was written of the disks of `from`, overlays or copies, is that of those of `machine` that
  * match. Of what is only read there is nothing, and it may have been changed before a boot. */
 int disks_keep(struct machine *machine, const struct machine *from, struct error *err);
+
+/* `machine` is what was saved of one whose VM goes on with its copies as `from` tells them. */
+int disks_keep_lower(struct machine *machine, const struct machine *from, struct error *err);
 
 #endif

@@ -144,7 +144,8 @@ int firecracker_save(const struct vmm_context *context, struct vmm *vmm, struct 
     int r = save->loaded ? save_loaded(context, vmm, state, save, err)
                          : save_booted(context, vmm, machine, state, memory, err);
     if (r == 0)
-        r = drives_freeze(context, vmm, machine, save->directory, err);
+        r = drives_freeze(context, vmm, machine, &(struct drives_save){save->directory, false},
+                          err);
     if (r < 0) {
         const char *const names[] = {state, memory, written_state, written_memory};
         for (size_t i = 0; i < array_length(names); i++)

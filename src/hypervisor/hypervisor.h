@@ -34,6 +34,7 @@ struct machine_disk {
     char *saved_path; /* absolute: where the state that is to be loaded says that it is, whether
                          there is such a file or not; NULL: at `path`, or a file of the VM's own */
     char *frozen;     /* of a writable one: the copy of it in the snapshot's directory; or NULL */
+    char *lower;      /* the copy is an overlay over that raw file, which lies beside it; or NULL */
     char key[FILE_KEY_SIZE]; /* that `path` must keep, since something was saved with it: then a
                                 writable one is a chain of files (disks.h); "": none */
     unsigned layers;         /* frozen overlays over it, of a chain */

@@ -28,6 +28,8 @@ static void add_disk(cJSON *disks, const struct machine_disk *disk)
     json_add_text(object, "frozen", disk->frozen);
     if (disk->pmem)
         json_add_bool(object, "pmem", true);
+    if (disk->lower)
+        json_add_string(object, "lower", disk->lower);
     if (disk->saved_path)
         json_add_string(object, "saved_path", disk->saved_path);
     if (disk->key[0]) {
@@ -133,12 +135,23 @@ static int check_chain(struct stored_disk *stored, struct error *err)
     return 0;
 }
 
+static int check_lower(const struct machine_disk *disk, struct error *err)
+{
+    char name[DISK_COPY_SIZE];
+    disk_lower_name(disk, name);
+    if (!disk->lower || (disk->id && disk->frozen && strcmp(disk->lower, name) == 0))
+        return 0;
+    return error_set(err, EINVAL, "lower is not the name of the file below a frozen disk");
+}
+
 static int check_disk(struct stored_disk *stored, struct error *err)
 {
     struct machine_disk *disk = &stored->disk;
     int r = check_word("id", disk->id, err);
     if (r == 0)
         r = check_word_of("frozen", disk->frozen, DISK_COPY_SIZE - 1, err);
+    if (r == 0)
+        r = check_lower(disk, err);
     if (r == 0 && disk->path[0] != '/')
         r = error_set(err, EINVAL, "path is not absolute");
     if (r == 0 && disk->saved_path && disk->saved_path[0] != '/')
@@ -165,6 +178,7 @@ static int read_disk(const cJSON *json, void *item, struct error *err)
         {"readonly", JSON_BOOL, FIELD(disk.readonly), .required = true},
         {"pmem", JSON_BOOL, FIELD(disk.pmem)},
         {"frozen", JSON_STRING, FIELD(disk.frozen), .nullable = true},
+        {"lower", JSON_STRING, FIELD(disk.lower), .nullable = true},
         {"saved_path", JSON_STRING, FIELD(disk.saved_path), .nullable = true},
         {"key", JSON_STRING, FIELD(key), .nullable = true},
         {"layers", JSON_INTEGER, FIELD(layers), .max = DISK_LAYERS_MAX},

@@ -99,8 +99,12 @@ static int record_disks(struct instance *instance, struct machine *machine, stru
     int r = disks_copy(&own, err);
     if (r < 0)
         return r;
-    instance_swap_disks(instance, &own);
+    r = disks_keep_lower(&own, &instance->machine, err);
+    if (r == 0)
+        instance_swap_disks(instance, &own);
     disks_finish(&own);
+    if (r < 0)
+        return r;
     return machine->disk_count > 0 ? instance_record(instance, err) : 0;
 }
 

@@ -69,6 +69,8 @@ int format_machine_version(const cJSON *machine)
         return FORMAT_SECOND_VERSION;
     cJSON_ArrayForEach (disk, json_get(machine, "disks")) {
         const char *path = json_get_text(disk, "path"), *saved = json_get_text(disk, "saved_path");
+        if (json_get_text(disk, "lower"))
+            return FORMAT_SECOND_VERSION;
         if (saved && (!path || strcmp(saved, path) != 0))
             return FORMAT_SECOND_VERSION;
     }

@@ -46,12 +46,15 @@ static int open_disks(struct fake *fake, char *fault)
         *drive =
             (struct fake_drive){.readonly = cJSON_IsTrue(json_get(item, "readonly")), .fd = -1};
         snprintf(drive->id, sizeof drive->id, "%s", fake_text(item, "id"));
-        if (strcmp(fake_text(item, "image_type"), "Raw") != 0) {
+        const bool overlay = cJSON_IsTrue(json_get(item, "backing_files"));
+        if (strcmp(fake_text(item, "image_type"), overlay ? "Qcow2" : "Raw") != 0) {
             snprintf(fault, FAKE_TEXT_SIZE, "the image type of %s would be guessed", drive->id);
             return -1;
         }
         if (vm_open_drive(drive, fake_text(item, "path")) < 0)
             return failed(fault, "Cannot open disk path");
+        if (overlay && overlay_open(drive) < 0)
+            return failed(fault, "no overlay, or one that does not name the format below");
     }
     return 0;
 }

@@ -29,6 +29,7 @@ struct fake_drive {
     char id[96], path[512];
     bool readonly;
     int fd;
+    int lower_fd; /* what is below an overlay; 0: there is nothing */
 };
 
 struct fake_interface {
@@ -86,6 +87,11 @@ int vm_open_tap(struct fake_interface *interface);
 int vm_open_vsock(const char *path);
 /* Where the byte of the memory file is; NULL: in no plugged region. */
 uint8_t *vm_address(const struct fake *fake, uint64_t offset);
+
+/* ---- overlay.c ---- */
+int overlay_open(struct fake_drive *drive);
+/* At the beginning of the disk. */
+int overlay_write(struct fake_drive *drive, const void *bytes, size_t size);
 
 /* ---- guest.c ---- */
 

@@ -15,6 +15,7 @@
  * (vmm.ping), info, machine-config (vm.create), actions (vm.boot), vm (vm.pause and vm.resume),
  * create (vm.snapshot), load (vm.restore). Besides:
  *   FAKE_VMM_VERSION  what it says it is; default v53.0
+ *   FAKE_VMM_ID       what its guest writes to each disk; default vm
  *   FAKE_VMM_CUT      config.json or state.json: half of it is written, and nothing said
  *
  * What it does not prove: that the real one takes these requests and answers so, in any version;
@@ -67,8 +68,8 @@ static void *await_end(void *argument)
 
 int main(int argc, char **argv)
 {
-    const char *version = getenv("FAKE_VMM_VERSION");
-    struct fake fake = {.id = "vm",
+    const char *version = getenv("FAKE_VMM_VERSION"), *id = getenv("FAKE_VMM_ID");
+    struct fake fake = {.id = id ? id : "vm",
                         .version = version ? version : "v53.0",
                         .log_fd = STDERR_FILENO,
                         .memory_fd = -1,

@@ -185,12 +185,15 @@ static void reuse(const struct guest *guest)
 }
 
 /* What a guest does to its disk, for a test to see whose it was. */
-static void write_drives(const struct fake *fake)
+static void write_drives(struct fake *fake)
 {
-    for (size_t i = 0; i < fake->drive_count; i++)
-        if (!fake->drives[i].readonly &&
-            pwrite(fake->drives[i].fd, fake->id, strlen(fake->id), 0) < 0)
-            fake_log(fake, "the drive %s cannot be written to", fake->drives[i].id);
+    const size_t size = strlen(fake->id);
+    for (size_t i = 0; i < fake->drive_count; i++) {
+        struct fake_drive *drive = &fake->drives[i];
+        if (!drive->readonly && (drive->lower_fd ? overlay_write(drive, fake->id, size) < 0
+                                                 : pwrite(drive->fd, fake->id, size, 0) < 0))
+            fake_log(fake, "the drive %s cannot be written to", drive->id);
+    }
 }
 
 /* Takes nothing until somebody writes to that pipe. */

@@ -118,6 +118,203 @@ static void fork_on_another_tap_has_that(void **state)
     fake_drop(h, "f2");
 }
 
+/* ---- overlays ---- */
+
+/* VMs that are started from now on are of a version that knows them, and write `id` to their disks.
+ */
+static void tell(struct harness *h, const char *id)
+{
+    fake_tell(h, harness_format(h, "FAKE_VMM_VERSION=v54.0 FAKE_VMM_ID=%s", id));
+}
+
+/* "t", which runs and has written its id to the user's disk. */
+static void boot_t(struct harness *h)
+{
+    assert_shell("bash", "printf 0123456789 > $T/disk && truncate -s 1G $T/disk", 0);
+    fake_mount(h);
+    tell(h, "t");
+    fake_make(
+        h, "t", "mailboxes=m",
+        harness_format(h, ",\"disks\":[{\"path\":\"%s/disk\",\"format\":\"raw\"}]", h->directory));
+    harness_put(fake_instance(h, "t", "state"), "running");
+    harness_await(h, harness_format(h, "%s/disk", h->directory), "t1234");
+    harness_await(h, fake_instance(h, "t", "console"), "ready");
+}
+
+static int setup_overlays(void **state)
+{
+    setenv("HYPEFS_TEST_FAKE", "cloud-hypervisor", 1);
+    if (harness_setup(state) < 0)
+        return -1;
+    boot_t(*state);
+    return 0;
+}
+
+/* Where there are reflinks, forks have those. */
+static void publish_live(struct harness *h)
+{
+    if (harness_shell(h, "bash", "cp --reflink=always $S/format $T/reflink").status == 0)
+        skip();
+    harness_put(fake_instance(h, "t", "snapshot"), "live");
+}
+
+/* Its guest has written to the disk when it acks. */
+static void make_fork(struct harness *h, const char *source, const char *id)
+{
+    tell(h, id);
+    stage(h, source, "{}");
+    int code = harness_write(harness_path(h, "%s/forks/new/commit", source), id);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, harness_path(h, "%s/forks/new/error", source)));
+}
+
+static void change(struct harness *h, const char *id, const char *to)
+{
+    tell(h, id);
+    int code = harness_write(fake_instance(h, id, "state"), to);
+    if (code != 0)
+        fail_msg("%s: %s", id, harness_get(h, fake_instance(h, id, "error")));
+}
+
+/* What QEMU reads of that overlay, which lies in a folder of the store with what is below it. */
+static void assert_disk(struct harness *h, const char *folder, const char *name, const char *text)
+{
+    assert_shell(
+        "bash",
+        harness_format(h,
+                       "set -e; rm -rf $T/flat; mkdir $T/flat; cd $T/flat; cp "
+                       "--sparse=always $S/%s/{%s,lower-disk0} . && qemu-img check -q %s && "
+                       "qemu-img convert -f qcow2 -O raw %s flat && [ $(stat -c %%s flat) = "
+                       "1073741824 ] && [ \"$(head -c 10 flat)\" = %s ]",
+                       folder, name, name, name, text),
+        0);
+}
+
+static void forks_when_their_vmm_knows_overlays_copy_nothing(void **state)
+{
+    struct harness *h = *state;
+    assert_shell("bash",
+                 "dd if=/dev/urandom of=$T/disk bs=1M count=8 seek=1 conv=notrunc status=none", 0);
+    publish_live(h);
+    make_fork(h, "snapshots/live", "one");
+    assert_shell(
+        "bash",
+        "set -e; cd $S && [ instances/one/run/lower-disk0 -ef snapshots/live/lower-disk0 ] && "
+        "[ $(du -k instances/one/run/drive-disk0 | cut -f1) -le 200 ] && "
+        "[ $(du -k snapshots/live/frozen-disk0 | cut -f1) -le 64 ] && "
+        "cmp $T/disk snapshots/live/lower-disk0",
+        0);
+    make_fork(h, "snapshots/live", "two");
+    change(h, "one", "standby");
+    assert_disk(h, "instances/one/run", "frozen-disk0", "one3456789");
+    assert_disk(h, "instances/two/run", "drive-disk0", "two3456789");
+    assert_disk(h, "snapshots/live", "frozen-disk0", "t123456789");
+    assert_shell("bash", "[ \"$(head -c 10 $T/disk)\" = t123456789 ]", 0);
+}
+
+/* Of an instance in standby, of one that runs, and of one that was booted and goes on. */
+static void forks_of_forks_have_what_was_written_before(void **state)
+{
+    struct harness *h = *state;
+    publish_live(h);
+    make_fork(h, "snapshots/live", "one");
+    change(h, "one", "standby");
+    make_fork(h, "instances/one", "x");
+    assert_disk(h, "instances/x/run", "drive-disk0", "xne3456789");
+    change(h, "one", "running");
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    harness_put(fake_instance(h, "one", "snapshot"), "mid");
+    make_fork(h, "snapshots/mid", "y");
+    assert_disk(h, "instances/y/run", "drive-disk0", "yne3456789");
+    harness_put(fake_instance(h, "y", "snapshot"), "deep");
+    make_fork(h, "snapshots/deep", "w");
+    assert_disk(h, "instances/w/run", "drive-disk0", "wne3456789");
+    change(h, "t", "standby");
+    change(h, "t", "running");
+    harness_put(fake_instance(h, "t", "snapshot"), "again");
+    make_fork(h, "snapshots/again", "z");
+    assert_disk(h, "instances/z/run", "drive-disk0", "z123456789");
+    assert_shell("bash", "cd $S && ! ls -d */*/*.tmp */*/run/*.tmp", 0);
+}
+
+/* It ended with its overlay open. */
+static void boot_when_a_fork_has_ended_goes_on_with_its_overlay(void **state)
+{
+    struct harness *h = *state;
+    const char *config = harness_get(h, fake_instance(h, "t", "config"));
+    publish_live(h);
+    change(h, "t", "stopped");
+    make_fork(h, "snapshots/live", "one");
+    for (int i = 0; i < 2; i++) {
+        change(h, "one", "stopped");
+        harness_put(fake_instance(h, "one", "config"), config);
+        change(h, "one", "running");
+        assert_disk(h, "instances/one/run", "drive-disk0", "one3456789");
+    }
+    harness_put(fake_instance(h, "one", "snapshot"), "booted");
+    make_fork(h, "snapshots/booted", "x");
+    assert_disk(h, "instances/x/run", "drive-disk0", "xne3456789");
+}
+
+/* The VMM could have another file read by the clones of its VM. */
+static void overlay_when_its_vmm_has_changed_what_is_below_is_refused(void **state)
+{
+    struct harness *h = *state;
+    publish_live(h);
+    make_fork(h, "snapshots/live", "one");
+    assert_shell("bash",
+                 "cd $S/instances/one/run && cp --sparse=always drive-disk0 $T/kept && printf "
+                 "/etc/passwd | dd of=drive-disk0 bs=1 seek=128 conv=notrunc status=none",
+                 0);
+    assert_errno(harness_write(fake_instance(h, "one", "state"), "standby"), EIO);
+    assert_file_contains(fake_instance(h, "one", "error"),
+                         "disk0: the overlay is not as hypefs made");
+    assert_errno(harness_write(fake_instance(h, "one", "snapshot"), "s"), EIO);
+    assert_string_equal(harness_get(h, fake_instance(h, "one", "state")), "running\n");
+    assert_shell("bash",
+                 "cd $S/instances/one/run && [ -e lower-disk0 ] && [ ! -e frozen-disk0 ] && "
+                 "dd if=$T/kept of=drive-disk0 bs=512 count=1 conv=notrunc status=none",
+                 0);
+    change(h, "one", "standby");
+    assert_shell("bash",
+                 "printf x | dd of=$S/snapshots/live/frozen-disk0 bs=1 seek=128 conv=notrunc "
+                 "status=none",
+                 0);
+    assert_errno(harness_write(harness_path(h, "snapshots/live/forks/new/commit"), "two"), EIO);
+    assert_file_contains(harness_path(h, "snapshots/live/forks/new/error"),
+                         "disk0: the overlay is not as hypefs made");
+}
+
+static int setup_alone(void **state)
+{
+    setenv("HYPEFS_TEST_FAKE", "cloud-hypervisor", 1);
+    return harness_setup(state);
+}
+
+static void forks_where_there_are_reflinks_have_those(void **state)
+{
+    struct harness *h = *state;
+    if (geteuid() != 0 || harness_shell(h, "bash",
+                                        "mkdir $T/fs && truncate -s 256M $T/image && mkfs.btrfs -q "
+                                        "$T/image && mount -o loop $T/image $T/fs")
+                                  .status != 0)
+        skip();
+    h->store = harness_format(h, "%s/fs/store", h->directory);
+    boot_t(h);
+    harness_put(fake_instance(h, "t", "snapshot"), "live");
+    make_fork(h, "snapshots/live", "one");
+    harness_put(fake_instance(h, "one", "snapshot"), "next");
+    make_fork(h, "snapshots/next", "x");
+    assert_shell("bash",
+                 harness_format(h,
+                                "set -e; cd %s; [ \"$(head -c 10 snapshots/live/frozen-disk0)\" = "
+                                "t123456789 ]; [ \"$(head -c 10 instances/x/run/drive-disk0)\" = "
+                                "xne3456789 ]; ! ls */*/lower-disk0 */*/run/lower-disk0",
+                                h->store),
+                 0);
+}
+
 /* ---- what goes wrong ---- */
 
 static void assert_refused(struct harness *h, int code, const char *words)
@@ -262,6 +459,7 @@ static void snapshot_that_another_tool_saved_is_imported_and_forked(void **state
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
+#define OVERLAYS(name) cmocka_unit_test_setup_teardown(name, setup_overlays, harness_teardown)
 
 int main(void)
 {
@@ -270,6 +468,12 @@ int main(void)
         TEST(standby_ends_it_without_asking),
         TEST(kernel_is_there_for_the_boot_only),
         TEST(fork_on_another_tap_has_that),
+        OVERLAYS(forks_when_their_vmm_knows_overlays_copy_nothing),
+        OVERLAYS(forks_of_forks_have_what_was_written_before),
+        OVERLAYS(boot_when_a_fork_has_ended_goes_on_with_its_overlay),
+        OVERLAYS(overlay_when_its_vmm_has_changed_what_is_below_is_refused),
+        cmocka_unit_test_setup_teardown(forks_where_there_are_reflinks_have_those, setup_alone,
+                                        harness_teardown),
         TEST(fork_by_another_version_is_refused),
         TEST(state_that_is_cut_off_is_no_save),
         TEST(guest_that_writes_another_formats_header_is_not_saved),

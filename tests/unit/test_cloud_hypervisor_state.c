@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "hypervisor/cloud_hypervisor_control.h"
 #include "hypervisor/cloud_hypervisor_state.h"
 #include "test.h"
 #include "util/cleanup.h"
@@ -310,6 +311,21 @@ static void machine_with_what_has_no_name_is_refused(void **state)
     cloud_hypervisor_state_finish(&own);
 }
 
+static void overlays_are_for_versions_that_do_not_lose_what_was_written(void **state)
+{
+    static const struct {
+        const char *version;
+        bool has;
+    } cases[] = {{"v53.0", false}, {"v53.0-80-gb68e7f3", false},
+                 {"v53.1", false}, {"v53.0-81-ga5e145b", true},
+                 {"v54.0", true},  {"v100.0-dirty", true},
+                 {"54.0", false},  {"", false},
+                 {NULL, false}};
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
+        assert_int_equal(cloud_hypervisor_has_overlays(cases[i].version), cases[i].has);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -321,6 +337,7 @@ int main(void)
         cmocka_unit_test(devices_lose_what_was_of_the_host_then),
         cmocka_unit_test(machine_is_told_and_gets_its_own_files),
         cmocka_unit_test(machine_with_what_has_no_name_is_refused),
+        cmocka_unit_test(overlays_are_for_versions_that_do_not_lose_what_was_written),
     };
     return cmocka_run_group_tests_name("cloud_hypervisor_state", tests, NULL, NULL);
 }

@@ -104,6 +104,7 @@ static void link_takes_what_is_frozen_along(void **state)
     struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 2},
                                    {.path = gone, .format = raw, .id = id, .frozen = id}};
     struct machine machine = {.disks = disks, .disk_count = 2};
+    char lower[] = "lower-root";
     struct error err = {0};
 
     fixture_write(a, "disk0.1.qcow2", 0600, "1", 1);
@@ -118,22 +119,30 @@ static void link_takes_what_is_frozen_along(void **state)
     disks_drop_tops(&machine, a);
     assert_true(fixture_has(a, "disk0.2.qcow2") && !fixture_has(a, "disk0.3.qcow2"));
     fixture_write(b, "frozen-root", 0600, "", 0);
+    fixture_write(b, "lower-root", 0600, "", 0);
+    disks[1].lower = lower;
     disks_drop_copies(&machine, b);
-    assert_false(fixture_has(b, "frozen-root"));
+    assert_true(!fixture_has(b, "frozen-root") && fixture_has(b, "lower-root"));
+    disks[1].lower = NULL;
+    disks_drop_copies(&machine, b);
+    assert_false(fixture_has(b, "lower-root"));
 }
 
 static void tidy_leaves_what_the_record_tells_of(void **state)
 {
     static const char *const kept[] = {"disk0.1.qcow2", "disk0.2.qcow2", "frozen-root",
-                                       "drive-root",    "memory",        "disk0.1.qcow2.tmp"};
+                                       "drive-root",    "memory",        "disk0.1.qcow2.tmp",
+                                       "lower-root"};
     static const char *const left[] = {"disk0.3.qcow2", "disk1.1.qcow2", "disk7.1.qcow2",
-                                       "frozen-disk0",  "drive-disk1",   "frozen-"};
+                                       "frozen-disk0",  "drive-disk1",   "frozen-",
+                                       "lower-disk1"};
     struct fixture *fixture = *state;
     int fd = fixture_context(fixture, "a", NULL).directory_fd;
-    char other[] = "disk1";
-    struct machine_disk disks[] = {{.path = gone, .format = raw, .key = "k", .layers = 1},
-                                   {.path = gone, .format = raw, .id = id, .frozen = id},
-                                   {.path = gone, .format = raw, .id = other}};
+    char other[] = "disk1", lower[] = "lower-root";
+    struct machine_disk disks[] = {
+        {.path = gone, .format = raw, .key = "k", .layers = 1},
+        {.path = gone, .format = raw, .id = id, .frozen = id, .lower = lower},
+        {.path = gone, .format = raw, .id = other}};
 
     for (size_t i = 0; i < array_length(kept); i++)
         fixture_write(fd, kept[i], 0600, "", 0);

@@ -191,6 +191,8 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
         {"\"readonly\":false", "\"readonly\":true", "disks[1]: frozen is for writable"},
         {"\"disk-0\"", "\"disk-0\",\"key\":\"k\"", "disks[1]: key is not that of"},
         {"\"disk-0\"", "\"disk-0\",\"layers\":1", "disks[1]: layers need a key"},
+        {"\"disk-0\"", "\"disk-0\",\"lower\":\"memory\"", "disks[1]: lower is not"},
+        {"\"frozen\":null},", "\"frozen\":null,\"lower\":\"lower-\"},", "disks[0]: lower is not"},
         {"size=1 inode=2 mtime=3.4", "", "disks[2]: key is not that of"},
         {"\"frozen\":null},", "\"frozen\":null,\"key\":\"k\",\"layers\":1},",
          "disks[0]: layers are for"},
@@ -219,6 +221,20 @@ static void from_json_when_a_member_is_wrong_is_einval_and_names_it(void **state
             fail_msg("%s: no \"%s\" in: %s", text, cases[i].word, err.text);
         assert_int_equal(machine.vcpus, 77);
     }
+}
+
+static void file_below_a_frozen_disk_is_read_back(void **state)
+{
+    struct machine machine = {0};
+    struct error err = {0};
+    auto_free char *text = changed(whole, "\"disk-0\"", "\"disk-0\",\"lower\":\"lower-root_fs\"");
+    (void)state;
+    assert_int_equal(from_text(text, &machine, &err), 0);
+    assert_string_equal(machine.disks[1].lower, "lower-root_fs");
+    auto_json cJSON *json = machine_to_json(&machine);
+    auto_free char *again = cJSON_PrintUnformatted(json);
+    assert_string_equal(again, text);
+    machine_finish(&machine);
 }
 
 static void finish_takes_a_finished_one_and_null(void **state)
@@ -356,6 +372,7 @@ int main(void)
         cmocka_unit_test(to_json_when_never_booted_has_nulls_and_no_boot_members),
         cmocka_unit_test(to_json_when_saved_in_its_firmware_has_what_it_boots_from),
         cmocka_unit_test(from_json_when_a_member_is_wrong_is_einval_and_names_it),
+        cmocka_unit_test(file_below_a_frozen_disk_is_read_back),
         cmocka_unit_test(finish_takes_a_finished_one_and_null),
         cmocka_unit_test(set_tap_marks_the_interface_only_when_the_tap_is_another),
         cmocka_unit_test(set_taps_goes_by_the_ids_of_interfaces),
