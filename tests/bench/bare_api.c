@@ -1,14 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * bare_api: starts a Firecracker or a Cloud Hypervisor, has it load a saved VM and let it run, and
- * nothing else: what a fork takes without hypefs. Prints the milliseconds from its first line to
- * the last answer, and kills the VMM.
+ * bare_api: what a fork, or a snapshot of a VM that runs, takes without hypefs. Prints
+ * milliseconds.
  *
  *     bare_api firecracker IMAGE            IMAGE/state and IMAGE/memory
  *     bare_api cloud-hypervisor FOLDER      FOLDER/config.json and FOLDER/state.json
  *
- * The program is that of PATH. Its socket, bare.sock, is made in the folder that this is started
+ * starts that program (of PATH), has it load the saved VM and let it run, and kills it: from the
+ * first line to the last answer. Its socket, bare.sock, is made in the folder that this is started
  * in.
+ *
+ *     bare_api firecracker IMAGE SOCKET TYPE
+ *     bare_api cloud-hypervisor FOLDER SOCKET [MEMORY COPY]
+ *
+ * has the VMM that listens there save its VM, from the pause to the resume. IMAGE and FOLDER are
+ * there, by their paths from the VMM's folder. TYPE is Full or Diff. The memory that a Cloud
+ * Hypervisor shares with the file MEMORY is not in what it writes, and is copied.
  */
 #include <errno.h>
 #include <poll.h>
@@ -23,17 +30,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bench/bare_common.h"
+
 enum { TEXT_SIZE = 2048, START_MS = 60000, ANSWER_MS = 60000, OK = 200, REDIRECTS = 300 };
 
-static const char socket_name[] = "bare.sock";
-static pid_t vmm;
-
-static double now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
-}
+static const char own_socket[] = "bare.sock";
+static const char *socket_name = own_socket;
+static pid_t vmm; /* that was started */
 
 static void end_vmm(void)
 {
@@ -41,7 +44,7 @@ static void end_vmm(void)
         kill(vmm, SIGKILL);
     if (vmm > 0)
         waitpid(vmm, NULL, 0);
-    unlink(socket_name);
+    unlink(own_socket);
 }
 
 static _Noreturn void die(const char *what, const char *why)
@@ -68,12 +71,12 @@ static int try_connect(void)
 static int connect_api(void)
 {
     const struct timespec pause = {.tv_nsec = 500000};
-    double deadline_ms = now_ms() + START_MS;
+    double deadline_ms = bare_now_ms() + START_MS;
     for (;;) {
         int fd = try_connect();
         if (fd >= 0)
             return fd;
-        if (now_ms() > deadline_ms || waitpid(vmm, NULL, WNOHANG) != 0)
+        if (bare_now_ms() > deadline_ms || vmm == 0 || waitpid(vmm, NULL, WNOHANG) != 0)
             die("the VMM", "does not listen");
         nanosleep(&pause, NULL);
     }
@@ -119,31 +122,67 @@ static void load_cloud_hypervisor(const char *folder)
     call("PUT", "/api/v1/vm.resume", "");
 }
 
-static const struct {
+static void save_firecracker(const char *image, char *const *rest)
+{
+    char body[TEXT_SIZE];
+    snprintf(body, sizeof body,
+             "{\"snapshot_type\":\"%s\",\"snapshot_path\":\"%s/state\","
+             "\"mem_file_path\":\"%s/memory\"}",
+             rest[0] ? rest[0] : "", image, image);
+    call("PATCH", "/vm", "{\"state\":\"Paused\"}");
+    call("PUT", "/snapshot/create", body);
+    call("PATCH", "/vm", "{\"state\":\"Resumed\"}");
+}
+
+static void save_cloud_hypervisor(const char *folder, char *const *rest)
+{
+    char body[TEXT_SIZE];
+    snprintf(body, sizeof body, "{\"destination_url\":\"file://%s\"}", folder);
+    call("PUT", "/api/v1/vm.pause", "");
+    call("PUT", "/api/v1/vm.snapshot", body);
+    if (rest[0] && rest[1] && !bare_copy_file(rest[0], rest[1]))
+        die(rest[0], "cannot be copied");
+    call("PUT", "/api/v1/vm.resume", "");
+}
+
+static const struct kind {
     const char *program, *option;
     void (*load)(const char *path);
-} kinds[] = {{"firecracker", "--api-sock", load_firecracker},
-             {"cloud-hypervisor", "--api-socket", load_cloud_hypervisor}};
+    void (*save)(const char *path, char *const *rest);
+} kinds[] = {{"firecracker", "--api-sock", load_firecracker, save_firecracker},
+             {"cloud-hypervisor", "--api-socket", load_cloud_hypervisor, save_cloud_hypervisor}};
+
+static void start(const struct kind *kind)
+{
+    extern char **environ;
+    const char *const arguments[] = {kind->program, kind->option, own_socket, NULL};
+    unlink(own_socket);
+    int code = posix_spawnp(&vmm, kind->program, NULL, NULL,
+                            (char *const *)(unsigned long)arguments, environ);
+    if (code != 0)
+        die(kind->program, strerror(code));
+}
 
 int main(int argc, char **argv)
 {
-    double began_ms = now_ms();
-    extern char **environ;
-    for (size_t i = 0; argc == 3 && i < sizeof kinds / sizeof kinds[0]; i++) {
+    double began_ms = bare_now_ms();
+    for (size_t i = 0; argc >= 3 && i < sizeof kinds / sizeof kinds[0]; i++) {
         if (strcmp(argv[1], kinds[i].program) != 0)
             continue;
-        const char *const arguments[] = {kinds[i].program, kinds[i].option, socket_name, NULL};
-        unlink(socket_name);
-        int code = posix_spawnp(&vmm, kinds[i].program, NULL, NULL,
-                                (char *const *)(unsigned long)arguments, environ);
-        if (code != 0)
-            die(kinds[i].program, strerror(code));
-        kinds[i].load(argv[2]);
-        double took_ms = now_ms() - began_ms;
+        if (argc > 3) {
+            socket_name = argv[3];
+            kinds[i].save(argv[2], argv + 4);
+        } else {
+            start(&kinds[i]);
+            kinds[i].load(argv[2]);
+        }
+        double took_ms = bare_now_ms() - began_ms;
         end_vmm();
         fprintf(stderr, "%.2f\n", took_ms);
         return EXIT_SUCCESS;
     }
-    fputs("usage: bare_api firecracker IMAGE | cloud-hypervisor FOLDER\n", stderr);
+    fputs("usage: bare_api firecracker IMAGE [SOCKET TYPE]\n"
+          "       bare_api cloud-hypervisor FOLDER [SOCKET [MEMORY COPY]]\n",
+          stderr);
     return 2;
 }

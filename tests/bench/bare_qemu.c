@@ -9,11 +9,19 @@
  * ARGUMENTS is a file as /proc/PID/cmdline, DIRECTORY the VMM's working directory, IMAGE the memory
  * file as ARGUMENTS name it, and each OFFSET that of a fork mailbox's frame in it. Prints one line,
  * "MS-TO-RESUMED MS-TO-ACK PID" (from the start of main), and ends QEMU when stdin does.
+ *
+ *     bare_qemu --save SOCKET STATE [MEMORY COPY]
+ *
+ * has the QEMU that listens there save its VM, and prints for how many milliseconds that stood
+ * still. Without MEMORY, STATE becomes a migration's stream, with all of its memory. Otherwise it
+ * becomes the state of its devices, by its path from QEMU's folder, and MEMORY is copied, the file
+ * that QEMU shares it with.
  */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -26,9 +34,9 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "bench/bare_common.h"
 #include "mailbox/frame.h"
 
 enum { ARGUMENTS_MAX = 128, TEXT_MAX = 16384, DEADLINE_MS = 60000, POLL_MS = 1 };
@@ -41,13 +49,6 @@ __attribute__((noreturn)) static void die(const char *what)
     if (qemu > 0)
         kill(qemu, SIGKILL);
     exit(1);
-}
-
-static double now_ms(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec * 1e3 + (double)now.tv_nsec / 1e6;
 }
 
 static void read_arguments(const char *path, char *text, char *ret[ARGUMENTS_MAX])
@@ -150,27 +151,38 @@ static void command(int control, const char *text, int send_fd, char line[TEXT_M
     await(control, "\"return\"", line);
 }
 
-static void load(int control, const char *state_path)
+static void greet(int control, char line[TEXT_MAX])
 {
-    char line[TEXT_MAX];
-    int state = open(state_path, O_RDONLY | O_CLOEXEC);
-    if (state < 0)
-        die(state_path);
     await(control, "\"QMP\"", line);
     command(control, "{\"execute\":\"qmp_capabilities\"}\n", -1, line);
-    command(control,
-            "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"announce-rounds\":0}}\n", -1,
-            line);
+}
+
+/* To or from a file, which is closed. */
+static void migrate(int control, const char *text, int state, char line[TEXT_MAX])
+{
     command(control, "{\"execute\":\"getfd\",\"arguments\":{\"fdname\":\"s\"}}\n", state, line);
     close(state);
-    command(control, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:s\"}}\n", -1,
-            line);
+    command(control, text, -1, line);
     for (;;) {
         command(control, "{\"execute\":\"query-migrate\"}\n", -1, line);
         if (strstr(line, "\"completed\""))
             return;
         poll(NULL, 0, POLL_MS);
     }
+}
+
+static void load(int control, const char *state_path)
+{
+    char line[TEXT_MAX];
+    int state = open(state_path, O_RDONLY | O_CLOEXEC);
+    if (state < 0)
+        die(state_path);
+    greet(control, line);
+    command(control,
+            "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"announce-rounds\":0}}\n", -1,
+            line);
+    migrate(control, "{\"execute\":\"migrate-incoming\",\"arguments\":{\"uri\":\"fd:s\"}}\n", state,
+            line);
 }
 
 /* Where QEMU has that byte of its private mapping of the image. */
@@ -236,13 +248,68 @@ static void await_ack(int ack)
         die(text[0] ? text : "no ack");
 }
 
+/* ---- saving ---- */
+
+static int connect_to(const char *path)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) < 0)
+        die(path);
+    return fd;
+}
+
+/* A migration would keep to a bandwidth. */
+static void save_stream(int control, const char *path, char line[TEXT_MAX])
+{
+    int state = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    if (state < 0)
+        die(path);
+    command(control,
+            "{\"execute\":\"migrate-set-parameters\",\"arguments\":{\"max-bandwidth\":"
+            "1099511627776}}\n",
+            -1, line);
+    migrate(control, "{\"execute\":\"migrate\",\"arguments\":{\"uri\":\"fd:s\"}}\n", state, line);
+}
+
+static void save_devices(int control, const char *path, char line[TEXT_MAX])
+{
+    char text[PATH_MAX];
+    snprintf(text, sizeof text,
+             "{\"execute\":\"xen-save-devices-state\",\"arguments\":{\"filename\":\"%s\","
+             "\"live\":false}}\n",
+             path);
+    command(control, text, -1, line);
+}
+
+static int save(const char *socket_path, const char *state, const char *memory, const char *copy)
+{
+    static char line[TEXT_MAX];
+    int control = connect_to(socket_path);
+    greet(control, line);
+    double begun = bare_now_ms();
+    command(control, "{\"execute\":\"stop\"}\n", -1, line);
+    if (!memory)
+        save_stream(control, state, line);
+    else
+        save_devices(control, state, line);
+    if (memory && !bare_copy_file(memory, copy))
+        die(memory);
+    command(control, "{\"execute\":\"cont\"}\n", -1, line);
+    printf("%.3f\n", bare_now_ms() - begun);
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static char text[TEXT_MAX], line[TEXT_MAX];
     char *arguments[ARGUMENTS_MAX], payload[64];
     int port;
-    double begun = now_ms();
+    double begun = bare_now_ms();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if ((argc == 4 || argc == 6) && strcmp(argv[1], "--save") == 0)
+        return save(argv[2], argv[3], argc == 6 ? argv[4] : NULL, argv[argc - 1]);
     if (argc < 5 || chdir(argv[2]) < 0)
         die("usage: bare_qemu ARGUMENTS DIRECTORY STATE IMAGE [OFFSET]…");
     read_arguments(argv[1], text, arguments);
@@ -252,10 +319,10 @@ int main(int argc, char **argv)
     load(control, argv[3]);
     patch(argv[4], argv + 5, payload);
     command(control, "{\"execute\":\"cont\"}\n", -1, line);
-    double resumed = now_ms();
+    double resumed = bare_now_ms();
     if (argc > 5)
         await_ack(ack);
-    printf("%.3f %.3f %d\n", resumed - begun, now_ms() - begun, (int)qemu);
+    printf("%.3f %.3f %d\n", resumed - begun, bare_now_ms() - begun, (int)qemu);
     fflush(stdout);
     while (read(STDIN_FILENO, line, sizeof line) > 0)
         ;

@@ -85,9 +85,11 @@ find "$kernel" -name 'virtio*.ko*' -o -name '*failover.ko*' | while read -r file
 done
 put "$build/tests/mount/slow_disk.so" lib/slow_disk.so
 put "$build/tests/mount/attack" bin/attack
-bare=$build/tests/bench/bare_api # where the build has the benchmark
-[ ! -x "$bare" ] || put "$bare" bin/bare_api
+for bare in bare_api bare_qemu; do # where the build has the benchmark
+    [ ! -x "$build/tests/bench/$bare" ] || put "$build/tests/bench/$bare" "bin/$bare"
+done
 put "$here/inside" run
+put "$here/speed" speed
 for name in "$@"; do
     [ -e "$here/$name.test" ] || fail "there is no test $name"
     put "$here/$name.test" "tests/$name.test"
