@@ -138,6 +138,15 @@ static void commit_step(void *listener, enum fork_step step, bool waiting)
     event_commit(&commit->event, "commit-step", fork_step_names[step], NULL);
 }
 
+/* Called by the engine, without the lock. */
+static void commit_withdrawn(void *listener, uint64_t serial)
+{
+    struct fs *fs = fs_of(&((struct commit *)listener)->job.place);
+    objects_lock(&fs->objects);
+    forkable_remove_instance(fs, serial);
+    objects_unlock(&fs->objects);
+}
+
 static int commit_run(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
@@ -150,6 +159,7 @@ static int commit_run(struct job *job)
                                        .cancel_fd = fs->stop_fd,
                                        .abandoned = &commit->abandoned,
                                        .on_step = commit_step,
+                                       .on_withdrawn = commit_withdrawn,
                                        .listener = commit};
     event_commit(&commit->event, "commit-begun", NULL, NULL);
     return fork_run(&engine, &forkable_of(commit)->of, &commit->request, &commit->outcome,
@@ -184,8 +194,6 @@ static void commit_finish(struct job *job)
     struct draft *draft = draft_of(commit);
     bool new = draft_is_new(draft), published = commit->outcome.published;
     event_commit(&commit->event, NULL, NULL, commit->outcome.result);
-    if (!published)
-        forkable_remove_instance(fs, commit->outcome.serial);
     free(draft->result);
     draft->result = json_print(commit->outcome.result);
     draft->job = NULL;

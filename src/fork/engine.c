@@ -344,7 +344,8 @@ static int publish(struct fork *fork, const cJSON *result, struct error *err)
 
 static void undo(struct fork *fork)
 {
-    instance_withdraw_fork(fork->instance, &fork->machine);
+    if (instance_withdraw_fork(fork->instance, &fork->machine) && fork->engine->on_withdrawn)
+        fork->engine->on_withdrawn(fork->engine->listener, fork->instance->serial);
     load_discard(&fork->entry, fork->vmm);
     instance_abandon(fork->instance);
     if (fork->using_snapshot)

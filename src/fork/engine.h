@@ -51,6 +51,9 @@ struct fork_engine {
      * wait. `waiting`: everybody sees the instance already (instance_show_fork). NULL: nobody is
      * told. */
     void (*on_step)(void *listener, enum fork_step step, bool waiting);
+    /* The instance was shown, and is there no more. Called without any lock, before who has ended
+     * it by a write of `stopped` is answered. NULL: nobody is told. */
+    void (*on_withdrawn)(void *listener, uint64_t serial);
     void *listener;
 };
 

@@ -243,11 +243,14 @@ int import_ask_check(const char *hypervisor, const char *program, struct error *
 int import_ask(const char *hypervisor, const struct vmm_context *context,
                const struct import_files *files, cJSON **ret, struct error *err)
 {
+    const struct importer *importer = find_importer(hypervisor);
     auto_free char *memory = realpath(files->memory.path, NULL);
     auto_free char *state = memory ? realpath(files->state.path, NULL) : NULL;
     if (!state)
         return error_errno(err, errno, "%s", memory ? files->state.path : files->memory.path);
-    return find_importer(hypervisor)->ask(context, memory, state, ret, err);
+    return importer && importer->ask
+               ? importer->ask(context, memory, state, ret, err)
+               : error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);
 }
 
 /* ---- what holds for all ---- */

@@ -62,17 +62,18 @@ int instance_show_fork(struct instance *instance, const struct instance_fork *fo
     return 0;
 }
 
-void instance_withdraw_fork(struct instance *instance, struct machine *machine)
+bool instance_withdraw_fork(struct instance *instance, struct machine *machine)
 {
     if (!instance)
-        return;
+        return false;
     auto_lock(&instance->table->lock);
-    if (instance->state == INSTANCE_WAITING) {
-        instance->published = false;
-        instance->vmm = NULL;
-        *machine = (struct machine){0};
-        instance_notify(instance, INSTANCE_REMOVED, instance->state);
-    }
+    if (instance->state != INSTANCE_WAITING)
+        return false;
+    instance->published = false;
+    instance->vmm = NULL;
+    *machine = (struct machine){0};
+    instance_notify(instance, INSTANCE_REMOVED, instance->state);
+    return true;
 }
 
 /* All that can fail: nobody sees it yet, or it is waiting. */

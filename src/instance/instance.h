@@ -231,8 +231,8 @@ struct instance_fork {
 int instance_show_fork(struct instance *instance, const struct instance_fork *fork,
                        struct error *err);
 /* One that waits is seen no more, its VMM is the caller's alone, and the machine, which somebody
- * may still look at, becomes the instance's. Of any other, or NULL, does nothing. */
-void instance_withdraw_fork(struct instance *instance, struct machine *machine);
+ * may still look at, becomes the instance's. False: of any other, or NULL, does nothing. */
+bool instance_withdraw_fork(struct instance *instance, struct machine *machine);
 /* What a daemon that starts has removed, in words: the directory of an instance that an earlier one
  * had not published when it was killed. False: whose it was is not known. */
 bool instance_describe_unfinished(enum store_kind kind, int directory_fd, struct error *ret);
