@@ -4,86 +4,12 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <utlist.h>
 
-#include "fs/event.h"
+#include "fs/draft_request.h"
 #include "fs/forkable.h"
 #include "fs/state.h"
 #include "util/cleanup.h"
-
-struct commit {
-    struct job job;
-    struct event_commit event; /* what its lines in `events` say; constant */
-    struct fork_request request;
-    struct fork_outcome outcome;
-    atomic_bool abandoned;
-};
-
-/* A file that is not what it is to become refuses the whole request. */
-static bool refuse_document(const char *directory, const char *name,
-                            const struct document *document, bool removable,
-                            struct fork_request *request)
-{
-    const char *remedy = removable ? "write it again, or remove it" : "write it again";
-    if (document->refused)
-        error_set(&request->refused, EINVAL, COMMIT_REFUSED ": %s", directory, name,
-                  document->refused, remedy);
-    else if (document->unfinished)
-        error_set(&request->refused, EINVAL, "%s%s is unfinished: %s", directory, name, remedy);
-    return request->refused.code != 0;
-}
-
-static void refuse_documents(const struct draft *draft, struct fork_request *request)
-{
-    const struct staged *file;
-    LL_FOREACH (draft->files, file)
-        if (!file->scratch &&
-            refuse_document("mailboxes/", file->name, &file->document, true, request)) {
-            snprintf(request->refused_mailbox, sizeof request->refused_mailbox, "%.64s",
-                     file->name);
-            return;
-        }
-    if (!draft->has_network || !refuse_document("", "network", &draft->network, true, request))
-        refuse_document("", "options", &draft->options, false, request);
-}
-
-static void add_mailbox(const struct staged *file, const struct fork_rules *rules,
-                        struct fork_request *request)
-{
-    struct json_check check;
-    if (request->count == DELIVER_MAILBOXES_MAX) {
-        error_set(&request->refused, ENOSPC, "more than %d mailboxes are staged",
-                  DELIVER_MAILBOXES_MAX);
-        return;
-    }
-    struct fork_mailbox *mailbox = &request->mailboxes[request->count];
-    snprintf(mailbox->name, sizeof mailbox->name, "%.64s", file->name);
-    json_check(file->document.text, file->document.size, &check);
-    if (fork_parse_mailbox(file->document.text, check.object, rules, mailbox, &request->refused) ==
-        0)
-        request->count++;
-}
-
-/* What is staged, as a request. What is wrong with it goes into request->refused. */
-static void make_request(const struct draft *draft, const struct fork_rules *rules,
-                         struct fork_request *request)
-{
-    const struct staged *file;
-    const char *options = draft->options.text ? draft->options.text : fork_options_default;
-    size_t size = draft->options.text ? draft->options.size : strlen(fork_options_default);
-    refuse_documents(draft, request);
-    if (request->refused.code)
-        return;
-    LL_FOREACH (draft->files, file)
-        if (!file->scratch && !request->refused.code)
-            add_mailbox(file, rules, request);
-    if (draft->has_network && !request->refused.code)
-        fork_parse_network(draft->network.text, draft->network.size, rules, &request->network,
-                           &request->refused);
-    request->options_text = strndup(options, size);
-    if (!request->refused.code)
-        fork_parse_options(options, size, &request->options, &request->refused);
-}
+#include "util/json.h"
 
 /* The id of the fork: as written, the draft's own, or one that is made up. */
 static void choose_id(const struct draft *draft, const char *text, struct fork_request *request)
@@ -120,6 +46,41 @@ static struct forkable *forkable_of(const struct commit *commit)
     return (struct forkable *)draft_of(commit)->drafts->owner;
 }
 
+static const struct job_type member_job;
+
+static bool is_of_new(const struct commit *commit)
+{
+    return commit->job.type == &member_job;
+}
+
+/* From now on the next one may begin. */
+static void let_next_begin(struct commit *commit)
+{
+    struct commit_group *group = commit->group;
+    if (group->newest == commit)
+        group->newest = NULL;
+    pthread_cond_signal(&group->changed);
+}
+
+static void tell_group(struct commit *commit, enum fork_step step)
+{
+    bool queued = step == FORK_QUEUED;
+    commit->group->queued += queued && !commit->queued;
+    commit->group->queued -= !queued && commit->queued;
+    commit->queued = queued;
+    if (step == FORK_QUEUED || step == FORK_LOAD)
+        let_next_begin(commit);
+}
+
+static void leave_group(struct commit *commit)
+{
+    if (!commit->request) /* it was not begun */
+        return;
+    commit->group->under_way--;
+    commit->group->queued -= commit->queued;
+    let_next_begin(commit);
+}
+
 /* Called by the engine, without the lock. */
 static void commit_step(void *listener, enum fork_step step, bool waiting)
 {
@@ -128,6 +89,12 @@ static void commit_step(void *listener, enum fork_step step, bool waiting)
     struct objects *objects = draft->object.objects;
     bool queued = step == FORK_QUEUED;
     objects_lock(objects);
+    if (commit->group)
+        tell_group(commit, step);
+    if (is_of_new(commit)) {
+        queued = commit->group->queued == commit->group->under_way;
+        waiting = false;
+    }
     if (draft->queued != queued || draft->waiting != waiting) {
         object_changed(&draft->object);
         object_changed(&objects->fs->root); /* instances/ */
@@ -147,68 +114,99 @@ static void commit_withdrawn(void *listener, uint64_t serial)
     objects_unlock(&fs->objects);
 }
 
+static struct fork_engine engine_of(struct commit *commit)
+{
+    const struct fs *fs = fs_of(&commit->job.place);
+    const struct commit_group *group = commit->group;
+    return (struct fork_engine){.instances = fs->setup.instances,
+                                .ack_address = fs->setup.ack_address,
+                                .ack_ports = fs->setup.ack_ports,
+                                .watch = fs->setup.watch,
+                                .warm = fs->setup.warm,
+                                .cancel_fd = group ? group->cancel_fd : fs->stop_fd,
+                                .abandoned = group ? &group->abandoned : &commit->abandoned,
+                                .plan = group ? group->plan : NULL};
+}
+
 static int commit_run(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    const struct fs *fs = fs_of(&job->place);
-    const struct fork_engine engine = {.instances = fs->setup.instances,
-                                       .ack_address = fs->setup.ack_address,
-                                       .ack_ports = fs->setup.ack_ports,
-                                       .watch = fs->setup.watch,
-                                       .warm = fs->setup.warm,
-                                       .cancel_fd = fs->stop_fd,
-                                       .abandoned = &commit->abandoned,
-                                       .on_step = commit_step,
-                                       .on_withdrawn = commit_withdrawn,
-                                       .listener = commit};
+    struct fork_engine engine = engine_of(commit);
+    engine.on_step = commit_step;
+    engine.on_withdrawn = commit_withdrawn;
+    engine.listener = commit;
     event_commit(&commit->event, "commit-begun", NULL, NULL);
-    return fork_run(&engine, &forkable_of(commit)->of, &commit->request, &commit->outcome,
+    return fork_run(&engine, &forkable_of(commit)->of, commit->request, &commit->outcome,
                     &job->error);
+}
+
+void commit_refuse(struct commit *commit, const struct error *why)
+{
+    static struct fork_request none; /* objects.lock guards it */
+    const struct fork_engine engine = engine_of(commit);
+    memcpy(none.id, commit->id, sizeof none.id);
+    none.refused = *why;
+    int r =
+        fork_run(&engine, &forkable_of(commit)->of, &none, &commit->outcome, &commit->job.error);
+    job_end(&commit->job, r);
 }
 
 static void record_from_new(const struct draft *draft, struct commit *commit)
 {
-    struct draft *record = draft_create(draft->drafts, commit->request.id);
+    struct draft *record = draft_create(draft->drafts, commit->id);
     if (!record)
         return; /* it is in the store and appears with the next start */
     if (draft->options.text)
         document_set(&record->options, draft->options.text, draft->options.size);
     if (commit->job.result < 0)
         draft_set_failure(record, commit->job.error.text);
-    draft_become_record(record, commit->request.id, steal_pointer(commit->outcome.result));
+    draft_become_record(record, commit->id, steal_pointer(commit->outcome.result));
 }
 
 /* Who saw the instance appear may have stopped and removed it by now. */
 static bool is_there(const struct fs *fs, const struct commit *commit)
 {
-    struct instance *instance = instances_find(fs->setup.instances, commit->request.id);
+    struct instance *instance = instances_find(fs->setup.instances, commit->id);
     bool same = instance && instance->serial == commit->outcome.serial;
     instance_unref(instance);
     return same;
 }
 
+/* Its fork is there, or nothing of it is; returns whether it is there. */
+static bool conclude(struct commit *commit)
+{
+    struct fs *fs = fs_of(&commit->job.place);
+    bool published = commit->outcome.published;
+    event_commit(&commit->event, NULL, NULL, commit->outcome.result);
+    if (commit->group)
+        leave_group(commit);
+    commit->group = NULL;
+    free(steal_pointer(commit->request));
+    object_changed(draft_of(commit)->drafts->owner);
+    object_changed(&fs->root); /* instances/ */
+    return published && is_there(fs, commit);
+}
+
 static void commit_finish(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    struct fs *fs = fs_of(&job->place);
     struct draft *draft = draft_of(commit);
     bool new = draft_is_new(draft), published = commit->outcome.published;
-    event_commit(&commit->event, NULL, NULL, commit->outcome.result);
+    bool there = conclude(commit);
     free(draft->result);
+    if (commit->of_list)
+        json_add_array(commit->outcome.result, "forks");
     draft->result = json_print(commit->outcome.result);
     draft->job = NULL;
     free(steal_pointer(draft->note)); /* why others were refused meanwhile */
     draft_set_failure(draft, job->result < 0 ? job->error.text : NULL);
-    bool there = published && is_there(fs, commit);
     if (there && new && !draft->object.removed)
         record_from_new(draft, commit);
     else if (there && !new)
-        draft_become_record(draft, commit->request.id, steal_pointer(commit->outcome.result));
+        draft_become_record(draft, commit->id, steal_pointer(commit->outcome.result));
     if (new)
         draft_empty(draft);
     object_changed(&draft->object);
-    object_changed(draft->drafts->owner);
-    object_changed(&fs->root); /* instances/ */
     if (published && !there && !new && !draft->object.removed)
         draft_remove(draft); /* a record goes with its instance */
 }
@@ -217,8 +215,8 @@ static void commit_finish(struct job *job)
 static void commit_abandon(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    if (!draft_of(commit)->queued)
-        return;
+    if (commit->group || !draft_of(commit)->queued)
+        return; /* who wrote for the group waits for it */
     atomic_store(&commit->abandoned, true);
     turns_wake(fs_of(&job->place)->setup.instances->setup.turns);
 }
@@ -226,7 +224,9 @@ static void commit_abandon(struct job *job)
 static void commit_destroy(struct job *job)
 {
     struct commit *commit = (struct commit *)job;
-    fork_request_finish(&commit->request);
+    if (commit->request)
+        fork_request_finish(commit->request);
+    free(commit->request);
     cJSON_Delete(commit->outcome.result);
 }
 
@@ -235,6 +235,53 @@ static const struct job_type commit_job = {.run = commit_run,
                                            .abandon = commit_abandon,
                                            .destroy = commit_destroy,
                                            .commits = true};
+
+/* One of several that are made of `new`, which becomes empty when all have ended. */
+static void member_finish(struct job *job)
+{
+    struct commit *commit = (struct commit *)job;
+    struct draft *draft = draft_of(commit);
+    if (conclude(commit) && !draft->object.removed)
+        record_from_new(draft, commit);
+    object_changed(&draft->object);
+}
+
+static const struct job_type member_job = {
+    .run = commit_run, .finish = member_finish, .destroy = commit_destroy, .commits = true};
+
+struct commit *commit_create(const struct place *draft, struct commit_group *group)
+{
+    struct fs *fs = fs_of(draft);
+    bool member = group && draft_is_new((const struct draft *)draft->object);
+    struct commit *commit =
+        job_create(&fs->jobs, member ? &member_job : &commit_job, sizeof *commit, draft);
+    if (!commit)
+        return NULL;
+    commit->group = group;
+    commit->event.events = fs->setup.events;
+    commit->event.instance = commit->id;
+    forkable_path(forkable_of(commit), commit->event.source);
+    return commit;
+}
+
+int commit_start(struct commit *commit, struct error *err)
+{
+    struct draft *draft = draft_of(commit);
+    memcpy(commit->id, commit->request->id, sizeof commit->id);
+    int r = job_start(&commit->job, err);
+    if (r < 0)
+        return r;
+    if (commit->group) {
+        commit->group->newest = commit;
+        commit->group->under_way++;
+    }
+    if (!is_of_new(commit)) {
+        draft->job = &commit->job;
+        draft->queued = draft->waiting = false;
+        memcpy(draft->instance, commit->id, sizeof draft->instance);
+    }
+    return 0;
+}
 
 /* A second write while the draft commits: the same fork, or another one in `new`? */
 static int join(struct draft *draft, const char *text, struct job **ret)
@@ -252,26 +299,43 @@ static int join(struct draft *draft, const char *text, struct job **ret)
     return FS_LATER;
 }
 
-static int begin(const struct place *place, const char *text, struct job **ret, struct error *err)
+/* With `why` it is refused, and `text` is NULL. */
+static int begin(const struct place *place, const char *text, const struct error *why,
+                 struct job **ret, struct error *err)
 {
-    struct draft *draft = (struct draft *)place->object;
-    struct fs *fs = fs_of(place);
-    struct commit *commit = job_create(&fs->jobs, &commit_job, sizeof *commit, place);
-    if (!commit)
+    const struct draft *draft = (const struct draft *)place->object;
+    struct commit *commit = commit_create(place, NULL);
+    if (commit)
+        commit->request = calloc(1, sizeof *commit->request);
+    if (!commit || !commit->request) {
+        job_unref(commit ? &commit->job : NULL);
         return error_set(err, ENOMEM, "out of memory");
-    make_request(draft, &fs->setup.rules, &commit->request);
-    choose_id(draft, text, &commit->request);
-    commit->event.events = fs->setup.events;
-    commit->event.instance = commit->request.id;
-    forkable_path(forkable_of(commit), commit->event.source);
-    int r = job_start(&commit->job, err);
+    }
+    draft_request(draft, &fs_of(place)->setup.rules, commit->request);
+    if (why)
+        commit->request->refused = *why;
+    else
+        choose_id(draft, text, commit->request);
+    commit->of_list = why != NULL;
+    int r = commit_start(commit, err);
     if (r < 0)
         return r;
-    draft->job = &commit->job;
-    draft->queued = draft->waiting = false;
-    memcpy(draft->instance, commit->request.id, sizeof draft->instance);
     *ret = &commit->job;
     return FS_LATER;
+}
+
+/* Returns r, of begin(). */
+static int has_begun(struct draft *draft, int r, const struct error *err)
+{
+    draft_set_failure(draft, r == FS_LATER ? NULL : err->text);
+    if (r == FS_LATER) {
+        free(steal_pointer(draft->note));
+        free(steal_pointer(draft->result));
+    } else if (draft_is_new(draft)) {
+        draft_empty(draft);
+    }
+    object_changed(&draft->object);
+    return r;
 }
 
 int commit_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
@@ -283,14 +347,11 @@ int commit_command(const struct place *place, const char *text, pid_t tid, struc
         return draft_recorded_outcome(draft); /* nothing is ever forked twice */
     if (draft->job)
         return join(draft, text, ret);
-    int r = begin(place, text, ret, &err);
-    draft_set_failure(draft, r == FS_LATER ? NULL : err.text);
-    if (r == FS_LATER) {
-        free(steal_pointer(draft->note));
-        free(steal_pointer(draft->result));
-    } else if (draft_is_new(draft)) {
-        draft_empty(draft);
-    }
-    object_changed(&draft->object);
-    return r;
+    return has_begun(draft, begin(place, text, NULL, ret, &err), &err);
+}
+
+int commit_refuse_list(const struct place *place, const struct error *why, struct job **ret)
+{
+    struct error err = {0};
+    return has_begun((struct draft *)place->object, begin(place, NULL, why, ret, &err), &err);
 }

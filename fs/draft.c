@@ -212,7 +212,7 @@ int draft_check_writable(const struct draft *draft, struct error *err)
                          draft->id);
     if (draft->job)
         return error_set(err, EBUSY, "forks/%s is committing as %s: wait until that has ended",
-                         draft->id, draft->instance);
+                         draft->id, draft->instance[0] ? draft->instance : "several forks");
     return 0;
 }
 

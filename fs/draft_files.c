@@ -6,8 +6,9 @@
 #include <string.h>
 #include <utlist.h>
 
-#include "fs/commit.h"
+#include "fs/draft_request.h"
 #include "fs/forkable.h"
+#include "fs/group.h"
 #include "fs/handle.h"
 #include "fs/state.h"
 #include "fs/tables.h"
@@ -115,7 +116,8 @@ static const struct file_type network_file = {.text = network_text,
 
 /* commit, status, result, error */
 
-static const struct file_type commit_file = {.command = commit_command, .once = true};
+static const struct file_type commit_file = {
+    .command = group_commit_draft, .once = true, .list = true};
 
 static char *status_text(const struct place *place)
 {
@@ -138,7 +140,7 @@ static bool is_in_failure(const struct draft *draft, const char *directory, cons
                           const char *reason)
 {
     auto_free char *words = NULL;
-    return draft->failure && asprintf(&words, COMMIT_REFUSED, directory, name, reason) >= 0 &&
+    return draft->failure && asprintf(&words, DRAFT_REFUSED, directory, name, reason) >= 0 &&
            strstr(draft->failure, words);
 }
 
@@ -434,7 +436,8 @@ static int forks_list(const struct place *directory, struct waiter *waiter, stru
 static bool fork_name_taken(const struct drafts *drafts, const char *name)
 {
     const struct draft *always = drafts->by_id;
-    return draft_find(drafts, name) || (always->job && strcmp(always->instance, name) == 0);
+    return draft_find(drafts, name) || group_makes(always, name) ||
+           (always->job && strcmp(always->instance, name) == 0);
 }
 
 static int forks_make(const struct place *directory, const char *name, struct error *err)
@@ -474,5 +477,16 @@ static int forks_remove(const struct place *directory, const char *name, struct 
     return draft_note(draft, err);
 }
 
-const struct directory forks_directory = {
-    .find = forks_find, .list = forks_list, .make = forks_make, .remove = forks_remove};
+static const struct file_type forks_commit_file = {
+    .command = group_commit_drafts, .once = true, .list = true};
+
+static const struct entry forks_entries[] = {
+    {"commit", S_IFREG | 0200, 20, .file = &forks_commit_file, .command = true},
+};
+
+const struct directory forks_directory = {.entries = forks_entries,
+                                          .count = array_length(forks_entries),
+                                          .find = forks_find,
+                                          .list = forks_list,
+                                          .make = forks_make,
+                                          .remove = forks_remove};

@@ -70,6 +70,8 @@ struct file_type {
     /* A text that failed is not tried again through the same open file: programs whose write has
      * failed write the same again when they close. */
     bool once;
+    /* It takes a list of words, which may come in several writes (file_write.c). */
+    bool list;
 };
 
 /* Makes or takes away what is at the name. 0 or -errno. */

@@ -60,6 +60,8 @@ static int open_place(const struct place *place, int flags, pid_t tid, struct ha
         r = open_log(handle, place);
     else if (type->document && wants_write(flags))
         r = open_document(handle, place);
+    else if (type->list)
+        handle->opener_pid = waiter_process(tid);
     if (r < 0) {
         handle_destroy(handle);
         return r;

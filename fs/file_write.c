@@ -10,6 +10,7 @@
 #include <utlist.h>
 
 #include "fs/forkable.h"
+#include "fs/group.h"
 #include "fs/node.h"
 #include "fs/state.h"
 #include "util/cleanup.h"
@@ -160,8 +161,9 @@ static int collect(struct fs *fs, struct handle *handle, const char *bytes, size
 }
 
 /* One command, without the white space around it. What is too long or holds a NUL stays a text that
- * is no id and no state, so that the command itself refuses it. */
-static void read_command(const char *bytes, size_t size, char ret[STORE_ID_MAX + 2])
+ * is no id and no state, so that the command itself refuses it. Returns owned; NULL without memory.
+ */
+static char *read_command(const char *bytes, size_t size, size_t max)
 {
     while (size > 0 && isspace((unsigned char)bytes[0])) {
         bytes++;
@@ -169,29 +171,44 @@ static void read_command(const char *bytes, size_t size, char ret[STORE_ID_MAX +
     }
     while (size > 0 && isspace((unsigned char)bytes[size - 1]))
         size--;
-    if (size > STORE_ID_MAX + 1)
-        size = STORE_ID_MAX + 1;
-    for (size_t i = 0; i < size; i++)
-        ret[i] = bytes[i] ? bytes[i] : '?';
-    ret[size] = 0;
+    char *text = document_copy(bytes, size < max ? size : max);
+    for (size_t i = 0; text && i < size && i < max; i++)
+        text[i] = text[i] ? text[i] : '?';
+    return text;
 }
 
-static int command(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
+/* Was that text the last, or is it the end of a list that was the last? Programs whose write failed
+ * repeat that write, and no more. */
+static bool is_again(const struct handle *handle, const char *text)
+{
+    const char *last = handle->command;
+    return last && (strcmp(last, text) == 0 ||
+                    (handle->last_write > 0 && (handle->failed || handle->retry) &&
+                     strcmp(last + handle->last_write, text) == 0));
+}
+
+/* Takes `text`. */
+static int command(struct fs *fs, struct handle *handle, char *text, size_t last_write,
                    struct waiter *waiter)
 {
-    char text[STORE_ID_MAX + 2];
     int r = FS_LATER;
-    read_command(bytes, size, text);
-    bool again = strcmp(text, handle->command) == 0;
+    if (!text)
+        return -ENOMEM;
+    bool again = is_again(handle, text);
+    if (again)
+        free(text);
     if (again && handle->failed)
         return handle->failed;
-    if (!again)
-        job_unref(steal_pointer(handle->retry));
     struct job *job = steal_pointer(handle->retry);
+    if (!again) {
+        job_unref(steal_pointer(job));
+        free(handle->command);
+        handle->command = text;
+        handle->last_write = last_write;
+    }
     handle->failed = 0;
-    memcpy(handle->command, text, sizeof text);
     if (!job)
-        r = handle->place.entry->file->command(&handle->place, text, waiter->tid, &job);
+        r = handle->place.entry->file->command(&handle->place, handle->command, waiter->tid, &job);
     if (r == FS_LATER && job->done)
         handle_command_ended(handle, r = job->result);
     else if (r == FS_LATER)
@@ -202,6 +219,55 @@ static int command(struct fs *fs, struct handle *handle, const char *bytes, size
     return r;
 }
 
+/* Has the writer's buffer come to its end there, and not its text? A buffer is whole blocks; that
+ * of dash is written before the word for which it has no room. A line ends its text. */
+static bool goes_on(const char *bytes, size_t size)
+{
+    enum { BLOCK = 4096 };
+    size_t beyond = size % BLOCK;
+    return size > 0 && bytes[size - 1] != '\n' &&
+           (beyond == 0 || beyond >= BLOCK - (STORE_ID_MAX + 1));
+}
+
+/* What was collected of a list is all of it. */
+static int run_list(struct fs *fs, struct handle *handle, size_t last_size, struct waiter *waiter)
+{
+    char *text = read_command(handle->text, handle->size, SIZE_MAX);
+    size_t size = text ? strlen(text) : 0, before = 0;
+    while (before < handle->size && isspace((unsigned char)handle->text[before]))
+        before++;
+    size_t last = handle->size - last_size;
+    last = last > before ? last - before : 0;
+    while (last < size && isspace((unsigned char)text[last]))
+        last++;
+    free(steal_pointer(handle->text));
+    handle->size = 0;
+    return command(fs, handle, text, last, waiter);
+}
+
+/* A list may come in several writes. One that is too long is refused as what it is so far, and what
+ * is written after that is not taken for another. */
+static int write_list(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
+                      struct waiter *waiter)
+{
+    size_t before = handle->size;
+    if (handle->refused)
+        return -handle->refused;
+    if (size == 0)
+        return 0;
+    int r = grow(handle, before + size);
+    if (r < 0)
+        return r;
+    memcpy(handle->text + before, bytes, size);
+    bool too_long = handle->size > GROUP_TEXT_MAX;
+    if (goes_on(bytes, size) && !too_long)
+        return 0;
+    r = run_list(fs, handle, size, waiter);
+    if (too_long && r < 0)
+        handle->refused = -r;
+    return r;
+}
+
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
              bool append, struct waiter *waiter)
 {
@@ -209,12 +275,19 @@ int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t siz
     int r;
     if (handle->place.object->removed)
         r = -ENODEV;
+    else if (handle->place.entry->file->list)
+        r = write_list(fs, handle, bytes, size, waiter);
     else if (handle->place.entry->file->command)
-        r = command(fs, handle, bytes, size, waiter);
+        r = command(fs, handle, read_command(bytes, size, STORE_ID_MAX + 1), 0, waiter);
     else
         r = collect(fs, handle, bytes, size, offset, append, waiter);
     objects_unlock(&fs->objects);
     return r;
+}
+
+static bool is_opener(const struct handle *handle, pid_t tid)
+{
+    return tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
 }
 
 /* The bytes collected so far take effect, as far as they go. */
@@ -235,8 +308,7 @@ static int take_effect(struct handle *handle, pid_t tid)
     if (!complete) {
         document->unfinished = true;
         type->changed(&handle->place, false);
-        bool opener = tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
-        return opener ? -EINVAL : 0;
+        return is_opener(handle, tid) ? -EINVAL : 0;
     }
     if (type->apply && type->apply(&handle->place, &err) < 0)
         return handle_refuse(handle, &err);
@@ -245,10 +317,16 @@ static int take_effect(struct handle *handle, pid_t tid)
     return 0;
 }
 
-int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
+int fs_flush(struct fs *fs, struct handle *handle, struct waiter *waiter)
 {
     objects_lock(&fs->objects);
     int r = 0;
+    if (handle->place.entry->file->list) {
+        if (handle->size > 0 && is_opener(handle, waiter->tid))
+            r = handle->place.object->removed ? -ENODEV : run_list(fs, handle, 0, waiter);
+        objects_unlock(&fs->objects);
+        return r;
+    }
     if (handle->dirty && handle->place.object->removed)
         r = -ENODEV;
     else if (handle->dirty)
@@ -258,7 +336,7 @@ int fs_flush(struct fs *fs, struct handle *handle, pid_t tid)
     if (dirty) /* taking effect may release the lock, and more be written */
         handle->dirty = false;
     if (r == 0 && dirty)
-        r = handle->refused ? -handle->refused : take_effect(handle, tid);
+        r = handle->refused ? -handle->refused : take_effect(handle, waiter->tid);
     objects_unlock(&fs->objects);
     return r;
 }
@@ -295,6 +373,13 @@ static int truncate_document(const struct place *place, size_t size)
     return r;
 }
 
+/* What was written of it so far is nothing. */
+static void forget_list(struct handle *handle)
+{
+    handle->size = 0;
+    handle->refused = 0;
+}
+
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
 {
     auto_place struct place place = {0};
@@ -304,6 +389,8 @@ int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
     const struct file_type *type = place.entry->file;
     if (!type || (place.entry->mode & 0222) == 0)
         r = -EACCES;
+    else if (type->list && handle && size == 0)
+        forget_list(handle);
     else if (type->document && (r = type->may_write(&place)) == 0)
         r = handle ? truncate_handle(handle, (size_t)size)
                    : truncate_document(&place, (size_t)size);

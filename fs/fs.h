@@ -90,7 +90,7 @@ int fs_read(struct fs *fs, struct handle *handle, size_t size, off_t offset, str
             char **ret, size_t *ret_size);
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
              bool append, struct waiter *waiter);
-int fs_flush(struct fs *fs, struct handle *handle, pid_t tid);
+int fs_flush(struct fs *fs, struct handle *handle, struct waiter *waiter);
 /* The mask of poll(2). Takes `poll`, which may be NULL, and wakes or releases it later. */
 unsigned fs_poll(struct fs *fs, struct handle *handle, void *poll);
 void fs_release(struct fs *fs, struct handle *handle);

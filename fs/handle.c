@@ -27,6 +27,7 @@ void handle_destroy(struct handle *handle)
     free_wiped(handle->text, handle->size);
     free_wiped(handle->content, handle->content_size);
     free(handle->names);
+    free(handle->command);
     free(handle);
 }
 

@@ -28,7 +28,7 @@ struct handle {
     off_t content_at;
     size_t served;
 
-    /* Collected files. */
+    /* Collected files; of a command file, what was written of a list so far. */
     char *text;
     size_t size;
     bool dirty;
@@ -38,9 +38,11 @@ struct handle {
     struct job *check; /* of what the text names, after the last write: it is under way, or that
                           write got EINTR. Counted */
 
-    /* Command files: the last text; and its job, if waiting for that ended with EINTR. Counted. */
+    /* Command files: the last text, and where in it its last write begins; and its job, if waiting
+     * for that ended with EINTR. Counted. */
     struct job *retry;
-    char command[STORE_ID_MAX + 2];
+    char *command; /* owned, or NULL */
+    size_t last_write;
     int failed; /* of a file_type with `once`: what that text got, or 0 */
 
     int log_fd;

@@ -38,6 +38,14 @@ void job_unref(struct job *job)
     free(job);
 }
 
+void job_end(struct job *job, int result)
+{
+    job->result = result;
+    job->done = true;
+    job->type->finish(job);
+    waiters_answer(job->jobs->waiters, job, job->result);
+}
+
 static void *job_thread(void *argument)
 {
     struct job *job = argument;
@@ -47,10 +55,7 @@ static void *job_thread(void *argument)
     thread_wipe_stack(); /* threads' stacks are kept for the next ones */
 
     objects_lock(objects);
-    job->result = result;
-    job->done = true;
-    job->type->finish(job);
-    waiters_answer(jobs->waiters, job, job->result);
+    job_end(job, result);
     jobs->commits -= job->type->commits;
     job_unref(job);
     objects_unlock(objects);

@@ -61,5 +61,7 @@ struct job *job_ref(struct job *job);
 void job_unref(struct job *job);
 /* Runs it in a thread. EAGAIN, ESHUTDOWN, ENOMEM: and the caller's reference is released. */
 int job_start(struct job *job, struct error *err);
+/* One that was not started has ended: with the lock held. */
+void job_end(struct job *job, int result);
 
 #endif

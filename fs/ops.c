@@ -379,10 +379,21 @@ static void op_write(fuse_req_t req, fuse_ino_t node, const char *bytes, size_t 
         write_done(&pending->waiter, r);
 }
 
+static void flush_done(struct waiter *waiter, int result)
+{
+    struct pending *pending = (struct pending *)waiter;
+    fuse_reply_err(pending->req, -result);
+    pending_free(pending);
+}
+
 static void op_flush(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
-    (void)node;
-    fuse_reply_err(req, -fs_flush(fs_of(req), handle_of(fi), tid_of(req)));
+    struct pending *pending = pending_create(req, node, fi, flush_done);
+    if (!pending)
+        return;
+    int r = fs_flush(fs_of(req), handle_of(fi), &pending->waiter);
+    if (r != FS_LATER)
+        flush_done(&pending->waiter, r);
 }
 
 static void op_release(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)

@@ -25,7 +25,7 @@ static const char readme[] =
     "    ls mailboxes                            # what can be written to\n"
     "    echo '{\"instance_name\":\"web-1\"}' > forks/new/mailboxes/NAME\n"
     "    echo web-1 > forks/new/commit || cat forks/new/error\n"
-    "                                            # returns when the guest runs\n"
+    "                                            # returns when the guest runs; of several ids all\n"
     "    cat forks/web-1/result\n"
     "Or make a draft of your own, into which nobody else writes:\n"
     "    mkdir forks/web-2\n"

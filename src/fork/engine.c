@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -17,6 +18,23 @@
 #include "util/process.h"
 
 enum { UNSEEN_WAIT_MS = 30000 }; /* who may wait for longer is shown meanwhile */
+
+struct fork_plan *fork_plan_create(void)
+{
+    struct fork_plan *plan = calloc(1, sizeof *plan);
+    if (plan)
+        plan->copy.fd = -1;
+    return plan;
+}
+
+void fork_plan_destroy(struct fork_plan *plan)
+{
+    if (!plan)
+        return;
+    snapshot_unref(plan->snapshot);
+    store_entry_discard(&plan->copy);
+    free(plan);
+}
 
 static int read_machine(struct fork *fork, const cJSON *json, struct error *err)
 {
@@ -48,6 +66,11 @@ static int check_target(const struct fork_request *request, struct error *err)
 static int use_source(struct fork *fork, struct error *err)
 {
     const struct fork_source *source = fork->source;
+    const struct fork_plan *plan = fork->engine->plan;
+    if (plan && plan->snapshot) {
+        fork->snapshot = snapshot_ref(plan->snapshot);
+        return 0;
+    }
     if (source->instance) {
         int r = instance_check_fork(source->instance, fork->request->options.from_running, err);
         fork->description = r == 0 ? instance_describe(source->instance) : NULL;
@@ -155,20 +178,46 @@ static int take_copy(struct fork *fork, struct error *err)
     return read_machine(fork, snapshot_json(fork->snapshot), err);
 }
 
+/* For all that have a plan in common. */
+static int take_copy_once(struct fork *fork, struct error *err)
+{
+    struct fork_plan *plan = fork->engine->plan;
+    if (!plan)
+        return take_copy(fork, err);
+    if (plan->why.code == 0 && take_copy(fork, &plan->why) == 0) {
+        plan->snapshot = snapshot_ref(fork->snapshot);
+        plan->copy = fork->copy;
+        fork->copy = (struct store_entry){.fd = -1};
+        return 0;
+    }
+    return error_set(err, plan->why.code, "%s", plan->why.text);
+}
+
+static int check_image(struct fork *fork, int fd, struct error *err)
+{
+    struct fork_plan *plan = fork->engine->plan;
+    struct memory_io io = {.read = read_image, .context = &fd};
+    if (plan && plan->checked)
+        return 0;
+    int r = preflight(fork, &io, err);
+    if (plan)
+        plan->checked = r == 0;
+    return r;
+}
+
 /* The image is there, is the one that was published, has the right size, has a place for each
  * payload, and still holds each marker where it was found. */
 static int locate(struct fork *fork, struct error *err)
 {
     auto_close int fd = -1;
-    int r = fork->source->instance ? take_copy(fork, err) : 0;
+    int r = fork->snapshot ? 0 : take_copy_once(fork, err);
     if (r == 0)
         r = open_image(fork, &fd, err);
     if (r == 0 && (r = image_index_wait(fork->snapshot->image, NULL, &fork->index, err)) < 0)
         error_prefix(err, r, "%s", fork->source_name);
     if (r == 0)
         r = handoff_prepare(fork, err);
-    struct memory_io io = {.read = read_image, .context = &fd};
-    return r < 0 ? r : preflight(fork, &io, err);
+    return r < 0 ? r : check_image(fork, fd, err);
 }
 
 static void notify(const struct fork *fork, enum fork_step step)
@@ -308,6 +357,20 @@ static void end_watching(struct fork *fork)
     vmm_release(fork->vmm);
 }
 
+/* Or a write of stopped to the source has ended the copying of its memory. */
+static int why_cancelled(struct fork *fork, struct error *err)
+{
+    const struct fork_engine *engine = fork->engine;
+    if (process_poll(&engine->cancel_fd, 1, 0) <= 0)
+        return -ECANCELED;
+    fork->interrupted = engine->abandoned && atomic_load(engine->abandoned);
+    return fork->interrupted
+               ? error_set(err, ECANCELED,
+                           "the write was interrupted, and what was made of this fork by then is "
+                           "undone: commit again")
+               : error_set(err, ESHUTDOWN, "the daemon is stopping");
+}
+
 static int run_steps(struct fork *fork, struct error *err)
 {
     const bool standby = fork->request->options.standby;
@@ -325,9 +388,7 @@ static int run_steps(struct fork *fork, struct error *err)
         fork->total_ms = now - begun;
         before = now;
     }
-    /* Or a write of stopped to the source has ended the copying of its memory. */
-    bool stopping = r == -ECANCELED && process_poll(&fork->engine->cancel_fd, 1, 0) > 0;
-    return stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping") : r;
+    return r == -ECANCELED ? why_cancelled(fork, err) : r;
 }
 
 static int publish(struct fork *fork, const cJSON *result, struct error *err)
@@ -377,7 +438,8 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
     turn_end(&fork);
     end_watching(&fork);
     end_start(&fork);
-    bool acks_failed = r < 0 && fork.step >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO;
+    bool acks_failed =
+        r < 0 && fork.step >= FORK_NETWORK && r != -ESHUTDOWN && r != -EIO && !fork.interrupted;
     cJSON *result = fork_result(&fork, r < 0 ? &why : NULL);
     bool published = false;
 

@@ -37,6 +37,13 @@ enum fork_step {
 };
 extern const char *const fork_step_names[FORK_STEPS]; /* as `result` has them: "validate" */
 
+/* What the forks of one write have in common: the copy of an instance's memory, of which all of
+ * them are made, and that its mailboxes are where they are to be. */
+struct fork_plan;
+/* NULL without memory. */
+struct fork_plan *fork_plan_create(void);
+void fork_plan_destroy(struct fork_plan *plan); /* none of its forks is under way */
+
 struct fork_engine {
     struct instances *instances;
     const char *ack_address;     /* the mount's; a fork's options may name another */
@@ -45,8 +52,13 @@ struct fork_engine {
     struct warm_pool *warm; /* NULL: each VM is loaded */
     int cancel_fd;          /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
     /* Becomes true, with a turns_wake(): nobody waits for it any more, and it fails with ECANCELED
-     * if it is queued. NULL: it never does. */
+     * if it is queued; or, if cancel_fd is readable, too, whatever it waits for. NULL: it never
+     * does. */
     const atomic_bool *abandoned;
+    /* All its forks have the same source, and their requests differ in the id alone. Each begins
+     * when the one before has come to FORK_QUEUED or FORK_LOAD, or has ended. NULL: it is for
+     * itself. */
+    struct fork_plan *plan;
     /* Called at the beginning of each step, without any lock; of FORK_QUEUED only if it has to
      * wait. `waiting`: everybody sees the instance already (instance_show_fork). NULL: nobody is
      * told. */

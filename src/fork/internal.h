@@ -15,6 +15,14 @@ struct fork_identity {
     char seed[FORK_SEED_SIZE + 1]; /* a secret */
 };
 
+/* No two use it at the same time, as their beginnings follow each other (engine.h). */
+struct fork_plan {
+    struct store_entry copy; /* of an instance's memory, of which `snapshot` is then; fd -1: none */
+    struct snapshot *snapshot; /* a reference; NULL: none yet */
+    struct error why;          /* the copy could not be made */
+    bool checked;              /* the image has each marker where it was found */
+};
+
 struct fork {
     const struct fork_engine *engine;
     struct fork_request *request;
@@ -53,6 +61,7 @@ struct fork {
     struct watched watched; /* the frames of those that are to ack by memory */
     struct fork_identity identity;
 
+    bool interrupted;                       /* nobody waits for it any more, so it is undone */
     enum fork_step step;                    /* under way, or that has failed */
     double step_ms[FORK_PUBLISH], total_ms; /* of those before the publishing */
     const char *failed_mailbox;             /* whose fault the failure is, or NULL */

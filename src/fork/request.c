@@ -34,6 +34,40 @@ void fork_request_finish(struct fork_request *request)
     free(steal_pointer(request->options_text));
 }
 
+static bool copy_payload(struct fork_mailbox *mailbox)
+{
+    const char *payload = mailbox->payload;
+    if (!payload)
+        return true;
+    mailbox->payload = malloc(mailbox->payload_size + 1);
+    if (mailbox->payload)
+        memcpy(mailbox->payload, payload, mailbox->payload_size + 1);
+    return mailbox->payload;
+}
+
+static bool copy_text(char **text)
+{
+    return !*text || (*text = strdup(*text)) != NULL;
+}
+
+int fork_request_copy(const struct fork_request *request, struct fork_request *ret,
+                      struct error *err)
+{
+    struct fork_options *options = &ret->options;
+    *ret = *request;
+    bool whole = copy_payload(&ret->network.mailbox);
+    for (size_t i = 0; i < ret->count; i++)
+        whole = copy_payload(&ret->mailboxes[i]) && whole;
+    whole = copy_text(&ret->options_text) && whole;
+    whole = copy_text(&options->tap) && whole;
+    whole = copy_text(&options->ack_address) && whole;
+    options->taps = cJSON_Duplicate(options->taps, true);
+    if (whole && (!request->options.taps || json_is_whole(options->taps)))
+        return 0;
+    fork_request_finish(ret);
+    return error_set(err, ENOMEM, "out of memory");
+}
+
 /* The members of a mailbox request; the payload's own text is never given to cJSON. */
 struct mailbox_members {
     const cJSON *payload, *ack_timeout_ms;

@@ -89,6 +89,9 @@ struct fork_request {
 };
 
 void fork_request_finish(struct fork_request *request);
+/* The same for another fork. ENOMEM. */
+int fork_request_copy(const struct fork_request *request, struct fork_request *ret,
+                      struct error *err);
 
 /*
  * Reads a staged text that json_check() found complete (`object` is its span) into `ret`; the name

@@ -13,11 +13,15 @@ static struct turns *turns_of(const struct fork *fork)
     return fork->engine->instances->setup.turns;
 }
 
+static bool is_abandoned(const struct fork_engine *engine)
+{
+    return engine->abandoned && atomic_load(engine->abandoned);
+}
+
 static bool is_given_up(void *context)
 {
     const struct fork_engine *engine = ((const struct fork *)context)->engine;
-    return process_poll(&engine->cancel_fd, 1, 0) > 0 ||
-           (engine->abandoned && atomic_load(engine->abandoned));
+    return process_poll(&engine->cancel_fd, 1, 0) > 0 || is_abandoned(engine);
 }
 
 int turn_acquire(struct fork *fork, void (*queued)(void *fork), struct error *err)
@@ -25,12 +29,12 @@ int turn_acquire(struct fork *fork, void (*queued)(void *fork), struct error *er
     const struct turns_caller caller = {.is_over = is_given_up, .queued = queued, .context = fork};
     warm_begin(fork->engine->warm);
     fork->starting = true;
-    if (turns_acquire(turns_of(fork), &caller) < 0)
-        return error_set(err, ECANCELED,
-                         "the write was interrupted while the commit waited for its turn to load: "
-                         "commit again");
-    fork->has_turn = true;
-    return 0;
+    fork->has_turn = turns_acquire(turns_of(fork), &caller) == 0;
+    if (fork->has_turn && !is_abandoned(fork->engine)) /* at the same moment, perhaps */
+        return 0;
+    return error_set(err, ECANCELED,
+                     "the write was interrupted while the commit waited for its turn to load: "
+                     "commit again");
 }
 
 void turn_end(struct fork *fork)

@@ -76,5 +76,6 @@ void bench_scan(void **state);
 void bench_tree(void **state);
 void bench_many(void **state);
 void bench_waiting(void **state);
+void bench_groups(void **state);
 
 #endif

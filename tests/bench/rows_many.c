@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,14 @@
 #include "mount/fixture.h"
 #include "util/cleanup.h"
 
-enum { DAEMONS = 3, QUICK_WAITING = 5, WAITING = 300 };
+enum {
+    DAEMONS = 3,
+    QUICK_WAITING = 5,
+    WAITING = 300,
+    QUICK_GROUP = 5,
+    GROUP = 100,
+    GROUP_TIMES = 7
+};
 /* All that wait must do so for the looks, or what is measured is too little. */
 enum { LOOKS = 3, QUICK_LOOK_MS = 50, LOOK_MS = 1000, QUICK_TIMEOUT_MS = 1000, TIMEOUT_MS = 30000 };
 
@@ -244,4 +252,126 @@ void bench_waiting(void **state)
     start_daemon(crowd.h, "absent");
     wait_and_report(crowd.h, 1);
     wait_and_report(crowd.h, bench_pick(QUICK_WAITING, WAITING));
+}
+
+/* ---- many forks at once ---- */
+
+/* Forks g0, g1, … of drafts that are there, each with a payload. */
+struct group {
+    struct harness *h;
+    size_t count;
+    char *ids; /* all of them */
+};
+
+static void make_drafts(struct group *group)
+{
+    struct harness *h = group->h;
+    for (size_t i = 0; i < group->count; i++) {
+        assert_int_equal(mkdir(harness_path(h, "snapshots/base/forks/g%zu", i), 0755), 0);
+        harness_put(harness_path(h, "snapshots/base/forks/g%zu/mailboxes/m", i), "{\"n\":1}");
+    }
+}
+
+static void drop_forks(struct group *group)
+{
+    for (size_t i = 0; i < group->count; i++)
+        fake_drop(group->h, harness_format(group->h, "g%zu", i));
+}
+
+static double measure(void *context, void (*commit)(struct group *group))
+{
+    struct group *group = context;
+    make_drafts(group);
+    double begun = bench_now_ms();
+    commit(group);
+    double took = bench_now_ms() - begun;
+    drop_forks(group);
+    return took;
+}
+
+static void commit_by_one_write(struct group *group)
+{
+    harness_put(harness_path(group->h, "snapshots/base/forks/commit"), group->ids);
+}
+
+static double one_write(void *context)
+{
+    return measure(context, commit_by_one_write);
+}
+
+static void commit_by_shells(struct group *group)
+{
+    struct harness *h = group->h;
+    struct harness_child children[GROUP];
+    for (size_t i = 0; i < group->count; i++)
+        children[i] = harness_start_shell(
+            h, "bash", harness_format(h, "echo 1 > snapshots/base/forks/g%zu/commit", i));
+    for (size_t i = 0; i < group->count; i++)
+        assert_int_equal(harness_finish(h, &children[i]).status, 0);
+}
+
+static double shells(void *context)
+{
+    return measure(context, commit_by_shells);
+}
+
+static void *write_commit(void *path)
+{
+    return (void *)(intptr_t)harness_write(path, "1\n");
+}
+
+static void commit_by_threads(struct group *group)
+{
+    pthread_t threads[GROUP];
+    for (size_t i = 0; i < group->count; i++)
+        assert_int_equal(
+            pthread_create(&threads[i], NULL, write_commit,
+                           harness_path(group->h, "snapshots/base/forks/g%zu/commit", i)),
+            0);
+    for (size_t i = 0; i < group->count; i++) {
+        void *code;
+        pthread_join(threads[i], &code);
+        assert_null(code);
+    }
+}
+
+static double threads(void *context)
+{
+    return measure(context, commit_by_threads);
+}
+
+static void compare_with(struct group *group, double (*other)(void *context), const char *against,
+                         const char *goal)
+{
+    struct bench_samples ours = {0}, theirs = {0};
+    for (size_t i = 0; i < bench_pick(1, GROUP_TIMES); i++) {
+        bool first = i % 2 == 0;
+        if (first)
+            bench_add(&ours, one_write(group));
+        bench_add(&theirs, other(group));
+        if (!first)
+            bench_add(&ours, one_write(group));
+    }
+    bench_report(&(struct bench_line){
+        .name = harness_format(group->h, "%zu forks by one write", group->count),
+        .unit = "ms",
+        .against = harness_format(group->h, "%zu %s", group->count, against),
+        .goal = goal,
+        .note = "fake VMM",
+        .ours = &ours,
+        .other = &theirs});
+}
+
+void bench_groups(void **state)
+{
+    struct group group = {.h = *state, .count = bench_pick(QUICK_GROUP, GROUP)};
+    group.ids = harness_alloc(group.h, 8 * group.count);
+    for (size_t i = 0, at = 0; i < group.count; i++)
+        at += (size_t)sprintf(group.ids + at, "g%zu ", i);
+    /* Without a script around it, nor walls: what is seen is the daemon. */
+    harness_mount(group.h, (const char *const[]){"--firecracker", bench_program("FAKE_FIRECRACKER"),
+                                                 "--confine", "off", NULL});
+    fake_publish(group.h, "mailboxes=m", "");
+    compare_with(&group, shells, "shells", "≤ 0.33");
+    compare_with(&group, threads, "threads that each write once", "≤ 1");
 }

@@ -29,6 +29,7 @@ static const char *const writable[] = {
     "snapshots/base/forks/new/mailboxes/m",
     "snapshots/base/forks/new/options",
     "snapshots/base/forks/new/commit",
+    "snapshots/base/forks/commit",
     "instances/x/config",
     "instances/x/state",
     "instances/x/snapshot",
@@ -61,7 +62,7 @@ static void command_file_when_read_gives_nothing(void **state)
 {
     struct harness *h = *state;
     static const char *const commands[] = {"snapshots/base/forks/new/commit",
-                                           "instances/x/snapshot"};
+                                           "snapshots/base/forks/commit", "instances/x/snapshot"};
     furnish(h);
     for (size_t i = 0; i < array_length(commands); i++) {
         const char *path = harness_path(h, "%s", commands[i]);

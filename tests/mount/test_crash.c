@@ -330,21 +330,26 @@ static void stage(struct harness *h, const char *source, const char *options,
 }
 
 /* There whole, or not at all. */
-static bool fork_is_there(struct harness *h, const char *source, const char *state)
+static bool id_is_there(struct harness *h, const char *source, const char *id, const char *state)
 {
-    const char *record = harness_format(h, "%s/forks/f", source);
-    bool there = is_there(h, "instances/f");
+    const char *record = harness_format(h, "%s/forks/%s", source, id);
+    bool there = is_there(h, harness_format(h, "instances/%s", id));
     assert_int_equal(there, is_there(h, record));
     if (!there)
         return false;
-    assert_string_equal(trim(harness_get(h, crash_instance(h, "f", "state"))), state);
+    assert_string_equal(trim(harness_get(h, crash_instance(h, id, "state"))), state);
     assert_string_equal(trim(harness_get(h, harness_path(h, "%s/status", record))), "committed");
     const char *result = harness_get(h, harness_path(h, "%s/result", record));
     if (strcmp(state, "running") == 0) {
         assert_string_equal(harness_json(h, result, "mailboxes.0.acked"), "true");
-        assert_file_contains(crash_instance(h, "f", "console"), "\"secret\":2");
+        assert_file_contains(crash_instance(h, id, "console"), "\"secret\":2");
     }
     return true;
+}
+
+static bool fork_is_there(struct harness *h, const char *source, const char *state)
+{
+    return id_is_there(h, source, "f", state);
 }
 
 static void stage_in_base(struct harness *h)
@@ -365,6 +370,28 @@ static bool is_committed(struct harness *h)
 static void crash_in_commit(void **state)
 {
     crash_in(state, NULL, stage_in_base, run_commit, is_committed);
+}
+
+/* Each of them is there whole, or not at all: those that are not there are written again. */
+static int run_commit_of_three(struct harness *h)
+{
+    const char *ids = "";
+    for (const char *id = "f"; *id; id = *id == 'f' ? "g" : *id == 'g' ? "h" : "")
+        if (!is_there(h, harness_format(h, "instances/%s", id)))
+            ids = harness_format(h, "%s %s", ids, id);
+    return harness_write(harness_path(h, "snapshots/base/forks/new/commit"), ids);
+}
+
+static bool are_committed(struct harness *h)
+{
+    bool f = fork_is_there(h, "snapshots/base", "running");
+    bool g = id_is_there(h, "snapshots/base", "g", "running");
+    return id_is_there(h, "snapshots/base", "h", "running") && f && g;
+}
+
+static void crash_in_commit_of_three(void **state)
+{
+    crash_in(state, NULL, stage_in_base, run_commit_of_three, are_committed);
 }
 
 static void stage_to_standby(struct harness *h)
@@ -557,6 +584,7 @@ int main(void)
         crash_test(crash_in_snapshot_of_a_paused_one),
         crash_test(crash_in_snapshot_of_a_standby_one),
         crash_test(crash_in_commit),
+        crash_test(crash_in_commit_of_three),
         crash_test(crash_in_commit_to_standby),
         crash_test(crash_in_commit_of_a_standby_one),
         crash_test(crash_in_commit_of_a_running_one),

@@ -43,8 +43,8 @@ static const struct refusal {
 } refusals[] = {
     {"mkdir instances/A", "Invalid argument",
      "mkdir instances/A: EINVAL: \"A\" is not an id: 1 to 63", NULL},
-    {"mkdir snapshots/base/forks/commit", "Invalid argument",
-     "mkdir snapshots/base/forks/commit: EINVAL: \"commit\" is not an id", NULL},
+    {"mkdir instances/commit", "Invalid argument",
+     "mkdir instances/commit: EINVAL: \"commit\" is not an id", NULL},
     {"mkdir instances/x/forks/-a", "Invalid argument",
      "mkdir instances/x/forks/-a: EINVAL: \"-a\" is not an id", "instances/x/error"},
     {"mkdir snapshots/other", "not permitted",

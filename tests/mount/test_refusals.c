@@ -189,7 +189,8 @@ static const struct {
     const char *words;
 } commands[] = {
     {"new", "A", EINVAL, "is not an id"},
-    {"new", "a b", EINVAL, "is not an id"},
+    {"new", "a B", EINVAL, "\"B\" is not an id"},
+    {"new", "a a", EINVAL, "a was written to commit twice"},
     {"new", "new", EINVAL, "\"new\""},
     {"new", "commit", EINVAL, "\"commit\""},
     {"new", "-a", EINVAL, "is not an id"},

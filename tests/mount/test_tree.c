@@ -32,6 +32,7 @@ static const struct place {
     {"snapshots/base/warm", S_IFREG | 0644},
     {"snapshots/base/accept", S_IFREG | 0600},
     {"snapshots/base/forks", S_IFDIR | 0755},
+    {"snapshots/base/forks/commit", S_IFREG | 0200},
     {"snapshots/base/forks/new", S_IFDIR | 0755},
     {"snapshots/base/forks/new/mailboxes", S_IFDIR | 0755},
     {"snapshots/base/forks/new/mailboxes/m", S_IFREG | 0600},
@@ -51,6 +52,7 @@ static const struct place {
     {"instances/x/console", S_IFREG | 0600},
     {"instances/x/vmm.log", S_IFREG | 0400},
     {"instances/x/forks", S_IFDIR | 0755},
+    {"instances/x/forks/commit", S_IFREG | 0200},
     {"instances/x/forks/new", S_IFDIR | 0755},
     {"instances/x/forks/new/mailboxes", S_IFDIR | 0755},
     {"instances/x/forks/new/options", S_IFREG | 0644},
@@ -166,9 +168,10 @@ static void mkdir_where_objects_are_made_refuses_bad_and_taken_ids(void **state)
 {
     struct harness *h = *state;
     char ids[2][80];
-    static const char *const bad[] = {"A",   "aB",  "commit", "-a",  "a-",
-                                      "a_b", "a.b", ".a",     "a b", "ä"};
+    static const char *const bad[] = {"A", "aB", "-a", "a-", "a_b", "a.b", ".a", "a b", "ä"};
     static const char *const parents[] = {"instances", "snapshots/base/forks"};
+    assert_fails(mkdir(harness_path(h, "instances/commit"), 0755), EINVAL);
+    assert_fails(mkdir(harness_path(h, "snapshots/base/forks/commit"), 0755), EEXIST);
     memset(ids, 'a', sizeof ids);
     ids[0][63] = ids[1][64] = 0;
     for (size_t i = 0; i < array_length(parents); i++) {

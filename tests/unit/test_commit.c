@@ -26,9 +26,11 @@ static void commit_when_its_text_is_no_id_fails(void **state)
     } cases[] = {
         {NEW "commit", "new", EINVAL, "is not an id"},
         {NEW "commit", "Web", EINVAL, "commit: \"Web\" is not an id: 1 to 63"},
-        {NEW "commit", "a b", EINVAL, "is not an id"},
+        {NEW "commit", "a B", EINVAL, "\"B\" is not an id"},
         {NEW "commit", "commit", EINVAL, "is not an id"},
-        {NEW "commit", "a\nb\n", EINVAL, "\"a\\u000ab"},
+        {NEW "commit", "a\nb\na\n", EINVAL, "a was written to commit twice"},
+        {NEW "commit", "a\x01", EINVAL, "\"a\\u0001"},
+        {MINE "commit", "mine mine", EINVAL, "this draft can only be called mine"},
         {NEW "commit", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", EINVAL,
          "is not an id"},
         {NEW "commit", "mine", EEXIST, "forks/mine is there already"},
@@ -78,7 +80,7 @@ static void commit_when_its_text_is_an_id_or_nothing_is_run(void **state)
         tree_assert_has(tree, result, "\"phase\": \"load\"");
     }
     tree_assert_names(tree, "instances", "");
-    tree_assert_names(tree, "snapshots/base/forks", "new mine ");
+    tree_assert_names(tree, "snapshots/base/forks", "commit new mine ");
 }
 
 /* What stayed would go to the next fork, under another id. */

@@ -71,7 +71,7 @@ static void record_when_its_file_is_damaged_shows_no_nonsense(void **state)
     struct tree *tree = *state;
     for (size_t i = 0; i < array_length(none); i++) {
         leave_fork(tree, none[i]);
-        tree_assert_names(tree, "snapshots/base/forks", "new ");
+        tree_assert_names(tree, "snapshots/base/forks", "commit new ");
         tree_assert_text(tree, "instances/web-1/state", "stopped\n");
     }
     leave_fork(
@@ -86,10 +86,10 @@ static void record_when_its_snapshot_is_another_one_is_not_shown(void **state)
 {
     struct tree *tree = *state;
     leave_fork(tree, "{\"version\":1,\"result\":{\"status\":\"committed\",\"mailboxes\":[]}}");
-    tree_assert_names(tree, "snapshots/base/forks", "new web-1 ");
+    tree_assert_names(tree, "snapshots/base/forks", "commit new web-1 ");
     assert_int_equal(tree_rmdir(tree, "snapshots/base"), 0);
     world_publish_box(tree->world, "base");
-    tree_assert_names(tree, "snapshots/base/forks", "new ");
+    tree_assert_names(tree, "snapshots/base/forks", "commit new ");
     assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
 }
 

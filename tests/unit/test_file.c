@@ -73,7 +73,8 @@ static void flush_when_the_text_is_incomplete_fails_for_its_opener_alone(void **
     pid_t other = tree->world->children[child].pid;
     struct handle *handle = tree_open(tree, OWN_BOX, O_WRONLY | O_CREAT | O_TRUNC);
     assert_int_equal(tree_write_at(tree, handle, "{\"a\":\n", 0), 0);
-    assert_int_equal(fs_flush(tree->fs, handle, other), 0); /* cat's, of { echo; cat; echo; } > f */
+    assert_int_equal(fs_flush(tree->fs, handle, &(struct waiter){.tid = other}),
+                     0); /* cat's, of { echo; cat; echo; } > f */
     tree_assert_not_committed(tree,
                               "mailboxes/box: unfinished: the JSON object is not complete at line "
                               "2, column 1");
@@ -81,7 +82,7 @@ static void flush_when_the_text_is_incomplete_fails_for_its_opener_alone(void **
     assert_int_equal(tree_write_at(tree, handle, "[1", 6), 0);
     assert_int_equal(tree_flush(tree, handle), -EINVAL);
     assert_int_equal(tree_write_at(tree, handle, "]}", 8), 0);
-    assert_int_equal(fs_flush(tree->fs, handle, other), 0);
+    assert_int_equal(fs_flush(tree->fs, handle, &(struct waiter){.tid = other}), 0);
     fs_release(tree->fs, handle);
     tree_assert_text(tree, OWN_BOX, "{\"a\":\n[1]}");
     tree_assert_text(tree, OWN_BOX, "{\"a\":\n[1]}");

@@ -378,7 +378,7 @@ static void fork_when_its_record_cannot_be_read_is_not_linked(void **state)
         tree_assert_names(tree, "instances/web-1",
                           "info config state snapshot accept error console vmm.log forks ");
         assert_int_equal(tree_try_walk(tree, "instances/web-1/fork", &st), -ENOENT);
-        tree_assert_names(tree, "snapshots/base/forks", "new ");
+        tree_assert_names(tree, "snapshots/base/forks", "commit new ");
     }
     world_write_text(world_path(tree->world, "store/instances/web-1/fork.json"),
                      "{\"version\":1,\"result\":{\"status\":\"committed\"}}");

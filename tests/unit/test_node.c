@@ -11,7 +11,7 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
         {"snapshots", "base "},
         {"snapshots/base", "info mailboxes warm accept forks "},
         {"snapshots/base/mailboxes", "fox box "},
-        {"snapshots/base/forks", "new web-1 "},
+        {"snapshots/base/forks", "commit new web-1 "},
         {"snapshots/base/forks/new", "mailboxes options commit status result error "},
         {"snapshots/base/forks/new/mailboxes", ""},
         {"snapshots/base/forks/web-1", "mailboxes options commit status result error instance "},
@@ -399,7 +399,7 @@ static void tree_while_the_store_is_read_keeps_nobody_waiting_but_who_looks_ther
     world_await_asleep(looker.tid);
     alarm(FIXTURE_FAR_MS / 1000);
     tree_assert_text(tree, "instances/two/state", "created\n");
-    tree_assert_names(tree, "instances/two/forks", "new ");
+    tree_assert_names(tree, "instances/two/forks", "commit new ");
     assert_int_equal(tree_put(tree, "instances/two/forks/new/mailboxes/m", "{}"), 0);
     alarm(0);
     pthread_mutex_unlock(&tree->world->snapshots.refreshing);

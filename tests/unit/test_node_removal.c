@@ -28,7 +28,7 @@ static void instance_when_removed_takes_all_of_it_away(void **state)
     auto_free char *log = tree_read_open(tree, console);
     assert_string_equal(log, "hello\n");
     assert_int_equal(tree_rmdir(tree, "instances/web-1"), 0);
-    tree_assert_names(tree, "snapshots/base/forks", "new ");
+    tree_assert_names(tree, "snapshots/base/forks", "commit new ");
     assert_gone(tree, state_node, state_file);
     assert_gone(tree, record_node, record_file);
     auto_free char *bytes = NULL;
@@ -69,7 +69,8 @@ static void snapshot_when_removed_takes_its_drafts_along(void **state)
     tree_assert_names(tree, "snapshots", "");
     assert_gone(tree, info, info_file);
     assert_gone(tree, box, box_file);
-    assert_int_equal(fs_flush(tree->fs, box_file, gettid()), 0); /* nothing was written */
+    assert_int_equal(fs_flush(tree->fs, box_file, &(struct waiter){.tid = gettid()}),
+                     0); /* nothing was written */
     fs_release(tree->fs, info_file);
     fs_release(tree->fs, box_file);
     tree_assert_text(tree, "instances/web-1/state", "stopped\n");
@@ -94,7 +95,7 @@ static void snapshot_that_others_take_out_of_the_store_takes_its_drafts_along(vo
     tree_assert_names(tree, "snapshots", "");
     assert_gone(tree, info, info_file);
     assert_gone(tree, box, box_file);
-    assert_int_equal(fs_flush(tree->fs, box_file, gettid()), -ENODEV);
+    assert_int_equal(fs_flush(tree->fs, box_file, &(struct waiter){.tid = gettid()}), -ENODEV);
 
     fs_release(tree->fs, info_file);
     fs_release(tree->fs, box_file);
@@ -113,7 +114,7 @@ static void draft_when_removed_takes_what_was_staged_along(void **state)
     ino_t ino = tree_stat(tree, "snapshots/base/forks/mine").st_ino;
     assert_int_equal(tree_rmdir(tree, "snapshots/base/forks/mine"), 0);
     assert_gone(tree, node, commit);
-    assert_int_equal(fs_flush(tree->fs, box, gettid()), -ENODEV);
+    assert_int_equal(fs_flush(tree->fs, box, &(struct waiter){.tid = gettid()}), -ENODEV);
     assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
     assert_int_not_equal(tree_stat(tree, "snapshots/base/forks/mine").st_ino, ino);
     assert_int_equal(tree_write_at(tree, commit, "1", 0), -ENODEV);

@@ -54,7 +54,7 @@ static void assert_complete(struct tree *tree, const struct operation *operation
     if (operation->makes) /* it is not there yet */
         assert_int_equal(tree_mkdir(tree, "snapshots/base/forks/mine"), 0);
     tree_assert_names(tree, "snapshots/base/forks",
-                      operation->makes ? "new web-1 mine " : "new web-1 ");
+                      operation->makes ? "commit new web-1 mine " : "commit new web-1 ");
     tree_assert_text(tree, "snapshots/base/forks/web-1/status", "committed\n");
     tree_assert_text(tree, "snapshots/base/forks/web-1/options", "{}\n");
     tree_assert_has(tree, "snapshots/base/forks/web-1/result", "\"committed\"");

@@ -246,10 +246,11 @@ int tree_put(struct tree *tree, const char *path, const char *text)
     int r = tree_open_flags(tree, path, O_WRONLY | O_CREAT | O_TRUNC, &handle);
     if (r < 0)
         return r;
-    r = fs_flush(tree->fs, handle, gettid()); /* the shell closes its own copy first */
+    r = fs_flush(tree->fs, handle,
+                 &(struct waiter){.tid = gettid()}); /* the shell closes its own copy first */
     if (r == 0)
         r = tree_write_at(tree, handle, text, 0);
-    int flushed = fs_flush(tree->fs, handle, gettid());
+    int flushed = fs_flush(tree->fs, handle, &(struct waiter){.tid = gettid()});
     fs_release(tree->fs, handle);
     return r < 0 ? r : flushed;
 }
@@ -378,7 +379,7 @@ void tree_assert_names(struct tree *tree, const char *path, const char *wanted)
 
 int tree_flush(struct tree *tree, struct handle *handle)
 {
-    return fs_flush(tree->fs, handle, gettid());
+    return fs_flush(tree->fs, handle, &(struct waiter){.tid = gettid()});
 }
 
 void tree_must_put(struct tree *tree, const char *path, const char *text)
