@@ -123,6 +123,7 @@ static struct fork_engine engine_of(struct commit *commit)
                                 .ack_ports = fs->setup.ack_ports,
                                 .watch = fs->setup.watch,
                                 .warm = fs->setup.warm,
+                                .user = commit->job.user,
                                 .cancel_fd = group ? group->cancel_fd : fs->stop_fd,
                                 .abandoned = group ? &group->abandoned : &commit->abandoned,
                                 .plan = group ? group->plan : NULL};
@@ -249,7 +250,7 @@ static void member_finish(struct job *job)
 static const struct job_type member_job = {
     .run = commit_run, .finish = member_finish, .destroy = commit_destroy, .commits = true};
 
-struct commit *commit_create(const struct place *draft, struct commit_group *group)
+struct commit *commit_create(const struct place *draft, struct commit_group *group, uid_t user)
 {
     struct fs *fs = fs_of(draft);
     bool member = group && draft_is_new((const struct draft *)draft->object);
@@ -258,6 +259,7 @@ struct commit *commit_create(const struct place *draft, struct commit_group *gro
     if (!commit)
         return NULL;
     commit->group = group;
+    commit->job.user = user;
     commit->event.events = fs->setup.events;
     commit->event.instance = commit->id;
     forkable_path(forkable_of(commit), commit->event.source);
@@ -301,10 +303,10 @@ static int join(struct draft *draft, const char *text, struct job **ret)
 
 /* With `why` it is refused, and `text` is NULL. */
 static int begin(const struct place *place, const char *text, const struct error *why,
-                 struct job **ret, struct error *err)
+                 const struct waiter *by, struct job **ret, struct error *err)
 {
     const struct draft *draft = (const struct draft *)place->object;
-    struct commit *commit = commit_create(place, NULL);
+    struct commit *commit = commit_create(place, NULL, by->uid);
     if (commit)
         commit->request = calloc(1, sizeof *commit->request);
     if (!commit || !commit->request) {
@@ -338,20 +340,21 @@ static int has_begun(struct draft *draft, int r, const struct error *err)
     return r;
 }
 
-int commit_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+int commit_command(const struct place *place, const char *text, const struct waiter *by,
+                   struct job **ret)
 {
-    (void)tid;
     struct draft *draft = (struct draft *)place->object;
     struct error err = {0};
     if (draft->record)
         return draft_recorded_outcome(draft); /* nothing is ever forked twice */
     if (draft->job)
         return join(draft, text, ret);
-    return has_begun(draft, begin(place, text, NULL, ret, &err), &err);
+    return has_begun(draft, begin(place, text, NULL, by, ret, &err), &err);
 }
 
-int commit_refuse_list(const struct place *place, const struct error *why, struct job **ret)
+int commit_refuse_list(const struct place *place, const struct error *why, const struct waiter *by,
+                       struct job **ret)
 {
     struct error err = {0};
-    return has_begun((struct draft *)place->object, begin(place, NULL, why, ret, &err), &err);
+    return has_begun((struct draft *)place->object, begin(place, NULL, why, by, ret, &err), &err);
 }

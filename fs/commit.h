@@ -24,8 +24,8 @@ struct commit_group {
     struct fork_plan *plan; /* of `new`, for all its forks; else NULL */
     int cancel_fd;          /* readable: the daemon stops, or `abandoned` */
     atomic_bool abandoned;
-    pthread_cond_t changed;   /* one of the next three */
-    struct commit *newest;    /* that began last, until it waits for its turn, loads, or has ended */
+    pthread_cond_t changed; /* one of the next three */
+    struct commit *newest;  /* that began last, until it waits for its turn, loads, or has ended */
     size_t under_way, queued; /* and how many of these wait for their turn */
 };
 
@@ -43,14 +43,16 @@ struct commit {
 
 /* Of that draft; several of `new` may be under way at the same time if they are a group's. NULL
  * without memory. */
-struct commit *commit_create(const struct place *draft, struct commit_group *group);
+struct commit *commit_create(const struct place *draft, struct commit_group *group, uid_t user);
 /* Runs the fork that `request` asks for. As job_start(). */
 int commit_start(struct commit *commit, struct error *err);
 /* It ends without having begun. */
 void commit_refuse(struct commit *commit, const struct error *why);
 
-int commit_command(const struct place *place, const char *text, pid_t tid, struct job **ret);
+int commit_command(const struct place *place, const char *text, const struct waiter *by,
+                   struct job **ret);
 /* Of `new`, which does not commit: what was written there is no list of ids. */
-int commit_refuse_list(const struct place *place, const struct error *why, struct job **ret);
+int commit_refuse_list(const struct place *place, const struct error *why, const struct waiter *by,
+                       struct job **ret);
 
 #endif

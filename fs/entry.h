@@ -64,9 +64,11 @@ struct file_type {
     /* `complete`: the text has taken effect. */
     void (*changed)(const struct place *place, bool complete);
 
-    /* Command: one write is one command. 0 or -errno at once, or FS_LATER with a job to wait for.
+    /* Command: one write is one command, of that writer. 0 or -errno at once, or FS_LATER with a
+     * job to wait for.
      */
-    int (*command)(const struct place *place, const char *text, pid_t tid, struct job **ret);
+    int (*command)(const struct place *place, const char *text, const struct waiter *by,
+                   struct job **ret);
     /* A text that failed is not tried again through the same open file: programs whose write has
      * failed write the same again when they close. */
     bool once;

@@ -208,7 +208,7 @@ static int command(struct fs *fs, struct handle *handle, char *text, size_t last
     }
     handle->failed = 0;
     if (!job)
-        r = handle->place.entry->file->command(&handle->place, handle->command, waiter->tid, &job);
+        r = handle->place.entry->file->command(&handle->place, handle->command, waiter, &job);
     if (r == FS_LATER && job->done)
         handle_command_ended(handle, r = job->result);
     else if (r == FS_LATER)

@@ -253,8 +253,8 @@ static int open_cancel_fd(struct group *group)
     return 0;
 }
 
-static struct group *group_create(const struct place *place, const char *text, pid_t tid,
-                                  struct error *err)
+static struct group *group_create(const struct place *place, const char *text,
+                                  const struct waiter *by, struct error *err)
 {
     struct group *group = job_create(&fs_of(place)->jobs, &group_job, sizeof *group, place);
     if (!group) {
@@ -262,7 +262,8 @@ static struct group *group_create(const struct place *place, const char *text, p
         return NULL;
     }
     pthread_cond_init(&group->shared.changed, NULL);
-    group->tid = tid;
+    group->tid = by->tid;
+    group->job.user = by->uid;
     group->shared.cancel_fd = -1;
     group->interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     group->text = strdup(text);
@@ -280,7 +281,7 @@ static struct group *group_create(const struct place *place, const char *text, p
 static int add_member(struct group *group, struct draft *draft, const char *id, struct error *err)
 {
     const struct place place = {.object = &draft->object, .entry = group->job.place.entry};
-    struct commit *commit = commit_create(&place, &group->shared);
+    struct commit *commit = commit_create(&place, &group->shared, group->job.user);
     if (!commit)
         return error_set(err, ENOMEM, "out of memory");
     snprintf(commit->id, sizeof commit->id, "%s", id);
@@ -396,10 +397,11 @@ static int begin(struct group *group, struct job **ret, struct error *err)
     return FS_LATER;
 }
 
-static int begin_new(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int begin_new(const struct place *place, const char *text, const struct waiter *by,
+                     struct job **ret)
 {
     struct error err = {0};
-    struct group *group = group_create(place, text, tid, &err);
+    struct group *group = group_create(place, text, by, &err);
     int r = group ? add_words(group, text, &err) : -err.code;
     if (r < 0 && group)
         job_unref(&group->job);
@@ -407,7 +409,7 @@ static int begin_new(const struct place *place, const char *text, pid_t tid, str
         draft_request((struct draft *)place->object, &fs_of(place)->setup.rules, &group->request);
         r = begin(group, ret, &err);
     }
-    return r < 0 ? commit_refuse_list(place, &err, ret) : r;
+    return r < 0 ? commit_refuse_list(place, &err, by, ret) : r;
 }
 
 /* Another write while they are made. */
@@ -426,7 +428,8 @@ static int join(const struct draft *draft, const char *text, struct job **ret)
     return draft_note((struct draft *)draft, &err);
 }
 
-int group_commit_draft(const struct place *place, const char *text, pid_t tid, struct job **ret)
+int group_commit_draft(const struct place *place, const char *text, const struct waiter *by,
+                       struct job **ret)
 {
     struct draft *draft = (struct draft *)place->object;
     char first[STORE_ID_MAX + 2], second[STORE_ID_MAX + 2];
@@ -436,14 +439,15 @@ int group_commit_draft(const struct place *place, const char *text, pid_t tid, s
     next_word(&at, first);
     bool one = !next_word(&at, second);
     if (one || !draft_is_new(draft) || draft->job)
-        return commit_command(place, one ? first : text, tid, ret);
-    return begin_new(place, text, tid, ret);
+        return commit_command(place, one ? first : text, by, ret);
+    return begin_new(place, text, by, ret);
 }
 
-int group_commit_drafts(const struct place *place, const char *text, pid_t tid, struct job **ret)
+int group_commit_drafts(const struct place *place, const char *text, const struct waiter *by,
+                        struct job **ret)
 {
     struct error err = {0};
-    struct group *group = group_create(place, text, tid, &err);
+    struct group *group = group_create(place, text, by, &err);
     int r = group ? add_words(group, text, &err) : -err.code;
     if (r == 0 && group->count == 0)
         r = error_set(&err, EINVAL, "write the ids of the drafts that are to be committed");
@@ -451,7 +455,7 @@ int group_commit_drafts(const struct place *place, const char *text, pid_t tid, 
         job_unref(&group->job);
     if (r == 0)
         r = begin(group, ret, &err);
-    return r < 0 ? refuse_drafts(place, tid, &err) : r;
+    return r < 0 ? refuse_drafts(place, by->tid, &err) : r;
 }
 
 bool group_makes(const struct draft *draft, const char *id)

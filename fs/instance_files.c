@@ -108,7 +108,7 @@ static int state_run(struct job *job)
     enum instance_state target = INSTANCE_CREATED;
     while (strcmp(text, instance_state_names[target]) != 0)
         target++;
-    return instance_change(instance_of(&job->place), target, &job->error);
+    return instance_change(instance_of(&job->place), target, job->user, &job->error);
 }
 
 static int snapshot_run(struct job *job)
@@ -144,7 +144,7 @@ static const struct job_type accept_job = {.run = accept_run, .finish = finish};
 /* The same command that is under way is waited for. Another one is tried: the instance knows
  * whether it must be refused, or has only just become possible. */
 static int begin(const struct place *place, const struct job_type *type, const char *text,
-                 struct job **ret)
+                 const struct waiter *by, struct job **ret)
 {
     struct forkable *instance = forkable_at(place);
     struct command *command = (struct command *)instance->job;
@@ -158,6 +158,7 @@ static int begin(const struct place *place, const struct job_type *type, const c
     if (!command)
         return -ENOMEM;
     snprintf(command->text, sizeof command->text, "%s", text);
+    command->job.user = by->uid;
     command->number = ++instance->writes;
     int r = job_start(&command->job, &err);
     if (r < 0) {
@@ -177,9 +178,9 @@ static char *state_text(const struct place *place)
     return asprintf(&text, "%s\n", state) < 0 ? NULL : text;
 }
 
-static int state_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int state_command(const struct place *place, const char *text, const struct waiter *by,
+                         struct job **ret)
 {
-    (void)tid;
     struct forkable *instance = forkable_at(place);
     for (int i = INSTANCE_CREATED + 1; i < INSTANCE_WAITING; i++) {
         if (strcmp(text, instance_state_names[i]) != 0)
@@ -188,7 +189,7 @@ static int state_command(const struct place *place, const char *text, pid_t tid,
             forkable_note(instance, NULL); /* config's own line says it */
             return -EINVAL;
         }
-        return begin(place, &state_job, text, ret);
+        return begin(place, &state_job, text, by, ret);
     }
     forkable_note(instance, "state takes one of the words running, paused, standby, stopped");
     return -EINVAL;
@@ -197,26 +198,25 @@ static int state_command(const struct place *place, const char *text, pid_t tid,
 static const struct file_type state_file = {
     .text = state_text, .pollable = true, .command = state_command};
 
-static int snapshot_command(const struct place *place, const char *text, pid_t tid,
+static int snapshot_command(const struct place *place, const char *text, const struct waiter *by,
                             struct job **ret)
 {
-    (void)tid;
     struct error err;
     if (!store_id_valid(text)) {
         error_set(&err, EINVAL, "snapshot takes an id: %s", store_id_rule);
         forkable_note(forkable_at(place), err.text);
         return -EINVAL;
     }
-    return begin(place, &snapshot_job, text, ret);
+    return begin(place, &snapshot_job, text, by, ret);
 }
 
 static const struct file_type snapshot_file = {.command = snapshot_command};
 
-static int accept_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int accept_command(const struct place *place, const char *text, const struct waiter *by,
+                          struct job **ret)
 {
-    (void)tid;
     if (strcmp(text, "1") == 0)
-        return begin(place, &accept_job, text, ret);
+        return begin(place, &accept_job, text, by, ret);
     forkable_note(forkable_at(place), "accept takes 1");
     return -EINVAL;
 }
@@ -247,9 +247,10 @@ static const struct file_type error_file = {.text = error_text};
 
 /* console and vmm.log: live. A write to console empties it. */
 
-static int console_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int console_command(const struct place *place, const char *text, const struct waiter *by,
+                           struct job **ret)
 {
-    (void)tid;
+    (void)by;
     struct error err = {0};
     (void)ret;
     int r = strcmp(text, "0") == 0

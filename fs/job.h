@@ -45,6 +45,7 @@ struct job {
     struct jobs *jobs;
     unsigned references;
     struct place place; /* the file that was written; counts a reference of its object */
+    uid_t user;         /* who wrote it, where that counts */
     struct error error;
     bool done;
     int result;

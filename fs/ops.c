@@ -87,8 +87,11 @@ static struct pending *pending_create(fuse_req_t req, fuse_ino_t node,
     pending->node = node;
     if (fi)
         pending->fi = *fi;
-    pending->waiter = (struct waiter){
-        .done = done, .key = req, .tid = tid_of(req), .interrupted_already = interrupted_already};
+    pending->waiter = (struct waiter){.done = done,
+                                      .key = req,
+                                      .tid = tid_of(req),
+                                      .uid = fuse_req_ctx(req)->uid,
+                                      .interrupted_already = interrupted_already};
     /* Before the waiter is known to anyone: it may be answered, and `req` be gone, right after. */
     fuse_req_interrupt_func(req, on_interrupt, fs_of(req));
     return pending;

@@ -97,14 +97,15 @@ static int begin(const struct place *place, const struct job_type *type, unsigne
 
 static const struct job_type warm_job = {.run = warm_run, .finish = finish};
 
-static int warm_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int warm_command(const struct place *place, const char *text, const struct waiter *by,
+                        struct job **ret)
 {
     unsigned wanted;
     struct error err = {0};
     if (read_number(text, WARM_MAX, &wanted))
-        return begin(place, &warm_job, wanted, tid, ret);
+        return begin(place, &warm_job, wanted, by->tid, ret);
     error_set(&err, EINVAL, "warm takes only a whole number from 0 to %d", WARM_MAX);
-    return refuse_command(place, tid, &err);
+    return refuse_command(place, by->tid, &err);
 }
 
 static const struct file_type warm_file = {
@@ -119,13 +120,14 @@ static int accept_run(struct job *job)
 
 static const struct job_type accept_job = {.run = accept_run, .finish = finish};
 
-static int accept_command(const struct place *place, const char *text, pid_t tid, struct job **ret)
+static int accept_command(const struct place *place, const char *text, const struct waiter *by,
+                          struct job **ret)
 {
     struct error err = {0};
     if (strcmp(text, "1") == 0)
-        return begin(place, &accept_job, 0, tid, ret);
+        return begin(place, &accept_job, 0, by->tid, ret);
     error_set(&err, EINVAL, "accept takes only a 1");
-    return refuse_command(place, tid, &err);
+    return refuse_command(place, by->tid, &err);
 }
 
 static const struct file_type accept_file = {

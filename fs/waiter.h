@@ -23,6 +23,7 @@ struct waiter {
     void (*done)(struct waiter *waiter, int result); /* once, without any lock */
     const void *key;                                 /* tells it apart, for fs_interrupt() */
     pid_t tid; /* the thread that waits, whose signals count */
+    uid_t uid; /* and its user */
     bool (*interrupted_already)(const struct waiter *waiter);
     bool nonblocking; /* reads only: EAGAIN rather than wait for a line of `events` */
 

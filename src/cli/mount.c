@@ -247,6 +247,7 @@ static int open_layers(struct daemon *daemon, struct error *err)
         .snapshots = &daemon->snapshots,
         .programs = daemon->programs,
         .turns = daemon->turns,
+        .limits = arguments->limits,
         .binaries = arguments->binaries,
         .binary_count = array_length(arguments->binaries),
         .confine = daemon->confine.is_on ? &daemon->confine.vmm : NULL,

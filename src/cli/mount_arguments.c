@@ -32,6 +32,12 @@ static const char help[] =
     "                       Cloud Hypervisor's program (default: cloud-hypervisor from PATH)\n"
     "  --max-loads N        how many VMMs start or load at the same time; others wait for\n"
     "                       their turn (default: twice the number of processors)\n"
+    "  --max-vms N          how many VMs there may be; what would make one more is refused\n"
+    "                       (default: any number)\n"
+    "  --min-free-memory SIZE\n"
+    "                       no VM is started while the host has less memory available: bytes,\n"
+    "                       or with K, M, G or T (default: 5 % of the host's, 256M at least;\n"
+    "                       0: it is not looked at)\n"
     "  --confine MODE       whether VMMs are shut in: auto (default) where this host can do that,\n"
     "                       strict refuses to mount where it cannot, off\n"
     "  --vmm-read PATH      a file or directory that VMMs may read, besides what they need\n"
@@ -88,16 +94,37 @@ static int take_program(struct mount_arguments *arguments, size_t index)
     return *program ? CLI_GO_ON : cli_fail(COMMAND, no_directory);
 }
 
-static int read_max_loads(void *arguments, const char *value)
+static int read_count(const char *option, const char *value, unsigned max, unsigned *ret)
 {
     char text[64];
     size_t digits = strspn(value, "0123456789");
     unsigned long number = strtoul(value, NULL, 10);
-    snprintf(text, sizeof text, "--max-loads must be a number from 1 to %d", TURNS_MAX);
-    if (digits == 0 || value[digits] || number < 1 || number > TURNS_MAX)
+    snprintf(text, sizeof text, "--%s must be a number from 1 to %u", option, max);
+    if (digits == 0 || value[digits] || number < 1 || number > max)
         return cli_misuse(COMMAND, text);
-    ((struct mount_arguments *)arguments)->max_loads = (unsigned)number;
+    *ret = (unsigned)number;
     return CLI_GO_ON;
+}
+
+static int read_max_loads(void *arguments, const char *value)
+{
+    return read_count("max-loads", value, TURNS_MAX,
+                      &((struct mount_arguments *)arguments)->max_loads);
+}
+
+static int read_max_vms(void *arguments, const char *value)
+{
+    return read_count("max-vms", value, LIMITS_VMS_MAX,
+                      &((struct mount_arguments *)arguments)->limits.max_vms);
+}
+
+static int read_min_free_memory(void *arguments, const char *value)
+{
+    struct mount_arguments *ret = arguments;
+    return limits_read_size(value, &ret->limits.min_free_memory)
+               ? CLI_GO_ON
+               : cli_misuse(COMMAND, "--min-free-memory is a number of bytes, or of K, M, G or T, "
+                                     "as 512M; 0 turns it off");
 }
 
 static int read_ack(void *arguments, const char *value)
@@ -230,6 +257,8 @@ static int read_options(int argc, char **argv, struct mount_arguments *ret)
         {"vmm-user", .read = read_vmm_user},
         {"user", .text = &ret->user},
         {"max-loads", .read = read_max_loads},
+        {"max-vms", .read = read_max_vms},
+        {"min-free-memory", .read = read_min_free_memory},
         {"require-token", .flag = &ret->rules.require_token},
         {"insecure-store", .flag = &ret->insecure_store},
         {.letter = 'o', .read = add_fuse_option},
@@ -249,6 +278,7 @@ int mount_arguments_read(int argc, char **argv, struct mount_arguments *ret)
 {
     struct error err;
     ret->max_loads = turns_default();
+    ret->limits.min_free_memory = limits_default_free_memory();
     fuse_opt_add_arg(&ret->fuse, "hypefs");
     fuse_opt_add_arg(&ret->fuse, "-odefault_permissions,fsname=hypefs,subtype=hypefs");
     int status = read_options(argc, argv, ret);

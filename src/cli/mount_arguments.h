@@ -17,10 +17,11 @@ struct mount_arguments {
     struct vmm_binary binaries[HYPERVISORS];
     const char *ack_address; /* NULL: 127.0.0.1 */
     unsigned max_loads;
+    struct instance_limits limits;
     bool foreground, insecure_store;
     enum confine_mode { CONFINE_AUTO, CONFINE_STRICT, CONFINE_OFF } confine;
-    struct vmm_user_range vmm_users; /* none: `first` is 0 */
-    const char *user;                /* that the daemon is to be; NULL: who it is */
+    struct vmm_user_range vmm_users;    /* none: `first` is 0 */
+    const char *user;                   /* that the daemon is to be; NULL: who it is */
     char *readable[MOUNT_READABLE_MAX]; /* for VMMs */
     size_t readable_count;
     struct fork_rules rules;

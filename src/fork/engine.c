@@ -85,6 +85,14 @@ static int use_source(struct fork *fork, struct error *err)
     return 0;
 }
 
+/* One that is not to run takes none. */
+static int check_memory(const struct fork *fork, struct error *err)
+{
+    return fork->request->options.standby
+               ? 0
+               : limits_check_memory(&fork->engine->instances->setup.limits, err);
+}
+
 /* Everything that the source's own words can tell, before any work. */
 static int validate(struct fork *fork, struct error *err)
 {
@@ -103,9 +111,12 @@ static int validate(struct fork *fork, struct error *err)
             fork, fork->description ? fork->description : snapshot_json(fork->snapshot), err);
     if (r == 0)
         r = handoff_check(fork, err);
-    return r < 0 ? r
-                 : instances_reserve(fork->engine->instances, fork->request->id, &fork->machine,
-                                     &fork->instance, err);
+    if (r == 0)
+        r = check_memory(fork, err);
+    if (r == 0)
+        r = instances_reserve(fork->engine->instances, fork->request->id, &fork->machine,
+                              &fork->instance, err);
+    return r < 0 || fork->request->options.standby ? r : instance_acquire_vm(fork->instance, err);
 }
 
 static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
@@ -234,7 +245,8 @@ static void notify_queued(void *context)
 
 static int await_turn(struct fork *fork, struct error *err)
 {
-    return turn_acquire(fork, notify_queued, err);
+    int r = turn_acquire(fork, notify_queued, err);
+    return r == 0 ? check_memory(fork, err) : r; /* those before it have taken some meanwhile */
 }
 
 static struct vmm_context context_of(const struct fork *fork)

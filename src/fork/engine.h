@@ -50,6 +50,7 @@ struct fork_engine {
     struct ack_ports *ack_ports; /* NULL: none is remembered */
     struct memory_watch *watch;
     struct warm_pool *warm; /* NULL: each VM is loaded */
+    uid_t user;             /* who asks for it, for whose turn it is */
     int cancel_fd;          /* readable: the daemon stops, forks under way fail with ESHUTDOWN */
     /* Becomes true, with a turns_wake(): nobody waits for it any more, and it fails with ECANCELED
      * if it is queued; or, if cancel_fd is readable, too, whatever it waits for. NULL: it never

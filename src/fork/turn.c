@@ -26,7 +26,11 @@ static bool is_given_up(void *context)
 
 int turn_acquire(struct fork *fork, void (*queued)(void *fork), struct error *err)
 {
-    const struct turns_caller caller = {.is_over = is_given_up, .queued = queued, .context = fork};
+    const struct turns_caller caller = {.is_over = is_given_up,
+                                        .queued = queued,
+                                        .context = fork,
+                                        .user = fork->engine->user,
+                                        .source = fork->source_id.uuid};
     warm_begin(fork->engine->warm);
     fork->starting = true;
     fork->has_turn = turns_acquire(turns_of(fork), &caller) == 0;

@@ -47,7 +47,8 @@ struct warm_pool {
     int cancel_fd;               /* readable: that is not wanted any more */
     unsigned commits;            /* between begin and resume */
     bool stopping, open;
-    bool memory_short, memory_unknown; /* the filler's own */
+    bool memory_short, memory_unknown; /* the filler's own; the next too */
+    unsigned room;                     /* for so many VMs: what --max-vms leaves */
     pthread_t filler;
 };
 

@@ -162,6 +162,15 @@ static void drop_outdated(struct warm_source *source, struct warm_vm **list)
             drop_one(source, vm, list);
 }
 
+/* What --min-free-memory says. To load again takes more than to end them. */
+static bool is_below_limit(const struct warm_pool *pool, struct error *ret)
+{
+    struct instance_limits limits = pool->setup.instances->setup.limits;
+    if (pool->memory_short)
+        limits.min_free_memory += limits.min_free_memory / 4;
+    return limits_check_memory(&limits, ret) < 0;
+}
+
 /* Without the lock. */
 static void look_at_memory(struct warm_pool *pool)
 {
@@ -172,11 +181,34 @@ static void look_at_memory(struct warm_pool *pool)
     if (unknown && !pool->memory_unknown)
         instances_warn(pool->setup.instances, "%s", why.text);
     pool->memory_unknown = unknown;
-    pool->memory_short = !unknown && percent < (was_short ? ENOUGH_PERCENT : SHORT_PERCENT);
-    if (pool->memory_short && !was_short)
+    bool below = is_below_limit(pool, &why);
+    pool->memory_short =
+        below || (!unknown && percent < (was_short ? ENOUGH_PERCENT : SHORT_PERCENT));
+    if (below && !was_short)
+        instances_warn(pool->setup.instances, "no VM is loaded ahead: %s", why.text);
+    else if (pool->memory_short && !was_short)
         instances_warn(pool->setup.instances,
                        "memory is short: no VM is loaded ahead until %d %% of it is available",
                        ENOUGH_PERCENT);
+}
+
+static unsigned count_ready(const struct warm_pool *pool)
+{
+    const struct warm_source *source;
+    unsigned count = 0;
+    LL_FOREACH (pool->sources, source)
+        count += source->count;
+    return count;
+}
+
+/* Instances need the room. */
+static void drop_surplus(const struct warm_pool *pool, struct warm_source *source,
+                         struct warm_vm **list)
+{
+    unsigned count = count_ready(pool);
+    unsigned surplus = count > pool->room ? count - pool->room : 0;
+    if (surplus > 0)
+        warm_drop(source, source->count > surplus ? source->count - surplus : 0, list);
 }
 
 /* Of one source; false if there is nothing that has to go. Lets go of the lock if so. */
@@ -189,6 +221,7 @@ static bool tidy(struct warm_pool *pool, struct warm_source *source)
     drop_outdated(source, &list);
     if (pool->memory_short)
         warm_drop(source, 0, &list);
+    drop_surplus(pool, source, &list);
     if (source->removing || (!list && !removed))
         return false;
     snapshot_ref(snapshot);
@@ -208,6 +241,7 @@ static void look_around(struct warm_pool *pool)
 {
     pthread_mutex_unlock(&pool->lock);
     look_at_memory(pool);
+    pool->room = instances_room(pool->setup.instances);
     pthread_mutex_lock(&pool->lock);
     struct warm_source *source = pool->sources;
     while (source)
@@ -219,7 +253,7 @@ static struct warm_source *choose(const struct warm_pool *pool)
 {
     struct warm_source *source, *ret = NULL;
     double now_ms = process_now_ms();
-    if (pool->commits > 0 || pool->memory_short)
+    if (pool->commits > 0 || pool->memory_short || count_ready(pool) >= pool->room)
         return NULL;
     LL_FOREACH (pool->sources, source)
         if (source->count < source->wanted && source->retry_at_ms <= now_ms &&

@@ -29,6 +29,7 @@
 #include <stdint.h>
 
 #include "hypervisor/hypervisor.h"
+#include "instance/limits.h"
 #include "instance/turns.h"
 #include "store/snapshot.h"
 #include "store/store.h"
@@ -111,6 +112,7 @@ struct instance {
     struct vmm *vmm; /* while there is a process */
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
+    bool has_vm; /* one of --max-vms (limits.h): from before its VMM starts until that has ended */
     struct instance_file {
         struct file_id id;
         bool written;
@@ -148,7 +150,8 @@ struct instances_setup {
     const struct store *store;
     struct snapshots *snapshots;
     struct vmm_programs *programs;
-    struct turns *turns;               /* how many VMMs start or load at once; NULL: no limit */
+    struct turns *turns; /* how many VMMs start or load at once; NULL: no limit */
+    struct instance_limits limits;
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
     const struct vmm_confine *confine;                /* NULL: VMMs are not shut in */
@@ -261,9 +264,11 @@ int instance_empty_console(struct instance *instance, struct error *err);
 
 enum instance_state instance_state(struct instance *instance);
 
-/* Blocks until the instance is there. EINVAL no such transition, EOPNOTSUPP not supported, EBUSY
- * another one is under way, ECANCELED ended by "stopped", ESHUTDOWN, EIO. */
-int instance_change(struct instance *instance, enum instance_state target, struct error *err);
+/* Blocks until the instance is there, which that user asks for. ENOMEM, EAGAIN: limits.h. EINVAL no
+ * such transition, EOPNOTSUPP not supported, EBUSY another one is under way, ECANCELED ended by
+ * "stopped", ESHUTDOWN, EIO. */
+int instance_change(struct instance *instance, enum instance_state target, uid_t user,
+                    struct error *err);
 /* Publishes a snapshot of an instance that is running (it is paused for as long as the copy takes),
  * paused or in standby. Blocks. Errors as before; EINVAL in other states, EEXIST. */
 int instance_snapshot(struct instance *instance, const char *id, struct error *err);

@@ -166,6 +166,7 @@ int instance_finish_image(const cJSON *delivered, int directory_fd, struct error
 
 enum step_name {
     STEP_NONE,
+    STEP_LIMITS,  /* may there be a VM more? */
     STEP_TURN,    /* to start a VMM; given back at the end */
     STEP_CONFIG,  /* becomes the machine that is booted */
     STEP_ACQUIRE, /* the taps and disks */
@@ -218,6 +219,7 @@ struct transit {
     struct image_index *index;
     instance_work *prepare, *work; /* of a copy */
     void *context;
+    uid_t user; /* who asks for it, for whose turn it is */
     bool has_turn;
     bool is_saved;    /* of a switch: `work` has succeeded */
     struct error why; /* what fails while steps are undone */

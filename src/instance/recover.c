@@ -98,6 +98,7 @@ static void adopt(struct instance *instance, bool loaded)
         return;
     }
     instance->loaded = loaded;
+    instance->has_vm = true;
     instance_adopt_taps(instance, &instance->machine);
     instance_adopt_disks(instance);
     find_mapped(instance);

@@ -23,12 +23,12 @@
         }                                                                                          \
     }
 static const struct transition transitions[] = {
-    ROW(STATE, CREATED, RUNNING, NONE, CREATED, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT,
-        STEP_RECORD, STEP_ARRIVE),
-    ROW(STATE, STOPPED, RUNNING, NONE, STOPPED, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE, STEP_BOOT,
-        STEP_RECORD, STEP_ARRIVE),
-    ROW(STATE, STANDBY, RUNNING, RESTORE, STANDBY, STEP_TURN, STEP_ACQUIRE, STEP_LOAD, STEP_RESUME,
-        STEP_ARRIVE, STEP_REMOVE),
+    ROW(STATE, CREATED, RUNNING, NONE, CREATED, STEP_LIMITS, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE,
+        STEP_BOOT, STEP_RECORD, STEP_ARRIVE),
+    ROW(STATE, STOPPED, RUNNING, NONE, STOPPED, STEP_LIMITS, STEP_TURN, STEP_CONFIG, STEP_ACQUIRE,
+        STEP_BOOT, STEP_RECORD, STEP_ARRIVE),
+    ROW(STATE, STANDBY, RUNNING, RESTORE, STANDBY, STEP_LIMITS, STEP_TURN, STEP_ACQUIRE, STEP_LOAD,
+        STEP_RESUME, STEP_ARRIVE, STEP_REMOVE),
     ROW(STATE, PAUSED, RUNNING, RESUME, STOPPED, STEP_RESUME, STEP_ARRIVE),
     /* One that was held, with what a save has left beside it; or one that has halted. */
     ROW(STATE, RUNNING, RUNNING, NONE, STOPPED, STEP_GO_ON, STEP_REMOVE),
@@ -225,7 +225,8 @@ static bool is_there(struct instance *instance, enum instance_state target)
            !instance->changing && (instance->busy || !may_stand_still(instance));
 }
 
-int instance_change(struct instance *instance, enum instance_state target, struct error *err)
+int instance_change(struct instance *instance, enum instance_state target, uid_t user,
+                    struct error *err)
 {
     if (is_there(instance, target))
         return 0;
@@ -235,8 +236,8 @@ int instance_change(struct instance *instance, enum instance_state target, struc
         return 0; /* its commit has ended it, as was to be */
     if (r < 0)
         return r;
-    struct transit transit = {.instance = instance,
-                              .transition = find(BY_STATE, instance->state, target)};
+    struct transit transit = {
+        .instance = instance, .transition = find(BY_STATE, instance->state, target), .user = user};
     if (instance->state == target && target != INSTANCE_STOPPED && !may_stand_still(instance))
         r = 0; /* another thread was faster */
     else if (!transit.transition)

@@ -24,10 +24,26 @@ static bool is_cancelled(void *context)
 /* A VMM that is to start or load waits for its turn. */
 static int take_turn(struct transit *transit, struct error *err)
 {
-    const struct turns_caller caller = {.is_over = is_cancelled, .context = transit->instance};
+    const struct turns_caller caller = {.is_over = is_cancelled,
+                                        .context = transit->instance,
+                                        .user = transit->user,
+                                        .source = transit->instance->uuid};
     int r = turns_acquire(transit->instance->table->setup.turns, &caller);
     transit->has_turn = r == 0;
     return r < 0 ? error_set(err, -r, "cancelled") : 0;
+}
+
+/* Before it waits for that, so that whoever asks knows at once. */
+static int check_limits(struct transit *transit, struct error *err)
+{
+    struct instance *instance = transit->instance;
+    int r = limits_check_memory(&instance->table->setup.limits, err);
+    return r == 0 ? instance_acquire_vm(instance, err) : r;
+}
+
+static void release_vm(struct transit *transit)
+{
+    instance_release_vm(transit->instance);
 }
 
 /* ---- booting ---- */
@@ -422,6 +438,7 @@ static int release_vmm(struct transit *transit, struct error *err)
     store_time_now(instance->exit_at);
     pthread_mutex_unlock(&instance->table->lock);
     unacquire(transit);
+    instance_release_vm(instance);
     instance_settle_held_files(instance, was_loaded);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
@@ -469,14 +486,25 @@ static int remove_files(struct transit *transit, struct error *err)
 }
 
 const struct step instance_steps[STEPS] = {
-    [STEP_TURN] = {take_turn, NULL},       [STEP_CONFIG] = {read_config, NULL},
-    [STEP_ACQUIRE] = {acquire, unacquire}, [STEP_BOOT] = {boot, unboot},
-    [STEP_PAUSE] = {pause_vm, NULL},       [STEP_HOLD] = {hold, unhold},
-    [STEP_RESUME] = {resume, pause_again}, [STEP_GO_ON] = {go_on, NULL},
-    [STEP_SAVE] = {save, unsave},          [STEP_COPY] = {copy, NULL},
-    [STEP_PREPARE] = {prepare, NULL},      [STEP_LOAD] = {load, unload},
-    [STEP_RECORD] = {record, NULL},        [STEP_END] = {end_vmm, NULL},
-    [STEP_RELEASE] = {release_vmm, NULL},  [STEP_ARRIVE] = {arrive, NULL},
-    [STEP_REMOVE] = {remove_files, NULL},  [STEP_BESIDE] = {load_beside, unload_beside},
-    [STEP_REPLACE] = {replace, NULL},      [STEP_DISMISS] = {dismiss, NULL},
+    [STEP_LIMITS] = {check_limits, release_vm},
+    [STEP_TURN] = {take_turn, NULL},
+    [STEP_CONFIG] = {read_config, NULL},
+    [STEP_ACQUIRE] = {acquire, unacquire},
+    [STEP_BOOT] = {boot, unboot},
+    [STEP_PAUSE] = {pause_vm, NULL},
+    [STEP_HOLD] = {hold, unhold},
+    [STEP_RESUME] = {resume, pause_again},
+    [STEP_GO_ON] = {go_on, NULL},
+    [STEP_SAVE] = {save, unsave},
+    [STEP_COPY] = {copy, NULL},
+    [STEP_PREPARE] = {prepare, NULL},
+    [STEP_LOAD] = {load, unload},
+    [STEP_RECORD] = {record, NULL},
+    [STEP_END] = {end_vmm, NULL},
+    [STEP_RELEASE] = {release_vmm, NULL},
+    [STEP_ARRIVE] = {arrive, NULL},
+    [STEP_REMOVE] = {remove_files, NULL},
+    [STEP_BESIDE] = {load_beside, unload_beside},
+    [STEP_REPLACE] = {replace, NULL},
+    [STEP_DISMISS] = {dismiss, NULL},
 };

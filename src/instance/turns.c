@@ -4,19 +4,27 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <utlist.h>
 
 /* Who waits, on its own stack. */
 struct turn {
     pthread_cond_t changed; /* `granted`, or what is_over() looks at */
     bool granted;
+    const struct turns_caller *caller;
+    /* When its user, and that user's source, had a turn last: which of those that were granted.
+     * Who comes and is not among those that wait has had it as lately as the one of these that has
+     * waited for longest: it comes after that one, and before the second turn of any. */
+    uint64_t user_had, source_had;
     struct turn *prev, *next;
 };
 
 struct turns {
     pthread_mutex_t lock;
     unsigned max, taken;
+    uint64_t granted;   /* turns, to those that waited */
     struct turn *queue; /* the first that came is the first */
 };
 
@@ -55,6 +63,58 @@ static bool take_free(struct turns *turns)
     return is_free;
 }
 
+static bool has_same_user(const struct turn *turn, const struct turn *other)
+{
+    return turn->caller->user == other->caller->user;
+}
+
+static bool has_same_source(const struct turn *turn, const struct turn *other)
+{
+    const char *a = turn->caller->source, *b = other->caller->source;
+    return has_same_user(turn, other) && (a == b || (a && b && strcmp(a, b) == 0));
+}
+
+static void enqueue(struct turns *turns, struct turn *turn)
+{
+    const struct turn *other, *least = NULL, *mine = NULL, *like = NULL;
+    DL_FOREACH (turns->queue, other) {
+        if (!least || other->user_had < least->user_had)
+            least = other;
+        if (has_same_user(turn, other) && (!mine || other->source_had < mine->source_had))
+            mine = other;
+        if (has_same_source(turn, other))
+            like = other;
+    }
+    turn->user_had = mine ? mine->user_had : least ? least->user_had : 0;
+    turn->source_had = like ? like->source_had : mine ? mine->source_had : 0;
+    DL_APPEND(turns->queue, turn);
+}
+
+/* Whose turn it is: the one that came first of the source, of the user, that have waited for
+ * longest. */
+static struct turn *choose(const struct turns *turns)
+{
+    struct turn *turn, *ret = turns->queue;
+    DL_FOREACH (turns->queue, turn)
+        if (turn->user_had < ret->user_had ||
+            (has_same_user(turn, ret) && turn->source_had < ret->source_had))
+            ret = turn;
+    return ret;
+}
+
+static void grant(struct turns *turns, struct turn *turn)
+{
+    struct turn *other;
+    turns->granted++;
+    DL_FOREACH (turns->queue, other) {
+        if (has_same_user(turn, other))
+            other->user_had = turns->granted;
+        if (has_same_source(turn, other))
+            other->source_had = turns->granted;
+    }
+    turn->granted = true;
+}
+
 static void dequeue(struct turns *turns, struct turn *turn)
 {
     DL_DELETE(turns->queue, turn);
@@ -79,13 +139,13 @@ static int await(struct turns *turns, struct turn *turn, const struct turns_call
 
 int turns_acquire(struct turns *turns, const struct turns_caller *caller)
 {
-    struct turn turn = {.changed = PTHREAD_COND_INITIALIZER};
+    struct turn turn = {.changed = PTHREAD_COND_INITIALIZER, .caller = caller};
     if (!turns)
         return 0;
     pthread_mutex_lock(&turns->lock);
     bool taken = take_free(turns);
     if (!taken)
-        DL_APPEND(turns->queue, &turn);
+        enqueue(turns, &turn);
     pthread_mutex_unlock(&turns->lock);
     if (taken)
         return 0;
@@ -115,8 +175,8 @@ void turns_release(struct turns *turns)
         return;
     pthread_mutex_lock(&turns->lock);
     if (turns->queue) {
-        struct turn *next = turns->queue;
-        next->granted = true;
+        struct turn *next = choose(turns);
+        grant(turns, next);
         dequeue(turns, next);
     } else {
         turns->taken--;

@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * turns: how many VMMs may start or load at the same time. Each takes a turn before and gives it
- * back when it has started; who finds none free waits, and is served in the order of arrival. So
- * what many have begun at once takes no longer altogether, and each has a processor while it is its
- * turn.
+ * back when it has started; who finds none free waits. So what many have begun at once takes no
+ * longer altogether, and each has a processor while it is its turn.
+ *
+ * The users that wait are served one after the other, and of each user the sources of what is to be
+ * loaded, and of each source the first that came: who asks for a thousand turns at once makes
+ * another user wait for one.
  *
  * Any thread. Its lock is taken last. NULL for a `struct turns *`: there is no limit.
  */
@@ -11,6 +14,7 @@
 #define HYPEFS_INSTANCE_TURNS_H
 
 #include <stdbool.h>
+#include <sys/types.h>
 
 #include "util/error.h"
 
@@ -31,6 +35,9 @@ struct turns_caller {
     /* Called without any lock if there is none now and the caller is going to wait. May be NULL. */
     void (*queued)(void *context);
     void *context;
+    /* For whom, and of what (a uuid): kept while it waits. */
+    uid_t user;
+    const char *source;
 };
 
 /* 0: the caller has a turn; -ECANCELED: it was not wanted any more. */

@@ -198,7 +198,7 @@ static void instance_when_removed_is_gone_whole(void **state)
     assert_int_equal(instance_remove(instance, &world->err), -ENODEV);
     assert_int_equal(instance_check_config_writable(instance, &world->err), -ENODEV);
     assert_int_equal(instance_set_config(instance, "{}", 2, &world->err), -ENODEV);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -ENODEV);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -ENODEV);
     assert_int_equal(instance_snapshot(instance, "base", &world->err), -ENODEV);
     struct instance *again = made(world, "web-1");
     assert_true(again->serial > serial);
@@ -282,7 +282,7 @@ static void fork_when_published_runs_and_is_watched(void **state)
     assert_true(gate_wait(&world->changed, FIXTURE_FAR_MS));
     assert_int_equal(instance_state(fork), INSTANCE_STOPPED);
     assert_int_equal(parts.source->users, 0);
-    assert_int_equal(instance_change(fork, INSTANCE_RUNNING, &world->err), -EOPNOTSUPP);
+    assert_int_equal(instance_change(fork, INSTANCE_RUNNING, 0, &world->err), -EOPNOTSUPP);
     assert_non_null(strstr(world->err.text, "\"kernel\""));
     assert_int_equal(instance_remove(fork, &world->err), 0);
     instance_unref(fork);

@@ -96,7 +96,7 @@ static void transition_when_the_table_has_none_is_refused(void **state)
     for (size_t i = 0; i < array_length(cases); i++) {
         struct instance *instance = world_found(world, cases[i].id);
         enum instance_state before = instance_state(instance);
-        int r = instance_change(instance, cases[i].to, &world->err);
+        int r = instance_change(instance, cases[i].to, 0, &world->err);
         if (r != -cases[i].code || !strstr(world->err.text, cases[i].why))
             fail_msg("%s to %s: %d, %s", cases[i].id, instance_state_names[cases[i].to], r,
                      world->err.text);
@@ -115,12 +115,12 @@ static void resume_when_nobody_knows_what_came_of_it_leaves_a_vm_that_is_to_go_o
     size_t paused = leave_with_vmm(world, "paused", "paused");
     world_open_whole(world);
     struct instance *instance = world_found(world, "paused");
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "resuming the VM: "));
     assert_non_null(strstr(world->err.text, "it is not known whether the VM runs"));
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_int_equal(instance->intent, INTENT_RESUME);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_string_equal(world->happenings, "state paused paused running\n");
     assert_false(world_child_ended(world, paused, 0));
     instance_unref(instance);
@@ -143,7 +143,7 @@ static void transition_when_it_is_there_already_does_nothing(void **state)
     world_open_whole(world);
     for (size_t i = 0; i < array_length(cases); i++) {
         struct instance *instance = world_found(world, cases[i].id);
-        assert_int_equal(instance_change(instance, cases[i].state, &world->err), 0);
+        assert_int_equal(instance_change(instance, cases[i].state, 0, &world->err), 0);
         assert_int_equal(instance_state(instance), cases[i].state);
         instance_unref(instance);
     }
@@ -165,7 +165,7 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
     world_open_whole(world);
     for (size_t i = 0; i < array_length(ids); i++) {
         struct instance *instance = world_found(world, ids[i]);
-        if (instance_change(instance, INSTANCE_STOPPED, &world->err) < 0)
+        if (instance_change(instance, INSTANCE_STOPPED, 0, &world->err) < 0)
             fail_msg("%s: %s", ids[i], world->err.text);
         assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
         assert_null(instance->vmm);
@@ -189,11 +189,11 @@ static void boot_when_the_program_is_missing_or_dies_leaves_the_state(void **sta
     leave(world, "web-1", "created", "\"config\":\"{\\\"kernel\\\":\\\"/k\\\"}\"");
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, world->qemu));
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
     world_install_qemu(world, world_qemu_that_dies);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "no such luck"));
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
     assert_null(instance->vmm);
@@ -210,7 +210,7 @@ static void standby_when_the_vmm_does_not_answer_leaves_it_running(void **state)
     size_t child = leave_with_vmm(world, "web-1", "running");
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
-    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, 0, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "pausing the VM"));
     assert_int_equal(instance_state(instance), INSTANCE_RUNNING);
     assert_false(world_child_ended(world, child, 0));
@@ -233,8 +233,8 @@ static void fork_when_stopped_has_nothing_to_boot_from(void **state)
     world_write_text(world_path(world, "store/instances/fork-1/fork.json"), "{\"version\":1}");
     world_open_whole(world);
     struct instance *instance = world_found(world, "fork-1");
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EOPNOTSUPP);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EOPNOTSUPP);
     assert_non_null(strstr(world->err.text, "nothing to boot from: give its config a \"kernel\""));
     instance_unref(instance);
 }
@@ -249,7 +249,7 @@ struct change {
 static void *run_change(void *argument)
 {
     struct change *change = argument;
-    change->result = instance_change(change->instance, change->target, &change->err);
+    change->result = instance_change(change->instance, change->target, 0, &change->err);
     return NULL;
 }
 
@@ -276,12 +276,12 @@ static void stop_when_a_boot_is_under_way_ends_it(void **state)
     struct change boot;
     pthread_t thread = begin_boot(world, &boot);
     assert_int_equal(instance_state(boot.instance), INSTANCE_CREATED);
-    assert_int_equal(instance_change(boot.instance, INSTANCE_PAUSED, &world->err), -EBUSY);
+    assert_int_equal(instance_change(boot.instance, INSTANCE_PAUSED, 0, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "write stopped to end it"));
     assert_int_equal(instance_remove(boot.instance, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "another transition is under way: wait"));
     assert_int_equal(instance_set_config(boot.instance, "{}", 2, &world->err), -EBUSY);
-    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, 0, &world->err), 0);
     pthread_join(thread, NULL);
     assert_int_equal(boot.result, -ECANCELED);
     assert_non_null(strstr(boot.err.text, "ended by a write of stopped"));
@@ -333,7 +333,7 @@ static void transitions_when_the_daemon_stops_end(void **state)
     pthread_join(thread, NULL);
     assert_int_equal(boot.result, -ESHUTDOWN);
     assert_non_null(strstr(boot.err.text, "the daemon is stopping"));
-    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, &world->err), -ESHUTDOWN);
+    assert_int_equal(instance_change(boot.instance, INSTANCE_STOPPED, 0, &world->err), -ESHUTDOWN);
     assert_int_equal(instance_snapshot(boot.instance, "base", &world->err), -ESHUTDOWN);
     assert_int_equal(instance_state(boot.instance), INSTANCE_CREATED);
     instance_unref(boot.instance);
@@ -368,7 +368,7 @@ static void vmm_when_it_ends_at_the_end_of_a_transition_is_noticed(void **state)
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
     dying_world = world;
-    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_STANDBY, 0, &world->err), -EIO);
     assert_null(dying_world);
     await_stopped(world, instance);
     assert_null(instance->vmm);
@@ -382,7 +382,7 @@ static void vmm_when_it_ends_during_a_transition_is_noticed(void **state)
     world_open_whole(world);
     struct instance *instance = world_found(world, "web-1");
     pidfd_send_signal(world->children[child].pidfd, SIGKILL, NULL, 0);
-    int r = instance_change(instance, INSTANCE_STANDBY, &world->err);
+    int r = instance_change(instance, INSTANCE_STANDBY, 0, &world->err);
     assert_true(r == -EIO || r == -EINVAL || r == -EBUSY); /* who was first? */
     await_stopped(world, instance);
     instance_unref(instance);

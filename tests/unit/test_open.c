@@ -273,7 +273,7 @@ static void instance_when_its_restore_from_firmware_was_cut_short_still_boots(vo
     }
     open_world(world);
     struct instance *instance = world_found(world, "web-1");
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     instance_unref(instance);
     auto_json cJSON *record = NULL;
     auto_close int fd = open(world_path(world, "store/instances/web-1"), O_RDONLY | O_CLOEXEC);

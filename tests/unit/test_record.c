@@ -293,7 +293,7 @@ static void boot_when_the_vm_ended_while_no_daemon_ran_knows_its_kernel(void **s
     open_world(world);
     struct instance *instance = world_found(world, "web-1");
     assert_int_equal(instance_state(instance), INSTANCE_STOPPED);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_non_null(strstr(world->err.text, "no such luck"));
     instance_unref(instance);
 }
@@ -334,7 +334,7 @@ static void fork_when_its_vmm_runs_uses_its_snapshot(void **state)
     assert_int_equal(count, 2);
     struct instance *fork = world_found(world, "fork-1");
     assert_non_null(fork->fork);
-    assert_int_equal(instance_change(fork, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(fork, INSTANCE_STOPPED, 0, &world->err), 0);
     instance_unref(fork);
     assert_int_equal(base->users, 0);
     assert_int_equal(snapshot_remove(base, &world->err), 0);

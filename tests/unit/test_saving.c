@@ -68,7 +68,7 @@ static void assert_told_of(struct world *world, const char *intent)
             strstr(world->complaints, "web-1 is paused, because work on it was cut short: "));
         assert_true(record_has(world, words));
         struct instance *instance = world_found(world, "web-1");
-        assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+        assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
         instance_unref(instance);
         assert_true(record_has(world, words));
         assert_false(has_mark(world, "hold"));
@@ -104,10 +104,10 @@ static void mark_of_an_earlier_version_becomes_an_intent(void **state)
 static void assert_runs_on(struct world *world, const char *id, bool may_have_halted)
 {
     struct instance *instance = world_found(world, id);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err),
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err),
                      may_have_halted ? -EIO : 0);
     assert_int_equal(instance_begin(instance, BEGIN_OR_FAIL, &world->err), 0);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), 0);
     instance_end(instance);
     instance_unref(instance);
 }
@@ -116,7 +116,7 @@ static void assert_runs_on(struct world *world, const char *id, bool may_have_ha
 static void assert_keeps_overlay(struct world *world, const char *id, bool is_written)
 {
     struct instance *instance = world_found(world, id);
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     assert_int_equal(disk_top(&instance->machine.disks[0]), is_written ? 1 : 0);
     instance_unref(instance);
 }

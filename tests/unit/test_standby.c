@@ -58,7 +58,7 @@ static void stop_when_from_standby_drops_the_saved_memory(void **state)
     assert_int_equal(instance_check_config_writable(instance, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "standby"));
     assert_non_null(strstr(world->err.text, "write stopped to state first"));
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     assert_string_equal(state_on_record, "stopped"); /* before the memory went */
     assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 4);
     assert_int_equal(instance_check_config_writable(instance, &world->err), 0);
@@ -77,11 +77,11 @@ static void stop_when_it_cannot_be_put_on_record_keeps_the_saved_memory(void **s
     world_open_whole(world);
     assert_int_equal(mkdir(world_path(world, "store/instances/web-1/instance.json.tmp"), 0700), 0);
     struct instance *instance = world_found(world, "web-1");
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), -EISDIR);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), -EISDIR);
     assert_int_equal(instance_state(instance), INSTANCE_STANDBY);
     assert_true(world_has(world_path(world, "store/instances/web-1/run/memory")));
     assert_int_equal(rmdir(world_path(world, "store/instances/web-1/instance.json.tmp")), 0);
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     assert_false(world_has(world_path(world, "store/instances/web-1/run/memory")));
     instance_unref(instance);
 }
@@ -126,7 +126,7 @@ static void snapshot_when_in_standby_shares_the_instances_image(void **state)
     assert_non_null(strstr(info, "\"box\""));
     snapshot_unref(base);
     /* The snapshot outlives the instance's own image, and the instance. */
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     assert_int_equal(instance_remove(instance, &world->err), 0);
     instance_unref(instance);
     assert_int_equal(inode_of(world_path(world, "store/snapshots/base/memory")), inode);
@@ -183,7 +183,7 @@ static void release_scans(struct world *world)
 
 static void *restore(void *argument)
 {
-    return (void *)(intptr_t)instance_change(argument, INSTANCE_RUNNING, NULL);
+    return (void *)(intptr_t)instance_change(argument, INSTANCE_RUNNING, 0, NULL);
 }
 
 /* The list of its image has to be made anew, which takes as long as the image is big. */
@@ -198,7 +198,7 @@ static void stop_when_a_restore_waits_for_a_scan_ends_that(void **state)
     hold_scans();
     assert_int_equal(pthread_create(&thread, NULL, restore, instance), 0);
     assert_true(gate_wait(&begun, FIXTURE_FAR_MS));
-    int r = instance_change(instance, INSTANCE_STOPPED, &world->err);
+    int r = instance_change(instance, INSTANCE_STOPPED, 0, &world->err);
     gate_post(&released);
     pthread_join(thread, &result);
     release_scans(world);
@@ -215,7 +215,7 @@ static void *accept_it(void *argument)
 
 static void *stop_it(void *argument)
 {
-    return (void *)(intptr_t)instance_change(argument, INSTANCE_STOPPED, NULL);
+    return (void *)(intptr_t)instance_change(argument, INSTANCE_STOPPED, 0, NULL);
 }
 
 static void stop_when_an_image_is_vouched_for_ends_that(void **state)

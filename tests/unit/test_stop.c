@@ -18,7 +18,7 @@ struct stop {
 static void *run_stop(void *argument)
 {
     struct stop *stop = argument;
-    stop->result = instance_change(stop->instance, INSTANCE_STOPPED, NULL);
+    stop->result = instance_change(stop->instance, INSTANCE_STOPPED, 0, NULL);
     return NULL;
 }
 
@@ -60,7 +60,7 @@ static void copy_when_it_fails_because_of_a_stop_is_cancelled(void **state)
     gate_init(&copy.begun);
     assert_int_equal(pthread_create(&thread, NULL, run_copy, &copy), 0);
     bool begun = gate_wait(&copy.begun, FIXTURE_FAR_MS);
-    int r = instance_change(copy.instance, INSTANCE_STOPPED, &world->err);
+    int r = instance_change(copy.instance, INSTANCE_STOPPED, 0, &world->err);
     pthread_join(thread, NULL);
     gate_finish(&copy.begun);
     assert_true(begun);

@@ -148,7 +148,7 @@ static int take_snapshot(struct world *world, struct error *err)
 
 static int stop(struct instance *instance, struct error *err)
 {
-    return instance_change(instance, INSTANCE_STOPPED, err);
+    return instance_change(instance, INSTANCE_STOPPED, 0, err);
 }
 
 static int stop_instance(struct world *world, struct error *err)
@@ -158,7 +158,7 @@ static int stop_instance(struct world *world, struct error *err)
 
 static int run(struct instance *instance, struct error *err)
 {
-    return instance_change(instance, INSTANCE_RUNNING, err);
+    return instance_change(instance, INSTANCE_RUNNING, 0, err);
 }
 
 static int run_instance(struct world *world, struct error *err)
@@ -308,7 +308,7 @@ static bool try_standby(struct world *world, unsigned at, int *ret_r)
     assert_int_equal(run(instance, &world->err), 0);
     faults_begin(at);
     faults_armed = true;
-    *ret_r = instance_change(instance, INSTANCE_STANDBY, &world->err);
+    *ret_r = instance_change(instance, INSTANCE_STANDBY, 0, &world->err);
     faults_armed = false;
     enum instance_state state = instance_state(instance);
     assert_int_equal(state, *ret_r == 0 ? INSTANCE_STANDBY : INSTANCE_RUNNING);

@@ -172,7 +172,7 @@ static void vmm_when_found_running_has_its_tap_until_it_ends(void **state)
     struct instance *instance = world_found(world, "web-1");
     auto_free char *config = instance_config(instance);
     assert_non_null(strstr(config, "\"tap\": \"t0\""));
-    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
     instance_unref(instance);
     assert_int_equal(reserve(world, "web-2", (char[]){"t0"}, &other), 0);
     instance_abandon(other);
@@ -188,12 +188,12 @@ static void boot_when_the_tap_is_in_use_is_busy(void **state)
     struct instance *first = world_found(world, "web-1"), *instance = world_found(world, "web-2");
     static const char config[] = CONFIG_ON_TAP("t0");
     assert_int_equal(instance_set_config(instance, config, strlen(config), &world->err), 0);
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EBUSY);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, in_use));
     assert_int_equal(instance_state(instance), INSTANCE_CREATED);
-    assert_int_equal(instance_change(first, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(first, INSTANCE_STOPPED, 0, &world->err), 0);
     /* It gets to its VMM, of which there is none, and gives the tap back. */
-    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, &world->err), -EIO);
+    assert_int_equal(instance_change(instance, INSTANCE_RUNNING, 0, &world->err), -EIO);
     assert_int_equal(reserve(world, "web-3", (char[]){"t0"}, &other), 0);
     instance_abandon(other);
     instance_unref(first);

@@ -16,6 +16,8 @@ struct caller {
     struct turns *turns;
     struct gate queued, answered;
     atomic_bool over;
+    uid_t user;
+    const char *source;
     pthread_t thread;
     int result;
 };
@@ -33,7 +35,11 @@ static void on_queued(void *context)
 static void *take(void *argument)
 {
     struct caller *caller = argument;
-    const struct turns_caller how = {.is_over = is_over, .queued = on_queued, .context = caller};
+    const struct turns_caller how = {.is_over = is_over,
+                                     .queued = on_queued,
+                                     .context = caller,
+                                     .user = caller->user,
+                                     .source = caller->source};
     caller->result = turns_acquire(caller->turns, &how);
     gate_post(&caller->answered);
     return NULL;
@@ -47,13 +53,18 @@ static struct turns *create(unsigned max)
 }
 
 /* It waits when this returns. */
-static void start(struct turns *turns, struct caller *caller)
+static void start_for(struct turns *turns, uid_t user, const char *source, struct caller *caller)
 {
-    *caller = (struct caller){.turns = turns};
+    *caller = (struct caller){.turns = turns, .user = user, .source = source};
     gate_init(&caller->queued);
     gate_init(&caller->answered);
     assert_int_equal(pthread_create(&caller->thread, NULL, take, caller), 0);
     assert_true(gate_wait(&caller->queued, FAR_MS));
+}
+
+static void start(struct turns *turns, struct caller *caller)
+{
+    start_for(turns, 0, NULL, caller);
 }
 
 static void finish(struct caller *caller, int result)
@@ -84,6 +95,66 @@ static void turns_when_all_are_taken_come_in_the_order_of_arrival(void **state)
     turns_release(turns);
     assert_true(turns_try(turns));
     turns_release(turns);
+    turns_release(turns);
+    turns_destroy(turns);
+}
+
+/* Who comes, in this order, and who is served. */
+static void assert_order(const char *const (*who)[2], const int *order, int count)
+{
+    struct turns *turns = create(1);
+    struct caller callers[16];
+    assert_true(turns_try(turns));
+    for (int i = 0; i < count; i++)
+        start_for(turns, (uid_t)(who[i][0][0] - '0'), who[i][1], &callers[i]);
+    for (int i = 0; i < count; i++) {
+        turns_release(turns);
+        if (!gate_wait(&callers[order[i]].answered, FAR_MS))
+            fail_msg("%d. is not %d", i, order[i]);
+        gate_post(&callers[order[i]].answered);
+        finish(&callers[order[i]], 0);
+    }
+    turns_release(turns);
+    turns_destroy(turns);
+}
+
+static void users_are_served_one_after_the_other(void **state)
+{
+    static const char *const who[][2] = {{"1", "a"}, {"1", "a"}, {"1", "a"}, {"2", "a"},
+                                         {"2", "b"}, {"3", "a"}, {"2", "a"}};
+    static const int order[] = {0, 3, 5, 1, 4, 2, 6};
+    (void)state;
+    assert_order(who, order, 7);
+}
+
+static void sources_of_a_user_are_served_one_after_the_other(void **state)
+{
+    static const char *const who[][2] = {{"1", "a"}, {"1", "a"}, {"1", "a"}, {"1", "b"},
+                                         {"1", "c"}, {"1", "b"}, {"1", NULL}};
+    static const int order[] = {0, 3, 4, 6, 1, 5, 2};
+    (void)state;
+    assert_order(who, order, 7);
+}
+
+/* Else two users who always have a single one waiting would keep a third one's back for ever. */
+static void user_who_comes_again_does_not_come_before_those_that_wait(void **state)
+{
+    struct turns *turns = create(1);
+    struct caller patient[2], quick[2];
+    (void)state;
+    assert_true(turns_try(turns));
+    start_for(turns, 1, "a", &patient[0]);
+    start_for(turns, 1, "a", &patient[1]);
+    start_for(turns, 2, "a", &quick[0]);
+    turns_release(turns);
+    finish(&patient[0], 0);
+    turns_release(turns);
+    finish(&quick[0], 0);
+    start_for(turns, 2, "a", &quick[1]);
+    turns_release(turns);
+    finish(&patient[1], 0);
+    turns_release(turns);
+    finish(&quick[1], 0);
     turns_release(turns);
     turns_destroy(turns);
 }
@@ -159,6 +230,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(turns_when_all_are_taken_come_in_the_order_of_arrival),
+        cmocka_unit_test(users_are_served_one_after_the_other),
+        cmocka_unit_test(sources_of_a_user_are_served_one_after_the_other),
+        cmocka_unit_test(user_who_comes_again_does_not_come_before_those_that_wait),
         cmocka_unit_test(caller_that_gives_up_leaves_its_place_to_the_next),
         cmocka_unit_test(caller_that_is_not_wanted_any_more_does_not_wait),
         cmocka_unit_test(try_while_somebody_waits_gets_none),

@@ -110,7 +110,7 @@ static void restart(struct world *world)
 static int change(struct world *world, const char *id, enum instance_state state, struct error *err)
 {
     struct instance *instance = world_found(world, id);
-    int r = instance_change(instance, state, err);
+    int r = instance_change(instance, state, 0, err);
     instance_unref(instance);
     return r;
 }
@@ -289,7 +289,7 @@ static void stop_all(struct world *world)
     for (size_t i = 0; i < array_length(ids); i++) {
         struct instance *instance = instances_find(&world->instances, ids[i]);
         if (instance && instance->vmm)
-            assert_int_equal(instance_change(instance, INSTANCE_STOPPED, &world->err), 0);
+            assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
         instance_unref(instance);
     }
 }

@@ -117,7 +117,7 @@ static void end_when_the_id_is_another_instances_by_now_is_not_that_ones(void **
     end_child(world, first);
     assert_true(gate_wait(&told, FIXTURE_FAR_MS));
     struct instance *old = world_found(world, "web-1");
-    assert_int_equal(instance_change(old, INSTANCE_STOPPED, &world->err), 0);
+    assert_int_equal(instance_change(old, INSTANCE_STOPPED, 0, &world->err), 0);
     assert_int_equal(instance_remove(old, &world->err), 0);
     instance_unref(old);
     assert_int_equal(instances_create(&world->instances, "web-1", &world->err), 0);
