@@ -99,6 +99,7 @@ static void begin_next(struct group *group)
         return;
     }
     group->begun++;
+    group->room = 0;
     if (err.code)
         commit_refuse(commit, &err);
 }

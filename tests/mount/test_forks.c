@@ -73,7 +73,7 @@ static void forks_of_forks_when_the_daemon_starts_again_are_the_same(void **stat
     assert_shell("bash", "echo stopped > instances/f3/state; rmdir instances/f3", 0);
     assert_fails(access(harness_path(h, "instances/f2/forks/f3"), F_OK), ENOENT);
     assert_shell("bash", "echo f4 > instances/f2/forks/new/commit", 0);
-    assert_string_equal(assert_shell("bash", "ls instances/f2/forks", 0).out, "f4\nnew\n");
+    assert_string_equal(assert_shell("bash", "ls instances/f2/forks", 0).out, "commit\nf4\nnew\n");
 }
 
 static void instance_when_removed_takes_its_drafts_along(void **state)
@@ -93,7 +93,7 @@ static void instance_when_removed_takes_its_drafts_along(void **state)
     assert_fails(write(commit, "f1", 2), ENODEV);
     assert_fails(access(harness_path(h, "instances/x"), F_OK), ENOENT);
     assert_works(mkdir(harness_path(h, "instances/x"), 0755));
-    assert_string_equal(assert_shell("bash", "ls instances/x/forks", 0).out, "new\n");
+    assert_string_equal(assert_shell("bash", "ls instances/x/forks", 0).out, "commit\nnew\n");
     assert_string_equal(harness_get(h, harness_path(h, "instances/x/forks/new/status")), "empty\n");
 }
 

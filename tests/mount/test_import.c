@@ -279,7 +279,7 @@ static void snapshot_that_is_taken_out_of_the_store_is_gone(void **state)
     assert_untold(h, FIRECRACKER "ch");
     const char *info = harness_get(h, harness_path(h, "snapshots/ch/info"));
     assert_string_equal(harness_json(h, info, "hypervisor"), "firecracker");
-    assert_string_equal(assert_shell("bash", "ls snapshots/ch/forks", 0).out, "new\n");
+    assert_string_equal(assert_shell("bash", "ls snapshots/ch/forks", 0).out, "commit\nnew\n");
     assert_shell("bash", "rm -r $S/snapshots/ch && ls -lR . && grep -r ch . ; true", 0);
     assert_string_equal(assert_shell("bash", "ls snapshots", 0).out, "");
 }
