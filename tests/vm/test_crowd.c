@@ -54,12 +54,36 @@ static void forks_when_48_are_made_at_once_all_ack_in_the_default_time(void **st
     vm_assert_running(h, ids);
 }
 
+/* Of one request, of which each guest is told who it is. */
+static void forks_when_made_by_one_write_are_each_told_who_they_are(void **state)
+{
+    enum { MEMBERS = 8 };
+    struct harness *h = *state;
+    const char *ids[MEMBERS + 1] = {NULL}, *list = "";
+    for (int i = 0; i < MEMBERS; i++) {
+        ids[i] = harness_format(h, "one-%d", i);
+        list = harness_format(h, "%s %s", list, ids[i]);
+    }
+    vm_stage(h, "new", box, "{\"payload\":{\"instance_name\":\"worker\"},\"wait_for_ack\":true}");
+    harness_put(vm_draft(h, "new", "options"), "{\"identity\":true}");
+    harness_put(vm_draft(h, "new", "commit"), list);
+    char *result = harness_get(h, vm_draft(h, "new", "result"));
+    assert_string_equal(harness_json(h, result, "status"), "committed");
+    for (int i = 0; i < MEMBERS; i++) {
+        double ack_ms = 0;
+        note_times(h, ids[i], &ack_ms);
+        assert_string_equal(harness_json(h, result, harness_format(h, "forks.%d.id", i)), ids[i]);
+    }
+    vm_assert_running(h, ids);
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, vm_setup, harness_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(forks_when_48_are_made_at_once_all_ack_in_the_default_time),
+        test(forks_when_made_by_one_write_are_each_told_who_they_are),
     };
     vm_enter_with_agent();
     return cmocka_run_group_tests_name("crowd", tests, make_template, harness_teardown);
