@@ -68,11 +68,12 @@ static int start(struct group *group, struct commit *commit, struct error *err)
         return error_set(err, ENOMEM, "out of memory");
     const struct draft *new = new_of(group);
     int r = new ? copy_request(group, new, commit, err) : read_request(commit, err);
-    job_ref(&commit->job); /* which a start that fails releases */
-    if (r == 0)
+    if (r == 0) {
+        job_ref(&commit->job); /* a start that fails releases one */
         r = commit_start(commit, err);
-    else
-        job_unref(&commit->job);
+        if (r == 0)
+            job_unref(&commit->job);
+    }
     if (r < 0) {
         fork_request_finish(commit->request);
         free(steal_pointer(commit->request));
