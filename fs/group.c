@@ -153,9 +153,8 @@ static size_t count_failed(const struct group *group)
 }
 
 /* Why the write has failed, in one line: the rest is in `result`, or in the drafts. */
-static void describe(const struct group *group, struct error *ret)
+static void describe(const struct group *group, const struct commit *failed, struct error *ret)
 {
-    const struct commit *failed = first_failed(group);
     size_t count = count_failed(group);
     if (count == 1 && group->count == 1)
         error_set(ret, -failed->job.result, "%s: %s", failed->id, failed->job.error.text);
@@ -205,8 +204,9 @@ static void group_finish(struct job *job)
     struct group *group = (struct group *)job;
     struct draft *draft = new_of(group);
     struct error err = {0};
-    if (job->result < 0)
-        describe(group, &err);
+    const struct commit *failed = first_failed(group);
+    if (failed)
+        describe(group, failed, &err);
     if (draft)
         finish_new(group, draft, &err);
     else if (err.code)
