@@ -36,7 +36,7 @@ struct file_type {
      * it is empty; NULL only without memory. */
     char *(*text)(const struct place *place);
     /* Is it there, and can that be done now? Asked by lookups too, for the size. 0, -ESTALE and
-     * others, or FS_LATER with the waiter queued; -EAGAIN without one. NULL: always. */
+     * others, or FS_LATER with the waiter queued; FS_MUST_WAIT without one. NULL: always. */
     int (*ready)(const struct place *place, struct waiter *waiter);
     bool pollable;
 

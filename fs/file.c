@@ -88,6 +88,8 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
     if (r < 0)
         return r;
     r = fs_open_file(fs, *ret_node, flags, tid, NULL, ret_handle);
+    if (r > 0)
+        r = -EBUSY;
     if (r < 0)
         fs_forget(fs, *ret_node, 1);
     return r;

@@ -65,7 +65,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
               uint64_t *ret_node, struct stat *ret, bool *ret_keep);
 void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
 /* `handle` may be NULL: then what a new open would read counts. *ret_keep: the kernel may keep the
- * answer until `expire` is called. -EAGAIN: there is no waiter, and it has to wait. */
+ * answer until `expire` is called. With a waiter that is NULL also FS_MUST_WAIT. */
 int fs_getattr(struct fs *fs, uint64_t node, const struct handle *handle, struct waiter *waiter,
                struct stat *ret, bool *ret_keep);
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size);
@@ -82,7 +82,7 @@ int fs_rename(struct fs *fs, uint64_t parent, const char *name, uint64_t new_par
 /* Files. */
 int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t tid,
               uint64_t *ret_node, struct stat *ret, struct handle **ret_handle);
-/* -EAGAIN as of fs_getattr(). */
+/* FS_MUST_WAIT as of fs_getattr(). */
 int fs_open_file(struct fs *fs, uint64_t node, int flags, pid_t tid, struct waiter *waiter,
                  struct handle **ret);
 /* *ret is owned by the caller (free). */

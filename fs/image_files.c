@@ -21,7 +21,7 @@ static int index_of(const struct place *place, bool patient, struct waiter *wait
     if (r != -IMAGE_READING && !(patient && r == -IMAGE_SCANNING))
         return r;
     if (!waiter)
-        return -EAGAIN;
+        return FS_MUST_WAIT;
     waiter_begin(&fs_of(place)->waiters, NULL, NULL, waiter);
     return FS_LATER;
 }

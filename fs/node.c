@@ -182,7 +182,7 @@ static int fresh_acquire(struct fs *fs, uint64_t id, struct place *ret)
 }
 
 /* With the lock held: is what the kernel knows by a name still there? FS_LATER with the waiter
- * queued; -EAGAIN if that had to wait and there is no waiter. */
+ * queued, or FS_MUST_WAIT without one. */
 static int check_name(const struct place *place, struct waiter *waiter)
 {
     const struct file_type *type = place->entry->file;
@@ -254,6 +254,13 @@ static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, s
     node->lookups++;
     *ret_node = node->id;
     return 0;
+}
+
+/* The same for who cannot wait: EBUSY while the image is scanned. */
+static int find_now(const struct place *parent, const char *name, struct place *ret)
+{
+    int r = find(parent, name, NULL, ret);
+    return r > 0 ? -EBUSY : r;
 }
 
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
@@ -337,7 +344,7 @@ static int enter_new(struct fs *fs, const struct place *directory, const char *n
 {
     struct place child;
     bool keep;
-    int r = find(directory, name, NULL, &child);
+    int r = find_now(directory, name, &child);
     if (r == 0)
         r = enter(fs, &child, ret_node, ret, &keep);
     if (r == -ENOMEM && undo)
@@ -368,7 +375,7 @@ int fs_create_node(struct fs *fs, uint64_t parent, const char *name, int flags, 
     if (r < 0)
         return r;
     change *undo = NULL;
-    r = find(&directory, name, NULL, &child);
+    r = find_now(&directory, name, &child);
     if (r == 0 && flags & O_EXCL)
         r = -EEXIST;
     if (r == -ENOENT) {

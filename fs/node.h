@@ -21,7 +21,7 @@
  * reference; place_release() undoes both, if there is a place. */
 int place_acquire(struct fs *fs, uint64_t node, struct place *ret);
 /* The same for who opens it by its name: -ESTALE, too, if it is not there at the moment. FS_LATER
- * with the waiter queued; -EAGAIN if that had to wait and there is no waiter. */
+ * with the waiter queued, or FS_MUST_WAIT without one. */
 int place_acquire_named(struct fs *fs, uint64_t node, struct waiter *waiter, struct place *ret);
 void place_release(struct place *place);
 #define auto_place __attribute__((cleanup(place_release)))

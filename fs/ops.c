@@ -166,14 +166,14 @@ static void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_dat
     fuse_reply_none(req);
 }
 
-/* Without a waiter: -EAGAIN, and nothing is answered, if it has to wait. */
+/* Nothing is answered with FS_LATER and FS_MUST_WAIT. */
 static int try_getattr(fuse_req_t req, fuse_ino_t node, const struct handle *handle,
                        struct waiter *waiter)
 {
     struct stat st;
     bool keep;
     int r = fs_getattr(fs_of(req), node, handle, waiter, &st, &keep);
-    if (r != FS_LATER && r != -EAGAIN && !failed(req, r))
+    if (r <= 0 && !failed(req, r))
         fuse_reply_attr(req, &st, keep ? KEPT_SECONDS : 0);
     return r;
 }
@@ -188,7 +188,7 @@ static void call_getattr(struct pending *pending)
 static void op_getattr(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct pending *pending;
-    if (try_getattr(req, node, handle_of(fi), NULL) != -EAGAIN ||
+    if (try_getattr(req, node, handle_of(fi), NULL) != FS_MUST_WAIT ||
         !(pending = pending_create(req, node, NULL, call_again)))
         return;
     pending->call = call_getattr;
@@ -304,7 +304,7 @@ static int try_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi,
     struct fs *fs = fs_of(req);
     struct handle *handle;
     int r = fs_open_file(fs, node, fi->flags, tid_of(req), waiter, &handle);
-    if (r == FS_LATER || r == -EAGAIN || failed(req, r))
+    if (r > 0 || failed(req, r))
         return r;
     fi->fh = (uintptr_t)handle;
     fi->direct_io = 1;
@@ -323,7 +323,7 @@ static void call_open(struct pending *pending)
 static void op_open(fuse_req_t req, fuse_ino_t node, struct fuse_file_info *fi)
 {
     struct pending *pending;
-    if (try_open(req, node, fi, NULL) != -EAGAIN ||
+    if (try_open(req, node, fi, NULL) != FS_MUST_WAIT ||
         !(pending = pending_create(req, node, fi, call_again)))
         return;
     pending->call = call_open;

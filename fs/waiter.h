@@ -12,7 +12,10 @@
 
 #include "fs/object.h"
 
-enum { FS_LATER = 1 }; /* the answer will come through the waiter */
+enum {
+    FS_LATER = 1, /* the answer will come through the waiter */
+    FS_MUST_WAIT, /* it could not be had at once, and there is no waiter */
+};
 
 struct handle;
 
