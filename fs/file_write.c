@@ -262,10 +262,9 @@ static int write_list(struct fs *fs, struct handle *handle, const char *bytes, s
     bool too_long = handle->size > GROUP_TEXT_MAX;
     if (goes_on(bytes, size) && !too_long)
         return 0;
-    r = run_list(fs, handle, size, waiter);
-    if (too_long && r < 0)
-        handle->refused = -r;
-    return r;
+    if (too_long)
+        handle->refused = EFBIG;
+    return run_list(fs, handle, size, waiter);
 }
 
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,

@@ -190,6 +190,20 @@ static void list_that_comes_in_several_writes_is_one(void **state)
     }
 }
 
+/* Of which the shell goes on to write what is left. */
+static void list_that_is_too_long_begins_nothing(void **state)
+{
+    struct harness *h = *state;
+    static const char *const shells[] = {"bash", "dash"};
+    for (int i = 0; i < 2; i++) {
+        const char *script = harness_format(h, "echo $(seq -f 'w-%%060g' 4500) > %s", commit_new);
+        assert_int_not_equal(harness_shell(h, shells[i], script).status, 0);
+        assert_string_equal(group_get(h, "new", "result", "error.code"), "EFBIG");
+        assert_file_contains(group_draft(h, "new", "error"), "one write takes ");
+        group_assert_forks(h, "");
+    }
+}
+
 /* A list that ends where a buffer may end is all there is when the file is closed. */
 static void list_without_a_newline_is_run_by_the_close(void **state)
 {
@@ -316,6 +330,7 @@ int main(void)
         test(what_is_staged_wrong_fails_all_of_them),
         test_in_order(interrupted_write_undoes_what_is_under_way),
         test(list_that_comes_in_several_writes_is_one),
+        test(list_that_is_too_long_begins_nothing),
         test(list_without_a_newline_is_run_by_the_close),
         test_in_order(another_write_meanwhile_waits_or_is_refused),
         test(list_that_failed_is_not_tried_again_through_the_same_file),
