@@ -153,14 +153,16 @@ void forkables_refresh(struct fs *fs)
 {
     struct forkable *snapshot, *next;
     snapshots_refresh(fs->setup.snapshots);
-    unsigned vanished = atomic_load(&fs->setup.snapshots->vanished);
+    unsigned changes = atomic_load(&fs->setup.snapshots->changes);
     unsigned notes = store_notes_changes(fs->setup.snapshots->store->notes);
     objects_lock(&fs->objects);
-    if (fs->vanished != vanished)
+    if (fs->changes != changes) {
+        object_changed(&fs->root);
         HASH_ITER (hh, fs->snapshots, snapshot, next)
             if (snapshot_is_removed(snapshot->of.snapshot))
                 forkable_remove(snapshot);
-    fs->vanished = vanished;
+    }
+    fs->changes = changes;
     if (fs->notes != notes)
         object_touched(&fs->root);
     fs->notes = notes;

@@ -60,9 +60,9 @@ void fs_image_scanned(struct fs *fs);
 void fs_interrupt(struct fs *fs, const void *key);
 
 /* Nodes. Ids are never reused; the root's is 1. What is not there any more is -ESTALE: then the
- * kernel looks the name up anew. *ret_keep: it may keep the name until then. */
+ * kernel looks the name up anew. *ret_seconds: for how long it may keep the name. */
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
-              uint64_t *ret_node, struct stat *ret, bool *ret_keep);
+              uint64_t *ret_node, struct stat *ret, double *ret_seconds);
 void fs_forget(struct fs *fs, uint64_t node, uint64_t count);
 /* `handle` may be NULL: then what a new open would read counts. *ret_keep: the kernel may keep the
  * answer until `expire` is called. With a waiter that is NULL also FS_MUST_WAIT. */

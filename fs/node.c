@@ -227,30 +227,35 @@ static int find(const struct place *parent, const char *name, struct waiter *wai
 }
 
 /*
- * May the kernel keep the name? It looks a name that it knows up again without a lock, and should
- * that answer be late, and the directory of that name be removed by another process before, the
- * kernel keeps that there is nothing of that name. So it keeps no name by an answer that others
- * came shortly before.
+ * For how long may the kernel keep the name? It keeps what only its own requests can make and
+ * remove, as node.h says. For names that appear otherwise that is not the whole truth: open() with
+ * O_PATH asks for nothing behind them; and the kernel looks a name that it knows up again without a
+ * lock, and if that answer is late, and the directory of that name was removed before by another
+ * process, it keeps that there is nothing of that name. So these are kept for a moment only, and
+ * not by an answer that others came shortly before.
  */
-static bool may_keep(struct node *node)
+static double keep_seconds(struct node *node)
 {
     enum { QUIET_MS = 1000 };
+    static const double always = 1e6, moment = 1;
     const double now_ms = process_now_ms(), before_ms = node->looked_up_ms;
     const struct entry *entry = node->place.entry;
     node->looked_up_ms = now_ms;
-    return !entry->command &&
-           (!entry->appears || node->lookups == 0 || now_ms - before_ms > QUIET_MS);
+    return entry->command                                        ? 0
+           : !entry->appears                                     ? always
+           : node->lookups == 0 || now_ms - before_ms > QUIET_MS ? moment
+                                                                 : 0;
 }
 
 /* With the lock held: a node for the kernel, counted as looked up. */
 static int enter(struct fs *fs, const struct place *place, uint64_t *ret_node, struct stat *ret,
-                 bool *ret_keep)
+                 double *ret_seconds)
 {
     int r = place_stat(place, ret);
     struct node *node = r == 0 ? node_of(fs, place) : NULL;
     if (!node)
         return r < 0 ? r : -ENOMEM;
-    *ret_keep = may_keep(node);
+    *ret_seconds = keep_seconds(node);
     node->lookups++;
     *ret_node = node->id;
     return 0;
@@ -264,7 +269,7 @@ static int find_now(const struct place *parent, const char *name, struct place *
 }
 
 int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *waiter,
-              uint64_t *ret_node, struct stat *ret, bool *ret_keep)
+              uint64_t *ret_node, struct stat *ret, double *ret_seconds)
 {
     auto_place struct place directory = {0};
     struct place child;
@@ -276,7 +281,7 @@ int fs_lookup(struct fs *fs, uint64_t parent, const char *name, struct waiter *w
         objects_names_only(&fs->objects);
     if (r == 0 && child.entry->file && child.entry->file->ready)
         r = child.entry->file->ready(&child, waiter);
-    return r == 0 ? enter(fs, &child, ret_node, ret, ret_keep) : r;
+    return r == 0 ? enter(fs, &child, ret_node, ret, ret_seconds) : r;
 }
 
 int place_acquire_named(struct fs *fs, uint64_t id, struct waiter *waiter, struct place *ret)
@@ -311,6 +316,8 @@ int fs_getattr(struct fs *fs, uint64_t id, const struct handle *handle, struct w
         r = place_stat(&place, ret);
     if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
+    if (r == -ESTALE && handle)
+        r = -ENODEV;
     *ret_keep = r == 0 && place.entry->directory && node_keep(fs, node_by_id(fs, id));
     return r;
 }
@@ -343,10 +350,10 @@ static int enter_new(struct fs *fs, const struct place *directory, const char *n
                      uint64_t *ret_node, struct stat *ret)
 {
     struct place child;
-    bool keep;
+    double seconds;
     int r = find_now(directory, name, &child);
     if (r == 0)
-        r = enter(fs, &child, ret_node, ret, &keep);
+        r = enter(fs, &child, ret_node, ret, &seconds);
     if (r == -ENOMEM && undo)
         undo(directory, name, &(struct error){0});
     return r;

@@ -7,8 +7,10 @@
  *
  * The kernel keeps names, but those of command files, and the attributes of directories that it got
  * by fs_getattr(). Whoever uses a name asks for at least one thing behind it, so a name that is
- * kept too long is found out: what is not there any more is ESTALE. The attributes of a directory
- * count until it changes, when the kernel is told so before anybody gets an answer.
+ * kept too long is found out: what is not there any more is ESTALE. (open() with O_PATH asks for
+ * nothing; so names that can appear without a request for them are kept for a second only.) The
+ * attributes of a directory count until it changes, when the kernel is told so before who has
+ * changed it gets an answer.
  *
  * Lock: objects.lock guards the nodes.
  */

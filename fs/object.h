@@ -96,10 +96,10 @@ struct object *object_ref(struct object *object);
 void object_unref(struct object *object);
 /* Marks it, tells its pollers, and ends its nodes; the caller has a reference. */
 void object_remove(struct object *object);
-/* Of a file of it: the mtime is now, and its pollers are woken. */
+/* Something else can be read in its files: their mtime is now, and its pollers are woken. */
 void object_touched(struct object *object);
-/* The same when names have come or gone, too, or may have: the kernel asks again for what it has
- * kept of its directories. */
+/* The same, and names have come or gone in its directories, or may have: the kernel asks again for
+ * what it has kept of those. */
 void object_changed(struct object *object);
 /* The file of the mailbox of that name, which is made if it is not known yet. NULL without memory.
  */

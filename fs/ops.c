@@ -37,7 +37,7 @@ void ops_release(void *poll)
 }
 
 /* For as long as nothing changes: what does, is told (node.h). */
-static const double KEPT_SECONDS = 1e6;
+static const double KEPT_SECONDS = 1e6, NEW_SECONDS = 1;
 
 void ops_expire(void *kernel, uint64_t node)
 {
@@ -118,10 +118,10 @@ static bool failed(fuse_req_t req, int r)
 }
 
 /* Attributes that come with a name are not kept: such an answer may be late. */
-static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st, bool keep)
+static void reply_entry(fuse_req_t req, int r, uint64_t node, const struct stat *st, double seconds)
 {
     struct fs *fs = fs_of(req);
-    struct fuse_entry_param entry = {.ino = node, .entry_timeout = keep ? KEPT_SECONDS : 0};
+    struct fuse_entry_param entry = {.ino = node, .entry_timeout = seconds};
     if (failed(req, r))
         return;
     entry.attr = *st;
@@ -133,13 +133,13 @@ static void call_lookup(struct pending *pending)
 {
     uint64_t node = 0;
     struct stat st = {0};
-    bool keep = false;
+    double seconds = 0;
     int r = pending->name ? fs_lookup(fs_of(pending->req), pending->node, pending->name,
-                                      &pending->waiter, &node, &st, &keep)
+                                      &pending->waiter, &node, &st, &seconds)
                           : -ENOMEM;
     if (r == FS_LATER)
         return;
-    reply_entry(pending->req, r, node, &st, keep);
+    reply_entry(pending->req, r, node, &st, seconds);
     pending_free(pending);
 }
 
@@ -218,7 +218,7 @@ static void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
     (void)mode;
     int r = fs_mkdir(fs_of(req), parent, name, tid_of(req), &node, &st);
     fault_point(FAULT_REPLY);
-    reply_entry(req, r, node, &st, true);
+    reply_entry(req, r, node, &st, NEW_SECONDS);
     fault_point(FAULT_REPLIED);
 }
 

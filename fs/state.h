@@ -27,7 +27,7 @@ struct fs {
     struct refusals refusals;
     struct node *nodes, *places; /* node.c: by id, and by place; not those of command files */
     uint64_t last_node;
-    unsigned vanished; /* of the snapshots' `vanished`: those are forgotten */
+    unsigned changes; /* of the snapshots' table, that the tree knows of */
     unsigned notes;    /* how often the store's notes had changed at the last refresh */
 };
 

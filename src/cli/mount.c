@@ -50,6 +50,8 @@ struct daemon {
     pthread_t main_thread, signal_thread;
     pthread_mutex_t lock; /* of `loop_ended` */
     bool loop_ended;
+    pthread_rwlock_t telling; /* held by who tells the tree something */
+    bool is_deaf; /* with that lock: the kernel's connection is closed, or about to be */
     bool greeted; /* by the kernel; known when the loop has ended */
 };
 
@@ -84,29 +86,63 @@ static void print(void *context, const char *text)
 
 /* The layers below call these while the tree is there: it is opened before them, and closed when
  * none of their threads runs any more. */
+static struct fs *begin_telling(struct daemon *daemon)
+{
+    pthread_rwlock_rdlock(&daemon->telling);
+    return daemon->is_deaf ? NULL : daemon->ops.fs;
+}
+
+static void end_telling(struct daemon *daemon)
+{
+    pthread_rwlock_unlock(&daemon->telling);
+}
+
 static void on_scan(void *context)
 {
-    fs_image_scanned(((struct daemon *)context)->ops.fs);
+    struct fs *fs = begin_telling(context);
+    if (fs)
+        fs_image_scanned(fs);
+    end_telling(context);
 }
 
 static void on_vanished(void *context, const char *id, uint64_t serial)
 {
-    fs_instance_vanished(((struct daemon *)context)->ops.fs, id, serial);
+    struct fs *fs = begin_telling(context);
+    if (fs)
+        fs_instance_vanished(fs, id, serial);
+    end_telling(context);
 }
 
 static void on_change(void *context, const char *id)
 {
-    fs_changed(((struct daemon *)context)->ops.fs, OBJECT_INSTANCE, id);
+    struct fs *fs = begin_telling(context);
+    if (fs)
+        fs_changed(fs, OBJECT_INSTANCE, id);
+    end_telling(context);
 }
 
 static void on_snapshots(void *context)
 {
-    fs_refresh(((struct daemon *)context)->ops.fs);
+    struct fs *fs = begin_telling(context);
+    if (fs)
+        fs_refresh(fs);
+    end_telling(context);
 }
 
 static void on_warm_change(void *context, const char *id)
 {
-    fs_changed(((struct daemon *)context)->ops.fs, OBJECT_SNAPSHOT, id);
+    struct fs *fs = begin_telling(context);
+    if (fs)
+        fs_changed(fs, OBJECT_SNAPSHOT, id);
+    end_telling(context);
+}
+
+/* What the tree would tell the kernel might go into whatever has the descriptor's number next. */
+static void stop_telling(struct daemon *daemon)
+{
+    pthread_rwlock_wrlock(&daemon->telling);
+    daemon->is_deaf = true;
+    pthread_rwlock_unlock(&daemon->telling);
 }
 
 /* The kernel has greeted us: who waits for the mount may look at it. */
@@ -211,6 +247,7 @@ static int serve_mounted(struct daemon *daemon, struct error *err)
     int r = check_place(mountpoint, err);
     if (r == 0)
         r = serve(daemon, err);
+    stop_telling(daemon);
     fuse_session_unmount(daemon->session);
     return r;
 }
@@ -384,7 +421,8 @@ int cli_mount(int argc, char **argv)
                             .ready_fd = -1,
                             .store = {.lock_fd = -1, .kind_fd = {-1, -1}},
                             .ops = {.ready = on_ready},
-                            .lock = PTHREAD_MUTEX_INITIALIZER};
+                            .lock = PTHREAD_MUTEX_INITIALIZER,
+                            .telling = PTHREAD_RWLOCK_INITIALIZER};
     struct error err = {0};
     daemon.ops.argument = &daemon;
     if (process_setup(&daemon.ending_signals, &err) < 0)

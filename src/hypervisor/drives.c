@@ -87,16 +87,19 @@ static int copy_file(const struct vmm_context *context, const char *what, const 
     return r == 0 ? copy(context, what, from, to_path, lasts, err) : r;
 }
 
+/* For an instance that leaves standby, what it is made of is removed next; a fork's is there for
+ * others, too, and is on the disk some seconds later. */
 static int copy_frozen(const struct vmm_context *context, const struct machine_disk *disk,
                        const char *image, struct error *err)
 {
+    const bool lasts = strcmp(image, ".") == 0;
     char name[DISK_COPY_SIZE], what[NAME_SIZE * 2];
     auto_free char *path = NULL;
     disk_drive_name(disk, name);
     snprintf(what, sizeof what, "the frozen copy %s", disk->frozen);
     if (asprintf(&path, "%s/%s", image, disk->frozen) < 0)
         return error_set(err, ENOMEM, "no memory for a path");
-    int r = copy_file(context, what, path, name, false, err);
+    int r = copy_file(context, what, path, name, lasts, err);
     return r == 0 && disk->lower ? mend(context, disk, name, true, err) : r;
 }
 

@@ -240,14 +240,29 @@ int import_ask_check(const char *hypervisor, const char *program, struct error *
     return vmm_program_check(program ? program : importer->name, err);
 }
 
+/* The path without links of a file that was opened, which must be the same there. Returns owned. */
+static char *path_of(const struct import_file *file, struct error *err)
+{
+    struct stat st;
+    auto_free char *path = realpath(file->path, NULL);
+    if (!path || stat(path, &st) < 0) {
+        error_errno(err, errno, "%s", file->path);
+        return NULL;
+    }
+    if (file_id_equal(file_id_of(&st), file_id_of(&file->st)))
+        return steal_pointer(path);
+    error_set(err, EIO, "%s was replaced meanwhile", file->path);
+    return NULL;
+}
+
 int import_ask(const char *hypervisor, const struct vmm_context *context,
                const struct import_files *files, cJSON **ret, struct error *err)
 {
     const struct importer *importer = find_importer(hypervisor);
-    auto_free char *memory = realpath(files->memory.path, NULL);
-    auto_free char *state = memory ? realpath(files->state.path, NULL) : NULL;
+    auto_free char *memory = path_of(&files->memory, err);
+    auto_free char *state = memory ? path_of(&files->state, err) : NULL;
     if (!state)
-        return error_errno(err, errno, "%s", memory ? files->state.path : files->memory.path);
+        return -err->code;
     return importer && importer->ask
                ? importer->ask(context, memory, state, ret, err)
                : error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);

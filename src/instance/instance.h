@@ -89,7 +89,8 @@ struct instance {
                             that one, or the same (store_open_run); NULL likewise */
     bool has_run;        /* not the same */
 
-    bool unsynced; /* the disk may not have it yet (unsynced.c) */
+    atomic_bool unsynced;  /* the disk may not have it yet (unsynced.c), */
+    double unsynced_at_ms; /* since then */
 
     bool published; /* false: the id is only reserved, or a fork withdrawn; nobody sees it */
     bool removed;
@@ -177,6 +178,7 @@ struct instances {
     struct instance *by_id;
     uint64_t last_serial;
     bool stopping;
+    bool syncing;                      /* a thread does (unsynced.c) */
     unsigned recovering;               /* threads that recover VMs (instances.c) */
     int epoll_fd, stop_fd, inotify_fd; /* of the watch (watch.c); inotify_fd may be -1 */
     pthread_t watch;

@@ -191,7 +191,7 @@ int instances_open(const struct instances_setup *setup, struct instances *ret, s
 void instances_join(struct instances *instances)
 {
     pthread_mutex_lock(&instances->lock);
-    while (instances->recovering > 0)
+    while (instances->recovering > 0 || instances->syncing)
         pthread_cond_wait(&instances->idle, &instances->lock);
     pthread_mutex_unlock(&instances->lock);
     instances_unwatch(instances);

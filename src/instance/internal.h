@@ -106,6 +106,8 @@ int instance_begin_unsynced(struct instance *instance, struct error *err);
 int instance_sync(struct instance *instance, struct error *err);
 /* Is it the directory of one of which the host's end has left no whole record, and why? */
 bool instance_is_torn(int entry_fd, struct error *ret_why);
+/* Begins, in the background, to get onto the disk those that have run for some seconds. */
+void instances_sync_due(struct instances *table);
 /* At the start: whether it is one. */
 void instance_read_unsynced(struct instance *instance);
 

@@ -69,6 +69,7 @@ static void *run(void *argument)
             continue;
         instances_shorten_logs(table);
         instances_find_vanished(table);
+        instances_sync_due(table);
         snapshots_changed(table);
         look = process_now_ms() + timing_ms(TIMING_LOOK);
     }

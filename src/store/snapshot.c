@@ -95,6 +95,7 @@ static int insert(struct snapshots *table, struct snapshot *snapshot, struct err
     if (added)
         tell(table, snapshot, false);
     pthread_mutex_unlock(&table->lock);
+    atomic_fetch_add(&table->changes, 1);
     if (added)
         store_notes_remove(table->store->notes, STORE_SNAPSHOTS, snapshot->id);
     return added ? 0 : error_set(err, ENOMEM, "out of memory");
@@ -231,7 +232,7 @@ static void drop_vanished(struct snapshots *table)
             continue;
         HASH_DEL(table->by_id, snapshot);
         snapshot->removed = true;
-        atomic_fetch_add(&table->vanished, 1);
+        atomic_fetch_add(&table->changes, 1);
         tell(table, snapshot, true);
         image_drop(snapshot->image);
         if (--snapshot->references == 0)

@@ -57,7 +57,7 @@ struct snapshots {
     struct store_seen seen;     /* at the last refresh */
     struct snapshot_unread *unread; /* entries that could not be read then */
     bool open;                      /* what turns up is new */
-    atomic_uint vanished;           /* how many were taken out of the store by others so far */
+    atomic_uint changes; /* how many have come to the table or were taken out of the store so far */
 
     struct image_scans scans; /* of instances' images too */
     void (*warn)(void *context, const char *text);

@@ -204,7 +204,7 @@ static void set_state(struct harness *h, const char *id, const char *word)
 /* The daemon and its VMMs are gone, and the host has another boot id. */
 static void start_host_anew(struct harness *h)
 {
-    static const char *const running[] = {"whole", "torn", "lost"};
+    static const char *const running[] = {"aged", "whole", "torn", "lost"};
     pid_t vmms[array_length(running)];
     for (size_t i = 0; i < array_length(running); i++)
         vmms[i] = atoi(harness_json(
@@ -223,12 +223,21 @@ static void start_host_anew(struct harness *h)
     harness_mount(h, NULL);
 }
 
+/* It is on the disk some seconds after its commit. */
+static bool is_synced(void *argument)
+{
+    struct harness *h = argument;
+    return access(harness_store_path(h, "instances/aged/unsynced"), F_OK) < 0;
+}
+
 static void power_when_cut_leaves_forks_whole_or_not_at_all(void **state)
 {
     struct harness *h = *state;
     mount_disk(h, "mkdir $T/disk && truncate -s 256M $T/image && mke2fs -q -t ext4 $T/image && "
                   "mount -o loop $T/image $T/disk");
     tiny_guest_snapshot(h, "base", names);
+    commit_fork(h, "aged");
+    harness_await_that(is_synced, h, "the disk has the fork");
     commit_fork(h, "whole");
     assert_shell("bash", "sync -f $T/disk", 0);
     commit_fork(h, "kept");
@@ -238,10 +247,11 @@ static void power_when_cut_leaves_forks_whole_or_not_at_all(void **state)
     commit_fork(h, "lost");
     start_host_anew(h);
     assert_string_equal(assert_shell("bash", "ls snapshots instances", 0).out,
-                        "instances:\nkept\nwhole\n\nsnapshots:\nbase\n");
-    assert_string_equal(assert_shell("bash", "ls -A $S/instances", 0).out, "kept\nwhole\n");
+                        "instances:\naged\nkept\nwhole\n\nsnapshots:\nbase\n");
+    assert_string_equal(assert_shell("bash", "ls -A $S/instances", 0).out, "aged\nkept\nwhole\n");
     assert_file_contains(h->log, "the instance torn is discarded");
     assert_string_equal(harness_get(h, harness_path(h, "error")), "");
+    assert_string_equal(harness_get(h, harness_path(h, "instances/aged/state")), "stopped\n");
     assert_string_equal(harness_get(h, harness_path(h, "instances/whole/state")), "stopped\n");
     assert_file_contains(harness_path(h, "instances/whole/fork/result"), "committed");
     set_state(h, "kept", "running");

@@ -82,11 +82,11 @@ static struct caller *begin_lookup(struct tree *tree)
     struct caller *caller = calloc(1, sizeof *caller);
     uint64_t node;
     struct stat st;
-    bool keep;
+    double seconds;
     assert_non_null(caller);
     caller_init(caller);
     assert_int_equal(fs_lookup(tree->fs, tree_walk(tree, "snapshots/base/mailboxes"), "box",
-                               &caller->waiter, &node, &st, &keep),
+                               &caller->waiter, &node, &st, &seconds),
                      FS_LATER);
     return caller;
 }
@@ -259,7 +259,7 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     struct caller caller;
     struct stat st;
     uint64_t node;
-    bool keep;
+    double seconds;
     frames_arm(world_page(&image, 1), "box", "token");
     tree_stop(tree);
     world_close(world);
@@ -279,7 +279,7 @@ static void mailboxes_of_an_instance_when_it_left_standby_are_not_looked_for(voi
     assert_int_equal(tree_put(tree, "instances/one/state", "stopped"), 0);
     world_write(world_path(world, "store/instances/one/run/memory"), 0600, image.bytes, image.size);
     caller_init(&caller);
-    assert_int_equal(fs_lookup(tree->fs, mailboxes, "box", &caller.waiter, &node, &st, &keep),
+    assert_int_equal(fs_lookup(tree->fs, mailboxes, "box", &caller.waiter, &node, &st, &seconds),
                      -ENOENT);
     gate_finish(&caller.answered);
     assert_int_equal(tree_getattr(tree, box, &st), -ESTALE);

@@ -147,8 +147,8 @@ int tree_lookup(struct tree *tree, uint64_t parent, const char *name, uint64_t *
     for (;;) {
         struct caller caller;
         caller_init(&caller);
-        bool keep;
-        int r = fs_lookup(tree->fs, parent, name, &caller.waiter, ret_node, ret, &keep);
+        double seconds;
+        int r = fs_lookup(tree->fs, parent, name, &caller.waiter, ret_node, ret, &seconds);
         bool later = r == FS_LATER;
         r = caller_wait(&caller, r);
         if (!later || r < 0)
