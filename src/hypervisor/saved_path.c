@@ -8,9 +8,9 @@
 /* What a stranger's state names must not replace files of the system. */
 const char *saved_path_refuse(const char *path)
 {
-    static const char *const system[] = {"/bin",  "/boot",  "/dev",   "/etc",    "/gnu",
-                                         "/lib",  "/lib32", "/lib64", "/libx32", "/nix",
-                                         "/proc", "/sbin",  "/sys",   "/usr"};
+    static const char *const system[] = {"/bin",   "/boot",  "/etc",    "/gnu", "/lib",
+                                         "/lib32", "/lib64", "/libx32", "/nix", "/proc",
+                                         "/sbin",  "/sys",   "/usr"};
     const size_t length = strlen(path);
     if (length >= PATH_MAX)
         return "is too long";
