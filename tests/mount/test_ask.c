@@ -84,10 +84,6 @@ static void state_that_is_asked_tells_its_devices(void **state)
 static void state_that_is_asked_tells_its_interfaces(void **state)
 {
     struct harness *h = *state;
-    if (access("/dev/net/tun", R_OK | W_OK) < 0) {
-        print_message("skipped: this user may not open taps\n");
-        skip();
-    }
     save_elsewhere(h, "1.12.0",
                    "\"interfaces\":[{\"iface_id\":\"eth0\",\"host_dev_name\":\"hypefs-none0\","
                    "\"guest_mac\":\"02:00:00:00:00:01\"},"
@@ -168,11 +164,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         bare_test(state_that_is_asked_tells_its_devices),
-        bare_test(state_that_is_asked_tells_its_interfaces),
         bare_test(state_that_is_asked_names_files_that_must_be_allowed),
         bare_test(state_that_cannot_be_asked_is_imported_with_firecrackers_words),
         bare_test(import_that_is_interrupted_while_it_asks_leaves_nothing),
     };
+    /* of who may make a tap in a network of its own */
+    const struct CMUnitTest with_taps[] = {bare_test(state_that_is_asked_tells_its_interfaces)};
     harness_enter();
-    return cmocka_run_group_tests_name("ask", tests, NULL, NULL);
+    int failed = cmocka_run_group_tests_name("ask", tests, NULL, NULL);
+    return access("/dev/net/tun", R_OK | W_OK) < 0
+               ? failed
+               : failed + cmocka_run_group_tests_name("taps", with_taps, NULL, NULL);
 }
