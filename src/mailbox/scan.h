@@ -33,15 +33,26 @@ struct scan {
     uint64_t data_bytes; /* that were read: the image without its holes */
 };
 
-/* Called now and then while scanning, with bytes of the image done; may be NULL. False: stop. */
+/* Called now and then while scanning, by the caller's thread, with bytes of the image done, each
+ * time more; may be NULL. False: stop. */
 typedef bool scan_progress(void *context, uint64_t done, uint64_t size);
 
-/* Reads the whole image and moves the file's offset. EIO, and what pread gives, EINVAL if it is not
- * a regular file, EFBIG over 512 TiB, ECANCELED if `progress` said so. Overwrites *ret. */
+/* Reads the whole image, with up to SCAN_PARTS_MAX threads that end before it returns, and moves
+ * the file's offset. EIO, and what pread gives, EINVAL if it is not a regular file, EFBIG over 512
+ * TiB, ECANCELED if `progress` said so. Overwrites *ret. */
 int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret, struct error *err);
 
 /* Adds candidates of a page of an image, or less, to *scan. `offset` is the page's. -ENOMEM. */
 int scan_page(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan);
+
+/* The same of any number of pages; of the last one there may be only a part. */
+int scan_pages(const uint8_t *bytes, size_t size, uint64_t offset, struct scan *scan);
+
+enum { SCAN_PARTS_MAX = 4 };
+
+/* One list of several, each by offset, that have no page in common; as if all had been found by one
+ * scan, which sets `first` (below). -ENOMEM. */
+int scan_merge(const struct scan parts[], size_t count, struct scan *ret);
 
 /* NULL and a zeroed struct are fine. */
 void scan_finish(struct scan *scan);
