@@ -317,6 +317,7 @@ static struct instance_fork handed_over(struct fork *fork, cJSON **record)
                                   .machine = &fork->machine,
                                   .mapped =
                                       fork->using_snapshot && fork->vmm ? fork->snapshot : NULL,
+                                  .index = fork->index,
                                   .source = fork->source_id,
                                   .record = record};
 }

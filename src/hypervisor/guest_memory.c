@@ -230,6 +230,7 @@ struct written {
     const struct guest_memory *memory;
     int pagemap_fd, image_fd;
     size_t page_size;
+    struct page_set *set; /* or NULL */
     uint64_t entries[ENTRIES];
     uint8_t *bytes; /* RUN_PAGES pages */
 };
@@ -239,6 +240,8 @@ static int copy_run(struct written *written, uint64_t address, uint64_t offset, 
                     struct error *err)
 {
     size_t size = count * written->page_size;
+    if (written->set)
+        page_set_add(written->set, offset, size);
     int r = read_address(written->memory, address, written->bytes, size, err);
     return r < 0 ? r : sparse_put(written->image_fd, written->bytes, size, offset, err);
 }
@@ -280,7 +283,7 @@ static int copy_mapping(struct written *written, const struct mapping *mapping, 
 }
 
 int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
-                              struct error *err)
+                              struct page_set *ret, struct error *err)
 {
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
@@ -295,11 +298,14 @@ int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int 
     *written = (struct written){.memory = memory,
                                 .pagemap_fd = pagemap,
                                 .image_fd = fd,
+                                .set = ret,
                                 .page_size = page_size,
                                 .bytes = bytes};
     int r = 0;
     for (size_t i = 0; i < memory->mappings.count && r == 0; i++)
         if (memory->mappings.items[i].usable)
             r = copy_mapping(written, &memory->mappings.items[i], cancel_fd, err);
+    if (r == 0 && ret)
+        ret->complete = true;
     return r;
 }

@@ -11,6 +11,7 @@
 #include <sys/types.h>
 
 #include "util/error.h"
+#include "util/page_set.h"
 
 struct guest_memory;
 
@@ -33,8 +34,9 @@ int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const
 
 /* Writes into `fd`, a copy of the image, the pages that the VMM has written to: those that
  * /proc/PID/pagemap shows to be the process's own. What became zeros becomes a hole. The VM is
- * paused. ECANCELED when `cancel_fd` (-1: never) becomes readable. */
+ * paused. ECANCELED when `cancel_fd` (-1: never) becomes readable. Adds the pages to `ret` (may be
+ * NULL), and says there that these are all. */
 int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
-                              struct error *err);
+                              struct page_set *ret, struct error *err);
 
 #endif

@@ -23,6 +23,7 @@
 #include "hypervisor/vmm_users.h"
 #include "util/error.h"
 #include "util/file_key.h"
+#include "util/page_set.h"
 
 /* What a VM is made of. Strings are owned (machine_finish). */
 struct machine_disk {
@@ -172,6 +173,8 @@ struct vmm_save {
     bool shared;   /* the memory that a booted one shares with its file is not copied, though the VM
                       does not end after it: it must never run in that VMM again once somebody uses
                       what was saved. EAGAIN of a VM that is in its firmware */
+    struct page_set *written; /* NULL: not wanted. Of a loaded one: the pages in which the memory
+                                 that was saved may differ from "base", complete after a success */
 };
 
 /* How a VMM ended. */

@@ -58,7 +58,7 @@ int memory_reach(const struct vmm_context *context, struct vmm *vmm, const char 
 
 /* The pages that the VM has written to are in its VMM's private mapping of the file `base` only. */
 static int copy_written(const struct vmm_context *context, struct vmm *vmm, int base, int to,
-                        struct error *err)
+                        struct page_set *written, struct error *err)
 {
     auto_close int process = -1;
     struct guest_memory *memory;
@@ -66,7 +66,7 @@ static int copy_written(const struct vmm_context *context, struct vmm *vmm, int 
     if (r == 0)
         r = guest_memory_create(vmm->pid, process, base, &memory, err);
     if (r == 0) {
-        r = guest_memory_copy_written(memory, vmm->pid, to, context->cancel_fd, err);
+        r = guest_memory_copy_written(memory, vmm->pid, to, context->cancel_fd, written, err);
         guest_memory_destroy(memory);
     }
     return vmm_ended(vmm, r, err);
@@ -120,7 +120,7 @@ static int add_written(const struct vmm_context *context, struct vmm *vmm,
     auto_close int to = -1;
     int r = plain_file_open(context->directory_fd, path, O_RDWR, "the copy of the VM's memory", &to,
                             err);
-    return r == 0 ? copy_written(context, vmm, base, to, err) : r;
+    return r == 0 ? copy_written(context, vmm, base, to, save->written, err) : r;
 }
 
 /* The very file that the VM has, whatever is under its name by now. */

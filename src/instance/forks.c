@@ -34,6 +34,7 @@ static void set_vm(struct instance *instance, const struct instance_fork *fork)
     instance->machine = *fork->machine;
     instance->vmm = *fork->vmm;
     instance->loaded = *fork->vmm != NULL;
+    instance_set_base_index(instance, *fork->vmm ? fork->index : NULL);
 }
 
 int instance_show_fork(struct instance *instance, const struct instance_fork *fork,

@@ -75,21 +75,78 @@ const cJSON *instance_delivered(const struct instance *instance)
     return instance->loaded ? json_get(instance->fork, "delivered") : NULL;
 }
 
-static int arm_again(int directory_fd, const cJSON *delivered, struct error *err)
+static int arm_again(int directory_fd, const cJSON *delivered, struct page_set *written,
+                     struct error *err)
 {
     auto_close int fd = -1;
     int r = plain_file_open(directory_fd, "memory", O_RDWR, "the memory image", &fd, err);
-    return r == 0 ? rearm_image(fd, delivered, err) : r;
+    return r == 0 ? rearm_image(fd, delivered, written, err) : r;
 }
 
-int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err)
+int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,
+                          int directory_fd, struct error *err)
 {
-    int r = delivered ? arm_again(directory_fd, delivered, err) : 0;
+    struct page_set *written = carried->index ? &carried->written : NULL;
+    int r = delivered ? arm_again(directory_fd, delivered, written, err) : 0;
     if (r == 0)
         r = image_seal(directory_fd, err);
     if (r == 0)
         r = sync_file(directory_fd, "state", err);
     return r == 0 ? sync_file(directory_fd, "memory", err) : r;
+}
+
+void instance_set_base_index(struct instance *instance, struct image_index *index)
+{
+    struct image_index *before = instance->base_index;
+    instance->base_index = index ? image_index_ref(index) : NULL;
+    image_index_unref(before);
+}
+
+int instance_carry_index(struct instance *instance, struct vmm_save *save,
+                         struct instance_carried *ret, struct error *err)
+{
+    struct stat st;
+    *ret = (struct instance_carried){.base_fd = -1};
+    pthread_mutex_lock(&instance->table->lock);
+    if (instance->base_index)
+        ret->index = image_index_ref(instance->base_index);
+    pthread_mutex_unlock(&instance->table->lock);
+    if (!ret->index)
+        return 0;
+    int r = plain_file_open(instance->entry_fd, "base", O_RDONLY, "base", &ret->base_fd, err);
+    if (r < 0)
+        return r;
+    if (fstat(ret->base_fd, &st) < 0 || !image_index_is_of(ret->index, ret->base_fd)) {
+        instance_finish_carried(ret);
+        return 0;
+    }
+    r = page_set_create((uint64_t)st.st_size, &ret->written, err);
+    if (r == 0)
+        save->written = &ret->written;
+    return r;
+}
+
+bool instance_is_carried(const struct instance_carried *carried)
+{
+    return carried->written.complete;
+}
+
+void instance_finish_carried(struct instance_carried *carried)
+{
+    image_index_unref(steal_pointer(carried->index));
+    page_set_finish(&carried->written);
+    cleanup_close(&carried->base_fd);
+    carried->base_fd = -1;
+}
+
+int instance_scan_saved(const struct instance_carried *carried, int directory_fd,
+                        const atomic_bool *stop, struct image_index **ret, struct error *err)
+{
+    if (!instance_is_carried(carried))
+        return image_scan(directory_fd, stop, ret, err);
+    const struct scan_base base = {
+        .fd = carried->base_fd, .found = &carried->index->scan, .changed = &carried->written};
+    return image_scan_changed(directory_fd, &base, stop, ret, err);
 }
 
 /* On record before the VM may write to them. */

@@ -78,6 +78,7 @@ static void instance_free(struct instance *instance)
         snapshot_leave(instance->mapped);
         snapshot_unref(instance->mapped);
     }
+    image_index_unref(instance->base_index);
     vmm_close(instance->vmm);
     machine_finish(&instance->machine);
     cJSON_Delete(instance->fork);

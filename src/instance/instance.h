@@ -119,8 +119,10 @@ struct instance {
         bool written;
     } files[MACHINE_DISKS_MAX]; /* of disks, those that are not frozen (disks.c) */
     size_t file_count;
-    bool loaded;             /* the VMM maps the file "base", rather than share "memory" */
-    struct snapshot *mapped; /* of which that is the memory; a user of it */
+    bool loaded;                    /* the VMM maps the file "base", rather than share "memory" */
+    struct image_index *base_index; /* of "base", as long as that is mapped; NULL: not known. With
+                                       the table's lock */
+    struct snapshot *mapped;        /* of which that is the memory; a user of it */
     struct instance_source source;
     bool logs_grew;                /* a VMM was there at the last look at its logs (logs.c) */
     bool shortened[INSTANCE_LOGS]; /* or could not be, which was told */
@@ -228,6 +230,7 @@ struct instance_fork {
     struct machine *machine;   /* taken when it succeeds */
     struct snapshot *mapped;   /* whose memory the VMM maps, or NULL; borrowed; the caller's use of
                                   it becomes the instance's */
+    struct image_index *index; /* of the image that the VM was loaded from; borrowed */
     struct instance_source source;
     cJSON **record; /* fork.json; taken when it succeeds */
 };

@@ -139,6 +139,8 @@ void instance_settle_held_files(struct instance *instance, bool loaded);
 
 /* ---- image.c: the files that a save makes. All by the instance's owner ---- */
 
+struct instance_carried;
+
 /* A file that cannot be removed is told in the log, here and below. */
 void instance_remove_file(struct instance *instance, const char *name);
 void instance_remove_base(struct instance *instance);
@@ -160,9 +162,29 @@ int instance_prepare_image(struct instance *instance, struct vmm_save *save, str
 int instance_write_image(struct instance *instance, const struct vmm_save *save,
                          struct machine *ret, struct error *err);
 /* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
- * `delivered` is from before. */
+ * `delivered` and `carried` are from before. */
 const cJSON *instance_delivered(const struct instance *instance);
-int instance_finish_image(const cJSON *delivered, int directory_fd, struct error *err);
+int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,
+                          int directory_fd, struct error *err);
+
+/* What a save needs to find frames only where it differs from the image that the VM was loaded
+ * from. */
+struct instance_carried {
+    struct image_index *index; /* of that image; NULL: it is not known, or there is none */
+    int base_fd;
+    struct page_set written;
+};
+/* Before the save, whose `written` it sets. *ret is to be finished after a failure, too. */
+int instance_carry_index(struct instance *instance, struct vmm_save *save,
+                         struct instance_carried *ret, struct error *err);
+/* Is what was written known? */
+bool instance_is_carried(const struct instance_carried *carried);
+void instance_finish_carried(struct instance_carried *carried);
+/* With the lock held. NULL is fine. */
+void instance_set_base_index(struct instance *instance, struct image_index *index);
+/* As image_scan() of what was saved. */
+int instance_scan_saved(const struct instance_carried *carried, int directory_fd,
+                        const atomic_bool *stop, struct image_index **ret, struct error *err);
 
 /* ---- steps.c: what the transitions do, each with how it is undone ---- */
 

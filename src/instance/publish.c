@@ -32,7 +32,8 @@ cJSON *instance_describe(struct instance *instance)
 struct taking {
     struct instance *instance;
     bool for_fork, from_running;
-    cJSON *json; /* described when the instance holds still */
+    bool switched; /* the VM goes on in a VMM that was loaded from the image */
+    cJSON *json;   /* described when the instance holds still */
     const struct store_entry *entry;
     char path[STORE_HIDDEN_SIZE + 32]; /* of the entry's directory, from where the VMM works */
     struct vmm_save save;
@@ -164,11 +165,24 @@ static int take_image(struct taking *taking, struct error *err)
         return r;
     json_add(taking->json, "pause_ms", json_milliseconds(pause.ms));
     json_add_bool(taking->json, "switched", pause.switched);
+    taking->switched = pause.switched;
     instances_warn(instance->table, "%s was paused for %.1f ms to be saved", instance->id,
                    pause.ms);
     auto_lock(&instance->table->lock);
     instance->last_pause = pause;
     return 0;
+}
+
+/* So that the store finds one, and does not scan the image. */
+static int keep_list(const struct instance *instance, const struct instance_carried *carried,
+                     int directory_fd, struct error *err)
+{
+    struct image_index *index;
+    int r = instance_scan_saved(carried, directory_fd,
+                                &instance->table->setup.snapshots->scans.stop, &index, err);
+    if (r == 0)
+        image_index_unref(index);
+    return r;
 }
 
 /* A snapshot_fill. The instance is kept from changing only while its files are needed. */
@@ -180,13 +194,35 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     if (r < 0)
         return r;
     const cJSON *delivered = instance_delivered(instance);
+    struct instance_carried carried;
     taking->entry = entry;
     snprintf(taking->path, sizeof taking->path, "%s../../snapshots/%s",
              instance->has_run ? "../" : "", entry->name);
     taking->save.directory = taking->path;
-    r = take_image(taking, err);
+    r = instance_carry_index(instance, &taking->save, &carried, err);
+    if (r == 0)
+        r = take_image(taking, err);
     instance_end(instance);
-    return r < 0 ? r : instance_finish_image(delivered, entry->fd, err);
+    if (r == 0)
+        r = instance_finish_image(delivered, &carried, entry->fd, err);
+    if (r == 0 && instance_is_carried(&carried))
+        r = keep_list(instance, &carried, entry->fd, err);
+    instance_finish_carried(&carried);
+    return r;
+}
+
+/* What the VM runs on was scanned when it ran on it already. */
+static void know_base(const struct taking *taking, struct snapshot *snapshot)
+{
+    struct instance *instance = taking->instance;
+    struct image_index *index;
+    if (!taking->switched || !snapshot || image_index_wait(snapshot->image, NULL, &index, NULL) < 0)
+        return;
+    pthread_mutex_lock(&instance->table->lock);
+    if (instance->loaded)
+        instance_set_base_index(instance, index);
+    pthread_mutex_unlock(&instance->table->lock);
+    image_index_unref(index);
 }
 
 int instance_snapshot(struct instance *instance, const char *id, struct error *err)
@@ -194,6 +230,10 @@ int instance_snapshot(struct instance *instance, const char *id, struct error *e
     struct taking taking = {.instance = instance};
     int r =
         snapshots_publish(instance->table->setup.snapshots, id, &taking.json, fill, &taking, err);
+    struct snapshot *snapshot =
+        r == 0 && taking.switched ? snapshots_find(instance->table->setup.snapshots, id) : NULL;
+    know_base(&taking, snapshot);
+    snapshot_unref(snapshot);
     cJSON_Delete(taking.json);
     return r;
 }
@@ -227,6 +267,8 @@ int instance_snapshot_private(struct instance *instance, bool from_running,
     struct taking taking = {.instance = instance, .for_fork = true, .from_running = from_running};
     int r = snapshots_make_private(instance->table->setup.snapshots, &taking.json, fill, &taking,
                                    entry, ret, err);
+    if (r == 0)
+        know_base(&taking, *ret);
     cJSON_Delete(taking.json);
     return r;
 }

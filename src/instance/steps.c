@@ -238,12 +238,16 @@ static int save(struct transit *transit, struct error *err)
 {
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
-    const struct vmm_save where = {.directory = ".", .loaded = instance->loaded};
-    int r = instance_write_image(instance, &where, &transit->saved, err);
+    struct vmm_save where = {.directory = ".", .loaded = instance->loaded};
+    struct instance_carried carried;
+    int r = instance_carry_index(instance, &where, &carried, err);
     if (r == 0)
-        r = instance_finish_image(instance_delivered(instance), directory_fd, err);
+        r = instance_write_image(instance, &where, &transit->saved, err);
     if (r == 0)
-        r = image_scan(directory_fd, &instance->cancelled, &transit->index, err);
+        r = instance_finish_image(instance_delivered(instance), &carried, directory_fd, err);
+    if (r == 0)
+        r = instance_scan_saved(&carried, directory_fd, &instance->cancelled, &transit->index, err);
+    instance_finish_carried(&carried);
     transit->next =
         (struct instance_next){INSTANCE_STANDBY, &transit->saved, NULL, false, INTENT_NONE};
     return r;
@@ -347,6 +351,7 @@ static int replace(struct transit *transit, struct error *err)
     pthread_mutex_lock(&instance->table->lock);
     instance->vmm = transit->vmm;
     instance->loaded = true;
+    instance_set_base_index(instance, NULL); /* the image is not scanned yet */
     instance->intent = INTENT_NONE;
     pthread_mutex_unlock(&instance->table->lock);
     transit->vmm = before;
@@ -433,6 +438,7 @@ static int release_vmm(struct transit *transit, struct error *err)
     if (transit->index)
         instance->machine.in_firmware = transit->saved.in_firmware;
     instance->loaded = false;
+    instance_set_base_index(instance, NULL);
     instance->cannot_switch = false;
     instance->exit = exit;
     store_time_now(instance->exit_at);
@@ -465,6 +471,7 @@ static int arrive(struct transit *transit, struct error *err)
         machine_settle(&instance->machine);
         instance->vmm = steal_pointer(transit->vmm);
         instance->loaded = transit->next.loaded;
+        instance_set_base_index(instance, instance->loaded ? transit->index : NULL);
     }
     if (transition->to != INSTANCE_STOPPED)
         instance->exit = (struct vmm_exit){0};

@@ -105,11 +105,14 @@ static enum verdict judge(const struct record *record, const uint8_t *frame, siz
 }
 
 /* Payload, length and sequence become zeros. */
-static int arm(int fd, const struct record *record, uint64_t offset, struct error *err)
+static int arm(int fd, const struct record *record, uint64_t offset, struct page_set *written,
+               struct error *err)
 {
     static const uint8_t zeros[FRAME_SIZE];
     const struct frame_layout *layout = &frame_layouts[record->kind];
     size_t size = layout->payload - layout->sequence + record->size;
+    if (written)
+        page_set_add(written, offset, FRAME_SIZE - offset % FRAME_SIZE);
     ssize_t put = pwrite(fd, zeros, size, (off_t)(offset + layout->sequence));
     return put == (ssize_t)size
                ? 0
@@ -118,8 +121,8 @@ static int arm(int fd, const struct record *record, uint64_t offset, struct erro
 }
 
 /* First to see whether one of them was consumed, then to arm the others. */
-static int go_through(int fd, const struct record *record, bool arming, bool *ret_consumed,
-                      struct error *err)
+static int go_through(int fd, const struct record *record, bool arming, struct page_set *written,
+                      bool *ret_consumed, struct error *err)
 {
     const cJSON *item;
     cJSON_ArrayForEach (item, record->offsets) {
@@ -130,7 +133,7 @@ static int go_through(int fd, const struct record *record, bool arming, bool *re
         enum verdict verdict = r == 0 ? judge(record, frame, size) : OTHER;
         explicit_bzero(frame, sizeof frame);
         if (arming && verdict == TWIN)
-            r = arm(fd, record, offset, err);
+            r = arm(fd, record, offset, written, err);
         if (r < 0)
             return r;
         *ret_consumed |= verdict == CONSUMED;
@@ -138,7 +141,7 @@ static int go_through(int fd, const struct record *record, bool arming, bool *re
     return 0;
 }
 
-int rearm_image(int fd, const cJSON *records, struct error *err)
+int rearm_image(int fd, const cJSON *records, struct page_set *written, struct error *err)
 {
     const cJSON *item;
     int r = 0;
@@ -147,9 +150,9 @@ int rearm_image(int fd, const cJSON *records, struct error *err)
         bool consumed = false;
         if (!read_record(item, &record))
             return error_set(err, EIO, "the record of a delivery is not valid");
-        r = go_through(fd, &record, false, &consumed, err);
+        r = go_through(fd, &record, false, written, &consumed, err);
         if (r == 0 && consumed)
-            r = go_through(fd, &record, true, &consumed, err);
+            r = go_through(fd, &record, true, written, &consumed, err);
         if (r < 0)
             return r;
     }

@@ -17,12 +17,14 @@
 #include <cjson/cJSON.h>
 
 #include "mailbox/deliver.h"
+#include "util/page_set.h"
 
 /* {"kind", "offsets", "bytes", "marker", "payload"} of a delivery, owned. */
 cJSON *rearm_record(const struct delivery *delivery);
 
 /* Goes through an array of records and the image that `fd` is open on for reading and writing. A
- * record that is none is EIO; a frame that is not in the image is passed over. */
-int rearm_image(int fd, const cJSON *records, struct error *err);
+ * record that is none is EIO; a frame that is not in the image is passed over. Adds the pages that
+ * it writes to, to `written` (may be NULL). */
+int rearm_image(int fd, const cJSON *records, struct page_set *written, struct error *err);
 
 #endif

@@ -12,6 +12,7 @@
 
 #include "mailbox/frame.h"
 #include "util/error.h"
+#include "util/page_set.h"
 
 enum { SCAN_CANDIDATES_MAX = 4096 };
 
@@ -53,6 +54,17 @@ enum { SCAN_PARTS_MAX = 4 };
 /* One list of several, each by offset, that have no page in common; as if all had been found by one
  * scan, which sets `first` (below). -ENOMEM. */
 int scan_merge(const struct scan parts[], size_t count, struct scan *ret);
+
+/* What scan_image() finds in an image that another one, `base`, has become, from what it found in
+ * that: nothing but the pages in `changed` differs. Only these are read, of both. EAGAIN if it
+ * cannot be told from that: the whole image has to be scanned. */
+struct scan_base {
+    int fd;
+    const struct scan *found;
+    const struct page_set *changed;
+};
+int scan_changed(int fd, const struct scan_base *base, scan_progress *progress, void *context,
+                 struct scan *ret, struct error *err);
 
 /* NULL and a zeroed struct are fine. */
 void scan_finish(struct scan *scan);

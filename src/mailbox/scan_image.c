@@ -234,3 +234,93 @@ int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
     *ret = scan;
     return 0;
 }
+
+/* ---- an image that has become another ---- */
+
+/* Adds to *found what lies in those pages; `progress` may be NULL. */
+static int scan_set(int fd, const struct page_set *set, uint64_t size, scan_progress *progress,
+                    void *context, struct scan *found, struct error *err)
+{
+    auto_free uint8_t *bytes = malloc(PIECE_SIZE);
+    uint64_t at = 0, run;
+
+    if (!bytes)
+        return error_errno(err, ENOMEM, "cannot scan the image");
+    for (; at < size && page_set_next(set, at, PIECE_SIZE, &at, &run); at += run) {
+        run = run < size - at ? run : size - at;
+        int r = read_whole(fd, bytes, (size_t)run, at, err);
+        if (r == 0 && scan_pages(bytes, (size_t)run, at, found) < 0)
+            r = error_errno(err, ENOMEM, "cannot scan the image");
+        if (r < 0)
+            return r;
+        if (progress && !progress(context, at + run, size))
+            return error_set(err, ECANCELED, "the scan was cancelled");
+    }
+    return 0;
+}
+
+static int keep_unchanged(const struct scan_base *base, struct scan *ret)
+{
+    const struct scan *found = base->found;
+    ret->candidates = calloc(found->count + 1, sizeof *ret->candidates);
+    if (!ret->candidates)
+        return -ENOMEM;
+    for (size_t i = 0; i < found->count; i++)
+        if (!page_set_has(base->changed, found->candidates[i].offset))
+            ret->candidates[ret->count++] = found->candidates[i];
+    return 0;
+}
+
+static int count_data(int fd, uint64_t size, uint64_t *ret, struct error *err)
+{
+    uint64_t start, end = 0;
+    for (*ret = 0; end < size; *ret += end - start) {
+        int r = sparse_next(fd, end, size, &start, &end, err);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+/* parts: what stays of the base's list, what lies in the changed pages now, and what lay there. */
+static int compare(int fd, const struct scan_base *base, scan_progress *progress, void *context,
+                   struct scan parts[3], struct scan *ret, struct error *err)
+{
+    struct stat st, before;
+    uint64_t data_bytes = 0;
+
+    if (fstat(fd, &st) < 0 || fstat(base->fd, &before) < 0)
+        return error_errno(err, errno, "cannot stat the image");
+    const uint64_t size = (uint64_t)st.st_size;
+    if (st.st_size != before.st_size || base->found->truncated)
+        return error_set(err, EAGAIN, "the image has to be scanned as a whole");
+    int r = scan_set(base->fd, base->changed, size, NULL, NULL, &parts[2], err);
+    if (r == 0)
+        r = scan_set(fd, base->changed, size, progress, context, &parts[1], err);
+    if (r == 0)
+        r = count_data(fd, size, &data_bytes, err);
+    if (r < 0)
+        return r;
+    if (parts[2].truncated || parts[2].noise > base->found->noise)
+        return error_set(err, EAGAIN, "the image has to be scanned as a whole");
+    if (keep_unchanged(base, &parts[0]) < 0 || scan_merge(parts, 2, ret) < 0 ||
+        scan_mark_first(ret) < 0)
+        return error_errno(err, ENOMEM, "cannot scan the image");
+    ret->noise += base->found->noise - parts[2].noise;
+    ret->data_bytes = data_bytes;
+    return 0;
+}
+
+int scan_changed(int fd, const struct scan_base *base, scan_progress *progress, void *context,
+                 struct scan *ret, struct error *err)
+{
+    struct scan parts[3] = {0}, scan = {0};
+    int r = compare(fd, base, progress, context, parts, &scan, err);
+    for (size_t i = 0; i < array_length(parts); i++)
+        scan_finish(&parts[i]);
+    if (r < 0)
+        scan_finish(&scan);
+    else
+        *ret = scan;
+    return r;
+}

@@ -76,7 +76,15 @@ int image_seal(int directory_fd, struct error *err);
 int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                struct error *err);
 
-/* The same, unless there is a kept list: then that is it, or EIO if it does not fit. */
+/* Was the list made of that very file, and has it not changed since? */
+bool image_index_is_of(const struct image_index *index, int fd);
+
+/* The same as image_scan() of an image that another one has become. Only what has changed is
+ * scanned, if what it is now can be told from that. */
+int image_scan_changed(int directory_fd, const struct scan_base *base, const atomic_bool *stop,
+                       struct image_index **ret, struct error *err);
+
+/* As image_scan(), unless there is a kept list: then that is it, or EIO if it does not fit. */
 int image_load_or_scan(int directory_fd, const atomic_bool *stop, struct image_index **ret,
                        struct error *err);
 

@@ -182,8 +182,9 @@ static bool go_on(void *context, uint64_t done, uint64_t size)
     return !atomic_load(stop);
 }
 
-int image_index_scan(int directory_fd, scan_progress *progress, void *context,
-                     struct image_index **ret, struct error *err)
+/* What the image has become from is NULL if all of it is to be scanned. */
+static int scan_as(int directory_fd, const struct scan_base *base, scan_progress *progress,
+                   void *context, struct image_index **ret, struct error *err)
 {
     struct stat st;
     auto_close int fd = -1;
@@ -193,7 +194,30 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
     struct image_index *index = index_create(directory_fd, &st);
     if (!index)
         return error_set(err, ENOMEM, "out of memory");
-    r = scan_image(fd, progress, context, &index->scan, err);
+    r = base ? scan_changed(fd, base, progress, context, &index->scan, err)
+             : scan_image(fd, progress, context, &index->scan, err);
+    if (r < 0) {
+        image_index_unref(index);
+        return error_prefix(err, r, "cannot scan the memory image");
+    }
+    *ret = index;
+    return 0;
+}
+
+int image_index_scan(int directory_fd, scan_progress *progress, void *context,
+                     struct image_index **ret, struct error *err)
+{
+    return scan_as(directory_fd, NULL, progress, context, ret, err);
+}
+
+static int scan_and_save(int directory_fd, const struct scan_base *base, scan_progress *progress,
+                         void *context, struct image_index **ret, struct error *err)
+{
+    struct image_index *index;
+    int r = scan_as(directory_fd, base, progress, context, &index, err);
+    if (r < 0)
+        return r;
+    r = image_index_save(directory_fd, index, err);
     if (r < 0) {
         image_index_unref(index);
         return error_prefix(err, r, "cannot scan the memory image");
@@ -205,17 +229,7 @@ int image_index_scan(int directory_fd, scan_progress *progress, void *context,
 int image_scan_with(int directory_fd, scan_progress *progress, void *context,
                     struct image_index **ret, struct error *err)
 {
-    struct image_index *index;
-    int r = image_index_scan(directory_fd, progress, context, &index, err);
-    if (r < 0)
-        return r;
-    r = image_index_save(directory_fd, index, err);
-    if (r < 0) {
-        image_index_unref(index);
-        return error_prefix(err, r, "cannot scan the memory image");
-    }
-    *ret = index;
-    return 0;
+    return scan_and_save(directory_fd, NULL, progress, context, ret, err);
 }
 
 int image_stopping(struct error *err)
@@ -228,6 +242,26 @@ int image_scan(int directory_fd, const atomic_bool *stop, struct image_index **r
 {
     int r = image_scan_with(directory_fd, stop ? go_on : NULL, (void *)(uintptr_t)stop, ret, err);
     return r == -ECANCELED ? image_stopping(err) : r;
+}
+
+int image_scan_changed(int directory_fd, const struct scan_base *base, const atomic_bool *stop,
+                       struct image_index **ret, struct error *err)
+{
+    int r =
+        scan_and_save(directory_fd, base, stop ? go_on : NULL, (void *)(uintptr_t)stop, ret, err);
+    if (r == -EAGAIN)
+        return image_scan(directory_fd, stop, ret, err);
+    return r == -ECANCELED ? image_stopping(err) : r;
+}
+
+bool image_index_is_of(const struct image_index *index, int fd)
+{
+    struct stat st;
+    char key[FILE_KEY_SIZE];
+    if (fstat(fd, &st) < 0)
+        return false;
+    file_key(&st, key);
+    return strcmp(index->memory, key) == 0;
 }
 
 int image_check(int directory_fd, struct error *err)

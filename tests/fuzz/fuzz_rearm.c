@@ -59,7 +59,7 @@ bool fuzz(const uint8_t *data, size_t size)
     auto_close int fd = memfd_create("image", MFD_CLOEXEC);
     make_image(before);
     MUST(fd >= 0 && pwrite(fd, before, SIZE, 0) == SIZE);
-    int r = rearm_image(fd, cJSON_GetObjectItemCaseSensitive(record, "delivered"), &err);
+    int r = rearm_image(fd, cJSON_GetObjectItemCaseSensitive(record, "delivered"), NULL, &err);
     MUST(r == 0 || (err.code == -r && err.text[0]));
     MUST(lseek(fd, 0, SEEK_END) == SIZE && pread(fd, after, SIZE, 0) == SIZE);
     for (size_t i = 0; i < SIZE; i++)

@@ -338,7 +338,7 @@ static void copy_written(const struct fixture *fixture, int to)
         assert_int_equal(pread(fixture->image, page, PAGE, at), PAGE);
         assert_int_equal(pwrite(to, page, PAGE, at), PAGE);
     }
-    if (guest_memory_copy_written(memory, getpid(), to, -1, &err) < 0)
+    if (guest_memory_copy_written(memory, getpid(), to, -1, NULL, &err) < 0)
         fail_msg("%s", err.text);
     guest_memory_destroy(memory);
 }
@@ -354,6 +354,7 @@ static void copy_when_pages_were_written_has_these_alone(void **state)
 {
     struct fixture *fixture = *state;
     struct stat st;
+    struct page_set set;
     char untouched[PAGE];
     volatile char sum = 0;
     char *mapped = map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
@@ -377,7 +378,13 @@ static void copy_when_pages_were_written_has_these_alone(void **state)
     assert_int_equal(pwrite(to, untouched, PAGE, 0), PAGE);
     assert_int_equal(pwrite(to, untouched, PAGE, 4 * PAGE), PAGE);
     struct guest_memory *memory = open_memory(fixture);
-    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, -1, NULL), 0);
+    assert_int_equal(page_set_create(SIZE, &set, NULL), 0);
+    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, -1, &set, NULL), 0);
+    assert_true(set.complete);
+    for (int i = 0; i < PAGES; i++)
+        assert_int_equal(page_set_has(&set, (uint64_t)i * PAGE),
+                         (i >= 2 && i <= 4) || i == 6 || i == 7 || i == PAGES - 1);
+    page_set_finish(&set);
     guest_memory_destroy(memory);
     assert_page(to, 0, untouched);
     assert_page(to, 4, mapped + 4 * PAGE);
@@ -416,10 +423,15 @@ static void copy_when_told_to_stop_is_cancelled(void **state)
     int ends[2];
     map(fixture, 0, PROT_READ | PROT_WRITE, MAP_PRIVATE);
     struct guest_memory *memory = open_memory(fixture);
+    struct page_set set;
     auto_close int to = memfd_create("copy", MFD_CLOEXEC);
     assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
     close(ends[1]);
-    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, ends[0], &err), -ECANCELED);
+    assert_int_equal(page_set_create(SIZE, &set, NULL), 0);
+    assert_int_equal(guest_memory_copy_written(memory, getpid(), to, ends[0], &set, &err),
+                     -ECANCELED);
+    assert_false(set.complete);
+    page_set_finish(&set);
     close(ends[0]);
     guest_memory_destroy(memory);
 }

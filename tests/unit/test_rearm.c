@@ -73,10 +73,20 @@ static void record(struct fixture *fixture, enum frame_kind kind, const uint64_t
     assert_true(cJSON_AddItemToArray(fixture->records, json));
 }
 
+/* It says which pages it has written to. */
 static void rearm(struct fixture *fixture)
 {
-    if (rearm_image(fixture->fd, fixture->records, &fixture->err) < 0)
+    uint8_t before[SIZE] = {0}, after[SIZE] = {0};
+    struct page_set written;
+    assert_true(pread(fixture->fd, before, SIZE, 0) > 0);
+    assert_int_equal(page_set_create(SIZE, &written, &fixture->err), 0);
+    if (rearm_image(fixture->fd, fixture->records, &written, &fixture->err) < 0)
         fail_msg("%s", fixture->err.text);
+    assert_true(pread(fixture->fd, after, SIZE, 0) > 0);
+    for (size_t at = 0; at < SIZE; at += FRAME_SIZE)
+        assert_int_equal(page_set_has(&written, at),
+                         memcmp(before + at, after + at, FRAME_SIZE) != 0);
+    page_set_finish(&written);
 }
 
 static bool holds(const struct fixture *fixture, const char *text)
@@ -264,12 +274,12 @@ static void record_that_is_none_is_eio(void **state)
     for (size_t i = 0; i < array_length(texts); i++) {
         auto_json cJSON *json = cJSON_Parse(texts[i]);
         assert_non_null(json);
-        if (rearm_image(fixture->fd, json, &fixture->err) != -EIO)
+        if (rearm_image(fixture->fd, json, NULL, &fixture->err) != -EIO)
             fail_msg("%s", texts[i]);
         assert_non_null(strstr(fixture->err.text, "the record of a delivery"));
     }
     auto_json cJSON *nothing = cJSON_CreateArray();
-    assert_int_equal(rearm_image(fixture->fd, nothing, &fixture->err), 0);
+    assert_int_equal(rearm_image(fixture->fd, nothing, NULL, &fixture->err), 0);
 }
 
 #define WITH(test) cmocka_unit_test_setup_teardown(test, setup, teardown)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Scans of images by several threads. */
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdio.h>
@@ -16,10 +17,11 @@
 enum { PAGES = 4096, MANY = 64, HOLES = 256 /* pages */ };
 
 /* How many processors there are, whether threads can be started, and how many were; whether reading
- * fails from some byte on (0: never). */
+ * fails from some byte on (0: never), and how much was read. */
 static struct {
     int processors, startable, started;
     off_t unreadable;
+    size_t read; /* bytes, by one thread */
 } machine;
 
 int __wrap_sched_getaffinity(pid_t pid, size_t size, cpu_set_t *set);
@@ -54,6 +56,8 @@ ssize_t __wrap_pread64(int fd, void *bytes, size_t size, off_t at);
 ssize_t __wrap_pread64(int fd, void *bytes, size_t size, off_t at)
 {
     off_t unreadable = machine.unreadable;
+    if (machine.processors == 1)
+        machine.read += size;
     if (!unreadable || at + (off_t)size <= unreadable)
         return __real_pread64(fd, bytes, size, at);
     if (at < unreadable)
@@ -253,6 +257,134 @@ static void scan_with_threads_when_reading_fails_names_the_first_byte(void **sta
     }
 }
 
+/* ---- an image that has become another ---- */
+
+struct successor {
+    int fd;
+    struct page_set changed;
+    struct scan whole, scan;
+};
+
+static const struct scan_base *base_of(const struct image *image, const struct successor *next)
+{
+    static struct scan_base base;
+    base = (struct scan_base){image->fd, &image->scan, &next->changed};
+    return &base;
+}
+
+/* Pages are written to that had frames, noise or nothing, or were holes; some become holes. */
+static void change(struct successor *next)
+{
+    uint8_t page[FRAME_SIZE];
+    for (size_t i = 0; i < PAGES; i++) {
+        const size_t group = i / (PAGES / MANY), in_group = i % (PAGES / MANY);
+        if (group % 3 || in_group < 3 || in_group > 11)
+            continue;
+        memset(page, 0, sizeof page);
+        if (in_group == 4 || (in_group == 5 && group % 2))
+            frames_arm(page + group, "new", "token");
+        if (in_group == 7)
+            memcpy(page, "HYPEMAN_FORK_MAILBOX_V1", sizeof "HYPEMAN_FORK_MAILBOX_V1");
+        put(next->fd, page, i);
+        if (in_group == 11)
+            assert_int_equal(fallocate(next->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                       (off_t)(i * FRAME_SIZE), FRAME_SIZE),
+                             0);
+        page_set_add(&next->changed, i * FRAME_SIZE, FRAME_SIZE);
+    }
+}
+
+static void open_successor(struct image *image, struct successor *ret)
+{
+    machine.processors = 1;
+    scan(image);
+    *ret = (struct successor){.fd = memfd_create("next", MFD_CLOEXEC)};
+    assert_int_equal(ftruncate(ret->fd, PAGES * FRAME_SIZE), 0);
+    fill(ret->fd);
+    assert_int_equal(page_set_create(PAGES * FRAME_SIZE, &ret->changed, NULL), 0);
+}
+
+static void close_successor(struct successor *next)
+{
+    close(next->fd);
+    page_set_finish(&next->changed);
+    scan_finish(&next->whole);
+    scan_finish(&next->scan);
+}
+
+static void scan_of_what_changed_finds_what_a_scan_of_all_finds(void **state)
+{
+    struct image *image = *state;
+    struct successor next;
+    size_t pages = 0;
+    open_successor(image, &next);
+    change(&next);
+    assert_int_equal(scan_image(next.fd, NULL, NULL, &next.whole, &image->err), 0);
+    assert_true(next.whole.count != image->scan.count && next.whole.noise != image->scan.noise &&
+                next.whole.data_bytes != image->scan.data_bytes);
+    for (size_t i = 0; i < PAGES; i++)
+        pages += page_set_has(&next.changed, i * FRAME_SIZE);
+    machine.read = 0;
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), 0);
+    assert_int_equal(machine.read, 2 * pages * FRAME_SIZE);
+    same_lists(&next.scan, &next.whole);
+    close_successor(&next);
+}
+
+static void scan_of_what_changed_when_nothing_has_reads_nothing(void **state)
+{
+    struct image *image = *state;
+    struct successor next;
+    open_successor(image, &next);
+    machine.read = 0;
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), 0);
+    assert_int_equal(machine.read, 0);
+    same_lists(&next.scan, &image->scan);
+    close_successor(&next);
+}
+
+static void scan_of_what_changed_when_the_list_does_not_tell_enough_says_so(void **state)
+{
+    struct image *image = *state;
+    struct successor next;
+    open_successor(image, &next);
+    change(&next);
+    const struct scan known = image->scan;
+    image->scan.truncated = true;
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), -EAGAIN);
+    image->scan = known;
+    image->scan.noise = 1; /* there was more in the pages that have changed */
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), -EAGAIN);
+    image->scan = known;
+    assert_int_equal(ftruncate(next.fd, PAGES * FRAME_SIZE / 2), 0);
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), -EAGAIN);
+    assert_null(next.scan.candidates);
+    close_successor(&next);
+}
+
+static void scan_of_what_changed_when_told_to_stop_or_unreadable_fails(void **state)
+{
+    struct image *image = *state;
+    struct successor next;
+    struct watch watch = {.stop_at = 1};
+    open_successor(image, &next);
+    change(&next);
+    assert_int_equal(scan_changed(next.fd, base_of(image, &next), watch_progress, &watch,
+                                  &next.scan, &image->err),
+                     -ECANCELED);
+    assert_int_equal(watch.calls, 1);
+    machine.unreadable = PAGES / 2 * FRAME_SIZE;
+    assert_int_equal(
+        scan_changed(next.fd, base_of(image, &next), NULL, NULL, &next.scan, &image->err), -EIO);
+    assert_null(next.scan.candidates);
+    close_successor(&next);
+}
+
 #define TEST(function) cmocka_unit_test_setup_teardown(function, setup, teardown)
 
 int main(void)
@@ -266,6 +398,10 @@ int main(void)
         TEST(scan_with_threads_tells_its_progress_up_to_the_end),
         TEST(scan_with_threads_when_told_to_stop_stops),
         TEST(scan_with_threads_when_reading_fails_names_the_first_byte),
+        TEST(scan_of_what_changed_finds_what_a_scan_of_all_finds),
+        TEST(scan_of_what_changed_when_nothing_has_reads_nothing),
+        TEST(scan_of_what_changed_when_the_list_does_not_tell_enough_says_so),
+        TEST(scan_of_what_changed_when_told_to_stop_or_unreadable_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
