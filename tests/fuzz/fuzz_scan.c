@@ -106,6 +106,23 @@ static bool check_page(const uint8_t *data, size_t size)
     return found;
 }
 
+/* A scan passes over whole pages in which it suspects nothing. */
+static void check_pages(const uint8_t *data, size_t size)
+{
+    static uint8_t bytes[2 * FRAME_SIZE];
+    struct scan scan = {0}, wanted = {0};
+
+    memset(bytes, 0, sizeof bytes);
+    memcpy(bytes + FRAME_SIZE, data, size);
+    MUST(scan_pages(bytes, sizeof bytes, OFFSET, &scan) == 0);
+    MUST(scan_page(bytes + FRAME_SIZE, FRAME_SIZE, OFFSET + FRAME_SIZE, &wanted) == 0);
+    MUST(scan.count == wanted.count && scan.noise == wanted.noise);
+    for (size_t i = 0; i < scan.count; i++)
+        MUST(scan.candidates[i].offset == wanted.candidates[i].offset);
+    scan_finish(&scan);
+    scan_finish(&wanted);
+}
+
 static bool check_stored(const uint8_t *data, size_t size)
 {
     const uint64_t image_size = 1 << 20;
@@ -128,6 +145,7 @@ static bool check_stored(const uint8_t *data, size_t size)
 bool fuzz(const uint8_t *data, size_t size)
 {
     bool found = check_page(data, size < FRAME_SIZE ? size : FRAME_SIZE);
+    check_pages(data, size < FRAME_SIZE ? size : FRAME_SIZE);
     bool stored = check_stored(data, size);
     return found || stored;
 }
