@@ -157,7 +157,7 @@ struct instances_setup {
     struct instance_limits limits;
     const struct vmm_binary *binaries; /* for hypervisors not among them: NULL */
     size_t binary_count;
-    const struct vmm_confine *confine;                /* NULL: VMMs are not shut in */
+    const struct vmm_confine *confine; /* NULL: VMMs are not shut in */
     void (*on_change)(void *context, const char *id); /* NULL: the store's notes (notes.h) */
     void (*warn)(void *context, const char *text);
     /* Others took its directory out of the store, and nothing of it runs: it is to be removed by

@@ -219,7 +219,7 @@ static void know_base(const struct taking *taking, struct snapshot *snapshot)
     if (!taking->switched || !snapshot || image_index_wait(snapshot->image, NULL, &index, NULL) < 0)
         return;
     pthread_mutex_lock(&instance->table->lock);
-    if (instance->loaded)
+    if (instance->loaded && !instance->base_index)
         instance_set_base_index(instance, index);
     pthread_mutex_unlock(&instance->table->lock);
     image_index_unref(index);
