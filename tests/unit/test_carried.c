@@ -59,7 +59,7 @@ static struct instance *leave_standby(struct world *world)
 
 static void change(struct world *world, struct instance *instance, enum instance_state state)
 {
-    if (instance_change(instance, state, &world->err) < 0)
+    if (instance_change(instance, state, 0, &world->err) < 0)
         fail_msg("%s: %s", instance_state_names[state], world->err.text);
 }
 
