@@ -19,6 +19,8 @@
  *     --own-tap NAME   without --net: a tap in the program's own network, from which nothing leads
  *                      anywhere; NAME may be "": only the device by which taps are opened
  *     --pid-fd N       where the program's pid is told, as a line; N is an open descriptor
+ *     --keep-fd N      a descriptor that the program has. With one of these it has, but for the
+ *                      standard ones, no others; else those that it is started with
  *     --check          shuts a process in and ends it: exits with 0 if that works here, and in
  *                      this working directory, and prints "landlock N", its version, or 0
  *
@@ -62,7 +64,7 @@
 #include "confine/landlock.h"
 #include "confine/places.h"
 
-enum { TAPS_MAX = 64 };
+enum { TAPS_MAX = 64, KEPT_MAX = 32 };
 
 static bool has_network, alone;
 static int pid_fd = -1;
@@ -72,6 +74,7 @@ static struct taps {
     const char *names[TAPS_MAX];
     int count;
 } taps, own_taps;
+static int kept[KEPT_MAX], kept_count; /* descriptors, in order */
 
 /* ---- namespaces ---- */
 
@@ -246,7 +249,8 @@ __attribute__((noreturn)) static void misuse(void)
         "usage: hypefs-vmm [OPTION]… -- PROGRAM [ARGUMENT]…\n"
         "       hypefs-vmm [--no-namespaces] [--user UID:GID] --check\n"
         "options: --ro PATH, --rw PATH, --dev PATH, --ro-at PATH FILE, --rw-at PATH FILE, --net,\n"
-        "         --tap NAME, --own-tap NAME, --user UID:GID, --no-namespaces, --pid-fd N\n",
+        "         --tap NAME, --own-tap NAME, --user UID:GID, --no-namespaces, --pid-fd N,\n"
+        "         --keep-fd N\n",
         stderr);
     exit(CANNOT_CONFINE);
 }
@@ -266,12 +270,69 @@ static void add_tap(struct taps *to, const char *name)
     to->names[to->count++] = name;
 }
 
+static void read_tap(const char *name)
+{
+    add_tap(&taps, name);
+}
+
+static void read_own_tap(const char *name)
+{
+    add_tap(&own_taps, name);
+}
+
+static int read_descriptor(const char *text)
+{
+    int ret, end = 0;
+    if (sscanf(text, "%d%n", &ret, &end) != 1 || text[end] || ret <= STDERR_FILENO)
+        misuse();
+    return ret;
+}
+
+static void read_pid_fd(const char *text)
+{
+    pid_fd = read_descriptor(text);
+}
+
+static void read_kept_fd(const char *text)
+{
+    const int fd = read_descriptor(text);
+    int at = kept_count;
+    if (kept_count == KEPT_MAX)
+        misuse();
+    for (; at > 0 && kept[at - 1] > fd; at--)
+        kept[at] = kept[at - 1];
+    kept[at] = fd;
+    kept_count++;
+}
+
+static const struct {
+    const char *name;
+    void (*read)(const char *value);
+} options_with_value[] = {
+    {"--user", read_user},     {"--tap", read_tap},         {"--own-tap", read_own_tap},
+    {"--pid-fd", read_pid_fd}, {"--keep-fd", read_kept_fd},
+};
+
+/* Returns how many arguments it takes; 0: it is none of these. */
+static int read_option_with_value(char **argv, int count)
+{
+    const size_t options = sizeof options_with_value / sizeof *options_with_value;
+    for (size_t i = 0; i < options && count > 1; i++)
+        if (strcmp(argv[0], options_with_value[i].name) == 0) {
+            options_with_value[i].read(argv[1]);
+            return 2;
+        }
+    return 0;
+}
+
 /* Returns the program and its arguments; NULL: --check. */
 static char **read_arguments(int argc, char **argv)
 {
     int i = 1;
     while (i < argc && strcmp(argv[i], "--") != 0) {
         int read = places_read_option(&argv[i], argc - i);
+        if (read == 0)
+            read = read_option_with_value(&argv[i], argc - i);
         if (read > 0) {
             i += read;
         } else if (strcmp(argv[i], "--net") == 0) {
@@ -280,18 +341,6 @@ static char **read_arguments(int argc, char **argv)
         } else if (strcmp(argv[i], "--no-namespaces") == 0) {
             alone = true;
             i++;
-        } else if (strcmp(argv[i], "--user") == 0 && i + 1 < argc) {
-            read_user(argv[i + 1]);
-            i += 2;
-        } else if (strcmp(argv[i], "--tap") == 0 && i + 1 < argc) {
-            add_tap(&taps, argv[i + 1]);
-            i += 2;
-        } else if (strcmp(argv[i], "--own-tap") == 0 && i + 1 < argc) {
-            add_tap(&own_taps, argv[i + 1]);
-            i += 2;
-        } else if (strcmp(argv[i], "--pid-fd") == 0 && i + 1 < argc) {
-            pid_fd = atoi(argv[i + 1]);
-            i += 2;
         } else if (strcmp(argv[i], "--check") == 0 && i + 1 == argc) {
             break;
         } else {
@@ -307,6 +356,20 @@ static char **read_arguments(int argc, char **argv)
     if (i + 1 >= argc)
         misuse();
     return &argv[i + 1];
+}
+
+/* Whoever has called has thousands, maybe: to name each is what takes long there. */
+static void close_others(void)
+{
+    unsigned next = STDERR_FILENO + 1;
+    for (int i = 0; i < kept_count; i++) {
+        const unsigned fd = (unsigned)kept[i];
+        if (fd > next && syscall(SYS_close_range, next, fd - 1, 0) < 0)
+            fail(CANNOT_CONFINE, "cannot close descriptors");
+        next = fd + 1;
+    }
+    if (kept_count > 0 && syscall(SYS_close_range, next, ~0U, 0) < 0)
+        fail(CANNOT_CONFINE, "cannot close descriptors");
 }
 
 /* `process`: with another user only. */
@@ -340,6 +403,7 @@ int main(int argc, char **argv)
     if (is_somewhere)
         places_add_here(here);
     char **program = read_arguments(argc, argv);
+    close_others();
     errno = ENOENT;
     if (program && !is_somewhere)
         fail(CANNOT_CONFINE, "a program cannot be shut in in the working directory \"%s\"", here);

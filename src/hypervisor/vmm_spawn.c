@@ -30,6 +30,7 @@ static int spawn_plainly(const struct vmm_context *context, const struct vmm_spa
                                       .error_fd = spawn->error_fd,
                                       .environment = spawn->environment,
                                       .closed = context->confine != NULL,
+                                      .closes = context->confine != NULL,
                                       .inherit_fds = spawn->inherit_fds,
                                       .inherit_count = spawn->inherit_count};
     struct error why;
@@ -44,6 +45,12 @@ static void confined_arguments(const struct vmm_context *context, const struct v
     arguments_add(ret, context->confine->program);
     arguments_add(ret, "--pid-fd");
     arguments_add_format(ret, "%d", pid_fd);
+    arguments_add(ret, "--keep-fd");
+    arguments_add_format(ret, "%d", pid_fd);
+    for (size_t i = 0; i < spawn->inherit_count; i++) {
+        arguments_add(ret, "--keep-fd");
+        arguments_add_format(ret, "%d", spawn->inherit_fds[i]);
+    }
     if (context->confine->no_namespaces)
         arguments_add(ret, "--no-namespaces");
     if (uid)

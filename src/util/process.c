@@ -116,7 +116,7 @@ static int close_others(posix_spawn_file_actions_t *actions, const struct proces
     int last = STDERR_FILENO, r = 0;
     for (size_t i = 0; i < spec->inherit_count; i++)
         last = spec->inherit_fds[i] > last ? spec->inherit_fds[i] : last;
-    for (int fd = STDERR_FILENO + 1; fd < last && !r; fd++)
+    for (int fd = STDERR_FILENO + 1; fd < last && !r && !spec->closes; fd++)
         if (!is_named(spec, fd))
             r = posix_spawn_file_actions_addclose(actions, fd);
     if (!r)

@@ -25,6 +25,8 @@ struct process_spec {
     size_t inherit_count;
     const char *const *environment; /* "NAME=value" in place of ours; ends with NULL; or NULL */
     bool closed;                    /* of ours it gets only PATH and TZ */
+    bool closes; /* it closes by itself what it has of our descriptors below the highest of
+                    inherit_fds, but for those: here that takes a call for each */
 };
 
 /* ENOENT and others of exec. `ret_pidfd` is CLOEXEC. */

@@ -40,6 +40,11 @@ static const struct shut_in {
     {"exec 7>pid; $B --pid-fd 7 -- sh -c 'echo x > seen' && until [ -s seen ]; do :; done && "
      "grep -cx '[1-9][0-9]*' pid",
      0, "1\n", ""},
+    {"exec 7<a 8<a 9<b; $B --keep-fd 9 --keep-fd 7 -- sh -c 'cat <&9; cat <&7; "
+     "ls /proc/$$/fd | tr \"\\n\" \" \"'",
+     0, "b\na\n0 1 2 7 9 ", ""},
+    {"exec 7<a; $B -- sh -c 'cat <&7'", 0, "a\n", ""},
+    {"$B --keep-fd 2 -- true", 126, "", "usage: "},
     /* what it cannot do, and says */
     {"$B --ro none -- true", 126, "", "hypefs-vmm: none: No such file or directory"},
     {"$B --ro-at /usr/none/x a -- true", 126, "",
