@@ -117,9 +117,9 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
 /* With the lock held: a VMM that maps the memory of the instance, which has none itself. */
 static const struct instance *mapped_by(const struct instance *instance)
 {
-    for (const struct instance *other = instance->table->by_id; other; other = other->hh.next)
-        if (other->published && other->vmm && other->loaded &&
-            strcmp(other->source.uuid, instance->uuid) == 0 &&
+    const struct instance *other = instance_forks(instance->table, instance->uuid);
+    for (; other; other = other->next_fork)
+        if (other->vmm && other->loaded && strcmp(other->source.uuid, instance->uuid) == 0 &&
             instance_maps(other, instance->image->directory_fd))
             return other;
     return NULL;
@@ -153,7 +153,7 @@ static int removable(struct instance *instance, struct error *err)
 static int check_vanished(const struct instance *instance, struct error *err)
 {
     int r = store_entry_check(instance->table->setup.store, STORE_INSTANCES, instance->id,
-                              instance_directory(instance), err);
+                              instance->directory, err);
     if (r == -ENOENT)
         return 0;
     return r < 0 ? r
@@ -171,12 +171,12 @@ static int remove_from_table(struct instance *instance, bool vanished,
     int r = removable(instance, err);
     if (r == 0 && vanished)
         r = check_vanished(instance, err);
-    else if (r == 0 &&
-             (r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id,
-                                  instance_directory(instance), ret_hidden, err)) == -ENOENT)
+    else if (r == 0 && (r = store_unpublish(table->setup.store, STORE_INSTANCES, instance->id,
+                                            instance->directory, ret_hidden, err)) == -ENOENT)
         r = 0;
     if (r == 0) {
         HASH_DEL(table->by_id, instance);
+        instance_withdraw(instance);
         instance->removed = true;
         instance_notify(instance, INSTANCE_REMOVED, instance->state);
     }

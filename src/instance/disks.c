@@ -111,6 +111,17 @@ static int check_own(const struct instance *instance, struct instance_file file,
     return 0;
 }
 
+static int add_file(struct instance *instance, struct instance_file file, struct error *err)
+{
+    struct instance_file *longer =
+        reallocarray(instance->files, instance->file_count + 1, sizeof file);
+    if (!longer)
+        return error_set(err, ENOMEM, "out of memory");
+    longer[instance->file_count++] = file;
+    instance->files = longer;
+    return 0;
+}
+
 static int take(struct instance *instance, const struct stat *st, const struct machine_disk *disk,
                 struct error *err)
 {
@@ -123,9 +134,7 @@ static int take(struct instance *instance, const struct stat *st, const struct m
     for (struct instance *other = table->by_id; other && r == 0; other = other->hh.next)
         if (other != instance)
             r = check_instance(other, file, st, disk->path, err);
-    if (r == 0)
-        instance->files[instance->file_count++] = file;
-    return r;
+    return r == 0 ? add_file(instance, file, err) : r;
 }
 
 int instance_acquire_disks(struct instance *instance, const struct machine *machine,
@@ -151,14 +160,17 @@ int instance_acquire_disks(struct instance *instance, const struct machine *mach
 void instance_adopt_disks(struct instance *instance)
 {
     struct stat file;
+    struct error why;
     for (size_t i = 0; i < instance->machine.disk_count; i++) {
         const struct machine_disk *disk = &instance->machine.disks[i];
         struct file_id id = instance->vmm->disks[i];
         if (id.inode == 0 && stat(disk->path, &file) == 0) /* the record tells of none */
             id = file_id_of(&file);
-        if (!disk->key[0] && id.inode != 0 && instance->file_count < array_length(instance->files))
-            instance->files[instance->file_count++] =
-                (struct instance_file){id, is_written_to(disk)};
+        const struct instance_file taken = {id, is_written_to(disk)};
+        if (!disk->key[0] && id.inode != 0 && add_file(instance, taken, &why) < 0)
+            instances_warn(instance->table,
+                           "instance %s: it is not known that the disk %s is in use: %s",
+                           instance->id, disk->path, why.text);
     }
 }
 
@@ -166,6 +178,7 @@ void instance_release_disks(struct instance *instance)
 {
     auto_lock(&instance->table->lock);
     instance->file_count = 0;
+    free(steal_pointer(instance->files));
 }
 
 void instance_swap_disks(struct instance *instance, struct machine *machine)
@@ -198,8 +211,9 @@ static bool is_overlaid(const struct instance *fork, const struct machine *machi
 const struct instance *instances_overlay_locked(const struct instances *table, const char *uuid,
                                                 const struct machine *machine)
 {
-    for (const struct instance *fork = table->by_id; fork; fork = fork->hh.next)
-        if (fork->published && strcmp(fork->source.uuid, uuid) == 0 && is_overlaid(fork, machine))
+    const struct instance *fork = instance_forks(table, uuid);
+    for (; fork; fork = fork->next_fork)
+        if (strcmp(fork->source.uuid, uuid) == 0 && is_overlaid(fork, machine))
             return fork;
     return NULL;
 }

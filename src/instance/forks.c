@@ -70,7 +70,7 @@ bool instance_withdraw_fork(struct instance *instance, struct machine *machine)
     auto_lock(&instance->table->lock);
     if (instance->state != INSTANCE_WAITING)
         return false;
-    instance->published = false;
+    instance_withdraw(instance);
     instance->vmm = NULL;
     *machine = (struct machine){0};
     instance_notify(instance, INSTANCE_REMOVED, instance->state);

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <utlist.h>
 
 #include "hypervisor/disks.h"
 #include "instance/internal.h"
@@ -56,7 +57,10 @@ int instance_open_run(struct instance *instance, struct error *err)
 
 int instance_set_directory(struct instance *instance, int fd, struct error *err)
 {
+    struct stat st = {0};
+    fstat(fd, &st);
     instance->entry_fd = fd;
+    instance->directory = file_id_of(&st);
     return instance_open_run(instance, err);
 }
 
@@ -83,8 +87,39 @@ static void instance_free(struct instance *instance)
     machine_finish(&instance->machine);
     cJSON_Delete(instance->fork);
     free(instance->config);
+    free(instance->files);
     free(instance->recorded);
     free(instance);
+}
+
+/* ---- forks by their source: each of 10,000 snapshots may be asked for its own ---- */
+
+static size_t fork_list(const char *uuid)
+{
+    size_t hash = 5381;
+    for (; *uuid; uuid++)
+        hash = hash * 33 + (unsigned char)*uuid;
+    return hash % INSTANCE_FORK_LISTS;
+}
+
+struct instance *instance_forks(const struct instances *table, const char *uuid)
+{
+    return table->forks[fork_list(uuid)];
+}
+
+static void list_fork(struct instance *instance)
+{
+    struct instance **list = &instance->table->forks[fork_list(instance->source.uuid)];
+    if (instance->source.uuid[0])
+        DL_APPEND2(*list, instance, prev_fork, next_fork);
+}
+
+void instance_withdraw(struct instance *instance)
+{
+    struct instance **list = &instance->table->forks[fork_list(instance->source.uuid)];
+    instance->published = false;
+    if (instance->source.uuid[0])
+        DL_DELETE2(*list, instance, prev_fork, next_fork);
 }
 
 /* With the lock held. The id is free. */
@@ -95,6 +130,8 @@ static int insert(struct instance *instance, struct error *err)
     if (!instance->hh.tbl)
         return error_set(err, ENOMEM, "out of memory");
     instance->references++;
+    if (instance->published) /* it was loaded */
+        list_fork(instance);
     return 0;
 }
 
@@ -137,10 +174,17 @@ void instance_unref(struct instance *instance)
 struct snapshot_name *instances_list(struct instances *instances, const char *source_uuid,
                                      size_t *ret_count)
 {
+    struct instance *i;
+    size_t count = 0, max = 0;
     pthread_mutex_lock(&instances->lock);
-    struct snapshot_name *names = calloc(HASH_COUNT(instances->by_id) + 1, sizeof *names);
-    size_t count = 0;
-    for (struct instance *i = instances->by_id; i && names; i = i->hh.next) {
+    struct instance *first =
+        source_uuid ? instance_forks(instances, source_uuid) : instances->by_id;
+    if (source_uuid)
+        DL_COUNT2(first, i, max, next_fork);
+    else
+        max = HASH_COUNT(first);
+    struct snapshot_name *names = calloc(max + 1, sizeof *names);
+    for (i = first; i && names; i = source_uuid ? i->next_fork : i->hh.next) {
         if (!i->published || (source_uuid && strcmp(i->source.uuid, source_uuid) != 0))
             continue;
         memcpy(names[count].id, i->id, sizeof i->id);
@@ -214,6 +258,7 @@ void instance_abandon(struct instance *instance)
 void instance_publish(struct instance *instance)
 {
     instance->published = true;
+    list_fork(instance);
     instance_notify(instance, INSTANCE_MADE, instance->state);
     store_notes_remove(instance->table->setup.store->notes, STORE_INSTANCES, instance->id);
 }
@@ -247,13 +292,6 @@ enum instance_state instance_state(struct instance *instance)
 {
     auto_lock(&instance->table->lock);
     return instance->state;
-}
-
-struct file_id instance_directory(const struct instance *instance)
-{
-    struct stat st = {0};
-    fstat(instance->entry_fd, &st);
-    return file_id_of(&st);
 }
 
 bool instance_maps(const struct instance *instance, int directory_fd)

@@ -69,6 +69,10 @@ void instance_source_path(const struct instance_source *source,
 
 struct instances;
 struct transit;
+struct instance_file {
+    struct file_id id;
+    bool written;
+};
 
 /* Its logs: files of its directory, and their names in the tree. */
 enum instance_log_kind { INSTANCE_CONSOLE, INSTANCE_VMM_LOG, INSTANCE_LOGS };
@@ -88,6 +92,7 @@ struct instance {
     struct image *image; /* owned; its directory_fd is where the VMM works: the directory "run" in
                             that one, or the same (store_open_run); NULL likewise */
     bool has_run;        /* not the same */
+    struct file_id directory; /* of entry_fd */
 
     atomic_bool unsynced;  /* the disk may not have it yet (unsynced.c), */
     double unsynced_at_ms; /* since then */
@@ -114,10 +119,7 @@ struct instance {
     char taps[MACHINE_INTERFACES_MAX][MACHINE_TAP_MAX + 1]; /* that are its own now (taps.c) */
     size_t tap_count;
     bool has_vm; /* one of --max-vms (limits.h): from before its VMM starts until that has ended */
-    struct instance_file {
-        struct file_id id;
-        bool written;
-    } files[MACHINE_DISKS_MAX]; /* of disks, those that are not frozen (disks.c) */
+    struct instance_file *files; /* owned; of disks, those that are not frozen (disks.c) */
     size_t file_count;
     bool loaded;                    /* the VMM maps the file "base", rather than share "memory" */
     struct image_index *base_index; /* of "base", as long as that is mapped; NULL: not known. With
@@ -134,8 +136,9 @@ struct instance {
     bool cannot_switch; /* an attempt has failed since it was booted */
     struct vmm_exit exit;
     char exit_at[STORE_TIME_SIZE];
-    cJSON *fork;       /* fork.json; constant; NULL unless a fork */
-    UT_hash_handle hh; /* in the table, by id */
+    cJSON *fork;                            /* fork.json; constant; NULL unless a fork */
+    UT_hash_handle hh;                      /* in the table, by id */
+    struct instance *prev_fork, *next_fork; /* in the table, by source; of published forks */
 };
 
 /* What happened to an instance, at the moment from which others can see it. */
@@ -173,11 +176,14 @@ struct instances_setup {
     void *listener;
 };
 
+enum { INSTANCE_FORK_LISTS = 1024 };
+
 struct instances {
     struct instances_setup setup;
     pthread_mutex_t lock;
     pthread_cond_t idle; /* some instance's busy became false, or `recovering` less */
     struct instance *by_id;
+    struct instance *forks[INSTANCE_FORK_LISTS]; /* instance_forks() */
     uint64_t last_serial;
     bool stopping;
     bool syncing;                      /* a thread does (unsynced.c) */

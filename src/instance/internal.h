@@ -18,6 +18,11 @@ struct instance *instance_create(struct instances *table, const char *id);
 int instance_insert(struct instance *instance, struct error *err);
 /* With the lock held: others see it from here on. */
 void instance_publish(struct instance *instance);
+/* The reverse, of what was published. */
+void instance_withdraw(struct instance *instance);
+/* With the lock held: the first of a list (next_fork) of published forks, among which are all whose
+ * source has that uuid. */
+struct instance *instance_forks(const struct instances *table, const char *uuid);
 /* With the lock held. */
 void instance_notify(const struct instance *instance, enum instance_event what,
                      enum instance_state from);
@@ -30,7 +35,6 @@ void instance_release_owner(struct instance *instance);
 /* What a transition has of its own. */
 void instance_finish_transit(struct transit *transit);
 struct vmm_context instance_context(const struct instance *instance);
-struct file_id instance_directory(const struct instance *instance);
 bool instance_has(const struct instance *instance, const char *name);
 /* Is what it was loaded from the file "memory" of that directory? */
 bool instance_maps(const struct instance *instance, int directory_fd);

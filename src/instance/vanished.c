@@ -16,7 +16,7 @@ static int check(const struct instance *instance, struct error *err)
 {
     int r = instance->published && !instance->busy
                 ? store_entry_check(instance->table->setup.store, STORE_INSTANCES, instance->id,
-                                    instance_directory(instance), err)
+                                    instance->directory, err)
                 : 0;
     return r == -ENOENT || r == -EBUSY ? r : 0;
 }

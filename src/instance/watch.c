@@ -42,11 +42,31 @@ static void ended(struct instances *table, uint64_t serial)
 
 static void snapshots_changed(struct instances *table)
 {
-    char events[EVENTS_SIZE];
-    while (table->inotify_fd >= 0 && read(table->inotify_fd, events, sizeof events) > 0)
-        ;
     if (table->setup.on_snapshots)
         table->setup.on_snapshots(table->setup.context);
+}
+
+/* Takes all events. Is one of them of what is not hidden? Each fork of an instance makes and
+ * removes a hidden entry, and looking for changes takes as long as there are many snapshots. */
+static bool has_change(int fd)
+{
+    _Alignas(struct inotify_event) char events[EVENTS_SIZE];
+    bool found = false;
+    for (ssize_t size; (size = read(fd, events, sizeof events)) > 0;)
+        for (ssize_t at = 0; at < size;) {
+            const struct inotify_event *event = (const void *)(events + at);
+            found = found || event->len == 0 || event->name[0] != '.';
+            at += (ssize_t)(sizeof *event + event->len);
+        }
+    return found;
+}
+
+static void handle(struct instances *table, uint64_t serial)
+{
+    if (serial != snapshots_serial)
+        ended(table, serial);
+    else if (has_change(table->inotify_fd))
+        snapshots_changed(table);
 }
 
 static void *run(void *argument)
@@ -61,10 +81,8 @@ static void *run(void *argument)
             return NULL;
         if (n == 1 && event.data.u64 == stop_serial)
             return NULL;
-        if (n == 1 && event.data.u64 == snapshots_serial)
-            snapshots_changed(table);
-        else if (n == 1)
-            ended(table, event.data.u64);
+        if (n == 1)
+            handle(table, event.data.u64);
         if (process_now_ms() < look)
             continue;
         instances_shorten_logs(table);

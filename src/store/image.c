@@ -85,6 +85,7 @@ void image_unref(struct image *image)
     if (!image || atomic_fetch_sub(&image->references, 1) != 1)
         return;
     image_index_unref(image->index);
+    free(image->attempt);
     close(image->directory_fd);
     pthread_cond_destroy(&image->changed);
     pthread_mutex_destroy(&image->lock);
@@ -163,7 +164,10 @@ static void found_out(struct image *image, struct image_index *index, const stru
     pthread_mutex_lock(&image->lock);
     image_index_unref(image->index);
     image->index = index;
-    image->failure = *failure;
+    if (failure->code == 0)
+        free(steal_pointer(image->attempt));
+    else if (image->attempt)
+        image->attempt->failure = *failure;
     pthread_mutex_unlock(&image->lock);
     set_finding(image, 0);
 }
@@ -185,17 +189,25 @@ static void *find_out(void *argument)
 static int start(struct image *image, const char key[IMAGE_KEY_SIZE], struct error *err)
 {
     bool kept = faccessat(image->directory_fd, image_index_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
-    if (!begin(image->scans))
+    struct image_attempt *attempt = calloc(1, sizeof *attempt);
+    if (!attempt)
+        return error_set(err, ENOMEM, "out of memory");
+    if (!begin(image->scans)) {
+        free(attempt);
         return image_stopping(err);
+    }
+    memcpy(attempt->key, key, IMAGE_KEY_SIZE);
+    free(image->attempt);
+    image->attempt = attempt;
     image->finding = kept ? IMAGE_READING : IMAGE_SCANNING;
     int r = thread_detach(find_out, image_ref(image), err);
     if (r < 0) {
         image->finding = 0;
+        free(steal_pointer(image->attempt));
         image_unref(image);
         end(image->scans);
         return error_prefix(err, r, "cannot scan the memory image");
     }
-    memcpy(image->tried, key, IMAGE_KEY_SIZE);
     return -image->finding;
 }
 
@@ -230,10 +242,11 @@ static int look(struct image *image, struct image_index **ret, struct error *err
     if (atomic_load(&image->dropped))
         return error_set(err, ENODEV, "the memory image is removed");
     image_index_unref(steal_pointer(image->index));
-    if (image->failure.code != 0 && strcmp(image->tried, key) == 0) {
+    const struct image_attempt *last = image->attempt;
+    if (last && last->failure.code != 0 && strcmp(last->key, key) == 0) {
         if (err)
-            *err = image->failure;
-        return -image->failure.code;
+            *err = last->failure;
+        return -last->failure.code;
     }
     return start(image, key, err);
 }
@@ -249,7 +262,8 @@ int image_index_wait(struct image *image, const atomic_bool *stop, struct image_
 {
     int r;
     auto_lock(&image->lock);
-    image->failure.code = 0;
+    if (image->attempt)
+        image->attempt->failure.code = 0;
     while (pending(r = look(image, ret, err)) && !(stop && atomic_load(stop)))
         pthread_cond_wait(&image->changed, &image->lock);
     return pending(r) ? error_set(err, ECANCELED, "cancelled") : r;
@@ -373,7 +387,7 @@ int image_accept(struct image *image, const atomic_bool *stop, uint64_t bytes, c
         return error_set(err, ECANCELED, "cancelled");
     int r = scan_and_accept(&acceptance, bytes, files, &index, &failure);
     pthread_mutex_lock(&image->lock);
-    image->tried[0] = 0; /* after a failure it is looked at again */
+    free(steal_pointer(image->attempt)); /* after a failure it is looked at again */
     pthread_mutex_unlock(&image->lock);
     found_out(image, index, &failure);
     if (r < 0 && err)

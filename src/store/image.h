@@ -120,7 +120,13 @@ void image_scans_finish(struct image_scans *scans);
 /* errnos of image_index(): what is being done to find the list out. */
 enum { IMAGE_READING = EALREADY, IMAGE_SCANNING = EINPROGRESS };
 
-/* Counted references. */
+/* An attempt to find the list out, under way or failed. */
+struct image_attempt {
+    char key[IMAGE_KEY_SIZE]; /* of the image */
+    struct error failure;     /* code 0: none */
+};
+
+/* Counted references. Those of 10,000 snapshots are in memory at once. */
 struct image {
     atomic_uint references;
     int directory_fd;          /* owned; constant */
@@ -129,11 +135,10 @@ struct image {
     atomic_bool dropped;
     pthread_mutex_t writing; /* the list; not once it is dropped */
     pthread_mutex_t lock;
-    pthread_cond_t changed;     /* `finding` or `dropped` */
-    struct image_index *index;  /* NULL until known */
-    int finding;                /* 0, or what a thread is doing: IMAGE_READING, IMAGE_SCANNING */
-    char tried[IMAGE_KEY_SIZE]; /* the image that was looked at last */
-    struct error failure;       /* of that look; code 0: none */
+    pthread_cond_t changed;        /* `finding` or `dropped` */
+    struct image_index *index;     /* NULL until known */
+    int finding;                   /* 0, or what a thread is doing: IMAGE_READING, IMAGE_SCANNING */
+    struct image_attempt *attempt; /* owned; the last one, unless it has succeeded */
 };
 
 /* Takes the descriptor, also when it fails. `name` is for complaints, "snapshots/ID". */

@@ -37,12 +37,14 @@ int store_check_id(const char *id, struct error *err)
 
 void store_random_hex(char *ret, size_t bytes)
 {
+    enum { AT_ONCE = 16 };
+    uint8_t random[AT_ONCE];
     *ret = '\0';
-    for (size_t i = 0; i < bytes; i++) {
-        uint8_t byte = 0;
-        while (getrandom(&byte, 1, 0) != 1)
+    for (size_t done = 0, count; done < bytes; done += count) {
+        count = bytes - done < AT_ONCE ? bytes - done : AT_ONCE;
+        while (getrandom(random, count, 0) != (ssize_t)count)
             ;
-        hex_encode(&byte, 1, ret + 2 * i);
+        hex_encode(random, count, ret + 2 * done);
     }
 }
 

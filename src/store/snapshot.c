@@ -178,6 +178,8 @@ static void read_entry(struct snapshots *table, const char *id)
 {
     struct error why = {0};
     struct snapshot_unread unread = {0};
+    if (is_known(table, id))
+        return;
     strncpy(unread.id, id, sizeof unread.id - 1);
     has_changed(table, &unread);
     if (take_in(table, id, &why) == 0)

@@ -20,8 +20,7 @@ static const struct row {
     {"forks", bench_forks},     {"warm", bench_warm},     {"wall", bench_wall},
     {"confine", bench_confine}, {"copies", bench_copies}, {"saves", bench_saves},
     {"scan", bench_scan},       {"tree", bench_tree},     {"many", bench_many},
-    {"waiting", bench_waiting},
-    {"groups", bench_groups},
+    {"waiting", bench_waiting}, {"groups", bench_groups}, {"scale", bench_scale},
 };
 
 static bool quick;

@@ -40,7 +40,7 @@ void bench_add(struct bench_samples *samples, double value);
 struct bench_line {
     const char *name, *unit;
     const char *against; /* what `other` is; NULL: there is none */
-    const char *goal;    /* for the ratio, or for the value where there is no other; may be NULL */
+    const char *goal;    /* of the ratio; of the value if it has a unit, or no other; or NULL */
     const char *note;    /* may be NULL */
     const struct bench_samples *ours, *other;
 };
@@ -77,5 +77,6 @@ void bench_tree(void **state);
 void bench_many(void **state);
 void bench_waiting(void **state);
 void bench_groups(void **state);
+void bench_scale(void **state);
 
 #endif

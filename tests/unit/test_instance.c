@@ -259,11 +259,18 @@ static void look_for_fork(void *context)
     parts->seen |= parts->instance->published;
 }
 
+static size_t count_forks(struct world *world, const char *source_uuid)
+{
+    size_t count;
+    auto_free struct snapshot_name *forks = instances_list(&world->instances, source_uuid, &count);
+    assert_non_null(forks);
+    return count;
+}
+
 static void fork_when_published_runs_and_is_watched(void **state)
 {
     struct world *world = *state;
     struct parts parts;
-    size_t count;
     make_parts(world, &parts);
     assert_int_equal(instance_publish_fork(parts.instance, &parts.fork, &world->err), 0);
     assert_true(!parts.vmm && !parts.record && parts.entry.fd == -1);
@@ -271,10 +278,8 @@ static void fork_when_published_runs_and_is_watched(void **state)
     assert_ptr_equal(fork, parts.instance);
     assert_int_equal(instance_state(fork), INSTANCE_RUNNING);
     assert_int_equal(parts.source->users, 1);
-    auto_free struct snapshot_name *forks =
-        instances_list(&world->instances, parts.source->uuid, &count);
-    assert_non_null(forks);
-    assert_int_equal(count, 1);
+    assert_int_equal(count_forks(world, parts.source->uuid), 1);
+    assert_int_equal(count_forks(world, fork->uuid), 0);
     assert_int_equal(instance_check_config_writable(fork, &world->err), -EBUSY);
     assert_non_null(strstr(world->err.text, "running"));
     instance_abandon(parts.instance);
@@ -285,6 +290,7 @@ static void fork_when_published_runs_and_is_watched(void **state)
     assert_int_equal(instance_change(fork, INSTANCE_RUNNING, 0, &world->err), -EOPNOTSUPP);
     assert_non_null(strstr(world->err.text, "\"kernel\""));
     assert_int_equal(instance_remove(fork, &world->err), 0);
+    assert_int_equal(count_forks(world, parts.source->uuid), 0);
     instance_unref(fork);
     snapshot_unref(parts.source);
 }
