@@ -82,10 +82,13 @@ static int find_own_page(const struct mapping *mapping, void *context)
     return 1;
 }
 
+/* A low address, which the kernel takes if it is free: lines are in the order of addresses, and the
+ * daemon has hundreds. */
 static int identify(int image_fd, struct mapped_file *ret, struct error *err)
 {
+    enum { FIRST = 1024 * 1024 };
     size_t size = (size_t)sysconf(_SC_PAGESIZE);
-    void *mapped = mmap(NULL, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
+    void *mapped = mmap((void *)(uintptr_t)FIRST, size, PROT_READ, MAP_PRIVATE, image_fd, 0);
     if (mapped == MAP_FAILED)
         return error_io(err, errno, "the memory image cannot be mapped");
     struct own_page page = {.address = (uintptr_t)mapped};

@@ -43,12 +43,30 @@ static bool acts(unsigned code)
     return false;
 }
 
+/* Nearly all is such: bytes of ASCII that stay as they are. */
+static size_t count_plain(const char *text, size_t size)
+{
+    size_t count = 0;
+    while (count < size && text[count] >= 0x20 && text[count] < 0x7F)
+        count++;
+    return count;
+}
+
 size_t text_escape(const char *text, size_t size, const char *keep, char *ret, size_t room)
 {
     size_t needed = 0, used = 0, length;
     for (size_t at = 0; at < size; at += length) {
         char escape[8] = "?";
         const char *from = escape;
+        if ((length = count_plain(text + at, size - at)) > 0) {
+            size_t left = needed == used && used + 1 < room ? room - 1 - used : 0;
+            size_t fits = length < left ? length : left;
+            if (fits > 0)
+                memcpy(ret + used, text + at, fits);
+            used += fits;
+            needed += length;
+            continue;
+        }
         length = utf8_first(text + at, size - at);
         unsigned code = length > 0 && length < 4 ? code_point(text + at, length) : 'x';
         size_t bytes = length;
