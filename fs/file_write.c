@@ -240,6 +240,8 @@ static int run_list(struct fs *fs, struct handle *handle, size_t last_size, stru
     last = last > before ? last - before : 0;
     while (last < size && isspace((unsigned char)text[last]))
         last++;
+    if (last > size) /* there was only white space in it, which is left out */
+        last = size;
     free(steal_pointer(handle->text));
     handle->size = 0;
     return command(fs, handle, text, last, waiter);
@@ -321,7 +323,8 @@ int fs_flush(struct fs *fs, struct handle *handle, struct waiter *waiter)
     objects_lock(&fs->objects);
     int r = 0;
     if (handle->place.entry->file->list) {
-        if (handle->size > 0 && is_opener(handle, waiter->tid))
+        /* Of who was killed it may end within an id. */
+        if (handle->size > 0 && is_opener(handle, waiter->tid) && !waiter_was_killed(waiter->tid))
             r = handle->place.object->removed ? -ENODEV : run_list(fs, handle, 0, waiter);
         objects_unlock(&fs->objects);
         return r;

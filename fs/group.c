@@ -108,7 +108,9 @@ static void begin_next(struct group *group)
 static bool may_begin(const struct group *group)
 {
     const struct commit_group *shared = &group->shared;
-    return group->begun < group->count && !shared->newest && shared->queued < AHEAD &&
+    /* Others have commits, too, and would be refused. */
+    const bool has_share = shared->under_way < JOB_COMMITS_MAX / 2 || shared->abandoned;
+    return group->begun < group->count && !shared->newest && shared->queued < AHEAD && has_share &&
            (group->room == 0 || shared->under_way < group->room || shared->abandoned);
 }
 
@@ -419,7 +421,7 @@ static int join(const struct draft *draft, const char *text, struct job **ret)
 {
     const struct group *group = (const struct group *)draft->job;
     struct error err;
-    if (strcmp(text, group->text) == 0) {
+    if (strcmp(text, group->text) == 0 && !group->shared.abandoned) {
         *ret = job_ref(draft->job);
         return FS_LATER;
     }

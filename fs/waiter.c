@@ -66,10 +66,10 @@ void waiters_interrupt(struct waiters *waiters, const void *key)
 
 /* ---- the thread ---- */
 
-static bool read_status(pid_t tid, char *ret, size_t room)
+static bool read_proc(pid_t tid, const char *name, char *ret, size_t room)
 {
     char path[48];
-    snprintf(path, sizeof path, "/proc/%d/status", (int)tid);
+    snprintf(path, sizeof path, "/proc/%d/%s", (int)tid, name);
     auto_close int fd = open(path, O_RDONLY | O_CLOEXEC);
     ssize_t size = fd >= 0 ? read(fd, ret, room - 1) : -1;
     ret[size > 0 ? size : 0] = 0;
@@ -85,7 +85,18 @@ static uint64_t field(const char *status, const char *name, int base)
 pid_t waiter_process(pid_t tid)
 {
     char status[1024];
-    return read_status(tid, status, sizeof status) ? (pid_t)field(status, "\nTgid:", 10) : 0;
+    return read_proc(tid, "status", status, sizeof status) ? (pid_t)field(status, "\nTgid:", 10)
+                                                           : 0;
+}
+
+bool waiter_was_killed(pid_t tid)
+{
+    enum { SIGNALED = 0x400 }; /* PF_SIGNALED: of /proc/PID/stat, field 9 */
+    char stat[1024];
+    unsigned flags = 0;
+    const char *name_end = read_proc(tid, "stat", stat, sizeof stat) ? strrchr(stat, ')') : NULL;
+    return name_end && sscanf(name_end, ") %*c %*d %*d %*d %*d %*d %u", &flags) == 1 &&
+           (flags & SIGNALED);
 }
 
 bool waiter_must_return(pid_t tid)
@@ -93,7 +104,7 @@ bool waiter_must_return(pid_t tid)
     const uint64_t harmless = UINT64_C(1) << (SIGCHLD - 1) | UINT64_C(1) << (SIGCONT - 1) |
                               UINT64_C(1) << (SIGURG - 1) | UINT64_C(1) << (SIGWINCH - 1);
     char status[4096];
-    if (!read_status(tid, status, sizeof status))
+    if (!read_proc(tid, "status", status, sizeof status))
         return true;
     uint64_t pending = field(status, "\nSigPnd:", 16) | field(status, "\nShdPnd:", 16);
     return (pending & ~field(status, "\nSigBlk:", 16) & ~harmless) != 0;

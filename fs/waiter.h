@@ -57,6 +57,8 @@ void waiters_interrupt(struct waiters *waiters, const void *key);
 
 /* The process of a thread; 0 if that cannot be known. */
 pid_t waiter_process(pid_t tid);
+/* Did a signal end the thread, which closes what it had open? */
+bool waiter_was_killed(pid_t tid);
 /* Is a signal pending that ends what the thread is doing? A thread that is gone waits no more. */
 bool waiter_must_return(pid_t tid);
 

@@ -55,6 +55,7 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -358,18 +359,28 @@ static char **read_arguments(int argc, char **argv)
     return &argv[i + 1];
 }
 
+/* A container may refuse the call that is made for that. */
+static void close_all(unsigned first, unsigned last)
+{
+    struct rlimit limit;
+    if (first > last || syscall(SYS_close_range, first, last, 0) == 0)
+        return;
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        fail(CANNOT_CONFINE, "cannot close descriptors");
+    for (unsigned fd = first; fd <= last && fd < limit.rlim_max; fd++)
+        close((int)fd);
+}
+
 /* Whoever has called has thousands, maybe: to name each is what takes long there. */
 static void close_others(void)
 {
     unsigned next = STDERR_FILENO + 1;
     for (int i = 0; i < kept_count; i++) {
-        const unsigned fd = (unsigned)kept[i];
-        if (fd > next && syscall(SYS_close_range, next, fd - 1, 0) < 0)
-            fail(CANNOT_CONFINE, "cannot close descriptors");
-        next = fd + 1;
+        close_all(next, (unsigned)kept[i] - 1);
+        next = (unsigned)kept[i] + 1;
     }
-    if (kept_count > 0 && syscall(SYS_close_range, next, ~0U, 0) < 0)
-        fail(CANNOT_CONFINE, "cannot close descriptors");
+    if (kept_count > 0)
+        close_all(next, ~0U);
 }
 
 /* `process`: with another user only. */

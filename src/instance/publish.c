@@ -195,6 +195,7 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
         return r;
     const cJSON *delivered = instance_delivered(instance);
     struct instance_carried carried;
+    struct error why;
     taking->entry = entry;
     snprintf(taking->path, sizeof taking->path, "%s../../snapshots/%s",
              instance->has_run ? "../" : "", entry->name);
@@ -205,18 +206,20 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     instance_end(instance);
     if (r == 0)
         r = instance_finish_image(delivered, &carried, entry->fd, err);
-    if (r == 0 && instance_is_carried(&carried))
-        r = keep_list(instance, &carried, entry->fd, err);
+    if (r == 0 && instance_is_carried(&carried) &&
+        keep_list(instance, &carried, entry->fd, &why) == -ESHUTDOWN)
+        r = error_set(err, ESHUTDOWN, "%s", why.text); /* else the store scans it later */
     instance_finish_carried(&carried);
     return r;
 }
 
-/* What the VM runs on was scanned when it ran on it already. */
+/* What the VM runs on is scanned when it runs on it already. If that takes long, the next save
+ * scans all of what it makes. */
 static void know_base(const struct taking *taking, struct snapshot *snapshot)
 {
     struct instance *instance = taking->instance;
     struct image_index *index;
-    if (!taking->switched || !snapshot || image_index_wait(snapshot->image, NULL, &index, NULL) < 0)
+    if (!taking->switched || !snapshot || image_index(snapshot->image, &index, NULL) < 0)
         return;
     pthread_mutex_lock(&instance->table->lock);
     if (instance->loaded && !instance->base_index)

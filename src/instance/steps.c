@@ -30,7 +30,9 @@ static int take_turn(struct transit *transit, struct error *err)
                                         .source = transit->instance->uuid};
     int r = turns_acquire(transit->instance->table->setup.turns, &caller);
     transit->has_turn = r == 0;
-    return r < 0 ? error_set(err, -r, "cancelled") : 0;
+    /* Those before it may have taken it. */
+    return r < 0 ? error_set(err, -r, "cancelled")
+                 : limits_check_memory(&transit->instance->table->setup.limits, err);
 }
 
 /* Before it waits for that, so that whoever asks knows at once. */

@@ -14,9 +14,9 @@ struct turn {
     pthread_cond_t changed; /* `granted`, or what is_over() looks at */
     bool granted;
     const struct turns_caller *caller;
-    /* When its user, and that user's source, had a turn last: which of those that were granted.
-     * Who comes and is not among those that wait has had it as lately as the one of these that has
-     * waited for longest: it comes after that one, and before the second turn of any. */
+    /* When its user, and that user's source, had a turn last: which of those that were granted. Who
+     * comes and is not among those that wait may just have had one: it comes after one turn of each
+     * that waits. */
     uint64_t user_had, source_had;
     struct turn *prev, *next;
 };
@@ -76,17 +76,15 @@ static bool has_same_source(const struct turn *turn, const struct turn *other)
 
 static void enqueue(struct turns *turns, struct turn *turn)
 {
-    const struct turn *other, *least = NULL, *mine = NULL, *like = NULL;
+    const struct turn *other, *mine = NULL, *like = NULL;
     DL_FOREACH (turns->queue, other) {
-        if (!least || other->user_had < least->user_had)
-            least = other;
-        if (has_same_user(turn, other) && (!mine || other->source_had < mine->source_had))
+        if (has_same_user(turn, other))
             mine = other;
         if (has_same_source(turn, other))
             like = other;
     }
-    turn->user_had = mine ? mine->user_had : least ? least->user_had : 0;
-    turn->source_had = like ? like->source_had : mine ? mine->source_had : 0;
+    turn->user_had = mine ? mine->user_had : turns->granted;
+    turn->source_had = like ? like->source_had : turns->granted;
     DL_APPEND(turns->queue, turn);
 }
 

@@ -151,9 +151,10 @@ static void start_helpers(struct worker *workers, size_t *count)
     for (const size_t wanted = processors(); *count < wanted; ++*count) {
         struct worker *worker = &workers[*count];
         worker->work = workers[0].work;
-        worker->bytes = malloc(PIECE_SIZE);
+        if (!worker->bytes)
+            worker->bytes = malloc(PIECE_SIZE);
         if (!worker->bytes || thread_start(help, worker, &worker->thread, NULL) < 0)
-            return;
+            return; /* it is tried again after the next piece */
     }
 }
 

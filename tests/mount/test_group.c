@@ -230,6 +230,37 @@ static void list_without_a_newline_is_run_by_the_close(void **state)
     }
 }
 
+/* Its last id may be cut off. */
+static void list_of_who_is_killed_before_its_end_is_not_run(void **state)
+{
+    static const char script[] = "import os, signal\n"
+                                 "words = ' '.join('k-%034d' % i for i in range(4096))[:4096]\n"
+                                 "fd = os.open('snapshots/base/forks/new/commit', os.O_WRONLY)\n"
+                                 "os.write(fd, words.encode())\n"
+                                 "os.kill(os.getpid(), signal.SIGTERM)\n";
+    struct harness *h = *state;
+    harness_put(group_draft(h, "new", "options"), "{\"target_state\":\"standby\"}");
+    struct harness_result result =
+        harness_run(h, (const char *const[]){"python3", "-c", script, NULL});
+    assert_int_equal(result.status, 128 + SIGTERM);
+    assert_string_equal(result.err, "");
+    group_assert_forks(h, "");
+}
+
+static void white_space_behind_a_list_is_nothing_more(void **state)
+{
+    struct harness *h = *state;
+    static char blanks[4097];
+    auto_close int fd = open(group_draft(h, "new", "commit"), O_WRONLY | O_CLOEXEC);
+    memset(blanks, ' ', 4096);
+    blanks[0] = 'x';
+    harness_put(group_draft(h, "new", "options"), "{\"tap\":\"t0\"}"); /* which it has not */
+    assert_int_equal(write(fd, blanks, 4096), 4096);
+    assert_fails(write(fd, "\n", 1), EINVAL);
+    assert_fails(write(fd, "_\n", 2), EINVAL);
+    group_assert_forks(h, "");
+}
+
 static void another_write_meanwhile_waits_or_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -330,6 +361,8 @@ int main(void)
         test(what_is_staged_wrong_fails_all_of_them),
         test_in_order(interrupted_write_undoes_what_is_under_way),
         test(list_that_comes_in_several_writes_is_one),
+        test(list_of_who_is_killed_before_its_end_is_not_run),
+        test(white_space_behind_a_list_is_nothing_more),
         test(list_that_is_too_long_begins_nothing),
         test(list_without_a_newline_is_run_by_the_close),
         test_in_order(another_write_meanwhile_waits_or_is_refused),
