@@ -207,8 +207,13 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     if (r == 0)
         r = instance_finish_image(delivered, &carried, entry->fd, err);
     if (r == 0 && instance_is_carried(&carried) &&
-        keep_list(instance, &carried, entry->fd, &why) == -ESHUTDOWN)
-        r = error_set(err, ESHUTDOWN, "%s", why.text); /* else the store scans it later */
+        keep_list(instance, &carried, entry->fd, &why) < 0) {
+        if (why.code == ESHUTDOWN)
+            r = error_set(err, ESHUTDOWN, "%s", why.text);
+        else /* the store finds the list, too */
+            instances_warn(instance->table, "the image of %s is scanned later: %s", instance->id,
+                           why.text);
+    }
     instance_finish_carried(&carried);
     return r;
 }
