@@ -232,12 +232,20 @@ bool import_is_known(const char *hypervisor)
     return find_importer(hypervisor) != NULL;
 }
 
-int import_ask_check(const char *hypervisor, const char *program, struct error *err)
+/* NULL: it cannot be asked. */
+static const struct importer *find_asked(const char *hypervisor, struct error *err)
 {
     const struct importer *importer = find_importer(hypervisor);
-    if (!importer || !importer->ask)
-        return error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);
-    return vmm_program_check(program ? program : importer->name, err);
+    if (importer && importer->ask)
+        return importer;
+    error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);
+    return NULL;
+}
+
+int import_ask_check(const char *hypervisor, const char *program, struct error *err)
+{
+    const struct importer *importer = find_asked(hypervisor, err);
+    return importer ? vmm_program_check(program ? program : importer->name, err) : -EOPNOTSUPP;
 }
 
 /* The path without links of a file that was opened, which must be the same there. Returns owned. */
@@ -258,14 +266,10 @@ static char *path_of(const struct import_file *file, struct error *err)
 int import_ask(const char *hypervisor, const struct vmm_context *context,
                const struct import_files *files, cJSON **ret, struct error *err)
 {
-    const struct importer *importer = find_importer(hypervisor);
-    auto_free char *memory = path_of(&files->memory, err);
+    const struct importer *importer = find_asked(hypervisor, err);
+    auto_free char *memory = importer ? path_of(&files->memory, err) : NULL;
     auto_free char *state = memory ? path_of(&files->state, err) : NULL;
-    if (!state)
-        return -err->code;
-    return importer && importer->ask
-               ? importer->ask(context, memory, state, ret, err)
-               : error_set(err, EOPNOTSUPP, "a VMM of %.40s cannot be asked", hypervisor);
+    return state ? importer->ask(context, memory, state, ret, err) : -err->code;
 }
 
 /* ---- what holds for all ---- */

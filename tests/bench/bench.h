@@ -36,6 +36,9 @@ struct bench_samples {
 };
 void bench_add(struct bench_samples *samples, double value);
 
+/* The sample of which that many hundredths are below, in their order. There is one at least. */
+double bench_percentile(const struct bench_samples *samples, size_t percent);
+
 /* A line of the report. Samples that are NULL or empty: it has none. */
 struct bench_line {
     const char *name, *unit;
@@ -64,6 +67,11 @@ const char *bench_program(const char *variable);
 /* To stdout as a table, and to the file (may be NULL) as JSON; false: it cannot be written. */
 bool bench_print(FILE *file);
 void bench_forget(void);
+
+/* Boots a guest with the mailbox "bench.v1", publishes its snapshot and removes it. */
+void bench_publish(struct harness *h, const char *id, int mib);
+/* Waits until `base` has the one VM that its `warm` asks for. */
+void bench_await_warm(struct harness *h);
 
 /* The rows. */
 void bench_forks(void **state);

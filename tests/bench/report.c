@@ -39,6 +39,13 @@ static double at(const double *sorted, size_t count, double share)
     return sorted[below] + (sorted[above] - sorted[below]) * (place - (double)below);
 }
 
+double bench_percentile(const struct bench_samples *samples, size_t percent)
+{
+    struct bench_samples sorted = *samples;
+    qsort(sorted.values, sorted.count, sizeof *sorted.values, compare);
+    return sorted.values[sorted.count * percent / 100];
+}
+
 static struct spread spread_of(const struct bench_samples *samples)
 {
     if (!samples || samples->count == 0)

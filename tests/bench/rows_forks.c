@@ -34,7 +34,7 @@ struct size {
     struct bench_samples resumed, acked, locate, outside, disk, bare_resumed, bare_acked;
 };
 
-static void publish(struct harness *h, const char *id, int mib)
+void bench_publish(struct harness *h, const char *id, int mib)
 {
     vm_use_memory(mib);
     vm_boot(h, "microvm", harness_format(h, "hypefs.mailboxes=%s", box));
@@ -173,7 +173,7 @@ void bench_forks(void **state)
     harness_mount(h, NULL);
     for (; count < bench_pick(QUICK_SIZES, array_length(sizes)); count++) {
         sizes[count].id = harness_format(h, "of-%d", sizes[count].mib);
-        publish(h, sizes[count].id, sizes[count].mib);
+        bench_publish(h, sizes[count].id, sizes[count].mib);
         prepare_bare(h, &sizes[count]);
     }
     for (size_t i = 0; i <= bench_times(); i++)
@@ -197,6 +197,11 @@ static bool is_ready(void *argument)
     return strcmp(harness_json(h, info, "warm.ready"), "1") == 0;
 }
 
+void bench_await_warm(struct harness *h)
+{
+    harness_await_that(is_ready, h, "a VM is loaded ahead");
+}
+
 static void set_warm(struct harness *h, const char *wanted)
 {
     harness_put(harness_path(h, "snapshots/base/warm"), wanted);
@@ -205,7 +210,7 @@ static void set_warm(struct harness *h, const char *wanted)
 static void sample_warm(struct harness *h, struct size *size, bool counts)
 {
     set_warm(h, "1");
-    harness_await_that(is_ready, h, "a VM is loaded ahead");
+    bench_await_warm(h);
     sample_fork(h, size, counts);
     set_warm(h, "0");
 }
@@ -215,7 +220,7 @@ void bench_warm(void **state)
     static struct size warm = {.mib = 256, .id = "base"}, cold = {.mib = 256, .id = "base"};
     struct harness *h = *state;
     harness_mount(h, NULL);
-    publish(h, "base", warm.mib);
+    bench_publish(h, "base", warm.mib);
     for (size_t i = 0; i <= bench_times(); i++) {
         if (i % 2)
             sample_fork(h, &cold, i > 0);
@@ -250,8 +255,8 @@ void bench_confine(void **state)
     other = other_state;
     harness_mount(h, (const char *const[]){"--confine", "strict", NULL});
     harness_mount(other, (const char *const[]){"--confine", "off", NULL});
-    publish(h, "base", confined.mib);
-    publish(other, "base", open.mib);
+    bench_publish(h, "base", confined.mib);
+    bench_publish(other, "base", open.mib);
     for (size_t i = 0; i <= bench_times(); i++) {
         if (i % 2)
             sample_fork(other, &open, i > 0);
@@ -293,7 +298,7 @@ void bench_copies(void **state)
     struct bare_fork forks[COPIES];
     size_t count = bench_pick(QUICK_COPIES, COPIES);
     harness_mount(h, NULL);
-    publish(h, size.id, size.mib);
+    bench_publish(h, size.id, size.mib);
     prepare_bare(h, &size);
     for (size_t i = 0; i < count; i++) {
         stage(h, size.id);

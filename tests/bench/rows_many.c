@@ -106,12 +106,6 @@ static void report_value(const char *name, const char *unit, double value)
         &(struct bench_line){.name = name, .unit = unit, .note = "fake VMM", .ours = &samples});
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 /* From none to all, one after the other. */
 static void fill_and_report(struct crowd *crowd)
 {
@@ -124,9 +118,8 @@ static void fill_and_report(struct crowd *crowd)
     double took = bench_now_ms() - begun;
     report_value(harness_format(h, "%zu forks, one after the other", crowd->live), "forks/s",
                  count * 1000 / took);
-    qsort(ms.values, ms.count, sizeof *ms.values, compare);
-    report_value("of these commits: p50", "ms", ms.values[ms.count / 2]);
-    report_value("p99", "ms", ms.values[ms.count * 99 / 100]);
+    report_value("of these commits: p50", "ms", bench_percentile(&ms, 50));
+    report_value("p99", "ms", bench_percentile(&ms, 99));
     report_value("daemon's CPU time for a fork", "ms", (bench_cpu_ms(h->daemon) - cpu) / count);
     report_value("daemon's memory for a fork that lives", "KiB",
                  (bench_pss_kib(h->daemon) - pss) / count);

@@ -13,7 +13,6 @@
 
 #include "bench/bench.h"
 #include "util/cleanup.h"
-#include "vm/vm.h"
 
 enum { QUICK_SAMPLES = 2, SAMPLES = 100, MIB = 256 };
 
@@ -70,16 +69,9 @@ static const struct {
     {"Python", by_python, NULL, NULL},
 };
 
-static bool is_ready(void *argument)
-{
-    struct harness *h = argument;
-    const char *info = harness_get(h, harness_path(h, "snapshots/base/info"));
-    return strcmp(harness_json(h, info, "warm.ready"), "1") == 0;
-}
-
 static double sample(struct harness *h, commit_by *commit)
 {
-    harness_await_that(is_ready, h, "a VM is loaded ahead");
+    bench_await_warm(h);
     harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/%s", box),
                 "{\"payload\":{\"hello\":\"bench\"}}");
     double took = commit(h, harness_path(h, "snapshots/base/forks/new/commit"), "f");
@@ -90,17 +82,10 @@ static double sample(struct harness *h, commit_by *commit)
     return took;
 }
 
-static int compare(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static void report(struct harness *h, size_t client, struct bench_samples *ms)
+static void report(struct harness *h, size_t client, const struct bench_samples *ms)
 {
     struct bench_samples slow = {0};
-    qsort(ms->values, ms->count, sizeof *ms->values, compare);
-    bench_add(&slow, ms->values[ms->count * 99 / 100]);
+    bench_add(&slow, bench_percentile(ms, 99));
     bench_report(&(struct bench_line){
         .name = harness_format(h, "fork with a VM loaded ahead: write of %s", clients[client].name),
         .unit = "ms",
@@ -118,11 +103,7 @@ void bench_wall(void **state)
     struct harness *h = *state;
     const size_t count = bench_pick(QUICK_SAMPLES, SAMPLES);
     harness_mount(h, NULL);
-    vm_use_memory(MIB);
-    vm_boot(h, "microvm", harness_format(h, "hypefs.mailboxes=%s", box));
-    harness_put(harness_path(h, "instances/template/state"), "standby");
-    harness_put(harness_path(h, "instances/template/snapshot"), "base");
-    assert_int_equal(rmdir(harness_path(h, "instances/template")), 0);
+    bench_publish(h, "base", MIB);
     harness_put(harness_path(h, "snapshots/base/warm"), "1");
     for (size_t i = 0; i <= count; i++)
         for (size_t k = 0; k < array_length(clients); k++) {
