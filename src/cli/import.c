@@ -125,8 +125,8 @@ static int add_path(void *arguments, const char *value)
 {
     struct arguments *ret = arguments;
     const char *equals = strchr(value, '=');
-    if (value[0] != '/' || !equals || !equals[1])
-        return cli_misuse(&command, "--path needs OLD=NEW; OLD is absolute and has no \"=\" in it");
+    if (!equals || equals == value || !equals[1])
+        return cli_misuse(&command, "--path needs OLD=NEW; OLD has no \"=\" in it");
     for (size_t i = 0; i < ret->path_count; i++)
         if (strncmp(ret->paths[i], value, (size_t)(equals - value) + 1) == 0)
             return cli_misuse(&command, "two --path have the same OLD");
@@ -242,6 +242,9 @@ static void print_findings(const struct work *work)
                 from ? "copied into the snapshot" : "opened by each clone, for reading",
                 from ? from : import->machine.disks[i].path);
     }
+    for (size_t i = 0; i < import->machine.interface_count; i++)
+        cli_say(stdout, "the tap of each clone whose options name no other: %s",
+                import->machine.interfaces[i].tap);
     if (import->machine.vsock)
         cli_say(stdout,
                 "the vsock's socket, made in each clone's directory, or, where VMMs are not shut "

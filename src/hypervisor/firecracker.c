@@ -35,8 +35,9 @@ static int start(const struct vmm_context *context, const struct machine *machin
 {
     struct arguments confined = {0};
     int r = machine_check_taps(machine, err);
-    if (r == 0 && image && !context->confine)
-        r = firecracker_check_paths(machine, err);
+    if (r == 0 && image)
+        r = context->confine ? firecracker_make_paths(context, machine, err)
+                             : firecracker_check_paths(machine, err);
     if (r == 0 && context->confine)
         confine_begin(&confined, context, machine, image, program->path);
     if (r == 0 && image && context->confine)

@@ -38,13 +38,18 @@ static int start(const struct question *question, struct vmm **ret, struct error
     confine_begin(&confined, question->context, &machine, NULL, question->program.path);
     confine_add(&confined, "--ro", question->memory);
     confine_add(&confined, "--ro", question->state);
+    int r = 0;
+    for (size_t i = 0; i < question->drive_count && r == 0; i++)
+        if (saved_path_is_relative(question->drives[i]))
+            r = saved_path_make(question->context->directory_fd, question->drives[i], err);
     for (size_t i = 0; i < question->drive_count; i++)
         confine_add_at(&confined, "--rw-at", question->drives[i], stand_in);
     if (question->has_taps)
         confine_add(&confined, "--own-tap", "");
     for (size_t i = 0; i < question->tap_count; i++)
         confine_add(&confined, "--own-tap", question->taps[i]);
-    int r = firecracker_start(machine.hypervisor, question->context, &confined,
+    if (r == 0)
+        r = firecracker_start(machine.hypervisor, question->context, &confined,
                               question->program.path, ret, err);
     arguments_finish(&confined);
     return r;

@@ -10,6 +10,7 @@
 #include "hypervisor/drives.h"
 #include "hypervisor/machine.h"
 #include "hypervisor/vmm_api.h"
+#include "hypervisor/saved_path.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 #include "util/text.h"
@@ -86,6 +87,8 @@ static bool needs_bind(const struct machine_disk *disk)
     struct stat saved, ours;
     if (!disk->saved_path || !(disk->frozen || disk->readonly))
         return false;
+    if (saved_path_is_relative(disk->saved_path))
+        return true;
     if (disk->frozen)
         return strcmp(disk->saved_path, disk->path) != 0 || access(disk->path, R_OK | W_OK) < 0;
     return stat(disk->saved_path, &saved) < 0 || stat(disk->path, &ours) < 0 ||
@@ -102,6 +105,18 @@ int firecracker_check_paths(const struct machine *machine, struct error *err)
                              "without --confine off",
                              machine->disks[i].saved_path);
     return 0;
+}
+
+int firecracker_make_paths(const struct vmm_context *context, const struct machine *machine,
+                           struct error *err)
+{
+    int r = 0;
+    for (size_t i = 0; i < machine->disk_count && r == 0; i++) {
+        const char *path = machine->disks[i].saved_path;
+        if (path && saved_path_is_relative(path))
+            r = saved_path_make(context->directory_fd, path, err);
+    }
+    return r;
 }
 
 void firecracker_explain_drives(const struct vmm_context *context, const struct machine *machine,

@@ -16,6 +16,10 @@ int firecracker_place_drives(const struct vmm_context *context, struct vmm *vmm,
  * another file, or none. */
 int firecracker_check_paths(const struct machine *machine, struct error *err);
 
+/* For one that is: what it needs to see other files at relative paths. */
+int firecracker_make_paths(const struct vmm_context *context, const struct machine *machine,
+                           struct error *err);
+
 /* After a failed load of what has no saved_path, of an import by an older hypefs: names the files
  * that must exist because another tool's state names them. */
 void firecracker_explain_drives(const struct vmm_context *context, const struct machine *machine,

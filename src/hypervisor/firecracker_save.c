@@ -16,8 +16,6 @@
 #include "hypervisor/vmm_process.h"
 #include "util/cleanup.h"
 #include "util/json.h"
-#include "util/plain_file.h"
-#include "util/sparse.h"
 
 enum { PATH_SIZE = 128, MIB = 1024 * 1024 };
 
@@ -80,18 +78,8 @@ static int check_room(const struct vmm_context *context, uint64_t needed, struct
                      needed / MIB, room / MIB);
 }
 
-/* Firecracker writes what is zeros, too. */
-static int dig_holes(const struct vmm_context *context, const char *memory, struct error *err)
-{
-    auto_close int fd = -1;
-    int r = plain_file_open(context->directory_fd, memory, O_RDWR, memory, &fd, err);
-    if (r < 0)
-        return r;
-    return sparse_dig(fd, vmm_copy_goes_on, (void *)(uintptr_t)context, err);
-}
-
-/* A booted VM's memory is no file's: Firecracker writes it. From 1.13 on, "Diff" leaves out what
- * was never touched. */
+/* A booted VM's memory is no file's: Firecracker writes it, zeros too. From 1.13 on, "Diff" leaves
+ * out what was never touched. */
 static int save_booted(const struct vmm_context *context, struct vmm *vmm,
                        const struct machine *machine, const char *state, const char *memory,
                        struct error *err)
@@ -109,7 +97,7 @@ static int save_booted(const struct vmm_context *context, struct vmm *vmm,
         r = vmm_take_file(context, written_state, state, err);
     if (r == 0)
         r = vmm_take_file(context, written_memory, memory, err);
-    return r == 0 ? dig_holes(context, memory, err) : r;
+    return r;
 }
 
 /* Firecracker writes the state first. Told to write the memory into a directory, it then says that

@@ -69,6 +69,8 @@ int firecracker_vsock_show(const struct vmm_context *context, const struct machi
     if (!folder)
         return error_set(err, ENOMEM, "out of memory");
     const char *why = saved_path_refuse(path);
+    if (!why && saved_path_is_relative(path))
+        why = "is relative, and in a folder";
     if (!why)
         why = context->confine->no_namespaces
                   ? "can be shown only where this host allows namespaces"

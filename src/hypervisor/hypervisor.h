@@ -244,9 +244,10 @@ struct hypervisor {
     /*
      * Paused. Sets `in_firmware` of `machine`. Afterwards the device state is in the new file
      * "state" of save->directory, and guest memory in the new file "memory" there, with holes where
-     * it is zeros; with save->shared that is a link of the VM's own. Older files are replaced, not
-     * written into, for a snapshot may have links of them. The VM stays paused. After a failure
-     * there is no "state", not even an older one.
+     * it is zeros (but for a booted VM whose memory is no file's: of that, all may be written);
+     * with save->shared that is a link of the VM's own. Older files are replaced, not written into,
+     * for a snapshot may have links of them. The VM stays paused. After a failure there is no
+     * "state", not even an older one.
      *
      * The disks of `machine` become those of the image: frozen, never to be written to again. A VM
      * that goes on has them too, with new files on top, from some moment on, whether the save

@@ -25,7 +25,8 @@ void import_file_close(struct import_file *file);
 
 /* The machine is to find the file `here` where its state names `saved`. */
 struct import_path {
-    char *saved, *here; /* absolute */
+    char *saved; /* as in the state */
+    char *here;  /* absolute */
 };
 
 struct import_files {

@@ -17,22 +17,10 @@ struct drive {
     bool readonly;
 };
 
-static int check_absolute(const char *kind, const char *id, const char *path, struct error *err)
+static int complete_disk(struct machine_disk *disk, struct error *err)
 {
-    return path[0] == '/'
-               ? 0
-               : error_set(err, EINVAL,
-                           "path_on_host of the %s %.64s is not absolute: Firecracker opens it "
-                           "again at every load, and from another directory",
-                           kind, id);
-}
-
-static int complete_disk(const char *kind, struct machine_disk *disk, struct error *err)
-{
-    int r = check_absolute(kind, disk->id, disk->path, err);
-    if (r == 0 && !(disk->format = strdup("raw")))
-        r = error_set(err, ENOMEM, "out of memory");
-    return r;
+    disk->format = strdup("raw");
+    return disk->format ? 0 : error_set(err, ENOMEM, "out of memory");
 }
 
 static int read_drive(const cJSON *json, void *item, struct error *err)
@@ -52,7 +40,7 @@ static int read_drive(const cJSON *json, void *item, struct error *err)
         return error_set(err, EOPNOTSUPP,
                          "the drive %.64s has no path_on_host: a vhost-user drive cannot be forked",
                          drive.id);
-    return complete_disk("drive", ret, err);
+    return complete_disk(ret, err);
 }
 
 /* To one that can be written to, all clones would write: Firecracker, which can be told of another
@@ -70,7 +58,7 @@ static int read_pmem(const cJSON *json, void *item, struct error *err)
     if (r == 0 && !ret->readonly)
         r = error_set(err, EOPNOTSUPP,
                       "the pmem device %.64s is not read_only, and cannot be forked", ret->id);
-    return r < 0 ? r : complete_disk("pmem device", ret, err);
+    return r < 0 ? r : complete_disk(ret, err);
 }
 
 static int read_interface(const cJSON *json, void *item, struct error *err)

@@ -55,6 +55,18 @@ static int check_apart(const struct import_files *files, const struct import_pat
     return 0;
 }
 
+/* Where it was meant from is not known: a Firecracker that loads it works in another directory. */
+static int check_absolute(const struct machine_disk *disk, struct error *err)
+{
+    if (!saved_path_is_relative(disk->path))
+        return 0;
+    return error_set(
+        err, EINVAL,
+        "the path %.200s of the %s %.64s is relative, and Firecracker opens it from "
+        "another directory at every load: say which file it is, with --path %.200s=NEW",
+        disk->path, disk->pmem ? "pmem device" : "drive", disk->id ? disk->id : "", disk->path);
+}
+
 /* Of those with a copy, too: nothing need be where the state names them then. */
 int import_take_paths(const struct import_files *files, bool binds_paths, struct machine *machine,
                       struct error *err)
@@ -66,7 +78,8 @@ int import_take_paths(const struct import_files *files, bool binds_paths, struct
         r = take_path(&files->paths[i], machine, err);
     for (size_t i = 0; binds_paths && i < machine->disk_count && r == 0; i++) {
         struct machine_disk *disk = &machine->disks[i];
-        if (disk->readonly || disk->saved_path)
+        r = check_absolute(disk, err);
+        if (r < 0 || disk->readonly || disk->saved_path)
             continue;
         disk->saved_path = strdup(disk->path);
         r = disk->saved_path ? 0 : error_set(err, ENOMEM, "out of memory");

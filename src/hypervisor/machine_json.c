@@ -7,6 +7,7 @@
 
 #include "hypervisor/disks.h"
 #include "hypervisor/machine.h"
+#include "hypervisor/saved_path.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
@@ -154,8 +155,10 @@ static int check_disk(struct stored_disk *stored, struct error *err)
         r = check_lower(disk, err);
     if (r == 0 && disk->path[0] != '/')
         r = error_set(err, EINVAL, "path is not absolute");
-    if (r == 0 && disk->saved_path && disk->saved_path[0] != '/')
-        r = error_set(err, EINVAL, "saved_path is not absolute");
+    const bool is_relative = disk->saved_path && saved_path_is_relative(disk->saved_path);
+    const char *why = r == 0 && is_relative ? saved_path_refuse(disk->saved_path) : NULL;
+    if (why)
+        r = error_set(err, EINVAL, "nothing can be put at the saved_path, for it %s", why);
     if (r == 0 && disk->readonly && disk->frozen)
         r = error_set(err, EINVAL, "frozen is for writable disks");
     if (r == 0 && disk->pmem && !disk->readonly)

@@ -17,6 +17,7 @@
 #include "util/fault.h"
 #include "util/json.h"
 #include "util/plain_file.h"
+#include "util/sparse.h"
 
 static void remove_from(struct instance *instance, int directory_fd, const char *name)
 {
@@ -81,6 +82,21 @@ static int arm_again(int directory_fd, const cJSON *delivered, struct page_set *
     auto_close int fd = -1;
     int r = plain_file_open(directory_fd, "memory", O_RDWR, "the memory image", &fd, err);
     return r == 0 ? rearm_image(fd, delivered, written, err) : r;
+}
+
+static bool is_not_cancelled(void *context, uint64_t done, uint64_t size)
+{
+    (void)done, (void)size;
+    return !atomic_load(&((struct instance *)context)->cancelled);
+}
+
+int instance_dig_image(struct instance *instance, int directory_fd, struct error *err)
+{
+    auto_close int fd = -1;
+    if (instance->loaded || instance->machine.hypervisor->shares_memory)
+        return 0;
+    int r = plain_file_open(directory_fd, "memory", O_RDWR, "the memory image", &fd, err);
+    return r == 0 ? sparse_dig(fd, is_not_cancelled, instance, err) : r;
 }
 
 int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,

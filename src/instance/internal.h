@@ -165,8 +165,11 @@ int instance_prepare_image(struct instance *instance, struct vmm_save *save, str
  * that goes on has them too, on record, whatever came of it. */
 int instance_write_image(struct instance *instance, const struct vmm_save *save,
                          struct machine *ret, struct error *err);
-/* and what is done with them when the VM may go on: mailboxes are armed again, all goes to disk.
- * `delivered` and `carried` are from before. */
+/* What is done with them when the VM may go on. By the owner: zeros become holes, if a VMM has
+ * written them. */
+int instance_dig_image(struct instance *instance, int directory_fd, struct error *err);
+/* By anybody: mailboxes are armed again, all goes to disk. `delivered` and `carried` are from
+ * before. */
 const cJSON *instance_delivered(const struct instance *instance);
 int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,
                           int directory_fd, struct error *err);

@@ -155,13 +155,15 @@ static int switch_or_copy(struct taking *taking, struct instance_pause *ret, str
 static int take_image(struct taking *taking, struct error *err)
 {
     struct instance *instance = taking->instance;
-    const bool running = instance->state == INSTANCE_RUNNING;
+    const enum instance_state state = instance->state;
     struct instance_pause pause = {0};
     int r = taking->for_fork ? instance_check_fork(instance, taking->from_running, err) : 0;
     if (r == 0)
         r = may_switch(instance) ? switch_or_copy(taking, &pause, err)
                                  : copy_memory(taking, &pause.ms, err);
-    if (r < 0 || !running)
+    if (r == 0 && state != INSTANCE_STANDBY)
+        r = instance_dig_image(instance, taking->entry->fd, err);
+    if (r < 0 || state != INSTANCE_RUNNING)
         return r;
     json_add(taking->json, "pause_ms", json_milliseconds(pause.ms));
     json_add_bool(taking->json, "switched", pause.switched);

@@ -246,6 +246,8 @@ static int save(struct transit *transit, struct error *err)
     if (r == 0)
         r = instance_write_image(instance, &where, &transit->saved, err);
     if (r == 0)
+        r = instance_dig_image(instance, directory_fd, err);
+    if (r == 0)
         r = instance_finish_image(instance_delivered(instance), &carried, directory_fd, err);
     if (r == 0)
         r = instance_scan_saved(&carried, directory_fd, &instance->cancelled, &transit->index, err);

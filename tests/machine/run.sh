@@ -90,6 +90,7 @@ for bare in bare_api bare_qemu; do # where the build has the benchmark
 done
 put "$here/inside" run
 put "$here/speed" speed
+put "$here/foreign" foreign
 for name in "$@"; do
     [ -e "$here/$name.test" ] || fail "there is no test $name"
     put "$here/$name.test" "tests/$name.test"

@@ -88,7 +88,11 @@ static void state_that_is_asked_tells_its_interfaces(void **state)
                    "\"interfaces\":[{\"iface_id\":\"eth0\",\"host_dev_name\":\"hypefs-none0\","
                    "\"guest_mac\":\"02:00:00:00:00:01\"},"
                    "{\"iface_id\":\"eth1\",\"host_dev_name\":\"hypefs-none1\"}]");
-    assert_string_equal(assert_shell("bash", ASK "base", 0).err, "");
+    struct harness_result result = harness_shell(h, "bash", ASK "base");
+    assert_string_equal(result.err, "");
+    assert_contains(result.out,
+                    "the tap of each clone whose options name no other: hypefs-none0\n"
+                    "the tap of each clone whose options name no other: hypefs-none1\n");
     const char *json = machine_of(h, "base");
     assert_string_equal(harness_json(h, json, "machine.network.interfaces.0.id"), "eth0");
     assert_string_equal(harness_json(h, json, "machine.network.interfaces.0.tap"), "hypefs-none0");

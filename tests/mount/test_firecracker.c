@@ -372,30 +372,30 @@ static void drives_are_each_forks_own_or_shared(void **state)
                  0);
 }
 
-/* As an import from another host leaves it: nothing is where the state names its drives. */
-static void drives_are_found_where_the_state_names_them(void **state)
+/* As an import from another host leaves it: nothing is where the state names its drives, which are
+ * in the folders `none` and `jail`. */
+static void craft_moved(struct harness *h, const char *none, const char *jail)
 {
-    struct harness *h = *state;
-    const char *T = h->directory, *none = harness_format(h, "/hypefs-none-%d", (int)getpid());
+    const char *T = h->directory;
     fake_craft(h, &small, "1.7.0",
                harness_format(h,
                               "\"drives\":[{\"drive_id\":\"rootfs\",\"path_on_host\":\"%s/rw.img\","
                               "\"is_read_only\":false},{\"drive_id\":\"data\",\"path_on_host\":"
-                              "\"%s/jail/deep/ro.img\",\"is_read_only\":true}],"
+                              "\"%s/deep/ro.img\",\"is_read_only\":true}],"
                               "\"pmem\":[{\"id\":\"rom\",\"path_on_host\":\"%s/pmem.img\","
                               "\"read_only\":true}]",
-                              none, T, none),
+                              none, jail, none),
                harness_format(h,
                               ".machine.disks=[{\"id\":\"rootfs\",\"path\":\"%s/origin\","
                               "\"saved_path\":\"%s/rw.img\",\"format\":\"raw\","
                               "\"readonly\":false,\"frozen\":\"disk-0\"},"
                               "{\"id\":\"data\",\"path\":\"%s/shared\","
-                              "\"saved_path\":\"%s/jail/deep/ro.img\",\"format\":\"raw\","
+                              "\"saved_path\":\"%s/deep/ro.img\",\"format\":\"raw\","
                               "\"readonly\":true},"
                               "{\"id\":\"rom\",\"path\":\"%s/rom\",\"saved_path\":"
                               "\"%s/pmem.img\",\"format\":\"raw\",\"readonly\":true,"
                               "\"pmem\":true}]",
-                              T, none, T, T, T, none));
+                              T, none, T, jail, T, none));
     assert_shell("bash",
                  "echo shared > $T/shared; echo rom > $T/rom; chmod 400 $T/shared $T/rom; "
                  "echo -n frozen content > $S/snapshots/base/disk-0",
@@ -404,6 +404,13 @@ static void drives_are_found_where_the_state_names_them(void **state)
     stage(h, "m", "{}", "memory", LONG_MS);
     assert_errno(commit(h, "fork-1"), 0);
     harness_await(h, harness_store_path(h, "instances/fork-1/run/drive-rootfs"), "fork-1 content");
+}
+
+static void drives_are_found_where_the_state_names_them(void **state)
+{
+    struct harness *h = *state;
+    const char *T = h->directory, *none = harness_format(h, "/hypefs-none-%d", (int)getpid());
+    craft_moved(h, none, harness_format(h, "%s/jail", T));
     assert_fails(access(none, F_OK), ENOENT);
     assert_shell("bash",
                  "[ ! -e $T/jail ] && [ \"$(cat $S/snapshots/base/disk-0)\" = 'frozen content' ]",
@@ -420,6 +427,22 @@ static void drives_are_found_where_the_state_names_them(void **state)
     assert_string_equal(harness_json(h, record, "machine.disks.1.saved_path"),
                         harness_format(h, "%s/jail/deep/ro.img", T));
     assert_null(strstr(record, "rw.img"));
+    harness_put(fake_instance(h, "fork-1", "state"), "running");
+    fake_drop(h, "fork-1");
+}
+
+/* Of a Firecracker that somebody started in the folder of its drives. */
+static void drives_at_relative_paths_are_found_in_the_vmms_directory(void **state)
+{
+    struct harness *h = *state;
+    craft_moved(h, "./none", "jail");
+    assert_shell("bash",
+                 "cd $S/instances/fork-1/run && [ -f none/rw.img ] && [ ! -s none/rw.img ] && "
+                 "[ -f jail/deep/ro.img ] && [ ! -s jail/deep/ro.img ]",
+                 0);
+    harness_put(fake_instance(h, "fork-1", "state"), "standby");
+    const char *record = harness_get(h, harness_store_path(h, "instances/fork-1/instance.json"));
+    assert_string_equal(harness_json(h, record, "machine.disks.1.saved_path"), "jail/deep/ro.img");
     harness_put(fake_instance(h, "fork-1", "state"), "running");
     fake_drop(h, "fork-1");
 }
@@ -600,6 +623,7 @@ int main(void)
         bare_test(image_over_3_gib_is_reached_in_both_regions),
         bare_test(drives_are_each_forks_own_or_shared),
         bare_test(drives_are_found_where_the_state_names_them),
+        bare_test(drives_at_relative_paths_are_found_in_the_vmms_directory),
         bare_test(memory_that_was_on_hugetlbfs_is_forked_by_a_version_that_maps_it),
         bare_test(drive_that_nobody_named_is_refused),
         fork_test(faults_are_eio_with_words_and_leave_nothing),

@@ -520,6 +520,16 @@ static const struct refusal {
      "firecracker.json --path /etc/x=data.img",
      1, "nothing can be put there, for it is in a folder of the system"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path ../x=data.img",
+     1, "nothing can be put there, for it leads out of the VMM's directory"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "firecracker.json --path ./vmm.sock=data.img",
+     1, "nothing can be put there, for it is the name of a file of the VMM's"},
+    {"sed \"s,$PWD/data,data,\" firecracker.json > relative.json; "
+     "$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
+     "relative.json",
+     1, "say which file it is, with --path data.img=NEW"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
      "firecracker.json --path /a=data.img --path /a/b=data.img",
      1, "--path /a/b=…: /a is a file"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --config "
@@ -533,8 +543,8 @@ static const struct refusal {
     {"$I --id a --hypervisor qemu --memory memory --state qemu --config qemu.json "
      "--path /x=data.img",
      1, "Firecracker's only"},
-    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path x=y", 2,
-     "OLD is absolute"},
+    {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path =y", 2,
+     "OLD=NEW"},
     {"$I --id a --hypervisor firecracker --memory memory --state firecracker --path /x", 2,
      "OLD=NEW"},
     {"$I --id a --hypervisor qemu --memory . --state qemu --config qemu.json", 1, "regular file"},
