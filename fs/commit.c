@@ -141,12 +141,13 @@ static int commit_run(struct job *job)
                     &job->error);
 }
 
-void commit_refuse(struct commit *commit, const struct error *why)
+void commit_refuse(struct commit *commit, const struct error *why, const char *mailbox)
 {
     static struct fork_request none; /* objects.lock guards it */
     const struct fork_engine engine = engine_of(commit);
     memcpy(none.id, commit->id, sizeof none.id);
     none.refused = *why;
+    snprintf(none.refused_mailbox, sizeof none.refused_mailbox, "%s", mailbox);
     int r =
         fork_run(&engine, &forkable_of(commit)->of, &none, &commit->outcome, &commit->job.error);
     job_end(&commit->job, r);

@@ -46,8 +46,8 @@ struct commit {
 struct commit *commit_create(const struct place *draft, struct commit_group *group, uid_t user);
 /* Runs the fork that `request` asks for. As job_start(). */
 int commit_start(struct commit *commit, struct error *err);
-/* It ends without having begun. */
-void commit_refuse(struct commit *commit, const struct error *why);
+/* It ends without having begun; `mailbox` is at fault, or "". */
+void commit_refuse(struct commit *commit, const struct error *why, const char *mailbox);
 
 int commit_command(const struct place *place, const char *text, const struct waiter *by,
                    struct job **ret);

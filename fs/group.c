@@ -90,11 +90,11 @@ static void begin_next(struct group *group)
         group->begun++;
         return;
     }
-    if (group->shared.abandoned)
+    if (group->request.refused.code)
+        err = group->request.refused;
+    else if (group->shared.abandoned)
         error_set(&err, ECANCELED,
                   "the write was interrupted before this fork was begun: commit again");
-    else if (group->request.refused.code)
-        err = group->request.refused;
     else if (start(group, commit, &err) == -EAGAIN && group->shared.under_way > 0) {
         group->room = group->shared.under_way; /* one is tried again when one has ended */
         return;
@@ -102,7 +102,7 @@ static void begin_next(struct group *group)
     group->begun++;
     group->room = 0;
     if (err.code)
-        commit_refuse(commit, &err);
+        commit_refuse(commit, &err, group->request.refused_mailbox);
 }
 
 static bool may_begin(const struct group *group)

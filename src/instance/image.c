@@ -122,6 +122,7 @@ int instance_carry_index(struct instance *instance, struct vmm_save *save,
                          struct instance_carried *ret, struct error *err)
 {
     struct stat st;
+    struct error why;
     *ret = (struct instance_carried){.base_fd = -1};
     pthread_mutex_lock(&instance->table->lock);
     if (instance->base_index)
@@ -136,10 +137,14 @@ int instance_carry_index(struct instance *instance, struct vmm_save *save,
         instance_finish_carried(ret);
         return 0;
     }
-    r = page_set_create((uint64_t)st.st_size, &ret->written, err);
-    if (r == 0)
+    if (page_set_create((uint64_t)st.st_size, &ret->written, &why) == 0) {
         save->written = &ret->written;
-    return r;
+        return 0;
+    }
+    instances_warn(instance->table, "all of the image of %s will be scanned: %s", instance->id,
+                   why.text);
+    instance_finish_carried(ret);
+    return 0;
 }
 
 bool instance_is_carried(const struct instance_carried *carried)

@@ -57,7 +57,7 @@ int scan_merge(const struct scan parts[], size_t count, struct scan *ret);
 
 /* What scan_image() finds in an image that another one, `base`, has become, from what it found in
  * that: nothing but the pages in `changed` differs. Only these are read, of both. EAGAIN if it
- * cannot be told from that: the whole image has to be scanned. */
+ * cannot be told from that, or not faster: the whole image has to be scanned. */
 struct scan_base {
     int fd;
     const struct scan *found;

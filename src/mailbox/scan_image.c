@@ -283,6 +283,12 @@ static int count_data(int fd, uint64_t size, uint64_t *ret, struct error *err)
     return 0;
 }
 
+/* So much that a whole scan, which reads each page once and has threads, takes no longer? */
+static bool is_most(uint64_t changed, uint64_t data)
+{
+    return changed > ALONE_SIZE && changed > data / (2 * SCAN_PARTS_MAX);
+}
+
 /* parts: what stays of the base's list, what lies in the changed pages now, and what lay there. */
 static int compare(int fd, const struct scan_base *base, scan_progress *progress, void *context,
                    struct scan parts[3], struct scan *ret, struct error *err)
@@ -293,13 +299,15 @@ static int compare(int fd, const struct scan_base *base, scan_progress *progress
     if (fstat(fd, &st) < 0 || fstat(base->fd, &before) < 0)
         return error_errno(err, errno, "cannot stat the image");
     const uint64_t size = (uint64_t)st.st_size;
-    if (st.st_size != before.st_size || base->found->truncated)
+    int r = count_data(fd, size, &data_bytes, err);
+    if (r < 0)
+        return r;
+    if (st.st_size != before.st_size || base->found->truncated ||
+        is_most(page_set_bytes(base->changed), data_bytes))
         return error_set(err, EAGAIN, "the image has to be scanned as a whole");
-    int r = scan_set(base->fd, base->changed, size, NULL, NULL, &parts[2], err);
+    r = scan_set(base->fd, base->changed, size, progress, context, &parts[2], err);
     if (r == 0)
         r = scan_set(fd, base->changed, size, progress, context, &parts[1], err);
-    if (r == 0)
-        r = count_data(fd, size, &data_bytes, err);
     if (r < 0)
         return r;
     if (parts[2].truncated || parts[2].noise > base->found->noise)

@@ -30,6 +30,14 @@ bool page_set_has(const struct page_set *set, uint64_t offset)
     return has(set, offset / PAGE_SET_PAGE);
 }
 
+uint64_t page_set_bytes(const struct page_set *set)
+{
+    uint64_t pages = 0;
+    for (uint64_t i = 0; i < (set->pages + 7) / 8; i++)
+        pages += (unsigned)__builtin_popcount(set->bits[i]);
+    return pages * PAGE_SET_PAGE;
+}
+
 void page_set_add(struct page_set *set, uint64_t offset, uint64_t size)
 {
     if (size == 0)

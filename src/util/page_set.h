@@ -25,6 +25,8 @@ void page_set_finish(struct page_set *set);
 /* All pages in which these bytes lie; what lies behind the image is left out. */
 void page_set_add(struct page_set *set, uint64_t offset, uint64_t size);
 bool page_set_has(const struct page_set *set, uint64_t offset);
+/* Of all pages in it. */
+uint64_t page_set_bytes(const struct page_set *set);
 
 /* The next bytes at or behind `from`, a page's beginning, that are in it one after another, at most
  * `most` of them, whole pages. False: there are none. */

@@ -135,6 +135,7 @@ static void what_is_staged_wrong_fails_all_of_them(void **state)
     assert_errno(harness_write(group_draft(h, "new", "mailboxes/m"), "{\"payload\":1}"), EINVAL);
     assert_errno(group_write_ids(h, commit_new, "a b"), EINVAL);
     assert_string_equal(group_get(h, "new", "result", "forks.0.error.phase"), "validate");
+    assert_string_equal(group_get(h, "new", "result", "forks.0.error.mailbox"), "m");
     assert_contains(group_get(h, "new", "result", "forks.1.error.message"),
                     "mailboxes/m was refused");
     group_assert_forks(h, "");

@@ -20,6 +20,7 @@ static void set_has_the_pages_of_bytes_that_were_added(void **state)
     for (uint64_t i = 0; i < PAGES + 10; i++)
         assert_int_equal(page_set_has(&set, i * PAGE + 77),
                          (i >= 7 && i <= 9) || i == 98 || i == 99);
+    assert_int_equal(page_set_bytes(&set), 5 * PAGE);
     page_set_finish(&set);
     page_set_finish(&set);
 }
