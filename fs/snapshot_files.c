@@ -196,7 +196,7 @@ static int remove_snapshot(const struct place *directory, const char *name, stru
     if (r == 0)
         r = snapshot_remove(snapshot->of.snapshot, err);
     if (r == 0)
-        warm_remove(setup->warm, snapshot->of.snapshot);
+        warm_forget(setup->warm, snapshot->of.snapshot);
     objects_lock(objects);
     if (r == 0)
         forkable_remove(snapshot);

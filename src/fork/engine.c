@@ -112,6 +112,8 @@ static int validate(struct fork *fork, struct error *err)
     if (r == 0)
         r = handoff_check(fork, err);
     if (r == 0)
+        store_await_room(fork->engine->instances->setup.store, fork->machine.memory_bytes);
+    if (r == 0)
         r = check_memory(fork, err);
     if (r == 0)
         r = instances_reserve(fork->engine->instances, fork->request->id, &fork->machine,

@@ -116,6 +116,15 @@ static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned want
     return r;
 }
 
+/* Returns when nothing of it is left here, whoever else removes it. */
+static void want_none(struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    auto_lock(&pool->lock);
+    struct warm_source *source = warm_find(pool, snapshot);
+    if (source)
+        warm_remove_source(pool, source);
+}
+
 int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err)
 {
     int r = check(snapshot, err);
@@ -126,7 +135,7 @@ int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
     pthread_mutex_lock(&pool->writing);
     r = save(snapshot, wanted, err);
     if (r == 0 && wanted == 0)
-        warm_remove(pool, snapshot);
+        want_none(pool, snapshot);
     else if (r == 0)
         r = want(pool, snapshot, wanted, err);
     pthread_mutex_unlock(&pool->writing);
@@ -147,12 +156,13 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
     return count;
 }
 
-void warm_remove(struct warm_pool *pool, const struct snapshot *snapshot)
+void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
 {
     auto_lock(&pool->lock);
-    struct warm_source *source = warm_find(pool, snapshot);
-    if (source)
-        warm_remove_source(pool, source);
+    const struct warm_source *source = warm_find(pool, snapshot);
+    if (source && pool->loading == source)
+        eventfd_write(pool->cancel_fd, 1);
+    pthread_cond_signal(&pool->wake);
 }
 
 /* ---- commits ---- */

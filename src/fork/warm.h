@@ -67,8 +67,8 @@ struct warm_count {
 };
 struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot);
 
-/* The snapshot is removed: returns when nothing of it is left here, whoever else forgets it. */
-void warm_remove(struct warm_pool *pool, const struct snapshot *snapshot);
+/* The snapshot is removed: its VMs end soon. */
+void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot);
 
 /* A commit begins; and it has resumed its VM, or has none. NULL: there is no pool. */
 void warm_begin(struct warm_pool *pool);

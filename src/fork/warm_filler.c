@@ -332,18 +332,9 @@ static void load_one(struct warm_pool *pool, struct warm_source *source)
     pthread_cond_broadcast(&pool->idle);
 }
 
-static bool has_nothing_to_do(const struct warm_pool *pool)
-{
-    const struct warm_source *source;
-    LL_FOREACH (pool->sources, source)
-        if (source->wanted > 0)
-            return false;
-    return true;
-}
-
 static void rest(struct warm_pool *pool)
 {
-    if (has_nothing_to_do(pool))
+    if (!pool->sources)
         pthread_cond_wait(&pool->wake, &pool->lock);
     else
         thread_wait_until(&pool->wake, &pool->lock, process_now_ms() + timing_ms(TIMING_LOOK));
@@ -354,7 +345,7 @@ void *warm_fill(void *argument)
     struct warm_pool *pool = argument;
     auto_lock(&pool->lock);
     while (!pool->stopping) {
-        if (!has_nothing_to_do(pool))
+        if (pool->sources)
             look_around(pool);
         struct warm_source *source = choose(pool);
         if (source && !pool->stopping && turns_try(pool->setup.instances->setup.turns))

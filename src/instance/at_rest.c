@@ -14,6 +14,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
 {
     struct store_entry entry = {.fd = -1};
     struct instance *instance = NULL;
+    store_await_room(instances->setup.store, 0);
     int r = instances_reserve(instances, id, NULL, &instance, err);
     if (r == 0)
         r = config_parse("{}", 2, &instance->machine, err);

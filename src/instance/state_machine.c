@@ -118,6 +118,8 @@ static int run(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     transit->next = (struct instance_next){transition->to, &instance->machine, instance->vmm,
                                            instance->loaded, INTENT_NONE};
+    if (transition->to != INSTANCE_STOPPED)
+        store_await_room(instance->table->setup.store, instance->machine.memory_bytes);
     int r = go_through(transit, err);
     if (!instance->ending && (r < 0 || transition->by == BY_COPY))
         r = undo(transit, r, err);

@@ -123,7 +123,8 @@ static int check_entry(void *context, int kind_fd, const char *name, struct erro
 {
     char path[PATH_MAX + NAME_MAX + 2];
     snprintf(path, sizeof path, "%s/%s", (const char *)context, name);
-    return trust_directory(kind_fd, name, path, err);
+    int r = trust_directory(kind_fd, name, path, err);
+    return r == -ENOENT ? 0 : r; /* a daemon has just removed it */
 }
 
 int probe_trust(int store_fd, const char *path, struct error *err)

@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/stat.h>
 
+#include "store/erase.h"
 #include "store/format.h"
 #include "store/notes.h"
 #include "store/probe.h"
@@ -17,32 +18,6 @@
 #include "util/directory.h"
 #include "util/fault.h"
 #include "util/limit.h"
-
-/* A directory_visit. A probe or a VMM that was killed may have left a directory of files. */
-static int remove_file(void *context, int directory_fd, const char *name, struct error *err)
-{
-    (void)context;
-    fault_point(FAULT_ERASE);
-    return directory_remove(directory_fd, name, err);
-}
-
-/* Removes the files of a directory and the directory itself. A VMM that saves into one for a daemon
- * that was killed may add to it meanwhile. */
-static int remove_flat(int parent_fd, const char *name, struct error *err)
-{
-    enum { TRIES = 3 };
-    int r = 0;
-    for (int i = 0; i < TRIES && r == 0; i++) {
-        r = directory_walk(parent_fd, name, remove_file, NULL, err);
-        fault_point(FAULT_ERASE);
-        if (r == 0 && unlinkat(parent_fd, name, AT_REMOVEDIR) == 0)
-            break;
-        if (r == 0 && (errno != ENOTEMPTY || i + 1 == TRIES))
-            r = error_errno(err, errno, "%s cannot be removed", name);
-    }
-    fault_point(FAULT_ERASED);
-    return r;
-}
 
 /* An entry that is written is locked, so that it is not taken for a leftover: an import needs no
  * lock of the store, and a daemon may start meanwhile. True too where a file system has no locks on
@@ -96,7 +71,7 @@ static int remove_leftover(void *context, int kind_fd, const char *name, struct 
     int r = end_strays(removal, inside, &why);
     if (r == 0)
         tell_leftover(removal, name, inside);
-    if (r < 0 || remove_flat(kind_fd, name, &why) < 0)
+    if (r < 0 || erase_directory(kind_fd, name, &why) < 0)
         store_notes_left(removal->store->notes, removal->kind, name, &why);
     return 0;
 }
@@ -225,6 +200,9 @@ int store_open(const char *path, bool insecure, const struct store_leftovers *le
     if (r == 0)
         r = store_notes_create(&store.notes, err);
     if (r == 0)
+        r = eraser_create(leftovers ? leftovers->warn : NULL, leftovers ? leftovers->context : NULL,
+                          &store.eraser, err);
+    if (r == 0)
         r = remove_leftovers(&store, leftovers, err);
     if (r < 0)
         store_close(&store);
@@ -251,6 +229,7 @@ int store_attach(const char *path, bool insecure, struct store *ret, struct erro
 
 void store_close(struct store *store)
 {
+    eraser_destroy(steal_pointer(store->eraser));
     for (int kind = 0; kind < STORE_KINDS; kind++)
         if (store->kind_fd[kind] >= 0)
             close(steal_fd(&store->kind_fd[kind]));
@@ -382,7 +361,7 @@ void store_entry_discard(struct store_entry *entry)
     if (entry->fd < 0)
         return;
     close_entry(entry);
-    (void)remove_flat(entry->kind_fd, entry->name, NULL); /* else the next start does */
+    (void)erase_directory(entry->kind_fd, entry->name, NULL); /* else the next start does */
 }
 
 int store_open_entry(const struct store *store, enum store_kind kind, const char *id,
@@ -446,11 +425,21 @@ int store_erase(const struct store *store, enum store_kind kind, const char *nam
                 struct error *err)
 {
     /* That it is out of sight, before anything of it is gone. */
-    int r = fsync(store->kind_fd[kind]) < 0 ? error_errno(err, errno, "%s cannot be removed", name)
-                                            : remove_flat(store->kind_fd[kind], name, err);
-    return r < 0 ? error_prefix(err, r,
-                                "what was removed still takes room in %s/ of the store, until the "
-                                "next start of the daemon removes it",
-                                store_kind_names[kind])
-                 : 0;
+    if (fsync(store->kind_fd[kind]) < 0)
+        return error_errno(err, errno,
+                           "what was removed still takes room in %s/ of the store, until the next "
+                           "start of the daemon removes it: %s cannot be removed",
+                           store_kind_names[kind], name);
+    eraser_add(store->eraser, store->kind_fd[kind], name, store_kind_names[kind]);
+    return 0;
+}
+
+void store_await_room(const struct store *store, uint64_t bytes)
+{
+    eraser_await_room(store->eraser, store->kind_fd[STORE_INSTANCES], bytes);
+}
+
+void store_await_erased(const struct store *store)
+{
+    eraser_await(store->eraser);
 }

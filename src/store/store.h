@@ -18,6 +18,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <time.h>
 #include <cjson/cJSON.h>
 
@@ -56,16 +57,18 @@ void store_time_now(char ret[STORE_TIME_SIZE]);
 enum { STORE_ROOT_FILES = 2 };
 
 struct store_notes;
+struct eraser;
 
 struct store {
     int lock_fd;                                 /* -1: attached */
     struct store_notes *notes;                   /* owned; NULL: attached */
+    struct eraser *eraser;                       /* owned; NULL: attached */
     int kind_fd[STORE_KINDS];                    /* the two directories */
     struct file_id root_files[STORE_ROOT_FILES]; /* lock and format; of no file: attached */
 };
 
-/* Who gets warnings: `warn` of unpublished entries, just before they are removed; `warn_user` of
- * lack of room. */
+/* Who gets warnings: `warn` of unpublished entries, just before they are removed, and, until the
+ * store is closed, of what cannot be erased; `warn_user` of lack of room. */
 struct store_leftovers {
     bool (*describe)(enum store_kind kind, int directory_fd, struct error *ret); /* in words */
     void (*warn)(void *context, const char *text);
@@ -82,7 +85,7 @@ int store_open(const char *path, bool insecure, const struct store_leftovers *le
                struct store *ret, struct error *err);
 /* The same for who adds an entry while a daemon may run: takes no lock, and removes nothing. */
 int store_attach(const char *path, bool insecure, struct store *ret, struct error *err);
-/* The lock's file then holds no pid any more. */
+/* Waits for what is being erased (erase.h). The lock's file then holds no pid any more. */
 void store_close(struct store *store);
 
 /* An entry that nobody sees yet. Zero it before use, fd -1. */
@@ -120,10 +123,16 @@ int store_entry_check(const struct store *store, enum store_kind kind, const cha
 int store_unpublish(const struct store *store, enum store_kind kind, const char *id,
                     struct file_id directory, char ret_hidden[STORE_HIDDEN_SIZE], struct error *err)
     __attribute__((warn_unused_result));
-/* Deletes a hidden entry's files; may take long for large ones. A failure is one to be told of, and
- * no more: the entry is out of sight, and the next start tries again. */
+/* Has a hidden entry's files deleted, by a thread (erase.h). When it returns, the disk has it that
+ * the entry is out of sight. A failure is one to be told of, and no more: the next start tries
+ * again. */
 int store_erase(const struct store *store, enum store_kind kind, const char *hidden,
                 struct error *err) __attribute__((warn_unused_result));
+/* Where the store's file system has little room for so much, waits for that of what was removed
+ * before (eraser_await_room()). */
+void store_await_room(const struct store *store, uint64_t bytes);
+/* Returns when what was removed before has been erased. */
+void store_await_erased(const struct store *store);
 
 /* store_list.c: */
 /* Calls `each` for every entry (its name may be no id) but hidden ones, until the first failure. */

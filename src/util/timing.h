@@ -19,6 +19,7 @@
     X(SILENT, "silent", 10000)  /* answer: one that was killed may end only now on a busy host */  \
     X(NETWORK, "network", 5000) /* for the ack of the network, from the resume on */               \
     X(LOOK, "look", 1000)   /* between two looks at logs, at the store, and at VMs loaded ahead */ \
+    X(ERASE, "erase", 3000) /* at the end: then what was removed is left to the next start */      \
     X(SYNC, "sync", 5000)   /* until the disk gets a fork that runs */                             \
     X(RETRY, "retry", 1000) /* after a VM could not be loaded ahead; doubled each time */
 

@@ -21,6 +21,7 @@ static const struct row {
     {"confine", bench_confine}, {"copies", bench_copies}, {"saves", bench_saves},
     {"scan", bench_scan},       {"tree", bench_tree},     {"many", bench_many},
     {"waiting", bench_waiting}, {"groups", bench_groups}, {"scale", bench_scale},
+    {"delays", bench_delays},
 };
 
 static bool quick;

@@ -86,5 +86,6 @@ void bench_many(void **state);
 void bench_waiting(void **state);
 void bench_groups(void **state);
 void bench_scale(void **state);
+void bench_delays(void **state);
 
 #endif

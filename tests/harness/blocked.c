@@ -68,7 +68,10 @@ static bool is_of_mount(const struct harness *h, pid_t pid, const char *call)
     case SYS_statx:
         return is_path_of_mount(pid, second) || is_file_of_mount(h, pid, first);
     case SYS_openat:
+    case SYS_mkdirat:
         return is_path_of_mount(pid, second);
+    case SYS_mkdir:
+        return is_path_of_mount(pid, first);
     default:
         return false;
     }

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -75,8 +76,52 @@ struct harness_result fixture_assert_shell(struct harness *h, const char *shell,
     return result;
 }
 
+const char *fixture_mount_disk(const char *base)
+{
+    char path[512], options[80];
+    const char *uid = getenv("HYPEFS_TEST_UID");
+    if (geteuid() != 0)
+        return NULL;
+    snprintf(path, sizeof path, "%.400s/disk", base);
+    snprintf(options, sizeof options, "size=24m,mode=0700,uid=%.16s,gid=%.16s", uid ? uid : "0",
+             uid ? uid : "0");
+    if (mkdir(path, 0700) < 0 || mount("none", path, "tmpfs", 0, options) < 0)
+        return "no small disk can be mounted";
+    setenv("HYPEFS_TEST_DISK", path, 1);
+    return NULL;
+}
+
+void fixture_fill_file(const char *path)
+{
+    static const char zeros[65536];
+    auto_close int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    assert_works(fd);
+    while (write(fd, zeros, sizeof zeros) > 0)
+        ;
+    assert_errno(errno, ENOSPC);
+}
+
+static bool is_erased(void *argument)
+{
+    static const char *const kinds[] = {"instances", "snapshots"};
+    struct harness *h = argument;
+    bool found = false;
+    for (size_t i = 0; i < array_length(kinds); i++) {
+        auto_closedir DIR *dir = opendir(harness_store_path(h, "%s", kinds[i]));
+        for (struct dirent *entry; dir && (entry = readdir(dir));)
+            found = found || strncmp(entry->d_name, ".gone-", strlen(".gone-")) == 0;
+    }
+    return !found;
+}
+
+void fixture_await_erased(struct harness *h)
+{
+    harness_await_that(is_erased, h, "what was removed to be erased");
+}
+
 void assert_no_instance(struct harness *h)
 {
+    fixture_await_erased(h);
     struct harness_result result =
         harness_shell(h, "bash",
                       "ls -A $S/instances instances | grep -v -e : -e '^$'; "

@@ -42,6 +42,15 @@ void fixture_assert_contains(const char *text, const char *part, const char *fil
 /* The file's content has that in it. */
 #define assert_file_contains(path, part) assert_contains(harness_get(h, path), part)
 
+/* For harness_enter_with(): HYPEFS_TEST_DISK becomes the path of a small disk, which root mounts for
+ * the user that the tests run as. Users that are not root's tests have none. */
+const char *fixture_mount_disk(const char *base);
+/* Appends zeros until its disk is full. */
+void fixture_fill_file(const char *path);
+
+/* The daemon answers a removal first, and erases then. */
+void fixture_await_erased(struct harness *h);
+
 /* No instance, and nothing of one: no directory in the store, no VMM. */
 void assert_no_instance(struct harness *h);
 

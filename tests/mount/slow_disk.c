@@ -7,6 +7,7 @@
  *
  *   HYPEFS_TEST_GATE      reading a memory image waits
  *   HYPEFS_TEST_HELD      a VMM gets no signal, as if the kernel held it for a disk
+ *   HYPEFS_TEST_UNERASED  nothing of what was removed from the store is erased
  *   HYPEFS_TEST_UNSYNCED  no instance's directory is synced that has a saved device state
  */
 #undef _FILE_OFFSET_BITS
@@ -22,12 +23,20 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+enum { LOOK_AGAIN_MS = 5 };
+
+static void read_path(int fd, char *ret, size_t size)
+{
+    char link[40];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, ret, size - 1);
+    ret[length > 0 ? length : 0] = 0;
+}
+
 static bool is_image(int fd)
 {
-    char link[40], path[4096];
-    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    ssize_t size = readlink(link, path, sizeof path - 1);
-    path[size > 0 ? size : 0] = 0;
+    char path[4096];
+    read_path(fd, path, sizeof path);
     const char *name = strrchr(path, '/');
     return name && (strcmp(name, "/memory") == 0 || strcmp(name, "/memory (deleted)") == 0 ||
                     strcmp(name, "/base") == 0);
@@ -41,7 +50,6 @@ static bool is_there(const char *variable)
 
 static ssize_t slow_read(int fd, void *bytes, size_t size, off64_t at)
 {
-    enum { LOOK_AGAIN_MS = 5 };
     while (is_image(fd) && is_there("HYPEFS_TEST_GATE"))
         poll(NULL, 0, LOOK_AGAIN_MS);
     return syscall(SYS_pread64, fd, bytes, size, at);
@@ -72,4 +80,13 @@ __attribute__((visibility("default"))) int fsync(int fd)
         return -1;
     }
     return (int)syscall(SYS_fsync, fd);
+}
+
+__attribute__((visibility("default"))) int unlinkat(int fd, const char *name, int flags)
+{
+    char path[4096];
+    read_path(fd, path, sizeof path);
+    while (strstr(path, "/.gone-") && is_there("HYPEFS_TEST_UNERASED"))
+        poll(NULL, 0, LOOK_AGAIN_MS);
+    return (int)syscall(SYS_unlinkat, fd, name, flags);
 }

@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -28,22 +27,6 @@ static char *info(struct harness *h, const char *member)
     return harness_json(h, harness_get(h, file(h, "info")), member);
 }
 
-/* The disk is mounted by root, for the user that the tests run as; others have none. */
-static const char *mount_disk(const char *base)
-{
-    char path[512], options[80];
-    const char *uid = getenv("HYPEFS_TEST_UID");
-    if (geteuid() != 0)
-        return NULL;
-    snprintf(path, sizeof path, "%.400s/disk", base);
-    snprintf(options, sizeof options, "size=24m,mode=0700,uid=%.16s,gid=%.16s", uid ? uid : "0",
-             uid ? uid : "0");
-    if (mkdir(path, 0700) < 0 || mount("none", path, "tmpfs", 0, options) < 0)
-        return "no small disk can be mounted";
-    setenv("HYPEFS_TEST_DISK", path, 1);
-    return NULL;
-}
-
 static const char *fill_path(void)
 {
     static char path[512];
@@ -53,12 +36,7 @@ static const char *fill_path(void)
 
 static void fill_once(void)
 {
-    static const char zeros[CHUNK];
-    auto_close int fd = open(fill_path(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    assert_works(fd);
-    while (write(fd, zeros, sizeof zeros) > 0)
-        ;
-    assert_errno(errno, ENOSPC);
+    fixture_fill_file(fill_path());
 }
 
 /* What was removed takes room until the daemon has erased it, and what a VMM had for some moments
@@ -366,7 +344,7 @@ int main(void)
         full_test(guest_that_needs_memory_which_the_disk_has_not_is_ended),
         full_test(boot_on_a_full_disk_leaves_no_vm),
     };
-    harness_enter_with(mount_disk);
+    harness_enter_with(fixture_mount_disk);
     if (!tiny_guest_possible())
         return HARNESS_SKIPPED;
     if (!getenv("HYPEFS_TEST_DISK"))

@@ -88,6 +88,7 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     unsigned users = attempt->source->users;
     char id[sizeof attempt->request.id];
     memcpy(id, attempt->request.id, sizeof id);
+    store_await_erased(&world->store); /* it has descriptors meanwhile */
     attempt->descriptors = world_descriptors();
     struct fork_source source = {.snapshot = attempt->source};
     int r =

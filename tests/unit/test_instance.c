@@ -193,6 +193,7 @@ static void instance_when_removed_is_gone_whole(void **state)
     struct instance *instance = made(world, "web-1");
     uint64_t serial = instance->serial;
     assert_int_equal(instance_remove(instance, &world->err), 0);
+    store_await_erased(&world->store);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
     assert_null(instances_find(&world->instances, "web-1"));
     assert_int_equal(instance_remove(instance, &world->err), -ENODEV);

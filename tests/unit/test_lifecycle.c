@@ -180,6 +180,7 @@ static void stop_when_from_any_state_ends_what_there_is(void **state)
                         "state paused paused stopped\nremoved paused stopped stopped\n"
                         "state standby standby stopped\nremoved standby stopped stopped\n"
                         "removed stopped stopped stopped\n");
+    store_await_erased(&world->store);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
 }
 

@@ -229,6 +229,7 @@ static void snapshot_when_removed_while_it_is_scanned_stops_nobody(void **state)
     forget_all(tree, last);
     tree_assert_has(tree, "README", "hypefs");
     tree_assert_names(tree, "snapshots", "");
+    store_await_erased(&tree->world->store);
     assert_int_equal(world_count(world_path(tree->world, "store/snapshots")), 0);
     alarm(0);
     finish_scan(held);

@@ -94,6 +94,7 @@ static void snapshot_when_its_description_is_not_whole_leaves_nothing(void **sta
             snapshots_publish(&world->snapshots, "base", &json, world_fill, &image, &world->err),
             -EINVAL);
         assert_non_null(strstr(world->err.text, missing[i]));
+        store_await_erased(&world->store);
         assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
     }
     world_publish_box(world, "base");
@@ -303,6 +304,7 @@ static void snapshot_when_removed_is_gone_whole(void **state)
     world_publish_box(world, "other");
     struct snapshot *snapshot = snapshots_find(&world->snapshots, "base");
     assert_int_equal(snapshot_remove(snapshot, &world->err), 0);
+    store_await_erased(&world->store);
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
     assert_null(snapshots_find(&world->snapshots, "base"));
     auto_free struct snapshot_name *names = snapshots_list(&world->snapshots, &count);

@@ -165,6 +165,7 @@ static void snapshot_when_replaced_in_the_store_is_another_one(void **state)
     assert_string_not_equal(first->uuid, second->uuid);
     assert_int_equal(snapshot_remove(first, &world->err), -ENODEV);
     assert_int_equal(snapshot_remove(second, &world->err), 0);
+    store_await_erased(&world->store);
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
     snapshot_unref(first);
     snapshot_unref(second);

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: MIT */
+#include "store/erase.h"
 #include "store/notes.h"
 #include "world.h"
 
@@ -416,6 +417,7 @@ static void entry_when_unpublished_is_gone_at_once_and_erased_later(void **state
                      -ENOENT);
     assert_true(world_has(world_path(world, "store/snapshots/%s/memory", hidden)));
     assert_int_equal(store_erase(&world->store, STORE_SNAPSHOTS, hidden, &world->err), 0);
+    store_await_erased(&world->store);
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 0);
 }
 
@@ -428,7 +430,8 @@ static void entry_when_it_is_a_link_is_not_followed(void **state)
                      -ENOTDIR);
     leave(world, "instances/web-1");
     assert_int_equal(symlink("web-1", world_path(world, "store/instances/.gone-1")), 0);
-    assert_int_equal(store_erase(&world->store, STORE_INSTANCES, ".gone-1", &world->err), -ENOTDIR);
+    assert_int_equal(erase_directory(world->store.kind_fd[STORE_INSTANCES], ".gone-1", &world->err),
+                     -ENOTDIR);
     assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
 }
 
@@ -458,6 +461,7 @@ static void entry_when_a_vmm_has_planted_deep_directories_is_removed(void **stat
     leave(world, "instances/web-1");
     make_deep(world_path(world, "store/instances/.gone-1"));
     assert_int_equal(store_erase(&world->store, STORE_INSTANCES, ".gone-1", &world->err), 0);
+    store_await_erased(&world->store);
     assert_string_equal(listed(world, STORE_INSTANCES), "web-1 ");
     assert_int_equal(world_count(world_path(world, "store/instances/web-1")), 2);
 }

@@ -304,6 +304,7 @@ static void open_stage(const struct operation *operation, struct stage *ret)
     assert_int_equal(memory_watch_create(&ret->watch, &ret->world->err), 0);
     if (operation->prepare && operation->prepare(ret, &ret->world->err) < 0)
         fail_msg("%s", ret->world->err.text);
+    store_await_erased(&ret->world->store); /* it has descriptors meanwhile */
 }
 
 static void close_stage(struct stage *stage)
