@@ -24,19 +24,25 @@ static char *info_text(const struct place *place)
     cJSON *warm = json_add_object(info, "warm");
     json_add_number(warm, "wanted", count.wanted);
     json_add_number(warm, "ready", count.ready);
+    if (count.wish.automatic)
+        json_add_number(warm, "auto", count.wish.number > 0 ? count.wish.number : WARM_AUTO_MAX);
+    else
+        json_add(warm, "auto", cJSON_CreateNull());
     return json_print(info);
 }
 
 static const struct file_type info_file = {
     .text = info_text, .ready = image_ready, .pollable = true};
 
-/* warm: how many VMs are to be loaded ahead */
+/* warm: how many VMs are to be loaded ahead, as it was written */
 
 static char *warm_text(const struct place *place)
 {
-    const struct warm_count count = warm_count(fs_of(place)->setup.warm, snapshot_of(place));
+    const struct warm_wish wish = warm_count(fs_of(place)->setup.warm, snapshot_of(place)).wish;
     char *text;
-    return asprintf(&text, "%u\n", count.wanted) < 0 ? NULL : text;
+    if (wish.automatic && wish.number == 0)
+        return strdup("auto\n");
+    return asprintf(&text, "%s%u\n", wish.automatic ? "auto:" : "", wish.number) < 0 ? NULL : text;
 }
 
 /* Digits alone: neither a sign nor white space. */
@@ -50,17 +56,29 @@ static bool read_number(const char *text, unsigned max, unsigned *ret)
     return number <= max;
 }
 
+/* A number, `auto`, or `auto:MAX`. */
+static bool read_wish(const char *text, struct warm_wish *ret)
+{
+    static const char word[] = "auto";
+    *ret = (struct warm_wish){.automatic = strncmp(text, word, strlen(word)) == 0};
+    if (!ret->automatic)
+        return read_number(text, WARM_MAX, &ret->number);
+    text += strlen(word);
+    return !text[0] ||
+           (text[0] == ':' && read_number(text + 1, WARM_MAX, &ret->number) && ret->number > 0);
+}
+
 /* A write to `warm` or `accept`. */
 struct command {
     struct job job;
     pid_t tid;
-    unsigned wanted;
+    struct warm_wish wish;
 };
 
 static int warm_run(struct job *job)
 {
     return warm_set(fs_of(&job->place)->setup.warm, snapshot_of(&job->place),
-                    ((const struct command *)job)->wanted, &job->error);
+                    &((const struct command *)job)->wish, &job->error);
 }
 
 static const struct entry snapshot_entry;
@@ -80,14 +98,14 @@ static void finish(struct job *job)
     object_changed(job->place.object);
 }
 
-static int begin(const struct place *place, const struct job_type *type, unsigned wanted, pid_t tid,
-                 struct job **ret)
+static int begin(const struct place *place, const struct job_type *type, struct warm_wish wish,
+                 pid_t tid, struct job **ret)
 {
     struct error err = {0};
     struct command *command = job_create(&fs_of(place)->jobs, type, sizeof *command, place);
     if (!command)
         return -ENOMEM;
-    command->wanted = wanted;
+    command->wish = wish;
     command->tid = tid;
     if (job_start(&command->job, &err) < 0)
         return refuse_command(place, tid, &err);
@@ -100,11 +118,14 @@ static const struct job_type warm_job = {.run = warm_run, .finish = finish};
 static int warm_command(const struct place *place, const char *text, const struct waiter *by,
                         struct job **ret)
 {
-    unsigned wanted;
+    struct warm_wish wish;
     struct error err = {0};
-    if (read_number(text, WARM_MAX, &wanted))
-        return begin(place, &warm_job, wanted, by->tid, ret);
-    error_set(&err, EINVAL, "warm takes only a whole number from 0 to %d", WARM_MAX);
+    if (read_wish(text, &wish))
+        return begin(place, &warm_job, wish, by->tid, ret);
+    error_set(&err, EINVAL,
+              "warm takes only a whole number from 0 to %d, or auto, or auto:MAX with a MAX from 1 "
+              "to %d",
+              WARM_MAX, WARM_MAX);
     return refuse_command(place, by->tid, &err);
 }
 
@@ -125,7 +146,7 @@ static int accept_command(const struct place *place, const char *text, const str
 {
     struct error err = {0};
     if (strcmp(text, "1") == 0)
-        return begin(place, &accept_job, 0, by->tid, ret);
+        return begin(place, &accept_job, (struct warm_wish){0}, by->tid, ret);
     error_set(&err, EINVAL, "accept takes only a 1");
     return refuse_command(place, by->tid, &err);
 }

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,7 +17,7 @@
 #include "util/json.h"
 #include "util/process.h"
 
-static const char file_name[] = "warm.json", member[] = "wanted";
+static const char file_name[] = "warm.json", wanted_name[] = "wanted", auto_name[] = "auto";
 
 static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *snapshot)
 {
@@ -28,12 +27,6 @@ static struct warm_source *find_or_add(struct warm_pool *pool, struct snapshot *
     source->snapshot = snapshot_ref(snapshot);
     LL_PREPEND(pool->sources, source);
     return source;
-}
-
-static void retry_at_once(struct warm_source *source)
-{
-    source->retry_ms = 0;
-    source->retry_at_ms = 0;
 }
 
 /* ---- how many ---- */
@@ -52,46 +45,66 @@ static int check(const struct snapshot *snapshot, struct error *err)
     return r;
 }
 
-/* 0 takes the file away: a full store must keep nobody from having the memory back. */
-static int save(const struct snapshot *snapshot, unsigned wanted, struct error *err)
+/* 0 takes the file away: a full store must keep nobody from having the memory back. Version 0.1
+ * only knows the number. */
+static int save(const struct snapshot *snapshot, const struct warm_wish *wish, struct error *err)
 {
     int directory_fd = snapshot->image->directory_fd;
     auto_json cJSON *json = cJSON_CreateObject();
-    if (wanted == 0) {
+    if (!wish->automatic && wish->number == 0) {
         int r = unlinkat(directory_fd, file_name, 0) == 0 ? fsync(directory_fd) : -1;
         return r == 0 || errno == ENOENT
                    ? 0
                    : error_errno(err, errno, "cannot remove %s from the store", file_name);
     }
-    json_add_number(json, member, wanted);
+    json_add_number(json, wanted_name, wish->automatic ? 0 : wish->number);
+    if (wish->automatic && wish->number > 0)
+        json_add_number(json, auto_name, wish->number);
+    else if (wish->automatic)
+        json_add(json, auto_name, cJSON_CreateTrue());
     return store_write_json(directory_fd, file_name, json, err);
 }
 
-int warm_read_wanted(const struct snapshot *snapshot, unsigned *ret, struct error *err)
+/* A whole number from `least` to WARM_MAX. */
+static bool read_number(const cJSON *json, unsigned least, unsigned *ret)
+{
+    const double number = cJSON_IsNumber(json) ? json->valuedouble : -1;
+    if (!(number >= least && number <= WARM_MAX) || number != (unsigned)number)
+        return false;
+    *ret = (unsigned)number;
+    return true;
+}
+
+int warm_read_wish(const struct snapshot *snapshot, struct warm_wish *ret, struct error *err)
 {
     auto_json cJSON *json = NULL;
+    struct warm_wish wish = {0};
     int r = store_read_json(snapshot->image->directory_fd, file_name, &json, err);
-    *ret = 0;
+    *ret = wish;
     if (r < 0)
         return r == -ENOENT ? 0 : error_prefix(err, r, "the snapshot %s", snapshot->id);
-    const cJSON *wanted = json_get(json, member);
-    double number = cJSON_IsNumber(wanted) ? wanted->valuedouble : -1;
-    if (!(number >= 0 && number <= WARM_MAX) || number != (unsigned)number)
+    const cJSON *automatic = json_get(json, auto_name);
+    wish.automatic = automatic;
+    if (automatic && !cJSON_IsTrue(automatic) && !read_number(automatic, 1, &wish.number))
+        return error_set(err, EINVAL,
+                         "the snapshot %s: %s: \"%s\" is neither true nor a whole number from 1 to "
+                         "%d",
+                         snapshot->id, file_name, auto_name, WARM_MAX);
+    if (!automatic && !read_number(json_get(json, wanted_name), 0, &wish.number))
         return error_set(err, EINVAL,
                          "the snapshot %s: %s: \"%s\" is not a whole number from 0 to %d",
-                         snapshot->id, file_name, member, WARM_MAX);
-    *ret = (unsigned)number;
+                         snapshot->id, file_name, wanted_name, WARM_MAX);
+    *ret = wish;
     return 0;
 }
 
-/* The filler loads one more of it than there are to be. */
-static bool is_loading_too_many(const struct warm_pool *pool, const struct snapshot *snapshot)
+static bool has_too_many(const struct warm_pool *pool, const struct snapshot *snapshot)
 {
     const struct warm_source *source = warm_find(pool, snapshot);
-    return source && pool->loading == source && source->count >= source->wanted;
+    return source && source->count + source->loading > source->wanted;
 }
 
-static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
+static int want(struct warm_pool *pool, struct snapshot *snapshot, const struct warm_wish *wish,
                 struct error *err)
 {
     struct warm_vm *surplus = NULL;
@@ -103,14 +116,13 @@ static int want(struct warm_pool *pool, struct snapshot *snapshot, unsigned want
     } else if (source->removing) { /* somebody took it out of the store */
         r = error_set(err, ENODEV, "the snapshot %s is removed", snapshot->id);
     } else {
-        source->wanted = wanted;
-        retry_at_once(source);
-        warm_drop(source, wanted, &surplus);
-        if (is_loading_too_many(pool, snapshot))
-            eventfd_write(pool->cancel_fd, 1);
-        pthread_cond_signal(&pool->wake);
+        source->wish = *wish;
+        warm_follow(source);
+        warm_retry(source);
+        warm_shrink(pool, source, &surplus);
+        warm_wake(pool);
         warm_end_dropped(pool, source, surplus);
-        while (is_loading_too_many(pool, snapshot))
+        while (has_too_many(pool, snapshot))
             pthread_cond_wait(&pool->idle, &pool->lock);
     }
     return r;
@@ -125,7 +137,8 @@ static void want_none(struct warm_pool *pool, const struct snapshot *snapshot)
         warm_remove_source(pool, source);
 }
 
-int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err)
+int warm_set(struct warm_pool *pool, struct snapshot *snapshot, const struct warm_wish *wish,
+             struct error *err)
 {
     int r = check(snapshot, err);
     if (r == 0)
@@ -133,11 +146,11 @@ int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted,
     if (r < 0)
         return r;
     pthread_mutex_lock(&pool->writing);
-    r = save(snapshot, wanted, err);
-    if (r == 0 && wanted == 0)
+    r = save(snapshot, wish, err);
+    if (r == 0 && !wish->automatic && wish->number == 0)
         want_none(pool, snapshot);
     else if (r == 0)
-        r = want(pool, snapshot, wanted, err);
+        r = want(pool, snapshot, wish, err);
     pthread_mutex_unlock(&pool->writing);
     snapshot_leave(snapshot);
     if (r == 0)
@@ -151,8 +164,9 @@ struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snap
     auto_lock(&pool->lock);
     const struct warm_source *source = warm_find(pool, snapshot);
     if (source)
-        count =
-            (struct warm_count){.wanted = source->wanted, .ready = source->count + source->leaving};
+        count = (struct warm_count){.wish = source->wish,
+                                    .wanted = source->wanted,
+                                    .ready = source->count + source->leaving};
     return count;
 }
 
@@ -160,9 +174,9 @@ void warm_forget(struct warm_pool *pool, const struct snapshot *snapshot)
 {
     auto_lock(&pool->lock);
     const struct warm_source *source = warm_find(pool, snapshot);
-    if (source && pool->loading == source)
-        eventfd_write(pool->cancel_fd, 1);
-    pthread_cond_signal(&pool->wake);
+    if (source)
+        warm_cancel_loads(pool, source, 0);
+    warm_wake(pool);
 }
 
 /* ---- commits ---- */
@@ -181,7 +195,7 @@ void warm_end(struct warm_pool *pool)
         return;
     auto_lock(&pool->lock);
     if (--pool->commits == 0)
-        pthread_cond_signal(&pool->wake);
+        warm_wake(pool);
 }
 
 /* Would it be the same if it was loaded now? Not if the image was replaced; and a disk that was
@@ -202,6 +216,18 @@ static bool is_fit(const struct warm_vm *vm, const struct snapshot *snapshot,
     return true;
 }
 
+/* A commit would take one. */
+static void note_demand(struct warm_pool *pool, const struct snapshot *snapshot)
+{
+    auto_lock(&pool->lock);
+    struct warm_source *source = warm_find(pool, snapshot);
+    if (!source || source->removing || !source->wish.automatic)
+        return;
+    demand_add(&source->demand, process_now_ms());
+    warm_follow(source);
+    warm_wake(pool);
+}
+
 static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapshot,
                            struct warm_source **ret)
 {
@@ -209,7 +235,7 @@ static struct warm_vm *pop(struct warm_pool *pool, const struct snapshot *snapsh
     struct warm_source *source = *ret = warm_find(pool, snapshot);
     struct warm_vm *vm = source ? source->ready : NULL;
     if (source)
-        retry_at_once(source);
+        warm_retry(source);
     if (vm)
         warm_leave(source, vm);
     return vm;
@@ -230,6 +256,8 @@ bool warm_acquire(struct warm_pool *pool, const struct snapshot *snapshot,
     struct warm_source *source;
     struct warm_vm *vm;
     bool taken = false;
+    if (pool)
+        note_demand(pool, snapshot);
     while (pool && !taken && (vm = pop(pool, snapshot, &source))) {
         taken = is_fit(vm, snapshot, machine);
         if (taken) {
@@ -250,13 +278,15 @@ bool warm_acquire(struct warm_pool *pool, const struct snapshot *snapshot,
 /* What the store says; what cannot be read there is told, and nothing is loaded. */
 static void open_source(struct warm_pool *pool, struct snapshot *snapshot)
 {
-    unsigned wanted = 0;
+    struct warm_wish wish;
     struct error why = {0};
-    int r = warm_read_wanted(snapshot, &wanted, &why);
-    if (r == 0 && wanted > 0)
+    int r = warm_read_wish(snapshot, &wish, &why);
+    if (r == 0 && !wish.automatic && wish.number == 0)
+        return;
+    if (r == 0)
         r = check(snapshot, &why);
-    if (r == 0 && wanted > 0)
-        r = want(pool, snapshot, wanted, &why);
+    if (r == 0)
+        r = want(pool, snapshot, &wish, &why);
     if (r < 0)
         instances_warn(pool->setup.instances, "%s", why.text);
 }
@@ -265,13 +295,11 @@ int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct erro
 {
     struct snapshots *snapshots = setup->instances->setup.snapshots;
     size_t count = 0;
-    *ret = (struct warm_pool){.setup = *setup, .cancel_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+    *ret = (struct warm_pool){.setup = *setup};
     pthread_mutex_init(&ret->writing, NULL);
     pthread_mutex_init(&ret->lock, NULL);
     pthread_cond_init(&ret->wake, NULL);
     pthread_cond_init(&ret->idle, NULL);
-    if (ret->cancel_fd < 0)
-        return error_errno(err, errno, "cannot make an event descriptor");
     auto_free struct snapshot_name *names = snapshots_list(snapshots, &count);
     if (!names)
         return error_set(err, ENOMEM, "out of memory");
@@ -292,9 +320,8 @@ void warm_close(struct warm_pool *pool)
         return;
     pthread_mutex_lock(&pool->lock);
     pool->stopping = true;
-    if (pool->loading)
-        eventfd_write(pool->cancel_fd, 1);
-    pthread_cond_signal(&pool->wake);
+    warm_cancel_loads(pool, NULL, 0);
+    warm_wake(pool);
     pthread_mutex_unlock(&pool->lock);
     if (pool->open)
         pthread_join(pool->filler, NULL);
@@ -302,8 +329,6 @@ void warm_close(struct warm_pool *pool)
     while (pool->sources)
         warm_remove_source(pool, pool->sources);
     pthread_mutex_unlock(&pool->lock);
-    if (pool->cancel_fd >= 0)
-        close(pool->cancel_fd);
     pthread_cond_destroy(&pool->wake);
     pthread_cond_destroy(&pool->idle);
     pthread_mutex_destroy(&pool->lock);

@@ -2,11 +2,12 @@
 /*
  * warm: VMs that are loaded and paused ahead of the commits that take them.
  *
- * How many there are to be of a snapshot is kept beside its snapshot.json (warm.json). One thread,
- * the filler, loads them, one at a time, and only while no commit is between its begin and its
- * resume: whom it starts is to run later at the full priority, and an ordinary user cannot raise
- * what once was lowered, so it is by order, and not by nice(2), that commits come first. None of
- * them waits for it: who finds nothing ready loads as ever.
+ * How many there are to be of a snapshot is kept beside its snapshot.json (warm.json), as a number
+ * or as what follows from how many commits take (demand.h). One thread, the filler, has them
+ * loaded, each by a thread with a turn (turns.h), of which one stays free. It begins none while a
+ * commit is between its begin and its resume: whom it starts is to run later at the full priority,
+ * and an ordinary user cannot raise what once was lowered, so it is by order, and not by nice(2),
+ * that commits come first. None of them waits for it: who finds nothing ready loads as ever.
  *
  * A ready VM is an entry of the store that was not published, and nobody's instance. If the daemon
  * is killed, the next one takes it for what it is then, unfinished work. It holds links to what it
@@ -23,7 +24,13 @@
 
 #include "instance/instance.h"
 
-enum { WARM_MAX = 64 }; /* of one snapshot */
+enum { WARM_MAX = 64, WARM_AUTO_MAX = 8 }; /* of one snapshot; without a number of its own */
+
+/* How many there are to be. */
+struct warm_wish {
+    bool automatic;  /* as many as the demand says, */
+    unsigned number; /* but so many at most (0: WARM_AUTO_MAX); else so many */
+};
 
 /* Borrowed. */
 struct warm_setup {
@@ -35,18 +42,19 @@ struct warm_setup {
 };
 
 struct warm_source;
+struct warm_load;
 struct warm_vm;
 
 struct warm_pool {
     struct warm_setup setup;
     pthread_mutex_t writing, lock;
     pthread_cond_t wake; /* the filler has something to look at */
-    pthread_cond_t idle; /* `loading` became NULL, or a source has less to wait for or is gone */
+    pthread_cond_t idle; /* a source has less to wait for or is gone */
     struct warm_source *sources;
-    struct warm_source *loading; /* of which the filler loads one now */
-    int cancel_fd;               /* readable: that is not wanted any more */
-    unsigned commits;            /* between begin and resume */
+    struct warm_load *loads; /* that are under way */
+    unsigned commits;        /* between begin and resume */
     bool stopping, open;
+    bool stirred;                      /* since the filler looked around last */
     bool memory_short, memory_unknown; /* the filler's own; the next too */
     unsigned room;                     /* for so many VMs: what --max-vms leaves */
     pthread_t filler;
@@ -57,13 +65,15 @@ int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct erro
 /* Ends all that are ready. A pool that was not opened is left alone. */
 void warm_close(struct warm_pool *pool);
 
-/* How many there are to be. Those that are too many have ended when it returns. EOPNOTSUPP: the
- * snapshot cannot be forked, or its VMs would be on a tap; ENODEV: it is removed. */
-int warm_set(struct warm_pool *pool, struct snapshot *snapshot, unsigned wanted, struct error *err);
+/* Those that are too many have ended when it returns. EOPNOTSUPP: the snapshot cannot be forked, or
+ * its VMs would be on a tap; ENODEV: it is removed. */
+int warm_set(struct warm_pool *pool, struct snapshot *snapshot, const struct warm_wish *wish,
+             struct error *err);
 
 struct warm_count {
-    unsigned wanted;
-    unsigned ready; /* with those that end: their memory and their directories are there yet */
+    struct warm_wish wish;
+    unsigned wanted; /* now */
+    unsigned ready;  /* with those that end: their memory and their directories are there yet */
 };
 struct warm_count warm_count(struct warm_pool *pool, const struct snapshot *snapshot);
 

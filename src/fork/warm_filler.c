@@ -1,18 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* warm_filler: the VMs of one snapshot, as the pool and the filler handle them; and the filler, the
- * thread that loads them. */
-#include <errno.h>
-#include <fcntl.h>
+ * thread that has them loaded. */
 #include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
 #include <sys/pidfd.h>
-#include <sys/stat.h>
 #include <utlist.h>
 
-#include "fork/load.h"
 #include "fork/warm_internal.h"
 #include "util/meminfo.h"
 #include "util/process.h"
@@ -20,22 +14,9 @@
 #include "util/timing.h"
 
 enum {
-    RETRY_MAX_MS = 300000, /* at most, until there is a commit or a write */
-    SHORT_PERCENT = 5,     /* of the memory available: all are ended; */
-    ENOUGH_PERCENT = 10,   /* and loaded again */
+    SHORT_PERCENT = 5,   /* of the memory available: all are ended; */
+    ENOUGH_PERCENT = 10, /* and loaded again */
 };
-
-void warm_tell(const struct warm_pool *pool, const struct snapshot *snapshot)
-{
-    if (pool->setup.on_change)
-        pool->setup.on_change(pool->setup.context, snapshot->id);
-}
-
-void warm_discard(struct warm_vm *vm)
-{
-    load_discard(&vm->entry, vm->vmm);
-    free(vm);
-}
 
 /* They end side by side: there may be many, and somebody waits. */
 void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct warm_vm *list)
@@ -53,20 +34,6 @@ void warm_end_dropped(struct warm_pool *pool, struct warm_source *source, struct
     pthread_mutex_lock(&pool->lock);
     source->leaving -= count;
     pthread_cond_broadcast(&pool->idle);
-}
-
-bool warm_is_alive(const struct warm_vm *vm)
-{
-    return process_poll(&vm->vmm->pidfd, 1, 0) == 0;
-}
-
-int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err)
-{
-    struct stat st;
-    if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
-        return error_errno(err, errno, "cannot stat the memory image");
-    image_key(snapshot->image->directory_fd, &st, ret);
-    return 0;
 }
 
 /* ---- with the lock held ---- */
@@ -93,10 +60,32 @@ static void drop_one(struct warm_source *source, struct warm_vm *vm, struct warm
 }
 
 /* The oldest. */
-void warm_drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
+static void drop(struct warm_source *source, unsigned keep, struct warm_vm **list)
 {
     while (source->count > keep)
         drop_one(source, source->ready, list);
+}
+
+bool warm_follow(struct warm_source *source)
+{
+    const struct warm_wish *wish = &source->wish;
+    unsigned wanted = wish->number;
+    if (wish->automatic) {
+        const unsigned most = wish->number > 0 ? wish->number : WARM_AUTO_MAX;
+        wanted = demand_most(&source->demand, process_now_ms());
+        wanted = wanted < most ? wanted : most;
+    }
+    const bool changed = wanted != source->wanted;
+    source->wanted = wanted;
+    return changed;
+}
+
+/* Those that are ready stay rather than those that are not yet. */
+void warm_shrink(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
+{
+    drop(source, source->wanted, list);
+    if (source->count + source->loading > source->wanted)
+        warm_cancel_loads(pool, source, source->wanted - source->count);
 }
 
 /* Who comes second waits for the first. */
@@ -111,11 +100,9 @@ void warm_remove_source(struct warm_pool *pool, struct warm_source *source)
     }
     source->removing = true;
     source->wanted = 0;
-    if (pool->loading == source)
-        eventfd_write(pool->cancel_fd, 1);
-    warm_drop(source, 0, &list);
+    warm_shrink(pool, source, &list);
     warm_end_dropped(pool, source, list);
-    while (pool->loading == source || source->leaving > 0)
+    while (source->threads > 0 || source->leaving > 0)
         pthread_cond_wait(&pool->idle, &pool->lock);
     LL_DELETE(pool->sources, source);
     free(source);
@@ -124,15 +111,6 @@ void warm_remove_source(struct warm_pool *pool, struct warm_source *source)
 }
 
 /* ---- the filler: called with the lock held, but where something else is said ---- */
-
-/* It was told, and will not be again until there is a commit or a write. */
-static void put_off(struct warm_source *source)
-{
-    source->retry_ms = source->retry_ms == 0                 ? timing_ms(TIMING_RETRY)
-                       : source->retry_ms > RETRY_MAX_MS / 2 ? RETRY_MAX_MS
-                                                             : source->retry_ms * 2;
-    source->retry_at_ms = process_now_ms() + source->retry_ms;
-}
 
 /* Those that have ended by themselves go to `list`: one failure, however many they are. */
 static void drop_ended(struct warm_pool *pool, struct warm_source *source, struct warm_vm **list)
@@ -148,7 +126,7 @@ static void drop_ended(struct warm_pool *pool, struct warm_source *source, struc
         instances_warn(pool->setup.instances,
                        "a VM that was loaded ahead from the snapshot %s has ended by itself",
                        source->snapshot->id);
-    put_off(source);
+    warm_put_off(source);
 }
 
 /* Those loaded from an image that was changed since: no commit can take them. */
@@ -192,12 +170,12 @@ static void look_at_memory(struct warm_pool *pool)
                        ENOUGH_PERCENT);
 }
 
-static unsigned count_ready(const struct warm_pool *pool)
+static unsigned count_all(const struct warm_pool *pool)
 {
     const struct warm_source *source;
     unsigned count = 0;
     LL_FOREACH (pool->sources, source)
-        count += source->count;
+        count += source->count + source->loading;
     return count;
 }
 
@@ -205,24 +183,28 @@ static unsigned count_ready(const struct warm_pool *pool)
 static void drop_surplus(const struct warm_pool *pool, struct warm_source *source,
                          struct warm_vm **list)
 {
-    unsigned count = count_ready(pool);
+    unsigned count = count_all(pool);
     unsigned surplus = count > pool->room ? count - pool->room : 0;
     if (surplus > 0)
-        warm_drop(source, source->count > surplus ? source->count - surplus : 0, list);
+        drop(source, source->count > surplus ? source->count - surplus : 0, list);
 }
 
-/* Of one source; false if there is nothing that has to go. Lets go of the lock if so. */
+/* Of one source; false if nothing of it changes. Lets go of the lock if so. */
 static bool tidy(struct warm_pool *pool, struct warm_source *source)
 {
     struct warm_vm *list = NULL;
     struct snapshot *snapshot = source->snapshot;
     bool removed = snapshot_is_removed(snapshot);
+    if (source->removing)
+        return false;
+    bool changed = warm_follow(source);
+    warm_shrink(pool, source, &list);
     drop_ended(pool, source, &list);
     drop_outdated(source, &list);
     if (pool->memory_short)
-        warm_drop(source, 0, &list);
+        drop(source, 0, &list);
     drop_surplus(pool, source, &list);
-    if (source->removing || (!list && !removed))
+    if (!list && !removed && !changed)
         return false;
     snapshot_ref(snapshot);
     warm_end_dropped(pool, source, list);
@@ -253,91 +235,32 @@ static struct warm_source *choose(const struct warm_pool *pool)
 {
     struct warm_source *source, *ret = NULL;
     double now_ms = process_now_ms();
-    if (pool->commits > 0 || pool->memory_short || count_ready(pool) >= pool->room)
+    if (pool->stopping || pool->commits > 0 || pool->memory_short || count_all(pool) >= pool->room)
         return NULL;
     LL_FOREACH (pool->sources, source)
-        if (source->count < source->wanted && source->retry_at_ms <= now_ms &&
-            (!ret || source->count < ret->count))
+        if (source->count + source->loading < source->wanted && source->retry_at_ms <= now_ms &&
+            (!ret || source->count + source->loading < ret->count + ret->loading))
             ret = source;
     return ret;
 }
 
-/* Without the lock. */
-static int load(struct warm_pool *pool, const struct snapshot *snapshot, struct warm_vm **ret,
-                struct error *err)
-{
-    char name[STORE_ID_MAX + 16];
-    struct machine machine = {0};
-    struct warm_vm *vm = calloc(1, sizeof *vm);
-    if (!vm)
-        return error_set(err, ENOMEM, "out of memory");
-    vm->entry.fd = -1;
-    snprintf(name, sizeof name, "the snapshot %s", snapshot->id);
-    int r = warm_image(snapshot, vm->image, err);
-    if (r == 0)
-        r = image_check(snapshot->image->directory_fd, err);
-    if (r == 0)
-        r = load_machine(snapshot_json(snapshot), name, &machine, err);
-    if (r == 0)
-        r = load_entry(pool->setup.instances->setup.store, snapshot, name, &machine, DISKS_OF_FORK,
-                       &vm->entry, err);
-    if (r == 0) {
-        struct vmm_context context =
-            instances_context(pool->setup.instances, NULL, machine.hypervisor, vm->entry.run_fd,
-                              vm->entry.fd, pool->cancel_fd);
-        r = load_vm(&context, snapshot, name, &machine, &vm->vmm, err);
-    }
-    machine_finish(&machine);
-    if (r == 0)
-        *ret = vm;
-    else
-        warm_discard(vm);
-    return r;
-}
-
-static bool is_wanted(const struct warm_pool *pool, const struct warm_source *source)
-{
-    return !pool->stopping && source->count < source->wanted;
-}
-
-/* Lets go of the lock meanwhile; the source stays, for who removes it waits. It has a turn. */
-static void load_one(struct warm_pool *pool, struct warm_source *source)
-{
-    struct warm_vm *vm = NULL;
-    struct error why = {0};
-    pool->loading = source;
-    pthread_mutex_unlock(&pool->lock);
-    int r = load(pool, source->snapshot, &vm, &why);
-    turns_release(pool->setup.instances->setup.turns);
-    pthread_mutex_lock(&pool->lock);
-    if (r == 0 && is_wanted(pool, source)) {
-        LL_APPEND(source->ready, vm);
-        source->count++;
-        vm = NULL;
-    } else if (r < 0 && is_wanted(pool, source) && !snapshot_is_removed(source->snapshot)) {
-        if (source->retry_ms == 0)
-            instances_warn(pool->setup.instances,
-                           "no VM can be loaded ahead from the snapshot %s: %s",
-                           source->snapshot->id, why.text);
-        put_off(source);
-    }
-    pthread_mutex_unlock(&pool->lock);
-    if (vm)
-        warm_discard(vm);
-    else if (r == 0)
-        warm_tell(pool, source->snapshot);
-    pthread_mutex_lock(&pool->lock);
-    eventfd_read(pool->cancel_fd, &(eventfd_t){0});
-    pool->loading = NULL;
-    pthread_cond_broadcast(&pool->idle);
-}
-
 static void rest(struct warm_pool *pool)
 {
+    if (pool->stirred)
+        return;
     if (!pool->sources)
         pthread_cond_wait(&pool->wake, &pool->lock);
     else
         thread_wait_until(&pool->wake, &pool->lock, process_now_ms() + timing_ms(TIMING_LOOK));
+}
+
+/* As many as there are turns for. */
+static void begin_loads(struct warm_pool *pool)
+{
+    struct turns *turns = pool->setup.instances->setup.turns;
+    struct warm_source *source;
+    while ((source = choose(pool)) && turns_try_spare(turns))
+        warm_begin_load(pool, source);
 }
 
 void *warm_fill(void *argument)
@@ -345,12 +268,11 @@ void *warm_fill(void *argument)
     struct warm_pool *pool = argument;
     auto_lock(&pool->lock);
     while (!pool->stopping) {
+        pool->stirred = false;
         if (pool->sources)
             look_around(pool);
-        struct warm_source *source = choose(pool);
-        if (source && !pool->stopping && turns_try(pool->setup.instances->setup.turns))
-            load_one(pool, source);
-        else if (!pool->stopping)
+        begin_loads(pool);
+        if (!pool->stopping)
             rest(pool);
     }
     return NULL;

@@ -56,9 +56,10 @@ void turns_destroy(struct turns *turns)
 
 /* The rest with the lock held. */
 
-static bool take_free(struct turns *turns)
+/* `spare` of them stay free. */
+static bool take_free(struct turns *turns, unsigned spare)
 {
-    bool is_free = turns->taken < turns->max && !turns->queue;
+    bool is_free = turns->taken + spare < turns->max && !turns->queue;
     turns->taken += is_free;
     return is_free;
 }
@@ -141,7 +142,7 @@ int turns_acquire(struct turns *turns, const struct turns_caller *caller)
     if (!turns)
         return 0;
     pthread_mutex_lock(&turns->lock);
-    bool taken = take_free(turns);
+    bool taken = take_free(turns, 0);
     if (!taken)
         enqueue(turns, &turn);
     pthread_mutex_unlock(&turns->lock);
@@ -156,14 +157,22 @@ int turns_acquire(struct turns *turns, const struct turns_caller *caller)
     return r;
 }
 
-bool turns_try(struct turns *turns)
+static bool try(struct turns *turns, unsigned spare)
 {
-    if (!turns)
-        return true;
     pthread_mutex_lock(&turns->lock);
-    bool taken = take_free(turns);
+    bool taken = take_free(turns, spare);
     pthread_mutex_unlock(&turns->lock);
     return taken;
+}
+
+bool turns_try(struct turns *turns)
+{
+    return !turns || try(turns, 0);
+}
+
+bool turns_try_spare(struct turns *turns)
+{
+    return !turns || try(turns, turns->max > 1);
 }
 
 /* It passes from hand to hand: nobody who comes now gets it before those that wait. */

@@ -44,6 +44,8 @@ struct turns_caller {
 int turns_acquire(struct turns *turns, const struct turns_caller *caller);
 /* A turn, if one is free and nobody waits for it. */
 bool turns_try(struct turns *turns);
+/* The same for who does not matter as much: of several turns, one stays free for who comes next. */
+bool turns_try_spare(struct turns *turns);
 void turns_release(struct turns *turns);
 
 /* What some is_over() looks at has changed. */

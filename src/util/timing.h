@@ -20,8 +20,9 @@
     X(NETWORK, "network", 5000) /* for the ack of the network, from the resume on */               \
     X(LOOK, "look", 1000)   /* between two looks at logs, at the store, and at VMs loaded ahead */ \
     X(ERASE, "erase", 3000) /* at the end: then what was removed is left to the next start */      \
-    X(SYNC, "sync", 5000)   /* until the disk gets a fork that runs */                             \
-    X(RETRY, "retry", 1000) /* after a VM could not be loaded ahead; doubled each time */
+    X(DEMAND, "demand", 10000) /* in which commits are counted, for what is loaded ahead */        \
+    X(SYNC, "sync", 5000)      /* until the disk gets a fork that runs */                          \
+    X(RETRY, "retry", 1000)    /* after a VM could not be loaded ahead; doubled each time */
 
 enum timing {
 #define TIMING_CONSTANT(constant, name, ms) TIMING_##constant,

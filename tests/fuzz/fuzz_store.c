@@ -243,13 +243,13 @@ static bool check_list(void)
 static bool check_warm(const void *data, size_t size)
 {
     struct error err = {0};
-    unsigned wanted;
+    struct warm_wish wish;
     struct image image = {.directory_fd = world.snapshot_fd};
     const struct snapshot snapshot = {.id = "s", .image = &image};
     put(world.snapshot_fd, "warm.json", data, size);
-    int r = warm_read_wanted(&snapshot, &wanted, &err);
+    int r = warm_read_wish(&snapshot, &wish, &err);
     MUST(r == 0 || (err.code == -r && err.text[0]));
-    MUST(wanted <= WARM_MAX);
+    MUST(wish.number <= WARM_MAX);
     return r == 0;
 }
 

@@ -12,7 +12,10 @@
 #include <unistd.h>
 
 #include "fake.h"
+#include "group.h"
 #include "util/cleanup.h"
+
+static const char timing[] = "look:100,retry:100";
 
 static char *base(struct harness *h, const char *file)
 {
@@ -93,6 +96,11 @@ static const char *fork_it(struct harness *h, const char *id)
     return harness_json(h, harness_get(h, fake_instance(h, id, "fork/result")), "warm");
 }
 
+static bool three_are_loaded(void *argument)
+{
+    return count_lines(hidden(argument)) == 3;
+}
+
 static char *pid_of(struct harness *h, const char *id)
 {
     return harness_json(h, harness_get(h, fake_instance(h, id, "info")), "pid");
@@ -123,6 +131,42 @@ static void warm_when_written_takes_a_number_in_its_range(void **state)
     assert_wanted(h, "1");
 }
 
+static void assert_automatic(struct harness *h, const char *text, const char *most)
+{
+    const char *info = harness_get(h, base(h, "info"));
+    assert_string_equal(harness_get(h, base(h, "warm")), harness_format(h, "%s\n", text));
+    assert_string_equal(harness_json(h, info, "warm.auto"), most);
+}
+
+static void warm_when_automatic_reads_as_it_was_written_and_is_kept(void **state)
+{
+    static const char *const bad[] = {"auto:0",  "auto:65", "auto:", "auto:x",
+                                      "auto: 3", "auto 3",  "Auto",  "auto:3:4"};
+    struct harness *h = *state;
+    assert_string_equal(harness_json(h, harness_get(h, base(h, "info")), "warm.auto"), "null");
+    for (size_t i = 0; i < array_length(bad); i++) {
+        assert_errno(warm(h, bad[i]), EINVAL);
+        assert_contains(harness_get(h, harness_path(h, "error")), "auto:MAX");
+    }
+    assert_wanted(h, "0");
+    assert_shell("bash", "echo auto > snapshots/base/warm", 0);
+    assert_automatic(h, "auto", "8");
+    assert_errno(warm(h, "auto:64"), 0);
+    assert_automatic(h, "auto:64", "64");
+    assert_errno(warm(h, "auto:3\n"), 0);
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount(h);
+    assert_automatic(h, "auto:3", "3");
+    assert_string_equal(harness_json(h, harness_get(h, base(h, "info")), "warm.wanted"), "0");
+    assert_errno(warm(h, "2"), 0);
+    assert_wanted(h, "2");
+    assert_string_equal(harness_json(h, harness_get(h, base(h, "info")), "warm.auto"), "null");
+    assert_errno(warm(h, "auto"), 0);
+    assert_errno(warm(h, "0"), 0);
+    assert_wanted(h, "0");
+    assert_none(h);
+}
+
 static void warm_of_what_cannot_be_forked_is_refused(void **state)
 {
     struct harness *h = *state;
@@ -140,6 +184,7 @@ static void warm_of_what_cannot_be_forked_is_refused(void **state)
     for (size_t i = 0; i < array_length(ids); i++) {
         const char *path = harness_path(h, "snapshots/%s/warm", ids[i]);
         assert_errno(harness_write(path, "1"), EOPNOTSUPP);
+        assert_errno(harness_write(path, "auto"), EOPNOTSUPP);
         assert_string_equal(harness_get(h, path), "0\n");
     }
     assert_none(h);
@@ -207,6 +252,113 @@ static void commit_when_a_replaced_image_was_accepted_loads_the_new_one(void **s
     assert_string_equal(fork_it(h, "x"), "false");
     await_ready(h, 1);
     assert_string_equal(fork_it(h, "y"), "true");
+}
+
+/* ---- as many as are taken ---- */
+
+static void warm_when_automatic_follows_the_commits_up_to_its_limit(void **state)
+{
+    struct harness *h = *state;
+    assert_errno(warm(h, "auto:2"), 0);
+    assert_none(h);
+    assert_string_equal(fork_it(h, "a"), "false");
+    await_ready(h, 1);
+    assert_string_equal(fork_it(h, "b"), "true");
+    await_ready(h, 2);
+    assert_string_equal(fork_it(h, "c"), "true");
+    await_ready(h, 2);
+    assert_string_equal(harness_json(h, harness_get(h, base(h, "info")), "warm.wanted"), "2");
+    harness_put(base(h, "forks/new/options"), "{\"target_state\":\"standby\"}");
+    harness_put(base(h, "forks/new/commit"), "x"); /* takes none, and asks for none */
+    assert_errno(warm(h, "auto:1"), 0);
+    assert_int_equal(count_lines(hidden(h)), 1);
+}
+
+/* Time goes fast here. */
+static void warm_when_automatic_and_nothing_is_taken_falls_to_none(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    setenv("HYPEFS_TEST_TIMING", "look:50,retry:100,demand:50", 1);
+    fake_mount(h);
+    setenv("HYPEFS_TEST_TIMING", timing, 1);
+    assert_errno(warm(h, "auto"), 0);
+    fork_it(h, "a");
+    harness_await(h, base(h, "info"), "\"wanted\": 0");
+    harness_await_that(has_none, h, "those that were ready to end");
+    assert_automatic(h, "auto", "8");
+}
+
+/* ---- several at a time ---- */
+
+/* Three of four turns are the filler's: a commit that comes then need not wait for one. */
+static void vms_are_loaded_several_at_a_time_and_a_commit_beside_them(void **state)
+{
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount_with(h, "--max-loads", "4");
+    fork_it(h, "cold"); /* the VMM's version is known from here on */
+    const char *gate = harness_format(h, "%s/gate", h->programs);
+    assert_works(mkfifo(gate, 0600));
+    assert_works(chmod(gate, 0644));
+    fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=ack\nread go < '%s'", gate));
+    struct group_lines *lines = group_open_events(h);
+    assert_errno(warm(h, "10"), 0);
+    harness_await_that(three_are_loaded, h, "three VMs to be loaded");
+    struct harness_child commit =
+        harness_start_shell(h, "bash", "echo c > snapshots/base/forks/new/commit");
+    group_await_step(h, lines, "c", "load");
+    assert_null(strstr(lines->text, "queued"));
+    close(lines->fd);
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
+    harness_put(gate, "go\n");
+    assert_int_equal(harness_finish(h, &commit).status, 0);
+    await_ready(h, 10);
+}
+
+/* Each VM that was loaded is taken or ready: none was loaded in vain. */
+static void check_storm(struct harness *h, const char *wish, int ready_before, int ready_after)
+{
+    enum { COMMITS = 40 };
+    assert_shell("bash", "> $T/loads", 0);
+    assert_errno(warm(h, wish), 0);
+    await_ready(h, ready_before);
+    assert_shell("bash",
+                 harness_format(h,
+                                "seq %d | xargs -P 20 -I{} bash -c 'mkdir snapshots/base/forks/f{} "
+                                "&& echo 1 > snapshots/base/forks/f{}/commit'",
+                                COMMITS),
+                 0);
+    await_ready(h, ready_after);
+    assert_string_equal(assert_shell("bash", "wc -l < $T/loads", 0).out,
+                        harness_format(h, "%d\n", COMMITS + ready_after));
+    assert_string_equal(assert_shell("bash", "grep -l running instances/*/state | wc -l", 0).out,
+                        harness_format(h, "%d\n", COMMITS));
+    assert_int_equal(count_lines(hidden(h)), ready_after);
+}
+
+static void mount_counting_loads(struct harness *h)
+{
+    assert_int_equal(harness_unmount(h), 0);
+    fake_mount_with(h, "--confine", "off");
+    fake_tell(h, harness_format(h,
+                                "FAKE_VMM_GUEST=ack\n"
+                                "case $1 in --*version) ;; *) echo >> '%s/loads' ;; esac",
+                                h->directory));
+}
+
+static void storm_of_commits_loads_no_vm_in_vain(void **state)
+{
+    struct harness *h = *state;
+    mount_counting_loads(h);
+    check_storm(h, "8", 8, 8);
+}
+
+static void storm_of_commits_when_automatic_loads_no_vm_in_vain(void **state)
+{
+    struct harness *h = *state;
+    mount_counting_loads(h);
+    check_storm(h, "auto:5", 0, 5);
 }
 
 /* Its guest never answers. */
@@ -368,11 +520,17 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(warm_when_written_takes_a_number_in_its_range),
+        test(warm_when_automatic_reads_as_it_was_written_and_is_kept),
         test(warm_of_what_cannot_be_forked_is_refused),
         test(commit_when_a_vm_is_ready_takes_it),
         test(commit_when_the_ready_vm_is_stopped_loads_another),
         test(commit_that_runs_nothing_takes_none),
         test(commit_when_a_replaced_image_was_accepted_loads_the_new_one),
+        test(warm_when_automatic_follows_the_commits_up_to_its_limit),
+        test(warm_when_automatic_and_nothing_is_taken_falls_to_none),
+        test(vms_are_loaded_several_at_a_time_and_a_commit_beside_them),
+        test(storm_of_commits_loads_no_vm_in_vain),
+        test(storm_of_commits_when_automatic_loads_no_vm_in_vain),
         test(commit_that_fails_leaves_nothing_of_the_vm),
         test(warm_when_lowered_ends_those_that_are_too_many),
         test(rmdir_of_a_snapshot_ends_its_ready_vms),
@@ -384,7 +542,7 @@ int main(void)
         test(vm_that_cannot_be_loaded_is_told_once),
         test(vms_when_the_image_was_changed_go_and_come_back_when_it_is_accepted),
     };
-    setenv("HYPEFS_TEST_TIMING", "look:100,retry:100", 1);
+    setenv("HYPEFS_TEST_TIMING", timing, 1);
     harness_enter();
     return cmocka_run_group_tests_name("warm", tests, NULL, NULL);
 }

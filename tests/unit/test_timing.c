@@ -18,6 +18,7 @@ static void timing_when_not_told_is_as_documented(void **state)
     assert_int_equal(timing_ms(TIMING_NETWORK), 5000);
     assert_int_equal(timing_ms(TIMING_LOOK), 1000);
     assert_int_equal(timing_ms(TIMING_ERASE), 3000);
+    assert_int_equal(timing_ms(TIMING_DEMAND), 10000);
 }
 
 static void timing_when_told_is_that_and_others_stay(void **state)

@@ -226,6 +226,27 @@ static void no_loads_are_no_limit(void **state)
     turns_destroy(NULL);
 }
 
+static void spare_turn_leaves_one_of_several(void **state)
+{
+    struct turns *one, *three;
+    struct error err;
+    (void)state;
+    assert_int_equal(turns_create(1, &one, &err), 0);
+    assert_true(turns_try_spare(one)); /* there is none to leave */
+    assert_false(turns_try_spare(one));
+    turns_release(one);
+    turns_destroy(one);
+    assert_int_equal(turns_create(3, &three, &err), 0);
+    assert_true(turns_try_spare(three));
+    assert_true(turns_try_spare(three));
+    assert_false(turns_try_spare(three));
+    assert_true(turns_try(three));
+    for (int i = 0; i < 3; i++)
+        turns_release(three);
+    turns_destroy(three);
+    assert_true(turns_try_spare(NULL));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -237,6 +258,7 @@ int main(void)
         cmocka_unit_test(caller_that_is_not_wanted_any_more_does_not_wait),
         cmocka_unit_test(try_while_somebody_waits_gets_none),
         cmocka_unit_test(no_loads_are_no_limit),
+        cmocka_unit_test(spare_turn_leaves_one_of_several),
     };
     return cmocka_run_group_tests_name("turns", tests, NULL, NULL);
 }

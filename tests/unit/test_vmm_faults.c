@@ -227,7 +227,7 @@ static int await_ready(struct stage *stage, struct snapshot *base, unsigned coun
     return why ? error_set(err, EIO, "%s", why) : 0;
 }
 
-/* The thread that loads them is armed, and nothing else. */
+/* The threads that load them are armed, and nothing else. */
 static int load_ahead(struct stage *stage, struct error *err)
 {
     struct snapshot *base = snapshots_find(&stage->world->snapshots, "base");
@@ -235,8 +235,8 @@ static int load_ahead(struct stage *stage, struct error *err)
     faults_armed = false;
     stage->world->complaints[0] = 0;
     open_pool(stage);
-    faults.threads = false;
     int r = await_ready(stage, base, 1, err);
+    faults.threads = false;
     warm_close(&stage->pool);
     snapshot_unref(base);
     return r;
@@ -250,7 +250,7 @@ static int want_ahead(struct stage *stage, struct error *err)
     faults_armed = false;
     open_pool(stage);
     faults_armed = armed;
-    int r = warm_set(&stage->pool, base, 1, err);
+    int r = warm_set(&stage->pool, base, &(struct warm_wish){.number = 1}, err);
     faults_armed = false;
     if (r == 0)
         r = await_ready(stage, base, 1, err);

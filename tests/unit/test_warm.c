@@ -75,6 +75,12 @@ static void tell(struct world *world, const char *text)
     assert_int_equal(rename(world_path(world, "new"), to), 0);
 }
 
+static int set(struct warm_pool *pool, struct snapshot *snapshot, unsigned number,
+               struct error *err)
+{
+    return warm_set(pool, snapshot, &(struct warm_wish){.number = number}, err);
+}
+
 static void changed(void *context, const char *id)
 {
     (void)id;
@@ -127,7 +133,7 @@ static void vms_when_memory_is_short_end_until_there_is_enough(void **state)
     snprintf(meminfo, sizeof meminfo, "%s", world_path(world, "meminfo"));
     tell(world, between);
     open_pool(world, meminfo);
-    assert_int_equal(warm_set(pool, snapshot, 2, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 2, &world->err), 0);
     await_ready(world, pool, snapshot, 2);
     make_erasing_long(world);
     tell(world, short_of_memory);
@@ -149,7 +155,7 @@ static void commit_under_way_keeps_the_filler_waiting(void **state)
     struct snapshot *snapshot = publish(world);
     open_pool(world, "/nowhere");
     warm_begin(pool);
-    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 1, &world->err), 0);
     assert_int_equal(warm_count(pool, snapshot).ready, 0);
     warm_end(pool);
     await_ready(world, pool, snapshot, 1);
@@ -165,10 +171,10 @@ static void zero_needs_no_room_in_the_store(void **state)
     struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
     open_pool(world, "/nowhere");
-    assert_int_equal(warm_set(pool, snapshot, 0, &world->err), 0);
-    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 0, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 1, &world->err), 0);
     assert_true(world_has(world_path(world, "store/snapshots/base/warm.json")));
-    assert_int_equal(warm_set(pool, snapshot, 0, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 0, &world->err), 0);
     assert_false(world_has(world_path(world, "store/snapshots/base/warm.json")));
     warm_close(pool);
     snapshot_unref(snapshot);
@@ -205,7 +211,7 @@ static void vms_that_end_at_once_are_one_failure(void **state)
     struct warm_pool *pool = pool_of(world);
     struct snapshot *snapshot = publish(world);
     open_pool(world, "/nowhere");
-    assert_int_equal(warm_set(pool, snapshot, COUNT, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, COUNT, &world->err), 0);
     await_ready(world, pool, snapshot, COUNT);
     kill_all(pool);
     while (count_alive(pool) < COUNT)
@@ -227,7 +233,7 @@ static void *forget(void *argument)
 {
     struct forgetter *forgetter = argument;
     struct error err;
-    assert_int_equal(warm_set(forgetter->pool, forgetter->snapshot, 0, &err), 0);
+    assert_int_equal(set(forgetter->pool, forgetter->snapshot, 0, &err), 0);
     forgetter->left = world_count(forgetter->instances);
     return NULL;
 }
@@ -255,7 +261,7 @@ static void snapshot_when_two_forget_it_has_nothing_left_for_either(void **state
     struct world *world = *state;
     struct snapshot *snapshot = publish(world);
     open_pool(world, "/nowhere");
-    assert_int_equal(warm_set(pool_of(world), snapshot, 2, &world->err), 0);
+    assert_int_equal(set(pool_of(world), snapshot, 2, &world->err), 0);
     await_ready(world, pool_of(world), snapshot, 2);
     make_erasing_long(world);
     forget_by_two(world, snapshot);
@@ -269,9 +275,9 @@ static void snapshot_when_two_forget_it_while_it_is_loaded_is_gone(void **state)
     struct snapshot *snapshot = publish(world);
     setenv("FAKE_VMM_FAULT", "load:before:hang", 1);
     open_pool(world, "/nowhere");
-    assert_int_equal(warm_set(pool, snapshot, 1, &world->err), 0);
+    assert_int_equal(set(pool, snapshot, 1, &world->err), 0);
     pthread_mutex_lock(&pool->lock);
-    while (!pool->loading) {
+    while (!pool->loads) {
         pthread_mutex_unlock(&pool->lock);
         sched_yield();
         pthread_mutex_lock(&pool->lock);
