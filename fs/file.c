@@ -38,8 +38,12 @@ static int open_document(struct handle *handle, const struct place *place)
 static int open_log(struct handle *handle, const struct place *place)
 {
     const struct instance *instance = forkable_at(place)->of.instance;
-    handle->log_fd = openat(instance->entry_fd, place->entry->file->log,
-                            O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+    struct error err;
+    auto_close int fd = instance_open_entry(instance, &err);
+    if (fd < 0)
+        return fd;
+    handle->log_fd =
+        openat(fd, place->entry->file->log, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
     return handle->log_fd < 0 ? -errno : 0;
 }
 

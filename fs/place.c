@@ -20,7 +20,11 @@ static int stat_log(const struct place *place, struct stat *ret)
 {
     struct stat st;
     const struct instance *instance = forkable_at(place)->of.instance;
-    if (fstatat(instance->entry_fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
+    struct error err;
+    auto_close int fd = instance_open_entry(instance, &err);
+    if (fd < 0)
+        return fd;
+    if (fstatat(fd, log_name(place), &st, AT_SYMLINK_NOFOLLOW) < 0)
         return -errno;
     ret->st_size = st.st_size;
     ret->st_mtim = st.st_mtim;

@@ -94,7 +94,7 @@ static rlim_t limit_of(int resource, rlim_t hard)
     }
 }
 
-/* VMMs inherit them. Each instance takes two descriptors, a running one three: as many as we may
+/* VMMs inherit them. Each instance takes a descriptor, a running one three: as many as we may
  * have. */
 static void set_limits(void)
 {

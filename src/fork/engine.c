@@ -146,9 +146,11 @@ static int open_image(const struct fork *fork, int *ret, struct error *err)
     const struct snapshot *snapshot = fork->snapshot;
     struct stat st;
     char what[STORE_ID_MAX + 48];
-    auto_close int fd = -1;
+    auto_close int fd = -1, directory_fd = image_open(snapshot->image, err);
+    if (directory_fd < 0)
+        return error_prefix(err, directory_fd, "%s", fork->source_name);
     snprintf(what, sizeof what, "the memory image of %s", fork->source_name);
-    int r = plain_file_open(snapshot->image->directory_fd, "memory", O_RDONLY, what, &fd, err);
+    int r = plain_file_open(directory_fd, "memory", O_RDONLY, what, &fd, err);
     if (r < 0)
         return r;
     if (fstat(fd, &st) < 0)
@@ -260,13 +262,12 @@ static struct vmm_context context_of(const struct fork *fork)
 static int stand_by(struct fork *fork, struct error *err)
 {
     static const char *const names[] = {"memory", "state"};
-    int r = 0;
+    auto_close int fd = image_open(fork->snapshot->image, err);
+    int r = fd < 0 ? fd : 0;
     for (size_t i = 0; i < array_length(names) && r == 0; i++)
-        r = load_link(fork->snapshot, fork->source_name, names[i], fork->entry.run_fd, names[i],
-                      err);
+        r = load_link(fd, fork->source_name, names[i], fork->entry.run_fd, names[i], err);
     if (r == 0) /* else the image is scanned again */
-        linkat(fork->snapshot->image->directory_fd, "mailboxes.json", fork->entry.run_fd,
-               "mailboxes.json", 0);
+        linkat(fd, "mailboxes.json", fork->entry.run_fd, "mailboxes.json", 0);
     return r;
 }
 

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "hypervisor/disks.h"
+#include "util/cleanup.h"
 #include "util/fault.h"
 #include "util/json.h"
 
@@ -35,10 +36,10 @@ int load_machine(const cJSON *json, const char *name, struct machine *ret, struc
     return 0;
 }
 
-int load_link(const struct snapshot *snapshot, const char *name, const char *file, int directory_fd,
-              const char *as, struct error *err)
+int load_link(int image_fd, const char *name, const char *file, int directory_fd, const char *as,
+              struct error *err)
 {
-    if (linkat(snapshot->image->directory_fd, file, directory_fd, as, 0) == 0) {
+    if (linkat(image_fd, file, directory_fd, as, 0) == 0) {
         fault_point(FAULT_LINKED);
         return 0;
     }
@@ -50,10 +51,11 @@ int load_entry(const struct store *store, const struct snapshot *snapshot, const
                const struct machine *machine, enum disks_of of, struct store_entry *ret,
                struct error *err)
 {
-    int r = store_entry_create(store, STORE_INSTANCES, ret, err);
+    auto_close int fd = image_open(snapshot->image, err);
+    int r = fd < 0 ? fd : store_entry_create(store, STORE_INSTANCES, ret, err);
     if (r < 0)
         return r;
-    r = disks_link(machine, snapshot->image->directory_fd, ret->run_fd, of, err);
+    r = disks_link(machine, fd, ret->run_fd, of, err);
     return r < 0 ? error_prefix(err, r, "%s", name) : 0;
 }
 
@@ -63,7 +65,8 @@ int load_vm(const struct vmm_context *context, const struct snapshot *snapshot, 
     char image[STORE_ID_MAX + 32];
     snprintf(image, sizeof image, "../../../snapshots/%s", snapshot->id);
     int r = vmm_load(context, machine, image, ret, err);
-    return r < 0 ? r : load_link(snapshot, name, "memory", context->entry_fd, "base", err);
+    auto_close int fd = r == 0 ? image_open(snapshot->image, err) : r;
+    return fd < 0 ? fd : load_link(fd, name, "memory", context->entry_fd, "base", err);
 }
 
 void load_discard(struct store_entry *entry, struct vmm *vmm)

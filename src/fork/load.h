@@ -13,8 +13,8 @@
 int load_machine(const cJSON *json, const char *name, struct machine *ret, struct error *err);
 
 /* A hard link to that file of the image. */
-int load_link(const struct snapshot *snapshot, const char *name, const char *file, int directory_fd,
-              const char *as, struct error *err);
+int load_link(int image_fd, const char *name, const char *file, int directory_fd, const char *as,
+              struct error *err);
 
 /* The directory, with the frozen disks of the machine; `of` as in disks_link(). It is to be
  * discarded, after a failure too. */

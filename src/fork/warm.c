@@ -49,8 +49,10 @@ static int check(const struct snapshot *snapshot, struct error *err)
  * only knows the number. */
 static int save(const struct snapshot *snapshot, const struct warm_wish *wish, struct error *err)
 {
-    int directory_fd = snapshot->image->directory_fd;
     auto_json cJSON *json = cJSON_CreateObject();
+    auto_close int directory_fd = image_open(snapshot->image, err);
+    if (directory_fd < 0)
+        return directory_fd;
     if (!wish->automatic && wish->number == 0) {
         int r = unlinkat(directory_fd, file_name, 0) == 0 ? fsync(directory_fd) : -1;
         return r == 0 || errno == ENOENT
@@ -79,7 +81,8 @@ int warm_read_wish(const struct snapshot *snapshot, struct warm_wish *ret, struc
 {
     auto_json cJSON *json = NULL;
     struct warm_wish wish = {0};
-    int r = store_read_json(snapshot->image->directory_fd, file_name, &json, err);
+    auto_close int fd = image_open(snapshot->image, err);
+    int r = fd < 0 ? fd : store_read_json(fd, file_name, &json, err);
     *ret = wish;
     if (r < 0)
         return r == -ENOENT ? 0 : error_prefix(err, r, "the snapshot %s", snapshot->id);

@@ -46,9 +46,12 @@ bool warm_is_alive(const struct warm_vm *vm)
 int warm_image(const struct snapshot *snapshot, char ret[IMAGE_KEY_SIZE], struct error *err)
 {
     struct stat st;
-    if (fstatat(snapshot->image->directory_fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
+    auto_close int fd = image_open(snapshot->image, err);
+    if (fd < 0)
+        return fd;
+    if (fstatat(fd, "memory", &st, AT_SYMLINK_NOFOLLOW) < 0)
         return error_errno(err, errno, "cannot stat the memory image");
-    image_key(snapshot->image->directory_fd, &st, ret);
+    image_key(fd, &st, ret);
     return 0;
 }
 
@@ -72,6 +75,12 @@ void warm_retry(struct warm_source *source)
     source->retry_at_ms = 0;
 }
 
+static int check_image(const struct snapshot *snapshot, struct error *err)
+{
+    auto_close int fd = image_open(snapshot->image, err);
+    return fd < 0 ? fd : image_check(fd, err);
+}
+
 static int load(const struct warm_load *load, struct warm_vm **ret, struct error *err)
 {
     char name[STORE_ID_MAX + 16];
@@ -85,7 +94,7 @@ static int load(const struct warm_load *load, struct warm_vm **ret, struct error
     snprintf(name, sizeof name, "the snapshot %s", snapshot->id);
     int r = warm_image(snapshot, vm->image, err);
     if (r == 0)
-        r = image_check(snapshot->image->directory_fd, err);
+        r = check_image(snapshot, err);
     if (r == 0)
         r = load_machine(snapshot_json(snapshot), name, &machine, err);
     if (r == 0)

@@ -34,6 +34,7 @@ int instances_create(struct instances *instances, const char *id, struct error *
     if (r == 0) {
         pthread_mutex_lock(&instances->lock);
         instance_publish(instance);
+        instance_rest(instance);
         pthread_mutex_unlock(&instances->lock);
     }
     store_entry_discard(&entry);
@@ -96,6 +97,8 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
     r = config_writable(instance, err);
     if (r == 0)
         r = disks_keep(&machine, &instance->machine, err);
+    if (r == 0)
+        r = instance_keep_entry(instance, err);
     if (r == 0) {
         instance->busy = true;
         swap_config(instance, &machine, &copy);

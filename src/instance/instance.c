@@ -55,6 +55,33 @@ int instance_open_run(struct instance *instance, struct error *err)
                         &instance->image, err);
 }
 
+/* The VMM may have taken the right away from the directory in which it works. */
+int instance_open_entry(const struct instance *instance, struct error *err)
+{
+    const int flags = O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC;
+    const int run_fd = instance->image->directory_fd;
+    const char *path = instance->has_run ? ".." : ".";
+    int fd = openat(run_fd, path, flags);
+    if (fd < 0 && errno == EACCES && fchmod(run_fd, 0700) == 0)
+        fd = openat(run_fd, path, flags);
+    return fd >= 0 ? fd
+                   : error_errno(err, errno, "cannot open instances/%s in the store", instance->id);
+}
+
+int instance_keep_entry(struct instance *instance, struct error *err)
+{
+    int r = instance->entry_fd >= 0 ? 0 : instance_open_entry(instance, err);
+    if (r > 0)
+        instance->entry_fd = r;
+    return r < 0 ? r : 0;
+}
+
+void instance_rest(struct instance *instance)
+{
+    if (instance->entry_fd >= 0 && !instance->vmm && !instance->ending)
+        close(steal_fd(&instance->entry_fd));
+}
+
 int instance_set_directory(struct instance *instance, int fd, struct error *err)
 {
     struct stat st = {0};
@@ -234,6 +261,7 @@ void instance_release_owner(struct instance *instance)
     instance->busy = instance->changing = instance->recording = false;
     if (instance->cancel_fd >= 0)
         close(steal_fd(&instance->cancel_fd));
+    instance_rest(instance);
     pthread_cond_broadcast(&instance->table->idle);
 }
 
@@ -297,7 +325,8 @@ enum instance_state instance_state(struct instance *instance)
 bool instance_maps(const struct instance *instance, int directory_fd)
 {
     struct stat own, its;
-    return fstatat(instance->entry_fd, "base", &own, AT_SYMLINK_NOFOLLOW) == 0 &&
+    const char *base = instance->has_run ? "../base" : "base";
+    return fstatat(instance->image->directory_fd, base, &own, AT_SYMLINK_NOFOLLOW) == 0 &&
            fstatat(directory_fd, "memory", &its, AT_SYMLINK_NOFOLLOW) == 0 &&
            own.st_ino == its.st_ino && own.st_dev == its.st_dev;
 }

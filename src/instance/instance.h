@@ -87,12 +87,12 @@ struct instance {
     char uuid[33];   /* tells it from a later one of the same id, for forks of it */
     char id[STORE_ID_MAX + 1];
     char created_at[STORE_TIME_SIZE];
-    int entry_fd;        /* its directory, which is the daemon's: records and logs; -1 while the id
-                            is only reserved */
+    int entry_fd;        /* its directory, which is the daemon's: records and logs. The owner's; -1
+                            while there is neither owner nor VMM, or the id is only reserved */
     struct image *image; /* owned; its directory_fd is where the VMM works: the directory "run" in
                             that one, or the same (store_open_run); NULL likewise */
     bool has_run;        /* not the same */
-    struct file_id directory; /* of entry_fd */
+    struct file_id directory; /* the entry */
 
     atomic_bool unsynced;  /* the disk may not have it yet (unsynced.c), */
     double unsynced_at_ms; /* since then */
@@ -272,6 +272,9 @@ int instance_set_config(struct instance *instance, const char *text, size_t size
 void instance_shorten_logs(struct instance *instance, int directory_fd, uint64_t max);
 /* What its guest wrote so far goes. */
 int instance_empty_console(struct instance *instance, struct error *err);
+
+/* A descriptor of its directory, for the caller to close. Any thread. */
+int instance_open_entry(const struct instance *instance, struct error *err);
 
 enum instance_state instance_state(struct instance *instance);
 

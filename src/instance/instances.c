@@ -139,6 +139,7 @@ static int load_one(void *context, const char *id, struct error *err)
     if (!instance->vmm)
         hypervisor_drop_sockets(instance->machine.hypervisor, instance->image->directory_fd);
     instance_recover_files(instance);
+    instance_rest(instance);
     instance_unref(instance);
     return 0;
 }

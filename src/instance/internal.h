@@ -30,6 +30,10 @@ void instance_notify(const struct instance *instance, enum instance_event what,
 int instance_set_directory(struct instance *instance, int fd, struct error *err);
 /* The one in it in which its VMM works: that one, or the same. */
 int instance_open_run(struct instance *instance, struct error *err);
+/* With the lock held: who becomes the owner has its directory open from here on; and who is none
+ * any more leaves it to the VMM, if there is one. */
+int instance_keep_entry(struct instance *instance, struct error *err);
+void instance_rest(struct instance *instance);
 /* With the lock held: it has no owner any more. */
 void instance_release_owner(struct instance *instance);
 /* What a transition has of its own. */

@@ -94,14 +94,19 @@ void instances_shorten_logs(struct instances *table)
         pthread_mutex_lock(&table->lock);
         uint64_t max = machine_log_max(&list[i]->machine);
         pthread_mutex_unlock(&table->lock);
-        instance_shorten_logs(list[i], list[i]->entry_fd, max);
+        auto_close int fd = instance_open_entry(list[i], NULL);
+        if (fd >= 0)
+            instance_shorten_logs(list[i], fd, max);
         instance_unref(list[i]);
     }
 }
 
 int instance_empty_console(struct instance *instance, struct error *err)
 {
-    auto_close int fd = open_log(instance->entry_fd, instance_logs[INSTANCE_CONSOLE].name);
+    auto_close int entry_fd = instance_open_entry(instance, err);
+    if (entry_fd < 0)
+        return entry_fd;
+    auto_close int fd = open_log(entry_fd, instance_logs[INSTANCE_CONSOLE].name);
     return fd < 0 || ftruncate(fd, 0) < 0 ? error_errno(err, errno, "console cannot be emptied")
                                           : 0;
 }

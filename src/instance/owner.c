@@ -99,6 +99,8 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
         return error_errno(err, errno, "cannot make an event descriptor");
     auto_lock(&instance->table->lock);
     int r = may_begin(instance, how, err);
+    if (r == 0)
+        r = instance_keep_entry(instance, err);
     if (r == 0) {
         instance->busy = true;
         instance->changing = how == BEGIN_CHANGING || how == BEGIN_STOPPING;

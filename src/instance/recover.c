@@ -24,8 +24,9 @@ static void find_mapped(struct instance *instance)
         instance->loaded && instance->source.id[0] && instance->source.kind == STORE_SNAPSHOTS
             ? snapshots_find(instance->table->setup.snapshots, instance->source.id)
             : NULL;
-    if (source && strcmp(source->uuid, instance->source.uuid) == 0 &&
-        instance_maps(instance, source->image->directory_fd) && snapshot_use(source, NULL) == 0)
+    auto_close int fd = source ? image_open(source->image, NULL) : -1;
+    if (fd >= 0 && strcmp(source->uuid, instance->source.uuid) == 0 &&
+        instance_maps(instance, fd) && snapshot_use(source, NULL) == 0)
         instance->mapped = source;
     else
         snapshot_unref(source);

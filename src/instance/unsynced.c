@@ -79,16 +79,17 @@ int instance_sync(struct instance *instance, struct error *err)
     const int kind_fd = instance->table->setup.store->kind_fd[STORE_INSTANCES];
     if (!instance->unsynced)
         return 0;
-    int r = sync_files(instance->image->directory_fd, err);
+    auto_close int fd = instance_open_entry(instance, err);
+    int r = fd < 0 ? fd : sync_files(instance->image->directory_fd, err);
     if (r == 0)
-        r = sync_files(instance->entry_fd, err);
+        r = sync_files(fd, err);
     if (r == 0 && fsync(kind_fd) < 0)
         r = error_errno(err, errno, "cannot write instances/ in the store");
     fault_point(FAULT_SYNCED);
     if (r < 0)
         return r;
     instance->unsynced = false;
-    unlinkat(instance->entry_fd, marker, 0); /* else the next start does */
+    unlinkat(fd, marker, 0); /* else the next start does */
     return 0;
 }
 

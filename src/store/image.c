@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include "store/image.h"
 #include "util/cleanup.h"
@@ -65,6 +66,7 @@ int image_create(int directory_fd, const char *kind, const char *id, struct imag
     }
     atomic_init(&image->references, 1);
     image->directory_fd = directory_fd;
+    image->kind_fd = -1;
     image->scans = scans;
     snprintf(image->name, sizeof image->name, "%s/%s", kind, id);
     pthread_mutex_init(&image->writing, NULL);
@@ -86,11 +88,73 @@ void image_unref(struct image *image)
         return;
     image_index_unref(image->index);
     free(image->attempt);
-    close(image->directory_fd);
+    if (image->directory_fd >= 0)
+        close(image->directory_fd);
     pthread_cond_destroy(&image->changed);
     pthread_mutex_destroy(&image->lock);
     pthread_mutex_destroy(&image->writing);
     free(image);
+}
+
+/* ---- its directory ---- */
+
+static const char *id_of(const struct image *image)
+{
+    return strchr(image->name, '/') + 1;
+}
+
+/* An inode's number may be another directory's once the first is gone: the time of birth is not. */
+static int identify(int at_fd, const char *path, struct file_id *ret, struct statx_timestamp *born)
+{
+    struct statx st;
+    if (statx(at_fd, path, AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_BTIME, &st) < 0)
+        return -errno;
+    *ret = (struct file_id){makedev(st.stx_dev_major, st.stx_dev_minor), (ino_t)st.stx_ino};
+    *born = st.stx_mask & STATX_BTIME ? st.stx_btime : (struct statx_timestamp){0};
+    return 0;
+}
+
+static bool is_its_place(const struct image *image, int at_fd, const char *path, int *ret_errno)
+{
+    struct file_id directory;
+    struct statx_timestamp born;
+    int r = identify(at_fd, path, &directory, &born);
+    *ret_errno = -r;
+    return r == 0 && file_id_equal(directory, image->directory) &&
+           born.tv_sec == image->born.tv_sec && born.tv_nsec == image->born.tv_nsec;
+}
+
+void image_rest(struct image *image, int kind_fd)
+{
+    if (identify(image->directory_fd, "", &image->directory, &image->born) < 0)
+        return; /* then it keeps it */
+    image->kind_fd = kind_fd;
+    close(steal_fd(&image->directory_fd));
+}
+
+int image_open(const struct image *image, struct error *err)
+{
+    static const char gone[] = "the memory image is gone";
+    int code;
+    if (image->directory_fd >= 0) {
+        int fd = fcntl(image->directory_fd, F_DUPFD_CLOEXEC, 0);
+        return fd >= 0 ? fd : error_errno(err, errno, "the memory image cannot be opened");
+    }
+    auto_close int fd =
+        openat(image->kind_fd, id_of(image), O_DIRECTORY | O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+    if (fd < 0)
+        return errno == ENOENT || errno == ENOTDIR || errno == ELOOP
+                   ? error_set(err, EIO, "%s", gone)
+                   : error_errno(err, errno, "the memory image cannot be opened");
+    return is_its_place(image, fd, "", &code) ? steal_fd(&fd) : error_set(err, EIO, "%s", gone);
+}
+
+int image_check_place(const struct image *image)
+{
+    int code;
+    if (image->directory_fd >= 0 || is_its_place(image, image->kind_fd, id_of(image), &code))
+        return 0;
+    return code != 0 ? -code : -EBUSY;
 }
 
 void image_drop(struct image *image)
@@ -107,13 +171,13 @@ void image_remove(struct image *image)
 }
 
 /* A list that cannot be kept is good until the daemon ends. That of a removed image is not kept. */
-static void keep(struct image *image, const struct image_index *index)
+static void keep(struct image *image, int directory_fd, const struct image_index *index)
 {
     struct image_scans *scans = image->scans;
     struct error why = {0}, text;
     pthread_mutex_lock(&image->writing);
     if (!atomic_load(&image->dropped))
-        image_index_save(image->directory_fd, index, &why);
+        image_index_save(directory_fd, index, &why);
     pthread_mutex_unlock(&image->writing);
     if (why.code == 0)
         return;
@@ -142,19 +206,20 @@ static void set_finding(struct image *image, int finding)
 }
 
 /* An image without a list: it is taken as it is, which is not kept quiet. */
-static int first_look(struct image *image, struct image_index **ret, struct error *err)
+static int first_look(struct image *image, int directory_fd, struct image_index **ret,
+                      struct error *err)
 {
     struct image_scans *scans = image->scans;
     struct error text;
     if (image->finding == IMAGE_READING) /* nobody else writes it now */
         set_finding(image, IMAGE_SCANNING);
-    int r = image_index_scan(image->directory_fd, still_wanted, image, ret, err);
+    int r = image_index_scan(directory_fd, still_wanted, image, ret, err);
     if (r < 0)
         return r == -ECANCELED ? image_stopping(err) : r;
     error_set(&text, 0, "%s: its image had no mailboxes.json, and was accepted as it is",
               image->name);
     scans->warn(scans->context, text.text);
-    keep(image, *ret);
+    keep(image, directory_fd, *ret);
     return 0;
 }
 
@@ -172,23 +237,30 @@ static void found_out(struct image *image, struct image_index *index, const stru
     set_finding(image, 0);
 }
 
+static void look_for(struct image *image, struct image_index **ret, struct error *failure)
+{
+    auto_close int fd = image_open(image, failure);
+    if (fd >= 0 && image_index_read(fd, ret, failure) == -ENOENT)
+        first_look(image, fd, ret, failure);
+}
+
 static void *find_out(void *argument)
 {
     struct image *image = argument;
     struct image_scans *scans = image->scans;
     struct error failure = {0};
     struct image_index *index = NULL;
-    if (image_index_read(image->directory_fd, &index, &failure) == -ENOENT)
-        first_look(image, &index, &failure);
+    look_for(image, &index, &failure);
     found_out(image, index, &failure);
     image_unref(image);
     end(scans);
     return NULL;
 }
 
-static int start(struct image *image, const char key[IMAGE_KEY_SIZE], struct error *err)
+static int start(struct image *image, int directory_fd, const char key[IMAGE_KEY_SIZE],
+                 struct error *err)
 {
-    bool kept = faccessat(image->directory_fd, image_index_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+    bool kept = faccessat(directory_fd, image_index_name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
     struct image_attempt *attempt = calloc(1, sizeof *attempt);
     if (!attempt)
         return error_set(err, ENOMEM, "out of memory");
@@ -230,11 +302,14 @@ static int look(struct image *image, struct image_index **ret, struct error *err
     char key[IMAGE_KEY_SIZE];
     if (image->finding && !atomic_load(&image->dropped))
         return -image->finding;
-    if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+    auto_close int fd = image_open(image, err);
+    if (fd < 0)
+        return fd;
+    if (fstatat(fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "%s", not_regular);
-    image_key(image->directory_fd, &st, key);
+    image_key(fd, &st, key);
     if (image->index && strcmp(image->index->key, key) == 0) {
         *ret = image_index_ref(image->index);
         return 0;
@@ -248,7 +323,7 @@ static int look(struct image *image, struct image_index **ret, struct error *err
             *err = last->failure;
         return -last->failure.code;
     }
-    return start(image, key, err);
+    return start(image, fd, key, err);
 }
 
 int image_index(struct image *image, struct image_index **ret, struct error *err)
@@ -288,15 +363,14 @@ static void add_change(const char *file, const char *change, cJSON *files)
 
 /* A line for `files` for each of the image's files that is not as its list says. EIO if one is not
  * there. */
-static int note_changes(const struct image *image, const struct stat *st, cJSON *files,
-                        struct error *err)
+static int note_changes(int directory_fd, const struct stat *st, cJSON *files, struct error *err)
 {
     auto_json cJSON *json = NULL;
     char memory[FILE_KEY_CHANGE_SIZE] = "it had no mailboxes.json";
     char state[FILE_KEY_CHANGE_SIZE] = "";
-    if (store_read_json(image->directory_fd, image_index_name, &json, NULL) == 0)
-        image_tell_changes(image->directory_fd, json, st, memory, state);
-    int r = image_check_state(image->directory_fd, json, err);
+    if (store_read_json(directory_fd, image_index_name, &json, NULL) == 0)
+        image_tell_changes(directory_fd, json, st, memory, state);
+    int r = image_check_state(directory_fd, json, err);
     if (r < 0)
         return r;
     add_change("memory", memory, files);
@@ -314,15 +388,15 @@ static cJSON *describe_acceptance(const cJSON *files)
     return accepted;
 }
 
-static int save_accepted(struct image *image, struct image_index *index, const cJSON *files,
-                         struct error *err)
+static int save_accepted(struct image *image, int directory_fd, struct image_index *index,
+                         const cJSON *files, struct error *err)
 {
     index->accepted = describe_acceptance(files);
     if (!json_is_whole(index->accepted))
         return error_set(err, ENOMEM, "out of memory");
     auto_lock(&image->writing);
     return atomic_load(&image->dropped) ? error_set(err, ENODEV, "the memory image is removed")
-                                        : image_index_save(image->directory_fd, index, err);
+                                        : image_index_save(directory_fd, index, err);
 }
 
 /* Somebody vouches for it, until `stop` (may be NULL) is true. */
@@ -348,7 +422,10 @@ static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON 
     struct stat st;
     struct image *image = acceptance->image;
     struct image_index *index = NULL;
-    if (fstatat(image->directory_fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
+    auto_close int fd = image_open(image, err);
+    if (fd < 0)
+        return fd;
+    if (fstatat(fd, image_memory_name, &st, AT_SYMLINK_NOFOLLOW) < 0)
         return no_image(errno, err);
     if (!S_ISREG(st.st_mode))
         return error_set(err, EIO, "%s", not_regular);
@@ -356,12 +433,12 @@ static int scan_and_accept(struct acceptance *acceptance, uint64_t bytes, cJSON 
         return error_set(
             err, EIO, "the memory image has %jd bytes and the machine %ju: it cannot be accepted",
             (intmax_t)st.st_size, (uintmax_t)bytes);
-    int r = note_changes(image, &st, files, err);
+    int r = note_changes(fd, &st, files, err);
     if (r < 0)
         return r;
-    r = image_index_scan(image->directory_fd, still_accepted, acceptance, &index, err);
+    r = image_index_scan(fd, still_accepted, acceptance, &index, err);
     if (r == 0)
-        r = save_accepted(image, index, files, err);
+        r = save_accepted(image, fd, index, files, err);
     if (r < 0) {
         image_index_unref(index);
         return r == -ECANCELED ? image_stopping(err) : r;

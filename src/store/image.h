@@ -129,7 +129,10 @@ struct image_attempt {
 /* Counted references. Those of 10,000 snapshots are in memory at once. */
 struct image {
     atomic_uint references;
-    int directory_fd;          /* owned; constant */
+    int directory_fd; /* owned; constant once others know it; -1: image_rest() */
+    int kind_fd;      /* of image_rest(), borrowed, with what tells that directory from others: */
+    struct statx_timestamp born; /* all zeros where the file system does not know it */
+    struct file_id directory;
     struct image_scans *scans; /* borrowed; constant */
     char name[STORE_ID_MAX + 16];
     atomic_bool dropped;
@@ -146,6 +149,15 @@ int image_create(int directory_fd, const char *kind, const char *id, struct imag
                  struct image **ret, struct error *err);
 /* NULL is fine. */
 void image_unref(struct image *image);
+
+/* From here on it has a descriptor only while somebody uses it: there may be 10,000. Its directory
+ * lies in that one, which stays open, under the id. Nobody else knows it yet. */
+void image_rest(struct image *image, int kind_fd);
+/* Of its directory, for the caller to close. EIO: that is not there any more. */
+int image_open(const struct image *image, struct error *err);
+/* Does its directory lie at its place, if it rests? ENOENT: nothing does; EBUSY: another one does.
+ */
+int image_check_place(const struct image *image);
 
 /* Its snapshot or instance is removed: who waits gets ENODEV, and a scan ends soon. */
 void image_drop(struct image *image);

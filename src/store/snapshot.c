@@ -35,7 +35,6 @@ static int interpret(struct snapshot *snapshot, struct error *err)
     const cJSON *json = snapshot->json;
     const cJSON *memory = json_get(json, "memory_bytes");
     const char *uuid = json_get_text(json, "uuid");
-
     int r = snapshot_check_version(json, err);
     if (r < 0)
         return r;
@@ -61,8 +60,7 @@ static int load(struct snapshots *table, const char *id, int directory_fd, struc
     struct snapshot *snapshot = calloc(1, sizeof *snapshot);
     if (!snapshot)
         return error_set(err, ENOMEM, "out of memory");
-    snapshot->table = table;
-    snapshot->references = 1;
+    *snapshot = (struct snapshot){.table = table, .references = 1};
     strncpy(snapshot->id, id, sizeof snapshot->id - 1);
     fstat(fd, &st);
     snapshot->directory = file_id_of(&st);
@@ -109,19 +107,6 @@ static bool is_known(struct snapshots *table, const char *id)
     return snapshot != NULL;
 }
 
-/* Who forks it will get EBUSY for these, and may wonder why. */
-static void tell_undelivered(struct snapshots *table, const struct snapshot *snapshot)
-{
-    const cJSON *name;
-    struct error text;
-    cJSON_ArrayForEach (name, json_get(snapshot->json, "undelivered")) {
-        error_set(&text, EBUSY,
-                  "the snapshot %s holds a payload in mailbox %s that its guest has not taken",
-                  snapshot->id, cJSON_IsString(name) ? name->valuestring : "(unnamed)");
-        table->warn(table->context, text.text);
-    }
-}
-
 /* With `refreshing` held: loads that id, unless it is in the table. 0 too if it was just removed.
  */
 static int take_in(struct snapshots *table, const char *id, struct error *err)
@@ -131,15 +116,17 @@ static int take_in(struct snapshots *table, const char *id, struct error *err)
         return 0;
     int fd = store_open_entry(table->store, STORE_SNAPSHOTS, id, err);
     int r = fd < 0 ? fd : load(table, id, fd, &snapshot, err);
-    if (r == 0 && table->open)
-        tell_undelivered(table, snapshot);
-    else if (r == 0) /* the daemon starts: nobody writes to its list yet */
+    if (r < 0)
+        return fd == -ENOENT ? 0 : r;
+    if (table->open)
+        snapshot_entry_tell_undelivered(id, snapshot->json, table->warn, table->context);
+    else /* the daemon starts: nobody writes to its list yet */
         store_tidy_entry(snapshot->image->directory_fd);
-    if (r == 0 && (r = insert(table, snapshot, err)) < 0) {
+    image_rest(snapshot->image, table->store->kind_fd[STORE_SNAPSHOTS]);
+    r = insert(table, snapshot, err);
+    if (r < 0)
         snapshot_free(snapshot);
-        error_prefix(err, r, "snapshot %s", id);
-    }
-    return fd == -ENOENT ? 0 : r;
+    return r < 0 ? error_prefix(err, r, "snapshot %s", id) : 0;
 }
 
 /* The same failure is told once, however often the store is read. */
@@ -228,8 +215,7 @@ static void drop_vanished(struct snapshots *table)
     struct snapshot *snapshot, *next;
     auto_lock(&table->lock);
     HASH_ITER (hh, table->by_id, snapshot, next) {
-        int r = store_entry_check(table->store, STORE_SNAPSHOTS, snapshot->id, snapshot->directory,
-                                  NULL);
+        int r = image_check_place(snapshot->image);
         if (r != -ENOENT && r != -EBUSY)
             continue;
         HASH_DEL(table->by_id, snapshot);
@@ -417,6 +403,12 @@ int snapshots_make_private(struct snapshots *snapshots, cJSON *const *json, snap
     return r < 0 ? r : load(snapshots, ret_entry->name, fd, ret, err);
 }
 
+/* Another one there is told from it by its time of birth, too: then it is none of the store's. */
+static struct file_id directory_of(const struct snapshot *snapshot)
+{
+    return image_check_place(snapshot->image) == -EBUSY ? (struct file_id){0} : snapshot->directory;
+}
+
 int snapshot_remove(struct snapshot *snapshot, struct error *err)
 {
     struct snapshots *table = snapshot->table;
@@ -430,7 +422,7 @@ int snapshot_remove(struct snapshot *snapshot, struct error *err)
                       "the snapshot %s is in use by %u running VMs or commits: stop them first",
                       snapshot->id, snapshot->users);
     else
-        r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, snapshot->directory,
+        r = store_unpublish(table->store, STORE_SNAPSHOTS, snapshot->id, directory_of(snapshot),
                             hidden, err);
     if (r == 0) {
         snapshot->removed = true;
@@ -466,9 +458,12 @@ const cJSON *snapshot_machine(const struct snapshot *snapshot)
 int snapshot_set_machine(struct snapshot *snapshot, const cJSON *machine, struct error *err)
 {
     auto_json cJSON *json = cJSON_Duplicate(snapshot_json(snapshot), true);
+    auto_close int fd = image_open(snapshot->image, err);
+    if (fd < 0)
+        return fd;
     cJSON_DeleteItemFromObjectCaseSensitive(json, "machine");
     json_add(json, "machine", cJSON_Duplicate(machine, true));
-    int r = store_write_json(snapshot->image->directory_fd, "snapshot.json", json, err);
+    int r = store_write_json(fd, "snapshot.json", json, err);
     if (r < 0)
         return r;
     auto_lock(&snapshot->table->lock);

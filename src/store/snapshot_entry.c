@@ -85,3 +85,16 @@ int snapshot_import(const struct store *store, const struct snapshot_import *imp
     store_entry_discard(&entry);
     return r;
 }
+
+void snapshot_entry_tell_undelivered(const char *id, const cJSON *json,
+                                     void (*warn)(void *context, const char *text), void *context)
+{
+    const cJSON *name;
+    struct error text;
+    cJSON_ArrayForEach (name, json_get(json, "undelivered")) {
+        error_set(&text, EBUSY,
+                  "the snapshot %s holds a payload in mailbox %s that its guest has not taken", id,
+                  cJSON_IsString(name) ? name->valuestring : "(unnamed)");
+        warn(context, text.text);
+    }
+}

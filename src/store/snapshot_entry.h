@@ -39,4 +39,8 @@ struct snapshot_import {
 int snapshot_import(const struct store *store, const struct snapshot_import *import,
                     size_t *ret_frames, struct error *err);
 
+/* Who forks it will get EBUSY for these, and may wonder why. */
+void snapshot_entry_tell_undelivered(const char *id, const cJSON *json,
+                                     void (*warn)(void *context, const char *text), void *context);
+
 #endif

@@ -25,7 +25,7 @@
 
 enum { QUICK_FEW = 2, FEW = 10, QUICK_MANY = 20, MANY = 10000 };
 enum { QUICK_STARTS = 1, STARTS = 5, QUICK_IDLE_MS = 50, IDLE_MS = 2000 };
-enum { DESCRIPTORS = 3, SPARE_DESCRIPTORS = 1000, UUID_SIZE = 32 }; /* of one of each kind */
+enum { DESCRIPTORS = 1, SPARE_DESCRIPTORS = 1000, UUID_SIZE = 32 }; /* of one of each kind */
 
 /* A store with so many snapshots and as many instances, and its daemon's times. */
 struct scale {

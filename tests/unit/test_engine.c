@@ -88,7 +88,7 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     unsigned users = attempt->source->users;
     char id[sizeof attempt->request.id];
     memcpy(id, attempt->request.id, sizeof id);
-    store_await_erased(&world->store); /* it has descriptors meanwhile */
+    world_await_idle(world);
     attempt->descriptors = world_descriptors();
     struct fork_source source = {.snapshot = attempt->source};
     int r =
@@ -104,6 +104,7 @@ static void assert_fails(struct attempt *attempt, int code, const char *phase, c
     assert_string_equal(attempt->request.id, id);
     for (size_t i = 0; i < DELIVER_MAILBOXES_MAX; i++)
         assert_null(attempt->request.mailboxes[i].payload);
+    world_await_idle(world);
     assert_int_equal(world_descriptors(), attempt->descriptors);
     assert_int_equal(attempt->source->users, users);
     assert_int_equal(world_count(world_path(world, "store/instances")), attempt->instances);

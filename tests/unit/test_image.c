@@ -339,6 +339,48 @@ static void image_when_it_is_gone_or_no_file_is_eio(void **state)
 }
 
 /* The disk is full, or must not be written to. */
+static int open_kind(const struct world *world)
+{
+    int fd = open(world->base, O_DIRECTORY | O_RDONLY | O_CLOEXEC);
+    assert_true(fd >= 0);
+    return fd;
+}
+
+/* It has no descriptor, and what is opened for it is its own directory and no other. */
+static void image_at_rest_is_opened_only_where_its_directory_lies(void **state)
+{
+    struct world *world = *state;
+    struct image *image = start(world);
+    auto_close int kind_fd = open_kind(world);
+    image_rest(image, kind_fd);
+    assert_int_equal(image->directory_fd, -1);
+    assert_int_equal(image_check_place(image), 0);
+    auto_close int fd = image_open(image, &world->err);
+    assert_true(fd >= 0);
+    char from[PATH_MAX];
+    snprintf(from, sizeof from, "%s", world_path(world, "d"));
+    assert_int_equal(rename(from, world_path(world, "away")), 0);
+    assert_int_equal(image_check_place(image), -ENOENT);
+    assert_int_equal(image_open(image, &world->err), -EIO);
+    assert_int_equal(mkdir(from, 0700), 0);
+    assert_int_equal(image_check_place(image), -EBUSY);
+    assert_int_equal(image_open(image, &world->err), -EIO);
+    assert_int_equal(rmdir(from), 0);
+    assert_int_equal(symlink("away", from), 0);
+    assert_int_equal(image_check_place(image), -EBUSY);
+    assert_int_equal(image_open(image, &world->err), -EIO);
+    assert_int_equal(unlink(from), 0);
+    char away[PATH_MAX];
+    snprintf(away, sizeof away, "%s", world_path(world, "away"));
+    assert_int_equal(rename(away, from), 0);
+    assert_int_equal(image_check_place(image), 0);
+    image->born.tv_nsec++; /* the same inode, born at another time */
+    image->born.tv_sec++;
+    assert_int_equal(image_check_place(image), -EBUSY);
+    assert_int_equal(image_open(image, &world->err), -EIO);
+    image_unref(image);
+}
+
 static void list_when_it_cannot_be_kept_is_good_all_the_same(void **state)
 {
     struct world *world = *state;
@@ -530,6 +572,7 @@ int main(void)
         IN_EMPTY(kept_list_when_it_is_damaged_is_eio),
         IN_EMPTY(kept_list_when_it_is_impossible_is_eio),
         IN_EMPTY(image_when_it_is_gone_or_no_file_is_eio),
+        IN_EMPTY(image_at_rest_is_opened_only_where_its_directory_lies),
         IN_EMPTY(list_when_it_cannot_be_kept_is_good_all_the_same),
         IN_EMPTY(scan_when_it_failed_is_tried_again_by_who_waits),
         IN_EMPTY(scan_that_failed_when_the_image_is_another_one_is_tried_again_at_once),

@@ -27,6 +27,22 @@ static struct instance *made(struct world *world, const char *id)
     return instance;
 }
 
+/* One is that of the directory in which its VMM will work. */
+static void instance_at_rest_has_one_descriptor(void **state)
+{
+    struct world *world = *state;
+    const int before = world_descriptors();
+    struct instance *instance = made(world, "web-1");
+    assert_int_equal(world_descriptors(), before + 1);
+    assert_int_equal(instance_set_config(instance, "{}", 2, &world->err), 0);
+    assert_int_equal(world_descriptors(), before + 1);
+    assert_int_equal(instance_change(instance, INSTANCE_STOPPED, 0, &world->err), 0);
+    assert_int_equal(world_descriptors(), before + 1);
+    instance_unref(instance);
+    world_restart(world);
+    assert_int_equal(world_descriptors(), before + 1);
+}
+
 static void instance_when_created_is_there_whole(void **state)
 {
     static const char *const members[] = {"id",          "state",      "hypervisor", "pid",
@@ -398,6 +414,7 @@ static void reservation_when_the_id_is_taken_in_the_store_is_refused(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        IN_WORLD(instance_at_rest_has_one_descriptor),
         IN_WORLD(instance_when_created_is_there_whole),
         IN_WORLD(instance_when_its_id_is_bad_or_taken_is_not_created),
         IN_WORLD(info_when_config_is_private_does_not_show_it),

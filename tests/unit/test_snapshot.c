@@ -23,8 +23,9 @@ static void snapshot_when_published_is_whole_and_found(void **state)
     assert_int_equal(strlen(snapshot->uuid), 32);
     assert_int_equal(world_count(world_path(world, "store/snapshots")), 1);
     assert_int_equal(world_count(world_path(world, "store/snapshots/base")), 4);
-    assert_int_equal(store_read_json(snapshot->image->directory_fd, "snapshot.json", &json, NULL),
-                     0);
+    auto_close int fd = image_open(snapshot->image, &world->err);
+    assert_true(fd >= 0);
+    assert_int_equal(store_read_json(fd, "snapshot.json", &json, NULL), 0);
     assert_string_equal(text_of(json, "uuid"), snapshot->uuid);
     assert_string_equal(text_of(json, "created_at"),
                         text_of(snapshot_json(snapshot), "created_at"));

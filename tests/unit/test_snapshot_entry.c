@@ -143,11 +143,31 @@ static void snapshot_when_it_vanishes_from_the_store_is_not_listed(void **state)
     take_away(world, "base", "away");
     assert_listed(world, "base", false);
     assert_int_equal(snapshot_use(snapshot, &world->err), -ENODEV);
-    /* Whoever has it keeps it. */
+    /* Whoever has it keeps what is known of it, but not its files. */
     auto_free char *info = world_info_now(snapshot);
-    assert_non_null(strstr(info, "\"box\""));
+    assert_non_null(strstr(info, "\"kind\": \"standby\""));
+    assert_non_null(strstr(info, "the memory image is gone"));
     snapshot_unref(snapshot);
     assert_string_equal(world->complaints, "");
+}
+
+/* As many as there are: a daemon has 20,000 descriptors, say. */
+static void snapshots_at_rest_have_no_descriptor(void **state)
+{
+    enum { COUNT = 20 };
+    struct world *world = *state;
+    char id[16];
+    const int before = world_descriptors();
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(id, sizeof id, "s-%d", i);
+        import_box(world, id);
+        struct snapshot *snapshot = look_for(world, id);
+        assert_non_null(snapshot);
+        free(world_info(world, snapshot));
+        snapshot_unref(snapshot);
+    }
+    world_await_idle(world);
+    assert_int_equal(world_descriptors(), before);
 }
 
 static void snapshot_when_replaced_in_the_store_is_another_one(void **state)
@@ -254,6 +274,7 @@ int main(void)
         IN_WORLD(import_when_it_fails_leaves_nothing),
         IN_WORLD(snapshot_when_another_was_faster_is_refused_and_leaves_that_one),
         IN_WORLD(snapshot_when_it_vanishes_from_the_store_is_not_listed),
+        IN_WORLD(snapshots_at_rest_have_no_descriptor),
         IN_WORLD(snapshot_when_replaced_in_the_store_is_another_one),
         IN_WORLD(snapshot_when_it_turns_up_damaged_is_named_once),
         IN_WORLD(snapshots_when_they_cannot_be_listed_are_told_of_once),

@@ -242,7 +242,7 @@ static bool try(const struct operation *operation, unsigned at, int *ret_r, char
     world->binary = (struct vmm_binary){"firecracker", getenv("FAKE_FIRECRACKER")};
     struct error err = {0};
     faults_begin(at);
-    store_await_erased(&world->store); /* it has descriptors meanwhile, here and below */
+    world_await_idle(world);
     int before = world_descriptors();
     if (operation->starts) {
         world_close(world);
@@ -256,7 +256,7 @@ static bool try(const struct operation *operation, unsigned at, int *ret_r, char
     if (operation->starts)
         vmm_programs_destroy(world->programs);
     else
-        store_await_erased(&world->store);
+        world_await_idle(world);
     if (r == 0 && faults_lost_data() && !world->complaints[0])
         fail_msg("after %s %u: not a word", faults.failed, at);
     if (r < 0 && (err.code != -r || !err.text[0]))

@@ -304,7 +304,6 @@ static void open_stage(const struct operation *operation, struct stage *ret)
     assert_int_equal(memory_watch_create(&ret->watch, &ret->world->err), 0);
     if (operation->prepare && operation->prepare(ret, &ret->world->err) < 0)
         fail_msg("%s", ret->world->err.text);
-    store_await_erased(&ret->world->store); /* it has descriptors meanwhile */
 }
 
 static void close_stage(struct stage *stage)
@@ -373,6 +372,7 @@ static int attempt(const struct operation *operation, struct stage *stage, unsig
 {
     struct error err = {0};
     char before[SHOWN_SIZE], now[SHOWN_SIZE];
+    world_await_idle(stage->world);
     int descriptors = world_descriptors(), children = count_children();
     show(stage->world, before);
     clear_complaints(stage->world);

@@ -5,6 +5,7 @@
 #include <sys/prctl.h>
 
 #include "place.h"
+#include "util/thread.h"
 
 const char world_qemu_that_dies[] =
     "#!/bin/sh\n"
@@ -240,6 +241,23 @@ int world_count(const char *path)
     for (struct dirent *entry; (entry = readdir(dir));)
         count += strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
     return count;
+}
+
+static bool is_looking(struct image_scans *scans)
+{
+    auto_lock(&scans->lock);
+    return scans->running > 0;
+}
+
+void world_await_idle(struct world *world)
+{
+    double deadline_ms = process_now_ms() + FIXTURE_FAR_MS;
+    store_await_erased(&world->store);
+    while (world->layers_are_open && is_looking(&world->snapshots.scans)) {
+        if (process_now_ms() > deadline_ms)
+            fail_msg("an image is still looked at");
+        sched_yield();
+    }
 }
 
 int world_descriptors(void)

@@ -92,6 +92,9 @@ bool world_has(const char *path);
 mode_t world_mode(const char *path);
 /* How many names there are in a directory of the base, hidden ones too. */
 int world_count(const char *path);
+/* Waits until no thread of the store has descriptors of its own: what was removed is erased, and no
+ * image is looked at. */
+void world_await_idle(struct world *world);
 /* How many descriptors this process has. */
 int world_descriptors(void);
 /* What a snapshot of a microvm with that much memory says of it, without what publishing adds. */
