@@ -17,17 +17,24 @@ struct document *place_document(const struct place *place)
     return at ? (void *)((char *)place->object + at) : NULL;
 }
 
-int place_check(const struct place *place, const char *text, size_t size, struct error *err)
+int text_check(const char *text, size_t size, struct json_span *ret, struct error *err)
 {
     struct json_check check;
     enum json_status status = json_check(text, size, &check);
-    if (status != JSON_COMPLETE)
-        error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
-                  status == JSON_INVALID ? check.why : "the JSON object is not complete");
-    if (status != JSON_COMPLETE)
-        return status == JSON_INVALID ? -EINVAL : 0;
-    int r = place->entry->file->check(place, text, check.object, err);
-    return r < 0 ? r : 1;
+    *ret = check.object;
+    if (status == JSON_COMPLETE)
+        return 1;
+    error_set(err, EINVAL, "line %u, column %u: %s", check.line, check.column,
+              status == JSON_INVALID ? check.why : "the JSON object is not complete");
+    return status == JSON_INVALID ? -EINVAL : 0;
+}
+
+int place_check(const struct place *place, const char *text, size_t size, struct error *err)
+{
+    struct json_span object;
+    int complete = text_check(text, size, &object, err);
+    int r = complete > 0 ? place->entry->file->check(place, text, object, err) : complete;
+    return r < 0 ? r : complete;
 }
 
 char *place_text(const struct place *place, size_t *ret_size)

@@ -72,6 +72,8 @@ struct file_type {
     /* A text that failed is not tried again through the same open file: programs whose write has
      * failed write the same again when they close. */
     bool once;
+    /* It takes JSON objects: each is a command, and may come in several writes (file_write.c). */
+    bool objects;
     /* It takes a list of words, which may come in several writes (file_write.c). */
     bool list;
 };
@@ -110,6 +112,9 @@ ino_t entry_ino(const struct object *object, const struct entry *entry,
                 const struct mailbox_file *mailbox);
 /* Of a collected file; NULL: it is none. */
 struct document *place_document(const struct place *place);
+/* Is the text a JSON object, with white space around it? 1; 0: it is not complete so far, and the
+ * error says where; -EINVAL: it never becomes one. */
+int text_check(const char *text, size_t size, struct json_span *ret, struct error *err);
 /* What can be known from that much of a collected file's text. 1: it is complete and acceptable; 0:
  * it is incomplete so far, and the error says where. */
 int place_check(const struct place *place, const char *text, size_t size, struct error *err);

@@ -94,6 +94,14 @@ void event_commit(const struct event_commit *commit, const char *event, const ch
     event_ring_add(commit->events, line);
 }
 
+static cJSON *add_error(cJSON *line, const struct error *err)
+{
+    cJSON *error = json_add_object(line, "error");
+    json_add_string(error, "code", error_name(err->code));
+    json_add_string(error, "message", err->text);
+    return error;
+}
+
 void event_command_failed(struct event_ring *events, const char *file,
                           const struct instance *instance, const char *written,
                           const struct error *err)
@@ -105,8 +113,21 @@ void event_command_failed(struct event_ring *events, const char *file,
         return;
     json_add_string(line, "instance", instance->id);
     json_add_string(line, file, written);
-    cJSON *error = json_add_object(line, "error");
-    json_add_string(error, "code", error_name(err->code));
-    json_add_string(error, "message", err->text);
+    add_error(line, err);
+    event_ring_add(events, line);
+}
+
+void event_delivery(struct event_ring *events, const struct instance *instance, const char *mailbox,
+                    const char *step, double frozen_ms, const struct error *err)
+{
+    cJSON *line = begin(events, err ? "delivery-failed" : "delivered");
+    if (!line)
+        return;
+    json_add_string(line, "instance", instance->id);
+    add_text(line, "mailbox", mailbox);
+    if (frozen_ms > 0)
+        json_add(line, "frozen_ms", json_milliseconds(frozen_ms));
+    if (err)
+        json_add_string(add_error(line, err), "phase", step);
     event_ring_add(events, line);
 }

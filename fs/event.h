@@ -30,4 +30,9 @@ void event_command_failed(struct event_ring *events, const char *file,
                           const struct instance *instance, const char *written,
                           const struct error *err);
 
+/* A payload was delivered to a VM that runs ("" is the network's), which stood still for so long;
+ * or not, in that step, or not taken: why. */
+void event_delivery(struct event_ring *events, const struct instance *instance, const char *mailbox,
+                    const char *step, double frozen_ms, const struct error *err);
+
 #endif

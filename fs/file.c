@@ -64,7 +64,7 @@ static int open_place(const struct place *place, int flags, pid_t tid, struct ha
         r = open_log(handle, place);
     else if (type->document && wants_write(flags))
         r = open_document(handle, place);
-    else if (type->list)
+    else if (type->list || type->objects)
         handle->opener_pid = waiter_process(tid);
     if (r < 0) {
         handle_destroy(handle);
@@ -103,8 +103,8 @@ int fs_create(struct fs *fs, uint64_t parent, const char *name, int flags, pid_t
 static int generate(struct handle *handle)
 {
     size_t size = handle->size;
-    char *text =
-        handle->text ? document_copy(handle->text, size) : place_text(&handle->place, &size);
+    const bool holds = handle->text && handle->place.entry->file->document;
+    char *text = holds ? document_copy(handle->text, size) : place_text(&handle->place, &size);
     if (!text)
         return -ENOMEM;
     free_wiped(handle->content, handle->content_size);

@@ -187,6 +187,11 @@ static bool is_again(const struct handle *handle, const char *text)
                      strcmp(last + handle->last_write, text) == 0));
 }
 
+static void free_text(char *text)
+{
+    free_wiped(text, text ? strlen(text) : 0);
+}
+
 /* Takes `text`. */
 static int command(struct fs *fs, struct handle *handle, char *text, size_t last_write,
                    struct waiter *waiter)
@@ -196,13 +201,13 @@ static int command(struct fs *fs, struct handle *handle, char *text, size_t last
         return -ENOMEM;
     bool again = is_again(handle, text);
     if (again)
-        free(text);
+        free_text(text);
     if (again && handle->failed)
         return handle->failed;
     struct job *job = steal_pointer(handle->retry);
     if (!again) {
         job_unref(steal_pointer(job));
-        free(handle->command);
+        free_text(handle->command);
         handle->command = text;
         handle->last_write = last_write;
     }
@@ -269,6 +274,90 @@ static int write_list(struct fs *fs, struct handle *handle, const char *bytes, s
     return run_list(fs, handle, size, waiter);
 }
 
+/* ---- files that take JSON objects ---- */
+
+static bool is_opener(const struct handle *handle, pid_t tid)
+{
+    return tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
+}
+
+/* What was collected so far is nothing; and what comes is nothing either, with an errno. */
+static void drop_text(struct handle *handle, int refused)
+{
+    free_wiped(steal_pointer(handle->text), handle->size);
+    handle->size = 0;
+    handle->refused = refused;
+}
+
+static int refuse_text(struct handle *handle, int code, const char *why)
+{
+    forkable_note(forkable_at(&handle->place), why);
+    drop_text(handle, code);
+    return -code;
+}
+
+/* The object is a command; of what was collected, the part from `before` on was written last. */
+static int run_object(struct fs *fs, struct handle *handle, struct json_span object, size_t before,
+                      struct waiter *waiter)
+{
+    char *text = document_copy(handle->text + object.start, object.end - object.start);
+    size_t last = before > object.start ? before - object.start : 0;
+    while (text && last > 0 && isspace((unsigned char)text[last]))
+        last++;
+    drop_text(handle, 0);
+    return command(fs, handle, text, last, waiter);
+}
+
+/* The same text again is the end of a wait that a signal has ended, or another command. */
+static bool is_joining(const struct handle *handle, const char *bytes, size_t size)
+{
+    if (!handle->retry)
+        return false;
+    char *text = read_command(bytes, size, SIZE_MAX);
+    bool joins = text && is_again(handle, text);
+    free_text(text);
+    return joins;
+}
+
+static int write_object(struct fs *fs, struct handle *handle, const char *bytes, size_t size,
+                        struct waiter *waiter)
+{
+    const size_t before = handle->size;
+    struct json_span object;
+    struct error err = {0};
+    if (handle->refused)
+        return -handle->refused;
+    if (is_joining(handle, bytes, size))
+        return command(fs, handle, read_command(bytes, size, SIZE_MAX), 0, waiter);
+    if (size > DOCUMENT_MAX - before)
+        return refuse_text(handle, EFBIG, "what was written to a mailbox is over 16 KiB");
+    int r = size > 0 ? grow(handle, before + size) : 0;
+    if (r < 0 || size == 0)
+        return r;
+    memcpy(handle->text + before, bytes, size);
+    handle->text[handle->size] = '\0';
+    r = text_check(handle->text, handle->size, &object, &err);
+    if (r > 0)
+        return run_object(fs, handle, object, before, waiter);
+    return r < 0 ? refuse_text(handle, EINVAL, err.text) : 0;
+}
+
+/* Of who was killed it may end anywhere. */
+static int flush_object(struct handle *handle, pid_t tid)
+{
+    if (handle->size == 0 || !is_opener(handle, tid) || waiter_was_killed(tid))
+        return 0;
+    if (handle->place.object->removed)
+        return -ENODEV;
+    if (strspn(handle->text, " \t\r\n") >= handle->size) {
+        drop_text(handle, 0);
+        return 0;
+    }
+    return refuse_text(
+        handle, EINVAL,
+        "what was written to a mailbox is unfinished: its JSON object is not closed");
+}
+
 int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t size, off_t offset,
              bool append, struct waiter *waiter)
 {
@@ -276,6 +365,8 @@ int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t siz
     int r;
     if (handle->place.object->removed)
         r = -ENODEV;
+    else if (handle->place.entry->file->objects)
+        r = write_object(fs, handle, bytes, size, waiter);
     else if (handle->place.entry->file->list)
         r = write_list(fs, handle, bytes, size, waiter);
     else if (handle->place.entry->file->command)
@@ -284,11 +375,6 @@ int fs_write(struct fs *fs, struct handle *handle, const char *bytes, size_t siz
         r = collect(fs, handle, bytes, size, offset, append, waiter);
     objects_unlock(&fs->objects);
     return r;
-}
-
-static bool is_opener(const struct handle *handle, pid_t tid)
-{
-    return tid == handle->opener_tid || waiter_process(tid) == handle->opener_pid;
 }
 
 /* The bytes collected so far take effect, as far as they go. */
@@ -322,6 +408,11 @@ int fs_flush(struct fs *fs, struct handle *handle, struct waiter *waiter)
 {
     objects_lock(&fs->objects);
     int r = 0;
+    if (handle->place.entry->file->objects) {
+        r = flush_object(handle, waiter->tid);
+        objects_unlock(&fs->objects);
+        return r;
+    }
     if (handle->place.entry->file->list) {
         /* Of who was killed it may end within an id. */
         if (handle->size > 0 && is_opener(handle, waiter->tid) && !waiter_was_killed(waiter->tid))
@@ -375,13 +466,6 @@ static int truncate_document(const struct place *place, size_t size)
     return r;
 }
 
-/* What was written of it so far is nothing. */
-static void forget_list(struct handle *handle)
-{
-    handle->size = 0;
-    handle->refused = 0;
-}
-
 int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
 {
     auto_place struct place place = {0};
@@ -391,8 +475,8 @@ int fs_truncate(struct fs *fs, uint64_t node, struct handle *handle, off_t size)
     const struct file_type *type = place.entry->file;
     if (!type || (place.entry->mode & 0222) == 0)
         r = -EACCES;
-    else if (type->list && handle && size == 0)
-        forget_list(handle);
+    else if ((type->list || type->objects) && handle && size == 0)
+        drop_text(handle, 0);
     else if (type->document && (r = type->may_write(&place)) == 0)
         r = handle ? truncate_handle(handle, (size_t)size)
                    : truncate_document(&place, (size_t)size);

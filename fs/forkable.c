@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "fs/state.h"
+#include "instance/live.h"
 #include "store/notes.h"
 #include "util/cleanup.h"
 
@@ -25,9 +26,17 @@ int forkable_index(const struct forkable *forkable, struct image_index **ret)
     const struct fork_source *of = &forkable->of;
     if (of->snapshot)
         return image_index(of->snapshot->image, ret, NULL);
-    return instance_state(of->instance) == INSTANCE_STANDBY
-               ? image_index(of->instance->image, ret, NULL)
-               : -ENOENT;
+    switch (instance_state(of->instance)) {
+    case INSTANCE_STANDBY:
+        return image_index(of->instance->image, ret, NULL);
+    case INSTANCE_RUNNING:
+    case INSTANCE_PAUSED:
+    case INSTANCE_WAITING:
+        *ret = instance_list(of->instance, NULL);
+        return *ret ? 0 : -IMAGE_SCANNING;
+    default:
+        return -ENOENT;
+    }
 }
 
 /* Reads each candidate once and no more: a guest may have planted thousands, and every name of

@@ -26,6 +26,7 @@ struct forkable {
     char *error;             /* owned: why the last write to config, state or snapshot failed */
     uint64_t writes, failed; /* how many there were of these, and which of them `error` is of */
     struct job *job;         /* the transition under way; not counted */
+    struct job *search;      /* of its memory, for frames; the same */
 };
 
 /* Of that kind and id; borrowed. ENOENT: there is none; ENOMEM. */
@@ -37,9 +38,9 @@ static inline struct forkable *forkable_at(const struct place *place)
 /* As the tree names it: "snapshots/base". */
 void forkable_path(const struct forkable *forkable, char ret[INSTANCE_SOURCE_PATH_SIZE]);
 
-/* A reference to what is known of its image now, as by image_index(). An instance that has left
- * standby has none (ENOENT), whatever lies there: it is the memory of a VM that runs, or of one
- * that ended. */
+/* A reference to what is known of its image now, as by image_index(); of an instance whose VM runs
+ * or is paused, of its memory: IMAGE_SCANNING, if that was not searched yet. One that is created or
+ * stopped has none (ENOENT), whatever lies there. */
 int forkable_index(const struct forkable *forkable, struct image_index **ret);
 /* Is there a marker of that name, or with "" one of resume-network? */
 bool forkable_index_has(const struct image_index *index, const char *name);

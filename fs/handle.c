@@ -27,7 +27,7 @@ void handle_destroy(struct handle *handle)
     free_wiped(handle->text, handle->size);
     free_wiped(handle->content, handle->content_size);
     free(handle->names);
-    free(handle->command);
+    free_wiped(handle->command, handle->command ? strlen(handle->command) : 0);
     free(handle);
 }
 
@@ -65,8 +65,11 @@ int handle_list(struct handle *handle, const char *name, const struct object *ob
 
 void handle_command_ended(struct handle *handle, int result)
 {
-    if (result < 0 && handle->place.entry->file->once)
+    const struct file_type *type = handle->place.entry->file;
+    if (result < 0 && type->once)
         handle->failed = result;
+    if (result < 0 && type->objects)
+        handle->refused = -result;
 }
 
 int handle_answer(const struct handle *handle, size_t at, size_t size, char **ret, size_t *ret_size)

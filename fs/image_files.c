@@ -1,16 +1,24 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * image_files: what is known of a memory image, in the directory of a snapshot or of an instance in
- * standby: mailboxes/, `network` and what `accept` says.
+ * image_files: what is known of a memory image, in the directory of a snapshot, or of an instance
+ * with a VM or in standby: mailboxes/, `network` and what `accept` says.
  */
 #include <errno.h>
 #include <string.h>
 
+#include "fs/delivery.h"
 #include "fs/forkable.h"
 #include "fs/handle.h"
 #include "fs/state.h"
 #include "fs/tables.h"
+#include "instance/live.h"
 #include "util/json.h"
+
+static bool is_live(const struct place *place)
+{
+    return place->object->kind == OBJECT_INSTANCE &&
+           instance_state(forkable_at(place)->of.instance) != INSTANCE_STANDBY;
+}
 
 /* The list of candidates, or FS_LATER with the waiter queued. Who is not patient waits for a kept
  * list to be read, and for no scan. */
@@ -22,6 +30,9 @@ static int index_of(const struct place *place, bool patient, struct waiter *wait
         return r;
     if (!waiter)
         return FS_MUST_WAIT;
+    int begun = is_live(place) ? delivery_search(place) : 0;
+    if (begun < 0)
+        return begun;
     waiter_begin(&fs_of(place)->waiters, NULL, NULL, waiter);
     return FS_LATER;
 }
@@ -50,6 +61,11 @@ static char *mailbox_text(const struct place *place)
     if (forkable_index(forkable_at(place), &index) < 0) /* it is gone: nothing is in it any more */
         return strdup("");
     auto_json cJSON *json = scan_describe(&index->scan, name_of(place));
+    cJSON *last = place->object->kind == OBJECT_INSTANCE
+                      ? instance_last(forkable_at(place)->of.instance, name_of(place))
+                      : NULL;
+    if (last)
+        json_add(json, "last", last);
     return json_print(json);
 }
 
@@ -64,7 +80,20 @@ static int mailbox_ready(const struct place *place, struct waiter *waiter)
 static const struct file_type mailbox_type = {.text = mailbox_text, .ready = mailbox_ready};
 static const struct entry mailbox_entry = {NULL, S_IFREG | 0400, 4, .file = &mailbox_type};
 static const struct entry network_entry = {NULL, S_IFREG | 0400, 14, .file = &mailbox_type};
+/* Those of an instance take payloads. */
+static const struct file_type live_type = {
+    .text = mailbox_text, .ready = mailbox_ready, .command = delivery_command, .objects = true};
+static const struct entry live_mailbox_entry = {NULL, S_IFREG | 0600, 4, .command = true,
+                                                .file = &live_type};
+static const struct entry live_network_entry = {NULL, S_IFREG | 0600, 14, .command = true,
+                                                .file = &live_type};
 static const char network_name[] = "network";
+
+static const struct entry *entry_of(const struct place *directory, const struct entry *known,
+                                    const struct entry *live)
+{
+    return directory->object->kind == OBJECT_INSTANCE ? live : known;
+}
 
 static int mailboxes_find(const struct place *directory, const char *name, struct waiter *waiter,
                           struct place *ret)
@@ -75,8 +104,9 @@ static int mailboxes_find(const struct place *directory, const char *name, struc
         return r;
     if (!forkable_index_has(index, name))
         return -ENOENT;
-    *ret = (struct place){directory->object, &mailbox_entry,
-                          object_mailbox_file(directory->object, name)};
+    *ret =
+        (struct place){directory->object, entry_of(directory, &mailbox_entry, &live_mailbox_entry),
+                       object_mailbox_file(directory->object, name)};
     return ret->mailbox ? 0 : -ENOMEM;
 }
 
@@ -92,7 +122,8 @@ static int mailboxes_list(const struct place *directory, struct waiter *waiter,
          i = scan_next_name(scan, i + 1)) {
         const char *name = scan->candidates[i].marker.name;
         const struct mailbox_file *mailbox = object_mailbox_file(directory->object, name);
-        r = mailbox ? handle_list(handle, name, directory->object, &mailbox_entry, mailbox)
+        r = mailbox ? handle_list(handle, name, directory->object,
+                                  entry_of(directory, &mailbox_entry, &live_mailbox_entry), mailbox)
                     : -ENOMEM;
     }
     return r;
@@ -107,7 +138,8 @@ int network_find(const struct place *directory, const char *name, struct waiter 
     int r = strcmp(name, network_name) == 0 ? index_of(directory, true, waiter, &index) : -ENOENT;
     if (r != 0)
         return r;
-    *ret = (struct place){.object = directory->object, .entry = &network_entry};
+    *ret = (struct place){.object = directory->object,
+                          .entry = entry_of(directory, &network_entry, &live_network_entry)};
     return forkable_index_has(index, "") ? 0 : -ENOENT;
 }
 
@@ -119,7 +151,8 @@ int network_list(const struct place *directory, struct waiter *waiter, struct ha
     if (r != 0)
         return r == FS_LATER ? r : 0;
     return forkable_index_has(index, "")
-               ? handle_list(handle, network_name, directory->object, &network_entry, NULL)
+               ? handle_list(handle, network_name, directory->object,
+                             entry_of(directory, &network_entry, &live_network_entry), NULL)
                : 0;
 }
 

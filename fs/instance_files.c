@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "fs/delivery.h"
 #include "fs/event.h"
 #include "fs/forkable.h"
 #include "fs/handle.h"
@@ -263,10 +264,13 @@ static int console_command(const struct place *place, const char *text, const st
 static const struct file_type console_file = {.log = "console.log", .command = console_command};
 static const struct file_type vmm_log_file = {.log = "vmm.log"};
 
-static bool is_standby(const struct place *place)
+static bool has_memory(const struct place *place)
 {
-    return instance_state(instance_of(place)) == INSTANCE_STANDBY;
+    const enum instance_state state = instance_state(instance_of(place));
+    return state != INSTANCE_CREATED && state != INSTANCE_STOPPED;
 }
+
+static const struct file_type rescan_file = {.command = delivery_rescan};
 
 /* NULL if there is none: of no fork, of one whose record could not be read, or whose source is
  * gone. One that came later under the same id is another. */
@@ -306,7 +310,8 @@ static const struct entry instance_entries[] = {
     {"error", S_IFREG | 0444, 6, .file = &error_file},
     {"console", S_IFREG | 0600, 7, .file = &console_file},
     {"vmm.log", S_IFREG | 0400, 8, .file = &vmm_log_file},
-    {"mailboxes", S_IFDIR | 0755, 9, .directory = &mailboxes_directory, .present = is_standby},
+    {"mailboxes", S_IFDIR | 0755, 9, .directory = &mailboxes_directory, .present = has_memory},
+    {"rescan", S_IFREG | 0200, 15, .file = &rescan_file, .command = true, .present = has_memory},
     {"fork", S_IFLNK | 0777, 10, .link = fork_link, .present = has_record},
     {"forks", S_IFDIR | 0755, 12, .directory = &forks_directory},
 };

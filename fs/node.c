@@ -314,7 +314,8 @@ int fs_getattr(struct fs *fs, uint64_t id, const struct handle *handle, struct w
         r = check_name(&place, waiter);
     if (r == 0)
         r = place_stat(&place, ret);
-    if (r == 0 && handle && handle->text) /* what this open file holds, for lseek */
+    if (r == 0 && handle && handle->text &&
+        place.entry->file->document) /* what this open file holds, for lseek */
         ret->st_size = (off_t)handle->size;
     if (r == -ESTALE && handle)
         r = -ENODEV;

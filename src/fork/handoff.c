@@ -27,10 +27,10 @@ static const char *why_mute(const struct machine *machine)
     return machine->network_restrict ? "its network lets nothing out (\"restrict\": true)" : NULL;
 }
 
-static int check_ack(const struct fork *fork, const struct fork_mailbox *mailbox, const char *what,
-                     const char *or_else, struct error *err)
+int handoff_check_ack(const struct machine *machine, const struct fork_mailbox *mailbox,
+                      const char *what, const char *or_else, struct error *err)
 {
-    const char *why = why_mute(&fork->machine);
+    const char *why = why_mute(machine);
     if (!why || mailbox->how == FORK_ACK_MEMORY)
         return 0;
     return error_set(err, EINVAL,
@@ -47,12 +47,13 @@ int handoff_check(struct fork *fork, struct error *err)
         const struct fork_mailbox *mailbox = &request->mailboxes[i];
         char what[sizeof "mailbox \"\"" + FRAME_NAME_MAX];
         snprintf(what, sizeof what, "mailbox \"%s\"", mailbox->name);
-        if (mailbox->wait_for_ack && (r = check_ack(fork, mailbox, what, "", err)) < 0)
+        if (mailbox->wait_for_ack &&
+            (r = handoff_check_ack(&fork->machine, mailbox, what, "", err)) < 0)
             fork->failed_mailbox = mailbox->name;
     }
     if (r == 0 && request->network.staged && request->options.wait_for_network)
-        r = check_ack(fork, &request->network.mailbox, "network",
-                      ", or the option \"wait_for_network\": false", err);
+        r = handoff_check_ack(&fork->machine, &request->network.mailbox, "network",
+                              ", or the option \"wait_for_network\": false", err);
     return r;
 }
 
@@ -64,11 +65,10 @@ static int open_socket(struct fork *fork, struct error *err)
                                                   &fork->socket, err);
 }
 
-/* What a guest needs that acks by datagram: "ack_port" and, if so asked, "ack_key". */
-static int append_ack(struct fork *fork, struct fork_mailbox *mailbox, struct error *err)
+int handoff_append_ack(struct fork_mailbox *mailbox, uint16_t port, struct error *err)
 {
     char members[FORK_ACK_PORT_MAX + FORK_ACK_KEY_MAX + 1];
-    int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, fork->socket.port);
+    int used = snprintf(members, sizeof members, "\"ack_port\":%" PRIu16, port);
     if (mailbox->how == FORK_ACK_KEYED) {
         store_random_hex(mailbox->ack_key, ACK_KEY_SIZE / 2);
         mailbox->ack.key = mailbox->ack_key;
@@ -93,7 +93,7 @@ static int prepare(struct fork *fork, enum frame_kind kind, struct fork_mailbox 
         return r;
     fork->failed_mailbox = kind == FRAME_FORK ? mailbox->name : NULL;
     if (by_datagram)
-        r = append_ack(fork, mailbox, err);
+        r = handoff_append_ack(mailbox, fork->socket.port, err);
     if (r == 0 && kind == FRAME_FORK && fork->request->options.identity)
         r = identity_append(fork, mailbox, err);
     if (r < 0)

@@ -84,7 +84,14 @@ double turn_limit(struct fork *fork, double deadline_ms);
 /* Of its VM, which runs, since then. */
 struct process_times turn_times(const struct fork *fork);
 
-/* handoff.c. In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the
+/* handoff.c. EINVAL: that ack comes by datagram, and none can come from the machine. Texts begin
+ * with `what` and end with `or_else`. */
+int handoff_check_ack(const struct machine *machine, const struct fork_mailbox *mailbox,
+                      const char *what, const char *or_else, struct error *err);
+/* Puts into the payload what a guest needs that acks by datagram: "ack_port" and, if so asked,
+ * "ack_key". */
+int handoff_append_ack(struct fork_mailbox *mailbox, uint16_t port, struct error *err);
+/* In `validate`. EINVAL: an ack is wanted by datagram, and no datagram can come from the
  * machine. */
 int handoff_check(struct fork *fork, struct error *err);
 /* In `locate`: finds the places in the image for all payloads, which are complete then, with what
@@ -112,5 +119,7 @@ int fork_read_token(enum frame_kind kind, const char *token, const char *hex,
 /* record.c. `err` NULL: it succeeded. Returns owned. */
 cJSON *fork_result(const struct fork *fork, const struct error *err);
 cJSON *fork_record(const struct fork *fork, const cJSON *result);
+/* Of one mailbox, or of the network: its entry of that. */
+cJSON *fork_delivery_result(const struct fork_network *delivery);
 
 #endif

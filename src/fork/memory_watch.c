@@ -186,6 +186,12 @@ void memory_watch_check(struct memory_watch *watch, struct watched *watched)
     check(watch, watched);
 }
 
+void memory_watch_explain(const struct consume *consume, struct ack_wait *wait)
+{
+    snprintf(wait->reason, sizeof wait->reason, "%s", consume->reason);
+    text_make_printable(wait->reason, strlen(wait->reason), ' ');
+}
+
 static void answer(const struct watched_frame *frame, double since_ms)
 {
     struct ack_wait *wait = frame->wait;
@@ -197,8 +203,7 @@ static void answer(const struct watched_frame *frame, double since_ms)
     else
         return;
     wait->ms = frame->at_ms - since_ms;
-    snprintf(wait->reason, sizeof wait->reason, "%s", frame->consume->reason);
-    text_make_printable(wait->reason, strlen(wait->reason), ' ');
+    memory_watch_explain(frame->consume, wait);
 }
 
 void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms)

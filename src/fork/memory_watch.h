@@ -50,4 +50,7 @@ void memory_watch_check(struct memory_watch *watch, struct watched *watched);
 /* Updates the waits of `watched`; never blocks. Their `ms` count from `since_ms`. */
 void memory_watch_receive(struct memory_watch *watch, struct watched *watched, double since_ms);
 
+/* Why it was refused, in words. */
+void memory_watch_explain(const struct consume *consume, struct ack_wait *wait);
+
 #endif

@@ -84,6 +84,11 @@ static cJSON *network_result(const struct fork_network *network)
     return json;
 }
 
+cJSON *fork_delivery_result(const struct fork_network *delivery)
+{
+    return delivery->staged ? network_result(delivery) : mailbox_result(&delivery->mailbox);
+}
+
 static cJSON *error_result(const struct fork *fork, const struct error *err)
 {
     if (!err)

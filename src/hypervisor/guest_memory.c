@@ -105,6 +105,8 @@ static int identify(int image_fd, struct mapped_file *ret, struct error *err)
 
 struct collector {
     struct mapped_file file;
+    bool shared;   /* what is shared counts, and nothing else */
+    uint64_t size; /* of memory of no file; 0: it is of that file */
     struct guest_memory *memory;
     bool alive; /* it has some mapping */
 };
@@ -112,10 +114,14 @@ struct collector {
 static int collect(const struct mapping *mapping, void *context)
 {
     struct collector *collector = context;
+    struct mapping found = *mapping;
     collector->alive = true;
-    return mapping_is_of(mapping, &collector->file)
-               ? mappings_add(&collector->memory->mappings, mapping)
-               : 0;
+    if (collector->size > 0 ? mapping->file.inode != 0 || mapping->shared
+                            : !mapping_is_of(mapping, &collector->file))
+        return 0;
+    if (collector->shared)
+        found.usable = mapping->shared;
+    return mappings_add(&collector->memory->mappings, &found);
 }
 
 int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
@@ -131,34 +137,96 @@ int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
     return 0;
 }
 
-int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
-                        struct error *err)
+/* The only mapping of that size is the memory from `offset` on. */
+static bool find_region(const struct mappings *all, uint64_t offset, uint64_t size,
+                        struct mappings *ret)
 {
-    struct collector collector = {0};
-    int r = identify(image_fd, &collector.file, err);
-    if (r < 0)
-        return r;
+    struct mapping found = {0};
+    size_t times = 0;
+    for (size_t i = 0; i < all->count; i++)
+        if (all->items[i].usable && all->items[i].end - all->items[i].start == size) {
+            found = all->items[i];
+            times++;
+        }
+    found.offset = offset;
+    return times == 1 && mappings_add(ret, &found) == 0;
+}
+
+/* Memory of no file is known by its size. A large one has two regions: what ends at the gap below 4
+ * GiB, and the rest. */
+static int lay_out(struct collector *collector, struct error *err)
+{
+    static const uint64_t gaps[] = {UINT64_C(0xC0000000), UINT64_C(0xD0000000)};
+    struct mappings all = collector->memory->mappings, *ret = &collector->memory->mappings;
+    *ret = (struct mappings){0};
+    bool found = find_region(&all, 0, collector->size, ret);
+    for (size_t i = 0; i < array_length(gaps) && !found && collector->size > gaps[i]; i++) {
+        ret->count = 0;
+        found = find_region(&all, 0, gaps[i], ret) &&
+                find_region(&all, gaps[i], collector->size - gaps[i], ret);
+    }
+    mappings_finish(&all);
+    return found ? 0
+                 : error_set(
+                       err, EIO,
+                       "which of its VMM's mappings is the VM's memory is not known: deliver to a "
+                       "fork of it");
+}
+
+static int not_mapped(pid_t pid, struct error *err)
+{
+    return error_set(err, EIO,
+                     "process %d does not map the memory image (a wrapper script must exec the "
+                     "VMM)",
+                     (int)pid);
+}
+
+static int create(pid_t pid, int memory_fd, struct collector *collector, struct guest_memory **ret,
+                  struct error *err)
+{
+    char name[PATH_SIZE];
     struct guest_memory *memory = calloc(1, sizeof *memory);
     if (!memory)
         return error_set(err, ENOMEM, "no memory for the VMM's mappings");
     memory->fd = memory_fd;
-    collector.memory = memory;
-    char name[PATH_SIZE];
+    collector->memory = memory;
     snprintf(name, sizeof name, "%d", (int)pid);
-    r = walk(name, collect, &collector, err);
-    if (r == 0 && !collector.alive)
+    int r = walk(name, collect, collector, err);
+    if (r == 0 && !collector->alive)
         r = ended(name, err);
+    else if (r == 0 && collector->size > 0)
+        r = lay_out(collector, err);
     else if (r == 0 && memory->mappings.count == 0)
-        r = error_set(err, EIO,
-                      "process %d does not map the memory image (a wrapper script must exec the "
-                      "VMM)",
-                      (int)pid);
+        r = not_mapped(pid, err);
     if (r < 0) {
         guest_memory_destroy(memory);
         return r;
     }
     *ret = memory;
     return 0;
+}
+
+int guest_memory_create(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
+                        struct error *err)
+{
+    struct collector collector = {0};
+    int r = identify(image_fd, &collector.file, err);
+    return r == 0 ? create(pid, memory_fd, &collector, ret, err) : r;
+}
+
+int guest_memory_create_shared(pid_t pid, int memory_fd, int image_fd, struct guest_memory **ret,
+                               struct error *err)
+{
+    struct collector collector = {.shared = true};
+    int r = identify(image_fd, &collector.file, err);
+    return r == 0 ? create(pid, memory_fd, &collector, ret, err) : r;
+}
+
+int guest_memory_create_own(pid_t pid, int memory_fd, uint64_t size, struct guest_memory **ret,
+                            struct error *err)
+{
+    struct collector collector = {.size = size};
+    return create(pid, memory_fd, &collector, ret, err);
 }
 
 void guest_memory_destroy(struct guest_memory *memory)
@@ -245,6 +313,8 @@ static int copy_run(struct written *written, uint64_t address, uint64_t offset, 
     size_t size = count * written->page_size;
     if (written->set)
         page_set_add(written->set, offset, size);
+    if (written->image_fd < 0)
+        return 0;
     int r = read_address(written->memory, address, written->bytes, size, err);
     return r < 0 ? r : sparse_put(written->image_fd, written->bytes, size, offset, err);
 }

@@ -17,7 +17,9 @@ bool mapping_parse(const char *line, struct mapping *ret)
                &mapping.file.inode) != 7 ||
         mapping.end <= mapping.start)
         return false;
-    mapping.usable = flags[0] == 'r' && flags[1] == 'w' && flags[2] && flags[3] == 'p';
+    const bool writable = flags[0] == 'r' && flags[1] == 'w' && flags[2];
+    mapping.usable = writable && flags[3] == 'p';
+    mapping.shared = writable && flags[3] == 's';
     *ret = mapping;
     return true;
 }

@@ -19,6 +19,7 @@ struct mapping {
     uint64_t start, end; /* addresses */
     uint64_t offset;     /* of `start` in the file */
     bool usable;         /* private, readable and writable */
+    bool shared;         /* the same, but not private */
     struct mapped_file file;
 };
 

@@ -212,7 +212,9 @@ int instance_write_image(struct instance *instance, const struct vmm_save *save,
     if (r < 0)
         return r;
     instance_warn_of_taps(instance);
-    r = vmm_save(&context, instance->vmm, &machine, save, err);
+    r = instance_rearm(instance, err);
+    if (r == 0)
+        r = vmm_save(&context, instance->vmm, &machine, save, err);
     if (r == 0 && machine.in_firmware)
         warn_of_firmware(instance);
     if (strcmp(save->directory, ".") != 0) {

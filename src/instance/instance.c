@@ -28,6 +28,7 @@ struct instance *instance_create(struct instances *table, const char *id)
         return NULL;
     instance->table = table;
     instance->references = 1;
+    instance->life = 1;
     instance->cancel_fd = instance->entry_fd = -1;
     strncpy(instance->id, id, sizeof instance->id - 1);
     store_time_now(instance->created_at);
@@ -110,6 +111,9 @@ static void instance_free(struct instance *instance)
         snapshot_unref(instance->mapped);
     }
     image_index_unref(instance->base_index);
+    image_index_unref(instance->list);
+    cJSON_Delete(instance->delivered);
+    cJSON_Delete(instance->lasts);
     vmm_close(instance->vmm);
     machine_finish(&instance->machine);
     cJSON_Delete(instance->fork);

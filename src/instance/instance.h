@@ -124,6 +124,13 @@ struct instance {
     bool loaded;                    /* the VMM maps the file "base", rather than share "memory" */
     struct image_index *base_index; /* of "base", as long as that is mapped; NULL: not known. With
                                        the table's lock */
+    unsigned life;                  /* how many VMs it has had: the same in another VMM (live.h) */
+    unsigned ended_life;            /* of the last one that did not end by itself */
+    struct image_index *list;       /* frames that a search of its memory has found; or NULL */
+    double listed_at_ms;            /* and when */
+    struct instance_turn *turns;    /* deliveries under way or waiting, at any mailbox */
+    cJSON *delivered, *lasts;       /* by mailbox: the record of its last delivery, and what became
+                                       of that; or NULL */
     struct snapshot *mapped;        /* of which that is the memory; a user of it */
     struct instance_source source;
     bool logs_grew;                /* a VMM was there at the last look at its logs (logs.c) */

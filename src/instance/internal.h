@@ -85,6 +85,7 @@ enum instance_begin {
     BEGIN_CHANGING, /* the same, by who is about to change its state */
     BEGIN_STOPPING, /* the same, but ends the other one */
     BEGIN_WAITING,  /* waits for it; ECANCELED if the instance is to be stopped meanwhile */
+    BEGIN_BRIEFLY,  /* the same, and who wants to begin meanwhile waits, too */
 };
 int instance_begin(struct instance *instance, enum instance_begin how, struct error *err);
 /* The same for the end of a VMM, if there is one and nobody else looks after it. */
@@ -196,6 +197,21 @@ void instance_set_base_index(struct instance *instance, struct image_index *inde
 /* As image_scan() of what was saved. */
 int instance_scan_saved(const struct instance_carried *carried, int directory_fd,
                         const atomic_bool *stop, struct image_index **ret, struct error *err);
+
+/* ---- delivered.c: besides what live.h has of it ---- */
+
+/* By the owner: instance_record_delivery(). */
+int instance_keep_delivery(struct instance *instance, const char *name, cJSON *record,
+                           cJSON **ret_before, struct error *err);
+
+/* By the owner, while the VM stands still: of what was delivered to it since it runs, copies that
+ * nobody will take are armed again, before it is saved. */
+int instance_rearm(struct instance *instance, struct error *err);
+/* With the lock held: it is another VM from now on, or none; and its file. */
+void instance_forget_live(struct instance *instance, bool by_itself);
+void instance_remove_deliveries(struct instance *instance);
+/* What an earlier daemon delivered to a VM that lives. */
+void instance_read_deliveries(struct instance *instance);
 
 /* ---- steps.c: what the transitions do, each with how it is undone ---- */
 

@@ -57,7 +57,7 @@ static int await_turn(struct instance *instance, enum instance_begin how, struct
         if (how == BEGIN_STOPPING) /* each time: another may have begun before this one came */
             cancel(instance);
         pthread_cond_wait(&table->idle, &table->lock);
-        if (how == BEGIN_WAITING && instance->stops != stops && !table->stopping)
+        if (how != BEGIN_STOPPING && instance->stops != stops && !table->stopping)
             return error_set(err, ECANCELED, ENDED);
     }
     return 0;
@@ -81,7 +81,7 @@ static int may_begin(struct instance *instance, enum instance_begin how, struct 
     instance_await_record(instance);
     if (how == BEGIN_STOPPING)
         r = await_stop(instance, err);
-    else if (how == BEGIN_WAITING)
+    else if (how == BEGIN_WAITING || how == BEGIN_BRIEFLY)
         r = await_turn(instance, how, err);
     if (r < 0)
         return r;
@@ -104,6 +104,7 @@ int instance_begin(struct instance *instance, enum instance_begin how, struct er
     if (r == 0) {
         instance->busy = true;
         instance->changing = how == BEGIN_CHANGING || how == BEGIN_STOPPING;
+        instance->recording = how == BEGIN_BRIEFLY;
         instance->cancel_fd = steal_fd(&fd);
         atomic_store(&instance->cancelled, false);
     }

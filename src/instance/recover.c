@@ -100,6 +100,7 @@ static void adopt(struct instance *instance, bool loaded)
     }
     instance->loaded = loaded;
     instance->has_vm = true;
+    instance_read_deliveries(instance);
     instance_adopt_taps(instance, &instance->machine);
     instance_adopt_disks(instance);
     find_mapped(instance);
@@ -113,8 +114,9 @@ static const char new_name[] = "run.new";
 /* A directory_visit of the entry. */
 static int move_file(void *context, int directory_fd, const char *name, struct error *err)
 {
-    static const char *const staying[] = {"instance.json", "fork.json", "vmm.log", "console.log",
-                                          "base",          hold,        restoring, new_name};
+    static const char *const staying[] = {"instance.json", "fork.json", "vmm.log",
+                                          "console.log",   "base",      hold,
+                                          restoring,       new_name,    "delivered.json"};
     const int *run_fd = context;
     for (size_t i = 0; i < array_length(staying); i++)
         if (strcmp(name, staying[i]) == 0)
@@ -271,6 +273,8 @@ void instance_recover_files(struct instance *instance)
     replace_marks(instance);
     if (instance_must_resume(instance))
         return;
+    if (!instance->vmm)
+        instance_remove_deliveries(instance);
     if (instance->vmm) {
         instance_remove_saved(instance);
     } else if (instance->state == INSTANCE_STANDBY) {

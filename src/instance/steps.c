@@ -443,6 +443,7 @@ static int release_vmm(struct transit *transit, struct error *err)
         instance->machine.in_firmware = transit->saved.in_firmware;
     instance->loaded = false;
     instance_set_base_index(instance, NULL);
+    instance_forget_live(instance, transit->transition->by == BY_VMM);
     instance->cannot_switch = false;
     instance->exit = exit;
     store_time_now(instance->exit_at);
@@ -450,6 +451,7 @@ static int release_vmm(struct transit *transit, struct error *err)
     unacquire(transit);
     instance_release_vm(instance);
     instance_settle_held_files(instance, was_loaded);
+    instance_remove_deliveries(instance);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
     if (mapped)

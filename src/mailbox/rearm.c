@@ -5,7 +5,7 @@
 #include <inttypes.h>
 #include <sha2.h>
 #include <string.h>
-#include <sys/types.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "util/cleanup.h"
@@ -66,21 +66,25 @@ static bool read_record(const cJSON *json, struct record *ret)
     return true;
 }
 
-/* A frame ends with the page that it begins in. *ret_size is 0 when it is not in the image, which
- * may be of a VM that was booted since, with less memory. */
-static int read_frame(int fd, const cJSON *offset, uint8_t frame[FRAME_SIZE], uint64_t *ret_offset,
-                      size_t *ret_size, struct error *err)
+/* Where the frames are. */
+struct memory {
+    const struct memory_io *io;
+    uint64_t size;
+    struct page_set *written; /* or NULL */
+};
+
+/* A frame ends with the page that it begins in. *ret_size is 0 when it is not in the memory, which
+ * may be of a VM that was booted since, with less. */
+static int read_frame(const struct memory *memory, const cJSON *offset, uint8_t frame[FRAME_SIZE],
+                      uint64_t *ret_offset, size_t *ret_size, struct error *err)
 {
     if (!cJSON_IsNumber(offset) || offset->valuedouble < 0 || offset->valuedouble > 0x1p53)
         return error_set(err, EIO, "the record of a delivery has no offset");
     uint64_t at = (uint64_t)offset->valuedouble;
     size_t size = FRAME_SIZE - (size_t)(at % FRAME_SIZE);
-    ssize_t got = pread(fd, frame, size, (off_t)at);
-    if (got < 0)
-        return error_errno(err, errno, "a frame at %" PRIu64 " cannot be read from the image", at);
     *ret_offset = at;
-    *ret_size = got == (ssize_t)size ? size : 0;
-    return 0;
+    *ret_size = at + size <= memory->size ? size : 0;
+    return *ret_size > 0 ? memory->io->read(memory->io->context, at, frame, size, err) : 0;
 }
 
 enum verdict { OTHER, CONSUMED, TWIN };
@@ -105,23 +109,19 @@ static enum verdict judge(const struct record *record, const uint8_t *frame, siz
 }
 
 /* Payload, length and sequence become zeros. */
-static int arm(int fd, const struct record *record, uint64_t offset, struct page_set *written,
+static int arm(const struct memory *memory, const struct record *record, uint64_t offset,
                struct error *err)
 {
     static const uint8_t zeros[FRAME_SIZE];
     const struct frame_layout *layout = &frame_layouts[record->kind];
     size_t size = layout->payload - layout->sequence + record->size;
-    if (written)
-        page_set_add(written, offset, FRAME_SIZE - offset % FRAME_SIZE);
-    ssize_t put = pwrite(fd, zeros, size, (off_t)(offset + layout->sequence));
-    return put == (ssize_t)size
-               ? 0
-               : error_errno(err, put < 0 ? errno : EIO,
-                             "a frame at %" PRIu64 " cannot be armed again", offset);
+    if (memory->written)
+        page_set_add(memory->written, offset, FRAME_SIZE - offset % FRAME_SIZE);
+    return memory->io->write(memory->io->context, offset + layout->sequence, zeros, size, err);
 }
 
 /* First to see whether one of them was consumed, then to arm the others. */
-static int go_through(int fd, const struct record *record, bool arming, struct page_set *written,
+static int go_through(const struct memory *memory, const struct record *record, bool arming,
                       bool *ret_consumed, struct error *err)
 {
     const cJSON *item;
@@ -129,11 +129,11 @@ static int go_through(int fd, const struct record *record, bool arming, struct p
         uint8_t frame[FRAME_SIZE];
         uint64_t offset = 0;
         size_t size = 0;
-        int r = read_frame(fd, item, frame, &offset, &size, err);
+        int r = read_frame(memory, item, frame, &offset, &size, err);
         enum verdict verdict = r == 0 ? judge(record, frame, size) : OTHER;
         explicit_bzero(frame, sizeof frame);
         if (arming && verdict == TWIN)
-            r = arm(fd, record, offset, written, err);
+            r = arm(memory, record, offset, err);
         if (r < 0)
             return r;
         *ret_consumed |= verdict == CONSUMED;
@@ -141,7 +141,9 @@ static int go_through(int fd, const struct record *record, bool arming, struct p
     return 0;
 }
 
-int rearm_image(int fd, const cJSON *records, struct page_set *written, struct error *err)
+/* `all`: also of what was taken in none of its copies. */
+static int go_through_all(const struct memory *memory, const cJSON *records, bool all,
+                          struct error *err)
 {
     const cJSON *item;
     int r = 0;
@@ -150,11 +152,53 @@ int rearm_image(int fd, const cJSON *records, struct page_set *written, struct e
         bool consumed = false;
         if (!read_record(item, &record))
             return error_set(err, EIO, "the record of a delivery is not valid");
-        r = go_through(fd, &record, false, written, &consumed, err);
-        if (r == 0 && consumed)
-            r = go_through(fd, &record, true, written, &consumed, err);
+        r = go_through(memory, &record, false, &consumed, err);
+        if (r == 0 && (consumed || all))
+            r = go_through(memory, &record, true, &consumed, err);
         if (r < 0)
             return r;
     }
     return 0;
+}
+
+int rearm_memory(const struct memory_io *io, uint64_t size, const cJSON *records, struct error *err)
+{
+    const struct memory memory = {.io = io, .size = size};
+    return go_through_all(&memory, records, false, err);
+}
+
+int rearm_withdraw(const struct memory_io *io, uint64_t size, const cJSON *records,
+                   struct error *err)
+{
+    const struct memory memory = {.io = io, .size = size};
+    return go_through_all(&memory, records, true, err);
+}
+
+static int read_image(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
+{
+    ssize_t got = pread(*(int *)context, bytes, size, (off_t)offset);
+    return got == (ssize_t)size
+               ? 0
+               : error_errno(err, got < 0 ? errno : EIO,
+                             "a frame at %" PRIu64 " cannot be read from the image", offset);
+}
+
+static int write_image(void *context, uint64_t offset, const void *bytes, size_t size,
+                       struct error *err)
+{
+    ssize_t put = pwrite(*(int *)context, bytes, size, (off_t)offset);
+    return put == (ssize_t)size
+               ? 0
+               : error_errno(err, put < 0 ? errno : EIO,
+                             "a frame at %" PRIu64 " cannot be armed again", offset);
+}
+
+int rearm_image(int fd, const cJSON *records, struct page_set *written, struct error *err)
+{
+    const struct memory_io io = {read_image, write_image, &fd};
+    struct stat st;
+    if (fstat(fd, &st) < 0)
+        return error_errno(err, errno, "cannot stat the image");
+    const struct memory memory = {.io = &io, .size = (uint64_t)st.st_size, .written = written};
+    return go_through_all(&memory, records, false, err);
 }

@@ -27,4 +27,12 @@ cJSON *rearm_record(const struct delivery *delivery);
  * it writes to, to `written` (may be NULL). */
 int rearm_image(int fd, const cJSON *records, struct page_set *written, struct error *err);
 
+/* The same in the memory, of so many bytes, of a VM that stands still. */
+int rearm_memory(const struct memory_io *io, uint64_t size, const cJSON *records,
+                 struct error *err);
+
+/* The same also of what was taken in none of its copies, and is to be taken no more. */
+int rearm_withdraw(const struct memory_io *io, uint64_t size, const cJSON *records,
+                   struct error *err);
+
 #endif

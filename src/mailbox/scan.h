@@ -66,6 +66,18 @@ struct scan_base {
 int scan_changed(int fd, const struct scan_base *base, scan_progress *progress, void *context,
                  struct scan *ret, struct error *err);
 
+/* What lies in memory that is read through a function: in the pages of `set`, and elsewhere what
+ * `base` (NULL: nothing) says. The pages may change meanwhile. */
+struct scan_pages_of {
+    int (*read)(void *context, uint64_t offset, void *bytes, size_t size, struct error *err);
+    void *context;
+    uint64_t size; /* bytes, of the whole memory */
+    const struct page_set *set;
+    const struct scan *base;
+};
+int scan_set_of(const struct scan_pages_of *pages, scan_progress *progress, void *context,
+                struct scan *ret, struct error *err);
+
 /* NULL and a zeroed struct are fine. */
 void scan_finish(struct scan *scan);
 

@@ -238,18 +238,24 @@ int scan_image(int fd, scan_progress *progress, void *context, struct scan *ret,
 
 /* ---- an image that has become another ---- */
 
-/* Adds to *found what lies in those pages; `progress` may be NULL. */
-static int scan_set(int fd, const struct page_set *set, uint64_t size, scan_progress *progress,
-                    void *context, struct scan *found, struct error *err)
+static int read_file(void *context, uint64_t offset, void *bytes, size_t size, struct error *err)
 {
+    return read_whole(*(const int *)context, bytes, size, offset, err);
+}
+
+/* Adds to *found what lies in those pages; `progress` may be NULL. */
+static int scan_set(const struct scan_pages_of *pages, scan_progress *progress, void *context,
+                    struct scan *found, struct error *err)
+{
+    const uint64_t size = pages->size;
     auto_free uint8_t *bytes = malloc(PIECE_SIZE);
     uint64_t at = 0, run;
 
     if (!bytes)
         return error_errno(err, ENOMEM, "cannot scan the image");
-    for (; at < size && page_set_next(set, at, PIECE_SIZE, &at, &run); at += run) {
+    for (; at < size && page_set_next(pages->set, at, PIECE_SIZE, &at, &run); at += run) {
         run = run < size - at ? run : size - at;
-        int r = read_whole(fd, bytes, (size_t)run, at, err);
+        int r = pages->read(pages->context, at, bytes, (size_t)run, err);
         if (r == 0 && scan_pages(bytes, (size_t)run, at, found) < 0)
             r = error_errno(err, ENOMEM, "cannot scan the image");
         if (r < 0)
@@ -260,14 +266,14 @@ static int scan_set(int fd, const struct page_set *set, uint64_t size, scan_prog
     return 0;
 }
 
-static int keep_unchanged(const struct scan_base *base, struct scan *ret)
+static int keep_unchanged(const struct scan *found, const struct page_set *changed,
+                          struct scan *ret)
 {
-    const struct scan *found = base->found;
     ret->candidates = calloc(found->count + 1, sizeof *ret->candidates);
     if (!ret->candidates)
         return -ENOMEM;
     for (size_t i = 0; i < found->count; i++)
-        if (!page_set_has(base->changed, found->candidates[i].offset))
+        if (!page_set_has(changed, found->candidates[i].offset))
             ret->candidates[ret->count++] = found->candidates[i];
     return 0;
 }
@@ -305,19 +311,34 @@ static int compare(int fd, const struct scan_base *base, scan_progress *progress
     if (st.st_size != before.st_size || base->found->truncated ||
         is_most(page_set_bytes(base->changed), data_bytes))
         return error_set(err, EAGAIN, "the image has to be scanned as a whole");
-    r = scan_set(base->fd, base->changed, size, progress, context, &parts[2], err);
+    struct scan_pages_of pages = {
+        .read = read_file, .context = (void *)&base->fd, .size = size, .set = base->changed};
+    r = scan_set(&pages, progress, context, &parts[2], err);
+    pages.context = &fd;
     if (r == 0)
-        r = scan_set(fd, base->changed, size, progress, context, &parts[1], err);
+        r = scan_set(&pages, progress, context, &parts[1], err);
     if (r < 0)
         return r;
     if (parts[2].truncated || parts[2].noise > base->found->noise)
         return error_set(err, EAGAIN, "the image has to be scanned as a whole");
-    if (keep_unchanged(base, &parts[0]) < 0 || scan_merge(parts, 2, ret) < 0 ||
-        scan_mark_first(ret) < 0)
+    if (keep_unchanged(base->found, base->changed, &parts[0]) < 0 ||
+        scan_merge(parts, 2, ret) < 0 || scan_mark_first(ret) < 0)
         return error_errno(err, ENOMEM, "cannot scan the image");
     ret->noise += base->found->noise - parts[2].noise;
     ret->data_bytes = data_bytes;
     return 0;
+}
+
+/* What was found becomes *ret, unless r is a failure; its parts are over. Returns r. */
+static int hand_over(int r, struct scan parts[], size_t count, struct scan *found, struct scan *ret)
+{
+    for (size_t i = 0; i < count; i++)
+        scan_finish(&parts[i]);
+    if (r < 0)
+        scan_finish(found);
+    else
+        *ret = *found;
+    return r;
 }
 
 int scan_changed(int fd, const struct scan_base *base, scan_progress *progress, void *context,
@@ -325,11 +346,20 @@ int scan_changed(int fd, const struct scan_base *base, scan_progress *progress, 
 {
     struct scan parts[3] = {0}, scan = {0};
     int r = compare(fd, base, progress, context, parts, &scan, err);
-    for (size_t i = 0; i < array_length(parts); i++)
-        scan_finish(&parts[i]);
-    if (r < 0)
-        scan_finish(&scan);
-    else
-        *ret = scan;
-    return r;
+    return hand_over(r, parts, array_length(parts), &scan, ret);
+}
+
+/* ---- memory of which some pages are known to be new ---- */
+
+int scan_set_of(const struct scan_pages_of *pages, scan_progress *progress, void *context,
+                struct scan *ret, struct error *err)
+{
+    static const struct scan nothing;
+    const struct scan *base = pages->base ? pages->base : &nothing;
+    struct scan parts[2] = {{.truncated = base->truncated}}, scan = {0};
+    int r = scan_set(pages, progress, context, &parts[1], err);
+    if (r == 0 && (keep_unchanged(base, pages->set, &parts[0]) < 0 ||
+                   scan_merge(parts, 2, &scan) < 0 || scan_mark_first(&scan) < 0))
+        r = error_errno(err, ENOMEM, "cannot scan the memory");
+    return hand_over(r, parts, array_length(parts), &scan, ret);
 }

@@ -50,6 +50,10 @@ struct image_index {
 struct image_index *image_index_ref(struct image_index *index);
 void image_index_unref(struct image_index *index);
 
+/* Of what was found in that file (-1: of no image), or in the memory of a VM. Takes the scan, also
+ * when it fails. ENOMEM, EIO. */
+int image_index_create(int fd, struct scan *scan, struct image_index **ret, struct error *err);
+
 /* For image.c: */
 extern const char image_memory_name[], image_index_name[];
 /* The kept list. ENOENT: there is none; EIO: it is of another image, or damaged. */

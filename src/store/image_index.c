@@ -86,6 +86,26 @@ static struct image_index *index_create(int directory_fd, const struct stat *st)
     return index;
 }
 
+int image_index_create(int fd, struct scan *scan, struct image_index **ret, struct error *err)
+{
+    struct stat st;
+    struct image_index *index = calloc(1, sizeof *index);
+    int r = !index                          ? error_set(err, ENOMEM, "out of memory")
+            : fd >= 0 && fstat(fd, &st) < 0 ? error_errno(err, errno, "cannot stat the image")
+                                            : 0;
+    if (r < 0) {
+        scan_finish(scan);
+        free(index);
+        return r;
+    }
+    atomic_init(&index->references, 1);
+    index->scan = *scan;
+    if (fd >= 0)
+        file_key(&st, index->memory);
+    *ret = index;
+    return 0;
+}
+
 int image_index_save(int directory_fd, const struct image_index *index, struct error *err)
 {
     auto_json cJSON *json = cJSON_CreateObject();

@@ -22,6 +22,7 @@ static const struct row {
     {"scan", bench_scan},       {"tree", bench_tree},     {"many", bench_many},
     {"waiting", bench_waiting}, {"groups", bench_groups}, {"scale", bench_scale},
     {"delays", bench_delays},
+    {"live", bench_live},
 };
 
 static bool quick;

@@ -80,6 +80,7 @@ void bench_confine(void **state);
 void bench_wall(void **state);
 void bench_copies(void **state);
 void bench_saves(void **state);
+void bench_live(void **state);
 void bench_scan(void **state);
 void bench_tree(void **state);
 void bench_many(void **state);

@@ -92,14 +92,6 @@ static int open_devices(struct fake *fake, char *fault)
 
 /* ---- boot ---- */
 
-static void lay_out(struct fake *fake)
-{
-    uint64_t low = fake->memory_bytes < low_end ? fake->memory_bytes : low_end;
-    vm_add_region(fake, low, true);
-    if (fake->memory_bytes > low)
-        vm_add_region(fake, fake->memory_bytes - low, true);
-}
-
 int cloud_hypervisor_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
 {
     const cJSON *payload = json_get(fake->config, "payload"), *zone = zone_of(fake->config);
@@ -112,7 +104,7 @@ int cloud_hypervisor_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
     fake->memory_bytes = json_get_count(zone, "size");
     fake->shared = cJSON_IsTrue(json_get(zone, "shared"));
     fake->memory_fd = open(fake_text(zone, "file"), O_RDWR | O_CLOEXEC);
-    lay_out(fake);
+    vm_lay_out(fake, fake->memory_bytes, false);
     if (fake->memory_fd < 0 || vm_map_regions(fake) < 0)
         return failed(fault, "Failed to create shared file");
     if (open_devices(fake, fault) < 0)

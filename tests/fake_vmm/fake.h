@@ -65,6 +65,7 @@ struct fake {
 
     pthread_mutex_t running; /* held by the guest while it runs, and by who has paused it */
     pthread_cond_t resumed;
+    unsigned resumes; /* how often */
     bool guest_started;
 };
 
@@ -77,7 +78,8 @@ void fake_log(const struct fake *fake, const char *format, ...)
 
 /* ---- vm.c: what a VM is made of. 0, or -1 with errno. ---- */
 
-void vm_lay_out(struct fake *fake, uint64_t size);
+/* `has_slot`: the end of it is one that is not plugged in. */
+void vm_lay_out(struct fake *fake, uint64_t size, bool has_slot);
 void vm_add_region(struct fake *fake, uint64_t size, bool plugged);
 int vm_map_regions(struct fake *fake);
 void vm_resume(struct fake *fake);

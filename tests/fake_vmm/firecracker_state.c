@@ -31,7 +31,7 @@ static int cannot_load(char *fault, const char *what)
 
 int firecracker_boot(struct fake *fake, char fault[static FAKE_TEXT_SIZE])
 {
-    vm_lay_out(fake, fake->memory_bytes);
+    vm_lay_out(fake, fake->memory_bytes, false);
     if (vm_map_regions(fake) < 0)
         return failed(fault, "Start microvm error: Cannot allocate guest memory");
     guest_plant(fake);
@@ -141,7 +141,7 @@ static int load_memory(struct fake *fake, const cJSON *state, const char *path, 
         vm_add_region(fake, (uint64_t)cJSON_GetObjectItem(item, "size")->valuedouble,
                       cJSON_IsTrue(cJSON_GetObjectItem(item, "plugged")));
     if (fake->region_count == 0)
-        vm_lay_out(fake, fake->memory_bytes);
+        vm_lay_out(fake, fake->memory_bytes, true);
     for (size_t i = 0; i < fake->region_count; i++)
         size += fake->regions[i].size;
     if (size != fake->memory_bytes || vm_map_regions(fake) < 0)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "fake.h"
@@ -13,7 +14,7 @@
 #include "mailbox/frame.h"
 #include "util/cleanup.h"
 
-enum { DATAGRAM_SIZE = 512 };
+enum { DATAGRAM_SIZE = 512, LOOK_MS = 5, NS_PER_S = 1000 * 1000 * 1000 };
 
 static const char host[] = "127.0.0.1";
 
@@ -231,7 +232,67 @@ static void work(struct fake *fake)
     spin(NULL);
 }
 
-/* Its memory is written to only while it is paused: so it looks once after each resume. */
+/* Where the next mailbox is planted that a payload asks for. */
+static uint64_t free_page = UINT64_C(512) * 1024;
+
+/* {"arm":NAME}: another program arms a mailbox, too. */
+static void arm(struct guest *guest, const char *name)
+{
+    const struct frame_marker marker = {.kind = FRAME_FORK};
+    struct frame_marker named = marker;
+    plant(guest->fake, FRAME_FORK, name, free_page);
+    snprintf(named.name, sizeof named.name, "%s", name);
+    add_mailbox(guest, free_page, &named);
+    free_page += 2 * FAKE_PAGE;
+}
+
+/* {"move":true}: as a kernel does, which leaves the old page behind. */
+static void move(struct guest *guest, struct hypefs_mailbox *box)
+{
+    uint8_t *page = vm_address(guest->fake, free_page);
+    free_page += 2 * FAKE_PAGE;
+    memcpy(page, (const void *)(uintptr_t)box->frame, FAKE_PAGE);
+    box->frame = page;
+}
+
+static void do_more(struct guest *guest, struct hypefs_mailbox *box, const char *payload)
+{
+    char name[FRAME_NAME_MAX + 1];
+    if (sscanf(payload, "{\"arm\":\"%64[^\"]", name) == 1)
+        arm(guest, name);
+    if (strcmp(payload, "{\"move\":true}") == 0)
+        move(guest, box);
+}
+
+/* Takes what there is. */
+static void look(struct guest *guest)
+{
+    struct hypefs_mailbox *full;
+    while (!behaves("absent") && guest->count > 0 &&
+           hypefs_mailbox_wait(guest->pointers, guest->count, 0, &full) == 0) {
+        char payload[FAKE_PAGE];
+        snprintf(payload, sizeof payload, "%s", hypefs_mailbox_payload(full, NULL));
+        take(full);
+        do_more(guest, full, payload);
+    }
+}
+
+/* Looks now and then, for payloads may come at any time, until it was paused and goes on. */
+static void look_until_resumed(struct guest *guest)
+{
+    struct fake *fake = guest->fake;
+    const unsigned resumes = fake->resumes;
+    while (fake->resumes == resumes) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        until.tv_nsec += LOOK_MS * 1000 * 1000;
+        until.tv_sec += until.tv_nsec / NS_PER_S;
+        until.tv_nsec %= NS_PER_S;
+        look(guest);
+        pthread_cond_timedwait(&fake->resumed, &fake->running, &until);
+    }
+}
+
 static void *run(void *argument)
 {
     struct fake *fake = argument;
@@ -245,17 +306,13 @@ static void *run(void *argument)
         fflush(stdout);
     }
     for (;;) {
-        struct hypefs_mailbox *full;
         if (behaves("reuse"))
             reuse(&guest);
         if (behaves("late") && fake->loaded)
             wait_at_gate(fake);
         if (behaves("busy") && fake->loaded)
             work(fake);
-        while (!behaves("absent") && guest.count > 0 &&
-               hypefs_mailbox_wait(guest.pointers, guest.count, 0, &full) == 0)
-            take(full);
-        pthread_cond_wait(&fake->resumed, &fake->running);
+        look_until_resumed(&guest);
     }
     return NULL; /* never: with sanitizers gcc asks for it */
 }

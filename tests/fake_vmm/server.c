@@ -191,8 +191,21 @@ static void serve(struct fake *fake, int fd)
     }
 }
 
+/* As those VMMs' own threads have, so that no stack looks like the memory of a small VM. */
+static void make_stacks_small(void)
+{
+    enum { STACK_BYTES = 2 << 20 };
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0 ||
+        pthread_attr_setstacksize(&attributes, STACK_BYTES) != 0 ||
+        pthread_setattr_default_np(&attributes) != 0)
+        abort();
+    pthread_attr_destroy(&attributes);
+}
+
 int server_run(struct fake *fake)
 {
+    make_stacks_small();
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     const char *what;
     if (fault_of("start", &what) != NEVER)

@@ -70,9 +70,9 @@ void vm_add_region(struct fake *fake, uint64_t size, bool plugged)
         (struct fake_region){.offset = offset, .size = size, .plugged = plugged};
 }
 
-void vm_lay_out(struct fake *fake, uint64_t size)
+void vm_lay_out(struct fake *fake, uint64_t size, bool has_slot)
 {
-    uint64_t rest = size > slot_bytes ? size - slot_bytes : size;
+    uint64_t rest = has_slot && size > slot_bytes ? size - slot_bytes : size;
     uint64_t low = rest < low_end ? rest : low_end;
     fake->region_count = 0;
     vm_add_region(fake, low, true);
@@ -114,6 +114,7 @@ uint8_t *vm_address(const struct fake *fake, uint64_t offset)
 void vm_resume(struct fake *fake)
 {
     fake->state = FAKE_RUNNING;
+    fake->resumes++;
     guest_start(fake);
     pthread_cond_signal(&fake->resumed);
     pthread_mutex_unlock(&fake->running);

@@ -60,7 +60,7 @@ static void instance_when_running_is_what_info_says(void **state)
     assert_file_contains(file(h, "error"), "stopped");
     assert_fails(rmdir(harness_path(h, "instances/x")), EBUSY);
     assert_file_contains(file(h, "error"), "stopped");
-    assert_fails(access(file(h, "mailboxes"), F_OK), ENOENT);
+    assert_works(access(file(h, "mailboxes"), F_OK));
 }
 
 static void assert_no_way(struct harness *h, const char *from, const char *const *words)

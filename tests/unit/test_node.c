@@ -17,7 +17,7 @@ static void tree_when_listed_has_the_names_of_its_tables(void **state)
         {"snapshots/base/forks/web-1", "mailboxes options commit status result error instance "},
         {"snapshots/base/forks/web-1/mailboxes", "box "},
         {"instances/one",
-         "info config state snapshot accept error console vmm.log mailboxes forks "},
+         "info config state snapshot accept error console vmm.log mailboxes rescan forks "},
         {"instances/one/mailboxes", "fox box "},
         {"instances/two", "info config state snapshot accept error console vmm.log forks "},
         {"instances/web-1", "info config state snapshot accept error console vmm.log fork forks "},
@@ -59,7 +59,8 @@ static void modes_when_asked_are_those_of_their_kind(void **state)
         {"instances/one/error", S_IFREG | 0444},
         {"instances/one/console", S_IFREG | 0600},
         {"instances/one/vmm.log", S_IFREG | 0400},
-        {"instances/one/mailboxes/fox", S_IFREG | 0400},
+        {"instances/one/mailboxes/fox", S_IFREG | 0600},
+        {"instances/one/rescan", S_IFREG | 0200},
         {"instances/web-1/fork", S_IFLNK | 0777},
     };
     struct tree *tree = *state;
