@@ -57,7 +57,7 @@ static void delivery_destroy(struct job *job)
 }
 
 static const struct job_type delivery_job = {
-    .run = delivery_run, .finish = delivery_finish, .destroy = delivery_destroy};
+    .run = delivery_run, .finish = delivery_finish, .destroy = delivery_destroy, .commits = true};
 
 /* What is written there is what could be staged. */
 static int read_request(const struct place *place, const char *text, struct fork_network *ret,

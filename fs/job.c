@@ -74,7 +74,8 @@ int job_start(struct job *job, struct error *err)
     if (jobs->stopping)
         r = error_set(err, ESHUTDOWN, "the daemon is stopping");
     else if (job->type->commits && jobs->commits >= JOB_COMMITS_MAX)
-        r = error_set(err, EAGAIN, "%d commits are under way: try again later", JOB_COMMITS_MAX);
+        r = error_set(err, EAGAIN, "%d commits and deliveries are under way: try again later",
+                      JOB_COMMITS_MAX);
     else
         r = thread_detach(job_thread, job, err);
     if (r < 0) {

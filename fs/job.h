@@ -27,7 +27,7 @@ struct job_type {
     void (*finish)(struct job *job);  /* with the lock, before they get it */
     void (*abandon)(struct job *job); /* with the lock: nobody waits for it any more; or NULL */
     void (*destroy)(struct job *job); /* what the rest of its struct owns; or NULL */
-    bool commits;                     /* counts for JOB_COMMITS_MAX */
+    bool commits;                     /* or delivers: it counts for JOB_COMMITS_MAX */
 };
 
 /* Those under way. */

@@ -91,6 +91,15 @@ static int find_in_list(struct conversation *conversation, struct error *err)
     return r;
 }
 
+static int not_there(const struct conversation *conversation, struct error *err)
+{
+    const char *name = conversation->mailbox->name;
+    return error_set(
+        err, ENOENT,
+        "%s%s is not in the memory of %s any more: does its software run in the guest?",
+        name[0] ? "mailbox " : "the resume-network mailbox", name, conversation->instance->id);
+}
+
 /* Where it goes to. What an older list does not have, a search may find. */
 static int locate(struct conversation *conversation, struct error *err)
 {
@@ -105,10 +114,12 @@ static int locate(struct conversation *conversation, struct error *err)
         r = search(conversation, err);
     if (r == 0)
         r = find_in_list(conversation, err);
-    if (r == 0 || r == -EBUSY || r == -EFBIG || r == -ESTALE || conversation->searched)
-        return r;
-    r = search(conversation, err);
-    return r == 0 ? find_in_list(conversation, err) : r;
+    if (r < 0 && r != -EBUSY && r != -EFBIG && r != -ESTALE && !conversation->searched) {
+        r = search(conversation, err);
+        if (r == 0)
+            r = find_in_list(conversation, err);
+    }
+    return r == -ENOENT ? not_there(conversation, err) : r;
 }
 
 /* ---- patch ---- */

@@ -112,7 +112,7 @@ outcome() {
         echo ok
     elif code=$(jq -re .error.code "$forks/$1/result" 2>/dev/null); then
         echo "$code"
-    elif grep -q 'commits are under way: try again later' "$forks/$1/error"; then
+    elif grep -q 'commits and deliveries are under way: try again later' "$forks/$1/error"; then
         echo EAGAIN
     else
         echo "$(cat "$work/out/$1"): $(cat "$forks/$1/error")"

@@ -443,6 +443,56 @@ static void deliveries_by_many_at_once_lose_none_and_double_none(void **state)
                  0);
 }
 
+static void one_that_waits_for_its_ack_is_ebusy(void **state)
+{
+    struct harness *h = *state;
+    fake_publish(h, "mailboxes=m,a", "");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
+    harness_put(harness_path(h, "snapshots/base/forks/new/mailboxes/m"),
+                request(h, 1, WAIT("86400000")));
+    struct harness_child child =
+        harness_start_shell(h, "bash", "echo x > snapshots/base/forks/new/commit");
+    harness_await(h, harness_path(h, "snapshots/base/forks/new/status"), "waiting");
+    assert_refused(h, harness_write(mailbox(h, "a"), request(h, 2, "")), EBUSY,
+                   "waits for its ack");
+    harness_put(fake_instance(h, "x", "state"), "stopped");
+    assert_int_equal(harness_finish(h, &child).status, 1);
+}
+
+static void daemon_that_ends_ends_the_wait(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "absent");
+    struct harness_child child = start_waiting(h);
+    harness_await_that(is_delivered, h, "a delivery");
+    assert_int_equal(harness_unmount(h), 0);
+    struct harness_result result = harness_finish(h, &child);
+    assert_contains(result.err, "shutdown");
+    fake_mount(h);
+}
+
+static bool is_gone(void *argument)
+{
+    struct harness *h = argument;
+    harness_put(fake_instance(h, "x", "rescan"), "1");
+    return access(mailbox(h, "m"), F_OK) < 0;
+}
+
+/* Its frame is another program's by now, and there is no other. */
+static void mailbox_that_is_no_more_is_enoent(void **state)
+{
+    struct harness *h = *state;
+    fake_publish(h, "mailboxes=m,a", "");
+    fake_tell(h, "FAKE_VMM_GUEST=reuse");
+    harness_put(harness_path(h, "snapshots/base/forks/new/commit"), "x");
+    auto_close int fd =
+        open(harness_path(h, "snapshots/base/forks/x/instance/mailboxes/m"), O_WRONLY | O_CLOEXEC);
+    assert_works(fd);
+    harness_await_that(is_gone, h, "a mailbox that is no more");
+    write_all(fd, request(h, 1, ""), ENOENT);
+    assert_file_contains(fake_instance(h, "x", "error"), "is not in the memory of x any more");
+}
+
 /* Who waited was told nothing, so it must not come later. */
 static void payload_whose_daemon_was_killed_is_withdrawn_before_the_next(void **state)
 {
@@ -539,6 +589,9 @@ int main(void)
         test(stop_standby_and_the_end_of_the_vm_end_the_wait),
         test(wait_goes_on_while_the_vm_is_saved),
         test(deliveries_by_many_at_once_lose_none_and_double_none),
+        test(one_that_waits_for_its_ack_is_ebusy),
+        test(daemon_that_ends_ends_the_wait),
+        test(mailbox_that_is_no_more_is_enoent),
         test(payload_whose_daemon_was_killed_is_withdrawn_before_the_next),
         test(one_that_is_found_again_after_a_restart_takes_payloads),
         test(vmm_that_cannot_be_stopped_is_paused),

@@ -291,7 +291,7 @@ static void commit_while_1024_others_are_under_way_gives_eagain(void **state)
         harness_await(h, harness_format(h, "%s/status", writers[i].directory), "committing");
     assert_errno(harness_write(more.commit, "1"), EAGAIN);
     assert_file_contains(harness_format(h, "%s/error", more.directory),
-                         "1024 commits are under way: try again later");
+                         "1024 commits and deliveries are under way: try again later");
     assert_file_contains(harness_format(h, "%s/mailboxes/none", more.directory), "{}");
     let_go(h);
     for (int i = 0; i < COMMITS_MAX; i++) {

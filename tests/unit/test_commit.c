@@ -335,7 +335,7 @@ static void commits_when_there_are_too_many_are_refused(void **state)
     tree->fs->jobs.commits = JOB_COMMITS_MAX;
     tree_must_put(tree, BOX, "{}");
     assert_int_equal(tree_put(tree, NEW "commit", "web-1"), -EAGAIN);
-    tree_assert_has(tree, NEW "error", "1024 commits are under way: try again later");
+    tree_assert_has(tree, NEW "error", "1024 commits and deliveries are under way: try again later");
     tree_assert_names(tree, NEW "mailboxes", "");
     tree->fs->jobs.commits = 0;
     tree_assert_committable(tree, NEW);
