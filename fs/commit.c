@@ -195,10 +195,9 @@ static void commit_finish(struct job *job)
     struct draft *draft = draft_of(commit);
     bool new = draft_is_new(draft), published = commit->outcome.published;
     bool there = conclude(commit);
-    free(draft->result);
     if (commit->of_list)
         json_add_array(commit->outcome.result, "forks");
-    draft->result = json_print(commit->outcome.result);
+    draft_set_result(draft, json_print(commit->outcome.result));
     draft->job = NULL;
     free(steal_pointer(draft->note)); /* why others were refused meanwhile */
     draft_set_failure(draft, job->result < 0 ? job->error.text : NULL);
@@ -333,7 +332,7 @@ static int has_begun(struct draft *draft, int r, const struct error *err)
     draft_set_failure(draft, r == FS_LATER ? NULL : err->text);
     if (r == FS_LATER) {
         free(steal_pointer(draft->note));
-        free(steal_pointer(draft->result));
+        draft_set_result(draft, NULL);
     } else if (draft_is_new(draft)) {
         draft_empty(draft);
     }

@@ -8,11 +8,18 @@
 #include <string.h>
 #include <utlist.h>
 
+#include "fork/engine.h"
 #include "fs/handle.h"
 #include "util/cleanup.h"
 #include "util/json.h"
 
 enum { ERRNO_MAX = 134 };
+
+void draft_set_result(struct draft *draft, char *text)
+{
+    free_wiped(draft->result, draft->result ? strlen(draft->result) : 0);
+    draft->result = text;
+}
 
 static void draft_destroy(struct object *object)
 {
@@ -23,7 +30,7 @@ static void draft_destroy(struct object *object)
     cJSON_Delete(draft->record);
     free(draft->failure);
     free(draft->note);
-    free(draft->result);
+    draft_set_result(draft, NULL);
     free(draft);
 }
 
@@ -236,8 +243,7 @@ bool draft_become_record(struct draft *draft, const char *instance, cJSON *resul
     document_finish(&draft->network);
     draft->has_network = cJSON_IsObject(json_get(result, "network"));
     snprintf(draft->instance, sizeof draft->instance, "%s", instance);
-    free(draft->result);
-    draft->result = json_print(result);
+    draft_set_result(draft, json_print(result));
     draft->record = result;
     return whole && draft->result;
 }
@@ -250,22 +256,21 @@ void draft_set_failure(struct draft *draft, const char *text)
 
 int draft_load_record(struct drafts *drafts, struct instance *instance)
 {
-    const cJSON *result = json_get(instance->fork, "result");
+    auto_json cJSON *result = fork_recorded_result(instance->fork);
     const cJSON *error = json_get(result, "error");
     const char *options = json_get_text(instance->fork, "options");
     const char *failure = json_get_text(error, "message");
+    if (!result && json_get(instance->fork, "result"))
+        return -ENOMEM;
     if (!recorded_status(result))
         return 0;
-    cJSON *copy = cJSON_Duplicate(result, true);
-    struct draft *draft = copy ? draft_create(drafts, instance->id) : NULL;
-    if (!draft) {
-        cJSON_Delete(copy);
+    struct draft *draft = draft_create(drafts, instance->id);
+    if (!draft)
         return -ENOMEM;
-    }
     bool whole = !options || document_set(&draft->options, options, strlen(options)) == 0;
     draft_set_failure(draft, failure);
-    whole = draft_become_record(draft, instance->id, copy) && whole;
-    return whole && (!failure || draft->failure) ? 0 : -ENOMEM;
+    whole = (!failure || draft->failure) && whole;
+    return draft_become_record(draft, instance->id, steal_pointer(result)) && whole ? 0 : -ENOMEM;
 }
 
 int draft_recorded_outcome(const struct draft *draft)

@@ -91,6 +91,10 @@ bool draft_is_emptied(const struct draft *draft);
 /* May something be staged? EBUSY while it commits, EPERM as a record. */
 int draft_check_writable(const struct draft *draft, struct error *err);
 
+/* Takes the text of `result`, owned or NULL, and wipes what was there: guests' replies are in it.
+ */
+void draft_set_result(struct draft *draft, char *text);
+
 /* Gives the draft a fork's result: from now on it is a record. Takes `result`. False: something of
  * it found no memory. */
 bool draft_become_record(struct draft *draft, const char *instance, cJSON *result);

@@ -184,8 +184,7 @@ static char *print_result(const struct group *group)
 
 static void finish_new(const struct group *group, struct draft *draft, const struct error *err)
 {
-    free(draft->result);
-    draft->result = print_result(group);
+    draft_set_result(draft, print_result(group));
     draft->job = NULL;
     free(steal_pointer(draft->note)); /* why others were refused meanwhile */
     draft_set_failure(draft, err->code ? err->text : NULL);
@@ -376,7 +375,7 @@ static void occupy(struct draft *draft, struct job *job, const char *id)
     snprintf(draft->instance, sizeof draft->instance, "%s", id);
     draft_set_failure(draft, NULL);
     free(steal_pointer(draft->note));
-    free(steal_pointer(draft->result));
+    draft_set_result(draft, NULL);
     object_changed(&draft->object);
 }
 

@@ -92,4 +92,8 @@ struct fork_outcome {
 int fork_run(const struct fork_engine *engine, const struct fork_source *source,
              struct fork_request *request, struct fork_outcome *ret, struct error *err);
 
+/* The same `result` as it is in the record of a fork, which the store has, with the replies that
+ * were kept in that. Owned; NULL: there is none, or no memory. */
+cJSON *fork_recorded_result(const cJSON *record);
+
 #endif

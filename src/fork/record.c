@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* record: a fork's outcome as JSON. Never holds a payload or a token. */
+/* record: a fork's outcome as JSON. Never holds a payload or a token. A reply is in the result that
+ * is shown, and in the record that goes to the store only if it is to be kept. */
 #include <stdio.h>
+#include <string.h>
 
 #include "fork/internal.h"
 #include "mailbox/rearm.h"
@@ -54,6 +56,10 @@ static void add_ack(cJSON *json, const struct fork_mailbox *mailbox)
     add_if(json, "ack_ms", mailbox->wait_for_ack && mailbox->ack.state != ACK_WAITING,
            json_milliseconds(mailbox->ack.ms));
     json_add(json, "consumed", consumed_result(mailbox));
+    const struct consume *consume = &mailbox->consume;
+    add_if(json, "reply", consume->reply,
+           consume->reply ? json_verbatim(consume->reply) : cJSON_CreateNull());
+    add_if(json, "reply_error", consume->reply_error[0], cJSON_CreateString(consume->reply_error));
 }
 
 static cJSON *mailbox_result(const struct fork_mailbox *mailbox)
@@ -125,12 +131,50 @@ cJSON *fork_result(const struct fork *fork, const struct error *err)
     return json;
 }
 
+/* As a text, for numbers and escapes would not stay as they are where it is read. */
+static void keep_reply(cJSON *mailbox, bool keep)
+{
+    const cJSON *reply = json_get(mailbox, "reply");
+    if (cJSON_IsRaw(reply))
+        json_replace(mailbox, "reply",
+                     keep ? cJSON_CreateString(reply->valuestring) : cJSON_CreateNull());
+}
+
+static cJSON *recorded_result(const cJSON *result, bool keep_replies)
+{
+    cJSON *copy = cJSON_Duplicate(result, true), *mailbox;
+    cJSON_ArrayForEach (mailbox, cJSON_GetObjectItemCaseSensitive(copy, "mailboxes"))
+        keep_reply(mailbox, keep_replies);
+    keep_reply(cJSON_GetObjectItemCaseSensitive(copy, "network"), keep_replies);
+    return copy;
+}
+
+/* The reply of a mailbox, if what the store says is one. */
+static void show_reply(cJSON *mailbox)
+{
+    const char *text = json_get_text(mailbox, "reply");
+    struct json_check check;
+    if (!json_get(mailbox, "reply"))
+        return;
+    bool whole = text && json_check(text, strlen(text), &check) == JSON_COMPLETE;
+    json_replace(mailbox, "reply", whole ? json_verbatim(text) : cJSON_CreateNull());
+}
+
+cJSON *fork_recorded_result(const cJSON *record)
+{
+    cJSON *copy = cJSON_Duplicate(json_get(record, "result"), true), *mailbox;
+    cJSON_ArrayForEach (mailbox, cJSON_GetObjectItemCaseSensitive(copy, "mailboxes"))
+        show_reply(mailbox);
+    show_reply(cJSON_GetObjectItemCaseSensitive(copy, "network"));
+    return copy;
+}
+
 cJSON *fork_record(const struct fork *fork, const cJSON *result)
 {
     cJSON *json = cJSON_CreateObject();
     json_add_number(json, "version", 1);
     json_add_string(json, "options", fork->request->options_text);
-    json_add(json, "result", cJSON_Duplicate(result, true));
+    json_add(json, "result", recorded_result(result, fork->request->options.keep_reply));
     cJSON *delivered = json_add_array(json, "delivered");
     for (size_t i = 0; i < fork->count; i++)
         if (fork->mailboxes[i]->delivered)

@@ -17,16 +17,24 @@ const char fork_options_default[] = "{\n"
                                     "  \"taps\": null,\n"
                                     "  \"ack_address\": null,\n"
                                     "  \"identity\": false,\n"
+                                    "  \"keep_reply\": false,\n"
                                     "  \"console_max_bytes\": null\n"
                                     "}\n";
 
+static void finish_mailbox(struct fork_mailbox *mailbox)
+{
+    free_wiped(mailbox->payload, mailbox->payload_size);
+    consume_finish(&mailbox->consume);
+}
+
 void fork_request_finish(struct fork_request *request)
 {
+    struct fork_network *network = &request->network;
     for (size_t i = 0; i < request->count; i++)
-        free_wiped(request->mailboxes[i].payload, request->mailboxes[i].payload_size);
-    free_wiped(request->network.mailbox.payload, request->network.mailbox.payload_size);
+        finish_mailbox(&request->mailboxes[i]);
+    finish_mailbox(&network->mailbox);
     explicit_bzero(request->mailboxes, sizeof request->mailboxes);
-    explicit_bzero(&request->network, sizeof request->network);
+    explicit_bzero(network, sizeof *network);
     request->count = 0;
     free(steal_pointer(request->options.tap));
     cJSON_Delete(steal_pointer(request->options.taps));
@@ -291,7 +299,7 @@ int fork_append(struct fork_mailbox *mailbox, const char *members, struct error 
 
 struct option_members {
     int target_state, on_ack_failure;
-    bool wait_for_network, from_running, identity;
+    bool wait_for_network, from_running, identity, keep_reply;
     char *tap, *ack_address;
     const cJSON *taps;
     int64_t console_max_bytes;
@@ -309,6 +317,7 @@ static const struct json_field option_fields[] = {
     {JSON_MEMBER(struct option_members, taps), .kind = JSON_OBJECT, .nullable = true},
     {JSON_MEMBER(struct option_members, ack_address), .kind = JSON_STRING, .nullable = true},
     {JSON_MEMBER(struct option_members, identity), .kind = JSON_BOOL},
+    {JSON_MEMBER(struct option_members, keep_reply), .kind = JSON_BOOL},
     {JSON_MEMBER(struct option_members, console_max_bytes), .kind = JSON_INTEGER, .nullable = true,
      .min = MACHINE_LOG_MAX_LEAST, .max = MACHINE_LOG_MAX_MOST},
 };
@@ -370,6 +379,7 @@ int fork_parse_options(const char *text, size_t size, struct fork_options *ret, 
                                  .wait_for_network = members.wait_for_network,
                                  .keep = members.on_ack_failure != 0,
                                  .identity = members.identity,
+                                 .keep_reply = members.keep_reply,
                                  .console_max_bytes = (uint64_t)members.console_max_bytes,
                                  .tap = members.tap,
                                  .taps = steal_pointer(taps),

@@ -69,6 +69,7 @@ struct fork_options {
     bool wait_for_network;
     bool keep;                  /* on_ack_failure */
     bool identity;              /* payloads get a member "fork" */
+    bool keep_reply;            /* in the record */
     char *tap;                  /* owned; the fork's in place of the source's; NULL: that */
     cJSON *taps;                /* owned; the same by the ids of interfaces; NULL: those */
     char *ack_address;          /* owned; NULL: the mount's */

@@ -38,9 +38,12 @@ static const char usage[] =
     "\n"
     "Makes mailboxes in memory. For each payload that a clone of this VM finds in one, it runs\n"
     "PROGRAM, with the payload on stdin and the mailbox's name in HYPEFS_MAILBOX. If PROGRAM\n"
-    "exits with 0, the payload is acknowledged. Otherwise it is refused, and the host gets the\n"
-    "last line that PROGRAM printed. Network payloads are applied without PROGRAM, before all\n"
-    "others.\n"
+    "exits with 0, the payload is acknowledged, and what PROGRAM printed on stdout is the reply: "
+    "a\n"
+    "JSON object as it is, other text as {\"output\":\"...\"}. Otherwise the payload is refused, "
+    "and\n"
+    "the host gets the last line that PROGRAM printed, and its exit status. Network payloads are\n"
+    "applied without PROGRAM, before all others.\n"
     "\n"
     "  -n, --network[=TOKEN]       arm the resume-network mailbox, which gives an interface its\n"
     "                              MAC address, IPv4 address and default gateway (needs\n"
@@ -201,6 +204,12 @@ static int arm(struct agent *agent, const char *spec)
     return EXIT_SUCCESS;
 }
 
+static void complain(const char *name, int told)
+{
+    if (told < 0)
+        fprintf(stderr, "hypefs-guest: cannot tell the host about %s: %s\n", name, strerror(-told));
+}
+
 /* Called before the mailbox is armed again, which may be the ack that the host waits for. */
 static void report(const char *name, const char *reason, int told)
 {
@@ -208,8 +217,7 @@ static void report(const char *name, const char *reason, int told)
         printf("hypefs-guest: failed %s: %s\n", name, reason);
     else
         printf("hypefs-guest: applied %s\n", name);
-    if (told < 0)
-        fprintf(stderr, "hypefs-guest: cannot tell the host about %s: %s\n", name, strerror(-told));
+    complain(name, told);
 }
 
 static void deliver_network(struct agent *agent)
@@ -261,13 +269,18 @@ static void deliver(struct agent *agent, struct hypefs_mailbox *box)
                  "cannot apply the seed and the time (is this root?): %s", strerror(-r));
     else
         hook_run(agent->hook, name, payload, size, &agent->signals, &result);
-    if (result.applied) {
+    if (result.applied && result.reply_size > 0) {
+        report(name, NULL, 0);
+        complain(name,
+                 hypefs_mailbox_reply(box, result.reply, result.reply_size, agent->ack_address));
+    } else if (result.applied) {
         report(name, NULL, hypefs_mailbox_ack(box, agent->ack_address));
-        hypefs_mailbox_rearm(box);
     } else {
         r = hypefs_mailbox_fail(box, result.reason, agent->ack_address);
         report(name, result.reason, r);
     }
+    hypefs_mailbox_rearm(box); /* if it is not armed yet */
+    explicit_bzero(&result, sizeof result);
 }
 
 /* Each second in which nothing came: what came may have told the time. */

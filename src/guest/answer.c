@@ -10,6 +10,7 @@
 
 #include "guest/internal.h"
 #include "util/hex.h"
+#include "util/json_check.h"
 #include "util/utf8.h"
 
 enum { DATAGRAM_MAX = 1024, ROUTE_LINE_MAX = 256 };
@@ -145,6 +146,24 @@ int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address)
         return -EINVAL;
     size_t size = compose(box, "applied", text);
     return send_text(address, box->ack_port, text, size);
+}
+
+int hypefs_mailbox_reply(struct hypefs_mailbox *box, const char *json, size_t size,
+                         const char *address)
+{
+    char text[DATAGRAM_MAX];
+    struct json_check check;
+
+    if (!box->in_hand)
+        return -EINVAL;
+    if (size > guest_capacity(box))
+        return -EMSGSIZE;
+    if (json_check(json, size, &check) != JSON_COMPLETE)
+        return -EBADMSG;
+    size_t used = compose(box, "applied", text);
+    uint16_t port = box->ack_port;
+    guest_mailbox_rearm(box, json, size);
+    return send_text(address, port, text, used);
 }
 
 static bool is_control(const uint8_t *text)

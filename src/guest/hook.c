@@ -15,15 +15,26 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "guest/output.h"
+
 extern char **environ;
 
 enum { READ_SIZE = 1024 };
+
+enum stream { STREAM_OUTPUT, STREAM_ERRORS, STREAMS };
 
 /* The last line with something in it, of a text that comes in pieces. */
 struct last_line {
     char text[HYPEFS_MAILBOX_REASON_MAX + 1];
     size_t size;
     bool ended; /* the next character begins a new line */
+};
+
+/* What a hook has said, and the descriptors from which it is read; -1: at its end. */
+struct said {
+    int fds[STREAMS];
+    struct last_line lines[STREAMS];
+    struct output output;
 };
 
 static void block(sigset_t *ret)
@@ -105,19 +116,25 @@ static void pass_on(const char *text, size_t size)
     }
 }
 
-/* False at the end of the output. */
-static bool read_output(int fd, struct last_line *line)
+static void read_stream(struct said *said, enum stream stream)
 {
     char text[READ_SIZE];
     ssize_t n;
-    while ((n = read(fd, text, sizeof text)) > 0) {
-        collect(line, text, (size_t)n);
+    if (said->fds[stream] < 0)
+        return;
+    while ((n = read(said->fds[stream], text, sizeof text)) > 0) {
+        collect(&said->lines[stream], text, (size_t)n);
+        if (stream == STREAM_OUTPUT)
+            output_add(&said->output, text, (size_t)n);
         pass_on(text, (size_t)n);
     }
-    return n < 0 && (errno == EAGAIN || errno == EINTR);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    close(said->fds[stream]);
+    said->fds[stream] = -1;
 }
 
-static int spawn(const char *program, int input, int output, pid_t *ret)
+static int spawn(const char *program, int input, int output, int errors, pid_t *ret)
 {
     posix_spawn_file_actions_t actions;
     posix_spawnattr_t attributes;
@@ -130,7 +147,7 @@ static int spawn(const char *program, int input, int output, pid_t *ret)
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
     posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-    posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
+    posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
     posix_spawnattr_init(&attributes);
     posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
     posix_spawnattr_setsigmask(&attributes, &none);
@@ -184,65 +201,107 @@ static int payload_pipe(const char *payload, size_t size)
     return r < 0 ? r : ends[0];
 }
 
-/* Starts the hook. Returns the descriptor that its output is read from, or -errno. */
-static int start(const char *program, const char *mailbox, const char *payload, size_t size,
-                 pid_t *ret)
+/* Only our end must not block: the hook writes like any program. */
+static int output_pipe(int ends[2])
 {
-    int ends[2];
-
-    if (setenv("HYPEFS_MAILBOX", mailbox, 1) < 0)
+    if (pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0)
         return -errno;
-    int input = payload_pipe(payload, size);
-    if (input < 0)
-        return input;
-    int r = pipe2(ends, O_CLOEXEC | O_NONBLOCK) < 0 ? -errno : 0;
-    if (r == 0) {
-        /* Only our end must not block: the hook writes like any program. */
-        fcntl(ends[1], F_SETFL, 0);
-        r = spawn(program, input, ends[1], ret);
-        close(ends[1]);
-        if (r < 0)
-            close(ends[0]);
-    }
-    close(input);
-    return r < 0 ? r : ends[0];
+    fcntl(ends[1], F_SETFL, 0);
+    return 0;
 }
 
-static int wait_for(pid_t pid, int output, struct signals *signals, struct last_line *line)
+static void close_ends(int ends[2])
 {
-    struct pollfd fds[] = {{.fd = signals->fd, .events = POLLIN}, {.fd = output, .events = POLLIN}};
+    close(ends[0]);
+    close(ends[1]);
+}
+
+/* Starts the hook, whose payload comes from `input`. */
+static int start(const char *program, int input, struct said *said, pid_t *ret)
+{
+    int output[2], errors[2];
+    int r = output_pipe(output);
+    if (r < 0)
+        return r;
+    r = output_pipe(errors);
+    if (r < 0) {
+        close_ends(output);
+        return r;
+    }
+    r = spawn(program, input, output[1], errors[1], ret);
+    if (r < 0) {
+        close_ends(output);
+        close_ends(errors);
+        return r;
+    }
+    close(output[1]);
+    close(errors[1]);
+    said->fds[STREAM_OUTPUT] = output[0];
+    said->fds[STREAM_ERRORS] = errors[0];
+    return 0;
+}
+
+static int wait_for(pid_t pid, struct signals *signals, struct said *said)
+{
     int status = 0;
 
     while (!reap(pid, &status)) {
-        poll(fds, 2, -1);
+        struct pollfd fds[] = {{.fd = signals->fd, .events = POLLIN},
+                               {.fd = said->fds[STREAM_OUTPUT], .events = POLLIN},
+                               {.fd = said->fds[STREAM_ERRORS], .events = POLLIN}};
+        poll(fds, 1 + STREAMS, -1);
         read_signals(signals);
-        if (fds[1].revents && !read_output(output, line))
-            fds[1].fd = -1;
+        for (enum stream stream = 0; stream < STREAMS; stream++)
+            if (fds[1 + stream].revents)
+                read_stream(said, stream);
     }
-    read_output(output, line);
+    for (enum stream stream = 0; stream < STREAMS; stream++)
+        read_stream(said, stream);
     return status;
+}
+
+/* Its last line, cut so that there is room for what became of it. */
+static void explain(const struct said *said, int status, char ret[HYPEFS_MAILBOX_REASON_MAX + 1])
+{
+    char fate[64];
+    const struct last_line *line = &said->lines[STREAM_ERRORS];
+    if (line->size == 0)
+        line = &said->lines[STREAM_OUTPUT];
+    int size = WIFSIGNALED(status)
+                   ? snprintf(fate, sizeof fate, "hook killed by signal %d", WTERMSIG(status))
+                   : snprintf(fate, sizeof fate, "hook exit status %d", WEXITSTATUS(status));
+    size_t room = HYPEFS_MAILBOX_REASON_MAX - (size_t)size - strlen(" ()");
+    if (line->size == 0)
+        snprintf(ret, HYPEFS_MAILBOX_REASON_MAX + 1, "%s", fate);
+    else
+        snprintf(ret, HYPEFS_MAILBOX_REASON_MAX + 1, "%.*s (%s)",
+                 (int)(line->size < room ? line->size : room), line->text, fate);
 }
 
 void hook_run(const char *program, const char *mailbox, const char *payload, size_t size,
               struct signals *signals, struct hook_result *ret)
 {
-    struct last_line line = {0};
+    struct said said = {.fds = {-1, -1}};
     pid_t pid;
 
     *ret = (struct hook_result){.applied = false};
-    int output = start(program, mailbox, payload, size, &pid);
-    if (output < 0) {
-        snprintf(ret->reason, sizeof ret->reason, "cannot run %s: %s", program, strerror(-output));
+    int r = setenv("HYPEFS_MAILBOX", mailbox, 1) < 0 ? -errno : 0;
+    int input = r == 0 ? payload_pipe(payload, size) : r;
+    r = input < 0 ? input : start(program, input, &said, &pid);
+    if (input >= 0)
+        close(input);
+    if (r < 0) {
+        snprintf(ret->reason, sizeof ret->reason, "cannot run %s: %s", program, strerror(-r));
         return;
     }
-    int status = wait_for(pid, output, signals, &line);
-    close(output);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-        ret->applied = true;
-    else if (line.size > 0)
-        memcpy(ret->reason, line.text, line.size);
-    else if (WIFSIGNALED(status))
-        snprintf(ret->reason, sizeof ret->reason, "hook killed by signal %d", WTERMSIG(status));
+    int status = wait_for(pid, signals, &said);
+    for (enum stream stream = 0; stream < STREAMS; stream++)
+        if (said.fds[stream] >= 0)
+            close(said.fds[stream]);
+    ret->applied = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+    if (ret->applied)
+        ret->reply_size = output_reply(&said.output, ret->reply, HYPEFS_MAILBOX_REPLY_MAX);
     else
-        snprintf(ret->reason, sizeof ret->reason, "hook exit status %d", WEXITSTATUS(status));
+        explain(&said, status, ret->reason);
+    explicit_bzero(&said, sizeof said);
 }

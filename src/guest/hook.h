@@ -21,7 +21,11 @@ void signals_handle(struct signals *signals);
 
 struct hook_result {
     bool applied;
-    char reason[HYPEFS_MAILBOX_REASON_MAX + 1]; /* else: its last line, or what became of it */
+    size_t reply_size;
+    char reply[HYPEFS_MAILBOX_REPLY_MAX + 1]; /* what it printed on stdout (output.h) */
+    /* Or, if it was not: its last line on stderr, or on stdout if it said nothing there, and what
+     * became of it. */
+    char reason[HYPEFS_MAILBOX_REASON_MAX + 1];
 };
 
 /* Can it be run, as hook_run() looks for it? 0 or -errno. */

@@ -19,7 +19,7 @@
  *
  * A mailbox has one of three states. Armed: the host may deliver. Pending: the host has delivered.
  * In hand: hypefs_mailbox_wait() has taken the payload out; nothing can be delivered until
- * hypefs_mailbox_rearm() or hypefs_mailbox_fail() is called.
+ * hypefs_mailbox_rearm(), hypefs_mailbox_reply() or hypefs_mailbox_fail() is called.
  *
  * Functions return 0 or a negative errno, and set outputs only on success. Different mailboxes may
  * be used by different threads, but one mailbox only by one thread at a time. A mailbox belongs to
@@ -43,14 +43,17 @@ extern "C" {
 #define HYPEFS_MAILBOX_NAME_MAX 64
 #define HYPEFS_MAILBOX_TOKEN_MAX 128
 #define HYPEFS_MAILBOX_PAYLOAD_MAX 3832
+#define HYPEFS_MAILBOX_REPLY_MAX 3824
 #define HYPEFS_MAILBOX_REASON_MAX 512
 #define HYPEFS_NETWORK_TOKEN_MAX 30
 #define HYPEFS_NETWORK_PAYLOAD_MAX 4024
+#define HYPEFS_NETWORK_REPLY_MAX 4016
 
 struct hypefs_mailbox;
 
 /*
- * Makes a mailbox and arms it, in a locked page of its own.
+ * Makes a mailbox and arms it, in a locked page of its own, which is also pinned if the kernel lets
+ * it: then the kernel never moves it. That takes a descriptor, which is close-on-exec.
  *
  * `name`: 1 to 64 of A-Z a-z 0-9 . _ : - but not "." or "..". The host finds the mailbox by its
  * name. Arm each name only once in a VM.
@@ -99,7 +102,7 @@ HYPEFS_GUEST_API int hypefs_mailbox_wait(struct hypefs_mailbox *const *boxes, si
 /*
  * Returns the payload in hand, exactly as the host delivered it, with a NUL after it; NULL if there
  * is none. `ret_size` (may be NULL) is its size in bytes, at least 1, without the NUL. The payload
- * is valid until rearm, fail or close, which wipe it.
+ * is valid until rearm, reply, fail or close, which wipe it.
  */
 HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box,
                                                     size_t *ret_size);
@@ -116,6 +119,20 @@ HYPEFS_GUEST_API const char *hypefs_mailbox_payload(const struct hypefs_mailbox 
  * -ENETUNREACH: no default gateway. Others of open(2), socket(2) and sendto(2).
  */
 HYPEFS_GUEST_API int hypefs_mailbox_ack(struct hypefs_mailbox *box, const char *address);
+
+/*
+ * Answers the payload in hand: leaves a reply in the frame for the host to show, arms the mailbox
+ * again, and sends a datagram as hypefs_mailbox_ack() does. `json`: a JSON object of at most
+ * HYPEFS_MAILBOX_REPLY_MAX bytes (for the network mailbox HYPEFS_NETWORK_REPLY_MAX), in UTF-8; it
+ * is shown byte for byte. The next payload wipes it, and a host that knows no replies does not look
+ * at it.
+ *
+ * -EMSGSIZE: it is too long. -EBADMSG: it is not a JSON object. After these two the payload is
+ * still in hand. Other errors are those of hypefs_mailbox_ack(); the reply is in the frame even
+ * then, unless nothing was in hand.
+ */
+HYPEFS_GUEST_API int hypefs_mailbox_reply(struct hypefs_mailbox *box, const char *json, size_t size,
+                                          const char *address);
 
 /*
  * Refuses the payload in hand: leaves `reason` in the frame for the host to read, arms the mailbox

@@ -20,13 +20,27 @@ enum {
 };
 _Static_assert(GUEST_SUBJECT_MAX >= sizeof " mailbox=" - 1 + FRAME_NAME_MAX, "either subject");
 
+/* What holds a page where it is. Zeroed: nothing. */
+struct guest_pin {
+    bool pinned;
+    int fd; /* CLOEXEC */
+};
+
+/* Holds the page there until guest_unpin(), if the kernel lets it: neither compaction nor
+ * move_pages(2) moves it then. */
+void guest_pin(void *page, struct guest_pin *ret);
+void guest_unpin(struct guest_pin *pin);
+
 struct hypefs_mailbox {
     volatile uint8_t *frame; /* FRAME_SIZE bytes; the host writes here while the VM is paused */
     const struct frame_layout *layout;
     char name[FRAME_NAME_MAX + 1]; /* "": the network's */
     long rest_ns; /* between looks; 0: no payload came yet, to none that it was waited with */
-    int64_t happened_ms; /* of CLOCK_MONOTONIC: a payload was taken, or it was armed again */
-    bool in_hand;        /* the payload is valid while this is set */
+    int64_t happened_ms;     /* of CLOCK_MONOTONIC: a payload was taken, or it was armed again */
+    bool in_hand;            /* the payload is valid while this is set */
+    uint32_t sequence;       /* of the payload in hand; 1: of a host that knows plain frames only */
+    uint32_t taken, applied; /* sequences, the last of each; 0: none */
+    struct guest_pin pin;
     size_t payload_size;
     char payload[FRAME_SIZE]; /* more than any layout's capacity, so that a NUL fits behind it */
     /* Read off the payload when it is answered (guest_answer_prepare): */
@@ -35,13 +49,22 @@ struct hypefs_mailbox {
     char subject[GUEST_SUBJECT_MAX + 1]; /* in datagrams: " mailbox=NAME", " mac=MAC ip=IP" */
 };
 
+/* Payload bytes up to the tail, or of a host that does not know that there is one. */
 static inline size_t guest_capacity(const struct hypefs_mailbox *box)
+{
+    return FRAME_TAIL - box->layout->payload;
+}
+
+static inline size_t guest_plain_capacity(const struct hypefs_mailbox *box)
 {
     return FRAME_SIZE - box->layout->payload;
 }
 
 /* A refusal in the frame, then armed; nothing is in hand after it. `reason` is clean. */
 void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason);
+
+/* Wipes the payload and arms the mailbox again, with a reply of at most guest_capacity() bytes. */
+void guest_mailbox_rearm(struct hypefs_mailbox *box, const char *reply, size_t size);
 
 struct guest_span {
     const char *text;

@@ -44,6 +44,34 @@ static void zero(volatile uint8_t *bytes, size_t size)
         bytes[i] = 0;
 }
 
+/* The tail, which a host that does not know it may have written over. */
+static void write_tail(struct hypefs_mailbox *box)
+{
+    zero(box->frame + FRAME_TAIL, FRAME_TAKEN - FRAME_TAIL);
+    box->frame[FRAME_FLAGS] = box->pin.pinned ? FRAME_PINNED : 0;
+    store(box, FRAME_TAKEN, box->taken);
+}
+
+/* Payload, reply or reason are gone, and these bytes are there instead. */
+static void fill(struct hypefs_mailbox *box, const char *text, size_t size)
+{
+    volatile uint8_t *area = box->frame + box->layout->payload;
+
+    if (box->payload_size > guest_capacity(box))
+        write_tail(box);
+    for (size_t i = 0; i < size; i++)
+        area[i] = (uint8_t)text[i];
+    zero(area + size, guest_capacity(box) - size);
+}
+
+/* The host sees nothing of what was written before it sees this. */
+static void arm_with(struct hypefs_mailbox *box, uint32_t length)
+{
+    store(box, box->layout->length, length);
+    store(box, box->layout->sequence, 0);
+    box->happened_ms = guest_now_ms(); /* who has waited for this may deliver the next */
+}
+
 /* A page that stays where it is: fork() would leave it to one process and give the other a copy,
  * KSM would merge frames that are alike, and swapped out it would not be in the memory image. */
 static int map_page(void **ret)
@@ -115,10 +143,14 @@ static int arm(struct frame_marker *marker, const void *token, size_t token_size
         memcpy(box->name, marker->name, sizeof box->name);
         box->layout = &frame_layouts[marker->kind];
         box->frame = page;
+        /* To pin it may move it, and the page that it leaves must have no marker. */
+        guest_pin(page, &box->pin);
+        write_tail(box);
+        arm_with(box, FRAME_DECLARED);
         /* The marker is put together in the page itself: a copy of it anywhere else would be a
-         * second mailbox to the host. The page is zero, so it is armed as well. */
+         * second mailbox to the host. */
         frame_encode_marker(marker, page);
-        store(box, box->layout->sequence, 0);
+        __atomic_thread_fence(__ATOMIC_RELEASE);
         *ret = box;
     } else {
         free(box);
@@ -165,32 +197,67 @@ static void wipe_hand(struct hypefs_mailbox *box)
 
 void guest_mailbox_refuse(struct hypefs_mailbox *box, const char *reason)
 {
-    volatile uint8_t *area = box->frame + box->layout->payload;
-
-    zero(area, guest_capacity(box));
-    for (size_t i = 0; i < FRAME_REASON_MAX && reason[i]; i++)
-        area[i] = (uint8_t)reason[i];
-    store(box, box->layout->length, FRAME_REFUSED);
-    store(box, box->layout->sequence, 0);
-    box->happened_ms = guest_now_ms();
+    fill(box, reason, strnlen(reason, FRAME_REASON_MAX));
+    arm_with(box, FRAME_REFUSED);
     wipe_hand(box);
+}
+
+void guest_mailbox_rearm(struct hypefs_mailbox *box, const char *reply, size_t size)
+{
+    if (box->sequence != 1)
+        box->applied = box->sequence;
+    fill(box, reply, size);
+    arm_with(box, FRAME_DECLARED | (uint32_t)size);
+    wipe_hand(box);
+}
+
+/* Tells the host that the guest has the payload of that sequence: it does not take it back then.
+ * False if it has just done that: another sequence is there. */
+static bool claim(struct hypefs_mailbox *box, uint32_t sequence)
+{
+    store(box, FRAME_TAKEN, box->taken = sequence);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return load(box, box->layout->sequence) == sequence;
+}
+
+static bool is_over_tail(const struct hypefs_mailbox *box, uint32_t length)
+{
+    return length > guest_capacity(box) && length <= guest_plain_capacity(box);
+}
+
+/* The sequence of what was delivered, with its length; 0: nothing was. A host that writes 1, or over
+ * the tail, does not know what is there. */
+static uint32_t look(struct hypefs_mailbox *box, uint32_t *ret_length)
+{
+    uint32_t sequence;
+    do {
+        sequence = load(box, box->layout->sequence);
+        *ret_length = load(box, box->layout->length);
+    } while (sequence > 1 && !is_over_tail(box, *ret_length) && !claim(box, sequence));
+    return sequence;
 }
 
 static bool take(struct hypefs_mailbox *box)
 {
     const volatile uint8_t *area = box->frame + box->layout->payload;
+    uint32_t length = 0;
 
-    if (box->in_hand || load(box, box->layout->sequence) == 0)
+    uint32_t sequence = box->in_hand ? 0 : look(box, &length);
+    if (sequence == 0)
         return false;
-    uint32_t length = load(box, box->layout->length);
-    if (length == 0 || length > guest_capacity(box)) {
+    box->sequence = sequence;
+    box->payload_size = length;
+    if (length == 0 || length > guest_plain_capacity(box)) {
         guest_mailbox_refuse(box, "the payload's length is not valid");
+        return false;
+    }
+    if (sequence > 1 && sequence == box->applied) {
+        guest_mailbox_rearm(box, "", 0);
         return false;
     }
     for (size_t i = 0; i < length; i++)
         box->payload[i] = (char)area[i];
     box->payload[length] = '\0';
-    box->payload_size = length;
     box->in_hand = true;
     return true;
 }
@@ -276,13 +343,8 @@ const char *hypefs_mailbox_payload(const struct hypefs_mailbox *box, size_t *ret
 
 void hypefs_mailbox_rearm(struct hypefs_mailbox *box)
 {
-    if (!box->in_hand)
-        return;
-    zero(box->frame + box->layout->payload, guest_capacity(box));
-    store(box, box->layout->length, 0);
-    store(box, box->layout->sequence, 0);
-    box->happened_ms = guest_now_ms(); /* who has waited for this may deliver the next */
-    wipe_hand(box);
+    if (box->in_hand)
+        guest_mailbox_rearm(box, "", 0);
 }
 
 void hypefs_mailbox_close(struct hypefs_mailbox *box)
@@ -290,6 +352,7 @@ void hypefs_mailbox_close(struct hypefs_mailbox *box)
     if (!box)
         return;
     zero(box->frame, FRAME_SIZE);
+    guest_unpin(&box->pin);
     munmap((void *)box->frame, FRAME_SIZE);
     wipe_hand(box);
     free(box);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/random.h>
 
 /* Says which mailbox the error is about; `r` is the return value. */
 static int about(const struct delivery *delivery, int r, struct error *err)
@@ -130,29 +131,53 @@ int deliver_locate(const struct scan *scan, struct delivery *delivery, struct er
     return 0;
 }
 
-typedef int step(const struct memory_io *io, const struct delivery *delivery,
-                 const struct candidate *target, struct error *err);
+typedef int step(const struct memory_io *io, struct delivery *delivery, size_t copy,
+                 struct error *err);
 
-static int for_each_target(const struct memory_io *io, const struct delivery *deliveries,
-                           size_t count, step *act, struct error *err)
+static int for_each_target(const struct memory_io *io, struct delivery *deliveries, size_t count,
+                           step *act, struct error *err)
 {
     for (size_t i = 0; i < count; i++)
         for (size_t k = 0; k < deliveries[i].target_count; k++) {
-            int r = act(io, &deliveries[i], deliveries[i].targets[k], err);
+            int r = act(io, &deliveries[i], k, err);
             if (r < 0)
                 return about(&deliveries[i], r, err);
         }
     return 0;
 }
 
+static uint32_t random_sequence(void)
+{
+    uint32_t sequence = 0;
+    while (sequence < FRAME_SEQUENCE_MIN)
+        if (getrandom(&sequence, sizeof sequence, 0) == sizeof sequence)
+            sequence &= FRAME_SEQUENCE_MAX;
+        else
+            sequence = 0;
+    return sequence;
+}
+
+/* The candidate may come from an index that does not know what is declared. */
+static int check_found(struct delivery *delivery, size_t copy, const struct candidate *found,
+                       const uint8_t *page, struct error *err)
+{
+    delivery->declared[copy] = found->declared;
+    while (found->declared && frame_load_u32(page + FRAME_TAKEN) == delivery->sequence)
+        delivery->sequence = random_sequence();
+    return check_candidate(delivery, found, err);
+}
+
 /* Does the page in memory still show what the kept scan says? */
-static int check_page(const struct memory_io *io, const struct delivery *delivery,
-                      const struct candidate *target, struct error *err)
+static int check_page(const struct memory_io *io, struct delivery *delivery, size_t copy,
+                      struct error *err)
 {
     uint8_t page[FRAME_SIZE];
+    const struct candidate *target = delivery->targets[copy];
+    const size_t payload = frame_layouts[delivery->kind].payload;
     uint64_t start = target->offset / FRAME_SIZE * FRAME_SIZE;
-    size_t size =
-        (size_t)(target->offset - start) + frame_layouts[delivery->kind].payload + target->capacity;
+    /* A frame that was found to be declared has a tail, too. */
+    size_t size = target->declared ? FRAME_SIZE
+                                   : (size_t)(target->offset - start) + payload + target->capacity;
     const struct candidate *same = NULL;
     struct scan now = {0};
 
@@ -168,7 +193,7 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
     if (r < 0)
         error_errno(err, -r, "cannot read its page");
     else if (same)
-        r = check_candidate(delivery, same, err);
+        r = check_found(delivery, copy, same, page, err);
     else
         r = error_set(err, EIO, "its marker is not there any more: the image has changed");
     scan_finish(&now);
@@ -176,22 +201,25 @@ static int check_page(const struct memory_io *io, const struct delivery *deliver
     return r;
 }
 
-int deliver_preflight(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+int deliver_preflight(const struct memory_io *io, struct delivery *deliveries, size_t count,
                       struct error *err)
 {
+    for (size_t i = 0; i < count; i++)
+        deliveries[i].sequence = random_sequence();
     return for_each_target(io, deliveries, count, check_page, err);
 }
 
 /* In this order, so that a guest that sees the sequence finds the rest in place. */
-static int write_frame(const struct memory_io *io, const struct delivery *delivery,
-                       const struct candidate *target, struct error *err)
+static int write_frame(const struct memory_io *io, struct delivery *delivery, size_t copy,
+                       struct error *err)
 {
     const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    const struct candidate *target = delivery->targets[copy];
     uint8_t length[4], sequence[4];
 
     assert(delivery->payload_size <= target->capacity);
     frame_store_u32(length, (uint32_t)delivery->payload_size);
-    frame_store_u32(sequence, 1);
+    frame_store_u32(sequence, deliver_sequence(delivery, copy));
     int r = io->write(io->context, target->offset + layout->payload, delivery->payload,
                       delivery->payload_size, err);
     if (r == 0)
@@ -202,10 +230,11 @@ static int write_frame(const struct memory_io *io, const struct delivery *delive
     return r;
 }
 
-static int verify_frame(const struct memory_io *io, const struct delivery *delivery,
-                        const struct candidate *target, struct error *err)
+static int verify_frame(const struct memory_io *io, struct delivery *delivery, size_t copy,
+                        struct error *err)
 {
     const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    const struct candidate *target = delivery->targets[copy];
     size_t size = layout->payload + delivery->payload_size;
     uint8_t frame[FRAME_SIZE];
     struct frame_marker marker;
@@ -213,7 +242,7 @@ static int verify_frame(const struct memory_io *io, const struct delivery *deliv
     int r = io->read(io->context, target->offset, frame, size, err);
     if (r == 0 && (!frame_decode_marker(delivery->kind, frame, size, &marker) ||
                    !frame_marker_equal(&marker, &target->marker) ||
-                   frame_load_u32(frame + layout->sequence) != 1 ||
+                   frame_load_u32(frame + layout->sequence) != deliver_sequence(delivery, copy) ||
                    frame_load_u32(frame + layout->length) != delivery->payload_size ||
                    memcmp(frame + layout->payload, delivery->payload, delivery->payload_size) != 0))
         r = error_set(err, EIO, "what was written is not what is read back");
@@ -223,7 +252,7 @@ static int verify_frame(const struct memory_io *io, const struct delivery *deliv
 }
 
 /* All are read back after the last write: frames that overlap are noticed. */
-int deliver_write(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+int deliver_write(const struct memory_io *io, struct delivery *deliveries, size_t count,
                   struct error *err)
 {
     int r = for_each_target(io, deliveries, count, write_frame, err);

@@ -6,7 +6,8 @@
  * when one of several cannot be delivered:
  *   deliver_locate     from the kept candidates alone: exactly one name, one token, safe places
  *   deliver_preflight  in the memory to be patched: the same marker, still armed, everywhere
- *   deliver_write      payload, then length, then sequence = 1; read back
+ *   deliver_write      payload, then length, then the sequence: 1, or a random one into declared
+ *                      frames; read back
  * The memory is behind two functions, so that this module knows neither files nor VMMs.
  */
 #ifndef HYPEFS_MAILBOX_DELIVER_H
@@ -38,19 +39,29 @@ struct delivery {
     /* Set by deliver_locate(), borrowed from the scan. */
     const struct candidate *targets[DELIVER_COPIES_MAX];
     size_t target_count;
+
+    /* Set by deliver_preflight(). */
+    bool declared[DELIVER_COPIES_MAX]; /* by target, as the memory says now */
+    uint32_t sequence;                 /* for these: random, and none of them has taken it */
 };
+
+/* What is written into that copy. */
+static inline uint32_t deliver_sequence(const struct delivery *delivery, size_t copy)
+{
+    return delivery->declared[copy] ? delivery->sequence : 1;
+}
 
 /* ENOENT no such mailbox; EKEYREJECTED not with that token; ENOTUNIQ several tokens and none given,
  * over DELIVER_COPIES_MAX copies, or several unaligned ones; EBUSY pending, or unaligned and not
  * clean; EFBIG over the capacity. The text never has a token or a payload. */
 int deliver_locate(const struct scan *scan, struct delivery *delivery, struct error *err);
 
-/* EIO if a marker is not there any more, EBUSY if one is pending. */
-int deliver_preflight(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+/* EIO if a marker is not there any more, EBUSY if one is pending, EFBIG. */
+int deliver_preflight(const struct memory_io *io, struct delivery *deliveries, size_t count,
                       struct error *err);
 
-/* EIO if what is read back is not what was written. */
-int deliver_write(const struct memory_io *io, const struct delivery *deliveries, size_t count,
+/* After a preflight of the same memory. EIO if what is read back is not what was written. */
+int deliver_write(const struct memory_io *io, struct delivery *deliveries, size_t count,
                   struct error *err);
 
 #endif

@@ -112,3 +112,15 @@ bool frame_marker_equal(const struct frame_marker *a, const struct frame_marker 
     return a->kind == b->kind && strcmp(a->name, b->name) == 0 && a->token_size == b->token_size &&
            memcmp(a->token, b->token, a->token_size) == 0;
 }
+
+bool frame_is_declared(enum frame_kind kind, const uint8_t page[FRAME_SIZE])
+{
+    const struct frame_layout *layout = &frame_layouts[kind];
+    uint32_t length = frame_load_u32(page + layout->length);
+    uint32_t taken = frame_load_u32(page + FRAME_TAKEN);
+    if (frame_load_u32(page + layout->sequence) != 0)
+        return false;
+    /* A plain frame's refusal ends with zeros. */
+    return frame_length_declares(length) ||
+           (length == FRAME_REFUSED && taken >= FRAME_SEQUENCE_MIN && taken <= FRAME_SEQUENCE_MAX);
+}

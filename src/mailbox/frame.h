@@ -23,6 +23,16 @@
  * then stores sequence = 0. A refusal: the reason (at most 512 bytes) in a zeroed payload area,
  * length = FRAME_REFUSED, then sequence = 0; it stays until the next delivery and counts as armed.
  *
+ * A declared frame is a page, and armed with length = FRAME_DECLARED | n, where the first n bytes
+ * of the payload area are a reply, a JSON object. Its last 8 bytes are the tail, which is no part
+ * of the payload area:
+ *     4088  2   number of parts, u16 little-endian: 0
+ *     4090  2   flags, u16 little-endian: FRAME_PINNED
+ *     4092  4   taken: the sequence that the guest took last, at first 0
+ * The host writes a random sequence from FRAME_SEQUENCE_MIN to FRAME_SEQUENCE_MAX into it. The
+ * guest stores that into `taken` before it reads the payload, and applies a sequence only once. A
+ * guest that finds sequence 1 has a host that knows plain frames only, and leaves `taken` as it is.
+ *
  * Pure, no allocation, libc only: the guest library is built from this file too. All sizes in
  * bytes.
  */
@@ -40,8 +50,15 @@ enum {
     FRAME_MARKER_MAX = 256,
     FRAME_REASON_MAX = 512,
     FRAME_CAPACITY = 3832, /* payload bytes of a fork mailbox */
+    FRAME_TAIL = 4088,     /* of a declared frame */
+    FRAME_FLAGS = 4090,
+    FRAME_TAKEN = 4092,
+    FRAME_PINNED = 1, /* a flag: the page never moves */
+    FRAME_SEQUENCE_MIN = 2,
+    FRAME_SEQUENCE_MAX = 0x7FFFFFFF,
 };
 #define FRAME_REFUSED UINT32_C(0xFFFFFFFF)
+#define FRAME_DECLARED UINT32_C(0x80000000)
 
 enum frame_kind { FRAME_FORK, FRAME_NETWORK, FRAME_KINDS };
 
@@ -77,6 +94,22 @@ bool frame_decode_marker(enum frame_kind kind, const uint8_t *bytes, size_t size
                          struct frame_marker *ret);
 
 bool frame_marker_equal(const struct frame_marker *a, const struct frame_marker *b);
+
+/* Is the page, which is an armed frame of that kind, a declared one? A refusal has no room for
+ * FRAME_DECLARED: by what was taken before. */
+bool frame_is_declared(enum frame_kind kind, const uint8_t page[FRAME_SIZE]);
+
+/* Does an armed frame say by that length that it has a reply, or that it is declared? */
+static inline bool frame_length_declares(uint32_t length)
+{
+    return length & FRAME_DECLARED && length != FRAME_REFUSED;
+}
+
+/* Payload bytes of a frame that is a page. */
+static inline size_t frame_capacity(enum frame_kind kind, bool declared)
+{
+    return (size_t)(declared ? FRAME_TAIL : FRAME_SIZE) - frame_layouts[kind].payload;
+}
 
 static inline uint32_t frame_load_u32(const uint8_t *bytes)
 {

@@ -32,18 +32,21 @@ cJSON *rearm_record(const struct delivery *delivery)
 
     cJSON *json = cJSON_CreateObject();
     cJSON *offsets = json_add_array(json, "offsets");
+    cJSON *sequences = json_add_array(json, "sequences");
     json_add_string(json, "kind", kind_names[delivery->kind]);
     json_add_number(json, "bytes", (double)delivery->payload_size);
     json_add_string(json, "marker", marker_digest);
     json_add_string(json, "payload", payload_digest);
-    for (size_t i = 0; i < delivery->target_count; i++)
+    for (size_t i = 0; i < delivery->target_count; i++) {
         json_append(offsets, cJSON_CreateNumber((double)delivery->targets[i]->offset));
+        json_append(sequences, cJSON_CreateNumber(deliver_sequence(delivery, i)));
+    }
     return json;
 }
 
 struct record {
     enum frame_kind kind;
-    const cJSON *offsets;
+    const cJSON *offsets, *sequences;
     size_t size;                  /* of the payload */
     const char *marker, *payload; /* digests */
 };
@@ -54,6 +57,7 @@ static bool read_record(const cJSON *json, struct record *ret)
     const cJSON *bytes = json_get(json, "bytes");
     *ret = (struct record){.kind = FRAME_KINDS,
                            .offsets = json_get(json, "offsets"),
+                           .sequences = json_get(json, "sequences"),
                            .marker = json_get_text(json, "marker"),
                            .payload = json_get_text(json, "payload")};
     for (int i = 0; i < FRAME_KINDS && kind; i++)
@@ -71,72 +75,101 @@ struct memory {
     const struct memory_io *io;
     uint64_t size;
     struct page_set *written; /* or NULL */
+    bool is_image;            /* nobody waits for a reply in it: they are wiped, too */
 };
 
-/* A frame ends with the page that it begins in. *ret_size is 0 when it is not in the memory, which
- * may be of a VM that was booted since, with less. */
-static int read_frame(const struct memory *memory, const cJSON *offset, uint8_t frame[FRAME_SIZE],
-                      uint64_t *ret_offset, size_t *ret_size, struct error *err)
+/* A copy that was written to, as it is in the memory. */
+struct copy {
+    uint64_t offset;
+    uint32_t sequence; /* that was written; 1: of a plain frame */
+    uint8_t frame[FRAME_SIZE];
+    size_t size; /* of the frame: 0 when it is not in the memory, which may be of a VM that was
+                    booted since, with less */
+};
+
+static bool is_declared(const struct copy *copy)
+{
+    return copy->sequence != 1;
+}
+
+/* A frame ends with the page that it begins in. */
+static int read_copy(const struct memory *memory, const cJSON *offset, const cJSON *sequence,
+                     struct copy *ret, struct error *err)
 {
     if (!cJSON_IsNumber(offset) || offset->valuedouble < 0 || offset->valuedouble > 0x1p53)
         return error_set(err, EIO, "the record of a delivery has no offset");
-    uint64_t at = (uint64_t)offset->valuedouble;
-    size_t size = FRAME_SIZE - (size_t)(at % FRAME_SIZE);
-    *ret_offset = at;
-    *ret_size = at + size <= memory->size ? size : 0;
-    return *ret_size > 0 ? memory->io->read(memory->io->context, at, frame, size, err) : 0;
+    ret->offset = (uint64_t)offset->valuedouble;
+    ret->sequence = 1;
+    size_t size = FRAME_SIZE - (size_t)(ret->offset % FRAME_SIZE);
+    if (size == FRAME_SIZE && cJSON_IsNumber(sequence) &&
+        sequence->valuedouble >= FRAME_SEQUENCE_MIN && sequence->valuedouble <= FRAME_SEQUENCE_MAX)
+        ret->sequence = (uint32_t)sequence->valuedouble;
+    ret->size = ret->offset + size <= memory->size ? size : 0;
+    return ret->size > 0
+               ? memory->io->read(memory->io->context, ret->offset, ret->frame, size, err)
+               : 0;
 }
 
 enum verdict { OTHER, CONSUMED, TWIN };
 
-static enum verdict judge(const struct record *record, const uint8_t *frame, size_t size)
+static enum verdict judge(const struct record *record, const struct copy *copy)
 {
     const struct frame_layout *layout = &frame_layouts[record->kind];
+    const uint8_t *frame = copy->frame;
     digest found;
-    if (size < layout->payload)
+    if (copy->size < layout->payload)
         return OTHER;
     digest_of(frame, layout->sequence, found);
     if (strcmp(found, record->marker) != 0)
         return OTHER;
     uint32_t sequence = frame_load_u32(frame + layout->sequence);
     if (sequence == 0)
-        return CONSUMED;
-    if (sequence != 1 || frame_load_u32(frame + layout->length) != record->size ||
-        record->size > size - layout->payload)
+        return is_declared(copy) && frame_load_u32(frame + FRAME_TAKEN) != copy->sequence
+                   ? OTHER
+                   : CONSUMED;
+    if (sequence != copy->sequence || frame_load_u32(frame + layout->length) != record->size ||
+        record->size > copy->size - layout->payload)
         return OTHER;
     digest_of(frame + layout->payload, record->size, found);
     return strcmp(found, record->payload) == 0 ? TWIN : OTHER;
 }
 
-/* Payload, length and sequence become zeros. */
-static int arm(const struct memory *memory, const struct record *record, uint64_t offset,
+/* Payload, length and sequence become zeros; a declared frame stays one, with its tail. */
+static int arm(const struct memory *memory, const struct record *record, const struct copy *copy,
                struct error *err)
 {
-    static const uint8_t zeros[FRAME_SIZE];
     const struct frame_layout *layout = &frame_layouts[record->kind];
+    uint8_t armed[FRAME_SIZE] = {0};
     size_t size = layout->payload - layout->sequence + record->size;
+    if (is_declared(copy)) {
+        size = FRAME_TAIL - layout->sequence;
+        frame_store_u32(armed + layout->length - layout->sequence, FRAME_DECLARED);
+    }
+    if (memcmp(copy->frame + layout->sequence, armed, size) == 0)
+        return 0;
     if (memory->written)
-        page_set_add(memory->written, offset, FRAME_SIZE - offset % FRAME_SIZE);
-    return memory->io->write(memory->io->context, offset + layout->sequence, zeros, size, err);
+        page_set_add(memory->written, copy->offset, copy->size);
+    return memory->io->write(memory->io->context, copy->offset + layout->sequence, armed, size,
+                             err);
 }
 
-/* First to see whether one of them was consumed, then to arm the others. */
+/* First to see whether one of them was consumed, then to arm the others, and to wipe replies. */
 static int go_through(const struct memory *memory, const struct record *record, bool arming,
                       bool *ret_consumed, struct error *err)
 {
-    const cJSON *item;
+    const cJSON *item, *sequence = cJSON_GetArrayItem(record->sequences, 0);
     cJSON_ArrayForEach (item, record->offsets) {
-        uint8_t frame[FRAME_SIZE];
-        uint64_t offset = 0;
-        size_t size = 0;
-        int r = read_frame(memory, item, frame, &offset, &size, err);
-        enum verdict verdict = r == 0 ? judge(record, frame, size) : OTHER;
-        explicit_bzero(frame, sizeof frame);
-        if (arming && verdict == TWIN)
-            r = arm(memory, record, offset, err);
+        struct copy copy = {0};
+        int r = read_copy(memory, item, sequence, &copy, err);
+        enum verdict verdict = r == 0 ? judge(record, &copy) : OTHER;
+        const bool may_reply = memory->is_image && verdict == CONSUMED && is_declared(&copy);
+        if (arming && (verdict == TWIN || may_reply))
+            r = arm(memory, record, &copy, err);
+        explicit_bzero(copy.frame, sizeof copy.frame);
         if (r < 0)
             return r;
         *ret_consumed |= verdict == CONSUMED;
+        sequence = sequence ? sequence->next : NULL;
     }
     return 0;
 }
@@ -199,6 +232,7 @@ int rearm_image(int fd, const cJSON *records, struct page_set *written, struct e
     struct stat st;
     if (fstat(fd, &st) < 0)
         return error_errno(err, errno, "cannot stat the image");
-    const struct memory memory = {.io = &io, .size = (uint64_t)st.st_size, .written = written};
+    const struct memory memory = {
+        .io = &io, .size = (uint64_t)st.st_size, .written = written, .is_image = true};
     return go_through_all(&memory, records, false, err);
 }

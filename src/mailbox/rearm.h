@@ -5,8 +5,9 @@
  * A payload is written to every copy of its frame, for the live page and its stale twins look alike
  * from outside. The guest consumes the live one; a twin keeps the payload, and would both block the
  * next delivery and hand the secret on. So if one of the copies was consumed, those that still hold
- * the same marker, sequence 1 and exactly that payload are zeroed and armed again. If none was, the
- * payload has not been taken yet and stays.
+ * the same marker, the sequence that was written and exactly that payload are zeroed and armed
+ * again. If none was, the payload has not been taken yet and stays. A consumed copy of a declared
+ * frame may hold a reply: its payload area and length are zeroed, but for FRAME_DECLARED.
  *
  * The record of a delivery tells where it went, and SHA-256 sums of marker and payload, never these
  * themselves. It lies in the store, so it is not trusted. Any thread.
@@ -19,7 +20,8 @@
 #include "mailbox/deliver.h"
 #include "util/page_set.h"
 
-/* {"kind", "offsets", "bytes", "marker", "payload"} of a delivery, owned. */
+/* {"kind", "offsets", "sequences", "bytes", "marker", "payload"} of a delivery, owned. A record
+ * without "sequences" is of a version that knew plain frames only. */
 cJSON *rearm_record(const struct delivery *delivery);
 
 /* Goes through an array of records and the image that `fd` is open on for reading and writing. A

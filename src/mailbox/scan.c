@@ -23,7 +23,8 @@ static bool all_zero(const uint8_t *bytes, size_t size)
     return true;
 }
 
-/* Is there nothing in the payload area that a guest or a host would not have put there? */
+/* Is there nothing in the payload area that a guest or a host would not have put there? `length` is
+ * without FRAME_DECLARED. */
 static bool area_clean(const uint8_t *area, size_t capacity, uint32_t length)
 {
     struct json_check check;
@@ -75,10 +76,15 @@ static int add_magic(const uint8_t *bytes, size_t size, size_t at, enum frame_ki
         return 0;
     }
     const uint8_t *frame = bytes + at;
+    uint32_t length = frame_load_u32(frame + layout->length);
+    found.declared = at == 0 && size == FRAME_SIZE && frame_is_declared(kind, frame);
+    if (found.declared && length != FRAME_REFUSED)
+        length &= ~FRAME_DECLARED;
     found.capacity = (uint32_t)(size - at - layout->payload);
+    if (found.declared)
+        found.capacity = (uint32_t)frame_capacity(kind, true);
     found.pending = frame_load_u32(frame + layout->sequence) != 0;
-    found.clean =
-        area_clean(frame + layout->payload, found.capacity, frame_load_u32(frame + layout->length));
+    found.clean = area_clean(frame + layout->payload, found.capacity, length);
     return append(scan, &found);
 }
 

@@ -19,9 +19,11 @@ enum { SCAN_CANDIDATES_MAX = 4096 };
 struct candidate {
     struct frame_marker marker;
     uint64_t offset;   /* of the magic, in bytes from the image's start */
-    uint32_t capacity; /* payload bytes up to the page's, the frame's or the image's end */
+    uint32_t capacity; /* payload bytes up to the page's, the frame's or the image's end, or to the
+                          tail of a declared one */
     bool page_aligned;
-    bool pending; /* sequence is not 0 */
+    bool declared; /* and armed, page-aligned and whole (frame.h) */
+    bool pending;  /* sequence is not 0 */
     bool clean; /* the page behind the marker: zeros, an earlier payload or a refusal, and zeros */
     bool first; /* a fork candidate whose name none before it has */
 };
@@ -88,6 +90,11 @@ int scan_mark_first(struct scan *scan);
  * EINVAL for anything that scan_to_json() could not have written for an image of that size. */
 cJSON *scan_to_json(const struct scan *scan);
 int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, struct error *err);
+
+/* Which candidates are declared, by their offsets. It is apart from the list, to which a version
+ * that does not know it would object; NULL is what such a version has written: none is known. */
+cJSON *scan_declared_to_json(const struct scan *scan);
+int scan_declared_from_json(const cJSON *json, struct scan *scan, struct error *err);
 
 /*
  * What a user sees of all fork candidates with that name:

@@ -166,6 +166,35 @@ int scan_from_json(const cJSON *json, uint64_t image_size, struct scan *ret, str
     return 0;
 }
 
+cJSON *scan_declared_to_json(const struct scan *scan)
+{
+    cJSON *json = cJSON_CreateArray();
+    for (size_t i = 0; i < scan->count; i++)
+        if (scan->candidates[i].declared)
+            json_append(json, cJSON_CreateNumber((double)scan->candidates[i].offset));
+    return json;
+}
+
+int scan_declared_from_json(const cJSON *json, struct scan *scan, struct error *err)
+{
+    const cJSON *item;
+    size_t i = 0;
+    if (json && !cJSON_IsArray(json))
+        return error_set(err, EINVAL, "\"declared\" is no array");
+    cJSON_ArrayForEach (item, json) {
+        while (i < scan->count && (double)scan->candidates[i].offset < cJSON_GetNumberValue(item))
+            i++;
+        struct candidate *candidate = &scan->candidates[i];
+        if (i == scan->count || (double)candidate->offset != cJSON_GetNumberValue(item) ||
+            candidate->declared || candidate->pending ||
+            candidate->capacity != frame_capacity(candidate->marker.kind, false))
+            return error_set(err, EINVAL, "no mailbox can be declared like this");
+        candidate->declared = true;
+        candidate->capacity = (uint32_t)frame_capacity(candidate->marker.kind, true);
+    }
+    return 0;
+}
+
 static void add_marker(cJSON *array, const struct candidate *candidate)
 {
     const struct frame_marker *marker = &candidate->marker;

@@ -113,6 +113,7 @@ int image_index_save(int directory_fd, const struct image_index *index, struct e
     if (index->state[0])
         json_add_string(json, "state", index->state);
     json_add(json, "found", scan_to_json(&index->scan));
+    json_add(json, "declared", scan_declared_to_json(&index->scan));
     if (index->accepted)
         json_add(json, "accepted", cJSON_Duplicate(index->accepted, true));
     return store_stage_json(directory_fd, image_index_name, json, err);
@@ -163,7 +164,8 @@ static int interpret(int directory_fd, const cJSON *json, const struct stat *st,
         return not_as_it_was(memory_image, memory, err);
     if (state[0])
         return not_as_it_was("device state", state, err);
-    if (scan_from_json(found, (uint64_t)st->st_size, &ret->scan, &why) < 0)
+    if (scan_from_json(found, (uint64_t)st->st_size, &ret->scan, &why) < 0 ||
+        scan_declared_from_json(json_get(json, "declared"), &ret->scan, &why) < 0)
         return not_as_it_was(memory_image, "its mailboxes.json is damaged", err);
     ret->accepted = cJSON_IsObject(accepted) ? cJSON_Duplicate(accepted, true) : NULL;
     return 0;

@@ -2,8 +2,9 @@
 /*
  * json: what hypefs needs beyond cJSON.
  *
- * 1. A checker for text that is still arriving: cJSON cannot tell a text that is not finished from
- *    one that is wrong, nor where; and it prints numbers anew, but payloads go byte for byte.
+ * 1. A checker for text that is still arriving (json_check.h): cJSON cannot tell a text that is not
+ *    finished from one that is wrong, nor where; and it prints numbers anew, but payloads go byte
+ *    for byte.
  * 2. A strict reader: members of a cJSON object into a struct, by a table. Unknown members, members
  *    given twice, wrong types and values out of range are refused by name.
  * 3. A builder: trees that remember that memory ran out for a part of them, so that it is asked for
@@ -19,26 +20,7 @@
 #include <cjson/cJSON.h>
 
 #include "util/error.h"
-#include "util/json_walk.h"
-
-enum { JSON_DEPTH_MAX = 128 }; /* objects and arrays inside each other; one more is refused */
-
-enum json_status {
-    JSON_COMPLETE,   /* one whole object, and nothing but white space around it */
-    JSON_INCOMPLETE, /* no mistake so far, but the object is not closed; so is an empty text */
-    JSON_INVALID,    /* whatever follows, this never becomes an object */
-};
-
-struct json_check {
-    struct json_span object; /* JSON_COMPLETE: from its { to behind its } */
-    size_t offset;           /* where the text ends or is wrong, and the same as line and column, */
-    unsigned line, column;   /* counted from 1, the column in bytes */
-    const char *why;         /* JSON_INVALID: what is wrong there, a constant; else "" */
-};
-
-/* Is text[0..size) a JSON object (RFC 8259)? Raw NUL bytes, invalid UTF-8, control characters in
- * strings and nesting deeper than JSON_DEPTH_MAX are invalid. `ret` is always filled. */
-enum json_status json_check(const char *text, size_t size, struct json_check *ret);
+#include "util/json_check.h"
 
 /* Is the member's name, its escapes resolved, equal to `name` (plain ASCII)? */
 bool json_name_is(const char *text, struct json_span name, const char *ascii);
@@ -111,8 +93,13 @@ void json_add_text(cJSON *to, const char *name, const char *text);
 void json_add_number(cJSON *to, const char *name, double number);
 void json_add_bool(cJSON *to, const char *name, bool value);
 void json_add_null(cJSON *to, const char *name);
+/* Somebody's text, which json_check() has found to be an object: it is printed byte for byte, but
+ * what was printed is not escaped for a terminal in there. */
+cJSON *json_verbatim(const char *text);
 /* In place of what has that name. */
 void json_set(cJSON *to, const char *name, cJSON *item);
+/* The same where that stands; there is one. */
+void json_replace(cJSON *to, const char *name, cJSON *item);
 /* Return what was added, borrowed, or NULL. */
 cJSON *json_add_object(cJSON *to, const char *name);
 cJSON *json_add_array(cJSON *to, const char *name);

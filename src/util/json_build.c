@@ -58,6 +58,14 @@ void json_set(cJSON *to, const char *name, cJSON *item)
     json_add(to, name, item);
 }
 
+void json_replace(cJSON *to, const char *name, cJSON *item)
+{
+    if (item && cJSON_ReplaceItemInObjectCaseSensitive(to, name, item))
+        return;
+    cJSON_Delete(item);
+    remember(to, NULL);
+}
+
 cJSON *json_add_object(cJSON *to, const char *name)
 {
     cJSON *object = cJSON_AddObjectToObject(to, name);

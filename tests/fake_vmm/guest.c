@@ -27,6 +27,13 @@ struct guest {
 
 /* ---- planting ---- */
 
+/* A mailbox that is planted is that of a guest which knows plain frames only, but for this word in
+ * the command line. */
+static bool declares(const struct fake *fake)
+{
+    return strstr(fake->boot_args, "declared") != NULL;
+}
+
 static void plant(struct fake *fake, enum frame_kind kind, const char *name, uint64_t offset)
 {
     struct frame_marker marker = {.kind = kind};
@@ -38,6 +45,8 @@ static void plant(struct fake *fake, enum frame_kind kind, const char *name, uin
     memcpy(marker.token, token, marker.token_size);
     if (!page || frame_encode_marker(&marker, page) == 0)
         fake_log(fake, "the mailbox %s cannot be planted", name);
+    else if (declares(fake))
+        frame_store_u32(page + frame_layouts[kind].length, FRAME_DECLARED);
 }
 
 /* mailboxes=m,a,b in the command line: one in each second page; network: one of the other kind; a
@@ -165,8 +174,24 @@ static void lie(const struct hypefs_mailbox *box)
     send_to(box->ack_port, text);
 }
 
+/* The library declares each frame that it arms. */
+static void stay_plain(struct hypefs_mailbox *box)
+{
+    uint8_t *length = (uint8_t *)box->frame + box->layout->length;
+    if (frame_load_u32(length) == FRAME_DECLARED)
+        frame_store_u32(length, 0);
+}
+
+/* What FAKE_VMM_REPLY says, which need not be a reply. */
+static void reply(struct hypefs_mailbox *box)
+{
+    const char *text = getenv("FAKE_VMM_REPLY");
+    guest_mailbox_rearm(box, text ? text : "", text ? strlen(text) : 0);
+}
+
 static void take(struct hypefs_mailbox *box)
 {
+    bool plain = box->sequence == 1;
     printf("%s %s\n", box->name[0] ? box->name : "network", hypefs_mailbox_payload(box, NULL));
     fflush(stdout);
     if (behaves("ack"))
@@ -175,7 +200,11 @@ static void take(struct hypefs_mailbox *box)
         hypefs_mailbox_fail(box, box->name[0] ? "the disk is full" : "no such interface", host);
     else if (behaves("lie"))
         lie(box);
+    else if (behaves("reply"))
+        reply(box);
     hypefs_mailbox_rearm(box);
+    if (plain)
+        stay_plain(box);
 }
 
 /* Its pages are another program's now. */

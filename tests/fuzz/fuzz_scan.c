@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Any page of a guest's memory, and any list of candidates in the store. */
+#include <errno.h>
 #include <string.h>
 
 #include "fuzz.h"
@@ -21,8 +22,12 @@ static void check_candidate(const struct page *page, const struct candidate *can
     size_t at = (size_t)(candidate->offset - OFFSET);
     uint8_t marker[FRAME_MARKER_MAX];
 
-    MUST(candidate->offset >= OFFSET && at + layout->payload + candidate->capacity == page->size);
+    size_t tail = candidate->declared ? FRAME_SIZE - FRAME_TAIL : 0;
+
+    MUST(candidate->offset >= OFFSET &&
+         at + layout->payload + candidate->capacity + tail == page->size);
     MUST(candidate->page_aligned == (at == 0));
+    MUST(!candidate->declared || (at == 0 && page->size == FRAME_SIZE && !candidate->pending));
     MUST(candidate->pending == (frame_load_u32(page->bytes + at + layout->sequence) != 0));
     MUST(frame_encode_marker(&candidate->marker, marker) > 0);
     MUST(memcmp(marker, page->bytes + at, layout->sequence) == 0);
@@ -32,14 +37,16 @@ static void check_index(const struct scan *scan, uint64_t image_size)
 {
     struct scan again;
     auto_json cJSON *json = scan_to_json(scan);
+    auto_json cJSON *declared = scan_declared_to_json(scan);
 
     MUST(json && scan_from_json(json, image_size, &again, NULL) == 0);
+    MUST(declared && scan_declared_from_json(declared, &again, NULL) == 0);
     MUST(again.count == scan->count && again.noise == scan->noise);
     for (size_t i = 0; i < scan->count; i++) {
         const struct candidate *a = &scan->candidates[i], *b = &again.candidates[i];
         MUST(frame_marker_equal(&a->marker, &b->marker) && a->offset == b->offset);
         MUST(a->capacity == b->capacity && a->page_aligned == b->page_aligned);
-        MUST(a->pending == b->pending && a->clean == b->clean);
+        MUST(a->pending == b->pending && a->clean == b->clean && a->declared == b->declared);
     }
     scan_finish(&again);
 }
@@ -123,6 +130,23 @@ static void check_pages(const uint8_t *data, size_t size)
     scan_finish(&wanted);
 }
 
+/* Of which candidates are declared, in an index that has three: one is pending, and one no page. */
+static bool check_declared(const cJSON *json)
+{
+    struct candidate candidates[] = {
+        {.offset = 0, .page_aligned = true, .capacity = FRAME_CAPACITY, .pending = true},
+        {.offset = FRAME_SIZE, .page_aligned = true, .capacity = FRAME_CAPACITY},
+        {.offset = 2 * FRAME_SIZE + 16, .capacity = FRAME_CAPACITY - 16},
+    };
+    struct scan scan = {.candidates = candidates, .count = 3};
+    struct error err = {0};
+    int r = scan_declared_from_json(json_get(json, "declared"), &scan, &err);
+    MUST(r == 0 || (r == -EINVAL && *err.text));
+    for (size_t i = 0; i < 3; i++)
+        MUST(!candidates[i].declared || (i == 1 && candidates[i].capacity == FRAME_CAPACITY - 8));
+    return r == 0 && json_get(json, "declared");
+}
+
 static bool check_stored(const uint8_t *data, size_t size)
 {
     const uint64_t image_size = 1 << 20;
@@ -132,10 +156,11 @@ static bool check_stored(const uint8_t *data, size_t size)
 
     if (json_parse((const char *)data, size, &json, &err) < 0)
         return false;
+    bool declared = check_declared(json);
     int r = scan_from_json(json, image_size, &scan, &err);
     if (r < 0) {
         MUST(err.code == -r && *err.text);
-        return false;
+        return declared;
     }
     check_index(&scan, image_size);
     scan_finish(&scan);

@@ -96,7 +96,7 @@ static int setup(void **state)
     if (r == 0) {
         struct harness *h = *state;
         fake_mount(h);
-        fake_publish(h, "mailboxes=m,a network", "");
+        fake_publish(h, "mailboxes=m,a network declared", "");
     }
     return r;
 }
@@ -133,6 +133,22 @@ static void commit_leaves_nothing_of_what_it_delivered(void **state)
     char *seed = printed(h, "f1", "\"seed\":\"");
     assert_forgotten("s3cr3t-1", "s3cr3t-2", seed + 32, "02:00:00:5e:c3:e7\",\"ipv4");
     fake_drop(h, "f1");
+}
+
+static void reply_is_forgotten_with_its_fork(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_VMM_GUEST=reply "
+                 "FAKE_VMM_REPLY='{\"sixteen-bytes-or-more-s3cr3t-5\":1}'");
+    stage(h, "new");
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_shell("bash", "cat snapshots/base/forks/f1/{result,mailboxes/m}", 0);
+    assert_true(count_in_daemon(h, "s3cr3t-5") > 0);
+    fake_drop(h, "f1");
+    /* Its text is in `result` of new until the next commit. */
+    assert_errno(harness_write(draft(h, "new", "commit"), "f-1"), 0);
+    fake_drop(h, "f-1");
+    assert_forgotten("s3cr3t-5");
 }
 
 static void commit_that_fails_leaves_nothing_when_its_draft_is_removed(void **state)
@@ -204,6 +220,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(commit_leaves_nothing_of_what_it_delivered),
         test(commit_that_fails_leaves_nothing_when_its_draft_is_removed),
+        test(reply_is_forgotten_with_its_fork),
         test(draft_that_is_removed_leaves_nothing_of_its_tokens),
         test(texts_that_are_not_taken_leave_nothing),
         test(snapshot_that_is_removed_leaves_nothing_of_its_drafts),

@@ -19,7 +19,7 @@ refuse() {
     status=1
 }
 
-refuse 'cJSON_(Add|Insert|Replace|Print)[A-Za-z]*\(' 'src/util/json(_build)?\.c' \
+refuse 'cJSON_(Add|Insert|Replace|Print)[A-Za-z]*\(' 'src/util/json_(build|print)\.c' \
     'use json_add… and json_print of util/json.h: they remember that memory ran out'
 refuse '\<readdir\(' 'src/util/directory\.[ch]' \
     'use directory_walk of util/directory.h: it tells the end of a directory from a failure'

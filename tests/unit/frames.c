@@ -25,6 +25,38 @@ void frames_arm(uint8_t *frame, const char *name, const char *token)
     frames_put(frame, FRAME_FORK, name, token, 0, "");
 }
 
+bool frames_is_empty(const uint8_t *page, enum frame_kind kind, uint32_t taken)
+{
+    const struct frame_layout *layout = &frame_layouts[kind];
+    for (size_t i = layout->payload; i < FRAME_FLAGS; i++)
+        if (page[i] != 0)
+            return false;
+    return frame_load_u32(page + layout->sequence) == 0 &&
+           frame_load_u32(page + layout->length) == 0x80000000 && page[FRAME_FLAGS] <= 1 &&
+           page[FRAME_FLAGS + 1] == 0 && frame_load_u32(page + FRAME_TAKEN) == taken;
+}
+
+const char *frames_reply(const uint8_t *page, enum frame_kind kind)
+{
+    const struct frame_layout *layout = &frame_layouts[kind];
+    const char *reply = (const char *)page + layout->payload;
+    size_t size = strlen(reply);
+    for (size_t i = layout->payload + size; i < FRAME_FLAGS; i++)
+        if (page[i] != 0)
+            return NULL;
+    bool armed = frame_load_u32(page + layout->sequence) == 0 &&
+                 frame_load_u32(page + layout->length) == (0x80000000 | (uint32_t)size);
+    return armed ? reply : NULL;
+}
+
+void frames_declare(uint8_t *page, enum frame_kind kind, const char *reply, uint32_t taken)
+{
+    const struct frame_layout *layout = &frame_layouts[kind];
+    frame_store_u32(page + layout->length, 0x80000000 | (uint32_t)strlen(reply));
+    memcpy(page + layout->payload, reply, strlen(reply));
+    frame_store_u32(page + FRAME_TAKEN, taken);
+}
+
 char *frames_payload(size_t size)
 {
     char *payload = malloc(size + 1);

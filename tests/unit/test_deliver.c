@@ -317,7 +317,7 @@ static void preflight_when_all_is_as_it_was_saved_passes_and_writes_nothing(void
 }
 
 /* Changes one byte of the memory that was saved; what does the preflight say then? */
-static void assert_preflight_fails(struct memory *memory, const struct delivery *deliveries,
+static void assert_preflight_fails(struct memory *memory, struct delivery *deliveries,
                                    size_t offset, uint8_t byte, int code, const char *why)
 {
     uint8_t was = memory->bytes[offset];

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "frames.h"
 #include "guest/internal.h"
 #include "test.h"
 
@@ -83,7 +84,7 @@ static void arm_without_token_lays_out_an_armed_frame(void **state)
     assert_int_equal(marker.token_size, 32);
     for (size_t i = 0; i < marker.token_size; i++)
         assert_non_null(strchr("0123456789abcdef", marker.token[i]));
-    assert_true(all_zero(frame + 256, FRAME_SIZE - 256));
+    assert_true(frames_is_empty(frame, FRAME_FORK, 0));
     assert_null(hypefs_mailbox_payload(box, NULL));
     hypefs_mailbox_close(box);
 }
@@ -449,7 +450,7 @@ static void rearm_wipes_the_payload_everywhere(void **state)
     wait_for(box);
     hypefs_mailbox_rearm(box);
     look(box, frame);
-    assert_true(all_zero(frame + 256, FRAME_SIZE - 256));
+    assert_true(frames_is_empty(frame, FRAME_FORK, 0));
     assert_true(all_zero((uint8_t *)box->payload, sizeof box->payload));
     assert_true(frame_decode_marker(FRAME_FORK, frame, sizeof frame, &marker));
     deliver(box, "{\"n\":2}");

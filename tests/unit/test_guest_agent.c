@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "agent_fixture.h"
+#include "frames.h"
 
 struct fixture {
     char folder[64];
@@ -104,8 +105,7 @@ static void agent_when_the_hook_succeeds_acks_and_arms_again(void **state)
     expect_file(f, "payload", payload);
     expect_file(f, "name", "kernel.identity.v1\n");
     agent_look(&f->agent, "kernel.identity.v1", frame);
-    for (size_t i = 256; i < sizeof frame; i++)
-        assert_int_equal(frame[i], 0);
+    assert_string_equal(frames_reply(frame, FRAME_FORK), "{\"output\":\"said by the hook\\n\"}");
     deliver(f, "kernel.identity.v1", "");
     ack_expect(f->ack_fd, "stage=applied mailbox=kernel.identity.v1");
 }
@@ -118,12 +118,12 @@ static void agent_when_the_hook_fails_sends_its_last_line(void **state)
     write_hook(f, "echo first; echo no such role >&2; echo; exit 1");
     start_ready(f, "a=template-token", NULL);
     deliver(f, "a", "");
-    ack_expect(f->ack_fd, "stage=failed mailbox=a reason=no_such_role");
-    agent_wait_for_output(&f->agent, "hypefs-guest: failed a: no such role\n");
+    ack_expect(f->ack_fd, "stage=failed mailbox=a reason=no_such_role_(hook_exit_status_1)");
+    agent_wait_for_output(&f->agent, "hypefs-guest: failed a: no such role (hook exit status 1)\n");
     agent_look(&f->agent, "a", frame);
     assert_int_equal(frame_load_u32(frame + 256), 0);
     assert_int_equal(frame_load_u32(frame + 260), FRAME_REFUSED);
-    assert_string_equal((char *)frame + 264, "no such role");
+    assert_string_equal((char *)frame + 264, "no such role (hook exit status 1)");
     assert_memory_equal(frame + 26, "template-token", 15);
 }
 

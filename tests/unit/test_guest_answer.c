@@ -250,7 +250,7 @@ static void fail_leaves_the_reason_and_tells_the_host(void **state)
     assert_int_equal(frame_load_u32(frame + 256), 0);
     assert_int_equal(frame_load_u32(frame + 260), FRAME_REFUSED);
     assert_string_equal((char *)frame + 264, "no such role");
-    assert_true(all_zero(frame + 264 + 12, FRAME_CAPACITY - 12));
+    assert_true(all_zero(frame + 264 + 12, FRAME_FLAGS - 264 - 12));
     assert_null(hypefs_mailbox_payload(box, NULL));
     assert_true(all_zero((uint8_t *)box->payload, sizeof box->payload));
     hypefs_mailbox_close(box);

@@ -84,20 +84,21 @@ static void run(struct fixture *f, const char *script, const char *payload, size
     run_program(f, f->hook, payload, size);
 }
 
-static void hook_when_it_fails_gives_its_last_line_with_something_in_it(void **state)
+static void hook_when_it_fails_gives_its_last_line_and_its_status(void **state)
 {
     static const struct {
         const char *script, *reason;
     } cases[] = {
-        {"printf 'a\\nb'; exit 1", "b"},
-        {"printf 'a\\nb\\n\\n \\t \\n'; exit 1", "b"},
-        {"printf 'a\\rb\\r\\n'; exit 1", "b"},
-        {"printf ' a b \\n'; exit 1", " a b "},
-        {"printf 'longer\\nb\\n'; exit 1", "b"},
-        {"printf one >&2; printf ' and '; printf two >&2; exit 1", "one and two"},
+        {"printf 'a\\nb'; exit 1", "b (hook exit status 1)"},
+        {"printf 'a\\nb\\n\\n \\t \\n'; exit 1", "b (hook exit status 1)"},
+        {"printf 'a\\rb\\r\\n'; exit 1", "b (hook exit status 1)"},
+        {"printf ' a b \\n'; exit 1", " a b  (hook exit status 1)"},
+        {"printf 'longer\\nb\\n'; exit 1", "b (hook exit status 1)"},
+        {"printf one >&2; printf ' and '; printf two >&2; exit 1", "onetwo (hook exit status 1)"},
+        {"echo why >&2; echo later; exit 255", "why (hook exit status 255)"},
         {"exit 9", "hook exit status 9"},
         {"printf '\\n\\n'; exit 9", "hook exit status 9"},
-        {"echo last words; kill -9 $$", "last words"},
+        {"echo last words; kill -9 $$", "last words (hook killed by signal 9)"},
         {"kill -15 $$", "hook killed by signal 15"},
     };
     struct fixture *f = *state;
@@ -116,6 +117,7 @@ static void hook_when_its_last_line_is_long_gives_the_beginning_of_it(void **sta
     run(f, "printf 'begin%0600d\\n' 7; exit 1", "{}", 2);
     assert_int_equal(strlen(f->result.reason), HYPEFS_MAILBOX_REASON_MAX);
     assert_memory_equal(f->result.reason, "begin000", 8);
+    assert_non_null(strstr(f->result.reason, "000 (hook exit status 1)"));
 }
 
 static void hook_when_it_succeeds_has_said_all_and_has_no_reason(void **state)
@@ -128,6 +130,28 @@ static void hook_when_it_succeeds_has_said_all_and_has_no_reason(void **state)
     assert_string_equal(f->result.reason, "");
     assert_int_equal(f->said_size, LINES * LINE);
     assert_string_equal(f->said + f->said_size - 4, "299\n");
+}
+
+static void hook_when_it_succeeds_replies_with_its_output(void **state)
+{
+    static const struct {
+        const char *script, *reply;
+    } cases[] = {
+        {"echo '{\"a\": [1.50]}'", "{\"a\": [1.50]}"},
+        {"echo done; echo why >&2", "{\"output\":\"done\\n\"}"},
+        {"echo why >&2", ""},
+        {"echo '{\"a\":1}'; echo '{\"b\":2}'", "{\"output\":\"{\\\"a\\\":1}\\n{\\\"b\\\":2}\\n\"}"},
+    };
+    struct fixture *f = *state;
+
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        run(f, cases[i].script, "{}", 2);
+        assert_true(f->result.applied);
+        f->result.reply[f->result.reply_size] = '\0';
+        assert_string_equal(f->result.reply, cases[i].reply);
+    }
+    run(f, "echo '{}'; exit 1", "{}", 2);
+    assert_int_equal(f->result.reply_size, 0);
 }
 
 static void hook_gets_the_payload_as_it_is_and_the_mailboxs_name(void **state)
@@ -244,9 +268,10 @@ static void hook_leaves_no_descriptor_whatever_became_of_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        HOOK(hook_when_it_fails_gives_its_last_line_with_something_in_it),
+        HOOK(hook_when_it_fails_gives_its_last_line_and_its_status),
         HOOK(hook_when_its_last_line_is_long_gives_the_beginning_of_it),
         HOOK(hook_when_it_succeeds_has_said_all_and_has_no_reason),
+        HOOK(hook_when_it_succeeds_replies_with_its_output),
         HOOK(hook_gets_the_payload_as_it_is_and_the_mailboxs_name),
         HOOK(hook_starts_with_none_of_our_signals_blocked_or_ignored),
         HOOK(hook_when_we_are_told_to_end_is_waited_for),

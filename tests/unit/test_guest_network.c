@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "frames.h"
 #include "guest/internal.h"
 #include "guest/network.h"
 #include "test.h"
@@ -106,7 +107,7 @@ static void expect(const struct fixture *f, const char *expected)
 static void network_arm_writes_exactly_these_bytes(void **state)
 {
     (void)state;
-    static const char expected[FRAME_SIZE] = "HYPEMAN_RESUME_NETWORK_MAILBOX_V1\0template-token";
+    static const char expected[64] = "HYPEMAN_RESUME_NETWORK_MAILBOX_V1\0template-token";
     struct hypefs_mailbox *box;
     uint8_t frame[FRAME_SIZE];
 
@@ -114,6 +115,7 @@ static void network_arm_writes_exactly_these_bytes(void **state)
     look(box, frame);
     assert_int_equal((uintptr_t)box->frame % 4096, 0);
     assert_memory_equal(frame, expected, sizeof expected);
+    assert_true(frames_is_empty(frame, FRAME_NETWORK, 0));
     assert_string_equal(hypefs_mailbox_name(box), "");
     hypefs_mailbox_close(box);
 }
@@ -128,7 +130,7 @@ static void network_arm_with_the_longest_token_leaves_no_zero_before_the_sequenc
     assert_int_equal(hypefs_network_arm(KEY, 30, &box), 0);
     look(box, frame);
     assert_memory_equal(frame, expected, 64);
-    assert_true(all_zero(frame + 64, FRAME_SIZE - 64));
+    assert_true(frames_is_empty(frame, FRAME_NETWORK, 0));
     hypefs_mailbox_close(box);
 }
 
@@ -218,7 +220,7 @@ static void wait_takes_the_network_first_when_it_is_first(void **state)
 
 static void rearm_wipes_the_network_payload(void **state)
 {
-    static const char expected[FRAME_SIZE] = "HYPEMAN_RESUME_NETWORK_MAILBOX_V1\0t";
+    static const char expected[64] = "HYPEMAN_RESUME_NETWORK_MAILBOX_V1\0t";
     struct fixture *f = *state;
     uint8_t frame[FRAME_SIZE];
 
@@ -226,6 +228,7 @@ static void rearm_wipes_the_network_payload(void **state)
     hypefs_mailbox_rearm(f->box);
     look(f->box, frame);
     assert_memory_equal(frame, expected, sizeof expected);
+    assert_true(frames_is_empty(frame, FRAME_NETWORK, 0));
     assert_true(all_zero((uint8_t *)f->box->payload, sizeof f->box->payload));
     assert_true(all_zero((uint8_t *)f->box->subject, sizeof f->box->subject));
     assert_true(all_zero((uint8_t *)f->box->ack_key, sizeof f->box->ack_key));
@@ -256,7 +259,7 @@ static void fail_of_the_network_repeats_its_addresses(void **state)
     assert_int_equal(frame_load_u32(frame + 64), 0);
     assert_int_equal(frame_load_u32(frame + 68), FRAME_REFUSED);
     assert_string_equal((char *)frame + 72, "no interface");
-    assert_true(all_zero(frame + 72 + 12, 4024 - 12));
+    assert_true(all_zero(frame + 72 + 12, FRAME_FLAGS - 72 - 12));
     deliver(f, ADDRESSES ",\"ack_key\":\"" KEY "\"");
     assert_int_equal(hypefs_mailbox_fail(f->box, NULL, "127.0.0.1"), 0);
     expect(f, "stage=failed " SUBJECT " key=" KEY " reason=unspecified");

@@ -23,9 +23,10 @@ static void options_when_not_given_are_the_defaults(void **state)
         struct fork_options options = options_of(texts[i]);
         assert_true(options.wait_for_network && !options.standby && !options.keep);
         assert_null(options.ack_address);
+        assert_false(options.keep_reply);
     }
     auto_json cJSON *json = cJSON_Parse(fork_options_default);
-    assert_int_equal(cJSON_GetArraySize(json), 9);
+    assert_int_equal(cJSON_GetArraySize(json), 10);
     assert_true(fork_options_default[strlen(fork_options_default) - 1] == '\n');
 }
 
@@ -46,6 +47,7 @@ static void options_when_given_are_taken(void **state)
     options = options_of("{\"tap\":\"a-b.C_d01234567\"}");
     assert_string_equal(options.tap, "a-b.C_d01234567");
     free(options.tap);
+    assert_true(options_of("{\"keep_reply\":true}").keep_reply);
     options = options_of("{\"ack_address\":\"10.0.0.1\",\"on_ack_failure\":\"destroy\"}");
     assert_false(options.keep);
     free(options.ack_address);

@@ -96,7 +96,7 @@ static size_t find_offsets(struct harness *h, const char *mailbox, uint64_t ret[
 size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
                       struct vm_frame ret[VM_FRAMES_MAX])
 {
-    static const uint8_t zeros[FRAME_CAPACITY];
+    static const uint8_t zeros[FRAME_SIZE];
     uint64_t offsets[VM_FRAMES_MAX];
     size_t count = find_offsets(h, mailbox, offsets);
     struct held held = hold(h, id);
@@ -109,7 +109,8 @@ size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
         const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
         ret[i].sequence = frame_load_u32(bytes + layout->sequence);
         ret[i].length = frame_load_u32(bytes + layout->length);
-        ret[i].empty = memcmp(bytes + layout->payload, zeros, sizeof zeros) == 0;
+        ret[i].empty =
+            memcmp(bytes + layout->payload, zeros, frame_capacity(FRAME_FORK, true)) == 0;
     }
     let_go(&held);
     return count;

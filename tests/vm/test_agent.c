@@ -42,6 +42,8 @@ static void fork_when_its_hook_takes_the_name_is_acked(void **state)
         assert_non_null(
             strstr(console, harness_format(h, "hook: this clone is now %s\r\n", names[i])));
         assert_null(strstr(console, names[1 - i]));
+        assert_string_equal(harness_json(h, result, "mailboxes.0.reply.output"),
+                            harness_format(h, "hook: this clone is now %s\n", names[i]));
     }
     vm_assert_running(h, (const char *const[]){"web-1", "web-2", NULL});
 }
@@ -74,7 +76,8 @@ static void commit_when_the_hook_refuses_fails_with_its_last_line(void **state)
     vm_stage(h, "new", box, named(h, "Not A Name"));
     char *result =
         vm_commit_fails(h, "new", "web-1", EREMOTEIO,
-                        (const char *const[]){box, "the payload has no good instance_name", NULL});
+                        (const char *const[]){box, "the payload has no good instance_name",
+                                              "(hook exit status 1)", NULL});
     assert_string_equal(harness_json(h, result, "error.phase"), "ack");
     vm_assert_running(h, (const char *const[]){NULL});
     vm_fork(h, "web-1", box, named(h, "web-1"));

@@ -9,7 +9,7 @@
 #include "mailbox/frame.h"
 #include "vm/vm.h"
 
-enum { PAYLOAD_MAX = FRAME_SIZE - 264, MAILBOXES = 3 };
+enum { PAYLOAD_MAX = FRAME_TAIL - 264, MAILBOXES = 3 };
 
 static const char first[] = "first.v1", second[] = "second.v1", third[] = "third.v1";
 
@@ -75,7 +75,8 @@ static void fork_when_nothing_is_staged_runs_and_its_mailboxes_stay_armed(void *
         struct vm_frame frames[VM_FRAMES_MAX];
         size_t count = vm_read_frames(h, "plain", names[i], frames);
         for (size_t j = 0; j < count; j++)
-            assert_true(frames[j].sequence == 0 && frames[j].length == 0 && frames[j].empty);
+            assert_true(frames[j].sequence == 0 && frames[j].length == FRAME_DECLARED &&
+                        frames[j].empty);
     }
     /* Nor has the guest taken anything. That it could, each of them shows. */
     assert_string_equal(harness_get(h, vm_console(h, "plain")), "");

@@ -244,7 +244,7 @@ static char *secret(struct harness *h, int generation)
     return harness_format(h, "secret-of-generation-%d-%d", generation, (int)getpid());
 }
 
-static void forks_of_forks_have_no_secret_of_those_before(void **state)
+static void forks_of_forks_have_no_payload_and_no_reply_of_those_before(void **state)
 {
     enum { GENERATIONS = 3 };
     struct harness *h = *state;
@@ -252,12 +252,14 @@ static void forks_of_forks_have_no_secret_of_those_before(void **state)
     unsigned tick = 0;
     for (int i = 1; i <= GENERATIONS; i++) {
         const char *id = harness_format(h, "g%d", i), *snapshot = harness_format(h, "s%d", i);
-        char *text = harness_format(
-            h, "{\"payload\":{\"do\":\"hush\",\"s\":\"%s\"},\"wait_for_ack\":true," VM_PATIENT "}",
-            secret(h, i));
+        char *text = harness_format(h,
+                                    "{\"payload\":{\"do\":\"reply\",\"reply\":{\"s\":\"%s\"}},"
+                                    "\"wait_for_ack\":true," VM_PATIENT "}",
+                                    secret(h, i));
         must_fork(h, source, id, text, NULL);
         char *result = harness_get(h, harness_path(h, "%s/forks/%s/result", source, id));
         assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "2");
+        assert_string_equal(harness_json(h, result, "mailboxes.0.reply.s"), secret(h, i));
         harness_await(h, vm_console(h, id), "is armed again");
         goes_on(h, id);
         assert_true(vm_last_tick(h, id) > tick);
@@ -463,7 +465,7 @@ int main(void)
         test(snapshot_of_one_that_was_booted_and_runs_can_be_forked),
         test(snapshot_of_one_that_is_paused_is_its_memory_byte_for_byte),
         test(snapshot_of_one_in_standby_shares_its_image),
-        test(forks_of_forks_have_no_secret_of_those_before),
+        test(forks_of_forks_have_no_payload_and_no_reply_of_those_before),
         test(twins_when_the_fork_was_in_standby_before_are_armed_all_the_same),
         test(payload_that_nobody_took_stays_and_is_told),
         test(fork_of_one_in_standby_runs_beside_it),

@@ -29,7 +29,7 @@ static void fork_when_it_took_its_payload_is_armed_again(void **state)
     harness_await(h, vm_console(h, "web-1"), "vm_guest: first.v1 is armed again");
     size_t count = vm_read_frames(h, "web-1", box, frames);
     for (size_t i = 0; i < count; i++)
-        armed += frames[i].sequence == 0 && frames[i].length == 0 && frames[i].empty;
+        armed += frames[i].sequence == 0 && frames[i].length == FRAME_DECLARED && frames[i].empty;
     assert_int_equal(armed, 1);
     vm_write_frames(h, "web-1", box, "{\"n\":2}");
     vm_await_payload(h, "web-1", box, "{\"n\":2}");

@@ -34,6 +34,24 @@ static void fork_when_its_guest_consumes_the_payload_is_acked(void **state)
     assert_true(atof(harness_json(h, result, "mailboxes.0.ack_ms")) > 0);
 }
 
+static void reply_of_the_guest_is_in_the_result_byte_for_byte(void **state)
+{
+    static const char reply[] = "{ \"answer\":[4.20e1,\"\\u00e9\"] }";
+    struct harness *h = *state;
+    char *result = vm_fork(h, "web-1", box,
+                           harness_format(h,
+                                          "{\"payload\":{\"do\":\"reply\",\"reply\":%s},"
+                                          "\"wait_for_ack\":true," VM_PATIENT "}",
+                                          reply));
+    assert_non_null(strstr(result, harness_format(h, "\"reply\": %s,\n", reply)));
+    assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "2");
+    assert_null(strstr(harness_get(h, h->log), "answer"));
+    assert_string_equal(
+        harness_json(h, harness_get(h, harness_path(h, "snapshots/base/mailboxes/first.v1")),
+                     "payload_capacity"),
+        "3824");
+}
+
 static void commit_when_the_guest_leaves_a_refusal_fails_with_its_reason(void **state)
 {
     struct harness *h = *state;
@@ -154,6 +172,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         test(fork_when_its_guest_consumes_the_payload_is_acked),
+        test(reply_of_the_guest_is_in_the_result_byte_for_byte),
         test(commit_when_the_guest_leaves_a_refusal_fails_with_its_reason),
         test(commit_when_nobody_looks_into_the_mailbox_times_out),
         test(fork_that_acked_while_the_daemon_stood_still_is_acked),

@@ -18,8 +18,9 @@
  *
  * Prints "vm_guest: ready", and for each delivery one line "vm_guest: NAME payload=…", control
  * characters as \xNN; the network's NAME is "(network)". The payload's member "do" is one of the
- * `deeds` below; without it: ack. An identity in it is taken first. What says "hush" is acked and
- * not printed. A network payload says nothing like that.
+ * `deeds` below; without it: ack. An identity in it is taken first. What says "hush" is acked, and
+ * what says "reply" is answered with the member of that name, and neither is printed. A network
+ * payload says nothing like that.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -139,6 +140,16 @@ static void refuse(struct hypefs_mailbox *box)
     int r = hypefs_mailbox_fail(box, "told to fail", NULL);
     if (r < 0)
         printf("vm_guest: fail: %s\n", strerror(-r));
+}
+
+/* With its payload's member "reply", whatever that is. */
+static void reply(struct hypefs_mailbox *box)
+{
+    struct guest_span text = {.text = "", .size = 0};
+    guest_member_find(box->payload, box->payload_size, "reply", &text);
+    int r = hypefs_mailbox_reply(box, text.text, text.size, NULL);
+    if (r < 0)
+        printf("vm_guest: reply: %s\n", strerror(-r));
 }
 
 /* The page of the mailbox that is asleep becomes other memory. */
@@ -267,6 +278,7 @@ static const struct {
     {"progress", ack_after_progress},
     {"hold", ack_when_let_go},
     {"fail", refuse},
+    {"reply", reply},
     {"reuse", reuse_asleep},
     {"random", print_random},
     {"reboot", reboot_now},
@@ -307,7 +319,7 @@ static void obey(struct hypefs_mailbox *box)
         r = hypefs_identity_apply(&identity);
     if (r < 0 && r != -ENOENT)
         printf("vm_guest: identity: %s\n", strerror(-r));
-    if (strcmp(told, "hush") != 0)
+    if (strcmp(told, "hush") != 0 && strcmp(told, "reply") != 0)
         print_payload(name, payload, size);
     for (size_t i = 0; i < sizeof deeds / sizeof deeds[0]; i++)
         if (strcmp(told, deeds[i].name) == 0)
