@@ -21,6 +21,7 @@ void agent_start(struct agent *a, const char *const *arguments)
     if (a->pid == 0) {
         dup2(ends[1], STDOUT_FILENO);
         dup2(ends[1], STDERR_FILENO);
+        close_range(STDERR_FILENO + 1, ~0U, CLOSE_RANGE_CLOEXEC); /* what we were started with */
         if ((a->namespace_fd == 0 || setns(a->namespace_fd, CLONE_NEWNET) == 0) &&
             (a->capability == 0 || prctl(PR_CAPBSET_DROP, a->capability, 0, 0, 0) == 0))
             execv(getenv("HYPEFS_GUEST"), (char **)argv);

@@ -110,6 +110,19 @@ static void agent_when_the_hook_succeeds_acks_and_arms_again(void **state)
     ack_expect(f->ack_fd, "stage=applied mailbox=kernel.identity.v1");
 }
 
+/* Those that hold its pages where they are, too. */
+static void agent_leaves_none_of_its_descriptors_to_the_hook(void **state)
+{
+    struct fixture *f = *state;
+
+    write_hook(f, "exec ls /proc/self/fd");
+    start_ready(f, "a", "b");
+    deliver(f, "a", "");
+    ack_expect(f->ack_fd, "stage=applied mailbox=a");
+    agent_wait_for_output(&f->agent, "hypefs-guest: applied a\n");
+    assert_non_null(strstr(f->agent.output, "ready\n0\n1\n2\n3\nhypefs")); /* the last is ls's */
+}
+
 static void agent_when_the_hook_fails_sends_its_last_line(void **state)
 {
     struct fixture *f = *state;
@@ -336,6 +349,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         agent_test(agent_when_the_hook_succeeds_acks_and_arms_again),
+        agent_test(agent_leaves_none_of_its_descriptors_to_the_hook),
         agent_test(agent_when_the_hook_fails_sends_its_last_line),
         agent_test(agent_when_the_hook_says_nothing_sends_what_became_of_it),
         cmocka_unit_test(agent_that_cannot_print_its_help_fails),

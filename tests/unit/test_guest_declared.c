@@ -3,10 +3,16 @@
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "frames.h"
@@ -231,6 +237,56 @@ static void page_says_that_it_is_pinned_only_if_it_is(void **state)
         assert_int_equal(fcntl(fd, F_GETFD), -1);
 }
 
+/* From now on these two system calls fail, as in a container. */
+static void forbid(const int calls[2])
+{
+    struct sock_filter filter[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[0], 1, 0),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)calls[1], 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    const struct sock_fprog program = {.len = sizeof filter / sizeof *filter, .filter = filter};
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) < 0)
+        _exit(2);
+}
+
+/* Is a mailbox that is armed then pinned as wanted, and does it work? 0: it is. */
+static int arm_without(const int calls[2], bool pinned)
+{
+    char path[64], target[64] = "";
+    struct hypefs_mailbox *box = NULL;
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        forbid(calls);
+        int r = hypefs_mailbox_arm("a", NULL, 0, &box);
+        if (r < 0 || box->pin.pinned != pinned || frame_of(box)[FRAME_FLAGS] != pinned)
+            _exit(1);
+        snprintf(path, sizeof path, "/proc/self/fd/%d", box->pin.fd);
+        if (pinned && (readlink(path, target, sizeof target - 1) < 0 || memcmp(target, "pipe:", 5)))
+            _exit(1);
+        if (pinned && fcntl(box->pin.fd, F_GETFD) != FD_CLOEXEC)
+            _exit(1);
+        deliver(box, "{}", S);
+        _exit(takes(box) ? 0 : 1);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || !WIFEXITED(status))
+        return -1;
+    return WEXITSTATUS(status);
+}
+
+static void page_is_pinned_by_a_pipe_where_io_uring_is_forbidden_or_not_at_all(void **state)
+{
+    (void)state;
+    assert_int_equal(arm_without((const int[]){__NR_io_uring_setup, __NR_io_uring_setup}, true), 0);
+    assert_int_equal(arm_without((const int[]){__NR_io_uring_register, __NR_io_uring_enter}, true),
+                     0);
+    assert_int_equal(arm_without((const int[]){__NR_io_uring_setup, __NR_vmsplice}, false), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -243,6 +299,7 @@ int main(void)
         cmocka_unit_test(payload_over_the_tail_is_taken_and_the_tail_written_anew),
         cmocka_unit_test(payload_that_is_taken_back_meanwhile_is_dropped),
         cmocka_unit_test(page_says_that_it_is_pinned_only_if_it_is),
+        cmocka_unit_test(page_is_pinned_by_a_pipe_where_io_uring_is_forbidden_or_not_at_all),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
