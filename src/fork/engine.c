@@ -253,12 +253,6 @@ static int await_turn(struct fork *fork, struct error *err)
     return r == 0 ? check_memory(fork, err) : r; /* those before it have taken some meanwhile */
 }
 
-static struct vmm_context context_of(const struct fork *fork)
-{
-    return instances_context(fork->engine->instances, fork->request->id, fork->machine.hypervisor,
-                             fork->entry.run_fd, fork->entry.fd, fork->engine->cancel_fd);
-}
-
 static int stand_by(struct fork *fork, struct error *err)
 {
     static const char *const names[] = {"memory", "state"};
@@ -284,7 +278,7 @@ static int load(struct fork *fork, struct error *err)
                        &fork->machine, standby ? DISKS_OF_IMAGE : DISKS_OF_FORK, &fork->entry, err);
     if (r < 0 || standby)
         return r < 0 ? r : stand_by(fork, err);
-    struct vmm_context context = context_of(fork);
+    struct vmm_context context = fork_vmm_context(fork);
     return load_vm(&context, fork->snapshot, fork->source_name, &fork->machine, &fork->vmm, err);
 }
 
@@ -339,7 +333,7 @@ static int show(struct fork *fork, struct error *err)
 
 static int resume(struct fork *fork, struct error *err)
 {
-    struct vmm_context context = context_of(fork);
+    struct vmm_context context = fork_vmm_context(fork);
     int r =
         fork->watched.count > 0 ? memory_watch_add(fork->engine->watch, &fork->watched, err) : 0;
     fork->resuming_at_ms = process_now_ms();
@@ -479,6 +473,7 @@ int fork_run(const struct fork_engine *engine, const struct fork_source *source,
                                  .published = published};
     undo(&fork);
     fork_request_finish(request);
+    search_finish(&fork);
     if (r < 0 && err)
         *err = why;
     return r;

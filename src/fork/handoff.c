@@ -266,6 +266,9 @@ int handoff_await(struct fork *fork, struct error *err)
         const int fds[COUNT] = {fork->socket.fd, fork->watched.event_fd, fork->vmm->pidfd,
                                 fork->engine->cancel_fd, fork->instance->cancel_fd};
         double until_ms = keep_logs_short(fork, turn_limit(fork, deadline_ms));
+        r = search_moved(fork, &until_ms, err);
+        if (r < 0)
+            return r;
         r = process_poll(fds, COUNT, until_ms);
         if (r < 0)
             return error_errno(err, -r, "cannot wait for acks");

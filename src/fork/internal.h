@@ -9,6 +9,12 @@
 
 enum { FORK_DELIVERIES_MAX = DELIVER_MAILBOXES_MAX + 1 };
 
+/* A copy of a frame that was found after the resume. */
+struct found_frame {
+    struct candidate candidate;
+    struct found_frame *next;
+};
+
 /* What tells clones apart, if options.identity says so. */
 struct fork_identity {
     char generation[FORK_GENERATION_SIZE + 1];
@@ -59,6 +65,9 @@ struct fork {
     double logs_due_ms;     /* the next look at how long its logs are */
     unsigned ignored;       /* datagrams */
     struct watched watched; /* the frames of those that are to ack by memory */
+    struct found_frame *found; /* owned; which deliveries have as targets */
+    double search_after_ms;    /* from the resume to the next search for frames that have moved; 0:
+                                  there was none */
     struct fork_identity identity;
 
     bool interrupted;                       /* nobody waits for it any more, so it is undone */
@@ -72,6 +81,12 @@ static inline const char *fork_ack_address(const struct fork *fork)
 {
     const char *own = fork->request->options.ack_address;
     return own ? own : fork->engine->ack_address;
+}
+
+static inline struct vmm_context fork_vmm_context(const struct fork *fork)
+{
+    return instances_context(fork->engine->instances, fork->request->id, fork->machine.hypervisor,
+                             fork->entry.run_fd, fork->entry.fd, fork->engine->cancel_fd);
 }
 
 /* turn.c: its turn to load. In `queued`: waits for it, and tells who asks by `queued`; until the
@@ -99,6 +114,12 @@ int handoff_check(struct fork *fork, struct error *err);
 int handoff_prepare(struct fork *fork, struct error *err);
 /* In `network` and in `ack`: waits for those acks. EIO when the VM ended, ECANCELED. */
 int handoff_await(struct fork *fork, struct error *err);
+
+/* search.c: looks for frames that have moved, when that is due, and delivers to them again. Lowers
+ * *deadline_ms to the next search. Fails only if the VM, which was paused for that, cannot go on.
+ */
+int search_moved(struct fork *fork, double *deadline_ms, struct error *err);
+void search_finish(struct fork *fork);
 
 /* missing_ack.c: what is known of an ack that did not come, and what can be done; `deadline_ms` is
  * how long it was waited for, `what` for what: "mailbox m". */

@@ -17,7 +17,8 @@
 
 /* The kernel adds up to 50 us to each rest. */
 static const double fresh_ms = 10, fresh_interval_ms = 0.05;
-static const double interval_min_ms = 2, interval_max_ms = 16, age_share = 8, rest_per_round = 4;
+static const double interval_min_ms = 2, interval_max_ms = 16, age_share = 8, rest_per_round = 4,
+                    search_rest = 49;
 
 struct memory_watch {
     pthread_t thread;
@@ -27,6 +28,7 @@ struct memory_watch {
     double happened_ms;               /* to any of them, last */
     bool fresh;                       /* one of them is */
     double all_ended_ms, all_took_ms; /* the last look at all of them */
+    double search_due_ms;             /* the next search for frames that have moved */
     bool stop;
 };
 
@@ -190,6 +192,27 @@ void memory_watch_explain(const struct consume *consume, struct ack_wait *wait)
 {
     snprintf(wait->reason, sizeof wait->reason, "%s", consume->reason);
     text_make_printable(wait->reason, strlen(wait->reason), ' ');
+}
+
+void memory_watch_add_copy(struct memory_watch *watch, struct delivery *delivery,
+                           struct consume *consume, uint64_t offset, struct candidate *ret)
+{
+    auto_lock(&watch->lock);
+    moved_add(delivery, consume, offset, ret);
+}
+
+double memory_watch_search_due(struct memory_watch *watch)
+{
+    auto_lock(&watch->lock);
+    return watch->search_due_ms;
+}
+
+void memory_watch_searched(struct memory_watch *watch, double took_ms)
+{
+    auto_lock(&watch->lock);
+    double from_ms = process_now_ms();
+    from_ms = watch->search_due_ms > from_ms ? watch->search_due_ms : from_ms;
+    watch->search_due_ms = from_ms + took_ms * search_rest;
 }
 
 static void answer(const struct watched_frame *frame, double since_ms)

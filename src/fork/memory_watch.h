@@ -15,6 +15,7 @@
 
 #include "mailbox/ack.h"
 #include "mailbox/consume.h"
+#include "mailbox/moved.h"
 
 /* One for a daemon; locked inside; any thread. */
 struct memory_watch;
@@ -44,6 +45,17 @@ void memory_watch_remove(struct memory_watch *watch, struct watched *watched);
 
 /* Something has happened to it: its VM was resumed. */
 void memory_watch_freshen(struct memory_watch *watch, struct watched *watched);
+/* Makes the frame at that offset one more copy of a delivery that may be in the watch
+ * (moved_add()).
+ */
+void memory_watch_add_copy(struct memory_watch *watch, struct delivery *delivery,
+                           struct consume *consume, uint64_t offset, struct candidate *ret);
+
+/* Searches for frames that have moved, of all waits together, take 2 % of a processor at the most.
+ * From when on may there be another? After each: how long it took. */
+double memory_watch_search_due(struct memory_watch *watch);
+void memory_watch_searched(struct memory_watch *watch, double took_ms);
+
 /* Looks now, without waiting for the thread. */
 void memory_watch_check(struct memory_watch *watch, struct watched *watched);
 

@@ -299,43 +299,42 @@ enum { ENTRIES = 4096, RUN_PAGES = 64 }; /* read at a time */
 
 struct written {
     const struct guest_memory *memory;
-    int pagemap_fd, image_fd;
+    int pagemap_fd;
     size_t page_size;
-    struct page_set *set; /* or NULL */
+    guest_memory_visit *visit;
+    void *context;
     uint64_t entries[ENTRIES];
-    uint8_t *bytes; /* RUN_PAGES pages */
+    uint8_t *bytes; /* RUN_PAGES pages; NULL: only which they are is wanted */
 };
 
 /* `count` pages that lie one after another, at most RUN_PAGES. */
-static int copy_run(struct written *written, uint64_t address, uint64_t offset, size_t count,
-                    struct error *err)
+static int visit_run(struct written *written, uint64_t address, uint64_t offset, size_t count,
+                     struct error *err)
 {
     size_t size = count * written->page_size;
-    if (written->set)
-        page_set_add(written->set, offset, size);
-    if (written->image_fd < 0)
-        return 0;
+    if (!written->bytes)
+        return written->visit(written->context, offset, NULL, size, err);
     int r = read_address(written->memory, address, written->bytes, size, err);
-    return r < 0 ? r : sparse_put(written->image_fd, written->bytes, size, offset, err);
+    return r < 0 ? r : written->visit(written->context, offset, written->bytes, size, err);
 }
 
 /* The entries of `count` pages from `address` on, which are offset `offset` of the image. */
-static int copy_entries(struct written *written, uint64_t address, uint64_t offset, size_t count,
-                        struct error *err)
+static int visit_entries(struct written *written, uint64_t address, uint64_t offset, size_t count,
+                         struct error *err)
 {
     int r = 0;
     for (size_t i = 0, run; i < count && r == 0; i += run) {
         bool wanted;
         run = pagemap_run(written->entries + i, count - i, RUN_PAGES, &wanted);
         if (wanted)
-            r = copy_run(written, address + i * written->page_size, offset + i * written->page_size,
-                         run, err);
+            r = visit_run(written, address + i * written->page_size,
+                          offset + i * written->page_size, run, err);
     }
     return r;
 }
 
-static int copy_mapping(struct written *written, const struct mapping *mapping, int cancel_fd,
-                        struct error *err)
+static int visit_mapping(struct written *written, const struct mapping *mapping, int cancel_fd,
+                         struct error *err)
 {
     const uint64_t page_size = written->page_size;
     for (uint64_t at = mapping->start; at < mapping->end;) {
@@ -345,8 +344,8 @@ static int copy_mapping(struct written *written, const struct mapping *mapping, 
                             (off_t)(at / page_size * sizeof(uint64_t)));
         if (got != (ssize_t)(count * sizeof(uint64_t)))
             return access_failed("looked through", got, err);
-        int r = copy_entries(written, at, mapping->offset + (at - mapping->start), count, err);
-        if (r < 0)
+        int r = visit_entries(written, at, mapping->offset + (at - mapping->start), count, err);
+        if (r != 0)
             return r;
         if (cancel_fd >= 0 && process_poll(&cancel_fd, 1, 0) > 0)
             return error_set(err, ECANCELED, "cancelled");
@@ -355,8 +354,8 @@ static int copy_mapping(struct written *written, const struct mapping *mapping, 
     return 0;
 }
 
-int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
-                              struct page_set *ret, struct error *err)
+static int visit_written(const struct guest_memory *memory, pid_t pid, int cancel_fd, bool reads,
+                         guest_memory_visit *visit, void *context, struct error *err)
 {
     char path[PATH_SIZE];
     snprintf(path, sizeof path, "/proc/%d/pagemap", (int)pid);
@@ -365,19 +364,49 @@ int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int 
         return cannot_open(path, errno, err);
     auto_free struct written *written = malloc(sizeof *written);
     size_t page_size = (size_t)sysconf(_SC_PAGESIZE);
-    auto_free uint8_t *bytes = malloc(RUN_PAGES * page_size);
-    if (!written || !bytes)
-        return error_set(err, ENOMEM, "no memory for a copy of the VM's");
+    auto_free uint8_t *bytes = reads ? malloc(RUN_PAGES * page_size) : NULL;
+    if (!written || (reads && !bytes))
+        return error_set(err, ENOMEM, "no memory for pages of the VM's");
     *written = (struct written){.memory = memory,
                                 .pagemap_fd = pagemap,
-                                .image_fd = fd,
-                                .set = ret,
                                 .page_size = page_size,
+                                .visit = visit,
+                                .context = context,
                                 .bytes = bytes};
     int r = 0;
     for (size_t i = 0; i < memory->mappings.count && r == 0; i++)
         if (memory->mappings.items[i].usable)
-            r = copy_mapping(written, &memory->mappings.items[i], cancel_fd, err);
+            r = visit_mapping(written, &memory->mappings.items[i], cancel_fd, err);
+    if (bytes)
+        explicit_bzero(bytes, RUN_PAGES * page_size);
+    return r;
+}
+
+int guest_memory_visit_written(const struct guest_memory *memory, pid_t pid, int cancel_fd,
+                               guest_memory_visit *visit, void *context, struct error *err)
+{
+    return visit_written(memory, pid, cancel_fd, true, visit, context, err);
+}
+
+struct copied {
+    int image_fd;
+    struct page_set *set; /* or NULL */
+};
+
+static int copy_run(void *context, uint64_t offset, const uint8_t *bytes, size_t size,
+                    struct error *err)
+{
+    const struct copied *copied = context;
+    if (copied->set)
+        page_set_add(copied->set, offset, size);
+    return bytes ? sparse_put(copied->image_fd, bytes, size, offset, err) : 0;
+}
+
+int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
+                              struct page_set *ret, struct error *err)
+{
+    struct copied copied = {.image_fd = fd, .set = ret};
+    int r = visit_written(memory, pid, cancel_fd, fd >= 0, copy_run, &copied, err);
     if (r == 0 && ret)
         ret->complete = true;
     return r;

@@ -40,10 +40,18 @@ int guest_memory_read(const struct guest_memory *memory, uint64_t offset, void *
 int guest_memory_write(const struct guest_memory *memory, uint64_t offset, const void *bytes,
                        size_t size, struct error *err);
 
-/* Writes into `fd`, a copy of the image (-1: none, only to know which they are), the pages that the
- * VMM has written to: those that /proc/PID/pagemap shows to be the process's own. What became zeros
- * becomes a hole. The VM is paused. ECANCELED when `cancel_fd` (-1: never) becomes readable. Adds
- * the pages to `ret` (may be NULL), and says there that these are all. */
+/* Called with pages that lie one after another, from that offset of the image on. Not 0: stop. */
+typedef int guest_memory_visit(void *context, uint64_t offset, const uint8_t *bytes, size_t size,
+                               struct error *err);
+
+/* Visits the pages that the VMM has written to: those that /proc/PID/pagemap shows to be the
+ * process's own, as they are when they are read. ECANCELED when `cancel_fd` (-1: never) becomes
+ * readable. */
+int guest_memory_visit_written(const struct guest_memory *memory, pid_t pid, int cancel_fd,
+                               guest_memory_visit *visit, void *context, struct error *err);
+
+/* Writes into `fd`, a copy of the image (-1: none, only to know which they are), those pages. What
+ * became zeros becomes a hole. The VM is paused. Adds the pages to `ret` (may be NULL), and says there that these are all. */
 int guest_memory_copy_written(const struct guest_memory *memory, pid_t pid, int fd, int cancel_fd,
                               struct page_set *ret, struct error *err);
 

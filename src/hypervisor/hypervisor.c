@@ -220,6 +220,13 @@ int vmm_write_memory(void *context, uint64_t offset, const void *bytes, size_t s
     return guest_memory_write(vmm->memory, offset, bytes, size, err);
 }
 
+int vmm_visit_written(const struct vmm *vmm, int cancel_fd, guest_memory_visit *visit,
+                      void *context, struct error *err)
+{
+    assert(vmm->memory);
+    return guest_memory_visit_written(vmm->memory, vmm->pid, cancel_fd, visit, context, err);
+}
+
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err)
 {
     fault_point(FAULT_RESUME);

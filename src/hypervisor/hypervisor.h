@@ -20,6 +20,7 @@
 #include <sys/types.h>
 #include <cjson/cJSON.h>
 
+#include "hypervisor/guest_memory.h"
 #include "hypervisor/vmm_users.h"
 #include "util/error.h"
 #include "util/file_key.h"
@@ -299,6 +300,10 @@ int vmm_load(const struct vmm_context *context, const struct machine *machine, c
  * whole range. */
 int vmm_read_memory(void *vmm, uint64_t offset, void *bytes, size_t size, struct error *err);
 int vmm_write_memory(void *vmm, uint64_t offset, const void *bytes, size_t size, struct error *err);
+/* The same of a VM that runs: visits the pages of its memory that differ from the image, as
+ * guest_memory_visit_written() does. */
+int vmm_visit_written(const struct vmm *vmm, int cancel_fd, guest_memory_visit *visit,
+                      void *context, struct error *err);
 int vmm_resume(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 int vmm_pause(const struct vmm_context *context, struct vmm *vmm, struct error *err);
 /* What of a save need not wait until the VM stands still, if there is such; save->prepared then. */

@@ -162,6 +162,8 @@ static int check_found(struct delivery *delivery, size_t copy, const struct cand
                        const uint8_t *page, struct error *err)
 {
     delivery->declared[copy] = found->declared;
+    if (found->declared && page[FRAME_FLAGS] & FRAME_PINNED)
+        delivery->pinned = true;
     while (found->declared && frame_load_u32(page + FRAME_TAKEN) == delivery->sequence)
         delivery->sequence = random_sequence();
     return check_candidate(delivery, found, err);
@@ -204,30 +206,38 @@ static int check_page(const struct memory_io *io, struct delivery *delivery, siz
 int deliver_preflight(const struct memory_io *io, struct delivery *deliveries, size_t count,
                       struct error *err)
 {
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
+        deliveries[i].pinned = false;
         deliveries[i].sequence = random_sequence();
+    }
     return for_each_target(io, deliveries, count, check_page, err);
 }
 
 /* In this order, so that a guest that sees the sequence finds the rest in place. */
-static int write_frame(const struct memory_io *io, struct delivery *delivery, size_t copy,
-                       struct error *err)
+int deliver_write_frame(const struct memory_io *io, const struct delivery *delivery,
+                        uint64_t offset, uint32_t sequence, struct error *err)
 {
     const struct frame_layout *layout = &frame_layouts[delivery->kind];
-    const struct candidate *target = delivery->targets[copy];
-    uint8_t length[4], sequence[4];
+    uint8_t length_bytes[4], sequence_bytes[4];
 
-    assert(delivery->payload_size <= target->capacity);
-    frame_store_u32(length, (uint32_t)delivery->payload_size);
-    frame_store_u32(sequence, deliver_sequence(delivery, copy));
-    int r = io->write(io->context, target->offset + layout->payload, delivery->payload,
+    frame_store_u32(length_bytes, (uint32_t)delivery->payload_size);
+    frame_store_u32(sequence_bytes, sequence);
+    int r = io->write(io->context, offset + layout->payload, delivery->payload,
                       delivery->payload_size, err);
     if (r == 0)
-        r = io->write(io->context, target->offset + layout->length, length, sizeof length, err);
+        r = io->write(io->context, offset + layout->length, length_bytes, sizeof length_bytes, err);
     if (r == 0)
-        r = io->write(io->context, target->offset + layout->sequence, sequence, sizeof sequence,
+        r = io->write(io->context, offset + layout->sequence, sequence_bytes, sizeof sequence_bytes,
                       err);
     return r;
+}
+
+static int write_copy(const struct memory_io *io, struct delivery *delivery, size_t copy,
+                      struct error *err)
+{
+    const struct candidate *target = delivery->targets[copy];
+    assert(delivery->payload_size <= target->capacity);
+    return deliver_write_frame(io, delivery, target->offset, deliver_sequence(delivery, copy), err);
 }
 
 static int verify_frame(const struct memory_io *io, struct delivery *delivery, size_t copy,
@@ -255,6 +265,6 @@ static int verify_frame(const struct memory_io *io, struct delivery *delivery, s
 int deliver_write(const struct memory_io *io, struct delivery *deliveries, size_t count,
                   struct error *err)
 {
-    int r = for_each_target(io, deliveries, count, write_frame, err);
+    int r = for_each_target(io, deliveries, count, write_copy, err);
     return r < 0 ? r : for_each_target(io, deliveries, count, verify_frame, err);
 }

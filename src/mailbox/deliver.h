@@ -43,6 +43,7 @@ struct delivery {
     /* Set by deliver_preflight(). */
     bool declared[DELIVER_COPIES_MAX]; /* by target, as the memory says now */
     uint32_t sequence;                 /* for these: random, and none of them has taken it */
+    bool pinned;                       /* one of these says that its page never moves */
 };
 
 /* What is written into that copy. */
@@ -59,6 +60,10 @@ int deliver_locate(const struct scan *scan, struct delivery *delivery, struct er
 /* EIO if a marker is not there any more, EBUSY if one is pending, EFBIG. */
 int deliver_preflight(const struct memory_io *io, struct delivery *deliveries, size_t count,
                       struct error *err);
+
+/* Payload, length and sequence into the frame at that offset, which was checked. */
+int deliver_write_frame(const struct memory_io *io, const struct delivery *delivery,
+                        uint64_t offset, uint32_t sequence, struct error *err);
 
 /* After a preflight of the same memory. EIO if what is read back is not what was written. */
 int deliver_write(const struct memory_io *io, struct delivery *deliveries, size_t count,

@@ -26,7 +26,9 @@
  * Environment:
  *   FAKE_VMM_VERSION  what it says it is; default 1.7.0
  *   FAKE_VMM_GUEST    ack, refuse, silent, lie: what the guest does with a payload; reply: it
- *                             leaves FAKE_VMM_REPLY, which need not be a reply; absent:
+ *                             leaves FAKE_VMM_REPLY, which need not be a reply; move: the same, but
+ *                             that of a fork has its mailboxes each a page further when it
+ *                             begins, and leaves the pages as they are in which they were; absent:
  *                             it never looks; reuse: its mailboxes' pages are zeros all at once;
  *                             late: it says "waits", and looks when somebody has written to the
  *                             pipe FAKE_VMM_GATE; busy: that of a fork never looks, and

@@ -200,7 +200,7 @@ static void take(struct hypefs_mailbox *box)
         hypefs_mailbox_fail(box, box->name[0] ? "the disk is full" : "no such interface", host);
     else if (behaves("lie"))
         lie(box);
-    else if (behaves("reply"))
+    else if (behaves("reply") || behaves("move"))
         reply(box);
     hypefs_mailbox_rearm(box);
     if (plain)
@@ -212,6 +212,20 @@ static void reuse(const struct guest *guest)
 {
     for (size_t i = 0; i < guest->count; i++)
         memset((void *)(uintptr_t)guest->boxes[i].frame, 0, FAKE_PAGE);
+}
+
+/* Its kernel moves its declared frames, and leaves the old pages as they are, with what was
+ * delivered into them. */
+static void move(struct guest *guest)
+{
+    for (size_t i = 0; i < guest->count; i++) {
+        struct hypefs_mailbox *box = &guest->boxes[i];
+        uint8_t *from = (uint8_t *)(uintptr_t)box->frame, *to = from + FAKE_PAGE;
+        memset(to, 0, FAKE_PAGE);
+        memcpy(to, from, box->layout->sequence);
+        frame_store_u32(to + box->layout->length, FRAME_DECLARED);
+        box->frame = to;
+    }
 }
 
 /* What a guest does to its disk, for a test to see whose it was. */
@@ -326,6 +340,7 @@ static void *run(void *argument)
 {
     struct fake *fake = argument;
     static struct guest guest;
+    bool moved = false;
     guest.fake = fake;
     pthread_mutex_lock(&fake->running);
     walk(fake, add_mailbox, &guest);
@@ -337,6 +352,9 @@ static void *run(void *argument)
     for (;;) {
         if (behaves("reuse"))
             reuse(&guest);
+        if (behaves("move") && fake->loaded && !moved)
+            move(&guest);
+        moved = true;
         if (behaves("late") && fake->loaded)
             wait_at_gate(fake);
         if (behaves("busy") && fake->loaded)

@@ -218,6 +218,26 @@ static void index_without_what_is_declared_is_good_for_a_fork(void **state)
     fake_drop(h, "f1");
 }
 
+/* It takes the payload once, though two pages have got it, and of neither anything is left. */
+static void frame_that_has_moved_gets_the_payload_again(void **state)
+{
+    struct harness *h = *state;
+    fake_tell(h, "FAKE_VMM_GUEST=move FAKE_VMM_REPLY='" REPLY "'");
+    harness_put(draft(h, "new", "mailboxes/m"),
+                "{\"payload\":{\"n\":\"not-for-the-next\"},\"wait_for_ack\":true,"
+                "\"ack\":\"memory\",\"ack_timeout_ms\":30000}");
+    harness_put(draft(h, "new", "commit"), "f1");
+    assert_file_contains(draft(h, "f1", "result"), "\"reply\": " REPLY ",\n");
+    assert_string_equal(result(h, "mailboxes.0.consumed"), "true");
+    const char *console = harness_get(h, fake_instance(h, "f1", "console"));
+    const char *taken = strstr(console, "m {\"n\"");
+    assert_non_null(taken);
+    assert_null(strstr(taken + 1, "m {\"n\""));
+    harness_put(fake_instance(h, "f1", "snapshot"), "after");
+    assert_shell("bash", "! grep -qaE 's3cret-of|not-for-the-next' $S/snapshots/after/memory", 0);
+    fake_drop(h, "f1");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -233,6 +253,7 @@ int main(void)
         test(reply_to_the_network_is_shown_there),
         test(snapshot_of_the_fork_has_no_reply_and_takes_the_next_payload),
         test(payload_has_room_up_to_the_tail),
+        test(frame_that_has_moved_gets_the_payload_again),
         test(index_without_what_is_declared_is_good_for_a_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -296,6 +296,23 @@ static void thousand_forks_are_told_apart(void **state)
         assert_int_equal(world->guests[i].wait[0].state, ACK_WAITING);
 }
 
+/* Of all waits together. */
+static void searches_take_a_fiftieth_of_a_processor(void **state)
+{
+    struct world *world = *state;
+    fake_time.held = true;
+    fake_time.now_ms = 1000;
+    assert_true(memory_watch_search_due(world->watch) <= 1000);
+    memory_watch_searched(world->watch, 10);
+    assert_true(memory_watch_search_due(world->watch) == 1490);
+    memory_watch_searched(world->watch, 10); /* another wait's, at the same time */
+    assert_true(memory_watch_search_due(world->watch) == 1980);
+    fake_time.now_ms = 5000;
+    memory_watch_searched(world->watch, 2);
+    assert_true(memory_watch_search_due(world->watch) == 5098);
+    fake_time.held = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -307,6 +324,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(fork_whose_frame_changes_is_looked_at_often_for_its_others,
                                         setup, teardown),
         cmocka_unit_test_setup_teardown(refusal_is_made_fit_to_be_shown, setup, teardown),
+        cmocka_unit_test_setup_teardown(searches_take_a_fiftieth_of_a_processor, setup, teardown),
         cmocka_unit_test_setup_teardown(thousand_forks_are_told_apart, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -108,6 +108,7 @@ size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
         assert_string_equal(marker.name, mailbox);
         const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
         ret[i].sequence = frame_load_u32(bytes + layout->sequence);
+        ret[i].pinned = bytes[FRAME_FLAGS] & FRAME_PINNED;
         ret[i].length = frame_load_u32(bytes + layout->length);
         ret[i].empty =
             memcmp(bytes + layout->payload, zeros, frame_capacity(FRAME_FORK, true)) == 0;

@@ -46,6 +46,10 @@ static void reply_of_the_guest_is_in_the_result_byte_for_byte(void **state)
     assert_non_null(strstr(result, harness_format(h, "\"reply\": %s,\n", reply)));
     assert_string_equal(harness_json(h, result, "mailboxes.0.copies"), "2");
     assert_null(strstr(harness_get(h, h->log), "answer"));
+    struct vm_frame frames[VM_FRAMES_MAX];
+    size_t count = vm_read_frames(h, "web-1", box, frames);
+    for (size_t i = 0; i < count; i++)
+        assert_true(frames[i].pinned); /* each kernel has one of the two ways at least */
     assert_string_equal(
         harness_json(h, harness_get(h, harness_path(h, "snapshots/base/mailboxes/first.v1")),
                      "payload_capacity"),

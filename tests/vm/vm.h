@@ -117,6 +117,7 @@ enum { VM_FRAMES_MAX = 8 };
 struct vm_frame {
     uint32_t sequence, length;
     bool empty; /* no payload: all zeros */
+    bool pinned;
 };
 size_t vm_read_frames(struct harness *h, const char *id, const char *mailbox,
                       struct vm_frame ret[VM_FRAMES_MAX]);
