@@ -216,7 +216,7 @@ static void reuse(const struct guest *guest)
 
 /* Its kernel moves its declared frames, and leaves the old pages as they are, with what was
  * delivered into them. */
-static void move(struct guest *guest)
+static void move_all(struct guest *guest)
 {
     for (size_t i = 0; i < guest->count; i++) {
         struct hypefs_mailbox *box = &guest->boxes[i];
@@ -353,7 +353,7 @@ static void *run(void *argument)
         if (behaves("reuse"))
             reuse(&guest);
         if (behaves("move") && fake->loaded && !moved)
-            move(&guest);
+            move_all(&guest);
         moved = true;
         if (behaves("late") && fake->loaded)
             wait_at_gate(fake);
