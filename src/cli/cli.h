@@ -17,6 +17,8 @@ int cli_mount(int argc, char **argv);
 int cli_import(int argc, char **argv);
 int cli_accept(int argc, char **argv);
 int cli_scan(int argc, char **argv);
+int cli_send(int argc, char **argv);
+int cli_exec(int argc, char **argv);
 int cli_doctor(int argc, char **argv);
 
 struct cli_command {

@@ -13,6 +13,8 @@ static const struct subcommand {
     {"import", cli_import},
     {"accept", cli_accept},
     {"scan", cli_scan},
+    {"send", cli_send},
+    {"exec", cli_exec},
     {"doctor", cli_doctor},
 };
 
@@ -25,6 +27,8 @@ static const char help[] =
     "  import             publish files that another tool saved as a snapshot\n"
     "  accept DIRECTORY…  accept the files of a snapshot that have changed\n"
     "  scan FILE…         list the mailboxes in memory images\n"
+    "  send INSTANCE…     deliver a payload to a VM that runs, and print the reply\n"
+    "  exec INSTANCE…     run a command in a VM, whose guest has hypefs-guest --exec\n"
     "  doctor             tell what this host lacks, and how to get it\n"
     "\n"
     "hypefs COMMAND --help shows a command's options.\n"

@@ -5,6 +5,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <getopt.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include <unistd.h>
 
 #include "guest/clock.h"
+#include "guest/exec_worker.h"
 #include "guest/hook.h"
 #include "guest/hypefs-guest.h"
 #include "guest/network.h"
@@ -28,13 +30,15 @@ struct agent {
     struct hypefs_mailbox **boxes;
     size_t spec_count, box_count;
     struct hypefs_mailbox *network; /* one of the boxes, the first; NULL: not wanted */
-    char generation[sizeof((struct hypefs_identity *)NULL)->generation]; /* that was applied last */
+    struct generation generation;
+    bool wants_exec;
+    struct exec_workers workers;
     struct signals signals;
 };
 
 static const char usage[] =
     "Usage: hypefs-guest [--network[=TOKEN]] [--mailbox NAME[=TOKEN]... --hook PROGRAM]\n"
-    "                    [--ack-address ADDRESS] [--clock]\n"
+    "                    [--exec] [--ack-address ADDRESS] [--clock]\n"
     "\n"
     "Makes mailboxes in memory. For each payload that a clone of this VM finds in one, it runs\n"
     "PROGRAM, with the payload on stdin and the mailbox's name in HYPEFS_MAILBOX. If PROGRAM\n"
@@ -52,6 +56,9 @@ static const char usage[] =
     "                              NAME: 1 to 64 of A-Z a-z 0-9 . _ : -\n"
     "                              TOKEN: 1 to 128 bytes; without it, a random one\n"
     "  -k, --hook PROGRAM          what to run\n"
+    "  -e, --exec                  arm hypefs.exec and three more, and run the commands that come\n"
+    "                              there. Who may write to them may do anything that this user "
+    "may\n"
     "  -a, --ack-address ADDRESS   the host, in numbers (default: the IPv4 default gateway; for\n"
     "                              the network's ack the new one)\n"
     "  -c, --clock                 set the wall clock when it is wrong, as after a pause, from "
@@ -64,10 +71,15 @@ static const char usage[] =
     "\"hypefs-guest: ready\".\n";
 
 static const struct option options[] = {
-    {"network", optional_argument, NULL, 'n'}, {"mailbox", required_argument, NULL, 'm'},
-    {"hook", required_argument, NULL, 'k'},    {"ack-address", required_argument, NULL, 'a'},
-    {"clock", no_argument, NULL, 'c'},         {"help", no_argument, NULL, 'h'},
-    {"version", no_argument, NULL, 'V'},       {0},
+    {"network", optional_argument, NULL, 'n'},
+    {"mailbox", required_argument, NULL, 'm'},
+    {"hook", required_argument, NULL, 'k'},
+    {"ack-address", required_argument, NULL, 'a'},
+    {"exec", no_argument, NULL, 'e'},
+    {"clock", no_argument, NULL, 'c'},
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {0},
 };
 
 static int wrong_usage(const char *what, const char *value)
@@ -115,7 +127,8 @@ static bool is_doubled(const struct agent *agent, const char *spec)
 /* Returns -1 to go on, otherwise the exit status. */
 static int check(const struct agent *agent)
 {
-    if (agent->spec_count == 0 && (agent->hook || !agent->wants_network))
+    const bool has_others = agent->wants_network || agent->wants_exec;
+    if (agent->spec_count == 0 && (agent->hook || !has_others))
         return wrong_usage("--mailbox is missing", "");
     if (agent->spec_count > 0 && !agent->hook)
         return wrong_usage("--hook is missing", "");
@@ -130,7 +143,7 @@ static int parse(struct agent *agent, int argc, char **argv)
 {
     int option;
 
-    while ((option = getopt_long(argc, argv, "n::m:k:a:chV", options, NULL)) != -1)
+    while ((option = getopt_long(argc, argv, "n::m:k:a:echV", options, NULL)) != -1)
         switch (option) {
         case 'n':
             if (agent->wants_network)
@@ -150,6 +163,9 @@ static int parse(struct agent *agent, int argc, char **argv)
             if (!is_address(optarg))
                 return wrong_usage("not an address in numbers: ", optarg);
             agent->ack_address = optarg;
+            break;
+        case 'e':
+            agent->wants_exec = true;
             break;
         case 'c':
             agent->wants_clock = true;
@@ -240,29 +256,13 @@ static void deliver_network(struct agent *agent)
     }
 }
 
-/* Called before all else: no two clones may be alike. 0, too, if the host was not asked for it. */
-static int become(struct agent *agent, const struct hypefs_mailbox *box)
-{
-    struct hypefs_identity identity;
-    int r = hypefs_identity_read(box, &identity);
-    if (r == -ENOENT)
-        return 0;
-    if (r == 0 && strcmp(identity.generation, agent->generation) != 0) {
-        r = hypefs_identity_apply(&identity);
-        if (r == 0)
-            memcpy(agent->generation, identity.generation, sizeof agent->generation);
-    }
-    explicit_bzero(&identity, sizeof identity);
-    return r;
-}
-
 static void deliver(struct agent *agent, struct hypefs_mailbox *box)
 {
     const char *name = hypefs_mailbox_name(box);
     struct hook_result result = {.applied = false};
     size_t size;
     const char *payload = hypefs_mailbox_payload(box, &size);
-    int r = become(agent, box);
+    int r = generation_become(&agent->generation, box);
 
     if (r < 0)
         snprintf(result.reason, sizeof result.reason,
@@ -304,10 +304,24 @@ static void look_at_clock(struct agent *agent)
 
 static int arm_all(struct agent *agent)
 {
-    int status = agent->wants_network ? arm_network(agent) : EXIT_SUCCESS;
+    int status = EXIT_SUCCESS;
+    if (agent->wants_exec && exec_workers_start(&agent->workers) < 0)
+        status = EXIT_FAILURE;
+    if (status == EXIT_SUCCESS && agent->wants_network)
+        status = arm_network(agent);
     for (size_t i = 0; i < agent->spec_count && status == EXIT_SUCCESS; i++)
         status = arm(agent, agent->specs[i]);
     return status;
+}
+
+/* Waits for a payload for a moment; without a mailbox of its own, just as long. */
+static int wait_for_payload(struct agent *agent, struct hypefs_mailbox **ret)
+{
+    struct pollfd signals = {.fd = agent->signals.fd, .events = POLLIN};
+    if (agent->box_count > 0)
+        return hypefs_mailbox_wait(agent->boxes, agent->box_count, SIGNALS_EVERY_MS, ret);
+    poll(&signals, 1, SIGNALS_EVERY_MS);
+    return -ETIMEDOUT;
 }
 
 static int run(struct agent *agent)
@@ -319,7 +333,7 @@ static int run(struct agent *agent)
         return status;
     puts("hypefs-guest: ready");
     while (!agent->signals.stop) {
-        int r = hypefs_mailbox_wait(agent->boxes, agent->box_count, SIGNALS_EVERY_MS, &box);
+        int r = wait_for_payload(agent, &box);
         if (r == 0 && box == agent->network)
             deliver_network(agent);
         else if (r == 0)
@@ -327,6 +341,8 @@ static int run(struct agent *agent)
         else
             look_at_clock(agent);
         signals_handle(&agent->signals);
+        if (agent->wants_exec && !agent->signals.stop)
+            exec_workers_start(&agent->workers); /* one that somebody has killed */
     }
     return EXIT_SUCCESS;
 }
@@ -345,10 +361,14 @@ int main(int argc, char **argv)
     } else if ((status = parse(&agent, argc, argv)) == -1) {
         int r = signals_open(&agent.signals);
         if (r == 0)
-            status = run(&agent);
-        else
-            fprintf(stderr, "hypefs-guest: cannot take signals: %s\n", strerror(-r));
+            r = generation_open(&agent.generation);
+        agent.workers.generation = &agent.generation;
+        agent.workers.ack_address = agent.ack_address;
+        status = r == 0 ? run(&agent) : EXIT_FAILURE;
+        if (r < 0)
+            fprintf(stderr, "hypefs-guest: cannot begin: %s\n", strerror(-r));
     }
+    exec_workers_stop(&agent.workers);
     for (size_t i = 0; i < agent.box_count; i++)
         hypefs_mailbox_close(agent.boxes[i]);
     if (agent.signals.fd >= 0)

@@ -58,8 +58,7 @@ int signals_open(struct signals *ret)
     return 0;
 }
 
-/* True if `child` was among those that ended. */
-static bool reap(pid_t child, int *ret_status)
+bool signals_reap(pid_t child, int *ret_status)
 {
     bool found = false;
     int status;
@@ -72,7 +71,7 @@ static bool reap(pid_t child, int *ret_status)
     return found;
 }
 
-static void read_signals(struct signals *signals)
+void signals_read(struct signals *signals)
 {
     struct signalfd_siginfo info;
     while (read(signals->fd, &info, sizeof info) == (ssize_t)sizeof info)
@@ -83,8 +82,8 @@ static void read_signals(struct signals *signals)
 void signals_handle(struct signals *signals)
 {
     int status;
-    read_signals(signals);
-    reap(-1, &status);
+    signals_read(signals);
+    signals_reap(-1, &status);
 }
 
 static void collect(struct last_line *line, const char *text, size_t size)
@@ -245,12 +244,12 @@ static int wait_for(pid_t pid, struct signals *signals, struct said *said)
 {
     int status = 0;
 
-    while (!reap(pid, &status)) {
+    while (!signals_reap(pid, &status)) {
         struct pollfd fds[] = {{.fd = signals->fd, .events = POLLIN},
                                {.fd = said->fds[STREAM_OUTPUT], .events = POLLIN},
                                {.fd = said->fds[STREAM_ERRORS], .events = POLLIN}};
         poll(fds, 1 + STREAMS, -1);
-        read_signals(signals);
+        signals_read(signals);
         for (enum stream stream = 0; stream < STREAMS; stream++)
             if (fds[1 + stream].revents)
                 read_stream(said, stream);

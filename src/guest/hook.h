@@ -5,6 +5,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 #include "guest/hypefs-guest.h"
 
@@ -16,7 +17,13 @@ struct signals {
 
 int signals_open(struct signals *ret);
 
-/* Reads all signals that are there and reaps all children that have ended. */
+/* Reads all signals that are there. */
+void signals_read(struct signals *signals);
+
+/* Reaps all children that have ended. True if `child` was among them. */
+bool signals_reap(pid_t child, int *ret_status);
+
+/* Both. */
 void signals_handle(struct signals *signals);
 
 struct hook_result {

@@ -32,8 +32,20 @@ static size_t skip_value(const char *text, size_t at, size_t end)
         else if (c == '}' || c == ']')
             depth--;
         at++;
-    } while (at < end && (depth > 0 || !strchr(",} \t\n\r", text[at])));
+    } while (at < end && (depth > 0 || !strchr(",}] \t\n\r", text[at])));
     return at;
+}
+
+bool json_next_item(const char *text, struct json_span array, size_t *position,
+                    struct json_span *ret)
+{
+    size_t at = *position == array.start ? array.start + 1 : *position;
+    at = json_skip(text, at, array.end, " \t\n\r,");
+    if (at >= array.end || text[at] == ']')
+        return false;
+    *ret = (struct json_span){at, skip_value(text, at, array.end)};
+    *position = ret->end;
+    return true;
 }
 
 bool json_next_member(const char *text, struct json_span object, size_t *position,

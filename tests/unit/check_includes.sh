@@ -26,7 +26,7 @@ BEGIN {
     may["fs"] = "util mailbox hypervisor store instance fork fs"
     may["cli"] = "util mailbox hypervisor store instance fork fs cli"
     # What guests are built from, too.
-    for_guests = "^src/(mailbox/(frame|address)|util/(hex|json_check|json_walk|utf8))[.]"
+    for_guests = "^src/(mailbox/(frame|address)|util/(base64|hex|json_check|json_walk|utf8))[.]"
     # A backend is the files whose names begin so, and knows no other.
     backend["qemu"] = backend["qmp"] = "QEMU"
     backend["firecracker"] = "Firecracker"

@@ -270,6 +270,77 @@ static void agent_when_told_to_end_exits_with_0(void **state)
     assert_int_equal(agent_wait_for_end(&f->agent), 0);
 }
 
+/* The agent's processes for commands, oldest first: their mailboxes are hypefs.exec, hypefs.exec.2
+ * and so on. */
+static size_t find_workers(const struct fixture *f, struct agent ret[4])
+{
+    char path[64];
+    size_t count = 0;
+    int pid;
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", (int)f->agent.pid, (int)f->agent.pid);
+    FILE *children = fopen(path, "re");
+    assert_non_null(children);
+    while (count < 4 && fscanf(children, "%d", &pid) == 1)
+        ret[count++] = (struct agent){.pid = pid};
+    fclose(children);
+    return count;
+}
+
+static void expect_reply(const struct agent *worker, const char *name, const char *reply)
+{
+    uint8_t frame[FRAME_SIZE];
+    agent_look(worker, name, frame);
+    assert_int_equal(frame_load_u32(frame + 260), FRAME_DECLARED | strlen(reply));
+    assert_memory_equal(frame + 264, reply, strlen(reply));
+}
+
+static void agent_with_exec_runs_commands_side_by_side(void **state)
+{
+    struct fixture *f = *state;
+    struct agent workers[4];
+    agent_start(&f->agent, (const char *const[]){"--exec", NULL});
+    agent_wait_for_output(&f->agent, "armed hypefs.exec.4\nhypefs-guest: ready\n");
+    assert_int_equal(find_workers(f, workers), 4);
+    /* The first waits for what the second does. */
+    char payload[256];
+    snprintf(payload, sizeof payload,
+             "{\"argv\":[\"sh\",\"-c\",\"mkfifo fifo && cat fifo\"],\"cwd\":\"%s\"}", f->folder);
+    agent_deliver(&workers[0], "hypefs.exec", payload);
+    snprintf(payload, sizeof payload,
+             "{\"argv\":[\"sh\",\"-c\",\"until [ -p fifo ]; do sleep 0.01; done; echo a > fifo; "
+             "rm fifo\"],\"cwd\":\"%s\"}",
+             f->folder);
+    agent_deliver(&workers[1], "hypefs.exec.2", payload);
+    expect_reply(&workers[0], "hypefs.exec", "{\"exit\":0,\"stdout\":\"a\\n\",\"stderr\":\"\"}");
+    expect_reply(&workers[1], "hypefs.exec.2", "{\"exit\":0,\"stdout\":\"\",\"stderr\":\"\"}");
+    /* What is no request is refused. */
+    uint8_t frame[FRAME_SIZE];
+    agent_deliver(&workers[2], "hypefs.exec.3", "{}");
+    agent_look(&workers[2], "hypefs.exec.3", frame);
+    assert_int_equal(frame_load_u32(frame + 260), FRAME_REFUSED);
+    assert_string_equal((char *)frame + 264,
+                        "\"argv\" must be given: the command and its arguments");
+    kill(f->agent.pid, SIGTERM);
+    assert_int_equal(agent_wait_for_end(&f->agent), 0);
+}
+
+static void agent_with_exec_replaces_a_process_that_was_killed(void **state)
+{
+    struct fixture *f = *state;
+    struct agent workers[4];
+    agent_start(&f->agent, (const char *const[]){"--exec", NULL});
+    agent_wait_for_output(&f->agent, "ready\n");
+    assert_int_equal(find_workers(f, workers), 4);
+    kill(workers[1].pid, SIGKILL);
+    agent_wait_for_output(&f->agent, "ready\nhypefs-guest: armed hypefs.exec.2\n");
+    assert_int_equal(find_workers(f, workers), 4);
+    agent_deliver(&workers[3], "hypefs.exec.2", "{\"argv\":[\"echo\",\"anew\"]}");
+    expect_reply(&workers[3], "hypefs.exec.2",
+                 "{\"exit\":0,\"stdout\":\"anew\\n\",\"stderr\":\"\"}");
+    kill(f->agent.pid, SIGTERM);
+    assert_int_equal(agent_wait_for_end(&f->agent), 0);
+}
+
 static void agent_with_wrong_options_says_why_and_exits_with_2(void **state)
 {
     static const struct {
@@ -277,6 +348,7 @@ static void agent_with_wrong_options_says_why_and_exits_with_2(void **state)
         const char *says;
     } cases[] = {
         {{"--hook", "/bin/true"}, "--mailbox is missing"},
+        {{"--exec", "--hook", "/bin/true"}, "--mailbox is missing"},
         {{"--mailbox", "a"}, "--hook is missing"},
         {{"--mailbox", "a b", "--hook", "/bin/true"}, "a b"},
         {{"--mailbox", "a=", "--hook", "/bin/true"}, "token"},
@@ -359,6 +431,8 @@ int main(void)
         agent_test(agent_when_the_hook_leaves_a_process_behind_does_not_wait_for_it),
         agent_test(agent_with_network_alone_fails_what_is_not_valid),
         agent_test(agent_when_told_to_end_exits_with_0),
+        agent_test(agent_with_exec_runs_commands_side_by_side),
+        agent_test(agent_with_exec_replaces_a_process_that_was_killed),
         agent_test(agent_with_wrong_options_says_why_and_exits_with_2),
         agent_test(agent_asked_for_help_or_version_prints_it),
     };

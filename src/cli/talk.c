@@ -1,0 +1,245 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/talk.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <mntent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "util/cleanup.h"
+#include "util/json.h"
+
+enum { TEXT_MAX = 1 << 20 };
+
+bool talk_parse_timeout(const char *text, int64_t *ret)
+{
+    char *end;
+    errno = 0;
+    const long long value = strtoll(text, &end, 10);
+    if (text[0] < '0' || text[0] > '9' || *end || errno || value < 1 || value > TALK_TIMEOUT_MAX)
+        return false;
+    *ret = value;
+    return true;
+}
+
+/* ---- the instance ---- */
+
+static int open_path(char *path, struct talk *ret, struct error *err)
+{
+    int fd = path ? open(path, O_PATH | O_DIRECTORY | O_CLOEXEC) : -1;
+    if (!path)
+        return error_set(err, ENOMEM, "out of memory");
+    if (fd >= 0 && faccessat(fd, "state", F_OK, 0) < 0) {
+        close(fd);
+        fd = -1;
+    }
+    if (fd < 0) {
+        error_set(err, ENOENT, "%s is not the directory of an instance", path);
+        free(path);
+        return -ENOENT;
+    }
+    *ret = (struct talk){.fd = fd, .path = path};
+    return 0;
+}
+
+static char *path_in(const char *mount, const char *id)
+{
+    char *ret = NULL;
+    return asprintf(&ret, "%s/instances/%s", mount, id) < 0 ? NULL : ret;
+}
+
+/* Of all trees that this process sees. */
+static int find(const char *id, struct talk *ret, struct error *err)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    struct mntent *mount;
+    unsigned trees = 0;
+    int r = 0;
+    *ret = (struct talk){.fd = -1};
+    while (mounts && r == 0 && (mount = getmntent(mounts))) {
+        struct talk found;
+        if (strcmp(mount->mnt_type, "fuse.hypefs") != 0)
+            continue;
+        trees++;
+        if (open_path(path_in(mount->mnt_dir, id), &found, NULL) < 0)
+            continue;
+        if (ret->path)
+            r = error_set(err, EEXIST, "%s and %s: say which with --mount", ret->path, found.path);
+        if (r < 0)
+            talk_close(&found);
+        else
+            *ret = found;
+    }
+    if (mounts)
+        endmntent(mounts);
+    if (r < 0)
+        talk_close(ret);
+    else if (!ret->path)
+        r = error_set(err, ENOENT,
+                      trees > 0 ? "no mounted tree has an instance %s"
+                                : "no tree is mounted that could have an instance %s",
+                      id);
+    return r;
+}
+
+int talk_open(const char *mount, const char *name, struct talk *ret, struct error *err)
+{
+    if (strchr(name, '/'))
+        return open_path(strdup(name), ret, err);
+    return mount ? open_path(path_in(mount, name), ret, err) : find(name, ret, err);
+}
+
+void talk_close(struct talk *talk)
+{
+    if (talk->fd >= 0)
+        close(talk->fd);
+    free(talk->path);
+    *talk = (struct talk){.fd = -1};
+}
+
+/* ---- its files ---- */
+
+/* The text of the file from its beginning; NULL if it cannot be read. */
+static char *read_fd(int fd)
+{
+    char *text = malloc(TEXT_MAX + 1);
+    size_t size = 0;
+    ssize_t n = 0;
+    while (text && size < TEXT_MAX &&
+           (n = pread(fd, text + size, TEXT_MAX - size, (off_t)size)) > 0)
+        size += (size_t)n;
+    if (!text || n < 0) {
+        free(text);
+        return NULL;
+    }
+    text[size] = '\0';
+    return text;
+}
+
+static char *read_file(const struct talk *talk, const char *name)
+{
+    auto_close int fd = openat(talk->fd, name, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? NULL : read_fd(fd);
+}
+
+static void file_of(const char *mailbox, char ret[128])
+{
+    snprintf(ret, 128, "mailboxes/%.100s", mailbox);
+}
+
+static int explain_missing(const struct talk *talk, const char *mailbox, struct error *err)
+{
+    DIR *dir = NULL;
+    int fd = openat(talk->fd, "mailboxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0 && !(dir = fdopendir(fd)))
+        close(fd);
+    auto_free char *state = read_file(talk, "state");
+    if (!dir)
+        return error_set(err, EOPNOTSUPP, "%s has no mailboxes: it is %.*s, and does not run",
+                         talk->path, state ? (int)strcspn(state, "\n") : 7,
+                         state ? state : "unknown");
+    error_set(err, ENOENT, "the guest of %s has no mailbox %s; it has:", talk->path, mailbox);
+    unsigned count = 0;
+    for (struct dirent *entry; (entry = readdir(dir)) && count < 8;)
+        if (entry->d_name[0] != '.' && ++count)
+            error_append(err, " %s", entry->d_name);
+    closedir(dir);
+    if (count == 0)
+        error_append(err, " none");
+    return -ENOENT;
+}
+
+int talk_check(const struct talk *talk, const char *mailbox, struct error *err)
+{
+    char file[128];
+    file_of(mailbox, file);
+    if (!strchr(mailbox, '/') && faccessat(talk->fd, file, F_OK, 0) == 0)
+        return 0;
+    return errno == ENOENT || errno == ENOTDIR || strchr(mailbox, '/')
+               ? explain_missing(talk, mailbox, err)
+               : error_errno(err, errno, "%s/%s", talk->path, file);
+}
+
+bool talk_is_busy(const struct talk *talk, const char *mailbox)
+{
+    char file[128];
+    file_of(mailbox, file);
+    auto_free char *text = read_file(talk, file);
+    auto_json cJSON *json = text ? cJSON_Parse(text) : NULL;
+    return cJSON_IsTrue(json_get(json, "busy"));
+}
+
+/* ---- a delivery ---- */
+
+static int write_request(int fd, const char *payload, int64_t timeout_ms)
+{
+    auto_free char *text = NULL;
+    int size =
+        asprintf(&text, "{\"payload\":%s,\"wait_for_ack\":true,\"ack_timeout_ms\":%" PRId64 "}",
+                 payload, timeout_ms);
+    if (size < 0)
+        return -ENOMEM;
+    ssize_t n = write(fd, text, (size_t)size);
+    int r = n < 0 ? -errno : n == size ? 0 : -EIO;
+    explicit_bzero(text, (size_t)size);
+    return r;
+}
+
+static int explain(const struct talk *talk, int r, struct error *err)
+{
+    auto_free char *why = r == -EINTR ? NULL : read_file(talk, "error");
+    if (!why || !why[0])
+        return error_errno(err, -r, "%s", talk->path);
+    why[strcspn(why, "\n")] = '\0';
+    return error_set(err, -r, "%s", why);
+}
+
+/* A member's value, as it is written. */
+static struct json_span member(const char *text, struct json_span object, const char *name)
+{
+    struct json_member found;
+    struct json_span ret = {0};
+    for (size_t at = object.start; json_next_member(text, object, &at, &found);)
+        if (found.name.end - found.name.start == strlen(name) &&
+            memcmp(text + found.name.start, name, strlen(name)) == 0)
+            ret = found.value;
+    return ret;
+}
+
+static char *copy_reply(const char *text)
+{
+    struct json_check check;
+    if (!text || json_check(text, strlen(text), &check) != JSON_COMPLETE)
+        return NULL;
+    const struct json_span last = member(text, check.object, "last");
+    if (last.end == 0 || text[last.start] != '{')
+        return NULL;
+    const struct json_span reply = member(text, last, "reply");
+    if (reply.end == 0 || text[reply.start] != '{')
+        return NULL;
+    return strndup(text + reply.start, reply.end - reply.start);
+}
+
+int talk_deliver(const struct talk *talk, const char *mailbox, const char *payload,
+                 int64_t timeout_ms, char **ret_reply, struct error *err)
+{
+    char file[128];
+    file_of(mailbox, file);
+    int r = talk_check(talk, mailbox, err);
+    if (r < 0)
+        return r;
+    auto_close int fd = openat(talk->fd, file, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno(err, errno, "%s/%s", talk->path, file);
+    r = write_request(fd, payload, timeout_ms);
+    if (r < 0)
+        return explain(talk, r, err);
+    auto_free char *text = read_fd(fd);
+    *ret_reply = copy_reply(text);
+    return 0;
+}
