@@ -34,6 +34,7 @@ struct conversation {
     bool pending;        /* an earlier payload is there */
     struct delivery delivery;
     bool written;
+    bool at_work; /* at the end: the guest has taken it, and not armed the frame again */
 
     struct ack_socket socket; /* for an ack by datagram; fd -1: none is to come */
     struct watched watched;
@@ -124,6 +125,14 @@ static int locate(struct conversation *conversation, struct error *err)
 
 /* ---- patch ---- */
 
+/* And finds out which frames are declared: both are on record before anything is written. */
+static int choose_sequence(struct conversation *conversation, struct error *err)
+{
+    int r = deliver_preflight(&conversation->io, &conversation->delivery, 1, err);
+    conversation->pending = r == -EBUSY;
+    return r == -EIO ? error_set(err, EAGAIN, "its frames move too fast") : r;
+}
+
 /* Both are called while the VMM stands still. */
 static int rearm(void *context, struct error *err)
 {
@@ -139,10 +148,13 @@ static int rearm(void *context, struct error *err)
 static int write_payload(void *context, struct error *err)
 {
     struct conversation *conversation = context;
-    int r = deliver_preflight(&conversation->io, &conversation->delivery, 1, err);
-    conversation->pending = r == -EBUSY;
+    const struct delivery recorded = conversation->delivery;
+    int r = choose_sequence(conversation, err);
+    for (size_t i = 0; i < recorded.target_count && r == 0; i++)
+        if (deliver_sequence(&conversation->delivery, i) != deliver_sequence(&recorded, i))
+            r = error_set(err, EAGAIN, "its frames are armed anew");
     if (r < 0)
-        return r == -EIO ? error_set(err, EAGAIN, "its frames move too fast") : r;
+        return r;
     conversation->written = true;
     return deliver_write(&conversation->io, &conversation->delivery, 1, err);
 }
@@ -164,9 +176,12 @@ static int patch(struct conversation *conversation, struct error *err)
     struct fork_mailbox *mailbox = conversation->mailbox;
     auto_json cJSON *before = NULL, *failed = NULL;
     conversation->outcome->step = FORK_PATCH;
+    int r = choose_sequence(conversation, err);
+    if (r < 0)
+        return r;
     cJSON *record = rearm_record(&conversation->delivery);
     json_add_bool(record, "waited", mailbox->wait_for_ack);
-    int r = instance_record_delivery(instance, mailbox->name, record, &before, err);
+    r = instance_record_delivery(instance, mailbox->name, record, &before, err);
     if (r == 0)
         r = freeze(conversation, write_payload, err);
     conversation->let_go_ms = process_now_ms();
@@ -256,6 +271,9 @@ static int not_taken(const struct conversation *conversation, struct error *err)
     if (mailbox->consume.state == CONSUME_UNKNOWN)
         error_append(err, "the guest uses the memory of all its copies for something else: does "
                           "its software still run?");
+    else if (conversation->at_work)
+        error_append(err, "it was taken, and the guest is still at work on it. To do: a longer "
+                          "\"ack_timeout_ms\"");
     else if (mailbox->consume.state == CONSUME_PENDING)
         error_append(err, "it was not taken, and is withdrawn: does its software run in the guest, "
                           "and does it look at its mailbox? To do: a longer \"ack_timeout_ms\"");
@@ -301,7 +319,8 @@ static void unwatch(struct conversation *conversation)
 static int withdraw(void *context, struct error *err)
 {
     struct conversation *conversation = context;
-    return live_withdraw(&conversation->io, &conversation->mailbox->consume, err);
+    return live_withdraw(&conversation->io, &conversation->mailbox->consume,
+                         &conversation->at_work, err);
 }
 
 /* The VM is there no more. */

@@ -208,7 +208,8 @@ int deliver_preflight(const struct memory_io *io, struct delivery *deliveries, s
 {
     for (size_t i = 0; i < count; i++) {
         deliveries[i].pinned = false;
-        deliveries[i].sequence = random_sequence();
+        if (deliveries[i].sequence == 0)
+            deliveries[i].sequence = random_sequence();
     }
     return for_each_target(io, deliveries, count, check_page, err);
 }

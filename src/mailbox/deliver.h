@@ -42,7 +42,8 @@ struct delivery {
 
     /* Set by deliver_preflight(). */
     bool declared[DELIVER_COPIES_MAX]; /* by target, as the memory says now */
-    uint32_t sequence;                 /* for these: random, and none of them has taken it */
+    uint32_t sequence;                 /* for these: random, and none of them has taken it; stays
+                                          the same at the next preflight if it can */
     bool pinned;                       /* one of these says that its page never moves */
 };
 

@@ -48,42 +48,72 @@ int live_refresh(const struct memory_io *io, const struct scan *list, enum frame
 }
 
 /* Does the copy hold the payload, as it was written? */
-static bool is_ours(const struct delivery *delivery, const struct candidate *target,
-                    const uint8_t *frame, size_t size)
+static bool is_ours(const struct delivery *delivery, size_t copy, const uint8_t *frame, size_t size)
 {
     const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    const struct candidate *target = delivery->targets[copy];
     struct frame_marker marker;
     bool same = frame_decode_marker(delivery->kind, frame, size, &marker) &&
                 frame_marker_equal(&marker, &target->marker) &&
-                frame_load_u32(frame + layout->sequence) == 1 &&
+                frame_load_u32(frame + layout->sequence) == deliver_sequence(delivery, copy) &&
                 frame_load_u32(frame + layout->length) == delivery->payload_size &&
                 memcmp(frame + layout->payload, delivery->payload, delivery->payload_size) == 0;
     explicit_bzero(&marker, sizeof marker);
     return same;
 }
 
-static int withdraw(const struct memory_io *io, const struct delivery *delivery,
-                    const struct candidate *target, struct error *err)
+/* How much of a copy is looked at: of a declared one its tail, too. */
+static size_t size_of(const struct delivery *delivery, size_t copy)
 {
-    static const uint8_t zeros[FRAME_SIZE];
-    const struct frame_layout *layout = &frame_layouts[delivery->kind];
-    const size_t size = layout->payload + delivery->payload_size;
+    return delivery->declared[copy]
+               ? FRAME_SIZE
+               : frame_layouts[delivery->kind].payload + delivery->payload_size;
+}
+
+static int is_at_work(const struct memory_io *io, const struct delivery *delivery, size_t copy,
+                      bool *ret, struct error *err)
+{
     uint8_t frame[FRAME_SIZE];
-    int r = io->read(io->context, target->offset, frame, size, err);
-    if (r == 0 && is_ours(delivery, target, frame, size))
-        r = io->write(io->context, target->offset + layout->sequence, zeros,
-                      size - layout->sequence, err);
+    if (!delivery->declared[copy])
+        return 0;
+    int r = io->read(io->context, delivery->targets[copy]->offset, frame, sizeof frame, err);
+    if (r == 0 && is_ours(delivery, copy, frame, sizeof frame) &&
+        frame_load_u32(frame + FRAME_TAKEN) == delivery->sequence)
+        *ret = true;
     explicit_bzero(frame, sizeof frame);
     return r;
 }
 
-int live_withdraw(const struct memory_io *io, struct consume *consume, struct error *err)
+static int withdraw(const struct memory_io *io, const struct delivery *delivery, size_t copy,
+                    struct error *err)
+{
+    const struct frame_layout *layout = &frame_layouts[delivery->kind];
+    const uint64_t offset = delivery->targets[copy]->offset;
+    const size_t size = size_of(delivery, copy);
+    uint8_t frame[FRAME_SIZE], armed[FRAME_SIZE] = {0};
+    int r = io->read(io->context, offset, frame, size, err);
+    if (delivery->declared[copy])
+        frame_store_u32(armed + layout->length, FRAME_DECLARED);
+    if (r == 0 && is_ours(delivery, copy, frame, size))
+        r = io->write(io->context, offset + layout->sequence, armed + layout->sequence,
+                      layout->payload + delivery->payload_size - layout->sequence, err);
+    explicit_bzero(frame, sizeof frame);
+    return r;
+}
+
+int live_withdraw(const struct memory_io *io, struct consume *consume, bool *ret_at_work,
+                  struct error *err)
 {
     const struct delivery *delivery = consume->delivery;
     int r = consume_refresh(io, consume, err);
-    for (size_t i = 0; i < delivery->target_count && r == 0 && consume->state == CONSUME_PENDING;
-         i++)
+    *ret_at_work = false;
+    if (r < 0 || consume->state != CONSUME_PENDING)
+        return r;
+    for (size_t i = 0; i < delivery->target_count && r == 0; i++)
         if (!consume->dropped[i])
-            r = withdraw(io, delivery, delivery->targets[i], err);
+            r = is_at_work(io, delivery, i, ret_at_work, err);
+    for (size_t i = 0; i < delivery->target_count && r == 0 && !*ret_at_work; i++)
+        if (!consume->dropped[i])
+            r = withdraw(io, delivery, i, err);
     return r;
 }

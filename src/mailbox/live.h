@@ -16,7 +16,9 @@ int live_refresh(const struct memory_io *io, const struct scan *list, enum frame
 
 /* Takes back what nobody has taken, while the VM stands still: looks a last time, and unless that
  * tells more (CONSUME_PENDING), each copy that still holds the payload is armed again, without it.
- */
-int live_withdraw(const struct memory_io *io, struct consume *consume, struct error *err);
+ * *ret_at_work: but the guest has taken it from a declared copy, and not armed that again: then
+ * nothing was done. */
+int live_withdraw(const struct memory_io *io, struct consume *consume, bool *ret_at_work,
+                  struct error *err);
 
 #endif

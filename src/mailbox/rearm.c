@@ -123,10 +123,11 @@ static enum verdict judge(const struct record *record, const struct copy *copy)
     if (strcmp(found, record->marker) != 0)
         return OTHER;
     uint32_t sequence = frame_load_u32(frame + layout->sequence);
+    const bool taken = is_declared(copy) && frame_load_u32(frame + FRAME_TAKEN) == copy->sequence;
     if (sequence == 0)
-        return is_declared(copy) && frame_load_u32(frame + FRAME_TAKEN) != copy->sequence
-                   ? OTHER
-                   : CONSUMED;
+        return is_declared(copy) && !taken ? OTHER : CONSUMED;
+    if (taken) /* the guest is at work on it, and arms the frame when that is done */
+        return OTHER;
     if (sequence != copy->sequence || frame_load_u32(frame + layout->length) != record->size ||
         record->size > copy->size - layout->payload)
         return OTHER;

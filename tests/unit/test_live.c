@@ -96,14 +96,16 @@ static void refresh_has_the_frames_of_that_name_as_they_are_now(void **state)
 static void what_nobody_has_taken_is_withdrawn_from_all_copies(void **state)
 {
     struct memory memory;
+    bool at_work;
     (void)state;
     fill(&memory);
     struct consume consume = {.delivery = &memory.delivery};
     assert_int_equal(deliver_write(&memory.io, &memory.delivery, 1, NULL), 0);
     memset(page(&memory, 1), 0xab, FRAME_SIZE);
     frames_put(page(&memory, 3), FRAME_FORK, "m", "token", 1, "{\"b\":2}"); /* not ours */
-    assert_int_equal(live_withdraw(&memory.io, &consume, NULL), 0);
+    assert_int_equal(live_withdraw(&memory.io, &consume, &at_work, NULL), 0);
     assert_int_equal(consume.state, CONSUME_PENDING);
+    assert_false(at_work);
     assert_int_equal(page(&memory, 1)[FRAME_SIZE - 1], 0xab);
     assert_int_equal(sequence(&memory, 2), 0);
     assert_null(memmem(page(&memory, 2), FRAME_SIZE, payload, strlen(payload)));
@@ -111,15 +113,52 @@ static void what_nobody_has_taken_is_withdrawn_from_all_copies(void **state)
     scan_finish(&memory.list);
 }
 
+static void declare(struct memory *memory, size_t number)
+{
+    frame_store_u32(page(memory, number) + frame_layouts[FRAME_FORK].length, FRAME_DECLARED);
+}
+
+static void what_a_guest_is_at_work_on_is_not_withdrawn(void **state)
+{
+    const struct frame_layout *layout = &frame_layouts[FRAME_FORK];
+    struct memory memory;
+    bool at_work;
+    (void)state;
+    fill(&memory);
+    struct consume consume = {.delivery = &memory.delivery};
+    for (size_t i = 1; i <= 3; i++)
+        declare(&memory, i);
+    assert_int_equal(deliver_preflight(&memory.io, &memory.delivery, 1, NULL), 0);
+    assert_int_equal(deliver_write(&memory.io, &memory.delivery, 1, NULL), 0);
+    frame_store_u32(page(&memory, 2) + FRAME_TAKEN, memory.delivery.sequence);
+    assert_int_equal(live_withdraw(&memory.io, &consume, &at_work, NULL), 0);
+    assert_true(at_work);
+    for (size_t i = 1; i <= 3; i++)
+        assert_int_equal(sequence(&memory, i), memory.delivery.sequence);
+    /* If it was not taken, the frames are declared ones again, without the payload. */
+    frame_store_u32(page(&memory, 2) + FRAME_TAKEN, memory.delivery.sequence + 1);
+    assert_int_equal(live_withdraw(&memory.io, &consume, &at_work, NULL), 0);
+    assert_false(at_work);
+    for (size_t i = 1; i <= 3; i++) {
+        assert_int_equal(sequence(&memory, i), 0);
+        assert_int_equal(frame_load_u32(page(&memory, i) + layout->length), FRAME_DECLARED);
+        assert_null(memmem(page(&memory, i), FRAME_SIZE, payload, strlen(payload)));
+    }
+    assert_int_equal(frame_load_u32(page(&memory, 2) + FRAME_TAKEN), memory.delivery.sequence + 1);
+    scan_finish(&memory.list);
+}
+
 static void what_was_taken_at_the_last_look_is_not_withdrawn(void **state)
 {
     struct memory memory;
+    bool at_work;
     (void)state;
     fill(&memory);
     struct consume consume = {.delivery = &memory.delivery};
     assert_int_equal(deliver_write(&memory.io, &memory.delivery, 1, NULL), 0);
     take(&memory, 2);
-    assert_int_equal(live_withdraw(&memory.io, &consume, NULL), 0);
+    assert_int_equal(live_withdraw(&memory.io, &consume, &at_work, NULL), 0);
+    assert_false(at_work);
     assert_int_equal(consume.state, CONSUME_APPLIED);
     assert_int_equal(sequence(&memory, 1), 1);
     scan_finish(&memory.list);
@@ -230,6 +269,7 @@ int main(void)
         cmocka_unit_test(refresh_has_the_frames_of_that_name_as_they_are_now),
         cmocka_unit_test(what_nobody_has_taken_is_withdrawn_from_all_copies),
         cmocka_unit_test(what_was_taken_at_the_last_look_is_not_withdrawn),
+        cmocka_unit_test(what_a_guest_is_at_work_on_is_not_withdrawn),
         cmocka_unit_test(record_tells_which_copies_can_be_armed_again),
         cmocka_unit_test(set_of_pages_is_searched_and_the_rest_is_as_it_was),
         cmocka_unit_test(memory_of_no_file_is_found_by_its_size),
