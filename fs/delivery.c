@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <utlist.h>
 
 #include "fork/conversation.h"
 #include "fs/event.h"
@@ -18,6 +19,7 @@
 struct delivery_job {
     struct job job;
     struct fork_network request; /* owned */
+    struct instance_turn turn;
     uint64_t number;             /* of the write, among the instance's */
 };
 
@@ -35,17 +37,31 @@ static int delivery_run(struct job *job)
                                              .ack_ports = fs->setup.ack_ports,
                                              .cancel_fd = fs->stop_fd};
     struct conversation_outcome outcome;
-    int r = conversation_run(&setup, instance_of(job), &delivery->request, &outcome, &job->error);
+    int r = conversation_run(&setup, instance_of(job), &delivery->request, &delivery->turn,
+                             &outcome, &job->error);
     event_delivery(fs->setup.events, instance_of(job), delivery->request.mailbox.name,
                    fork_step_names[outcome.step], outcome.frozen_ms, r < 0 ? &job->error : NULL);
     return r;
 }
 
+/* Who has written it can read what became of it, not of the next one, through the same open file. */
+static void keep_for_writers(const struct job *job)
+{
+    struct waiter *waiter;
+    DL_FOREACH (fs_of(&job->place)->waiters.first, waiter)
+        if (waiter->what == job && waiter->handle)
+            handle_keep(waiter->handle);
+}
+
 static void delivery_finish(struct job *job)
 {
+    struct delivery_job *delivery = (struct delivery_job *)job;
     struct forkable *instance = forkable_at(&job->place);
-    forkable_note_outcome(instance, ((struct delivery_job *)job)->number,
-                          job->result < 0 ? job->error.text : NULL);
+    delivery->turn.done = true;
+    keep_for_writers(job);
+    if (delivery->turn.name)
+        instance_end_turn(instance->of.instance, &delivery->turn);
+    forkable_note_outcome(instance, delivery->number, job->result < 0 ? job->error.text : NULL);
     object_changed(&instance->object);
 }
 

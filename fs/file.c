@@ -132,7 +132,7 @@ static int read_content(struct handle *handle, size_t size, off_t offset, struct
                         char **ret, size_t *ret_size)
 {
     const struct file_type *type = handle->place.entry->file;
-    bool anew = !handle->content || offset == 0;
+    bool anew = !handle->content || (offset == 0 && !handle->kept);
     if (!type->text) { /* a command: nothing to read */
         *ret = NULL;
         *ret_size = 0;

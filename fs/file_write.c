@@ -212,6 +212,7 @@ static int command(struct fs *fs, struct handle *handle, char *text, size_t last
         handle->last_write = last_write;
     }
     handle->failed = 0;
+    handle->kept = false;
     if (!job)
         r = handle->place.entry->file->command(&handle->place, handle->command, waiter, &job);
     if (r == FS_LATER && job->done)

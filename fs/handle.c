@@ -63,6 +63,18 @@ int handle_list(struct handle *handle, const char *name, const struct object *ob
     return 0;
 }
 
+void handle_keep(struct handle *handle)
+{
+    size_t size;
+    char *text = place_text(&handle->place, &size);
+    if (!text)
+        return;
+    free_wiped(handle->content, handle->content_size);
+    handle->content = text;
+    handle->content_size = size;
+    handle->kept = true;
+}
+
 void handle_command_ended(struct handle *handle, int result)
 {
     const struct file_type *type = handle->place.entry->file;

@@ -21,6 +21,7 @@ struct handle {
     /* Generated content: made by the first read and by reads at offset 0. */
     char *content;
     size_t content_size;
+    bool kept; /* what the last command that was written to it has left: it is not made anew */
 
     /* `events`: `content` is the lines taken last, which begin at that offset, and how many bytes
      * of it were read. */
@@ -67,6 +68,8 @@ void handle_unregister(struct handle *handle);
 /* Adds one name to a listing: that entry of the object, of which kind and serial count. -ENOMEM. */
 int handle_list(struct handle *handle, const char *name, const struct object *object,
                 const struct entry *entry, const struct mailbox_file *mailbox);
+/* Its content is made anew, and stays, until something is written. Without memory it does not. */
+void handle_keep(struct handle *handle);
 /* The outcome of the command that was written to it. */
 void handle_command_ended(struct handle *handle, int result);
 /* A part of its content, as a read's answer. -ENOMEM. */

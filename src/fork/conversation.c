@@ -498,8 +498,8 @@ static int run(struct conversation *conversation, struct error *err)
 }
 
 int conversation_run(const struct conversation_setup *setup, struct instance *instance,
-                     struct fork_network *request, struct conversation_outcome *ret,
-                     struct error *err)
+                     struct fork_network *request, struct instance_turn *turn,
+                     struct conversation_outcome *ret, struct error *err)
 {
     struct conversation conversation = {.setup = setup,
                                         .instance = instance,
@@ -509,13 +509,14 @@ int conversation_run(const struct conversation_setup *setup, struct instance *in
                                         .socket = {.fd = -1},
                                         .watched = {.event_fd = -1},
                                         .outcome = ret};
-    struct instance_turn turn = {.kind = conversation.kind, .name = request->mailbox.name};
+    *turn = (struct instance_turn){.kind = conversation.kind, .name = request->mailbox.name};
     *ret = (struct conversation_outcome){.step = FORK_QUEUED};
-    int r = instance_begin_turn(instance, &turn, err);
-    if (r < 0)
+    int r = instance_begin_turn(instance, turn, err);
+    if (r < 0) {
+        turn->name = NULL;
         return r;
+    }
     r = run(&conversation, err);
-    instance_end_turn(instance, &turn);
     ack_socket_close(&conversation.socket);
     scan_finish(&conversation.found);
     instance_view_finish(&conversation.view);

@@ -12,6 +12,7 @@
 #define HYPEFS_FORK_CONVERSATION_H
 
 #include "fork/engine.h"
+#include "instance/live.h"
 
 struct conversation_setup {
     struct memory_watch *watch;
@@ -27,13 +28,14 @@ struct conversation_outcome {
 
 /* `request` has the mailbox, or, if it is `staged`, the network's, whose ack is waited for unless
  * the VM is paused. It is the caller's, and its payload has what was appended. What became of it is
- * in instance_last().
+ * in instance_last(), and nobody changes that until the caller ends the turn, if it has begun: it
+ * was zeroed before.
  *
  * EOPNOTSUPP: there is no VM; EBUSY: an earlier payload was not taken, within a second, or the
  * instance waits for its ack; EINVAL: the VM is paused, and an ack is wanted. ETIMEDOUT, EREMOTEIO:
  * as of a commit. ECANCELED: it was stopped, or put into standby, meanwhile. */
 int conversation_run(const struct conversation_setup *setup, struct instance *instance,
-                     struct fork_network *request, struct conversation_outcome *ret,
-                     struct error *err);
+                     struct fork_network *request, struct instance_turn *turn,
+                     struct conversation_outcome *ret, struct error *err);
 
 #endif

@@ -254,6 +254,15 @@ int instance_begin_turn(struct instance *instance, struct instance_turn *turn, s
     return error_set(err, ESHUTDOWN, "the daemon is stopping");
 }
 
+bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name)
+{
+    auto_lock(&instance->table->lock);
+    const struct instance_turn *turn = instance->turns;
+    while (turn && (turn->done || turn->kind != kind || strcmp(turn->name, name) != 0))
+        turn = turn->next;
+    return turn;
+}
+
 void instance_end_turn(struct instance *instance, struct instance_turn *turn)
 {
     auto_lock(&instance->table->lock);

@@ -52,11 +52,14 @@ void instance_search_failed(struct instance *instance);
 /* Its turn at a mailbox: deliveries to one come one after the other. ESHUTDOWN. */
 struct instance_turn {
     enum frame_kind kind;
-    const char *name; /* "" of the network's */
+    const char *name; /* "" of the network's; NULL: it has not begun */
+    bool done;        /* it is about to end */
     struct instance_turn *prev, *next;
 };
 int instance_begin_turn(struct instance *instance, struct instance_turn *turn, struct error *err);
 void instance_end_turn(struct instance *instance, struct instance_turn *turn);
+/* Is a delivery to that mailbox under way, or waiting, that is not done? */
+bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name);
 
 /* What was delivered, on record before it is written. Takes the record; *ret_before is what stood
  * there, owned, or NULL, and set after a success only. */

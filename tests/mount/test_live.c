@@ -268,6 +268,54 @@ static void who_is_interrupted_joins_the_wait_again(void **state)
 
 /* ---- guests ---- */
 
+/* A write that waits, by a process of its own. */
+static struct harness_child start_waiting(struct harness *h)
+{
+    struct harness_child child = harness_start_shell(
+        h, "bash",
+        "echo '{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack_timeout_ms\":86400000}' > "
+        "instances/x/mailboxes/m");
+    harness_await_blocked(h, child.pid);
+    return child;
+}
+
+static void who_writes_reads_what_became_of_that(void **state)
+{
+    struct harness *h = *state;
+    char text[4096] = "";
+    boot(h, "ack");
+    auto_close int fd = open(mailbox(h, "m"), O_RDWR | O_CLOEXEC);
+    write_all(fd, request(h, 1, PATIENT), 0);
+    harness_put(mailbox(h, "m"), request(h, 12345, PATIENT));
+    assert_string_equal(last(h, "m", "payload_bytes"), "11");
+    for (int i = 0; i < 2; i++) {
+        assert_true(pread(fd, text, sizeof text - 1, 0) > 0);
+        assert_string_equal(harness_json(h, text, "last.payload_bytes"), "7");
+        assert_string_equal(harness_json(h, text, "busy"), "(none)");
+    }
+    write_all(fd, request(h, 123, PATIENT), 0);
+    assert_true(pread(fd, text, sizeof text - 1, 0) > 0);
+    assert_string_equal(harness_json(h, text, "last.payload_bytes"), "9");
+}
+
+static bool is_busy(void *argument)
+{
+    struct harness *h = argument;
+    return strcmp(harness_json(h, harness_get(h, mailbox(h, "m")), "busy"), "true") == 0;
+}
+
+static void mailbox_is_busy_while_a_payload_is_waited_for(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "absent");
+    assert_false(is_busy(h));
+    struct harness_child child = start_waiting(h);
+    harness_await_that(is_busy, h, "a mailbox that is busy");
+    assert_string_equal(harness_json(h, harness_get(h, mailbox(h, "a")), "busy"), "(none)");
+    harness_put(fake_instance(h, "x", "state"), "stopped");
+    harness_finish(h, &child);
+}
+
 static void refusal_is_eremoteio_and_the_vm_runs_on(void **state)
 {
     struct harness *h = *state;
@@ -352,17 +400,6 @@ static void one_in_standby_is_eopnotsupp(void **state)
     harness_put(fake_instance(h, "x", "state"), "running");
     harness_put(mailbox(h, "m"), request(h, 3, PATIENT));
     assert_int_equal(count(h, "m {\"n\":3}\n"), 1);
-}
-
-/* A write that waits, by a process of its own. */
-static struct harness_child start_waiting(struct harness *h)
-{
-    struct harness_child child = harness_start_shell(
-        h, "bash",
-        "echo '{\"payload\":{\"n\":1},\"wait_for_ack\":true,\"ack_timeout_ms\":86400000}' > "
-        "instances/x/mailboxes/m");
-    harness_await_blocked(h, child.pid);
-    return child;
 }
 
 static bool is_delivered(void *argument)
@@ -580,6 +617,8 @@ int main(void)
         test(other_texts_are_einval_and_nothing_is_delivered),
         test(failure_stays_until_the_file_is_truncated),
         test(who_is_interrupted_joins_the_wait_again),
+        test(who_writes_reads_what_became_of_that),
+        test(mailbox_is_busy_while_a_payload_is_waited_for),
         test(refusal_is_eremoteio_and_the_vm_runs_on),
         test(payload_that_nobody_takes_is_withdrawn_or_in_the_way),
         test(ack_by_datagram_that_cannot_come_is_einval),
