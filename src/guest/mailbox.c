@@ -225,8 +225,8 @@ static bool is_over_tail(const struct hypefs_mailbox *box, uint32_t length)
     return length > guest_capacity(box) && length <= guest_plain_capacity(box);
 }
 
-/* The sequence of what was delivered, with its length; 0: nothing was. A host that writes 1, or over
- * the tail, does not know what is there. */
+/* The sequence of what was delivered, with its length; 0: nothing was. A host that writes 1, or
+ * over the tail, does not know what is there. */
 static uint32_t look(struct hypefs_mailbox *box, uint32_t *ret_length)
 {
     uint32_t sequence;
