@@ -11,13 +11,14 @@
 #include "vm/vm.h"
 
 enum { TRIES = 5, CLOCK_SLACK_S = 60, RANDOM_DIGITS = 32 };
-static const char box[] = "first.v1", asleep[] = "asleep.v1";
+static const char box[] = "first.v1", asleep[] = "asleep.v1", loose[] = "loose.v1";
 
 #define BY_MEMORY(deed, ms)                                                                        \
     "{\"payload\":{\"do\":\"" deed "\"},\"wait_for_ack\":true,\"ack\":\"memory\","                 \
     "\"ack_timeout_ms\":" ms "}"
 
-static const char parameters[] = "hypefs.mailboxes=first.v1 hypefs.asleep=asleep.v1 hypefs.twin";
+static const char parameters[] = "hypefs.mailboxes=first.v1,loose.v1 hypefs.loose=loose.v1 "
+                                 "hypefs.asleep=asleep.v1 hypefs.twin";
 
 static int make_template(void **state)
 {
@@ -54,6 +55,28 @@ static void reply_of_the_guest_is_in_the_result_byte_for_byte(void **state)
         harness_json(h, harness_get(h, harness_path(h, "snapshots/base/mailboxes/first.v1")),
                      "payload_capacity"),
         "3824");
+}
+
+/* The page that was written to stays behind as it is, and the guest uses another one. */
+static void payload_that_is_taken_from_a_page_that_has_moved_is_acked(void **state)
+{
+    struct harness *h = *state;
+    vm_stage(h, "new", box, "{\"payload\":{\"do\":\"move\"}}");
+    vm_stage(h, "new", loose,
+             "{\"payload\":{\"do\":\"reply\",\"reply\":{\"s\":\"not-for-an-image\"}},"
+             "\"wait_for_ack\":true," VM_PATIENT "}");
+    char *result = vm_commit(h, "new", "web-1");
+    size_t at = strcmp(harness_json(h, result, "mailboxes.0.name"), loose) == 0 ? 0 : 1;
+    assert_string_equal(harness_json(h, result, harness_format(h, "mailboxes.%zu.copies", at)),
+                        "1");
+    assert_string_equal(harness_json(h, result, harness_format(h, "mailboxes.%zu.reply.s", at)),
+                        "not-for-an-image");
+    harness_put(harness_path(h, "instances/web-1/snapshot"), "after");
+    struct harness_result found = harness_run(
+        h, (const char *const[]){"grep", "-qaF", "not-for-an-image",
+                                 harness_store_path(h, "snapshots/after/memory"), NULL});
+    assert_int_equal(found.status, 1);
+    assert_int_equal(rmdir(harness_path(h, "snapshots/after")), 0);
 }
 
 static void commit_when_the_guest_leaves_a_refusal_fails_with_its_reason(void **state)
@@ -177,6 +200,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         test(fork_when_its_guest_consumes_the_payload_is_acked),
         test(reply_of_the_guest_is_in_the_result_byte_for_byte),
+        test(payload_that_is_taken_from_a_page_that_has_moved_is_acked),
         test(commit_when_the_guest_leaves_a_refusal_fails_with_its_reason),
         test(commit_when_nobody_looks_into_the_mailbox_times_out),
         test(fork_that_acked_while_the_daemon_stood_still_is_acked),

@@ -11,6 +11,7 @@
  *     hypefs.child                      forks, once all are armed, a child that keeps writing
  *                                       memory
  *     hypefs.asleep=NAME                arms that mailbox too, and never looks into it
+ *     hypefs.loose=NAME                 does not pin that one of the mailboxes
  *     hypefs.twin                       keeps a copy of the first mailbox's page, as migration
  *                                       leaves them behind, and never looks into it
  *     hypefs.ticks                      prints "vm_guest: tick N" every 100 ms
@@ -57,7 +58,7 @@ enum {
 static const char host_address[] = "10.0.2.2"; /* of QEMU's user network */
 
 static char *network_deed; /* NULL: apply */
-static struct hypefs_mailbox *asleep;
+static struct hypefs_mailbox *asleep, *loose;
 
 static void die(const char *what, int error)
 {
@@ -159,6 +160,23 @@ static void reuse_asleep(struct hypefs_mailbox *box)
     if (asleep)
         hypefs_mailbox_close(asleep);
     asleep = NULL;
+}
+
+/* The mailbox that is loose gets another page, as if the kernel had moved it: the one that it had
+ * stays with a child as it is. */
+static void move_loose(struct hypefs_mailbox *box)
+{
+    void *page = loose ? (void *)(uintptr_t)loose->frame : NULL;
+    (void)box;
+    if (!page || madvise(page, FRAME_SIZE, MADV_DOFORK) < 0)
+        die("move", -EINVAL);
+    pid_t child = fork();
+    if (child < 0)
+        die("move", -errno);
+    while (child == 0)
+        pause();
+    loose->frame[FRAME_FLAGS] = 0; /* as it was, in a copy */
+    madvise(page, FRAME_SIZE, MADV_DONTFORK);
 }
 
 /* What programs of two clones must not have in common, and what they should. */
@@ -280,6 +298,7 @@ static const struct {
     {"fail", refuse},
     {"reply", reply},
     {"reuse", reuse_asleep},
+    {"move", move_loose},
     {"random", print_random},
     {"reboot", reboot_now},
     {"write", write_disk},
@@ -354,6 +373,17 @@ static void arm_asleep(const char *name)
     int r = hypefs_mailbox_arm(name, NULL, 0, &asleep);
     if (r < 0)
         die(name, r);
+}
+
+static void let_loose(struct hypefs_mailbox *const *boxes, size_t count, const char *name)
+{
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(hypefs_mailbox_name(boxes[i]), name) == 0)
+            loose = boxes[i];
+    if (!loose)
+        die(name, -ENOENT);
+    guest_unpin(&loose->pin);
+    loose->frame[FRAME_FLAGS] = 0;
 }
 
 /* Never returns. */
@@ -456,6 +486,10 @@ int main(void)
     if (asleep_name)
         arm_asleep(asleep_name);
     free(asleep_name);
+    char *loose_name = parameter(line, "hypefs.loose");
+    if (loose_name)
+        let_loose(boxes, count, loose_name);
+    free(loose_name);
     if (has_parameter(line, "hypefs.twin"))
         keep_twin(boxes[0]);
     puts("vm_guest: ready");
