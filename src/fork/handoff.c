@@ -254,6 +254,8 @@ int handoff_await(struct fork *fork, struct error *err)
         if (fork->socket.fd >= 0)
             receive(fork);
         /* At a deadline the last look is our own: the watch may have been stopped with us. */
+        if (deadline_ms > 0 && fork->checked_at_ms >= deadline_ms)
+            search_last(fork);
         if (fork->watched.event_fd >= 0 && fork->checked_at_ms >= deadline_ms)
             memory_watch_check(fork->engine->watch, &fork->watched);
         if (fork->watched.event_fd >= 0)

@@ -119,6 +119,8 @@ int handoff_await(struct fork *fork, struct error *err);
  * *deadline_ms to the next search. Fails only if the VM, which was paused for that, cannot go on.
  */
 int search_moved(struct fork *fork, double *deadline_ms, struct error *err);
+/* At a deadline: finds those that have taken their payload. */
+void search_last(struct fork *fork);
 void search_finish(struct fork *fork);
 
 /* missing_ack.c: what is known of an ack that did not come, and what can be done; `deadline_ms` is

@@ -110,6 +110,18 @@ static double next_after_ms(double after_ms)
     return 2 * after_ms < LAST_AFTER_MS ? 2 * after_ms : after_ms + LAST_AFTER_MS;
 }
 
+/* False: there is nothing to look for. */
+static bool look_through(struct fork *fork, struct search *ret)
+{
+    double begun_ms = process_now_ms();
+    *ret = (struct search){.fork = fork};
+    if (!choose(fork, ret->wanted))
+        return false;
+    vmm_visit_written(fork->vmm, fork->engine->cancel_fd, look_at_pages, ret, NULL);
+    memory_watch_searched(fork->engine->watch, process_now_ms() - begun_ms);
+    return true;
+}
+
 int search_moved(struct fork *fork, double *deadline_ms, struct error *err)
 {
     struct search search = {.fork = fork};
@@ -121,8 +133,7 @@ int search_moved(struct fork *fork, double *deadline_ms, struct error *err)
         fork->search_after_ms = FIRST_AFTER_MS;
     if (now_ms >= fork->resumed_at_ms + fork->search_after_ms &&
         now_ms >= memory_watch_search_due(fork->engine->watch)) {
-        vmm_visit_written(fork->vmm, fork->engine->cancel_fd, look_at_pages, &search, NULL);
-        memory_watch_searched(fork->engine->watch, process_now_ms() - now_ms);
+        look_through(fork, &search);
         fork->search_after_ms = next_after_ms(fork->search_after_ms);
         r = handle_hits(fork, &search, err);
     }
@@ -131,6 +142,16 @@ int search_moved(struct fork *fork, double *deadline_ms, struct error *err)
     due_ms = due_ms > allowed_ms ? due_ms : allowed_ms;
     *deadline_ms = due_ms < *deadline_ms ? due_ms : *deadline_ms;
     return r;
+}
+
+void search_last(struct fork *fork)
+{
+    struct search search;
+    if (!look_through(fork, &search))
+        return;
+    for (size_t i = 0; i < search.count; i++)
+        if (search.hits[i].page == MOVED_TAKEN)
+            handle_hit(fork, &search.hits[i]);
 }
 
 void search_finish(struct fork *fork)

@@ -28,7 +28,8 @@
  *   FAKE_VMM_GUEST    ack, refuse, silent, lie: what the guest does with a payload; reply: it
  *                             leaves FAKE_VMM_REPLY, which need not be a reply; move: the same, but
  *                             that of a fork has its mailboxes each a page further when it
- *                             begins, and leaves the pages as they are in which they were; absent:
+ *                             begins, and leaves the pages as they are in which they were; carry:
+ *                             the same, with what is in them; absent:
  *                             it never looks; reuse: its mailboxes' pages are zeros all at once;
  *                             late: it says "waits", and looks when somebody has written to the
  *                             pipe FAKE_VMM_GATE; busy: that of a fork never looks, and

@@ -200,7 +200,7 @@ static void take(struct hypefs_mailbox *box)
         hypefs_mailbox_fail(box, box->name[0] ? "the disk is full" : "no such interface", host);
     else if (behaves("lie"))
         lie(box);
-    else if (behaves("reply") || behaves("move"))
+    else if (behaves("reply") || behaves("move") || behaves("carry"))
         reply(box);
     hypefs_mailbox_rearm(box);
     if (plain)
@@ -214,16 +214,17 @@ static void reuse(const struct guest *guest)
         memset((void *)(uintptr_t)guest->boxes[i].frame, 0, FAKE_PAGE);
 }
 
-/* Its kernel moves its declared frames, and leaves the old pages as they are, with what was
- * delivered into them. */
-static void move_all(struct guest *guest)
+/* Its kernel moves its declared frames, and leaves the old pages as they are: before something was
+ * delivered into them, or with that. */
+static void move_all(struct guest *guest, bool with_payloads)
 {
     for (size_t i = 0; i < guest->count; i++) {
         struct hypefs_mailbox *box = &guest->boxes[i];
         uint8_t *from = (uint8_t *)(uintptr_t)box->frame, *to = from + FAKE_PAGE;
         memset(to, 0, FAKE_PAGE);
-        memcpy(to, from, box->layout->sequence);
-        frame_store_u32(to + box->layout->length, FRAME_DECLARED);
+        memcpy(to, from, with_payloads ? FAKE_PAGE : box->layout->sequence);
+        if (!with_payloads)
+            frame_store_u32(to + box->layout->length, FRAME_DECLARED);
         box->frame = to;
     }
 }
@@ -352,8 +353,8 @@ static void *run(void *argument)
     for (;;) {
         if (behaves("reuse"))
             reuse(&guest);
-        if (behaves("move") && fake->loaded && !moved)
-            move_all(&guest);
+        if ((behaves("move") || behaves("carry")) && fake->loaded && !moved)
+            move_all(&guest, behaves("carry"));
         moved = true;
         if (behaves("late") && fake->loaded)
             wait_at_gate(fake);

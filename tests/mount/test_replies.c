@@ -238,6 +238,27 @@ static void frame_that_has_moved_gets_the_payload_again(void **state)
     fake_drop(h, "f1");
 }
 
+/* Within the first two times no search is due but the last one, at the deadline; a guest that is
+ * slower has the third. */
+static void frame_that_has_moved_and_taken_its_payload_is_found_at_the_deadline(void **state)
+{
+    struct harness *h = *state;
+    static const int ms[] = {50, 90, 30000};
+    int code = ETIMEDOUT;
+    fake_tell(h, "FAKE_VMM_GUEST=carry FAKE_VMM_REPLY='" REPLY "'");
+    for (size_t i = 0; i < 3 && code == ETIMEDOUT; i++) {
+        harness_put(draft(h, "new", "mailboxes/m"),
+                    harness_format(h,
+                                   "{\"payload\":{},\"wait_for_ack\":true,\"ack\":\"memory\","
+                                   "\"ack_timeout_ms\":%d}",
+                                   ms[i]));
+        code = harness_write(draft(h, "new", "commit"), "f1");
+    }
+    assert_errno(code, 0);
+    assert_file_contains(draft(h, "f1", "result"), "\"reply\": " REPLY ",\n");
+    fake_drop(h, "f1");
+}
+
 #define test(name) cmocka_unit_test_setup_teardown(name, setup, harness_teardown)
 
 int main(void)
@@ -254,6 +275,7 @@ int main(void)
         test(snapshot_of_the_fork_has_no_reply_and_takes_the_next_payload),
         test(payload_has_room_up_to_the_tail),
         test(frame_that_has_moved_gets_the_payload_again),
+        test(frame_that_has_moved_and_taken_its_payload_is_found_at_the_deadline),
         test(index_without_what_is_declared_is_good_for_a_fork),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
