@@ -137,19 +137,38 @@ int guest_memory_open_process(pid_t pid, int *ret_fd, struct error *err)
     return 0;
 }
 
-/* The only mapping of that size is the memory from `offset` on. */
+/* A VMM's heap may lie beside its guest's memory, without access to be told apart: then that begins
+ * or ends with the mapping, where the address is the rounder one. */
+static uint64_t guess_start(const struct mapping *mapping, uint64_t size)
+{
+    const uint64_t last = mapping->end - size;
+    return __builtin_ctzll(last) > __builtin_ctzll(mapping->start) ? last : mapping->start;
+}
+
+/* The only mapping of that size, or else the only one that is a little larger, has the memory from
+ * `offset` on. */
 static bool find_region(const struct mappings *all, uint64_t offset, uint64_t size,
                         struct mappings *ret)
 {
-    struct mapping found = {0};
-    size_t times = 0;
-    for (size_t i = 0; i < all->count; i++)
-        if (all->items[i].usable && all->items[i].end - all->items[i].start == size) {
-            found = all->items[i];
-            times++;
-        }
-    found.offset = offset;
-    return times == 1 && mappings_add(ret, &found) == 0;
+    enum { BESIDE_MAX = 8 << 20 };
+    const struct mapping *found[2] = {NULL};
+    size_t times[2] = {0};
+    for (size_t i = 0; i < all->count; i++) {
+        const struct mapping *mapping = &all->items[i];
+        const uint64_t bytes = mapping->end - mapping->start;
+        if (!mapping->usable || bytes < size || bytes - size > BESIDE_MAX)
+            continue;
+        found[bytes > size] = mapping;
+        times[bytes > size]++;
+    }
+    const size_t which = times[0] == 0;
+    if (times[which] != 1)
+        return false;
+    struct mapping mapping = *found[which];
+    mapping.start = guess_start(&mapping, size);
+    mapping.end = mapping.start + size;
+    mapping.offset = offset;
+    return mappings_add(ret, &mapping) == 0;
 }
 
 /* Memory of no file is known by its size. A large one has two regions: what ends at the gap below 4

@@ -239,6 +239,23 @@ static void memory_of_no_file_is_found_by_its_size(void **state)
     assert_int_equal(guest_memory_read(memory, SIZE - 3, bytes, 4, NULL), -EIO);
     guest_memory_destroy(memory);
     munmap(whole, SIZE + 2 * FRAME_SIZE);
+
+    /* With a heap beside it, from a round address on. */
+    enum { LARGE = 64 << 20, HEAP = 33 * FRAME_SIZE };
+    whole = mmap(NULL, 3UL * LARGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(whole, MAP_FAILED);
+    own = whole + (LARGE - (uintptr_t)whole % LARGE);
+    for (int i = 0; i < 2; i++) {
+        char *from = i == 0 ? own : own - HEAP;
+        assert_int_equal(mprotect(own - HEAP, LARGE + 2L * HEAP, PROT_NONE), 0);
+        assert_int_equal(mprotect(from, LARGE + (size_t)HEAP, PROT_READ | PROT_WRITE), 0);
+        assert_int_equal(guest_memory_create_own(getpid(), fd, LARGE, &memory, &err), 0);
+        assert_int_equal(guest_memory_write(memory, 0, "abc", 3, NULL), 0);
+        assert_memory_equal(own, "abc", 3);
+        memset(own, 0, 3);
+        guest_memory_destroy(memory);
+    }
+    munmap(whole, 3UL * LARGE);
     close(fd);
 }
 
