@@ -315,6 +315,8 @@ static void look(struct guest *guest)
     while (!behaves("absent") && guest->count > 0 &&
            hypefs_mailbox_wait(guest->pointers, guest->count, 0, &full) == 0) {
         char payload[FAKE_PAGE];
+        if (behaves("mover") && full->name[0])
+            move(guest, full);
         snprintf(payload, sizeof payload, "%s", hypefs_mailbox_payload(full, NULL));
         take(full);
         do_more(guest, full, payload);

@@ -136,7 +136,7 @@ static void frame_that_has_moved_gets_a_payload_after_a_rescan(void **state)
     boot(h, "ack");
     harness_put(mailbox(h, "m"), "{\"payload\":{\"move\":true}" PATIENT "}");
     assert_refused(h, harness_write(mailbox(h, "m"), request(h, 1, WAIT("300"))), ETIMEDOUT,
-                   "was not taken, and is withdrawn");
+                   "whether it was taken is not known");
     harness_put(fake_instance(h, "x", "rescan"), "1");
     for (int i = 2; i < 5; i++) {
         harness_put(mailbox(h, "m"), request(h, i, PATIENT));
@@ -149,6 +149,22 @@ static void frame_that_has_moved_gets_a_payload_after_a_rescan(void **state)
                  "jq -e '.undelivered == []' snapshots/s/info && "
                  "! grep -qaF '{\"n\":4}' $S/snapshots/s/memory",
                  0);
+}
+
+/* Between the write and the look, so that what was written to is an old page. */
+static void frame_that_moves_with_its_payload_leaves_nothing_that_comes_later(void **state)
+{
+    struct harness *h = *state;
+    boot(h, "mover");
+    assert_refused(h, harness_write(mailbox(h, "m"), request(h, 1, WAIT("300"))), ETIMEDOUT,
+                   "whether it was taken is not known");
+    assert_string_equal(last(h, "m", "consumed"), "null");
+    harness_put(fake_instance(h, "x", "snapshot"), "s");
+    assert_shell("bash",
+                 "jq -e '.undelivered == []' snapshots/s/info && "
+                 "! grep -qaF '{\"n\":1}' $S/snapshots/s/memory",
+                 0);
+    assert_int_equal(count(h, "m {\"n\":1}\n"), 1);
 }
 
 /* ---- writing ---- */
@@ -613,6 +629,7 @@ int main(void)
         test(fork_tells_of_its_commit_first),
         test(mailbox_that_is_armed_later_is_found_by_a_rescan),
         test(frame_that_has_moved_gets_a_payload_after_a_rescan),
+        test(frame_that_moves_with_its_payload_leaves_nothing_that_comes_later),
         test(object_may_come_in_pieces_and_each_is_a_delivery),
         test(other_texts_are_einval_and_nothing_is_delivered),
         test(failure_stays_until_the_file_is_truncated),
