@@ -106,7 +106,7 @@ static int withdraw_declared(struct conversation *conversation, struct error *er
     struct consume *consume = &conversation->mailbox->consume;
     struct consume moved = {.delivery = &conversation->moved};
     int r = live_withdraw(&conversation->io, &moved, &conversation->at_work, err);
-    if (r < 0 || (moved.state != CONSUME_APPLIED && moved.state != CONSUME_REFUSED))
+    if (r < 0 || moved.state == CONSUME_UNKNOWN)
         return r;
     consume_finish(consume);
     moved.delivery = consume->delivery;
