@@ -63,11 +63,11 @@ static int explain_failure(struct conversation *conversation, int r, struct erro
 {
     struct instance_view now = {0};
     struct error why;
-    if ((r != -EIO && r != -EOPNOTSUPP && r != -ENODEV) || !conversation->seen)
+    if ((r != -EIO && r != -EOPNOTSUPP && r != -ENODEV && r != -ECANCELED) || !conversation->seen)
         return r;
     instance_view(conversation->instance, &now, &why); /* when what is under way has ended */
     instance_view_finish(&now);
-    return instance_was_ended(conversation->instance, &conversation->view)
+    return r == -ECANCELED || instance_was_ended(conversation->instance, &conversation->view)
                ? conversation_explain_end(conversation, err)
                : r;
 }

@@ -98,7 +98,7 @@ static int choose_sequence(struct conversation *conversation, struct error *err)
 {
     int r = deliver_preflight(&conversation->io, &conversation->delivery, 1, err);
     conversation->pending = r == -EBUSY;
-    return r == -EIO ? error_set(err, EAGAIN, "its frames move too fast") : r;
+    return r == -EIO ? error_set(err, EBADMSG, "its frames have moved") : r;
 }
 
 /* Both are called while the VMM stands still. */
@@ -120,11 +120,16 @@ static int write_payload(void *context, struct error *err)
     int r = choose_sequence(conversation, err);
     for (size_t i = 0; i < recorded.target_count && r == 0; i++)
         if (deliver_sequence(&conversation->delivery, i) != deliver_sequence(&recorded, i))
-            r = error_set(err, EAGAIN, "its frames are armed anew");
+            r = error_set(err, EBADMSG, "its frames are armed anew");
     if (r < 0)
         return r;
     conversation->written = true;
-    return deliver_write(&conversation->io, &conversation->delivery, 1, err);
+    r = deliver_write(&conversation->io, &conversation->delivery, 1, err);
+    if (r < 0) { /* what was written so far is not to be taken */
+        struct consume consume = {.delivery = &conversation->delivery};
+        live_withdraw(&conversation->io, &consume, &conversation->at_work, NULL);
+    }
+    return r;
 }
 
 int conversation_freeze(struct conversation *conversation, int (*work)(void *, struct error *),
@@ -193,12 +198,13 @@ static int in_the_way(const struct conversation *conversation, struct error *err
 static int await_armed(struct conversation *conversation, double begun_ms, struct error *err)
 {
     const double now_ms = process_now_ms();
+    const bool is_first = conversation->rearm_ms == 0;
+    if (!is_first && (conversation->view.paused || now_ms >= begun_ms + PENDING_MS))
+        return in_the_way(conversation, err);
     if (now_ms >= conversation->rearm_ms) {
         conversation->rearm_ms = now_ms + REARM_MS;
         return conversation_freeze(conversation, rearm, err);
     }
-    if (conversation->view.paused || now_ms >= begun_ms + PENDING_MS)
-        return in_the_way(conversation, err);
     return is_stopping(conversation, now_ms + LOOK_MS, err);
 }
 
@@ -214,7 +220,7 @@ int conversation_deliver(struct conversation *conversation, struct error *err)
             r = await_armed(conversation, begun_ms, err);
             if (r < 0 && r != -ESTALE)
                 return r;
-        } else if (r == -EAGAIN && !conversation->written) {
+        } else if (r == -EBADMSG) {
             conversation->searched = false;
             moved++;
             r = conversation_search(conversation, err);

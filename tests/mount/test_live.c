@@ -263,6 +263,9 @@ static void who_is_interrupted_joins_the_wait_again(void **state)
 {
     struct harness *h = *state;
     boot(h, "absent");
+    char lines[4096] = "";
+    auto_close int events = open(harness_path(h, "events"), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    assert_works(events);
     /* Python repeats the write by itself, after its handler. */
     struct harness_child child = harness_start_shell(
         h, "python3",
@@ -280,6 +283,10 @@ static void who_is_interrupted_joins_the_wait_again(void **state)
     harness_put(fake_instance(h, "x", "state"), "stopped");
     struct harness_result result = harness_finish(h, &child);
     assert_contains(result.out, "Operation canceled");
+    assert_true(read(events, lines, sizeof lines - 1) > 0);
+    const char *failed = strstr(lines, "delivery-failed");
+    assert_non_null(failed);
+    assert_null(strstr(failed + 1, "delivery-failed")); /* it was one */
 }
 
 /* ---- guests ---- */
@@ -484,7 +491,9 @@ static void deliveries_by_many_at_once_lose_none_and_double_none(void **state)
                  "cd instances/x && for w in 1 2 3 4 5 6; do\n"
                  "(for i in 1 2 3 4 5 6 7 8 9 10; do\n"
                  "    box=m; (( w % 2 )) && box=a\n"
-                 "    echo \"{\\\"payload\\\":{\\\"n\\\":$w$i},\\\"wait_for_ack\\\":true}\" "
+                 "    echo "
+                 "\"{\\\"payload\\\":{\\\"n\\\":$w$i},\\\"wait_for_ack\\\":true,\\\"ack_timeout_"
+                 "ms\\\":30000}\" "
                  "> mailboxes/$box || exit 1\n"
                  "done) & pids+=($!)\n"
                  "done\n"
