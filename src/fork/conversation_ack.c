@@ -12,9 +12,9 @@
 static int not_taken(const struct conversation *conversation, struct error *err)
 {
     const struct fork_mailbox *mailbox = conversation->mailbox;
-    const char *network = mailbox->name[0] ? "" : "the network";
+    const bool is_network = !mailbox->name[0];
     error_set(err, ETIMEDOUT,
-              "no ack for %s%s within %d ms: ", mailbox->name[0] ? "mailbox " : network,
+              "no ack for %s%s within %d ms: ", is_network ? "the network" : "mailbox ",
               mailbox->name, conversation->timeout_ms);
     if (mailbox->consume.state == CONSUME_UNKNOWN && conversation->moved.target_count > 0)
         error_append(err,
@@ -28,8 +28,12 @@ static int not_taken(const struct conversation *conversation, struct error *err)
         error_append(err, "it was taken, and the guest is still at work on it. To do: a longer "
                           "\"ack_timeout_ms\"");
     else if (mailbox->consume.state == CONSUME_PENDING)
-        error_append(err, "it was not taken, and is withdrawn: does its software run in the guest, "
-                          "and does it look at its mailbox? To do: a longer \"ack_timeout_ms\"");
+        error_append(err,
+                     "it was not taken, and is withdrawn: does its software run in the guest, "
+                     "and does it look at its mailbox? %s",
+                     is_network ? "Software other than hypefs-guest may look there only after its "
+                                  "VM was loaded anew"
+                                : "To do: a longer \"ack_timeout_ms\"");
     else
         error_append(err,
                      "the payload was taken nevertheless; %u other datagrams came. To do: \"ack\": "

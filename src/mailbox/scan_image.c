@@ -201,7 +201,7 @@ static int scan_and_merge(int fd, uint64_t size, scan_progress *progress, void *
                              : error_errno(err, ENOMEM, "cannot scan the image");
     for (size_t i = 0; i < SCAN_PARTS_MAX; i++) {
         parts[i] = workers[i].found;
-        free(workers[i].bytes);
+        free_wiped(workers[i].bytes, PIECE_SIZE);
     }
     pthread_mutex_destroy(&work.lock);
     if (r == 0 && scan_merge(parts, SCAN_PARTS_MAX, ret) < 0)
@@ -243,16 +243,12 @@ static int read_file(void *context, uint64_t offset, void *bytes, size_t size, s
     return read_whole(*(const int *)context, bytes, size, offset, err);
 }
 
-/* Adds to *found what lies in those pages; `progress` may be NULL. */
-static int scan_set(const struct scan_pages_of *pages, scan_progress *progress, void *context,
-                    struct scan *found, struct error *err)
+static int scan_with(uint8_t *bytes, const struct scan_pages_of *pages, scan_progress *progress,
+                     void *context, struct scan *found, struct error *err)
 {
     const uint64_t size = pages->size;
-    auto_free uint8_t *bytes = malloc(PIECE_SIZE);
     uint64_t at = 0, run;
 
-    if (!bytes)
-        return error_errno(err, ENOMEM, "cannot scan the image");
     for (; at < size && page_set_next(pages->set, at, PIECE_SIZE, &at, &run); at += run) {
         run = run < size - at ? run : size - at;
         int r = pages->read(pages->context, at, bytes, (size_t)run, err);
@@ -264,6 +260,18 @@ static int scan_set(const struct scan_pages_of *pages, scan_progress *progress, 
             return error_set(err, ECANCELED, "the scan was cancelled");
     }
     return 0;
+}
+
+/* Adds to *found what lies in those pages; `progress` may be NULL. A guest's memory may hold a
+ * payload. */
+static int scan_set(const struct scan_pages_of *pages, scan_progress *progress, void *context,
+                    struct scan *found, struct error *err)
+{
+    uint8_t *bytes = malloc(PIECE_SIZE);
+    int r = bytes ? scan_with(bytes, pages, progress, context, found, err)
+                  : error_errno(err, ENOMEM, "cannot scan the image");
+    free_wiped(bytes, PIECE_SIZE);
+    return r;
 }
 
 static int keep_unchanged(const struct scan *found, const struct page_set *changed,

@@ -394,6 +394,26 @@ static void network_is_delivered_and_waited_for(void **state)
     assert_refused(h, harness_write(network, "{\"mac\":1}"), EINVAL, "must be a string");
 }
 
+static void network_that_nobody_takes_is_withdrawn(void **state)
+{
+    static const char text[] = "{\"interface_name\":\"eth0\",\"mac\":\"02:00:00:00:00:07\","
+                               "\"ipv4\":\"10.0.0.7\",\"prefix\":24}";
+    struct harness *h = *state;
+    assert_int_equal(harness_unmount(h), 0);
+    setenv("HYPEFS_TEST_TIMING", "network:200", 1);
+    fake_mount(h);
+    unsetenv("HYPEFS_TEST_TIMING");
+    fake_tell(h, "FAKE_VMM_GUEST=absent");
+    fake_make(h, "x", "network mailboxes=m", "");
+    harness_put(fake_instance(h, "x", "state"), "running");
+    harness_await(h, fake_instance(h, "x", "console"), "ready");
+    for (int i = 0; i < 2; i++)
+        assert_refused(h, harness_write(fake_instance(h, "x", "network"), text), ETIMEDOUT,
+                       "may look there only after its VM was loaded anew");
+    harness_put(fake_instance(h, "x", "state"), "paused"); /* it is not waited for then */
+    harness_put(fake_instance(h, "x", "network"), text);
+}
+
 /* ---- states ---- */
 
 static void paused_one_takes_it_when_it_runs_again(void **state)
@@ -649,6 +669,7 @@ int main(void)
         test(payload_that_nobody_takes_is_withdrawn_or_in_the_way),
         test(ack_by_datagram_that_cannot_come_is_einval),
         test(network_is_delivered_and_waited_for),
+        test(network_that_nobody_takes_is_withdrawn),
         test(paused_one_takes_it_when_it_runs_again),
         test(one_in_standby_is_eopnotsupp),
         test(stop_standby_and_the_end_of_the_vm_end_the_wait),

@@ -151,6 +151,33 @@ static void reply_is_forgotten_with_its_fork(void **state)
     assert_forgotten("s3cr3t-5");
 }
 
+/* In whatever way it ends. */
+static void delivery_to_a_vm_that_runs_leaves_nothing(void **state)
+{
+    static const char *const guests[] = {"ack", "refuse", "absent"};
+    struct harness *h = *state;
+    for (size_t i = 0; i < array_length(guests); i++) {
+        fake_tell(h, harness_format(h, "FAKE_VMM_GUEST=%s", guests[i]));
+        harness_put(draft(h, "new", "commit"), "f1");
+        int code = harness_write(
+            fake_instance(h, "f1", "mailboxes/m"),
+            harness_format(h,
+                           "{\"payload\":{\"sixteen-bytes-or-more-s3cr3t-4\":1},"
+                           "\"token\":\"token-m\",\"wait_for_ack\":true,\"ack_timeout_ms\":%d}",
+                           i == 2 ? 300 : 30000));
+        assert_errno(code, i == 0 ? 0 : i == 1 ? EREMOTEIO : ETIMEDOUT);
+        assert_forgotten("s3cr3t-4");
+        assert_errno(harness_write(fake_instance(h, "f1", "mailboxes/m"),
+                                   "{\"payload\":{\"sixteen-bytes-or-more-s3cr3t-5\":1}} x"),
+                     EINVAL);
+        assert_forgotten("s3cr3t-5");
+        assert_shell("bash", "! grep -rqa 's3cr3t-[45]' $S/instances/f1/*.json $S/instances/f1/run",
+                     0);
+        fake_drop(h, "f1");
+    }
+    fake_tell(h, "FAKE_VMM_GUEST=ack");
+}
+
 static void commit_that_fails_leaves_nothing_when_its_draft_is_removed(void **state)
 {
     struct harness *h = *state;
@@ -219,6 +246,7 @@ int main(void)
     harness_enter();
     const struct CMUnitTest tests[] = {
         test(commit_leaves_nothing_of_what_it_delivered),
+        test(delivery_to_a_vm_that_runs_leaves_nothing),
         test(commit_that_fails_leaves_nothing_when_its_draft_is_removed),
         test(reply_is_forgotten_with_its_fork),
         test(draft_that_is_removed_leaves_nothing_of_its_tokens),

@@ -175,6 +175,19 @@ static void mailboxes_of_one_name_are_told_apart_by_their_tokens(void **state)
     assert_each_once(h, "template", other, 1);
 }
 
+static void network_is_taken_while_the_guest_runs(void **state)
+{
+    struct harness *h = *state;
+    vm_boot(h, "microvm", "hypefs.network hypefs.network_deed=silent hypefs.mailboxes=first.v1");
+    harness_put(in(h, "template", "network"),
+                "{\"interface_name\":\"eth9\",\"mac\":\"02:00:00:00:00:07\","
+                "\"ipv4\":\"10.0.0.7\",\"prefix\":24}");
+    char *network = harness_get(h, in(h, "template", "network"));
+    assert_string_equal(harness_json(h, network, "last.status"), "applied");
+    assert_string_equal(harness_json(h, network, "last.consumed"), "true");
+    harness_await(h, vm_console(h, "template"), "vm_guest: (network) payload={\"interface_name\"");
+}
+
 /* ---- in any order with all else ---- */
 
 static struct harness_child start_deliveries(struct harness *h, const char *id, unsigned count)
@@ -279,6 +292,7 @@ int main(void)
         test(refusal_of_a_guest_is_told),
         test(ack_by_datagram_is_waited_for),
         test(mailboxes_of_one_name_are_told_apart_by_their_tokens),
+        test(network_is_taken_while_the_guest_runs),
         test(snapshots_meanwhile_lose_nothing),
         test(commits_from_the_running_one_meanwhile_lose_nothing),
         test(daemon_that_is_killed_leaves_a_vm_that_takes_the_next),
