@@ -163,7 +163,7 @@ make_template() {
     "memory_mib": 256,
     "kernel": "$kernel",
     "initrd": "$work/initramfs",
-    "cmdline": "console=ttyS0 quiet panic=-1",
+    "cmdline": "console=ttyS0 quiet panic=-1 hypefs.exec",
     "network": { "mode": "user" }
 }
 END
@@ -202,6 +202,13 @@ fork_three() {
     run "cat instances/web-3/fork/result"
 }
 
+# The memory is all that host and guest need for it.
+talk() {
+    heading "A clone that runs is told something, and answers; and it runs a command."
+    run "echo '{\"instance_name\":\"web-9\"}' | hypefs send --mount . web-3 kernel.identity.v1"
+    run "hypefs exec --mount . -n web-3 -- uname -a"
+}
+
 say_what_to_try() {
     cat <<END
 
@@ -209,6 +216,7 @@ Everything is left running. Try, in $mnt:
     cat README
     cat instances/web-1/info
     tail -f instances/*/console
+    hypefs exec -n web-1 -- ps
 A payload that the guest refuses; nothing of the fork is left:
     cd $mnt/snapshots/base/forks/new
     echo '{"payload":{"instance_name":"Not A Name"},"wait_for_ack":true}' > mailboxes/kernel.identity.v1
@@ -243,6 +251,7 @@ run "hypefs mount --store $work/store $work/mnt"
 run "cd $work/mnt"
 make_template
 fork_three
+talk
 if $keep; then
     say_what_to_try
     trap - EXIT

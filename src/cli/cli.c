@@ -34,7 +34,7 @@ int cli_read_options(const struct cli_command *command, int argc, char **argv,
                      const struct cli_option *options, size_t count, void *arguments)
 {
     struct option list[OPTIONS_MAX + 2] = {{"help", no_argument, NULL, 'h'}}, *next = &list[1];
-    char letters[2 * OPTIONS_MAX + 2] = "h", *letter = &letters[1];
+    char letters[2 * OPTIONS_MAX + 3] = "+h", *letter = &letters[2];
     int status = CLI_GO_ON;
     for (size_t i = 0; i < count && i < OPTIONS_MAX; i++) {
         const struct cli_option *option = &options[i];
@@ -46,10 +46,11 @@ int cli_read_options(const struct cli_command *command, int argc, char **argv,
             *next++ = (struct option){option->name, option->flag ? no_argument : required_argument,
                                       NULL, value_of(options, i)};
     }
+    const char *const all = command->has_command ? letters : &letters[1];
     optind = 0;                                 /* glibc: begin anew, whatever was parsed before */
     argv[0] = (char *)(uintptr_t)command->name; /* getopt_long only prints it */
     for (int found;
-         status == CLI_GO_ON && (found = getopt_long(argc, argv, letters, list, NULL)) >= 0;) {
+         status == CLI_GO_ON && (found = getopt_long(argc, argv, all, list, NULL)) >= 0;) {
         if (found == 'h')
             return cli_print(command->name, command->help);
         if (found == '?') {

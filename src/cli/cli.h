@@ -24,6 +24,7 @@ int cli_doctor(int argc, char **argv);
 struct cli_command {
     const char *name; /* "hypefs import"; lives as long as the program, as the help does */
     const char *help;
+    bool has_command; /* what follows the first argument is a command's: no options of ours */
 };
 
 /* An option, with a value unless it is a flag. What it is told goes to one of the last three. */
@@ -36,8 +37,8 @@ struct cli_option {
     int (*read)(void *arguments, const char *value);
 };
 
-/* Reads the options, --help too, up to the first argument that is none, which is argv[optind] then.
- * CLI_GO_ON, or the exit status. */
+/* Reads the options, --help too; argv[optind] is the first argument that is none then. CLI_GO_ON, or
+ * the exit status. */
 int cli_read_options(const struct cli_command *command, int argc, char **argv,
                      const struct cli_option *options, size_t count, void *arguments);
 

@@ -44,7 +44,7 @@ static const char help[] =
     "(one\n"
     "line on stderr says why), 2 wrong usage.\n";
 
-static const struct cli_command command = {"hypefs exec", help};
+static const struct cli_command command = {"hypefs exec", help, .has_command = true};
 
 struct arguments {
     const char *mount, *cwd, *user, *timeout;

@@ -11,8 +11,11 @@ static int look_again(const struct memory_io *io, const struct candidate *before
 {
     uint8_t page[FRAME_SIZE];
     uint64_t start = before->offset / FRAME_SIZE * FRAME_SIZE;
-    size_t size = (size_t)(before->offset - start) + frame_layouts[before->marker.kind].payload +
-                  before->capacity;
+    /* A declared frame has a tail, too. */
+    size_t size = before->page_aligned
+                      ? FRAME_SIZE
+                      : (size_t)(before->offset - start) +
+                            frame_layouts[before->marker.kind].payload + before->capacity;
     struct scan now = {0};
     int r = io->read(io->context, start, page, size, err);
     if (r < 0)

@@ -72,6 +72,11 @@ static void take(struct memory *memory, size_t number)
     memset(page(memory, number) + from, 0, FRAME_SIZE - from);
 }
 
+static void declare(struct memory *memory, size_t number)
+{
+    frame_store_u32(page(memory, number) + frame_layouts[FRAME_FORK].length, FRAME_DECLARED);
+}
+
 static void refresh_has_the_frames_of_that_name_as_they_are_now(void **state)
 {
     struct memory memory;
@@ -86,6 +91,11 @@ static void refresh_has_the_frames_of_that_name_as_they_are_now(void **state)
     assert_false(now.candidates[0].pending);
     assert_int_equal(now.candidates[1].offset, 3 * FRAME_SIZE);
     assert_true(now.candidates[1].pending);
+    assert_false(now.candidates[0].declared);
+    scan_finish(&now);
+    declare(&memory, 2);
+    assert_int_equal(live_refresh(&memory.io, &memory.list, FRAME_FORK, "m", &now, NULL), 0);
+    assert_true(now.candidates[0].declared);
     scan_finish(&now);
     assert_int_equal(live_refresh(&memory.io, &memory.list, FRAME_NETWORK, "", &now, NULL), 0);
     assert_int_equal(now.count, 0);
@@ -111,11 +121,6 @@ static void what_nobody_has_taken_is_withdrawn_from_all_copies(void **state)
     assert_null(memmem(page(&memory, 2), FRAME_SIZE, payload, strlen(payload)));
     assert_int_equal(sequence(&memory, 3), 1);
     scan_finish(&memory.list);
-}
-
-static void declare(struct memory *memory, size_t number)
-{
-    frame_store_u32(page(memory, number) + frame_layouts[FRAME_FORK].length, FRAME_DECLARED);
 }
 
 static void what_a_guest_is_at_work_on_is_not_withdrawn(void **state)
