@@ -6,6 +6,7 @@
 #include "mailbox/live.h"
 #include "mailbox/rearm.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -211,10 +212,13 @@ int conversation_await(struct conversation *conversation, struct error *err)
     struct fork_mailbox *mailbox = conversation->mailbox;
     const double deadline_ms = conversation->let_go_ms + conversation->timeout_ms;
     conversation->outcome->step = FORK_ACK;
+    fault_point(FAULT_ACK);
     int r = watch(conversation, err);
     while (r >= 0) {
         const double now_ms = process_now_ms();
         receive(conversation);
+        if (mailbox->ack.state != ACK_WAITING)
+            fault_point(FAULT_ACKED);
         if (mailbox->ack.state == ACK_OK)
             return 0;
         if (mailbox->ack.state == ACK_REFUSED)

@@ -6,6 +6,7 @@
 #include "mailbox/live.h"
 #include "mailbox/rearm.h"
 #include "util/cleanup.h"
+#include "util/fault.h"
 #include "util/json.h"
 #include "util/process.h"
 
@@ -123,8 +124,10 @@ static int write_payload(void *context, struct error *err)
             r = error_set(err, EBADMSG, "its frames are armed anew");
     if (r < 0)
         return r;
+    fault_point(FAULT_PATCH);
     conversation->written = true;
     r = deliver_write(&conversation->io, &conversation->delivery, 1, err);
+    fault_point(FAULT_PATCHED);
     if (r < 0) { /* what was written so far is not to be taken */
         struct consume consume = {.delivery = &conversation->delivery};
         live_withdraw(&conversation->io, &consume, &conversation->at_work, NULL);

@@ -25,6 +25,8 @@ struct crash_operation {
     bool host_ends;
     /* x may go on in another VMM. */
     bool moves;
+    /* What its guest prints goes on. */
+    bool talks;
 };
 void crash_everywhere(struct harness *h, const struct crash_operation *operation);
 

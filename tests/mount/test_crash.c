@@ -314,6 +314,53 @@ static void crash_in_snapshot_of_a_standby_one(void **state)
     crash_in(state, stop_fork, NULL, run_snapshot, snapshot_of_standby);
 }
 
+/* ---- deliveries to one that runs ---- */
+
+static unsigned deliveries;
+
+static int deliver(struct harness *h, unsigned number)
+{
+    return harness_write(crash_instance(h, "x", "mailboxes/m"),
+                         harness_format(h,
+                                        "{\"payload\":{\"live\":%u},\"wait_for_ack\":true,"
+                                        "\"ack_timeout_ms\":30000}",
+                                        number));
+}
+
+static int run_delivery(struct harness *h)
+{
+    return deliver(h, ++deliveries);
+}
+
+/* Once at the most, and not later: the next one works. */
+static bool was_taken(struct harness *h)
+{
+    unsigned count = 0;
+    arrived(h, "running", "running");
+    assert_errno(deliver(h, 0), 0);
+    const char *line = harness_format(h, "m {\"live\":%u}\n", deliveries);
+    const char *at = harness_get(h, crash_instance(h, "x", "console"));
+    for (; (at = strstr(at, line)); at++)
+        count++;
+    assert_in_range(count, 0, 1);
+    return count == 1;
+}
+
+/* Its VMM stands still when the daemon is killed, and goes on. */
+static void crash_in_delivery_to_a_fork(void **state)
+{
+    crash_everywhere(
+        *state, &(struct crash_operation){
+                    .prepare = fork_it, .run = run_delivery, .done = was_taken, .talks = true});
+}
+
+static void crash_in_delivery_to_a_booted_one(void **state)
+{
+    crash_everywhere(
+        *state, &(struct crash_operation){
+                    .prepare = boot_plain, .run = run_delivery, .done = was_taken, .talks = true});
+}
+
 /* ---- forks ---- */
 
 static void stage(struct harness *h, const char *source, const char *options,
@@ -583,6 +630,8 @@ int main(void)
         crash_test(crash_in_snapshot_of_a_running_one),
         crash_test(crash_in_snapshot_of_a_paused_one),
         crash_test(crash_in_snapshot_of_a_standby_one),
+        crash_test(crash_in_delivery_to_a_fork),
+        crash_test(crash_in_delivery_to_a_booted_one),
         crash_test(crash_in_commit),
         crash_test(crash_in_commit_of_three),
         crash_test(crash_in_commit_to_standby),
