@@ -20,7 +20,7 @@ struct delivery_job {
     struct job job;
     struct fork_network request; /* owned */
     struct instance_turn turn;
-    uint64_t number;             /* of the write, among the instance's */
+    uint64_t number; /* of the write, among the instance's */
 };
 
 static struct instance *instance_of(const struct job *job)
@@ -44,7 +44,8 @@ static int delivery_run(struct job *job)
     return r;
 }
 
-/* Who has written it can read what became of it, not of the next one, through the same open file. */
+/* Who has written it can read what became of it, not of the next one, through the same open file.
+ */
 static void keep_for_writers(const struct job *job)
 {
     struct waiter *waiter;
@@ -59,8 +60,7 @@ static void delivery_finish(struct job *job)
     struct forkable *instance = forkable_at(&job->place);
     delivery->turn.done = true;
     keep_for_writers(job);
-    if (delivery->turn.name)
-        instance_end_turn(instance->of.instance, &delivery->turn);
+    instance_end_turn(instance->of.instance, &delivery->turn);
     forkable_note_outcome(instance, delivery->number, job->result < 0 ? job->error.text : NULL);
     object_changed(&instance->object);
 }
@@ -88,6 +88,25 @@ static int read_request(const struct place *place, const char *text, struct fork
     return r < 0 ? error_prefix(err, r, "mailboxes/%s", ret->mailbox.name) : 0;
 }
 
+/* Joins the turns, and starts. EAGAIN: who does not want to wait for others would have to. */
+static int begin(struct delivery_job *delivery, bool nonblocking, struct error *err)
+{
+    struct instance *instance = instance_of(&delivery->job);
+    const struct fork_network *request = &delivery->request;
+    const enum frame_kind kind = request->staged ? FRAME_NETWORK : FRAME_FORK;
+    if (nonblocking && instance_is_delivering(instance, kind, request->mailbox.name))
+        return -EAGAIN;
+    delivery->turn = (struct instance_turn){.kind = kind, .name = request->mailbox.name};
+    instance_join_turns(instance, &delivery->turn);
+    job_ref(&delivery->job); /* a start that fails releases one */
+    int r = job_start(&delivery->job, err);
+    if (r < 0)
+        instance_end_turn(instance, &delivery->turn);
+    else
+        job_unref(&delivery->job);
+    return r;
+}
+
 int delivery_command(const struct place *place, const char *text, const struct waiter *by,
                      struct job **ret)
 {
@@ -100,12 +119,12 @@ int delivery_command(const struct place *place, const char *text, const struct w
     int r = read_request(place, text, &delivery->request, &err);
     delivery->number = ++instance->writes;
     delivery->job.user = by->uid;
-    if (r < 0)
-        job_unref(&delivery->job);
-    else
-        r = job_start(&delivery->job, &err);
+    if (r == 0)
+        r = begin(delivery, by->nonblocking, &err);
     if (r < 0) {
-        forkable_note(instance, err.text);
+        job_unref(&delivery->job);
+        if (err.code)
+            forkable_note(instance, err.text);
         return r;
     }
     *ret = &delivery->job;

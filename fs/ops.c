@@ -374,6 +374,7 @@ static void op_write(fuse_req_t req, fuse_ino_t node, const char *bytes, size_t 
     if (!pending)
         return;
     pending->size = size;
+    pending->waiter.nonblocking = fi->flags & O_NONBLOCK;
     int r = fs_write(fs_of(req), handle_of(fi), bytes, size, offset, fi->flags & O_APPEND,
                      &pending->waiter);
     explicit_bzero((char *)(uintptr_t)bytes,

@@ -28,7 +28,8 @@ struct waiter {
     pid_t tid; /* the thread that waits, whose signals count */
     uid_t uid; /* and its user */
     bool (*interrupted_already)(const struct waiter *waiter);
-    bool nonblocking; /* reads only: EAGAIN rather than wait for a line of `events` */
+    bool nonblocking; /* EAGAIN rather than wait for a line of `events`, or for the end of another
+                         delivery to the same mailbox */
 
     bool interrupted;
     int result;

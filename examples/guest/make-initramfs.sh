@@ -68,5 +68,7 @@ for module in $modules; do
     echo "$module" >>"$root/etc/modules"
 done
 
+find "$root" -type d -exec chmod 755 {} + # the guest's other users, too
+chmod 1777 "$root/tmp"
 (cd "$root" && find . | LC_ALL=C sort | cpio --quiet -o -H newc -R 0:0 --reproducible) >"$out.part"
 mv "$out.part" "$out"

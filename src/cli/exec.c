@@ -184,7 +184,12 @@ static int own_failure(const char *text)
 
 static int finish(const char *text)
 {
-    auto_json cJSON *reply = text ? cJSON_Parse(text) : NULL;
+    auto_json cJSON *reply = NULL;
+    struct error err;
+    if (text && json_parse(text, strlen(text), &reply, &err) < 0) {
+        error_prefix(&err, 0, "the guest's reply");
+        return own_failure(err.text);
+    }
     const cJSON *dropped = json_get(reply, "dropped");
     if (!reply)
         return own_failure("the guest took the command, and gave no answer: is that mailbox of "
@@ -201,42 +206,37 @@ static int finish(const char *text)
 
 /* ---- the whole ---- */
 
-/* The first that is armed; all are in use: the first of all, where it is waited for. */
-static int choose(const struct talk *talk, char ret[32], struct error *err)
+/* To the first mailbox that is free; none is: to the first of all, where it is waited for. */
+static int deliver(const struct talk *talk, const char *payload, int64_t timeout_ms,
+                   char **ret_reply, struct error *err)
 {
-    strcpy(ret, "hypefs.exec");
-    int r = talk_check(talk, ret, err);
-    if (r < 0)
-        return r == -ENOENT ? (error_append(err, " (run hypefs-guest --exec in it)"), r) : r;
-    for (int i = 1; i <= 4; i++) {
-        char name[32];
-        snprintf(name, sizeof name, i == 1 ? "hypefs.exec" : "hypefs.exec.%d", i);
-        if (talk_check(talk, name, NULL) == 0 && !talk_is_busy(talk, name)) {
-            strcpy(ret, name);
-            return 0;
-        }
-    }
-    return 0;
+    static const char *const names[] = {"hypefs.exec", "hypefs.exec.2", "hypefs.exec.3",
+                                        "hypefs.exec.4"};
+    int r = -EAGAIN;
+    for (size_t i = 0; i < array_length(names) && (r == -EAGAIN || r == -ENOENT); i++)
+        r = talk_deliver(talk, names[i], payload, timeout_ms, false, ret_reply, err);
+    return r == -EAGAIN || r == -ENOENT
+               ? talk_deliver(talk, names[0], payload, timeout_ms, true, ret_reply, err)
+               : r;
 }
 
 static int run(const struct arguments *arguments, const char *instance, char **argv,
                char **ret_reply, struct error *err)
 {
     struct talk talk;
-    char mailbox[32];
     auto_free char *payload = NULL;
     int r = talk_open(arguments->mount, instance, &talk, err);
     if (r < 0)
         return r;
-    r = choose(&talk, mailbox, err);
+    r = talk_check(&talk, "hypefs.exec", err);
+    if (r == -ENOENT)
+        error_append(err, " (run hypefs-guest --exec in it)");
     if (r == 0)
         r = make_payload(arguments, argv, &payload, err);
+    const int64_t most = arguments->timeout_ms + GRACE_MS;
     if (r == 0)
-        r = talk_deliver(&talk, mailbox, payload,
-                         arguments->timeout_ms + GRACE_MS < TALK_TIMEOUT_MAX
-                             ? arguments->timeout_ms + GRACE_MS
-                             : TALK_TIMEOUT_MAX,
-                         ret_reply, err);
+        r = deliver(&talk, payload, most < TALK_TIMEOUT_MAX ? most : TALK_TIMEOUT_MAX, ret_reply,
+                    err);
     talk_close(&talk);
     return r;
 }

@@ -45,7 +45,7 @@ static int send_payload(const char *mount, char **arguments, int64_t timeout_ms,
     r = talk_open(mount, arguments[0], &talk, err);
     if (r < 0)
         return r;
-    r = talk_deliver(&talk, arguments[1], payload, timeout_ms, &reply, err);
+    r = talk_deliver(&talk, arguments[1], payload, timeout_ms, true, &reply, err);
     talk_close(&talk);
     if (r == 0 && reply)
         puts(reply);

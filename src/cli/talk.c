@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "cli/talk.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -12,9 +11,10 @@
 #include <unistd.h>
 
 #include "util/cleanup.h"
+#include "util/directory.h"
 #include "util/json.h"
 
-enum { TEXT_MAX = 1 << 20 };
+enum { TEXT_MAX = 1 << 20, NAMES_MAX = 8 /* that a message has */ };
 
 bool talk_parse_timeout(const char *text, int64_t *ret)
 {
@@ -132,25 +132,30 @@ static void file_of(const char *mailbox, char ret[128])
     snprintf(ret, 128, "mailboxes/%.100s", mailbox);
 }
 
+/* A directory_visit. */
+static int name_one(void *context, int directory_fd, const char *name, struct error *err)
+{
+    unsigned *count = context;
+    (void)directory_fd;
+    if ((*count)++ < NAMES_MAX)
+        error_append(err, " %s", name);
+    return 0;
+}
+
 static int explain_missing(const struct talk *talk, const char *mailbox, struct error *err)
 {
-    DIR *dir = NULL;
-    int fd = openat(talk->fd, "mailboxes", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0 && !(dir = fdopendir(fd)))
-        close(fd);
     auto_free char *state = read_file(talk, "state");
-    if (!dir)
+    unsigned count = 0;
+    if (faccessat(talk->fd, "mailboxes", F_OK, 0) < 0)
         return error_set(err, EOPNOTSUPP, "%s has no mailboxes: it is %.*s, and does not run",
                          talk->path, state ? (int)strcspn(state, "\n") : 7,
                          state ? state : "unknown");
     error_set(err, ENOENT, "the guest of %s has no mailbox %s; it has:", talk->path, mailbox);
-    unsigned count = 0;
-    for (struct dirent *entry; (entry = readdir(dir)) && count < 8;)
-        if (entry->d_name[0] != '.' && ++count)
-            error_append(err, " %s", entry->d_name);
-    closedir(dir);
-    if (count == 0)
-        error_append(err, " none");
+    int r = directory_walk(talk->fd, "mailboxes", name_one, &count, err);
+    if (r < 0)
+        return r;
+    if (count == 0 || count > NAMES_MAX)
+        error_append(err, count == 0 ? " none" : " and others");
     return -ENOENT;
 }
 
@@ -163,15 +168,6 @@ int talk_check(const struct talk *talk, const char *mailbox, struct error *err)
     return errno == ENOENT || errno == ENOTDIR || strchr(mailbox, '/')
                ? explain_missing(talk, mailbox, err)
                : error_errno(err, errno, "%s/%s", talk->path, file);
-}
-
-bool talk_is_busy(const struct talk *talk, const char *mailbox)
-{
-    char file[128];
-    file_of(mailbox, file);
-    auto_free char *text = read_file(talk, file);
-    auto_json cJSON *json = text ? cJSON_Parse(text) : NULL;
-    return cJSON_IsTrue(json_get(json, "busy"));
 }
 
 /* ---- a delivery ---- */
@@ -192,7 +188,7 @@ static int write_request(int fd, const char *payload, int64_t timeout_ms)
 
 static int explain(const struct talk *talk, int r, struct error *err)
 {
-    auto_free char *why = r == -EINTR ? NULL : read_file(talk, "error");
+    auto_free char *why = r == -EINTR || r == -EAGAIN ? NULL : read_file(talk, "error");
     if (!why || !why[0])
         return error_errno(err, -r, "%s", talk->path);
     why[strcspn(why, "\n")] = '\0';
@@ -226,14 +222,14 @@ static char *copy_reply(const char *text)
 }
 
 int talk_deliver(const struct talk *talk, const char *mailbox, const char *payload,
-                 int64_t timeout_ms, char **ret_reply, struct error *err)
+                 int64_t timeout_ms, bool queue, char **ret_reply, struct error *err)
 {
     char file[128];
     file_of(mailbox, file);
     int r = talk_check(talk, mailbox, err);
     if (r < 0)
         return r;
-    auto_close int fd = openat(talk->fd, file, O_RDWR | O_CLOEXEC);
+    auto_close int fd = openat(talk->fd, file, O_RDWR | O_CLOEXEC | (queue ? 0 : O_NONBLOCK));
     if (fd < 0)
         return error_errno(err, errno, "%s/%s", talk->path, file);
     r = write_request(fd, payload, timeout_ms);

@@ -27,13 +27,11 @@ void talk_close(struct talk *talk);
 
 /* ENOENT: the instance has no mailbox of that name, and which it has. */
 int talk_check(const struct talk *talk, const char *mailbox, struct error *err);
-/* Is a payload of another's waited for there? False, too, where that is not known. */
-bool talk_is_busy(const struct talk *talk, const char *mailbox);
-
 /* Writes the request {"payload":PAYLOAD,"wait_for_ack":true,"ack_timeout_ms":…}, and waits for the
  * guest. *ret_reply, owned, is the reply as the guest has written it, NULL if it gave none. Errors
- * are those of the write, with the tree's reason. */
+ * are those of the write, with the tree's reason; EAGAIN, if it is not to queue: another payload is
+ * waited for there. */
 int talk_deliver(const struct talk *talk, const char *mailbox, const char *payload,
-                 int64_t timeout_ms, char **ret_reply, struct error *err);
+                 int64_t timeout_ms, bool queue, char **ret_reply, struct error *err);
 
 #endif

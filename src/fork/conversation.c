@@ -96,13 +96,10 @@ int conversation_run(const struct conversation_setup *setup, struct instance *in
                                         .socket = {.fd = -1},
                                         .watched = {.event_fd = -1},
                                         .outcome = ret};
-    *turn = (struct instance_turn){.kind = conversation.kind, .name = request->mailbox.name};
     *ret = (struct conversation_outcome){.step = FORK_QUEUED};
-    int r = instance_begin_turn(instance, turn, err);
-    if (r < 0) {
-        turn->name = NULL;
+    int r = instance_await_turn(instance, turn, err);
+    if (r < 0)
         return r;
-    }
     r = run(&conversation, err);
     ack_socket_close(&conversation.socket);
     scan_finish(&conversation.found);

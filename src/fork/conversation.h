@@ -28,8 +28,7 @@ struct conversation_outcome {
 
 /* `request` has the mailbox, or, if it is `staged`, the network's, whose ack is waited for unless
  * the VM is paused. It is the caller's, and its payload has what was appended. What became of it is
- * in instance_last(), and nobody changes that until the caller ends the turn, if it has begun: it
- * was zeroed before.
+ * in instance_last(), and nobody changes that until the caller ends the turn, which has joined.
  *
  * EOPNOTSUPP: there is no VM; EBUSY: an earlier payload was not taken, within a second, or the
  * instance waits for its ack; EINVAL: the VM is paused, and an ack is wanted. ETIMEDOUT, EREMOTEIO:

@@ -48,7 +48,8 @@ struct part {
 
 struct shown {
     struct part head, tail;
-    bool text; /* UTF-8, and not more than twice as long with its escapes: no control characters */
+    bool text; /* UTF-8 without NULs, and not more than twice as long with its escapes: no control
+                  characters */
 };
 
 static bool is_inside_character(char c)
@@ -84,7 +85,9 @@ static size_t escaped_length(struct part part)
 
 static bool is_text(const struct shown *shown)
 {
-    return utf8_valid(shown->head.bytes, shown->head.size) &&
+    const bool has_nul = memchr(shown->head.bytes, '\0', shown->head.size) ||
+                         memchr(shown->tail.bytes, '\0', shown->tail.size);
+    return !has_nul && utf8_valid(shown->head.bytes, shown->head.size) &&
            utf8_valid(shown->tail.bytes, shown->tail.size) &&
            escaped_length(shown->head) + escaped_length(shown->tail) <=
                2 * (shown->head.size + shown->tail.size);

@@ -241,17 +241,19 @@ static bool is_first(const struct instance *instance, const struct instance_turn
     return before == turn;
 }
 
-int instance_begin_turn(struct instance *instance, struct instance_turn *turn, struct error *err)
+void instance_join_turns(struct instance *instance, struct instance_turn *turn)
+{
+    auto_lock(&instance->table->lock);
+    DL_APPEND(instance->turns, turn);
+}
+
+int instance_await_turn(struct instance *instance, struct instance_turn *turn, struct error *err)
 {
     struct instances *table = instance->table;
     auto_lock(&table->lock);
-    DL_APPEND(instance->turns, turn);
     while (!is_first(instance, turn) && !table->stopping)
         pthread_cond_wait(&table->idle, &table->lock);
-    if (!table->stopping)
-        return 0;
-    DL_DELETE(instance->turns, turn);
-    return error_set(err, ESHUTDOWN, "the daemon is stopping");
+    return table->stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping") : 0;
 }
 
 bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name)

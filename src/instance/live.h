@@ -52,11 +52,15 @@ void instance_search_failed(struct instance *instance);
 /* Its turn at a mailbox: deliveries to one come one after the other. ESHUTDOWN. */
 struct instance_turn {
     enum frame_kind kind;
-    const char *name; /* "" of the network's; NULL: it has not begun */
+    const char *name; /* "" of the network's */
     bool done;        /* it is about to end */
     struct instance_turn *prev, *next;
 };
-int instance_begin_turn(struct instance *instance, struct instance_turn *turn, struct error *err);
+/* From now on it is behind those that joined before. */
+void instance_join_turns(struct instance *instance, struct instance_turn *turn);
+/* Waits until it is its turn. */
+int instance_await_turn(struct instance *instance, struct instance_turn *turn, struct error *err);
+/* Of one that has joined, whatever came of it. */
 void instance_end_turn(struct instance *instance, struct instance_turn *turn);
 /* Is a delivery to that mailbox under way, or waiting, that is not done? */
 bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name);

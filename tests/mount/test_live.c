@@ -335,6 +335,9 @@ static void mailbox_is_busy_while_a_payload_is_waited_for(void **state)
     struct harness_child child = start_waiting(h);
     harness_await_that(is_busy, h, "a mailbox that is busy");
     assert_string_equal(harness_json(h, harness_get(h, mailbox(h, "a")), "busy"), "(none)");
+    auto_close int fd = open(mailbox(h, "m"), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+    write_all(fd, request(h, 2, PATIENT), EAGAIN);
+    assert_string_equal(harness_get(h, fake_instance(h, "x", "error")), "");
     harness_put(fake_instance(h, "x", "state"), "stopped");
     harness_finish(h, &child);
 }

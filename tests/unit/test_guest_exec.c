@@ -75,6 +75,8 @@ static void command_has_what_it_was_given_and_answers(void **state)
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         assert_string_equal(run(*state, cases[i][0], REPLY_MAX), cases[i][1]);
+    assert_string_equal(run(*state, SH("printf 'some text, and\\\\000'") "}", REPLY_MAX),
+                        "{\"exit\":0,\"stdout_base64\":\"c29tZSB0ZXh0LCBhbmQA\",\"stderr\":\"\"}");
 }
 
 static void command_that_cannot_be_run_is_a_reply_as_of_a_shell(void **state)
