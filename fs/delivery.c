@@ -136,7 +136,7 @@ int delivery_command(const struct place *place, const char *text, const struct w
 static int search_run(struct job *job)
 {
     struct instance_view view = {0};
-    int r = instance_view(instance_of(job), &view, &job->error);
+    int r = instance_look(instance_of(job), &view, &job->error);
     if (r == 0)
         r = instance_search(instance_of(job), &view, &job->error);
     instance_view_finish(&view);

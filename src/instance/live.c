@@ -2,6 +2,7 @@
 #include "instance/live.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,26 +50,51 @@ static int begin(struct instance *instance, struct error *err)
     return r;
 }
 
-int instance_view(struct instance *instance, struct instance_view *ret, struct error *err)
+/* With the lock held: what is needed to reach its memory. */
+static int see(const struct instance *instance, struct instance_view *ret, struct vmm *ret_vmm,
+               struct machine *ret_machine, struct error *err)
 {
-    struct instance_view view = {0};
-    int r = begin(instance, err);
+    int r = has_vm(instance, err);
     if (r < 0)
         return r;
-    struct vmm_context context = instance_context(instance);
-    r = live_memory_open(&context, instance->vmm, &instance->machine, instance->loaded,
-                         &view.memory, err);
-    pthread_mutex_lock(&instance->table->lock);
-    view.life = instance->life;
-    view.paused = instance->state == INSTANCE_PAUSED;
+    *ret_vmm = (struct vmm){.hypervisor = instance->vmm->hypervisor,
+                            .pid = instance->vmm->pid,
+                            .pidfd = fcntl(instance->vmm->pidfd, F_DUPFD_CLOEXEC, 0)};
+    *ret_machine = (struct machine){.memory_bytes = instance->machine.memory_bytes};
+    ret->life = instance->life;
+    ret->paused = instance->state == INSTANCE_PAUSED;
     if (instance->base_index)
-        view.base = image_index_ref(instance->base_index);
+        ret->base = image_index_ref(instance->base_index);
+    return ret_vmm->pidfd < 0 ? error_errno(err, errno, "cannot watch the VMM") : 0;
+}
+
+int instance_look(struct instance *instance, struct instance_view *ret, struct error *err)
+{
+    struct instance_view view = {0};
+    struct machine machine;
+    struct vmm vmm = {.pidfd = -1};
+    pthread_mutex_lock(&instance->table->lock);
+    int r = see(instance, &view, &vmm, &machine, err);
+    const bool loaded = instance->loaded;
     pthread_mutex_unlock(&instance->table->lock);
-    instance_end(instance);
+    struct vmm_context context = instance_context(instance);
+    if (r == 0)
+        r = live_memory_open(&context, &vmm, &machine, loaded, &view.memory, err);
+    cleanup_close(&vmm.pidfd);
     if (r < 0)
         instance_view_finish(&view);
     else
         *ret = view;
+    return r;
+}
+
+int instance_view(struct instance *instance, struct instance_view *ret, struct error *err)
+{
+    int r = begin(instance, err);
+    if (r < 0)
+        return r;
+    r = instance_look(instance, ret, err);
+    instance_end(instance);
     return r;
 }
 

@@ -29,6 +29,8 @@ struct instance_view {
 /* Waits for a transition under way. EBUSY: it waits for its ack; EOPNOTSUPP: it has no VM;
  * ECANCELED: stopped was written meanwhile; ESHUTDOWN, ENODEV, EIO. */
 int instance_view(struct instance *instance, struct instance_view *ret, struct error *err);
+/* The same without waiting, whoever is its owner now: the VM may be in another VMM soon. */
+int instance_look(struct instance *instance, struct instance_view *ret, struct error *err);
 /* A zeroed struct is fine. */
 void instance_view_finish(struct instance_view *view);
 /* Was it stopped since, or put into standby? */
