@@ -74,7 +74,12 @@ static const char *hidden(struct harness *h)
 static void assert_nothing_hidden(struct harness *h)
 {
     assert_string_equal(
-        assert_shell("bash", "ls -A $S/instances $S/snapshots | grep '[.]' || true", 0).out, "");
+        assert_shell("bash",
+                     "find $S/instances $S/snapshots -mindepth 1 -maxdepth 1 -name '*.*' -printf "
+                     "'%f\n'",
+                     0)
+            .out,
+        "");
 }
 
 static void removal_is_answered_before_the_files_are_erased(void **state)
