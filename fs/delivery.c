@@ -69,11 +69,21 @@ static void delivery_destroy(struct job *job)
 {
     struct fork_network *request = &((struct delivery_job *)job)->request;
     free_wiped(request->mailbox.payload, request->mailbox.payload_size);
+    consume_finish(&request->mailbox.consume);
     explicit_bzero(request, sizeof *request);
 }
 
-static const struct job_type delivery_job = {
-    .run = delivery_run, .finish = delivery_finish, .destroy = delivery_destroy, .commits = true};
+/* What has not been delivered, because others are before it, is not delivered. */
+static void delivery_abandon(struct job *job)
+{
+    instance_abandon_turn(instance_of(job), &((struct delivery_job *)job)->turn);
+}
+
+static const struct job_type delivery_job = {.run = delivery_run,
+                                             .finish = delivery_finish,
+                                             .abandon = delivery_abandon,
+                                             .destroy = delivery_destroy,
+                                             .commits = true};
 
 /* What is written there is what could be staged. */
 static int read_request(const struct place *place, const char *text, struct fork_network *ret,
@@ -158,10 +168,11 @@ static void search_finish(struct job *job)
 
 static const struct job_type search_job = {.run = search_run, .finish = search_finish};
 
-static int begin_search(const struct place *place, struct error *err)
+/* `anew`: one that began before will not do. */
+static int begin_search(const struct place *place, bool anew, struct error *err)
 {
     struct forkable *instance = forkable_at(place);
-    if (instance->search)
+    if (instance->search && !anew)
         return 0;
     struct job *job = job_create(&fs_of(place)->jobs, &search_job, sizeof *job, place);
     if (!job)
@@ -177,7 +188,7 @@ static int begin_search(const struct place *place, struct error *err)
 int delivery_search(const struct place *place)
 {
     struct error err;
-    return begin_search(place, &err);
+    return begin_search(place, false, &err);
 }
 
 int delivery_rescan(const struct place *place, const char *text, const struct waiter *by,
@@ -186,7 +197,7 @@ int delivery_rescan(const struct place *place, const char *text, const struct wa
     struct forkable *instance = forkable_at(place);
     struct error err = {0};
     (void)by;
-    int r = strcmp(text, "1") == 0 ? begin_search(place, &err)
+    int r = strcmp(text, "1") == 0 ? begin_search(place, true, &err)
                                    : error_set(&err, EINVAL, "rescan takes 1");
     if (r < 0) {
         forkable_note(instance, err.text);

@@ -219,7 +219,7 @@ static int command(struct fs *fs, struct handle *handle, char *text, size_t last
         handle_command_ended(handle, r = job->result);
     else if (r == FS_LATER)
         waiter_begin(&fs->waiters, job, handle, waiter);
-    else if (r != -EBUSY) /* another command is under way: this one may be possible later */
+    else if (r != -EBUSY && r != -EAGAIN) /* others are under way: it may be possible later */
         handle_command_ended(handle, r);
     job_unref(job);
     return r;

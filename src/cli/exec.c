@@ -206,6 +206,12 @@ static int finish(const char *text)
 
 /* ---- the whole ---- */
 
+/* Another payload is in it, waited for or not; or the agent has fewer of them. */
+static bool is_taken(int r)
+{
+    return r == -EAGAIN || r == -EBUSY || r == -ENOENT;
+}
+
 /* To the first mailbox that is free; none is: to the first of all, where it is waited for. */
 static int deliver(const struct talk *talk, const char *payload, int64_t timeout_ms,
                    char **ret_reply, struct error *err)
@@ -213,11 +219,10 @@ static int deliver(const struct talk *talk, const char *payload, int64_t timeout
     static const char *const names[] = {"hypefs.exec", "hypefs.exec.2", "hypefs.exec.3",
                                         "hypefs.exec.4"};
     int r = -EAGAIN;
-    for (size_t i = 0; i < array_length(names) && (r == -EAGAIN || r == -ENOENT); i++)
+    for (size_t i = 0; i < array_length(names) && is_taken(r); i++)
         r = talk_deliver(talk, names[i], payload, timeout_ms, false, ret_reply, err);
-    return r == -EAGAIN || r == -ENOENT
-               ? talk_deliver(talk, names[0], payload, timeout_ms, true, ret_reply, err)
-               : r;
+    return is_taken(r) ? talk_deliver(talk, names[0], payload, timeout_ms, true, ret_reply, err)
+                       : r;
 }
 
 static int run(const struct arguments *arguments, const char *instance, char **argv,

@@ -53,7 +53,15 @@ static char *path_in(const char *mount, const char *id)
     return asprintf(&ret, "%s/instances/%s", mount, id) < 0 ? NULL : ret;
 }
 
-/* Of all trees that this process sees. */
+/* Is it root's or this user's? Another's could be anything, and would be told what is sent. */
+static bool is_trusted(const struct mntent *mount)
+{
+    const char *option = hasmntopt(mount, "user_id");
+    unsigned uid;
+    return option && sscanf(option, "user_id=%u", &uid) == 1 && (uid == 0 || uid == geteuid());
+}
+
+/* Of all trees that this process sees, and that are root's or this user's. */
 static int find(const char *id, struct talk *ret, struct error *err)
 {
     FILE *mounts = setmntent("/proc/self/mounts", "re");
@@ -63,7 +71,7 @@ static int find(const char *id, struct talk *ret, struct error *err)
     *ret = (struct talk){.fd = -1};
     while (mounts && r == 0 && (mount = getmntent(mounts))) {
         struct talk found;
-        if (strcmp(mount->mnt_type, "fuse.hypefs") != 0)
+        if (strcmp(mount->mnt_type, "fuse.hypefs") != 0 || !is_trusted(mount))
             continue;
         trees++;
         if (open_path(path_in(mount->mnt_dir, id), &found, NULL) < 0)
@@ -159,11 +167,21 @@ static int explain_missing(const struct talk *talk, const char *mailbox, struct 
     return -ENOENT;
 }
 
+/* Mailboxes that were armed since are found by another search. */
+static bool is_there(const struct talk *talk, const char *file)
+{
+    if (faccessat(talk->fd, file, F_OK, 0) == 0)
+        return true;
+    auto_close int fd = errno == ENOENT ? openat(talk->fd, "rescan", O_WRONLY | O_CLOEXEC) : -1;
+    return fd >= 0 && write(fd, "1\n", 2) == 2 && faccessat(talk->fd, file, F_OK, 0) == 0;
+}
+
 int talk_check(const struct talk *talk, const char *mailbox, struct error *err)
 {
     char file[128];
     file_of(mailbox, file);
-    if (!strchr(mailbox, '/') && faccessat(talk->fd, file, F_OK, 0) == 0)
+    errno = ENOENT;
+    if (!strchr(mailbox, '/') && is_there(talk, file))
         return 0;
     return errno == ENOENT || errno == ENOTDIR || strchr(mailbox, '/')
                ? explain_missing(talk, mailbox, err)

@@ -8,6 +8,8 @@
 #include "fork/conversation_internal.h"
 #include "util/timing.h"
 
+enum { VMMS_MAX = 5 }; /* in which a VM goes on, one after the other, during one delivery */
+
 /* The network's is waited for where it can come. */
 static int check_wait(struct conversation *conversation, struct error *err)
 {
@@ -65,22 +67,41 @@ static int explain_failure(struct conversation *conversation, int r, struct erro
     struct error why;
     if ((r != -EIO && r != -EOPNOTSUPP && r != -ENODEV && r != -ECANCELED) || !conversation->seen)
         return r;
-    instance_view(conversation->instance, &now, &why); /* when what is under way has ended */
+    /* When what is under way has ended. */
+    const int viewed = instance_view(conversation->instance, &now, &why);
+    const bool goes_on = viewed == 0 && now.life == conversation->view.life &&
+                         now.memory->pid != conversation->pid && !conversation->written;
     instance_view_finish(&now);
+    if (goes_on) /* in another VMM */
+        return -ESTALE;
     return r == -ECANCELED || instance_was_ended(conversation->instance, &conversation->view)
                ? conversation_explain_end(conversation, err)
                : r;
+}
+
+/* Again, if the VM has gone on in another VMM meanwhile. */
+static int deliver(struct conversation *conversation, struct error *err)
+{
+    int r = -ESTALE;
+    for (int i = 0; i < VMMS_MAX && r == -ESTALE; i++) {
+        r = explain_failure(conversation, conversation_deliver(conversation, err), err);
+        if (r == -ESTALE)
+            instance_view_finish(&conversation->view);
+    }
+    return r == -ESTALE ? error_set(err, EIO, "the VM goes from one VMM to another") : r;
 }
 
 static int run(struct conversation *conversation, struct error *err)
 {
     int r = prepare(conversation, err);
     if (r == 0)
-        r = explain_failure(conversation, conversation_deliver(conversation, err), err);
+        r = deliver(conversation, err);
     if (r == 0 && conversation->mailbox->wait_for_ack)
         r = conversation_await(conversation, err);
     conversation_unwatch(conversation);
     keep(conversation);
+    if (r != -ESHUTDOWN)
+        instance_delivery_ended(conversation->instance, conversation->mailbox->name);
     return r;
 }
 

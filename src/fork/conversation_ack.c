@@ -206,6 +206,16 @@ static void receive(struct conversation *conversation)
                              conversation->let_go_ms);
 }
 
+/* It cannot be waited for any more: what was not taken is not to be taken later. */
+static int withdraw_after(struct conversation *conversation, int r, struct error *err)
+{
+    struct error why;
+    conversation_unwatch(conversation);
+    if (conversation_freeze(conversation, withdraw, &why) < 0)
+        return error_append(err, " (and it cannot be withdrawn: %s)", why.text), r;
+    return error_append(err, " (it is withdrawn, unless the guest has taken it)"), r;
+}
+
 int conversation_await(struct conversation *conversation, struct error *err)
 {
     enum { SOCKET, MEMORY, PROCESS, CANCEL, COUNT };
@@ -214,6 +224,8 @@ int conversation_await(struct conversation *conversation, struct error *err)
     conversation->outcome->step = FORK_ACK;
     fault_point(FAULT_ACK);
     int r = watch(conversation, err);
+    if (r < 0)
+        return withdraw_after(conversation, r, err);
     while (r >= 0) {
         const double now_ms = process_now_ms();
         receive(conversation);
@@ -229,7 +241,8 @@ int conversation_await(struct conversation *conversation, struct error *err)
                                 conversation->view.memory->pidfd, conversation->setup->cancel_fd};
         r = process_poll(fds, COUNT, deadline_ms);
         if (r < 0)
-            return error_errno(err, -r, "cannot wait for the ack");
+            return withdraw_after(conversation, error_errno(err, -r, "cannot wait for the ack"),
+                                  err);
         if (r & 1 << CANCEL)
             return error_set(err, ESHUTDOWN, "the daemon is stopping");
         if (r & 1 << PROCESS && !(r & (1 << SOCKET | 1 << MEMORY)))

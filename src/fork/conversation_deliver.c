@@ -28,6 +28,7 @@ int conversation_see(struct conversation *conversation, struct error *err)
     if (r == 0) {
         conversation->io = live_memory_io(conversation->view.memory);
         conversation->seen = true;
+        conversation->pid = conversation->view.memory->pid;
     }
     return r;
 }
@@ -128,10 +129,8 @@ static int write_payload(void *context, struct error *err)
     conversation->written = true;
     r = deliver_write(&conversation->io, &conversation->delivery, 1, err);
     fault_point(FAULT_PATCHED);
-    if (r < 0) { /* what was written so far is not to be taken */
-        struct consume consume = {.delivery = &conversation->delivery};
-        live_withdraw(&conversation->io, &consume, &conversation->at_work, NULL);
-    }
+    if (r < 0) /* what was written so far is not to be taken */
+        live_undo(&conversation->io, &conversation->delivery);
     return r;
 }
 
@@ -198,11 +197,12 @@ static int in_the_way(const struct conversation *conversation, struct error *err
 
 /* An earlier payload is there. Perhaps in copies only that nobody will take; else its guest has a
  * while to take it. */
-static int await_armed(struct conversation *conversation, double begun_ms, struct error *err)
+static int await_armed(struct conversation *conversation, double *begun_ms, struct error *err)
 {
     const double now_ms = process_now_ms();
+    *begun_ms = *begun_ms > 0 ? *begun_ms : now_ms;
     const bool is_first = conversation->rearm_ms == 0;
-    if (!is_first && (conversation->view.paused || now_ms >= begun_ms + PENDING_MS))
+    if (!is_first && (conversation->view.paused || now_ms >= *begun_ms + PENDING_MS))
         return in_the_way(conversation, err);
     if (now_ms >= conversation->rearm_ms) {
         conversation->rearm_ms = now_ms + REARM_MS;
@@ -213,14 +213,14 @@ static int await_armed(struct conversation *conversation, double begun_ms, struc
 
 int conversation_deliver(struct conversation *conversation, struct error *err)
 {
-    const double begun_ms = process_now_ms();
+    double begun_ms = 0; /* when it was found in the way first */
     int r = -ESTALE;
     for (int moved = 0; moved < TRIES;) {
         r = locate(conversation, err);
         if (r == 0)
             r = patch(conversation, err);
         if (r == -EBUSY && conversation->pending) {
-            r = await_armed(conversation, begun_ms, err);
+            r = await_armed(conversation, &begun_ms, err);
             if (r < 0 && r != -ESTALE)
                 return r;
         } else if (r == -EBADMSG) {

@@ -17,6 +17,7 @@ struct conversation {
 
     struct instance_view view;
     bool seen;           /* it was there once: what the view says of its life stays */
+    pid_t pid;           /* of its VMM */
     struct memory_io io; /* of its memory */
     struct scan found;   /* the frames of that name, as they were last */
     double rearm_ms;     /* process_now_ms(): if an earlier payload is there then, copies that

@@ -17,7 +17,7 @@ bool exec_output_init(struct exec_output *ret, size_t room)
 void exec_output_finish(struct exec_output *output)
 {
     if (output->bytes)
-        explicit_bzero(output->bytes, output->kept);
+        explicit_bzero(output->bytes, 3 * output->room);
     free(output->bytes);
     *output = (struct exec_output){0};
 }

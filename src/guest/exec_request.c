@@ -207,6 +207,7 @@ static bool has_memory(struct exec_request *request, size_t size)
 {
     /* Each item is at least "" and a comma, or its bracket. */
     request->strings = malloc(size + 1);
+    request->size = size + 1;
     request->argv = calloc(size / 3 + 2, sizeof *request->argv);
     request->env = calloc(size / 3 + 2, sizeof *request->env);
     return request->strings && request->argv && request->env;
@@ -236,6 +237,8 @@ bool exec_request_parse(const char *payload, size_t size, struct exec_request *r
 
 void exec_request_finish(struct exec_request *request)
 {
+    if (request->strings)
+        explicit_bzero(request->strings, request->size);
     free(request->strings);
     free(request->argv);
     free(request->env);

@@ -10,7 +10,8 @@
 enum { EXEC_TIMEOUT_MAX = 86400000 }; /* ms */
 
 struct exec_request {
-    char *strings;    /* owned: what the others point into */
+    char *strings;    /* owned: what the others point into; wiped in the end */
+    size_t size;      /* of it */
     char **argv;      /* owned, ends with NULL; at least one */
     char **env;       /* owned, ends with NULL: NAME=VALUE */
     const char *cwd;  /* NULL: the agent's */

@@ -8,10 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/random.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "guest/exec.h"
+#include "util/hex.h"
 
 enum { SIGNALS_EVERY_MS = 250 };
 
@@ -48,13 +50,15 @@ static void answer(const struct exec_workers *workers, struct hypefs_mailbox *bo
     free(reply);
 }
 
-static void work(const struct exec_workers *workers, const char *name, int ready_fd)
+static void work(const struct exec_workers *workers, unsigned index, int ready_fd)
 {
+    char name[EXEC_NAME_SIZE];
     struct hypefs_mailbox *box, *full;
     struct signals signals;
     int r = signals_open(&signals);
+    exec_worker_name(index, name);
     if (r == 0)
-        r = hypefs_mailbox_arm(name, NULL, 0, &box);
+        r = hypefs_mailbox_arm(name, workers->tokens[index], EXEC_TOKEN_SIZE - 1, &box);
     (void)!write(ready_fd, &r, sizeof r);
     close(ready_fd);
     if (r < 0)
@@ -83,7 +87,7 @@ static int start_one(struct exec_workers *workers, unsigned index)
         close(ends[0]);
         prctl(PR_SET_PDEATHSIG, SIGTERM);
         if (getppid() == agent)
-            work(workers, name, ends[1]);
+            work(workers, index, ends[1]);
         _exit(EXIT_SUCCESS);
     }
     if (pid < 0)
@@ -95,7 +99,7 @@ static int start_one(struct exec_workers *workers, unsigned index)
     workers->pids[index] = r == 0 ? pid : 0;
     if (r == 0)
         printf("hypefs-guest: armed %s\n", name);
-    else
+    else if (!workers->failed)
         fprintf(stderr, "hypefs-guest: cannot arm %s: %s\n", name, strerror(-r));
     return r;
 }
@@ -106,13 +110,25 @@ static bool runs(pid_t pid)
     return pid > 0 && kill(pid, 0) == 0;
 }
 
+static int make_token(char ret[EXEC_TOKEN_SIZE])
+{
+    uint8_t bytes[(EXEC_TOKEN_SIZE - 1) / 2];
+    if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
+        return -errno;
+    hex_encode(bytes, sizeof bytes, ret);
+    return 0;
+}
+
 int exec_workers_start(struct exec_workers *workers)
 {
     int ret = 0;
     for (unsigned i = 0; i < EXEC_WORKERS; i++) {
+        if (!workers->tokens[i][0] && (ret = make_token(workers->tokens[i])) < 0)
+            return ret;
         int r = runs(workers->pids[i]) ? 0 : start_one(workers, i);
         ret = ret < 0 ? ret : r;
     }
+    workers->failed = ret < 0;
     return ret;
 }
 

@@ -5,16 +5,20 @@
 #ifndef HYPEFS_GUEST_EXEC_WORKER_H
 #define HYPEFS_GUEST_EXEC_WORKER_H
 
+#include <stdbool.h>
 #include <sys/types.h>
 
 #include "guest/generation.h"
 
-enum { EXEC_WORKERS = 4 };
+enum { EXEC_WORKERS = 4, EXEC_TOKEN_SIZE = 2 * 16 + 1 };
 
 struct exec_workers {
     const struct generation *generation;
     const char *ack_address; /* NULL: the default gateway */
     pid_t pids[EXEC_WORKERS];
+    /* The same for all that arm one mailbox: the page of one that was killed may stay in memory. */
+    char tokens[EXEC_WORKERS][EXEC_TOKEN_SIZE];
+    bool failed; /* said so: it is tried again, without a word */
 };
 
 /* Starts those that do not run, and returns when their mailboxes are armed. Each is named on stdout

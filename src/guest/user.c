@@ -99,13 +99,15 @@ int user_set_environment(const struct user *user)
                                      {"USER", user->name},
                                      {"LOGNAME", user->name}};
     for (size_t i = 0; i < sizeof values / sizeof *values; i++)
-        if (values[i][1][0] && setenv(values[i][0], values[i][1], 1) < 0)
+        if ((values[i][1][0] ? setenv(values[i][0], values[i][1], 1) : unsetenv(values[i][0])) < 0)
             return -errno;
     return 0;
 }
 
 int user_become(const struct user *user)
 {
+    if (user->uid != 0 && geteuid() == user->uid && getegid() == user->gid)
+        return 0;
     return setgroups(user->group_count, user->groups) < 0 || setgid(user->gid) < 0 ||
                    setuid(user->uid) < 0
                ? -errno

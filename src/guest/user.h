@@ -18,7 +18,7 @@ struct user {
 /* By name or by number. -ESRCH: there is none. */
 int user_find(const char *name, struct user *ret);
 
-/* HOME, USER, LOGNAME and SHELL. -ENOMEM. */
+/* HOME, USER, LOGNAME and SHELL; what is not known of it is unset. -ENOMEM. */
 int user_set_environment(const struct user *user);
 
 /* For ever. -EPERM: this is not root. */

@@ -87,6 +87,42 @@ int instance_rearm(struct instance *instance, struct error *err)
     return r;
 }
 
+void instance_delivery_ended(struct instance *instance, const char *name)
+{
+    auto_lock(&instance->table->lock);
+    cJSON *record = cJSON_GetObjectItemCaseSensitive(instance->delivered, name);
+    if (record)
+        json_set(record, "waited", cJSON_CreateBool(false));
+}
+
+/* With the lock held. */
+static bool is_delivering(const struct instance *instance, const char *name)
+{
+    const struct instance_turn *turn = instance->turns;
+    while (turn && (turn->done || strcmp(turn->name, name) != 0))
+        turn = turn->next;
+    return turn;
+}
+
+cJSON *instance_delivered(struct instance *instance, enum instance_saved saved)
+{
+    auto_lock(&instance->table->lock);
+    cJSON *records = cJSON_CreateArray();
+    const cJSON *item;
+    if (instance->loaded)
+        cJSON_ArrayForEach (item, json_get(instance->fork, "delivered"))
+            json_append(records, cJSON_Duplicate(item, true));
+    cJSON_ArrayForEach (item, instance->delivered) {
+        if (saved == SAVED_AND_MAPPED && is_delivering(instance, item->string))
+            continue;
+        cJSON *copy = cJSON_Duplicate(item, true);
+        if (saved == SAVED_AND_ENDS && cJSON_IsTrue(json_get(item, "waited")))
+            json_set(copy, REARM_WITHDRAW, cJSON_CreateBool(true));
+        json_append(records, copy);
+    }
+    return records;
+}
+
 void instance_set_last(struct instance *instance, const char *name, cJSON *last)
 {
     auto_lock(&instance->table->lock);
@@ -118,13 +154,14 @@ cJSON *instance_last(struct instance *instance, const char *name)
 }
 
 /* With the lock held: it is another VM, or none. */
-void instance_forget_live(struct instance *instance, bool by_itself)
+void instance_forget_live(struct instance *instance, bool by_itself, bool keep_delivered)
 {
     if (!by_itself)
         instance->ended_life = instance->life;
     instance->life++;
     image_index_unref(steal_pointer(instance->list));
-    cJSON_Delete(steal_pointer(instance->delivered));
+    if (!keep_delivered)
+        cJSON_Delete(steal_pointer(instance->delivered));
     cJSON_Delete(steal_pointer(instance->lasts));
 }
 

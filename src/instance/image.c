@@ -71,11 +71,6 @@ static int sync_file(int directory_fd, const char *name, struct error *err)
     return 0;
 }
 
-const cJSON *instance_delivered(const struct instance *instance)
-{
-    return instance->loaded ? json_get(instance->fork, "delivered") : NULL;
-}
-
 static int arm_again(int directory_fd, const cJSON *delivered, struct page_set *written,
                      struct error *err)
 {
@@ -103,7 +98,7 @@ int instance_finish_image(const cJSON *delivered, struct instance_carried *carri
                           int directory_fd, struct error *err)
 {
     struct page_set *written = carried->index ? &carried->written : NULL;
-    int r = delivered ? arm_again(directory_fd, delivered, written, err) : 0;
+    int r = cJSON_GetArraySize(delivered) > 0 ? arm_again(directory_fd, delivered, written, err) : 0;
     if (r == 0)
         r = image_seal(directory_fd, err);
     if (r == 0)

@@ -175,7 +175,13 @@ int instance_write_image(struct instance *instance, const struct vmm_save *save,
 int instance_dig_image(struct instance *instance, int directory_fd, struct error *err);
 /* By anybody: mailboxes are armed again, all goes to disk. `delivered` and `carried` are from
  * before. */
-const cJSON *instance_delivered(const struct instance *instance);
+enum instance_saved {
+    SAVED,            /* a copy of its memory */
+    SAVED_AND_MAPPED, /* what its VM runs on: what is waited for stays as it is */
+    SAVED_AND_ENDS,   /* what is waited for is withdrawn, for nobody waits any more */
+};
+/* By the owner. Owned. */
+cJSON *instance_delivered(struct instance *instance, enum instance_saved saved);
 int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,
                           int directory_fd, struct error *err);
 
@@ -208,7 +214,7 @@ int instance_keep_delivery(struct instance *instance, const char *name, cJSON *r
  * nobody will take are armed again, before it is saved. */
 int instance_rearm(struct instance *instance, struct error *err);
 /* With the lock held: it is another VM from now on, or none; and its file. */
-void instance_forget_live(struct instance *instance, bool by_itself);
+void instance_forget_live(struct instance *instance, bool by_itself, bool keep_delivered);
 void instance_remove_deliveries(struct instance *instance);
 /* What an earlier daemon delivered to a VM that lives. */
 void instance_read_deliveries(struct instance *instance);

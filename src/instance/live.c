@@ -176,9 +176,10 @@ int instance_freeze(struct instance *instance, const struct instance_view *view,
 struct image_index *instance_list(struct instance *instance, double *ret_at_ms)
 {
     auto_lock(&instance->table->lock);
-    struct image_index *list = instance->list ? instance->list : instance->base_index;
+    const bool is_found = instance->list && (instance->listed_at_ms > 0 || !instance->base_index);
+    struct image_index *list = is_found ? instance->list : instance->base_index;
     if (ret_at_ms)
-        *ret_at_ms = instance->list ? instance->listed_at_ms : 0;
+        *ret_at_ms = is_found ? instance->listed_at_ms : 0;
     return list ? image_index_ref(list) : NULL;
 }
 
@@ -230,7 +231,7 @@ int instance_search(struct instance *instance, struct instance_view *view, struc
     if (r < 0)
         return r;
     pthread_mutex_lock(&instance->table->lock);
-    if (instance->life == view->life) {
+    if (instance->life == view->life && now_ms > instance->listed_at_ms) {
         struct image_index *before = instance->list;
         instance->list = list;
         instance->listed_at_ms = now_ms;
@@ -277,9 +278,22 @@ int instance_await_turn(struct instance *instance, struct instance_turn *turn, s
 {
     struct instances *table = instance->table;
     auto_lock(&table->lock);
-    while (!is_first(instance, turn) && !table->stopping)
+    while (!is_first(instance, turn) && !table->stopping && !turn->abandoned)
         pthread_cond_wait(&table->idle, &table->lock);
-    return table->stopping ? error_set(err, ESHUTDOWN, "the daemon is stopping") : 0;
+    if (table->stopping)
+        return error_set(err, ESHUTDOWN, "the daemon is stopping");
+    if (!is_first(instance, turn))
+        return error_set(err, ECANCELED,
+                         "the write was interrupted before its payload was delivered, because "
+                         "others were before it: write it again");
+    return 0;
+}
+
+void instance_abandon_turn(struct instance *instance, struct instance_turn *turn)
+{
+    auto_lock(&instance->table->lock);
+    turn->abandoned = true;
+    pthread_cond_broadcast(&instance->table->idle);
 }
 
 bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name)

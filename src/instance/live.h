@@ -2,7 +2,7 @@
 /*
  * live: what a delivery to a VM that runs or is paused needs of its instance: the VM's memory, a
  * moment in which it stands still, the list of the frames that are in it, whose turn it is at a
- * mailbox, and what is kept of deliveries. What is delivered and how is fork/live.h's.
+ * mailbox, and what is kept of deliveries. What is delivered and how is fork/conversation.h's.
  *
  * A delivery is the instance's owner for moments only, and whoever else wants to be that waits for
  * it meanwhile. In between the VM may be saved and go on in another VMM, or end.
@@ -56,19 +56,21 @@ struct instance_turn {
     enum frame_kind kind;
     const char *name; /* "" of the network's */
     bool done;        /* it is about to end */
+    bool abandoned;   /* nobody waits for it any more: it does not begin */
     struct instance_turn *prev, *next;
 };
 /* From now on it is behind those that joined before. */
 void instance_join_turns(struct instance *instance, struct instance_turn *turn);
-/* Waits until it is its turn. */
+/* Waits until it is its turn. ECANCELED: it was abandoned before. */
 int instance_await_turn(struct instance *instance, struct instance_turn *turn, struct error *err);
+void instance_abandon_turn(struct instance *instance, struct instance_turn *turn);
 /* Of one that has joined, whatever came of it. */
 void instance_end_turn(struct instance *instance, struct instance_turn *turn);
 /* Is a delivery to that mailbox under way, or waiting, that is not done? */
 bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name);
 
 /* What was delivered, on record before it is written. Takes the record; *ret_before is what stood
- * there, owned, or NULL, and set after a success only. */
+ * there, owned, or NULL, after a failure to write it, too. */
 int instance_record_delivery(struct instance *instance, const char *name, cJSON *record,
                              cJSON **ret_before, struct error *err);
 /* All records of what may still be in the memory, of its commit's deliveries, too. Owned. */
@@ -76,6 +78,8 @@ cJSON *instance_deliveries(struct instance *instance);
 /* An array of the mailbox's record, if its payload was waited for; else it is empty. Owned. Whoever
  * has the turn there knows that nobody waits any more: an earlier daemon was killed meanwhile. */
 cJSON *instance_left_behind(struct instance *instance, const char *name);
+/* What became of that delivery is known: whatever of it is still there is its guest's. */
+void instance_delivery_ended(struct instance *instance, const char *name);
 /* What became of the last delivery to a mailbox; takes it. */
 void instance_set_last(struct instance *instance, const char *name, cJSON *last);
 /* Owned; NULL: nothing was delivered to it. */

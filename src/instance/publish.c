@@ -195,7 +195,7 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     int r = instance_begin(instance, taking->for_fork ? BEGIN_WAITING : BEGIN_OR_FAIL, err);
     if (r < 0)
         return r;
-    const cJSON *delivered = instance_delivered(instance);
+    auto_json cJSON *delivered = NULL;
     struct instance_carried carried;
     struct error why;
     taking->entry = entry;
@@ -205,6 +205,7 @@ static int fill(void *context, const struct store_entry *entry, struct error *er
     r = instance_carry_index(instance, &taking->save, &carried, err);
     if (r == 0)
         r = take_image(taking, err);
+    delivered = instance_delivered(instance, taking->switched ? SAVED_AND_MAPPED : SAVED);
     instance_end(instance);
     if (r == 0)
         r = instance_finish_image(delivered, &carried, entry->fd, err);

@@ -273,7 +273,7 @@ void instance_recover_files(struct instance *instance)
     replace_marks(instance);
     if (instance_must_resume(instance))
         return;
-    if (!instance->vmm)
+    if (!instance->vmm && instance->state != INSTANCE_STANDBY)
         instance_remove_deliveries(instance);
     if (instance->vmm) {
         instance_remove_saved(instance);

@@ -112,13 +112,24 @@ static bool is_cut_short(const struct transit *transit)
            transit->transition->to != INSTANCE_STOPPED;
 }
 
+/* Does it write an image, or begin a VM? To pause one and to let it go on needs none. */
+static bool needs_room(const struct transit *transit)
+{
+    const struct transition *transition = transit->transition;
+    const bool has_vm = transition->from == INSTANCE_RUNNING || transition->from == INSTANCE_PAUSED;
+    if (transition->by == BY_COPY)
+        return transit->prepare;
+    return transition->to == INSTANCE_STANDBY || transition->by == BY_SWITCH ||
+           (!has_vm && transition->to != INSTANCE_STOPPED);
+}
+
 static int run(struct transit *transit, struct error *err)
 {
     const struct transition *transition = transit->transition;
     struct instance *instance = transit->instance;
     transit->next = (struct instance_next){transition->to, &instance->machine, instance->vmm,
                                            instance->loaded, INTENT_NONE};
-    if (transition->to != INSTANCE_STOPPED)
+    if (needs_room(transit))
         store_await_room(instance->table->setup.store, instance->machine.memory_bytes);
     int r = go_through(transit, err);
     if (!instance->ending && (r < 0 || transition->by == BY_COPY))

@@ -10,6 +10,7 @@
 #include "hypervisor/disks.h"
 #include "instance/config.h"
 #include "instance/internal.h"
+#include "util/json.h"
 #include "util/fault.h"
 #include "util/process.h"
 
@@ -241,6 +242,7 @@ static int save(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
     struct vmm_save where = {.directory = ".", .loaded = instance->loaded};
+    auto_json cJSON *delivered = instance_delivered(instance, SAVED_AND_ENDS);
     struct instance_carried carried;
     int r = instance_carry_index(instance, &where, &carried, err);
     if (r == 0)
@@ -248,7 +250,7 @@ static int save(struct transit *transit, struct error *err)
     if (r == 0)
         r = instance_dig_image(instance, directory_fd, err);
     if (r == 0)
-        r = instance_finish_image(instance_delivered(instance), &carried, directory_fd, err);
+        r = instance_finish_image(delivered, &carried, directory_fd, err);
     if (r == 0)
         r = instance_scan_saved(&carried, directory_fd, &instance->cancelled, &transit->index, err);
     instance_finish_carried(&carried);
@@ -443,7 +445,8 @@ static int release_vmm(struct transit *transit, struct error *err)
         instance->machine.in_firmware = transit->saved.in_firmware;
     instance->loaded = false;
     instance_set_base_index(instance, NULL);
-    instance_forget_live(instance, transit->transition->by == BY_VMM);
+    const bool is_saved = transit->transition->to == INSTANCE_STANDBY;
+    instance_forget_live(instance, transit->transition->by == BY_VMM, is_saved);
     instance->cannot_switch = false;
     instance->exit = exit;
     store_time_now(instance->exit_at);
@@ -451,7 +454,8 @@ static int release_vmm(struct transit *transit, struct error *err)
     unacquire(transit);
     instance_release_vm(instance);
     instance_settle_held_files(instance, was_loaded);
-    instance_remove_deliveries(instance);
+    if (!is_saved) /* what was not taken yet may be when it runs again */
+        instance_remove_deliveries(instance);
     hypervisor_drop_sockets(vmm->hypervisor, instance->image->directory_fd);
     vmm_close(vmm);
     if (mapped)

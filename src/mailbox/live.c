@@ -87,8 +87,9 @@ static int is_at_work(const struct memory_io *io, const struct delivery *deliver
     return r;
 }
 
+/* If it holds the payload, or, `begun`, a part of it. */
 static int withdraw(const struct memory_io *io, const struct delivery *delivery, size_t copy,
-                    struct error *err)
+                    bool begun, struct error *err)
 {
     const struct frame_layout *layout = &frame_layouts[delivery->kind];
     const uint64_t offset = delivery->targets[copy]->offset;
@@ -97,7 +98,8 @@ static int withdraw(const struct memory_io *io, const struct delivery *delivery,
     int r = io->read(io->context, offset, frame, size, err);
     if (delivery->declared[copy])
         frame_store_u32(armed + layout->length, FRAME_DECLARED);
-    if (r == 0 && is_ours(delivery, copy, frame, size))
+    if (r == 0 && (is_ours(delivery, copy, frame, size) ||
+                   (begun && frame_load_u32(frame + layout->sequence) == 0)))
         r = io->write(io->context, offset + layout->sequence, armed + layout->sequence,
                       layout->payload + delivery->payload_size - layout->sequence, err);
     explicit_bzero(frame, sizeof frame);
@@ -117,6 +119,12 @@ int live_withdraw(const struct memory_io *io, struct consume *consume, bool *ret
             r = is_at_work(io, delivery, i, ret_at_work, err);
     for (size_t i = 0; i < delivery->target_count && r == 0 && !*ret_at_work; i++)
         if (!consume->dropped[i])
-            r = withdraw(io, delivery, i, err);
+            r = withdraw(io, delivery, i, false, err);
     return r;
+}
+
+void live_undo(const struct memory_io *io, const struct delivery *delivery)
+{
+    for (size_t i = 0; i < delivery->target_count; i++)
+        withdraw(io, delivery, i, true, NULL);
 }

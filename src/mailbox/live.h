@@ -21,4 +21,8 @@ int live_refresh(const struct memory_io *io, const struct scan *list, enum frame
 int live_withdraw(const struct memory_io *io, struct consume *consume, bool *ret_at_work,
                   struct error *err);
 
+/* After a write that has failed half-way, while the VM stands still since before it: each copy that
+ * can be reached is armed again, without the payload. */
+void live_undo(const struct memory_io *io, const struct delivery *delivery);
+
 #endif

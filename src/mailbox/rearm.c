@@ -92,6 +92,14 @@ static bool is_declared(const struct copy *copy)
     return copy->sequence != 1;
 }
 
+/* Is it declared by now, whatever it was when the payload was written? */
+static bool is_declared_now(const struct record *record, const struct copy *copy)
+{
+    const size_t length = frame_layouts[record->kind].length;
+    return is_declared(copy) || (copy->size == FRAME_SIZE &&
+                                 frame_length_declares(frame_load_u32(copy->frame + length)));
+}
+
 /* A frame ends with the page that it begins in. */
 static int read_copy(const struct memory *memory, const cJSON *offset, const cJSON *sequence,
                      struct copy *ret, struct error *err)
@@ -105,9 +113,8 @@ static int read_copy(const struct memory *memory, const cJSON *offset, const cJS
         sequence->valuedouble >= FRAME_SEQUENCE_MIN && sequence->valuedouble <= FRAME_SEQUENCE_MAX)
         ret->sequence = (uint32_t)sequence->valuedouble;
     ret->size = ret->offset + size <= memory->size ? size : 0;
-    return ret->size > 0
-               ? memory->io->read(memory->io->context, ret->offset, ret->frame, size, err)
-               : 0;
+    return ret->size > 0 ? memory->io->read(memory->io->context, ret->offset, ret->frame, size, err)
+                         : 0;
 }
 
 enum verdict { OTHER, CONSUMED, TWIN };
@@ -142,7 +149,7 @@ static int arm(const struct memory *memory, const struct record *record, const s
     const struct frame_layout *layout = &frame_layouts[record->kind];
     uint8_t armed[FRAME_SIZE] = {0};
     size_t size = layout->payload - layout->sequence + record->size;
-    if (is_declared(copy)) {
+    if (is_declared_now(record, copy)) {
         size = FRAME_TAIL - layout->sequence;
         frame_store_u32(armed + layout->length - layout->sequence, FRAME_DECLARED);
     }
@@ -163,7 +170,8 @@ static int go_through(const struct memory *memory, const struct record *record, 
         struct copy copy = {0};
         int r = read_copy(memory, item, sequence, &copy, err);
         enum verdict verdict = r == 0 ? judge(record, &copy) : OTHER;
-        const bool may_reply = memory->is_image && verdict == CONSUMED && is_declared(&copy);
+        const bool may_reply =
+            memory->is_image && verdict == CONSUMED && is_declared_now(record, &copy);
         if (arming && (verdict == TWIN || may_reply))
             r = arm(memory, record, &copy, err);
         explicit_bzero(copy.frame, sizeof copy.frame);
@@ -187,7 +195,7 @@ static int go_through_all(const struct memory *memory, const cJSON *records, boo
         if (!read_record(item, &record))
             return error_set(err, EIO, "the record of a delivery is not valid");
         r = go_through(memory, &record, false, &consumed, err);
-        if (r == 0 && (consumed || all))
+        if (r == 0 && (consumed || all || cJSON_IsTrue(json_get(item, REARM_WITHDRAW))))
             r = go_through(memory, &record, true, &consumed, err);
         if (r < 0)
             return r;

@@ -20,6 +20,9 @@
 #include "mailbox/deliver.h"
 #include "util/page_set.h"
 
+/* A member that a record may have, and is true then: it is withdrawn (below). */
+#define REARM_WITHDRAW "withdraw"
+
 /* {"kind", "offsets", "sequences", "bytes", "marker", "payload"} of a delivery, owned. A record
  * without "sequences" is of a version that knew plain frames only. */
 cJSON *rearm_record(const struct delivery *delivery);
