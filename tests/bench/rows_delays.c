@@ -132,7 +132,7 @@ static void removals(struct pair *pair)
         assert_int_equal(harness_finish(h, &child).status, 0);
         if (took.count == i)
             bench_add(&took, bench_now_ms() - begun);
-        fixture_await_erased(h);
+        harness_await_erased(h);
         bench_add(&erased, bench_now_ms() - begun);
     }
     report(pair, harness_format(h, "%zu MiB are removed", mib));
@@ -203,7 +203,7 @@ static void full_disk(struct pair *pair)
 {
     struct harness *h = pair->busy;
     fake_publish(h, "mailboxes=m", "");
-    fixture_await_erased(h);
+    harness_await_erased(h);
     fixture_fill_file(harness_format(h, "%s/../fill", h->store));
     struct harness_child child = harness_start_shell(
         h, "bash",

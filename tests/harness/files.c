@@ -135,6 +135,24 @@ void harness_await_that(bool (*condition)(void *argument), void *argument, const
     }
 }
 
+static bool is_erased(void *argument)
+{
+    static const char *const kinds[] = {"instances", "snapshots"};
+    struct harness *h = argument;
+    bool found = false;
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        auto_closedir DIR *dir = opendir(harness_store_path(h, "%s", kinds[i]));
+        for (struct dirent *entry; dir && (entry = readdir(dir));)
+            found = found || strncmp(entry->d_name, ".gone-", strlen(".gone-")) == 0;
+    }
+    return !found;
+}
+
+void harness_await_erased(struct harness *h)
+{
+    harness_await_that(is_erased, h, "what was removed to be erased");
+}
+
 char *harness_json(struct harness *h, const char *text, const char *path)
 {
     auto_json cJSON *json = NULL;

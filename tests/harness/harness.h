@@ -129,6 +129,8 @@ int harness_read_errno(const char *path);
 char *harness_await(struct harness *h, const char *path, const char *text);
 /* Waits until condition(argument) is true; looks every 20 ms. */
 void harness_await_that(bool (*condition)(void *argument), void *argument, const char *what);
+/* The daemon answers a removal first, and erases then. */
+void harness_await_erased(struct harness *h);
 
 /* The value of a member, by its path in a JSON text ("error.code", "mailboxes.0.name"), as text:
  * strings bare, others as JSON prints them; "(none)" if there is none. */

@@ -288,7 +288,7 @@ static int processes(struct harness *h, void (*each)(pid_t pid))
 static void check_world(struct harness *h)
 {
     vms = 0;
-    fixture_await_erased(h);
+    harness_await_erased(h);
     list(h, harness_store_path(h, "instances"), check_instance);
     list(h, harness_store_path(h, "snapshots"), check_snapshot);
     assert_int_equal(processes(h, NULL), vms);

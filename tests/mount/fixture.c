@@ -101,27 +101,9 @@ void fixture_fill_file(const char *path)
     assert_errno(errno, ENOSPC);
 }
 
-static bool is_erased(void *argument)
-{
-    static const char *const kinds[] = {"instances", "snapshots"};
-    struct harness *h = argument;
-    bool found = false;
-    for (size_t i = 0; i < array_length(kinds); i++) {
-        auto_closedir DIR *dir = opendir(harness_store_path(h, "%s", kinds[i]));
-        for (struct dirent *entry; dir && (entry = readdir(dir));)
-            found = found || strncmp(entry->d_name, ".gone-", strlen(".gone-")) == 0;
-    }
-    return !found;
-}
-
-void fixture_await_erased(struct harness *h)
-{
-    harness_await_that(is_erased, h, "what was removed to be erased");
-}
-
 void assert_no_instance(struct harness *h)
 {
-    fixture_await_erased(h);
+    harness_await_erased(h);
     struct harness_result result =
         harness_shell(h, "bash",
                       "ls -A $S/instances instances | grep -v -e : -e '^$'; "

@@ -48,9 +48,6 @@ const char *fixture_mount_disk(const char *base);
 /* Appends zeros until its disk is full. */
 void fixture_fill_file(const char *path);
 
-/* The daemon answers a removal first, and erases then. */
-void fixture_await_erased(struct harness *h);
-
 /* No instance, and nothing of one: no directory in the store, no VMM. */
 void assert_no_instance(struct harness *h);
 

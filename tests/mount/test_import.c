@@ -143,7 +143,7 @@ static void import_without_a_daemon_makes_the_store(void **state)
     harness_mount(h, NULL);
     assert_string_equal(assert_shell("bash", "ls snapshots/fc/mailboxes", 0).out, "m\n");
     assert_works(rmdir(harness_path(h, "snapshots/fc")));
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "");
 }
 
@@ -231,7 +231,7 @@ static void linked_memory_that_changes_fails_the_commit(void **state)
     assert_no_instance(h);
     /* Removing the snapshot takes only the link away. */
     assert_works(rmdir(harness_path(h, "snapshots/base")));
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_shell("bash", "[ $(stat -c %h $T/in/memory) = 1 ]", 0);
 }
 

@@ -77,7 +77,7 @@ static void assert_unharmed(struct harness *h)
                  "[ $(ls $T/secrets | wc -l) = 2 ] && [ $(stat -c %h $T/secret) = 1 ]",
                  0);
     assert_vmm_is(h, "y", "running");
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_shell("bash", "[ \"$(ls -A $S/instances)\" = y ] && [ -z \"$(ls -A $S/snapshots)\" ]",
                  0);
 }

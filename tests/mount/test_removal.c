@@ -95,7 +95,7 @@ static void removal_is_answered_before_the_files_are_erased(void **state)
     assert_fails(access(fake_instance(h, "x", "info"), F_OK), ENOENT);
     assert_shell("bash", "timeout 20 mkdir instances/x && timeout 20 rmdir instances/x", 0);
     let_go(h);
-    fixture_await_erased(h);
+    harness_await_erased(h);
 }
 
 static void end_of_the_daemon_waits_for_what_is_being_erased(void **state)

@@ -191,7 +191,7 @@ static void snapshot_removed_while_it_is_scanned_is_gone_at_once(void **state)
     assert_shell("bash", "timeout 20 rmdir snapshots/base", 0);
     assert_contains(harness_finish(h, &list).err, "No such file or directory");
     assert_contains(harness_finish(h, &look).err, "No such");
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_string_equal(assert_shell("bash", "ls -A snapshots $S/snapshots | grep -v :", 0).out,
                         "\n");
     let_go(h);
@@ -221,7 +221,7 @@ static void snapshots_removed_while_they_are_scanned_stop_nobody(void **state)
         assert_shell("bash", harness_format(h, "timeout 10 rmdir snapshots/%s", id), 0);
     }
     assert_shell("bash", "timeout 10 cat README", 0);
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_string_equal(assert_shell("bash", "ls -A $S/snapshots", 0).out, "base\n");
     let_go(h);
 }

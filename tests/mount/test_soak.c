@@ -313,7 +313,7 @@ static void crowd_when_it_has_left_leaves_nothing(void **state)
     assert_string_equal(assert_shell("bash", "sha256sum < $S/snapshots/base/memory", 0).out,
                         before);
     assert_works(rmdir(harness_path(h, "snapshots/base")));
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_int_equal(count_entries(harness_store_path(h, "snapshots")), 2);
     assert_int_equal(count_entries(harness_store_path(h, "instances")), 2);
 }

@@ -367,7 +367,7 @@ static void rmdir_of_objects_takes_them_whole(void **state)
     assert_fails(access(harness_store_path(h, "instances/x"), F_OK), ENOENT);
     assert_works(rmdir(harness_path(h, "snapshots/base")));
     assert_fails(access(harness_store_path(h, "snapshots/base"), F_OK), ENOENT);
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_string_equal(assert_shell("bash",
                                      "ls -A $S/snapshots $S/instances snapshots instances |"
                                      " grep -v : | tr -d '\\n'",

@@ -112,7 +112,7 @@ static void rmdir_when_another_directory_lies_there_is_refused_and_erases_nothin
     assert_works(access(file(h, "state"), F_OK));
     exchange(h, "other");
     assert_works(rmdir(harness_path(h, "instances/x")));
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_shell("bash", "[ -z \"$(ls -A $S/instances)\" ]", 0);
 }
 

@@ -74,7 +74,7 @@ static bool has_none(void *argument)
 /* Nothing is ready, nor left of what was. */
 static void assert_none(struct harness *h)
 {
-    fixture_await_erased(h);
+    harness_await_erased(h);
     assert_string_equal(hidden(h), "");
     assert_shell("bash", "! ls -A $S/instances | grep '^[.]'", 0);
 }

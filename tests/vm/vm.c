@@ -459,6 +459,7 @@ void vm_assert_running(struct harness *h, const char *const *ids)
         assert_int_equal(kill(vm_pid(h, ids[count]), 0), 0);
     }
     assert_int_equal(count_entries(harness_path(h, "instances"), true), count);
+    harness_await_erased(h);
     assert_int_equal(count_entries(harness_store_path(h, "instances"), true), count);
     assert_int_equal(count_vmms(h), count);
 }
