@@ -216,7 +216,7 @@ Everything is left running. Try, in $mnt:
     cat README
     cat instances/web-1/info
     tail -f instances/*/console
-    hypefs exec -n web-1 -- ps
+    $build/src/cli/hypefs exec -n $mnt/instances/web-1 -- ps
 A payload that the guest refuses; nothing of the fork is left:
     cd $mnt/snapshots/base/forks/new
     echo '{"payload":{"instance_name":"Not A Name"},"wait_for_ack":true}' > mailboxes/kernel.identity.v1

@@ -44,6 +44,16 @@ static int delivery_run(struct job *job)
     return r;
 }
 
+/* {"error":REASON}; NULL if there is none. */
+static char *failure_text(const struct job *job)
+{
+    if (job->result >= 0)
+        return NULL;
+    auto_json cJSON *json = cJSON_CreateObject();
+    json_add_string(json, "error", job->error.text);
+    return json_print(json);
+}
+
 /* Who has written it can read what became of it, not of the next one, through the same open file.
  */
 static void keep_for_writers(const struct job *job)
@@ -51,7 +61,7 @@ static void keep_for_writers(const struct job *job)
     struct waiter *waiter;
     DL_FOREACH (fs_of(&job->place)->waiters.first, waiter)
         if (waiter->what == job && waiter->handle)
-            handle_keep(waiter->handle);
+            handle_keep(waiter->handle, failure_text(job));
 }
 
 static void delivery_finish(struct job *job)

@@ -63,10 +63,11 @@ int handle_list(struct handle *handle, const char *name, const struct object *ob
     return 0;
 }
 
-void handle_keep(struct handle *handle)
+void handle_keep(struct handle *handle, char *text)
 {
-    size_t size;
-    char *text = place_text(&handle->place, &size);
+    size_t size = text ? strlen(text) : 0;
+    if (!text)
+        text = place_text(&handle->place, &size);
     if (!text)
         return;
     free_wiped(handle->content, handle->content_size);

@@ -68,8 +68,9 @@ void handle_unregister(struct handle *handle);
 /* Adds one name to a listing: that entry of the object, of which kind and serial count. -ENOMEM. */
 int handle_list(struct handle *handle, const char *name, const struct object *object,
                 const struct entry *entry, const struct mailbox_file *mailbox);
-/* Its content is made anew, and stays, until something is written. Without memory it does not. */
-void handle_keep(struct handle *handle);
+/* Its content is made anew, or is that text, which it takes, and stays until something is written.
+ * Without memory it does not. */
+void handle_keep(struct handle *handle, char *text);
 /* The outcome of the command that was written to it. */
 void handle_command_ended(struct handle *handle, int result);
 /* A part of its content, as a read's answer. -ENOMEM. */

@@ -34,9 +34,16 @@ static const char help[] =
     "  --env NAME=VALUE   a variable of its environment; may be given several times\n"
     "  --cwd DIR          the directory in which it starts (default: the agent's)\n"
     "  --user USER        a user of the guest, by name or number (default: the agent's)\n"
-    "  --timeout-ms N     then it is ended (default: 30000; 1 to 86400000)\n"
+    "  --timeout-ms N     then it is ended (default: 30000; 1 to 86400000). The time that it waits "
+    "for\n"
+    "                     input, or for four others to end, does not count\n"
     "  -n, --no-stdin     it gets no input; so does a command when standard input is a terminal\n"
     "  -h, --help         print this\n"
+    "\n"
+    "Command, environment and input together have room in a mailbox: 3.7 KiB as JSON, 2.7 KiB of\n"
+    "binary input. So has all of its output: what has no room is left out in the middle, and a "
+    "line on\n"
+    "stderr says so. A command whose hypefs exec is ended goes on until --timeout-ms.\n"
     "\n"
     "Exit status: that of the command; 128 and its number if a signal ended it, 124 if that was "
     "for\n"
@@ -198,6 +205,8 @@ static int finish(const char *text)
         return own_failure("standard output cannot be written");
     if (!pass_on(reply, "stderr", stderr))
         return EXIT_OWN;
+    if (cJSON_IsTrue(json_get(reply, "timed_out")))
+        cli_say(stderr, "%s: it was ended, because --timeout-ms were over", command.name);
     if (cJSON_IsNumber(dropped))
         cli_say(stderr, "%s: %.0f bytes of what it printed had no room, and are left out",
                 command.name, dropped->valuedouble);
@@ -212,7 +221,7 @@ static bool is_taken(int r)
     return r == -EAGAIN || r == -EBUSY || r == -ENOENT;
 }
 
-/* To the first mailbox that is free; none is: to the first of all, where it is waited for. */
+/* To the first mailbox that is free; none is: to one of them, where it is waited for. */
 static int deliver(const struct talk *talk, const char *payload, int64_t timeout_ms,
                    char **ret_reply, struct error *err)
 {
@@ -221,8 +230,8 @@ static int deliver(const struct talk *talk, const char *payload, int64_t timeout
     int r = -EAGAIN;
     for (size_t i = 0; i < array_length(names) && is_taken(r); i++)
         r = talk_deliver(talk, names[i], payload, timeout_ms, false, ret_reply, err);
-    return is_taken(r) ? talk_deliver(talk, names[0], payload, timeout_ms, true, ret_reply, err)
-                       : r;
+    const char *some = names[(unsigned)getpid() % array_length(names)];
+    return is_taken(r) ? talk_deliver(talk, some, payload, timeout_ms, true, ret_reply, err) : r;
 }
 
 static int run(const struct arguments *arguments, const char *instance, char **argv,

@@ -37,11 +37,16 @@ static int open_path(char *path, struct talk *ret, struct error *err)
     if (fd >= 0 && faccessat(fd, "state", F_OK, 0) < 0) {
         close(fd);
         fd = -1;
+        errno = ENOENT;
     }
     if (fd < 0) {
-        error_set(err, ENOENT, "%s is not the directory of an instance", path);
+        const int code = errno ? errno : ENOENT;
+        if (code == ENOENT || code == ENOTDIR)
+            error_set(err, code, "%s is not the directory of an instance", path);
+        else
+            error_errno(err, code, "%s", path);
         free(path);
-        return -ENOENT;
+        return -code;
     }
     *ret = (struct talk){.fd = fd, .path = path};
     return 0;
@@ -204,8 +209,15 @@ static int write_request(int fd, const char *payload, int64_t timeout_ms)
     return r;
 }
 
-static int explain(const struct talk *talk, int r, struct error *err)
+/* The file says why its write has failed; what could not be begun is in the instance's `error`. */
+static int explain(const struct talk *talk, int fd, int r, struct error *err)
 {
+    auto_free char *text = read_fd(fd);
+    auto_json cJSON *json = NULL;
+    if (r == -ESHUTDOWN || r == -ECONNABORTED || r == -ENOTCONN)
+        return error_set(err, -r, "%s: the daemon has ended before the answer came", talk->path);
+    if (text && json_parse(text, strlen(text), &json, NULL) == 0 && json_get_text(json, "error"))
+        return error_set(err, -r, "%s", json_get_text(json, "error"));
     auto_free char *why = r == -EINTR || r == -EAGAIN ? NULL : read_file(talk, "error");
     if (!why || !why[0])
         return error_errno(err, -r, "%s", talk->path);
@@ -252,7 +264,7 @@ int talk_deliver(const struct talk *talk, const char *mailbox, const char *paylo
         return error_errno(err, errno, "%s/%s", talk->path, file);
     r = write_request(fd, payload, timeout_ms);
     if (r < 0)
-        return explain(talk, r, err);
+        return explain(talk, fd, r, err);
     auto_free char *text = read_fd(fd);
     *ret_reply = copy_reply(text);
     return 0;

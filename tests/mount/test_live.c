@@ -328,6 +328,18 @@ static void who_writes_reads_what_became_of_that(void **state)
     assert_string_equal(harness_json(h, text, "last.payload_bytes"), "9");
 }
 
+static void who_writes_in_vain_reads_why(void **state)
+{
+    struct harness *h = *state;
+    char text[4096] = "";
+    boot(h, "refuse");
+    auto_close int fd = open(mailbox(h, "m"), O_RDWR | O_CLOEXEC);
+    write_all(fd, request(h, 1, PATIENT), EREMOTEIO);
+    assert_errno(harness_write(fake_instance(h, "x", "state"), "nonsense"), EINVAL);
+    read_again(fd, text, sizeof text);
+    assert_contains(harness_json(h, text, "error"), "mailbox m: the disk is full");
+}
+
 static bool is_busy(void *argument)
 {
     struct harness *h = argument;
@@ -699,6 +711,7 @@ int main(void)
         test(failure_stays_until_the_file_is_truncated),
         test(who_is_interrupted_joins_the_wait_again),
         test(who_writes_reads_what_became_of_that),
+        test(who_writes_in_vain_reads_why),
         test(mailbox_is_busy_while_a_payload_is_waited_for),
         test(replies_are_in_no_image),
         test(refusal_is_eremoteio_and_the_vm_runs_on),

@@ -328,6 +328,7 @@ static void instance_that_is_removed_while_it_is_found_is_no_matter(void **state
     removing = true;
     world_open_layers(world);
     dying = NULL;
+    world_await_idle(world);
     assert_int_equal(world_count(world_path(world, "store/instances")), 0);
 }
 
