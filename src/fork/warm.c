@@ -312,6 +312,7 @@ int warm_open(const struct warm_setup *setup, struct warm_pool *ret, struct erro
             open_source(ret, snapshot);
         snapshot_unref(snapshot);
     }
+    auto_lock(&ret->lock);
     int r = thread_start(warm_fill, ret, &ret->filler, err);
     ret->open = r == 0;
     return r;

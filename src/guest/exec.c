@@ -159,7 +159,8 @@ static void read_output(struct command *command, enum stream stream)
 /* A SIGKILL follows if it does not end. */
 static void end_by(struct command *command, int number)
 {
-    kill(-command->pid, number);
+    if (kill(-command->pid, number) < 0) /* it has no group of its own yet */
+        kill(command->pid, number);
     command->deadline_ms = number == SIGKILL ? 0 : guest_now_ms() + TERM_MS;
     command->next_signal = SIGKILL;
 }

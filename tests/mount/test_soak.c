@@ -264,11 +264,11 @@ static struct use look(struct harness *h)
                         .kib = strtoul(rss + strlen("RssAnon:"), NULL, 10)};
 }
 
-/* Threads of jobs end a moment after their answers. What stays are libfuse's ten, four of ours, the
- * sanitizer's, and "." and "..". */
+/* Threads of jobs end a moment after their answers. What stays are libfuse's ten, ten of ours at
+ * most, the sanitizer's, and "." and "..". */
 static bool is_quiet(void *argument)
 {
-    enum { AT_REST = 20 };
+    enum { AT_REST = 23 };
     struct harness *h = argument;
     return count_entries(harness_format(h, "/proc/%d/task", h->daemon)) <= AT_REST;
 }
