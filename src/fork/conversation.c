@@ -100,7 +100,7 @@ static int run(struct conversation *conversation, struct error *err)
         r = conversation_await(conversation, err);
     conversation_unwatch(conversation);
     keep(conversation);
-    if (r != -ESHUTDOWN)
+    if (r != -ESHUTDOWN && r != -ECANCELED) /* after which it may be there yet, and is withdrawn */
         instance_delivery_ended(conversation->instance, conversation->mailbox->name);
     return r;
 }

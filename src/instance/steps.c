@@ -242,7 +242,10 @@ static int save(struct transit *transit, struct error *err)
     struct instance *instance = transit->instance;
     const int directory_fd = instance->image->directory_fd;
     struct vmm_save where = {.directory = ".", .loaded = instance->loaded};
-    auto_json cJSON *delivered = instance_delivered(instance, SAVED_AND_ENDS);
+    /* Who waits still reads what its VM has in a file. */
+    const bool is_mapped = !instance->loaded && instance->vmm->hypervisor->shares_memory;
+    auto_json cJSON *delivered =
+        instance_delivered(instance, is_mapped ? SAVED_AND_MAPPED : SAVED_AND_ENDS);
     struct instance_carried carried;
     int r = instance_carry_index(instance, &where, &carried, err);
     if (r == 0)
