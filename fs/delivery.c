@@ -112,11 +112,10 @@ static int read_request(const struct place *place, const char *text, struct fork
 static int begin(struct delivery_job *delivery, bool nonblocking, struct error *err)
 {
     struct instance *instance = instance_of(&delivery->job);
-    const struct fork_network *request = &delivery->request;
-    const enum frame_kind kind = request->staged ? FRAME_NETWORK : FRAME_FORK;
-    if (nonblocking && instance_is_delivering(instance, kind, request->mailbox.name))
+    const char *name = delivery->request.mailbox.name;
+    if (nonblocking && instance_is_delivering(instance, name))
         return -EAGAIN;
-    delivery->turn = (struct instance_turn){.kind = kind, .name = request->mailbox.name};
+    delivery->turn = (struct instance_turn){.name = name};
     instance_join_turns(instance, &delivery->turn);
     job_ref(&delivery->job); /* a start that fails releases one */
     int r = job_start(&delivery->job, err);

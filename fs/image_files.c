@@ -55,11 +55,6 @@ static const char *name_of(const struct place *place)
     return place->mailbox ? place->mailbox->name : "";
 }
 
-static enum frame_kind kind_of(const struct place *place)
-{
-    return place->mailbox ? FRAME_FORK : FRAME_NETWORK;
-}
-
 static char *mailbox_text(const struct place *place)
 {
     auto_index struct image_index *index = NULL;
@@ -72,7 +67,7 @@ static char *mailbox_text(const struct place *place)
     if (last)
         json_add(json, "last", last);
     if (place->object->kind == OBJECT_INSTANCE &&
-        instance_is_delivering(forkable_at(place)->of.instance, kind_of(place), name_of(place)))
+        instance_is_delivering(forkable_at(place)->of.instance, name_of(place)))
         json_add_bool(json, "busy", true);
     return json_print(json);
 }

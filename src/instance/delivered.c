@@ -41,23 +41,36 @@ int instance_keep_delivery(struct instance *instance, const char *name, cJSON *r
     return write_deliveries(instance, err);
 }
 
+bool instance_has_turn(const struct instance *instance, const char *name)
+{
+    const struct instance_turn *turn = instance->turns;
+    while (turn && (turn->done || strcmp(turn->name, name) != 0))
+        turn = turn->next;
+    return turn;
+}
+
 /* By the owner, or with the lock held. */
-static cJSON *all_records(const struct instance *instance)
+static cJSON *all_records(const struct instance *instance, enum instance_saved saved)
 {
     const cJSON *of_commit = instance->loaded ? json_get(instance->fork, "delivered") : NULL;
     cJSON *records = cJSON_CreateArray();
     const cJSON *item;
     cJSON_ArrayForEach (item, of_commit)
         json_append(records, cJSON_Duplicate(item, true));
-    cJSON_ArrayForEach (item, instance->delivered)
-        json_append(records, cJSON_Duplicate(item, true));
+    cJSON_ArrayForEach (item, instance->delivered) {
+        if (saved == SAVED_AND_MAPPED && instance_has_turn(instance, item->string))
+            continue;
+        cJSON *copy = cJSON_Duplicate(item, true);
+        if (saved == SAVED_AND_ENDS && cJSON_IsTrue(json_get(item, "waited")))
+            json_set(copy, REARM_WITHDRAW, cJSON_CreateBool(true));
+        json_append(records, copy);
+    }
     return records;
 }
 
 cJSON *instance_deliveries(struct instance *instance)
 {
-    auto_lock(&instance->table->lock);
-    return all_records(instance);
+    return instance_delivered(instance, SAVED);
 }
 
 cJSON *instance_left_behind(struct instance *instance, const char *name)
@@ -80,7 +93,7 @@ int instance_rearm(struct instance *instance, struct error *err)
                              err);
     if (r < 0)
         return r;
-    auto_json cJSON *records = all_records(instance);
+    auto_json cJSON *records = all_records(instance, SAVED);
     struct memory_io io = live_memory_io(memory);
     r = rearm_memory(&io, memory->size, records, err);
     live_memory_close(memory);
@@ -95,32 +108,10 @@ void instance_delivery_ended(struct instance *instance, const char *name)
         json_set(record, "waited", cJSON_CreateBool(false));
 }
 
-/* With the lock held. */
-static bool is_delivering(const struct instance *instance, const char *name)
-{
-    const struct instance_turn *turn = instance->turns;
-    while (turn && (turn->done || strcmp(turn->name, name) != 0))
-        turn = turn->next;
-    return turn;
-}
-
 cJSON *instance_delivered(struct instance *instance, enum instance_saved saved)
 {
     auto_lock(&instance->table->lock);
-    cJSON *records = cJSON_CreateArray();
-    const cJSON *item;
-    if (instance->loaded)
-        cJSON_ArrayForEach (item, json_get(instance->fork, "delivered"))
-            json_append(records, cJSON_Duplicate(item, true));
-    cJSON_ArrayForEach (item, instance->delivered) {
-        if (saved == SAVED_AND_MAPPED && is_delivering(instance, item->string))
-            continue;
-        cJSON *copy = cJSON_Duplicate(item, true);
-        if (saved == SAVED_AND_ENDS && cJSON_IsTrue(json_get(item, "waited")))
-            json_set(copy, REARM_WITHDRAW, cJSON_CreateBool(true));
-        json_append(records, copy);
-    }
-    return records;
+    return all_records(instance, saved);
 }
 
 void instance_set_last(struct instance *instance, const char *name, cJSON *last)

@@ -180,6 +180,8 @@ enum instance_saved {
     SAVED_AND_MAPPED, /* what its VM runs on: what is waited for stays as it is */
     SAVED_AND_ENDS,   /* what is waited for is withdrawn, for nobody waits any more */
 };
+/* With the lock held: is a delivery to that mailbox under way, or waiting, that is not done? */
+bool instance_has_turn(const struct instance *instance, const char *name);
 /* By the owner. Owned. */
 cJSON *instance_delivered(struct instance *instance, enum instance_saved saved);
 int instance_finish_image(const cJSON *delivered, struct instance_carried *carried,

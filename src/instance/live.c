@@ -263,7 +263,7 @@ void instance_search_failed(struct instance *instance)
 static bool is_first(const struct instance *instance, const struct instance_turn *turn)
 {
     const struct instance_turn *before = instance->turns;
-    while (before != turn && (before->kind != turn->kind || strcmp(before->name, turn->name) != 0))
+    while (before != turn && strcmp(before->name, turn->name) != 0)
         before = before->next;
     return before == turn;
 }
@@ -296,13 +296,10 @@ void instance_abandon_turn(struct instance *instance, struct instance_turn *turn
     pthread_cond_broadcast(&instance->table->idle);
 }
 
-bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name)
+bool instance_is_delivering(struct instance *instance, const char *name)
 {
     auto_lock(&instance->table->lock);
-    const struct instance_turn *turn = instance->turns;
-    while (turn && (turn->done || turn->kind != kind || strcmp(turn->name, name) != 0))
-        turn = turn->next;
-    return turn;
+    return instance_has_turn(instance, name);
 }
 
 void instance_end_turn(struct instance *instance, struct instance_turn *turn)

@@ -53,7 +53,6 @@ void instance_search_failed(struct instance *instance);
 
 /* Its turn at a mailbox: deliveries to one come one after the other. ESHUTDOWN. */
 struct instance_turn {
-    enum frame_kind kind;
     const char *name; /* "" of the network's */
     bool done;        /* it is about to end */
     bool abandoned;   /* nobody waits for it any more: it does not begin */
@@ -67,7 +66,7 @@ void instance_abandon_turn(struct instance *instance, struct instance_turn *turn
 /* Of one that has joined, whatever came of it. */
 void instance_end_turn(struct instance *instance, struct instance_turn *turn);
 /* Is a delivery to that mailbox under way, or waiting, that is not done? */
-bool instance_is_delivering(struct instance *instance, enum frame_kind kind, const char *name);
+bool instance_is_delivering(struct instance *instance, const char *name);
 
 /* What was delivered, on record before it is written. Takes the record; *ret_before is what stood
  * there, owned, or NULL, after a failure to write it, too. */
